@@ -1,0 +1,161 @@
+"""Files that appear whole or not at all, and the hashes that name them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from allround.core.errors import AllroundError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_name(name: str, what: str) -> str:
+    """A name that is safe as a file name: letters, digits, '.', '_', '-'; no path.
+
+    >>> check_name("sick_relatedness", "task")
+    'sick_relatedness'
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
+        raise AllroundError(
+            f"name a {what} {name!r}",
+            "names become file names, and this one is not safe as such",
+            "use up to 100 letters, digits, '_', '-' and single '.', beginning with a letter or digit",
+        )
+    return name
+
+
+@contextlib.contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn a full disk or a forbidden folder into an error in three parts."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise AllroundError(
+                f"write {what}",
+                "the disk is full",
+                "free some space and run the same command again: finished work is kept",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise AllroundError(
+                f"write {what}", f"it cannot be written: {error.strerror}", "choose a folder that you can write to"
+            ) from error
+        raise
+    except Exception as error:
+        # Libraries wrap the system's error in types of their own (safetensors, pyarrow); the words remain.
+        if "No space left on device" in str(error) or "os error 28" in str(error):
+            raise AllroundError(
+                f"write {what}",
+                "the disk is full",
+                "free some space and run the same command again: finished work is kept",
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the place of `path` in one step."""
+    path = Path(path)
+    with disk_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`.
+
+    A folder that was there before is replaced only at the end, so a failure leaves it as it was.
+    """
+    path = Path(path)
+    with disk_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            temporary.chmod(0o755)
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+                os.replace(path, old / path.name)
+                os.replace(temporary, path)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write JSON atomically, keys in the order given; no NaN."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read JSON, with an error in words when it is missing or broken."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AllroundError(f"read {path}", "the file is not there", "check the path") from None
+    except (ValueError, OSError) as error:
+        raise AllroundError(
+            f"read {path}", f"it is not readable as JSON: {error}", "restore the file, or make it again"
+        ) from error
+
+
+def hash_json(value: Any) -> str:
+    """A hash of plain data, independent of key order.
+
+    >>> hash_json({"a": 1, "b": 2}) == hash_json({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_file(path: Path | str) -> str:
+    """The SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hash(file)
+
+
+def _hash(file: Any) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_folder(path: Path | str) -> str:
+    """A hash of all files under a folder: names and bytes."""
+    path = Path(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return hash_json([[p.relative_to(path).as_posix(), hash_file(p)] for p in files])

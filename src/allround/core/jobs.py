@@ -1,0 +1,161 @@
+"""Independent pieces of work, run in this process or in several.
+
+A job is a top-level function and plain arguments (paths, numbers, dictionaries), so the same list can go to
+local processes today and to a cluster later: whatever offers `run` is a runner.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from allround.core.errors import AllroundError
+
+
+@dataclass(frozen=True)
+class Job:
+    """A call to be made somewhere: `function` is 'package.module:name'."""
+
+    function: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    def __call__(self) -> Any:
+        module, name = self.function.split(":")
+        return getattr(importlib.import_module(module), name)(**self.arguments)
+
+
+class Runner(Protocol):
+    """Runs jobs and yields (index, result) as they finish."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]: ...
+
+    def close(self) -> None: ...
+
+
+class Inline:
+    """Runs jobs one after the other in this process."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
+        for index, job in enumerate(jobs):
+            yield index, job()
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Processes:
+    """Runs jobs in `workers` local processes with `threads` torch threads each.
+
+    The processes end with this one, however it ends: a killed run leaves nobody behind who works on.
+    """
+
+    def __init__(self, workers: int, threads: int) -> None:
+        self.workers = workers
+        self.threads = threads
+        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
+        if not jobs:
+            return
+        if self._pool is None:
+            self._pool = concurrent.futures.ProcessPoolExecutor(
+                self.workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+                initargs=(os.getpid(), self.threads, list(sys.path)),
+            )
+        waiting = {self._pool.submit(_run, job): index for index, job in enumerate(jobs)}
+        try:
+            for future in concurrent.futures.as_completed(waiting):
+                yield waiting[future], future.result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            self._pool = None
+            raise AllroundError(
+                "run a piece of work in a process of its own",
+                "that process was ended from outside (often: the machine ran out of memory)",
+                "run the same command again, with fewer --workers if memory is short: finished work is kept",
+            ) from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+def runner(workers: int | None = None, threads: int | None = None) -> Runner:
+    """Local processes, or this process when one worker is enough. Default: one worker a core, at most eight."""
+    cores = available_cores()
+    workers = workers or min(cores, 8)
+    threads = threads or max(1, cores // workers)
+    if workers == 1:
+        _set_threads(threads)
+        return Inline()
+    return Processes(workers, threads)
+
+
+def available_cores() -> int:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def calm() -> Iterator[None]:
+    """Keep other libraries' progress bars and chatter off the screen."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    with warnings.catch_warnings():
+        yield
+
+
+def _set_threads(threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _start_worker(parent: int, threads: int, path: list[str]) -> None:
+    sys.path[:] = path
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _set_threads(threads)
+    with calm():
+        pass
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _run(job: Job) -> Any:
+    return job()
+
+
+def call(function: Callable[..., Any], **arguments: Any) -> Job:
+    """A job that calls a top-level function.
+
+    >>> call(len, obj=[1]).function
+    'builtins:len'
+    """
+    return Job(f"{function.__module__}:{function.__qualname__}", arguments)

@@ -1,0 +1,85 @@
+"""What a run says while it works: lines in a log file, lines and one bar on the screen."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+
+class Progress:
+    """Says what happens. On a terminal a bar shows how many pieces of the present stage are done.
+
+    Every line goes to `log` (a file, appended) with the time since the start; `quiet` keeps the screen empty.
+    """
+
+    def __init__(self, log: Path | None = None, *, quiet: bool = False, console: Console | None = None) -> None:
+        self.log = log
+        self.quiet = quiet
+        self.started = time.monotonic()
+        self._console = console
+        self._bar: Bar | None = None
+        if log:
+            log.parent.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def console(self) -> Console:
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True, highlight=False)
+        return self._console
+
+    def say(self, text: str, *, style: str | None = None) -> None:
+        """One line of news."""
+        elapsed = time.monotonic() - self.started
+        if self.log:
+            with open(self.log, "a", encoding="utf-8") as file:
+                file.write(f"{elapsed:8.1f} s  {text}\n")
+        if not self.quiet:
+            self.console.print(f"[dim]{elapsed:7.1f} s[/dim]  ", end="")
+            self.console.print(text, style=style, markup=False)
+
+    def stage(self, title: str, total: int) -> Stage:
+        """A stage of `total` pieces; use as a context and call `advance` after each."""
+        return Stage(self, title, total)
+
+
+class Stage:
+    """One stage of a run."""
+
+    def __init__(self, progress: Progress, title: str, total: int) -> None:
+        self.progress = progress
+        self.title = title
+        self.total = total
+
+    def __enter__(self) -> Stage:
+        show = not self.progress.quiet and self.total > 0 and self.progress.console.is_terminal
+        if show and self.progress._bar is None:
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self.bar: Bar | None = Bar(*columns, console=self.progress.console, transient=True)
+            self.bar.start()
+            self.row = self.bar.add_task(self.title, total=self.total)
+            self.progress._bar = self.bar
+        else:
+            self.bar = None
+        return self
+
+    def advance(self) -> None:
+        if self.bar is not None:
+            self.bar.advance(self.row)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.progress._bar = None

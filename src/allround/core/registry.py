@@ -1,0 +1,232 @@
+"""Methods, found by file name without importing them.
+
+A family is a folder of the package. A public file in it is a method of the same name: a function
+called as the file, or a class called so in CamelCase. What a method is
+(its first line, source, needs, parameters, defaults, search ranges) is read from the file's own text, so
+listing methods imports neither torch nor the method, and the signature is the only home of a default.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from allround.core.errors import AllroundError, suggestion
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+#: family -> (room, folder of the package)
+FAMILIES: dict[str, tuple[str, str]] = {
+    "merge": ("merge", "merge/methods"),
+    "sample": ("train", "train/sample"),
+    "kind": ("tasks", "tasks/kinds"),
+    "metric": ("tasks", "tasks/metrics"),
+    "encoder": ("models", "models/encoders"),
+    "suite": ("tasks", "tasks/suites"),
+}
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def method(
+    *, source: str, paper: str | None = None, needs: tuple[str, ...] = (), **facts: Any
+) -> Callable[[T], T]:
+    """Mark the function or class of a method file; the arguments must be literals.
+
+    source: where the formula comes from. paper: its title, when it is one of the papers that allround is
+    made from. needs: what the method takes beside weights (names of statistics). facts: whatever else the
+    family reads, such as `better="lower"` of a metric.
+    """
+
+    def mark(what: T) -> T:
+        what._method = {"source": source, "paper": paper, "needs": needs, **facts}  # type: ignore[attr-defined]
+        return what
+
+    return mark
+
+
+class Search:
+    """The values that a search on validation tries: `scale: Annotated[float, Search(0.3, 1.0)] = 0.3`."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One keyword of a method."""
+
+    name: str
+    type: str
+    default: Any
+    required: bool
+    search: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a method before it is imported."""
+
+    name: str
+    family: str
+    room: str
+    module: str
+    attribute: str
+    summary: str
+    source: str
+    paper: str | None
+    needs: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {p.name: p.default for p in self.parameters if not p.required}
+
+    def load(self) -> Callable[..., Any]:
+        """Import the file and return its function or class."""
+        loaded: Callable[..., Any] = getattr(importlib.import_module(self.module), self.attribute)
+        return loaded
+
+    def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults overlaid with `given`, checked by name and type."""
+        known = {p.name: p for p in self.parameters}
+        for name, value in given.items():
+            if name not in known:
+                raise AllroundError(
+                    f"set '{name}' of {self.family} method '{self.name}'",
+                    f"'{self.name}' has no parameter '{name}'",
+                    suggestion(name, known) if known else "leave it out: this method takes none",
+                )
+            _check_type(self, known[name], value)
+        missing = [p.name for p in self.parameters if p.required and p.name not in given]
+        if missing:
+            raise AllroundError(
+                f"use {self.family} method '{self.name}'",
+                f"no value for {', '.join(missing)}",
+                f"give {', '.join(missing)}",
+            )
+        return {**self.defaults, **given}
+
+
+_PYTHON_TYPES: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
+
+
+def _check_type(entry: Entry, parameter: Parameter, value: Any) -> None:
+    wanted = _PYTHON_TYPES.get(parameter.type)
+    if wanted is None:
+        return
+    if not isinstance(value, wanted) or (isinstance(value, bool) and parameter.type != "bool"):
+        raise AllroundError(
+            f"set '{parameter.name}' of {entry.family} method '{entry.name}' to {value!r}",
+            f"that is a {type(value).__name__}, and the parameter is a {parameter.type}",
+            f"give a {parameter.type}, such as {parameter.default!r}",
+        )
+
+
+def names(family: str) -> list[str]:
+    """The names of a family's methods, from the file names alone.
+
+    >>> "ties" in names("merge")
+    True
+    """
+    folder = PACKAGE / FAMILIES[family][1]
+    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+
+
+def find(family: str, name: str) -> Entry:
+    """The entry of one method, or an error that suggests the nearest name."""
+    if name not in names(family):
+        raise AllroundError(
+            f"use the {family} '{name}'", f"there is no {family} of that name", suggestion(name, names(family))
+        )
+    room, folder = FAMILIES[family]
+    path = PACKAGE / folder / f"{name}.py"
+    return _read(family, room, path, path.stat().st_mtime_ns)
+
+
+def entries(family: str | None = None) -> list[Entry]:
+    """Every method of a family, or of all families."""
+    return [find(f, n) for f in ([family] if family else FAMILIES) for n in names(f)]
+
+
+def load(family: str, name: str) -> Callable[..., Any]:
+    """The function or class of a method."""
+    return find(family, name).load()
+
+
+@lru_cache(maxsize=None)
+def _read(family: str, room: str, path: Path, _mtime: int) -> Entry:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    camel = "".join(part.capitalize() for part in path.stem.split("_"))
+    module = "allround." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    definition = next(
+        (
+            node
+            for node in tree.body
+            if (isinstance(node, ast.FunctionDef) and node.name == path.stem)
+            or (isinstance(node, ast.ClassDef) and node.name == camel)
+        ),
+        None,
+    )
+    facts = _facts(definition) if definition else None
+    if definition is None or facts is None or "source" not in facts:
+        raise AllroundError(
+            f"read the method file {path.name} of family '{family}'",
+            f"it has no function '{path.stem}' or class '{camel}' marked with @method(source=...)",
+            "name the function as the file and mark it, or start the file name with '_' if it is no method",
+        )
+    summary = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
+    return Entry(
+        name=path.stem,
+        family=family,
+        room=room,
+        module=module,
+        attribute=definition.name,
+        summary=summary,
+        source=facts.pop("source"),
+        paper=facts.pop("paper", None),
+        needs=tuple(facts.pop("needs", ())),
+        parameters=tuple(_parameters(definition)),
+        facts=facts,
+    )
+
+
+def _facts(definition: ast.FunctionDef | ast.ClassDef) -> dict[str, Any] | None:
+    for decorator in definition.decorator_list:
+        if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "method":
+            return {k.arg: ast.literal_eval(k.value) for k in decorator.keywords if k.arg}
+    return None
+
+
+def _parameters(definition: ast.FunctionDef | ast.ClassDef) -> list[Parameter]:
+    if isinstance(definition, ast.ClassDef):
+        inits = [n for n in definition.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+        if not inits:
+            return []
+        definition = inits[0]
+    found = []
+    for argument, default in zip(definition.args.kwonlyargs, definition.args.kw_defaults, strict=True):
+        type_, search = _annotation(argument.annotation)
+        value = ast.literal_eval(default) if default is not None else None
+        found.append(Parameter(argument.arg, type_, value, default is None, search))
+    return found
+
+
+def _annotation(node: ast.expr | None) -> tuple[str, tuple[Any, ...]]:
+    if node is None:
+        return "", ()
+    if isinstance(node, ast.Subscript) and getattr(node.value, "id", None) == "Annotated":
+        assert isinstance(node.slice, ast.Tuple)
+        type_, *extras = node.slice.elts
+        search: tuple[Any, ...] = ()
+        for extra in extras:
+            if isinstance(extra, ast.Call) and getattr(extra.func, "id", None) == "Search":
+                search = tuple(ast.literal_eval(a) for a in extra.args)
+        return ast.unparse(type_), search
+    return ast.unparse(node), ()

@@ -1,0 +1,1 @@
+"""What a task is: definitions, kinds, metrics, sources of data, suites."""

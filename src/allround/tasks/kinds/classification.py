@@ -1,0 +1,65 @@
+"""Classification: one label out of several for each example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from allround.core.registry import method
+from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded, Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@method(source="softmax regression; the floor is the majority class of the training rows")
+class Classification(Kind):
+    """One label an example; cross-entropy loss; encoded as int64 (n,).
+
+    >>> from allround.tasks.definition import Definition
+    >>> kind = Classification()
+    >>> d = Definition("t", "classification", ("x",), "text", "accuracy", **kind.facts(["no", "yes", "no"]))
+    >>> d.labels, kind.encode(["yes"], d).tolist(), kind.decode([0], d)
+    (('no', 'yes'), [1], ['no'])
+    """
+
+    metric = "accuracy"
+
+    def facts(self, values: Sequence[Any]) -> dict[str, Any]:
+        return {"labels": tuple(sorted({str(v) for v in values}))}
+
+    def encode(self, values: Sequence[Any], definition: Definition) -> Encoded:
+        index = {label: i for i, label in enumerate(definition.labels)}
+        return np.array([index[str(v)] for v in values], dtype=np.int64)
+
+    def decode(self, encoded: Encoded, definition: Definition) -> list[Any]:
+        return [definition.labels[int(i)] for i in encoded]
+
+    def outputs(self, definition: Definition) -> int:
+        return len(definition.labels)
+
+    def tensor(self, encoded: Encoded) -> Tensor:
+        import torch
+
+        return torch.as_tensor(np.asarray(encoded), dtype=torch.long)
+
+    def loss(self, logits: Tensor, targets: Tensor, definition: Definition) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits.float(), targets)
+
+    def predict(self, logits: Tensor, lengths: Sequence[int]) -> Encoded:
+        return logits.argmax(-1).cpu().numpy().astype(np.int64)
+
+    def confidence(self, logits: Tensor, lengths: Sequence[int]) -> list[float] | None:
+        found: list[float] = logits.float().softmax(-1).amax(-1).cpu().tolist()
+        return found
+
+    def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
+        return np.full(count, np.bincount(train).argmax(), dtype=np.int64)
+
+    def strata(self, encoded: Encoded) -> list[Any] | None:
+        return list(map(int, encoded))

@@ -1,0 +1,60 @@
+"""Regression: one number for each example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from allround.core.registry import method
+from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded, Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@method(source="least squares on standardised targets; the floor is the mean of the training rows")
+class Regression(Kind):
+    """One number an example; half the squared error in units of the training standard deviation; float64 (n,).
+
+    >>> from allround.tasks.definition import Definition
+    >>> kind = Regression()
+    >>> kind.facts([1.0, 3.0])
+    {'center': 2.0, 'scale': 1.0}
+    """
+
+    metric = "pearson"
+
+    def facts(self, values: Sequence[Any]) -> dict[str, Any]:
+        array = np.asarray(values, dtype=np.float64)
+        return {"center": float(array.mean()), "scale": float(array.std()) or 1.0}
+
+    def encode(self, values: Sequence[Any], definition: Definition) -> Encoded:
+        return (np.asarray(values, dtype=np.float64) - definition.center) / definition.scale
+
+    def decode(self, encoded: Encoded, definition: Definition) -> list[Any]:
+        return [float(v) for v in np.asarray(encoded) * definition.scale + definition.center]
+
+    def outputs(self, definition: Definition) -> int:
+        return 1
+
+    def tensor(self, encoded: Encoded) -> Tensor:
+        import torch
+
+        return torch.as_tensor(np.asarray(encoded), dtype=torch.float32)
+
+    def loss(self, logits: Tensor, targets: Tensor, definition: Definition) -> Tensor:
+        from torch.nn.functional import mse_loss
+
+        return 0.5 * mse_loss(logits.float().squeeze(-1), targets)
+
+    def predict(self, logits: Tensor, lengths: Sequence[int]) -> Encoded:
+        return logits.squeeze(-1).double().cpu().numpy()
+
+    def confidence(self, logits: Tensor, lengths: Sequence[int]) -> list[float] | None:
+        return None
+
+    def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
+        return np.full(count, np.mean(train))
