@@ -1,3 +1,33 @@
 """allround: many tasks, or many fine-tuned specialists, into one all-round model, with proof per task."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from allround.core.errors import AllroundError
+    from allround.evaluate.scoreboard import Scoreboard
+    from allround.models.model import MultiTaskModel, load
+    from allround.tasks.make import make_task
+    from allround.tasks.suite import Suite
+
 __version__ = "0.1.0"
+
+__all__ = ["AllroundError", "MultiTaskModel", "Scoreboard", "Suite", "__version__", "load", "make_task"]
+
+_HOMES = {
+    "AllroundError": "allround.core.errors",
+    "MultiTaskModel": "allround.models.model",
+    "Scoreboard": "allround.evaluate.scoreboard",
+    "Suite": "allround.tasks.suite",
+    "load": "allround.models.model",
+    "make_task": "allround.tasks.make",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'allround' has no attribute '{name}'")

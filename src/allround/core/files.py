@@ -16,20 +16,20 @@ from typing import Any
 
 from allround.core.errors import AllroundError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 def check_name(name: str, what: str) -> str:
-    """A name that is safe as a file name: letters, digits, '.', '_', '-'; no path.
+    """A name that is safe as a file name: letters, digits, "_" and "-"; no path.
 
     >>> check_name("sick_relatedness", "task")
     'sick_relatedness'
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise AllroundError(
             f"name a {what} {name!r}",
             "names become file names, and this one is not safe as such",
-            "use up to 100 letters, digits, '_', '-' and single '.', beginning with a letter or digit",
+            "use up to 100 letters, digits, '_' and '-', beginning with a letter or digit",
         )
     return name
 

@@ -7,7 +7,6 @@ local processes today and to a cluster later: whatever offers `run` is a runner.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import importlib
 import multiprocessing
 import os
@@ -15,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -115,15 +113,16 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-@contextlib.contextmanager
-def calm() -> Iterator[None]:
+def quiet_libraries() -> None:
     """Keep other libraries' progress bars and chatter off the screen."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    with warnings.catch_warnings():
-        yield
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
 
 def _set_threads(threads: int) -> None:
@@ -138,8 +137,7 @@ def _start_worker(parent: int, threads: int, path: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _set_threads(threads)
-    with calm():
-        pass
+    quiet_libraries()
 
 
 def _end_with(parent: int) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from allround.core.files import hash_json, read_json, write_json
+from allround.core.errors import AllroundError, suggestion
+from allround.core.files import atomic_folder, hash_json, read_json, write_json
+from allround.core.seeds import seed_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 SPLITS = ("train", "validation", "test")
 
@@ -50,22 +51,164 @@ class Task:
     def name(self) -> str:
         return self.definition.name
 
-    @property
+    @cached_property
     def content(self) -> str:
         """A hash of the definition and of every row."""
         parts: list[Any] = [self.definition.to_json()]
         for name in SPLITS:
             split = self.splits[name]
             digest = hashlib.sha256()
-            for row, target in zip(split.inputs, kind(self.definition.kind).decode(split.targets, self.definition)):
-                for value in row:
-                    digest.update(_bytes(value) + b"\x1f")
-                digest.update(repr(target).encode() + b"\x1e")
+            for row in split.inputs:
+                digest.update(repr(row_key(row)).encode())
+            digest.update(repr([np.asarray(target).tolist() for target in split.targets]).encode())
             parts.append([name, digest.hexdigest()])
         return hash_json(parts)
 
+    def limit(self, rows: Mapping[str, int], seed: int = 0) -> Task:
+        """The same task with at most so many rows a split, drawn as by `limit_split`.
 
-def _bytes(value: Any) -> bytes:
-    if hasattr(value, "tobytes"):
-        return repr(getattr(value, "size", "")).encode() + bytes(value.tobytes())
-    return repr(value).encode()
+        rows: split -> the most rows. Splits that are not named stay whole.
+        """
+        rules = kind(self.definition.kind)
+        splits = dict(self.splits)
+        for name, most in check_limit(rows).items():
+            split = splits[name]
+            splits[name] = limit_split(
+                split, most, seed_of(seed, "limit", self.name, name), rules.strata(split.targets)
+            )
+        return replace(self, splits=splits)
+
+    def save(self, folder: Path | str) -> None:
+        """Write the task as a folder: `definition.json`, and one Arrow file a split. Images are kept as PNG."""
+        with atomic_folder(folder) as temporary:
+            for name in SPLITS:
+                _write_split(temporary / f"{name}.arrow", self.splits[name], len(self.definition.inputs))
+            write_json(
+                temporary / "definition.json",
+                {"format": 1, "definition": self.definition.to_json(), "notes": list(self.notes)},
+            )
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Task:
+        """Read what `save` wrote: equal rows, in the same order, with the same `content`."""
+        folder = Path(folder)
+        about = read_json(folder / "definition.json")
+        try:
+            definition = Definition.from_json(about["definition"])
+            splits = {name: _read_split(folder / f"{name}.arrow", definition) for name in SPLITS}
+            return cls(definition, splits, tuple(about["notes"]))
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise AllroundError(
+                f"read the task in {folder}",
+                f"its files are not as they were written: {type(error).__name__}: {error}",
+                "make the task again",
+            ) from error
+
+
+def limit_split(split: Split, rows: int, seed: int, strata: Sequence[Any] | None = None) -> Split:
+    """At most `rows` rows, drawn by `seed` without replacement, in their old order.
+
+    One row of each of the `strata` (a group for each row) is kept when `rows` allows it. A smaller draw with
+    the same seed is part of a larger one.
+
+    >>> split = Split([(i,) for i in range(6)], np.array([0, 0, 0, 0, 0, 1]))
+    >>> limit_split(split, 2, seed=0, strata=[0, 0, 0, 0, 0, 1]).targets.tolist()
+    [0, 1]
+    """
+    if rows >= len(split):
+        return split
+    order: list[int] = np.random.default_rng(seed).permutation(len(split)).tolist()
+    if strata is not None:
+        first: dict[Any, int] = {}
+        for i in order:
+            first.setdefault(strata[i], i)
+        if len(first) <= rows:
+            kept = set(first.values())
+            order = [*first.values(), *(i for i in order if i not in kept)]
+    return split.take(sorted(order[:rows]))
+
+
+def check_limit(limit: int | Mapping[str, int] | None) -> dict[str, int]:
+    """A limit as split -> the most rows; a bare number is for train.
+
+    >>> check_limit(100), check_limit({"test": 5})
+    ({'train': 100}, {'test': 5})
+    """
+    limits = {} if limit is None else {"train": limit} if isinstance(limit, int) else dict(limit)
+    for split, rows in limits.items():
+        if split not in SPLITS:
+            raise AllroundError(
+                f"limit the rows of '{split}'", "there is no split of that name", suggestion(str(split), SPLITS)
+            )
+        if isinstance(rows, bool) or not isinstance(rows, (int, np.integer)) or rows < 1:
+            raise AllroundError(f"limit {split} to {rows!r} rows", "that is not a number of rows", "give 1 or more")
+    return limits
+
+
+def row_key(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Hashable inputs of one row, equal exactly where the inputs are."""
+    return tuple(_image_key(v) if hasattr(v, "tobytes") else tuple(v) if isinstance(v, list) else v for v in row)
+
+
+def _image_key(image: Any) -> tuple[Any, ...]:
+    return image.mode, image.size, hashlib.sha256(image.tobytes()).digest()
+
+
+def _write_split(path: Path, split: Split, inputs: int) -> None:
+    import pyarrow as pa
+
+    columns = {f"input_{i}": _to_arrow([row[i] for row in split.inputs]) for i in range(inputs)}
+    targets = split.targets
+    if isinstance(targets, np.ndarray) and targets.ndim == 2:
+        columns["target"] = pa.FixedSizeListArray.from_arrays(pa.array(targets.reshape(-1)), targets.shape[1])
+    elif isinstance(targets, np.ndarray):
+        columns["target"] = pa.array(targets)
+    else:
+        columns["target"] = pa.array([t.tolist() for t in targets], pa.large_list(pa.int64()))
+    table = pa.table(columns)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _to_arrow(values: list[Any]) -> Any:
+    import pyarrow as pa
+
+    first = next((v for v in values if v is not None), 0.0)
+    if hasattr(first, "tobytes"):
+        return pa.array([_to_png(v) for v in values], pa.large_binary())
+    if isinstance(first, list):
+        return pa.array(values, pa.large_list(pa.large_string()))
+    return pa.array(values, pa.large_string() if isinstance(first, str) else pa.float64())
+
+
+def _read_split(path: Path, definition: Definition) -> Split:
+    import pyarrow as pa
+
+    with pa.OSFile(str(path), "rb") as file:
+        table = pa.ipc.open_file(file).read_all()
+    columns: list[list[Any]] = [table.column(f"input_{i}").to_pylist() for i in range(len(definition.inputs))]
+    if definition.modality == "image":
+        columns = [[_from_png(v) for v in column] for column in columns]
+    target = table.column("target").combine_chunks()
+    targets: Encoded
+    if pa.types.is_fixed_size_list(target.type):
+        targets = target.flatten().to_numpy(zero_copy_only=False).reshape(len(target), target.type.list_size).copy()
+    elif pa.types.is_large_list(target.type):
+        targets = [np.array(row, dtype=np.int64) for row in target.to_pylist()]
+    else:
+        targets = target.to_numpy(zero_copy_only=False).copy()
+    return Split(list(zip(*columns, strict=True)), targets)
+
+
+def _to_png(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _from_png(data: bytes) -> Any:
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data), formats=["PNG"])
+    image.load()
+    return image

@@ -1,0 +1,1 @@
+"""Weights on disk: lazy reading, checking, streaming to files."""

@@ -1,0 +1,70 @@
+"""Writing safetensors files tensor by tensor, so that memory stays at one tensor whatever the size."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from allround.core.errors import AllroundError
+from allround.core.files import atomic_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Bytes of one element of each dtype that safetensors knows.
+SIZES = {
+    **{"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2},
+    **{"F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1},
+}
+
+
+def write_weights(
+    path: Path | str,
+    plan: Mapping[str, tuple[str, tuple[int, ...]]],
+    tensors: Iterable[tuple[str, Tensor]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the tensors of `plan` (name -> dtype, shape) as they come, in the plan's order.
+
+    The file appears when it is whole. A tensor that departs from the plan is an error.
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata or {"format": "pt"})}
+    offset = 0
+    for name, (dtype, shape) in plan.items():
+        size = _bytes_of(dtype, shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    waiting = iter(plan.items())
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, tensor in tensors:
+            expected, (dtype, shape) = next(waiting, ("", ("", ())))
+            data = _bytes(tensor)
+            if name != expected or tuple(tensor.shape) != shape or len(data) != _bytes_of(dtype, shape):
+                raise AllroundError(
+                    f"write the tensor '{expected}' ({dtype}, {shape}) to {path}",
+                    f"'{name}' ({tensor.dtype}, {tuple(tensor.shape)}) came instead",
+                    "this is a defect of the method that made it: its output must have the shape of its input",
+                )
+            file.write(data)
+        left = next(waiting, None)
+        if left is not None:
+            raise AllroundError(
+                f"write {path}", f"no tensor came for '{left[0]}'", "this is a defect of the caller: report it"
+            )
+
+
+def _bytes_of(dtype: str, shape: tuple[int, ...]) -> int:
+    return SIZES[dtype] * math.prod(shape)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")

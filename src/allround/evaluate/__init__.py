@@ -1,0 +1,1 @@
+"""What a system answered, how good that is, and how sure one can be: predictions, scoreboard, report."""

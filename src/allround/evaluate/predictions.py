@@ -1,0 +1,131 @@
+"""The answers of one system to one split of one task, beside the targets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allround.core.errors import AllroundError
+from allround.core.files import atomic_file
+from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded, kind
+from allround.tasks.metric import metric
+
+_FORMAT = "allround predictions 1"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Targets and predictions of a split, both encoded as the task's kind does, row by row.
+
+    confidence: the probability of each answer, where the kind has one. seconds: what predicting took.
+    """
+
+    definition: Definition
+    split: str
+    targets: Encoded
+    predictions: Encoded
+    confidence: list[float] | None = None
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.targets) != len(self.predictions):
+            raise AllroundError(
+                f"keep the predictions for the task '{self.definition.name}'",
+                f"there are {len(self.predictions)} of them for {len(self.targets)} {self.split} rows",
+                "predict every row once",
+            )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def save(self, path: Path | str) -> None:
+        """Write a Parquet file: row, target, prediction (in the words of the task) and confidence.
+
+        Encoded numbers that do not follow exactly from the words (regression) have columns of their own. The
+        definition, the split and the seconds are in the metadata of the schema, as JSON under "allround".
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rules, type_ = kind(self.definition.kind), _type(self.targets)
+        columns = {
+            "row": pa.array(range(len(self)), pa.int64()),
+            "target": pa.array(rules.decode(self.targets, self.definition), type_),
+            "prediction": pa.array(rules.decode(self.predictions, self.definition), type_),
+        }
+        if self.confidence is not None:
+            columns["confidence"] = pa.array(self.confidence, pa.float64())
+        if type_ == pa.float64():
+            columns["target_encoded"] = pa.array(self.targets)
+            columns["prediction_encoded"] = pa.array(self.predictions)
+        about = {
+            "format": _FORMAT,
+            "definition": self.definition.to_json(),
+            "split": self.split,
+            "seconds": self.seconds,
+        }
+        table = pa.table(columns).replace_schema_metadata({"allround": json.dumps(about)})
+        with atomic_file(path) as temporary:
+            pq.write_table(table, temporary)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Predictions:
+        """Read what `save` wrote, exactly as it was."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = Path(path)
+        try:
+            table = pq.read_table(path)
+            about = json.loads((table.schema.metadata or {})[b"allround"])
+            if about["format"] != _FORMAT:
+                raise ValueError(f"its format is {about['format']!r}, not {_FORMAT!r}")
+            definition = Definition.from_json(about["definition"])
+            targets, predictions = (_encoded(table, name, definition) for name in ("target", "prediction"))
+        except FileNotFoundError:
+            raise AllroundError(f"read predictions from {path}", "the file is not there", "check the path") from None
+        except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+            raise AllroundError(
+                f"read predictions from {path}",
+                f"it is not a file of predictions: {error}",
+                "give a Parquet file that allround wrote, or make it again",
+            ) from error
+        confidence = table["confidence"].to_pylist() if "confidence" in table.column_names else None
+        return cls(definition, about["split"], targets, predictions, confidence, about["seconds"])
+
+
+def score(predictions: Predictions) -> float:
+    """The task's own metric of these predictions.
+
+    >>> d = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
+    >>> score(Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0])))
+    0.75
+    """
+    definition = predictions.definition
+    if not len(predictions):
+        raise AllroundError(
+            f"score the task '{definition.name}'",
+            f"its {predictions.split} split has no rows",
+            "give the split at least one row",
+        )
+    return metric(definition.metric).score(predictions.targets, predictions.predictions, definition)
+
+
+def _type(encoded: Encoded) -> Any:
+    """The Arrow type of the readable form: a number, a label, or a list of labels."""
+    import pyarrow as pa
+
+    if isinstance(encoded, np.ndarray) and encoded.ndim == 1:
+        return pa.float64() if encoded.dtype.kind == "f" else pa.string()
+    return pa.list_(pa.string())
+
+
+def _encoded(table: Any, name: str, definition: Definition) -> Encoded:
+    if f"{name}_encoded" in table.column_names:
+        return table[f"{name}_encoded"].to_numpy()
+    return kind(definition.kind).encode(table[name].to_pylist(), definition)

@@ -1,0 +1,1 @@
+"""Merging checkpoints that were tuned from one base."""

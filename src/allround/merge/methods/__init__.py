@@ -1,0 +1,1 @@
+"""Merge methods, one file each: tensors in, a tensor out."""

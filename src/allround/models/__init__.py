@@ -1,0 +1,1 @@
+"""One encoder and a head per task: building, loading, saving, predicting."""

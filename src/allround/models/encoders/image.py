@@ -1,0 +1,87 @@
+"""Image encoders: any transformers vision model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allround.core.errors import AllroundError
+from allround.core.files import write_json
+from allround.core.registry import method
+from allround.models.encoder import CONFIG, Batch, Encoder
+from allround.tasks.definition import Definition
+
+
+@method(source="the model's own pooler output, or the mean over patches where it has none")
+class Image(Encoder):
+    """A transformers vision model with its image processor.
+
+    Shapes: images -> features (n, hidden). The saved folder loads in plain transformers.
+    """
+
+    name = "image"
+    modalities = ("image",)
+    learning_rate = 5e-5
+    epochs = 3
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.processor = processor
+        config = getattr(model.config, "vision_config", model.config)
+        sizes = getattr(config, "hidden_sizes", None)
+        self.dim = int(sizes[-1] if sizes else config.hidden_size)
+
+    @property
+    def backbone(self) -> torch.nn.Module:
+        network: torch.nn.Module = self.model
+        return network
+
+    def features(self, definition: Definition) -> int:
+        return self.dim
+
+    def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Tensor]:
+        self.check(definition)
+        prepared: list[Tensor] = []
+        for start in range(0, len(inputs), 64):
+            images = [image.convert("RGB") for (image,) in inputs[start : start + 64]]
+            prepared += list(self.processor(images=images, return_tensors="pt")["pixel_values"])
+        return prepared
+
+    def collate(self, prepared: Sequence[Tensor], definition: Definition) -> Batch:
+        return Batch({"pixel_values": torch.stack(list(prepared))}, len(prepared))
+
+    def forward(self, batch: Batch) -> Tensor:
+        found = self.model(pixel_values=batch.tensors["pixel_values"])
+        pooled: Tensor | None = getattr(found, "pooler_output", None)
+        if pooled is None:
+            hidden = found.last_hidden_state
+            pooled = hidden.mean((2, 3)) if hidden.dim() == 4 else hidden.mean(1)
+        return pooled.flatten(1)
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(str(folder))
+        self.processor.save_pretrained(str(folder))
+        write_json(folder / CONFIG, {"encoder": self.name, "settings": {}})
+
+    @classmethod
+    def load(cls, folder: Path, settings: Mapping[str, Any]) -> Image:
+        from allround.checkpoints.weights import Weights
+        from allround.core.jobs import quiet_libraries
+
+        quiet_libraries()
+        try:
+            from transformers import AutoImageProcessor, AutoModel
+        except ImportError as error:
+            raise AllroundError(
+                f"load the image encoder in {folder}",
+                "the package transformers is not installed",
+                "pip install 'allround[text]'",
+            ) from error
+        Weights(folder)
+        model = AutoModel.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
+        return cls(model, AutoImageProcessor.from_pretrained(str(folder), local_files_only=True), **settings)

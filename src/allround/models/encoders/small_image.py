@@ -1,0 +1,128 @@
+"""A small convolutional net for small images, pretrained on the spot without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from allround.core.files import write_json
+from allround.core.registry import method
+from allround.models.encoder import CONFIG, Batch, Encoder, load_tensors, save_tensors
+from allround.tasks.definition import Definition
+
+
+@method(
+    source="pretraining as Gidaris et al., ICLR 2018, arXiv:1803.07728 (rotation), with flips and inversion added",
+    builtin=True,
+)
+class SmallImage(Encoder):
+    """Three convolutions with group normalisation, then 2 x 2 average pooling: about 190 k parameters.
+
+    Shapes: images of any size, resized to (channels, size, size) and scaled to [0, 1] -> features (n, 1024).
+
+    >>> SmallImage(size=8)(Batch({"images": torch.zeros(2, 1, 8, 8)}, 2)).shape
+    torch.Size([2, 1024])
+    """
+
+    name = "small_image"
+    modalities = ("image",)
+    learning_rate = 2e-3
+    epochs = 6
+
+    def __init__(self, *, channels: int = 1, size: int = 8) -> None:
+        super().__init__()
+        self.settings = {"channels": channels, "size": size}
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, 32, 3, padding=1),
+            nn.GroupNorm(8, 32),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.GroupNorm(8, 64),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(64, 256, 3, padding=1),
+            nn.GroupNorm(8, 256),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+        )
+
+    def features(self, definition: Definition) -> int:
+        return 1024
+
+    def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Tensor]:
+        self.check(definition)
+        size, mode = self.settings["size"], "L" if self.settings["channels"] == 1 else "RGB"
+        return [image_tensor(image, size, mode) for (image,) in inputs]
+
+    def collate(self, prepared: Sequence[Tensor], definition: Definition) -> Batch:
+        return Batch({"images": torch.stack(list(prepared))}, len(prepared))
+
+    def forward(self, batch: Batch) -> Tensor:
+        found: Tensor = self.layers(batch.tensors["images"])
+        return found
+
+    def save(self, folder: Path) -> None:
+        save_tensors(self, folder / "model.safetensors")
+        write_json(folder / CONFIG, {"encoder": self.name, "settings": self.settings})
+
+    @classmethod
+    def load(cls, folder: Path, settings: Mapping[str, Any]) -> SmallImage:
+        encoder = cls(**settings)
+        load_tensors(encoder, folder / "model.safetensors")
+        return encoder
+
+    @classmethod
+    def create(cls, inputs: Sequence[tuple[Any, ...]], definition: Definition, seed: int) -> SmallImage:
+        """A net pretrained on these images: tell which of 16 views (rotation x flip x inversion) is shown.
+
+        Takes 600 steps of 128 images; about three seconds for images of 8 x 8 on two cores.
+        """
+        first = inputs[0][0]
+        channels = 1 if getattr(first, "mode", "RGB") in ("L", "1", "I", "F") else 3
+        encoder = cls(channels=channels, size=min(32, 8 * round(max(8, *getattr(first, "size", (8, 8))) / 8)))
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        images = torch.stack(encoder.prepare(inputs, definition))
+        guess = nn.Linear(encoder.features(definition), 16)
+        steps = 600
+        optimiser = torch.optim.AdamW([*encoder.parameters(), *guess.parameters()], lr=2e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
+        encoder.train()
+        for _ in range(steps):
+            rows = torch.randint(len(images), (min(128, 2 * len(images)),), generator=generator)
+            view = torch.randint(16, (len(rows),), generator=generator)
+            shown = _views(images[rows], view)
+            loss = F.cross_entropy(guess(encoder(Batch({"images": shown}, len(rows)))), view)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        return encoder.eval()
+
+
+def image_tensor(image: Any, size: int, mode: str) -> Tensor:
+    """A PIL image as a float tensor (channels, size, size) in [0, 1]."""
+    image = image.convert(mode)
+    if image.size != (size, size):
+        image = image.resize((size, size))
+    array = np.asarray(image, dtype=np.float32) / 255
+    return torch.from_numpy(array.copy()).reshape(size, size, -1).permute(2, 0, 1).contiguous()
+
+
+def _views(images: Tensor, view: Tensor) -> Tensor:
+    shown = images.clone()
+    for turns in range(4):
+        chosen = view % 4 == turns
+        shown[chosen] = torch.rot90(images[chosen], turns, (2, 3))
+    flipped = view // 4 % 2 == 1
+    shown[flipped] = shown[flipped].flip(3)
+    inverted = view // 8 == 1
+    shown[inverted] = 1 - shown[inverted]
+    return shown

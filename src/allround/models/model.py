@@ -1,0 +1,228 @@
+"""A model for several tasks: one encoder, and a linear head for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import allround
+from allround.core.errors import AllroundError, suggestion
+from allround.core.files import atomic_folder, check_name, read_json, write_json
+from allround.models.base import load_encoder
+from allround.models.encoder import Encoder
+from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded, kind
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a head gave for a list of rows, in their order. `lengths`: words of each row, for tasks per word."""
+
+    logits: Tensor
+    lengths: tuple[int, ...]
+
+
+class MultiTaskModel(nn.Module):
+    """One encoder and a head per task.
+
+    >>> from allround.models.encoders.small_image import SmallImage
+    >>> from allround.tasks.definition import Definition
+    >>> parity = Definition("parity", "classification", ("image",), "image", "accuracy", ("even", "odd"))
+    >>> MultiTaskModel(SmallImage(), {"parity": parity}).heads["parity"]
+    Linear(in_features=1024, out_features=2, bias=True)
+    """
+
+    def __init__(self, encoder: Encoder, definitions: Mapping[str, Definition]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.definitions: dict[str, Definition] = {}
+        self.heads = nn.ModuleDict()
+        for definition in definitions.values():
+            self.add_task(definition)
+        self.facts: dict[str, Any] = {}
+
+    def add_task(self, definition: Definition, head: Mapping[str, Tensor] | None = None) -> None:
+        """Add a task with a fresh head (zeros), or with the given `weight` (outputs, features) and `bias`."""
+        self.encoder.check(definition)
+        linear = nn.Linear(self.encoder.features(definition), kind(definition.kind).outputs(definition))
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        if head is not None:
+            wrong = [k for k, v in linear.state_dict().items() if k not in head or head[k].shape != v.shape]
+            if wrong:
+                raise AllroundError(
+                    f"use the head of task '{definition.name}'",
+                    f"its {wrong[0]} is {tuple(head[wrong[0]].shape) if wrong[0] in head else 'missing'}, and the "
+                    f"encoder and the task's labels need {tuple(linear.state_dict()[wrong[0]].shape)}",
+                    "use the head with the encoder and labels that it was made for",
+                )
+            linear.load_state_dict(dict(head))
+        self.definitions[definition.name] = definition
+        self.heads[definition.name] = linear
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def definition(self, task: str) -> Definition:
+        """The definition of a task, or an error that suggests the nearest name."""
+        if task not in self.definitions:
+            raise AllroundError(
+                f"answer task '{task}'", "the model has no head for it", suggestion(task, self.definitions)
+            )
+        return self.definitions[task]
+
+    def forward(self, task: str, batch: Any) -> Tensor:
+        """Logits of a batch: (n, outputs), or (words, outputs)."""
+        logits: Tensor = self.heads[task](self.encoder(batch))
+        return logits
+
+    @torch.inference_mode()
+    def outputs(self, task: str, inputs: Sequence[tuple[Any, ...]], batch_size: int = 64) -> Outputs:
+        """Logits for rows of inputs, computed in batches of rows of like length."""
+        definition = self.definition(task)
+        return self.outputs_prepared(task, self.encoder.prepare(inputs, definition), batch_size)
+
+    @torch.inference_mode()
+    def outputs_prepared(self, task: str, prepared: Sequence[Any], batch_size: int = 64) -> Outputs:
+        """As `outputs`, for rows that the encoder has prepared."""
+        definition = self.definition(task)
+        self.eval()
+        per_token = kind(definition.kind).per_token
+        found: list[Tensor] = [torch.empty(0)] * len(prepared)
+        for rows in batches_by_length(self.encoder, prepared, batch_size):
+            batch = self.encoder.collate([prepared[i] for i in rows], definition).to(self.device)
+            logits = self(task, batch).float().cpu()
+            parts = logits.split(list(batch.lengths)) if per_token else logits.split(1)
+            for row, part in zip(rows, parts, strict=True):
+                found[row] = part
+        lengths = tuple(len(part) for part in found) if per_token else ()
+        width = kind(definition.kind).outputs(definition)
+        return Outputs(torch.cat(found) if found else torch.empty(0, width), lengths)
+
+    def predict_encoded(self, task: str, outputs: Outputs) -> tuple[Encoded, list[float] | None]:
+        """Encoded predictions, and the probability of each where the kind has one."""
+        rules = kind(self.definition(task).kind)
+        return rules.predict(outputs.logits, outputs.lengths), rules.confidence(outputs.logits, outputs.lengths)
+
+    def predict(self, task: str, inputs: Sequence[Any], batch_size: int = 64) -> list[Any]:
+        """Readable answers (labels, lists of labels, numbers, lists of tags) for inputs.
+
+        An input is a text, a pair of texts (as a tuple), an image, a list of words, or a tuple of a table's columns.
+        """
+        definition = self.definition(task)
+        rows = [row if isinstance(row, tuple) else (row,) for row in inputs]
+        wrong = [i for i, row in enumerate(rows) if len(row) != len(definition.inputs)]
+        if wrong:
+            raise AllroundError(
+                f"answer task '{task}'",
+                f"input {wrong[0]} has {len(rows[wrong[0]])} parts",
+                f"give {len(definition.inputs)}: {', '.join(definition.inputs)}",
+            )
+        if not rows:
+            return []
+        encoded, _ = self.predict_encoded(task, self.outputs(task, rows, batch_size))
+        return kind(definition.kind).decode(encoded, definition)
+
+    def save(self, folder: Path | str) -> None:
+        """Write the model into a folder that appears when it is whole."""
+        with atomic_folder(folder) as temporary:
+            self.write(temporary)
+
+    def write(self, folder: Path) -> None:
+        """Write the model's files into an existing folder."""
+        (folder / "encoder").mkdir()
+        self.encoder.save(folder / "encoder")
+        write_heads(folder / "heads.safetensors", {n: h.state_dict() for n, h in self.heads.items()})
+        write_definitions(folder, self.definitions, self.facts)
+
+
+def write_heads(path: Path, heads: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Heads of several tasks in one safetensors file: `<task>.weight`, `<task>.bias`."""
+    from safetensors.torch import save_file
+
+    save_file({f"{n}.{k}": v.detach().cpu().contiguous() for n, head in heads.items() for k, v in head.items()}, path)
+
+
+def read_heads(path: Path) -> dict[str, dict[str, Tensor]]:
+    """What `write_heads` wrote."""
+    from allround.checkpoints.weights import Weights
+
+    weights = Weights(path)
+    heads: dict[str, dict[str, Tensor]] = {}
+    for name in weights:
+        task, part = name.rsplit(".", 1)
+        heads.setdefault(task, {})[part] = weights.get(name)
+    return heads
+
+
+def write_definitions(folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, Any]) -> None:
+    """The file that makes a folder a model: tasks, and whatever is known of how it was made."""
+    tasks = [d.to_json() for d in definitions.values()]
+    write_json(folder / "allround.json", {"format": FORMAT, "allround": allround.__version__, "tasks": tasks, **facts})
+
+
+def read_definitions(folder: Path) -> tuple[dict[str, Definition], dict[str, Any]]:
+    """What `write_definitions` wrote."""
+    path = folder / "allround.json"
+    if not path.is_file():
+        raise AllroundError(
+            f"load the model in {folder}",
+            "the folder has no allround.json" if folder.is_dir() else "there is no such folder",
+            "give the folder of a model that allround saved, such as runs/NAME/best",
+        )
+    value = read_json(path)
+    try:
+        if value["format"] > FORMAT:
+            raise AllroundError(
+                f"load the model in {folder}",
+                f"it was written in format {value['format']}, and this version reads up to {FORMAT}",
+                "upgrade: pip install -U allround",
+            )
+        definitions = [Definition.from_json(task) for task in value["tasks"]]
+        for definition in definitions:
+            check_name(definition.name, "task")
+    except (KeyError, TypeError) as error:
+        raise AllroundError(
+            f"load the model in {folder}", f"allround.json lacks or misnames {error}", "copy the folder again, whole"
+        ) from error
+    facts = {k: v for k, v in value.items() if k not in ("format", "allround", "tasks")}
+    return {d.name: d for d in definitions}, facts
+
+
+def load(folder: Path | str, *, module: nn.Module | None = None, device: str = "cpu") -> MultiTaskModel:
+    """Load a saved model.
+
+    module: the network, when the model was made from a network of the user's own.
+    """
+    folder = Path(folder)
+    definitions, facts = read_definitions(folder)
+    if module is not None:
+        from allround.models.encoders.module import give
+
+        give(module)
+    model = MultiTaskModel(load_encoder(folder / "encoder"), {})
+    heads = read_heads(folder / "heads.safetensors")
+    for name, definition in definitions.items():
+        model.add_task(definition, heads.get(name, {}))
+    model.facts = facts
+    return model.to(device).eval()
+
+
+def batches_by_length(encoder: Encoder, prepared: Sequence[Any], batch_size: int) -> Iterator[list[int]]:
+    """Row numbers in batches of like length, longest first, so that padding is little and memory peaks at once."""
+    order = sorted(range(len(prepared)), key=lambda i: (-encoder.length(prepared[i]), i))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def parameters_of(module: nn.Module) -> int:
+    """How many parameters a module has."""
+    return sum(p.numel() for p in module.parameters())

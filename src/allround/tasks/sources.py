@@ -1,0 +1,413 @@
+"""Rows from files, folders, archives, the Hub and scikit-learn, all as `datasets.Dataset`."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import glob
+import json
+import logging
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from allround.core.errors import AllroundError, suggestion
+from allround.tasks.spec import SourceSpec
+from allround.tasks.task import SPLITS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SKLEARN = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
+MAX_UNPACKED = 8 * 1024**3
+
+_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+_SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_MISSING_WORDS = {"na", "n/a", "nan", "null", "none"}
+_LAYOUTS = "<label>/<image> or <split>/<label>/<image>"
+
+
+def load_raw(
+    source: str | SourceSpec, *, base_dir: Path | str, data_dir: Path | str | None = None
+) -> dict[str, Dataset]:
+    """Read a source: split ("train", "validation", "test") -> rows, in memory, with columns renamed.
+
+    base_dir: where relative paths begin. data_dir: given for a `local` source, whose paths then lie in that
+    folder and may not leave it. Images have the columns `image` and `label`.
+    Nothing is left behind on disk, except that Hub sets stay in the user's Hub cache.
+
+    Raises `AllroundError` where the source is missing, empty, broken or hostile.
+    """
+    spec = SourceSpec(name=source) if isinstance(source, str) else source
+    with _calm():
+        if spec.sklearn is not None:
+            read = _sklearn(spec.sklearn)
+        elif spec.files:
+            read = {s: _file(_inside(f, base_dir, data_dir), spec.format) for s, f in spec.files.items()}
+        else:
+            path = _path(spec, base_dir, data_dir)
+            read = _place(path, spec.format) if path is not None else _hub(spec)
+    return {split: _rename(rows, spec.columns, split) for split, rows in read.items()}
+
+
+def _path(spec: SourceSpec, base_dir: Path | str, data_dir: Path | str | None) -> Path | None:
+    """The path that is meant, or None for a Hub id."""
+    if spec.hub is not None:
+        return None
+    given = spec.path or spec.name or ""
+    path = _inside(given, base_dir, data_dir)
+    if spec.path is not None or data_dir is not None or path.exists() or _archive(path):
+        return path
+    if (
+        given.startswith((".", "/", "~"))
+        or "\\" in given
+        or Path(given).suffix in (*_FORMATS, ".zip")
+        or given.count("/") > 1
+    ):
+        return path  # no Hub id looks like this, so the error is about a path
+    return None
+
+
+def _inside(given: str, base_dir: Path | str, data_dir: Path | str | None) -> Path:
+    if data_dir is None:
+        return Path(base_dir) / Path(given).expanduser()
+    if Path(given).is_absolute() or ".." in PurePosixPath(given.replace("\\", "/")).parts:
+        raise AllroundError(
+            f"read the local folder '{given}'",
+            "it leads out of the data folder",
+            "name a folder inside the data folder, without '..'",
+        )
+    return Path(data_dir) / given
+
+
+# Files and folders.
+
+
+def _place(path: Path, format: str | None) -> dict[str, Dataset]:
+    archive = _archive(path)
+    if archive is not None:
+        with tempfile.TemporaryDirectory(prefix="allround-") as folder:
+            _unpack(archive, Path(folder))
+            return _folder(Path(folder) / path.relative_to(archive), path, format)
+    if path.is_dir():
+        return _folder(path, path, format)
+    return {"train": _file(path, format)}
+
+
+def _archive(path: Path) -> Path | None:
+    """The zip file that a path is, or leads into."""
+    return next((p for p in (path, *path.parents) if p.suffix.lower() == ".zip" and p.is_file()), None)
+
+
+def _folder(folder: Path, shown: Path, format: str | None) -> dict[str, Dataset]:
+    if not folder.is_dir():
+        raise AllroundError(f"read '{shown}'", "there is no such folder in the archive", "check the path")
+    found: dict[str, list[Path]] = {}
+    for file in sorted(folder.iterdir()):
+        split = _SPLIT_NAMES.get(file.stem.lower())
+        if split and file.is_file() and file.suffix.lower() in _FORMATS and format != "images":
+            found.setdefault(split, []).append(file)
+    for split, files in found.items():
+        if len(files) > 1:
+            raise AllroundError(
+                f"read the folder '{shown}'",
+                f"{' and '.join(f.name for f in files)} both are the {split} split",
+                "keep one, or name the files: source: {train: ..., test: ...}",
+            )
+    if found:
+        return {split: _file(found[split][0], format) for split in SPLITS if split in found}
+    return _images(folder, shown)
+
+
+def _file(path: Path, format: str | None) -> Dataset:
+    asked = f"read '{path}'"
+    if not path.exists():
+        raise AllroundError(asked, "the file is not there", "check the path")
+    if not path.is_file():
+        raise AllroundError(asked, "it is no file", "name a file of each split")
+    format = format or _FORMATS.get(path.suffix.lower())
+    if format is None or format == "images":
+        raise AllroundError(
+            asked,
+            f"files ending in '{path.suffix}' are not known",
+            f"use one of: {', '.join(sorted(_FORMATS))}, or set `format`",
+        )
+    if path.stat().st_size == 0:
+        raise AllroundError(asked, "the file is empty", "put rows in it")
+    import datasets
+
+    # Not load_dataset: it tells the Hub of every use, even of local files.
+    if format in ("csv", "tsv"):
+        separator = "\t" if format == "tsv" else ","
+        _check_header(path, separator, asked)
+        read = partial(datasets.Dataset.from_csv, sep=separator, keep_default_na=False, na_values=[""])
+    else:
+        read = datasets.Dataset.from_json if format == "json" else datasets.Dataset.from_parquet
+    with tempfile.TemporaryDirectory(prefix="allround-") as cache:
+        try:
+            rows = read(glob.escape(str(path.absolute())), cache_dir=cache, keep_in_memory=True)
+        except Exception as error:
+            raise _broken(path, format, error, asked) from error
+    if not len(rows):
+        raise AllroundError(asked, "the file has no rows", "put rows in it")
+    return _numbers(rows) if format in ("csv", "tsv") else rows
+
+
+def _check_header(path: Path, separator: str, asked: str) -> None:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader(file, delimiter=separator), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise AllroundError(asked, f"it is not readable as text: {error}", "save it as UTF-8") from error
+    twice = [name for name, n in Counter(header).items() if n > 1]
+    if twice:
+        raise AllroundError(asked, f"it has {header.count(twice[0])} columns called '{twice[0]}'", "rename all but one")
+
+
+def _numbers(rows: Dataset) -> Dataset:
+    """Columns of numbers in which a missing cell is spelt out ("NA") become numbers."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = rows.data.table
+    for i, field in enumerate(table.schema):
+        if not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+            continue
+        words = set(pc.unique(table.column(i)).to_pylist()) - {None}
+        spelt = {w for w in words if w.strip().lower() in _MISSING_WORDS}
+        if spelt and words - spelt and all(_is_number(w) for w in words - spelt):
+            values = [None if v is None or v in spelt else float(v) for v in table.column(i).to_pylist()]
+            rows = rows.remove_columns(field.name).add_column(field.name, values)
+    return rows
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _broken(path: Path, format: str, error: Exception, asked: str) -> AllroundError:
+    """Why a file could not be read, with the line where that can be found."""
+    if format == "json":
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as problem:
+            return AllroundError(asked, f"it is not UTF-8 text: {problem.reason}", "save it as UTF-8")
+        if not text.strip() or text.strip() == "[]":
+            return AllroundError(asked, "the file has no rows", "put rows in it")
+        if not text.lstrip().startswith("["):
+            for number, line in enumerate(text.splitlines(), 1):
+                if not line.strip():
+                    continue
+                try:
+                    if not isinstance(json.loads(line), dict):
+                        return AllroundError(asked, f"line {number} is no JSON object", "write one object a line")
+                except (ValueError, RecursionError) as problem:
+                    return AllroundError(
+                        asked, f"line {number} is not readable as JSON: {problem}", "correct or remove that line"
+                    )
+    if "corresponds to no data" in str(error):
+        return AllroundError(asked, "the file has no rows", "put rows in it")
+    cause = error.__cause__ or error
+    return AllroundError(asked, f"it is not readable as {format}: {str(cause).strip()}", "correct the file")
+
+
+# Images.
+
+
+def _images(folder: Path, shown: Path) -> dict[str, Dataset]:
+    asked = f"read the folder '{shown}'"
+    while True:  # an archive often holds one folder that holds all
+        inner = [p for p in folder.iterdir() if not _is_junk(p)]
+        if len(inner) != 1 or not inner[0].is_dir() or not any(p.is_dir() for p in inner[0].iterdir()):
+            break
+        if inner[0].name.lower() in _SPLIT_NAMES:
+            break
+        folder = inner[0]
+    files = sorted(
+        p.relative_to(folder)
+        for p in folder.rglob("*")
+        if p.suffix.lower() in _IMAGES
+        and p.is_file()
+        and not any(_is_junk(Path(n)) for n in p.relative_to(folder).parts)
+    )
+    if not files:
+        raise AllroundError(
+            asked,
+            "it has no files of rows and no images",
+            f"put train.jsonl (or .json, .csv, .tsv, .parquet) in it, or images as {_LAYOUTS}",
+        )
+    by_split: dict[str, list[Path]] = {}
+    for file in files:
+        parts = file.parts
+        split = _SPLIT_NAMES.get(parts[0].lower()) if len(parts) == 3 else "train" if len(parts) == 2 else None
+        if split is None or (len(parts) == 2 and parts[0].lower() in _SPLIT_NAMES):
+            raise AllroundError(
+                asked,
+                f"the image '{file.as_posix()}' does not lie as {_LAYOUTS}",
+                "move the images, or name the folder that holds the labels (a path may lead into a zip file)",
+            )
+        by_split.setdefault(split, []).append(file)
+    if len({len(f.parts) for f in files}) > 1:
+        raise AllroundError(asked, "some images lie in split folders and some do not", f"lay all out as {_LAYOUTS}")
+    import datasets
+
+    names = sorted({f.parts[-2] for f in files})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    return {
+        split: datasets.Dataset.from_dict(
+            {
+                "image": [{"bytes": (folder / f).read_bytes(), "path": f.name} for f in by_split[split]],
+                "label": [f.parts[-2] for f in by_split[split]],
+            },
+            features=features,
+        )
+        for split in SPLITS
+        if split in by_split
+    }
+
+
+def _is_junk(path: Path) -> bool:
+    return path.name.startswith(".") or path.name == "__MACOSX"
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Extract a zip file, after its member names and sizes were checked."""
+    asked = f"unpack '{archive}'"
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = file.infolist()
+            total = sum(m.file_size for m in members)
+            if total > MAX_UNPACKED:
+                raise AllroundError(
+                    asked,
+                    f"it would take {total:,} bytes; at most {MAX_UNPACKED:,} are unpacked",
+                    "unpack it yourself, and name the folder",
+                )
+            for member in members:
+                _check_member(member, asked)
+            for member in members:
+                place = folder / member.filename
+                if member.is_dir():
+                    place.mkdir(parents=True, exist_ok=True)
+                    continue
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with file.open(member) as packed, open(place, "xb") as out:
+                    shutil.copyfileobj(packed, out)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise AllroundError(asked, f"it is not readable as a zip file: {error}", "make the archive again") from error
+    except OSError as error:
+        raise AllroundError(asked, f"it cannot be unpacked: {error}", "check the archive and the free space") from error
+
+
+def _check_member(member: zipfile.ZipInfo, asked: str) -> None:
+    name = member.orig_filename.replace("\\", "/")
+    mode = stat.S_IFMT(member.external_attr >> 16)
+    if name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0] or "\0" in name:
+        raise AllroundError(asked, f"its member {name!r} leads out of the archive", "do not use this archive")
+    if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise AllroundError(asked, f"its member {name!r} is a link or a device", "pack plain files only")
+
+
+# Sets of others.
+
+
+def _hub(spec: SourceSpec) -> dict[str, Dataset]:
+    import datasets
+
+    name = spec.hub or spec.name or ""
+    asked = f"read '{name}' from the Hub"
+    try:
+        read = datasets.load_dataset(name, spec.config, revision=spec.revision)
+    except Exception as error:
+        raise AllroundError(
+            asked,
+            f"that failed: {str(error).strip() or type(error).__name__}",
+            "check the id, `config`, `revision` and the network (a path: check that it is there); "
+            "or keep the data in a folder, set `local`, and give it with --data-dir",
+        ) from error
+    found: dict[str, Dataset] = {}
+    for split, rows in read.items():
+        known = _SPLIT_NAMES.get(str(split).lower())
+        if known and known not in found:
+            found[known] = rows
+    if "train" not in found:
+        raise AllroundError(
+            asked, f"it has no train split, only {', '.join(map(str, read))}", "choose another `config`, or other data"
+        )
+    return found
+
+
+def _sklearn(name: str) -> dict[str, Dataset]:
+    """A set that scikit-learn carries: its columns and `target`; for digits `image` too."""
+    if name not in SKLEARN:
+        raise AllroundError(f"read '{name}' from scikit-learn", "it carries no such set", suggestion(name, SKLEARN))
+    import datasets
+    import numpy as np
+    import sklearn.datasets
+
+    bunch = getattr(sklearn.datasets, f"load_{name}")(as_frame=True)
+    rows = datasets.Dataset.from_pandas(bunch.frame, preserve_index=False)
+    labels = [str(label) for label in getattr(bunch, "target_names", ())]
+    if "target" in rows.column_names and labels:
+        rows = rows.cast_column("target", datasets.ClassLabel(names=labels))
+    if name == "digits":
+        from PIL import Image
+
+        images = [Image.fromarray(np.round(i * 255 / 16).astype(np.uint8)) for i in bunch.images]
+        pictures = datasets.Dataset.from_dict({"image": images}, features=datasets.Features(image=datasets.Image()))
+        rows = datasets.concatenate_datasets([rows, pictures], axis=1)
+    return {"train": rows}
+
+
+# Help.
+
+
+def _rename(rows: Dataset, columns: dict[str, str], split: str) -> Dataset:
+    if not columns:
+        return rows
+    have = rows.column_names
+    for theirs in columns:
+        if theirs not in have:
+            raise AllroundError(
+                f"rename the column '{theirs}' of {split}", "there is no column of that name", suggestion(theirs, have)
+            )
+    after = [columns.get(name, name) for name in have]
+    twice = [name for name, n in Counter(after).items() if n > 1]
+    if twice:
+        raise AllroundError(
+            f"rename a column of {split} to '{twice[0]}'",
+            "there is another column of that name",
+            "give that one another name too, under `columns`",
+        )
+    return rows.rename_columns(columns)
+
+
+@contextlib.contextmanager
+def _calm() -> Iterator[None]:
+    """No progress bars and no log lines of `datasets`: what matters comes back as an error."""
+    import datasets
+
+    bars = datasets.are_progress_bars_disabled()
+    loggers = {name: logging.getLogger(name) for name in ("datasets", "huggingface_hub")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    datasets.disable_progress_bars()
+    for logger in loggers.values():
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
+        if not bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,276 @@
+"""The suite file: what may stand in it, and errors that point at the key."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from allround.core.errors import AllroundError, suggestion
+from allround.core.files import check_name
+from allround.tasks.make import check_kind, check_metric
+from allround.tasks.task import SPLITS
+
+MAX_BYTES = 10 * 1024 * 1024
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
+
+
+def _maybe_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _limit(value: Any) -> Any:
+    return {"train": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Rows = Annotated[int, Field(ge=1)]
+Limit = Annotated[dict[Literal["train", "validation", "test"], Rows], BeforeValidator(_limit)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class SourceSpec(_Strict):
+    """Where rows come from: exactly one of `name`, `path`, `hub`, `sklearn`, or files by split.
+
+    A plain string in the suite file is a `name`: a path where there is one, else a Hub id.
+    columns: name there -> name here.
+    """
+
+    name: str | None = None
+    path: str | None = None
+    hub: str | None = None
+    sklearn: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    columns: dict[str, str] = {}
+    format: Literal["json", "csv", "tsv", "parquet", "images"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SourceSpec:
+        places = [p for p in ("name", "path", "hub", "sklearn") if getattr(self, p) is not None]
+        places += ["files by split"] if self.files else []
+        if len(places) != 1:
+            found = f"{' and '.join(places)} together" if places else "no place"
+            raise ValueError(f"a source with {found}; give one of path, hub, sklearn, or train/validation/test files")
+        if (self.config or self.revision) and not (self.hub or self.name):
+            raise ValueError("config and revision belong to a Hub id; leave them out here")
+        return self
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Split -> file, where the source names files by split."""
+        return {split: getattr(self, split) for split in SPLITS if getattr(self, split) is not None}
+
+
+class TaskSpec(_Strict):
+    """One task of a suite file; the words are those of `make_task`."""
+
+    source: SourceSpec
+    kind: str
+    inputs: Annotated[tuple[str, ...], BeforeValidator(_tuple), Field(min_length=1)]
+    target: Annotated[str | tuple[str, ...], BeforeValidator(_maybe_tuple)]
+    modality: Literal["text", "image", "table"] | None = None
+    metric: str | None = None
+    labels: dict[str | int | float | bool, str] | None = None
+    instruction: str | None = None
+    limit: Limit = {}
+    local: SourceSpec | None = None
+
+
+class SuiteSpec(_Strict):
+    """A suite file."""
+
+    name: str
+    description: str | None = None
+    base: str | None = None
+    limit: Limit = {}
+    tasks: Annotated[dict[str, TaskSpec], Field(min_length=1)]
+
+
+def read_suite(path: Path | str) -> SuiteSpec:
+    """Read and check a suite file; no data are read.
+
+    Raises `AllroundError` that names the key, such as `tasks.trec.metrc`.
+    """
+    path = Path(path)
+    asked = f"read the suite file '{path}'"
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise AllroundError(
+                asked, f"it has {size:,} bytes; a suite file has at most {MAX_BYTES:,}", "check that this is the file"
+            )
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise AllroundError(asked, "the file is not there", "check the path") from None
+    except UnicodeDecodeError as error:
+        raise AllroundError(asked, f"it is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
+    except OSError as error:
+        raise AllroundError(asked, f"it cannot be read: {error.strerror}", "check the path") from error
+    return parse_suite(text, name=path.stem, asked=asked)
+
+
+def parse_suite(text: str, *, name: str, asked: str = "read a suite") -> SuiteSpec:
+    """Check the text of a suite file. name: of the suite, where the text gives none.
+
+    >>> spec = parse_suite('''
+    ... tasks:
+    ...   mood: {source: mood.csv, kind: classification, inputs: text, target: label}
+    ... ''', name="moods")
+    >>> spec.name, spec.tasks["mood"].inputs
+    ('moods', ('text',))
+    """
+    raw = _parse(text, asked)
+    if not isinstance(raw, dict):
+        raise AllroundError(asked, f"it holds {reprlib.repr(raw)}", "write a mapping with the key `tasks`")
+    raw.setdefault("name", name)
+    try:
+        spec = SuiteSpec.model_validate(raw)
+    except ValidationError as error:
+        raise _explain(error, raw, asked) from None
+    except RecursionError:
+        raise AllroundError(asked, "it is nested too deeply", "write it flat, as the documentation shows") from None
+    check_name(spec.name, "suite")
+    for task, about in spec.tasks.items():
+        check_name(task, "task")
+        with _at(asked, f"tasks.{task}.kind"):
+            check_kind(about.kind)
+        with _at(asked, f"tasks.{task}.metric"):
+            if about.metric is not None:
+                check_metric(about.metric, about.kind)
+    return spec
+
+
+class _at:
+    """Put the key's path before what was found."""
+
+    def __init__(self, asked: str, key: str) -> None:
+        self.asked = asked
+        self.key = key
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, AllroundError):
+            raise AllroundError(self.asked, f"{self.key}: {error.found} ({error.asked})", error.do) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only; a key twice is an error, and only true and false are truth values (so a label may be `no`)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{key.value}' stands twice", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+
+
+def _parse(text: str, asked: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise AllroundError(asked, f"{where}{error.problem}", "correct the YAML there") from None
+    except RecursionError:
+        raise AllroundError(asked, "it is nested too deeply", "write it flat, as the documentation shows") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise AllroundError(asked, f"it is not readable as YAML: {error}", "correct the YAML") from None
+
+
+_KNOWN = {
+    "suite": list(SuiteSpec.model_fields),
+    "task": list(TaskSpec.model_fields),
+    "source": [f for f in SourceSpec.model_fields if f != "name"],
+    "limit": list(SPLITS),
+}
+
+
+def _explain(error: ValidationError, raw: Any, asked: str) -> AllroundError:
+    first, *more = error.errors(include_url=False, include_input=False)
+    key = _key(first["loc"], raw, first["type"])
+    value = _value(raw, key)
+    last = str(key[-1]) if key else ""
+    known = _KNOWN[_level(key)]
+    do = f"correct `{'.'.join(map(str, key))}`"
+    if first["type"] == "extra_forbidden" or (first["type"] == "literal_error" and _level(key) == "limit"):
+        found = "there is no such key"
+        do = suggestion(last, known)
+    elif first["type"] == "missing":
+        found = "it is missing"
+        do = f"add `{last}`"
+    elif first["type"] == "literal_error":
+        found = f"{reprlib.repr(value)} is none of {first['ctx']['expected']}"
+    elif first["type"] == "value_error":
+        found, _, do = str(first["ctx"]["error"]).partition("; ")
+    else:
+        words = (
+            first["msg"].replace("Input should", "it should").replace("a valid dictionary or object to", "a mapping to")
+        )
+        words = re.sub(r"instance of \w+", "mapping", words.replace("valid dictionary", "mapping"))
+        found = f"{reprlib.repr(value)}, and {words}"
+        if isinstance(value, (int, float, bool)) and "string" in words:
+            do = "put the value in quotes"
+    others = f" (and {len(more)} more)" if more else ""
+    return AllroundError(asked, f"{'.'.join(map(str, key)) or 'the file'}: {found}{others}", do)
+
+
+def _key(loc: tuple[int | str, ...], raw: Any, type_: str) -> list[Any]:
+    """The path in the file: pydantic's location without its own marks (union branches, '[key]')."""
+    key: list[Any] = []
+    part: Any
+    for i, part in enumerate(loc):
+        if (isinstance(raw, Mapping) and part in raw) or (isinstance(raw, list) and isinstance(part, int)):
+            key.append(part)
+            raw = raw[part]
+        elif i == len(loc) - 1 and type_ in ("missing", "extra_forbidden"):
+            key.append(part)
+    return key
+
+
+def _value(raw: Any, key: list[Any]) -> Any:
+    for part in key:
+        if isinstance(raw, Mapping) and part not in raw:
+            return None
+        raw = raw[part]
+    return raw
+
+
+def _level(key: list[Any]) -> str:
+    """What kind of mapping the last part of a key stands in."""
+    if len(key) >= 2 and key[-2] == "limit":
+        return "limit"
+    if len(key) >= 4 and key[2] in ("source", "local"):
+        return "source"
+    return "task" if len(key) >= 3 else "suite"

@@ -1,0 +1,132 @@
+"""A suite: named tasks that are evaluated together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from allround.core import registry
+from allround.core.errors import AllroundError, suggestion
+from allround.core.files import check_name
+from allround.tasks.make import make_task
+from allround.tasks.sources import load_raw
+from allround.tasks.spec import SuiteSpec, TaskSpec, read_suite
+from allround.tasks.task import Task, check_limit
+
+
+class Suite:
+    """Tasks by name, with the base that they are made for, if one is named.
+
+    >>> rows = [{"x": i, "y": 2 * i} for i in range(10)]
+    >>> double = make_task("double", kind="regression", inputs="x", target="y", data={"train": rows})
+    >>> list(Suite("sums", [double]).tasks)
+    ['double']
+    """
+
+    def __init__(
+        self, name: str, tasks: Sequence[Task], *, description: str | None = None, base: str | None = None
+    ) -> None:
+        self.name = check_name(name, "suite")
+        self.description = description
+        self.base = base
+        self.tasks: dict[str, Task] = {}
+        for task in tasks:
+            if task.name in self.tasks:
+                raise AllroundError(
+                    f"make the suite '{name}'", f"two of its tasks are called '{task.name}'", "rename one"
+                )
+            self.tasks[task.name] = task
+        if not self.tasks:
+            raise AllroundError(f"make the suite '{name}'", "it has no tasks", "give at least one task")
+
+    @property
+    def notes(self) -> dict[str, tuple[str, ...]]:
+        """Task -> what the user should know of its data; tasks without notes are left out."""
+        return {name: task.notes for name, task in self.tasks.items() if task.notes}
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        data_dir: Path | str | None = None,
+        only: Sequence[str] | None = None,
+        limit: Mapping[str, int] | None = None,
+    ) -> Suite:
+        """A suite from a YAML file, or a built-in one by its name.
+
+        data_dir: a folder that holds the data of tasks that name a `local` folder, used instead of the Hub.
+        only: load these tasks alone. limit: split -> the most rows, before what the suite says.
+        """
+        data_dir = Path(data_dir) if data_dir is not None else None
+        if data_dir is not None and not data_dir.is_dir():
+            raise AllroundError(f"use the data folder '{data_dir}'", "there is no such folder", "check the path")
+        known = registry.names("suite")
+        if isinstance(source, str) and source in known:
+            made: Suite = registry.load("suite", source)(data_dir=data_dir, only=only, limit=limit)
+            return made
+        path = Path(source)
+        if not path.exists() and not path.suffix and path.name == str(source):
+            raise AllroundError(
+                f"load the suite '{source}'",
+                "there is no built-in suite and no file of that name",
+                f"{suggestion(str(source), known)}; or give the path of a suite file",
+            )
+        return load_spec(read_suite(path), path.parent, data_dir=data_dir, only=only, limit=limit)
+
+
+def load_spec(
+    spec: SuiteSpec,
+    base_dir: Path,
+    *,
+    data_dir: Path | None = None,
+    only: Sequence[str] | None = None,
+    limit: Mapping[str, int] | None = None,
+) -> Suite:
+    """Load the data of a suite file. base_dir: where its relative paths begin; the rest as in `Suite.load`."""
+    tasks = []
+    for name in choose(spec.tasks, only, spec.name):
+        rows: dict[str, int] = {}
+        for given in (spec.limit, spec.tasks[name].limit, check_limit(limit)):
+            rows.update({str(split): most for split, most in given.items()})
+        tasks.append(_load_task(name, spec.tasks[name], base_dir, data_dir, rows))
+    return Suite(spec.name, tasks, description=spec.description, base=spec.base)
+
+
+def choose(known: Sequence[str] | Mapping[str, object], only: Sequence[str] | None, suite: str) -> list[str]:
+    """The tasks to load, in the suite's order; an unknown name is an error.
+
+    >>> choose(["trec", "sst2", "subj"], ["subj", "trec"], "text8")
+    ['trec', 'subj']
+    """
+    if only is None:
+        return list(known)
+    only = [only] if isinstance(only, str) else only
+    for name in only:
+        if name not in known:
+            raise AllroundError(
+                f"load the task '{name}' of the suite '{suite}'", "it has no task of that name", suggestion(name, known)
+            )
+    return [name for name in known if name in only]
+
+
+def _load_task(name: str, spec: TaskSpec, base_dir: Path, data_dir: Path | None, limit: Mapping[str, int]) -> Task:
+    try:
+        if data_dir is not None and spec.local is not None:
+            data = load_raw(spec.local, base_dir=base_dir, data_dir=data_dir)
+        else:
+            data = load_raw(spec.source, base_dir=base_dir)
+    except AllroundError as error:
+        raise AllroundError(f"load the task '{name}': {error.asked}", error.found, error.do) from error
+    return make_task(
+        name,
+        kind=spec.kind,
+        inputs=spec.inputs,
+        target=spec.target,
+        data=data,
+        metric=spec.metric,
+        modality=spec.modality,
+        labels=spec.labels,
+        instruction=spec.instruction,
+        limit=limit,
+    )

@@ -1,0 +1,1 @@
+"""One trainer for one task and for many; heads fitted on a frozen encoder; ways to sample tasks."""

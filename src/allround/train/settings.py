@@ -1,0 +1,70 @@
+"""What a user can choose about training; defaults live here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from allround.core import registry
+from allround.core.errors import AllroundError, suggestion
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. `None` leaves the choice to the encoder (its own rate and number of epochs).
+
+    tune: "full" (all encoder weights) or "lora" (low-rank changes of rank `lora_rank`).
+    heads: "frozen" keeps the heads as fitted on the frozen base, so that all specialists write into one feature
+    space; "tuned" trains them along.
+    patience: evaluations without a better validation score after which a task is drawn no more.
+    sample: how often each task is drawn; `sample_settings` are that method's parameters.
+    """
+
+    epochs: int | None = None
+    batch_size: int = 16
+    learning_rate: float | None = None
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    clip: float = 1.0
+    patience: int = 3
+    tune: str = "full"
+    lora_rank: int = 8
+    heads: str = "frozen"
+    sample: str = "proportional"
+    sample_settings: dict[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, known in {"tune": ("full", "lora"), "heads": ("frozen", "tuned")}.items():
+            if getattr(self, name) not in known:
+                raise AllroundError(
+                    f"train with {name}={getattr(self, name)!r}",
+                    "there is no such choice",
+                    suggestion(str(getattr(self, name)), known),
+                )
+        registry.find("sample", self.sample).resolve(self.sample_settings)
+        for name, low in {"batch_size": 1, "patience": 1, "lora_rank": 1, "clip": 1e-9}.items():
+            if getattr(self, name) < low:
+                raise AllroundError(
+                    f"train with {name}={getattr(self, name)}", "that is too small", f"give at least {low}"
+                )
+        for name in ("epochs", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise AllroundError(f"train with {name}={value}", "it must be positive", f"leave {name} out for the "
+                                    "encoder's own")  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Settings:
+        known = {f.name for f in fields(cls)}
+        for name in value:
+            if name not in known:
+                raise AllroundError(f"set '{name}' for training", "there is no such setting", suggestion(name, known))
+        return cls(**value)
+
+    def with_(self, **changes: Any) -> Settings:
+        """A copy with some values changed; `None` leaves a value as it is."""
+        return replace(self, **{k: v for k, v in changes.items() if v is not None})
