@@ -77,19 +77,25 @@ def test_the_name_is_the_file_stem_by_default(tmp_path: Path) -> None:
         (with_task(metrc="accuracy"), ["tasks.trec.metrc: there is no such key", "did you mean 'metric'?"]),
         ("nam: x\n" + with_task(), ["nam: there is no such key", "did you mean 'name'?"]),
         (with_task(source={"hb": "x/y"}), ["tasks.trec.source.hb", "did you mean 'hub'?"]),
-        (with_task(limit={"tran": 5}), ["tasks.trec.limit", "tran", "train"]),
-        ("tasks: {trec: {source: a, kind: regression, inputs: x}}", ["tasks.trec.target: it is missing", "add `target`"]),
+        (with_task(limit={"tran": 5}), ["tasks.trec.limit.tran: there is no such key", "did you mean 'train'?"]),
+        (
+            "tasks: {trec: {source: a, kind: regression, inputs: x}}",
+            ["tasks.trec.target: it is missing", "add `target`"],
+        ),
         ("name: x", ["tasks: it is missing"]),
-        ("tasks: {}", ["tasks"]),
+        ("tasks: {}", ["tasks: it is empty"]),
         (with_task(instruction=3), ["tasks.trec.instruction: 3", "put the value in quotes"]),
-        (with_task(inputs=[]), ["tasks.trec.inputs"]),
+        (with_task(inputs=[]), ["tasks.trec.inputs: it is empty"]),
         (with_task(inputs=[1]), ["tasks.trec.inputs.0: 1", "quotes"]),
         (with_task(target={"a": 1}), ["tasks.trec.target"]),
         (with_task(limit=0), ["tasks.trec.limit", "greater than or equal to 1"]),
         (with_task(limit="many"), ["tasks.trec.limit: 'many'"]),
         (with_task(modality="audio"), ["tasks.trec.modality: 'audio' is none of", "'text'"]),
         (with_task(labels={0: 1}), ["tasks.trec.labels.0", "quotes"]),
-        (with_task(source={"hub": "a", "path": "b"}), ["tasks.trec.source", "path and hub together", "one of path, hub"]),
+        (
+            with_task(source={"hub": "a", "path": "b"}),
+            ["tasks.trec.source", "path and hub together", "one of path, hub"],
+        ),
         (with_task(source={}), ["tasks.trec.source", "no place"]),
         (with_task(source={"path": "a", "config": "b"}), ["config and revision belong to a Hub id"]),
         (with_task(kind="clasification"), ["tasks.trec.kind", "did you mean 'classification'?"]),
@@ -100,7 +106,7 @@ def test_the_name_is_the_file_stem_by_default(tmp_path: Path) -> None:
         (with_task(metric="pearson"), ["tasks.trec.metric", "'pearson' is for regression", "accuracy"]),
         (yaml.safe_dump({"tasks": {"../x": TASK}}), ["'../x'", "not safe"]),
         (yaml.safe_dump({"name": "a/b", "tasks": {"x": TASK}}), ["'a/b'", "not safe"]),
-        (yaml.safe_dump({"tasks": {3: TASK}}), ["tasks", "string"]),
+        (yaml.safe_dump({"tasks": {3: TASK}}), ["tasks.3: this key should be text", "quotes"]),
         ("tasks:\n  a: {kind: x}\n  a: {kind: y}\n", ["line 3", "the key 'a' stands twice"]),
         ("tasks:\n  a: [1,\n", ["line 3", "correct the YAML"]),
         ("- a\n- b\n", ["it holds ['a', 'b']", "mapping with the key `tasks`"]),
@@ -131,9 +137,7 @@ def test_a_bomb_of_aliases_is_refused_at_once() -> None:
 
 def test_anchors_may_be_used() -> None:
     spec = parse_suite(
-        "tasks:\n"
-        "  a: &a {source: x.csv, kind: regression, inputs: x, target: y}\n"
-        "  b: {<<: *a, target: z}\n",
+        "tasks:\n  a: &a {source: x.csv, kind: regression, inputs: x, target: y}\n  b: {<<: *a, target: z}\n",
         name="s",
     )
     assert (spec.tasks["a"].target, spec.tasks["b"].target) == ("y", "z")

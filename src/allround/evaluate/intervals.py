@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from allround.core.errors import AllroundError
 from allround.core.seeds import seed_of
 from allround.evaluate.predictions import Predictions, score
+from allround.tasks.kind import Encoded
 from allround.tasks.metric import Array, better, metric
 
 LEVEL = 0.95
@@ -210,11 +211,7 @@ class Bootstrap:
 def _check_paired(task: str, made_by: Mapping[str, Predictions]) -> None:
     (first, reference), *others = made_by.items()
     for system, made in others:
-        same = (
-            made.split == reference.split
-            and len(made) == len(reference)
-            and all(np.array_equal(a, b) for a, b in zip(made.targets, reference.targets, strict=True))
-        )
+        same = made.split == reference.split and len(made) == len(reference) and _equal(made.targets, reference.targets)
         if not same:
             raise AllroundError(
                 f"compare '{system}' with '{first}' on the task '{task}'",
@@ -222,3 +219,9 @@ def _check_paired(task: str, made_by: Mapping[str, Predictions]) -> None:
                 f"'{reference.split}', or other targets",
                 "predict the same split of the same data with both",
             )
+
+
+def _equal(one: Encoded, other: Encoded) -> bool:
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))

@@ -243,7 +243,7 @@ def _worth_drawing(board: Scoreboard) -> tuple[list[System], list[System]]:
     values = [board.mean[s.name].value for s in known if s.role not in ("floor", "base")]
     if not values:
         return known, []
-    least = min(values) - max(0.05, max(values) - min(values))
+    least = min(values) - max(0.03, 0.5 * (max(values) - min(values)))
     aside = [s for s in known if s.role in ("floor", "base") and board.mean[s.name].value < least]
     return [s for s in known if s not in aside], aside
 
@@ -364,21 +364,40 @@ def _labels(spots: Sequence[_Spot]) -> list[tuple[_Spot, _Box, str]]:
     """A place for each name, near its point, over nothing else: the first free one of many tried."""
     taken = [_Box(s.x - 8, s.y - 8, s.x + 8, s.y + 8) for s in spots]
     taken += [_Box(s.x - 2, s.high, s.x + 2, s.low) for s in spots]
+    leaders: list[tuple[float, float]] = []
     found = []
-    for spot in sorted(spots, key=lambda s: (not s.point.best, -s.x, s.y)):
+    for spot in sorted(spots, key=lambda s: (not s.point.best, s.y, -s.x)):
         wide = _LETTER * len(_cut(spot.point.name)) + 2
         best, least = None, math.inf
         for number, (box, anchor) in enumerate(_places(spot, wide)):
             out = max(0.0, _LEFT + 2 - box.left) + max(0.0, box.right - _WIDTH + 2)
             out += max(0.0, 2 - box.top) + max(0.0, box.bottom - (_HEIGHT - _BOTTOM - 2))
-            lines = sum(_crosses(spot, box, other) for other in spots if other is not spot)
-            penalty = 50 * out + sum(box.overlap(other) for other in taken) + 15 * lines + 0.6 * number
+            line = _line(spot, box)
+            hidden = sum(box.overlap(_around(*dot, 2)) for dot in leaders)
+            hidden += sum(_around(*dot, 2).overlap(other) for dot in line for other in taken)
+            hidden += sum(_around(*dot, 4).overlap(_around(*other, 4)) for dot in line for other in leaders) / 4
+            penalty = 50 * out + sum(box.overlap(other) for other in taken) + hidden + 0.8 * number
             if penalty < least:
                 best, least = (box, anchor), penalty
         assert best is not None
         taken.append(best[0])
+        leaders += _line(spot, best[0])
         found.append((spot, *best))
     return found
+
+
+def _around(x: float, y: float, half: float) -> _Box:
+    return _Box(x - half, y - half, x + half, y + half)
+
+
+def _line(spot: _Spot, box: _Box) -> list[tuple[float, float]]:
+    """Dots along the line from a point to its name, where there is one."""
+    x, y = _end(spot, box)
+    long = math.hypot(x - spot.x, y - spot.y)
+    if long < 18:
+        return []
+    steps = int(long / 4)
+    return [(spot.x + (x - spot.x) * i / steps, spot.y + (y - spot.y) * i / steps) for i in range(4, steps)]
 
 
 def _places(spot: _Spot, wide: float) -> Iterable[tuple[_Box, str]]:
@@ -397,18 +416,6 @@ def _places(spot: _Spot, wide: float) -> Iterable[tuple[_Box, str]]:
 
 def _end(spot: _Spot, box: _Box) -> tuple[float, float]:
     return min(max(spot.x, box.left), box.right), min(max(spot.y, box.top + 3), box.bottom - 3)
-
-
-def _crosses(spot: _Spot, box: _Box, other: _Spot) -> bool:
-    """Whether the line from a point to its name passes another point."""
-    x, y = _end(spot, box)
-    long = math.hypot(x - spot.x, y - spot.y)
-    if long < 16:
-        return False
-    along = ((other.x - spot.x) * (x - spot.x) + (other.y - spot.y) * (y - spot.y)) / long**2
-    if not 0 < along < 1:
-        return False
-    return math.hypot(spot.x + along * (x - spot.x) - other.x, spot.y + along * (y - spot.y) - other.y) < 7
 
 
 def _leader(spot: _Spot, box: _Box) -> str | None:

@@ -286,7 +286,7 @@ class Scoreboard:
         spent, before_spent = best.cost.training_seconds, theirs.cost.training_seconds
         time = f" Training took {duration(spent)}, against {duration(before_spent)}." if spent and before_spent else ""
         if spent and spent == before_spent:
-            time = f" It trains nothing beyond them ({duration(spent)})."
+            time = f" Nothing is trained beyond the {self.reference} ({duration(spent)})."
         return f"It stores {encoders}{stored} parameters instead of {before}.{time}"
 
     def _rival_sentence(self) -> str:

@@ -36,7 +36,7 @@ class MultiTaskModel(nn.Module):
     >>> from allround.tasks.definition import Definition
     >>> parity = Definition("parity", "classification", ("image",), "image", "accuracy", ("even", "odd"))
     >>> MultiTaskModel(SmallImage(), {"parity": parity}).heads["parity"]
-    Linear(in_features=1024, out_features=2, bias=True)
+    Linear(in_features=128, out_features=2, bias=True)
     """
 
     def __init__(self, encoder: Encoder, definitions: Mapping[str, Definition]) -> None:

@@ -228,7 +228,8 @@ class _Maker:
                 raise self.fail(
                     f"{split} has no column '{name}'", suggestion(name, [c for c in known if isinstance(c, str)])
                 )
-        found = {name: column(name) for name in wanted} if known else {}
+        read = {name: column(name) for name in wanted} if known else {}
+        found = {name: _Column([_native(v) for v in c.values], c.names) for name, c in read.items()}
         lengths = {name: len(c.values) for name, c in found.items()}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"'{name}' has {n}" for name, n in lengths.items())
@@ -312,7 +313,7 @@ class _Maker:
         wrong: list[Any] = []
         for value in values:
             try:
-                if isinstance(value, (bool, np.bool_)):
+                if isinstance(value, bool):
                     raise ValueError
                 numbers.append(float(value))
             except (TypeError, ValueError):
@@ -435,7 +436,7 @@ class _Maker:
                 isinstance(first, (list, tuple)) and all(isinstance(w, str) for w in first)
             ):
                 kinds.append("text")
-            elif first is None or isinstance(first, (int, float, np.number, np.bool_)):
+            elif first is None or isinstance(first, (int, float)):
                 kinds.append("table")
             else:
                 raise self.fail(
@@ -556,10 +557,7 @@ class _Maker:
         """One column of a table: numbers become floats; text anywhere in train makes all of it text."""
         text = False
         for split in columns:
-            values = [
-                None if _missing(v) else v.item() if isinstance(v, np.generic) else v
-                for v in columns[split][name].values
-            ]
+            values = [None if _missing(v) else v for v in columns[split][name].values]
             wrong = [v for v in values if v is not None and not isinstance(v, (str, int, float))]
             endless = [v for v in values if isinstance(v, float) and math.isinf(v)]
             words = [v for v in values if isinstance(v, str)]
@@ -654,10 +652,14 @@ def _take(groups: list[list[int]], labels: list[set[str]], count: int) -> set[in
     return taken
 
 
+def _native(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _missing(value: Any) -> bool:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
-    return isinstance(value, (float, np.floating)) and bool(value != value)
+    return isinstance(value, float) and value != value
 
 
 def _is_empty(value: Any) -> bool:
@@ -665,13 +667,12 @@ def _is_empty(value: Any) -> bool:
 
 
 def _is(value: Any, number: int) -> bool:
-    return isinstance(value, (int, float, np.number, np.bool_)) and bool(value == number)
+    return isinstance(value, (int, float)) and value == number
 
 
 def _plain(value: Any) -> str:
     """A raw label as text: 1, 1.0 and "1" are the same label."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = _native(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value)

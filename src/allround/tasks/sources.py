@@ -143,6 +143,8 @@ def _file(path: Path, format: str | None) -> Dataset:
         raise AllroundError(asked, "the file is empty", "put rows in it")
     import datasets
 
+    if format != "parquet":
+        _check_text(path, asked)
     # Not load_dataset: it tells the Hub of every use, even of local files.
     if format in ("csv", "tsv"):
         separator = "\t" if format == "tsv" else ","
@@ -160,12 +162,21 @@ def _file(path: Path, format: str | None) -> Dataset:
     return _numbers(rows) if format in ("csv", "tsv") else rows
 
 
+def _check_text(path: Path, asked: str) -> None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            while file.read(1 << 20):
+                pass
+    except UnicodeDecodeError as error:
+        raise AllroundError(asked, f"it is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
+
+
 def _check_header(path: Path, separator: str, asked: str) -> None:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = next(csv.reader(file, delimiter=separator), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise AllroundError(asked, f"it is not readable as text: {error}", "save it as UTF-8") from error
+    except csv.Error as error:
+        raise AllroundError(asked, f"its first line is not readable: {error}", "correct the file") from error
     twice = [name for name, n in Counter(header).items() if n > 1]
     if twice:
         raise AllroundError(asked, f"it has {header.count(twice[0])} columns called '{twice[0]}'", "rename all but one")
@@ -199,10 +210,7 @@ def _is_number(word: str) -> bool:
 def _broken(path: Path, format: str, error: Exception, asked: str) -> AllroundError:
     """Why a file could not be read, with the line where that can be found."""
     if format == "json":
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as problem:
-            return AllroundError(asked, f"it is not UTF-8 text: {problem.reason}", "save it as UTF-8")
+        text = path.read_text(encoding="utf-8")
         if not text.strip() or text.strip() == "[]":
             return AllroundError(asked, "the file has no rows", "put rows in it")
         if not text.lstrip().startswith("["):

@@ -234,13 +234,17 @@ def _explain(error: ValidationError, raw: Any, asked: str) -> AllroundError:
         found = f"{reprlib.repr(value)} is none of {first['ctx']['expected']}"
     elif first["type"] == "value_error":
         found, _, do = str(first["ctx"]["error"]).partition("; ")
+    elif first["type"] == "too_short":
+        found = "it is empty"
+        do = f"put something in `{'.'.join(map(str, key))}`"
+    elif first["loc"][-1] == "[key]":
+        found = "this key should be text"
+        do = "put the key in quotes"
     else:
-        words = (
-            first["msg"].replace("Input should", "it should").replace("a valid dictionary or object to", "a mapping to")
-        )
-        words = re.sub(r"instance of \w+", "mapping", words.replace("valid dictionary", "mapping"))
+        words = first["msg"].replace("Input should", "it should").replace("a valid string", "text")
+        words = re.sub(r"a valid dictionary( or object to extract fields from)?|an instance of \w+", "a mapping", words)
         found = f"{reprlib.repr(value)}, and {words}"
-        if isinstance(value, (int, float, bool)) and "string" in words:
+        if isinstance(value, (int, float, bool)) and "text" in words:
             do = "put the value in quotes"
     others = f" (and {len(more)} more)" if more else ""
     return AllroundError(asked, f"{'.'.join(map(str, key)) or 'the file'}: {found}{others}", do)

@@ -1,0 +1,170 @@
+"""Each metric against its library, its parts against its score, and its conventions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from scipy import stats
+from sklearn import metrics as sk
+
+from allround.core import registry
+from allround.core.errors import AllroundError
+from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded
+from allround.tasks.metric import better, check, metric
+
+TAGS = ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
+PAIRS = [(entry.name, kind) for entry in registry.entries("metric") for kind in entry.facts["kinds"]]
+
+
+def define(kind: str, metric: str, labels: int = 4) -> Definition:
+    names = TAGS if kind == "token_classification" else () if kind == "regression" else tuple("abcdefgh"[:labels])
+    return Definition("t", kind, ("x",), "text", metric, names, center=3.0, scale=2.5)
+
+
+def make(kind: str, seed: int, n: int = 60) -> tuple[Encoded, Encoded]:
+    """Targets and predictions that agree in part; regression has ties."""
+    rng = np.random.default_rng(seed)
+    if kind == "classification":
+        targets = rng.integers(0, 4, n)
+        return targets, np.where(rng.random(n) < 0.6, targets, rng.integers(0, 4, n))
+    if kind == "multilabel":
+        on = (rng.random((n, 4)) < 0.3).astype(np.int8)
+        return on, np.where(rng.random((n, 4)) < 0.8, on, 1 - on).astype(np.int8)
+    if kind == "regression":
+        values = rng.normal(size=n).round(1)
+        return values, (values + rng.normal(size=n)).round(1)
+    rows = [rng.integers(0, len(TAGS), rng.integers(0, 9)) for _ in range(n)]
+    return rows, [np.where(rng.random(len(r)) < 0.8, r, 0) for r in rows]
+
+
+def library(name: str, kind: str, targets: Encoded, predictions: Encoded, definition: Definition) -> float:
+    """The score by the library alone."""
+    if kind == "token_classification" and name == "accuracy":
+        return float(sk.accuracy_score(np.concatenate(targets), np.concatenate(predictions)))
+    if name == "span_f1":
+        from seqeval.metrics import f1_score
+        from seqeval.scheme import IOB2
+
+        words = [[[TAGS[i] for i in row] for row in rows] for rows in (targets, predictions)]
+        return float(f1_score(*words, mode="strict", scheme=IOB2))
+    return {
+        "accuracy": lambda: sk.accuracy_score(targets, predictions),
+        "macro_f1": lambda: sk.f1_score(targets, predictions, average="macro"),
+        "mcc": lambda: sk.matthews_corrcoef(targets, predictions),
+        "pearson": lambda: stats.pearsonr(targets, predictions).statistic,
+        "spearman": lambda: stats.spearmanr(targets, predictions).statistic,
+        "rmse": lambda: definition.scale * sk.root_mean_squared_error(targets, predictions),
+    }[name]()
+
+
+def draw(rows: Encoded, times: Any) -> Encoded:
+    """Each row as often as it was drawn."""
+    index = np.repeat(np.arange(len(times)), times)
+    return rows[index] if isinstance(rows, np.ndarray) else [rows[i] for i in index]
+
+
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
+def test_score_and_resampler_equal_the_library_on_all_rows_and_on_resamples(name: str, kind: str) -> None:
+    definition = define(kind, name)
+    for seed in range(3):
+        targets, predictions = make(kind, seed)
+        rules = metric(name)
+        expected = library(name, kind, targets, predictions, definition)
+        assert_allclose(rules.score(targets, predictions, definition), expected, rtol=1e-12)
+        times = np.random.default_rng(seed).multinomial(60, [1 / 60] * 60, size=5)
+        weights = np.vstack([np.ones((1, 60)), times]).astype(float)
+        found = rules.resampler(targets, predictions, definition)(weights)
+        drawn = [library(name, kind, draw(targets, t), draw(predictions, t), definition) for t in times]
+        assert_allclose(found, [expected, *drawn], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
+def test_perfect_answers_have_the_best_score_and_order_of_rows_is_irrelevant(name: str, kind: str) -> None:
+    definition, (targets, predictions) = define(kind, name), make(kind, 7)
+    rules = metric(name)
+    assert rules.score(targets, targets, definition) == pytest.approx(1.0 if better(name) == "higher" else 0.0)
+    turned = rules.score(targets[::-1], predictions[::-1], definition)
+    assert turned == pytest.approx(rules.score(targets, predictions, definition))
+
+
+@pytest.mark.parametrize("name", ["pearson", "spearman", "mcc"])
+def test_constant_answers_correlate_with_nothing(name: str) -> None:
+    kind = "classification" if name == "mcc" else "regression"
+    targets, _ = make(kind, 1)
+    constant = np.full_like(targets, targets[0])
+    for first, second in ((targets, constant), (constant, targets), (constant, constant)):
+        assert metric(name).score(first, second, define(kind, name)) == 0.0
+        assert metric(name).resampler(first, second, define(kind, name))(np.ones((2, 60))).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["pearson", "spearman"])
+def test_a_resample_of_equal_answers_is_no_correlation(name: str) -> None:
+    targets, predictions = np.array([0.1, 0.2, 0.7]), np.array([0.3, 0.3, 0.9])
+    weights = np.array([[2.0, 1.0, 0.0], [3.0, 0.0, 0.0]])
+    assert metric(name).resampler(targets, predictions, define("regression", name))(weights).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("name", "worst"), [("pearson", 0.0), ("spearman", 0.0), ("rmse", 1e100)])
+def test_answers_that_are_not_finite_have_a_finite_score(name: str, worst: float) -> None:
+    targets, predictions = np.array([0.0, 1.0, 2.0]), np.array([np.nan, np.inf, -np.inf])
+    definition = define("regression", name)
+    assert metric(name).score(targets, predictions, definition) == pytest.approx(worst)
+    assert_allclose(metric(name).resampler(targets, predictions, definition)(np.ones((1, 3))), [worst])
+
+
+def test_pinned_by_hand() -> None:
+    labels = define("classification", "macro_f1", 3)
+    # label a: 1 right, 1 missed: 2/3; label b: 1 right, 1 wrong: 2/3; label c never occurs: left out.
+    assert metric("macro_f1").score(np.array([0, 0, 1]), np.array([0, 1, 1]), labels) == pytest.approx(2 / 3)
+    # 2 x 2: (3 * 2 - 1 * 1) / sqrt(4 * 4 * 3 * 3) with 3 true positives, 2 true negatives.
+    targets, answers = np.array([1, 1, 1, 1, 0, 0, 0]), np.array([1, 1, 1, 0, 1, 0, 0])
+    assert metric("mcc").score(targets, answers, define("classification", "mcc", 2)) == pytest.approx(5 / 12)
+    # Errors 1 and 2, in units of 2.5: 2.5 * sqrt(5 / 2).
+    errors = np.array([0.0, 0.0]), np.array([1.0, -2.0])
+    assert metric("rmse").score(*errors, define("regression", "rmse")) == pytest.approx(2.5 * np.sqrt(2.5))
+    # An I- that begins nothing is no span: 1 right, 0 wrong, 1 missed.
+    spans = [[1, 3, 0, 1]], [[1, 3, 0, 3]]
+    assert metric("span_f1").score(*spans, define("token_classification", "span_f1")) == pytest.approx(2 / 3)
+    # A set of labels is right as a whole.
+    sets = np.array([[1, 0], [1, 1]], dtype=np.int8), np.array([[1, 0], [1, 0]], dtype=np.int8)
+    assert metric("accuracy").score(*sets, define("multilabel", "accuracy", 2)) == 0.5
+
+
+def test_nothing_to_find_and_nothing_said() -> None:
+    empty = np.zeros((3, 4), dtype=np.int8)
+    assert metric("macro_f1").score(empty, empty, define("multilabel", "macro_f1")) == 0.0
+    assert metric("macro_f1").resampler(empty, empty, define("multilabel", "macro_f1"))(np.ones((1, 3))) == [0.0]
+    outside = [np.zeros(3, dtype=np.int64)]
+    spans = define("token_classification", "span_f1")
+    assert metric("span_f1").score(outside, outside, spans) == 0.0
+    assert metric("span_f1").resampler(outside, outside, spans)(np.ones((1, 1))) == [0.0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3), st.integers(0, 4)), min_size=1, max_size=12))
+def test_spearman_of_any_weights_is_that_of_the_repeated_rows(rows: list[tuple[int, int, int]]) -> None:
+    x, y, times = (np.array(column) for column in zip(*rows, strict=True))
+    if times.sum() == 0:
+        return
+    x, y, definition = x.astype(float), y.astype(float), define("regression", "spearman")
+    found = metric("spearman").resampler(x, y, definition)(times[None].astype(float))[0]
+    expected = metric("spearman").score(np.repeat(x, times), np.repeat(y, times), definition)
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_check_names_metrics_that_fit_and_tags_that_do_not() -> None:
+    with pytest.raises(AllroundError, match="use one of: pearson, rmse, spearman"):
+        check(define("regression", "accuracy"))
+    plain = Definition("pos", "token_classification", ("x",), "text", "span_f1", ("O", "NOUN", "VERB"))
+    with pytest.raises(AllroundError, match="not IOB2: 'NOUN', 'VERB'"):
+        check(plain)
+    with pytest.raises(AllroundError, match="did you mean 'accuracy'"):
+        check(define("classification", "acuracy"))
+    for name, kind in PAIRS:
+        check(define(kind, name))
