@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from allround.core.version import __version__
+
 if TYPE_CHECKING:
     from allround.core.errors import AllroundError
     from allround.evaluate.scoreboard import Scoreboard
@@ -11,7 +13,6 @@ if TYPE_CHECKING:
     from allround.tasks.make import make_task
     from allround.tasks.suite import Suite
 
-__version__ = "0.1.0"
 
 __all__ = ["AllroundError", "MultiTaskModel", "Scoreboard", "Suite", "__version__", "load", "make_task"]
 

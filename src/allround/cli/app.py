@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from allround.train.settings import Settings
 
 app = typer.Typer(
-    help="Turn many tasks, or many fine-tuned specialists, into one all-round model, and prove per task how good it is.",
+    help="Turn many tasks, or many fine-tuned specialists, into one all-round model, and prove it per task.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,20 +29,35 @@ methods_app = typer.Typer(help="Look at the methods there are.", no_args_is_help
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(methods_app, name="methods")
 
-SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help="A suite file (YAML), or a built-in suite: digits, text8, text11.")]  # fmt: skip  # noqa: E501
+SuiteArgument = Annotated[
+    str, typer.Argument(metavar="SUITE", help="A suite file (YAML), or a built-in suite: digits, text8, text11.")
+]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")]
-BaseOption = Annotated[str | None, typer.Option(help="A model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table. Default: what the suite names.")]  # fmt: skip  # noqa: E501
-DataOption = Annotated[Path | None, typer.Option(help="A folder with local copies of the suite's data, one folder a task.")]  # fmt: skip  # noqa: E501
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table. Default: what the suite names."
+    ),
+]
+DataOption = Annotated[
+    Path | None, typer.Option(help="A folder with local copies of the suite's data, one folder a task.")
+]
 OnlyOption = Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")]
-LimitOption = Annotated[list[str] | None, typer.Option(help="Most rows of a split, such as train=1000; may be repeated.")]  # fmt: skip  # noqa: E501
+LimitOption = Annotated[
+    list[str] | None, typer.Option(help="Most rows of a split, such as train=1000; may be repeated.")
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything.")]
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training rows. Default: the encoder's.")]
 BatchOption = Annotated[int | None, typer.Option(help="Rows in a training step.")]
 RateOption = Annotated[float | None, typer.Option(help="Learning rate. Default: the encoder's.")]
 TuneOption = Annotated[str | None, typer.Option(help="full: all encoder weights. lora: low-rank changes.")]
 RankOption = Annotated[int | None, typer.Option(help="Rank of LoRA.")]
-HeadsOption = Annotated[str | None, typer.Option(help="frozen: keep heads as fitted on the base. tuned: train them along.")]  # fmt: skip  # noqa: E501
-SampleOption = Annotated[str | None, typer.Option(help="How the joint model draws tasks: proportional, uniform, temperature.")]  # fmt: skip  # noqa: E501
+HeadsOption = Annotated[
+    str | None, typer.Option(help="frozen: keep heads as fitted on the base. tuned: train them along.")
+]
+SampleOption = Annotated[
+    str | None, typer.Option(help="How the joint model draws tasks: proportional, uniform, temperature.")
+]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 LengthOption = Annotated[int | None, typer.Option(help="Most tokens of a text.")]
 PairsOption = Annotated[str | None, typer.Option(help="How pairs of texts are read: separate or joint.")]
@@ -67,14 +82,20 @@ def build(
     only: OnlyOption = None,
     limit: LimitOption = None,
     seed: SeedOption = 0,
-    budget: Annotated[float | None, typer.Option(help="Minutes; the work is scaled down to fit, and the report says how.")] = None,  # fmt: skip  # noqa: E501
+    budget: Annotated[
+        float | None, typer.Option(help="Minutes; the work is scaled down to fit, and the report says how.")
+    ] = None,
     workers: WorkersOption = None,
     methods: Annotated[str | None, typer.Option(help="Merge methods, separated by commas. Default: all.")] = None,
     trials: Annotated[int, typer.Option(help="Most settings tried on validation for each merge method.")] = 12,
     joint: Annotated[bool, typer.Option(help="Also train one model on all tasks.")] = True,
-    specialist: Annotated[list[str] | None, typer.Option(help="A model that is already tuned: TASK=FOLDER; may be repeated.")] = None,  # fmt: skip  # noqa: E501
+    specialist: Annotated[
+        list[str] | None, typer.Option(help="A model that is already tuned: TASK=FOLDER; may be repeated.")
+    ] = None,
     worst: Annotated[float | None, typer.Option(help="Every task must retain at least this, such as 0.95.")] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="One task must retain at least this: TASK=0.98; may be repeated.")] = None,  # fmt: skip  # noqa: E501
+    keep: Annotated[
+        list[str] | None, typer.Option(help="One task must retain at least this: TASK=0.98; may be repeated.")
+    ] = None,
     max_parameters: Annotated[int | None, typer.Option(help="Most parameters that the model may store.")] = None,
     epochs: EpochsOption = None,
     batch_size: BatchOption = None,
@@ -151,9 +172,7 @@ def train(
     typer.echo(f"\nmodel   {out}")
 
 
-@app.command(
-    name="tune", epilog="Example: `allround tune text8 trec --data-dir data --out models/trec --tune lora`"
-)
+@app.command(name="tune", epilog="Example: `allround tune text8 trec --data-dir data --out models/trec --tune lora`")
 def tune_command(
     suite: SuiteArgument,
     task: Annotated[str, typer.Argument(help="The task of the suite.")],
@@ -188,7 +207,9 @@ def tune_command(
 )
 def merge(
     context: typer.Context,
-    base: Annotated[str, typer.Argument(help="What the specialists were tuned from: a folder, or a name as for --base.")],  # fmt: skip  # noqa: E501
+    base: Annotated[
+        str, typer.Argument(help="What the specialists were tuned from: a folder, or a name as for --base.")
+    ],
     specialists: Annotated[list[str], typer.Argument(help="Folders of tuned models.")],
     out: OutOption,
     method: Annotated[str, typer.Option("--method", "-m", help="See: allround methods list --family merge.")] = "ties",
@@ -230,9 +251,13 @@ def evaluate(
 @app.command(epilog='Example: `allround predict runs/support/best --task trec "Who wrote Faust ?"`')
 def predict(
     model: Annotated[Path, typer.Argument(help="A folder that allround saved.")],
-    inputs: Annotated[list[str] | None, typer.Argument(help="Inputs: texts (two for a pair), image files, or a row's columns.")] = None,  # fmt: skip  # noqa: E501
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Inputs: texts (two for a pair), image files, or a row's columns.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="The task. May be left out when the model has only one.")] = None,
-    input_file: Annotated[Path | None, typer.Option("--input", help="A JSONL, CSV, TSV or Parquet file with the task's input columns.")] = None,  # fmt: skip  # noqa: E501
+    input_file: Annotated[
+        Path | None, typer.Option("--input", help="A JSONL, CSV, TSV or Parquet file with the task's input columns.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write answers here as JSONL instead of on the screen.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a JSON object.")] = False,
 ) -> None:
@@ -269,18 +294,18 @@ def doctor() -> None:
 @tasks_app.command("list")
 def tasks_list(
     suite: Annotated[str | None, typer.Argument(help="A suite; left out: the built-in suites.")] = None,
+    data_dir: DataOption = None,
 ) -> None:
-    """List the built-in suites, or the tasks of one suite (without loading data)."""
+    """List the built-in suites, or the tasks of one suite."""
     from allround.core import registry
 
     if suite is None:
         for entry in registry.entries("suite"):
             typer.echo(f"{entry.name:<10} {entry.summary}")
         return
-    from allround.tasks.suite import list_tasks
-
-    for name, about in list_tasks(suite).items():
-        typer.echo(f"{name:<20} {about}")
+    for name, task in _suite(suite, data_dir, None, None).tasks.items():
+        d = task.definition
+        typer.echo(f"{name:<20} {d.kind}, {d.metric}; {d.modality}: {', '.join(d.inputs)}")
 
 
 @tasks_app.command("show")
@@ -403,9 +428,7 @@ def _suite(suite: str, data_dir: Path | None, only: str | None, limit: list[str]
     from allround.tasks.suite import Suite
 
     quiet_libraries()
-    return Suite.load(
-        suite, data_dir=data_dir, only=_split(only) or None, limit=_pairs(limit, "--limit", int) or None
-    )
+    return Suite.load(suite, data_dir=data_dir, only=_split(only) or None, limit=_pairs(limit, "--limit", int) or None)
 
 
 def _settings(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import allround
 from allround.core.files import atomic_folder, hash_json, read_json, write_json
+from allround.core.version import __version__
 
 
 @dataclass(frozen=True)
@@ -59,5 +59,5 @@ class Pieces:
 
     def piece(self, name: str, **made_from: Any) -> Piece:
         """The piece called `name`, made from `made_from` (plain data) by this version of allround."""
-        made_from = {"allround": allround.__version__, **made_from}
+        made_from = {"allround": __version__, **made_from}
         return Piece(self.folder / f"{name}-{hash_json(made_from)[:12]}", made_from)

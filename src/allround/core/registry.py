@@ -12,7 +12,7 @@ import ast
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,9 +33,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
 T = TypeVar("T", bound=Callable[..., Any])
 
 
-def method(
-    *, source: str, paper: str | None = None, needs: tuple[str, ...] = (), **facts: Any
-) -> Callable[[T], T]:
+def method(*, source: str, paper: str | None = None, needs: tuple[str, ...] = (), **facts: Any) -> Callable[[T], T]:
     """Mark the function or class of a method file; the arguments must be literals.
 
     source: where the formula comes from. paper: its title, when it is one of the papers that allround is
@@ -160,7 +158,7 @@ def load(family: str, name: str) -> Callable[..., Any]:
     return find(family, name).load()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read(family: str, room: str, path: Path, _mtime: int) -> Entry:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     camel = "".join(part.capitalize() for part in path.stem.split("_"))

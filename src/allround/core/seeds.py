@@ -22,5 +22,5 @@ def seed_everything(seed: int) -> None:
     import torch
 
     random.seed(seed)
-    numpy.random.seed(seed % 2**32)
+    numpy.random.seed(seed % 2**32)  # noqa: NPY002 (other libraries draw from it)
     torch.manual_seed(seed)

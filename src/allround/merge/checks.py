@@ -78,8 +78,7 @@ def zero_deltas(compute: Method) -> None:
 
 
 CHECKS: dict[str, Callable[[Method], None]] = {
-    check.__name__: check
-    for check in (shape_and_dtype, finite, inputs_untouched, deterministic, order, zero_deltas)
+    check.__name__: check for check in (shape_and_dtype, finite, inputs_untouched, deterministic, order, zero_deltas)
 }
 
 

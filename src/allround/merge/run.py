@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import allround
 from allround.checkpoints.weights import Weights
 from allround.checkpoints.write import write_weights
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import write_json
+from allround.core.version import __version__
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -93,7 +93,7 @@ def merge_folders(
         raise AllroundError(f"merge by '{method}'", "no specialist was given", "give at least one beside the base")
     start, others = Weights(base), [Weights(t) for t in tuned]
     check_alike(start, others)
-    recipe = {"method": method, "parameters": parameters, "allround": allround.__version__}
+    recipe = {"method": method, "parameters": parameters, "allround": __version__}
     root = start.path if start.path.is_dir() else start.path.parent
     for file in start.files:
         names = {key: name for name in start for f, key in [start.file_of(name)] if f == file}

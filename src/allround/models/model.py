@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import allround
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import atomic_folder, check_name, read_json, write_json
+from allround.core.version import __version__
 from allround.models.base import load_encoder
 from allround.models.encoder import Encoder
 from allround.tasks.definition import Definition
@@ -166,7 +166,7 @@ def read_heads(path: Path) -> dict[str, dict[str, Tensor]]:
 def write_definitions(folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, Any]) -> None:
     """The file that makes a folder a model: tasks, and whatever is known of how it was made."""
     tasks = [d.to_json() for d in definitions.values()]
-    write_json(folder / "allround.json", {"format": FORMAT, "allround": allround.__version__, "tasks": tasks, **facts})
+    write_json(folder / "allround.json", {"format": FORMAT, "allround": __version__, "tasks": tasks, **facts})
 
 
 def read_definitions(folder: Path) -> tuple[dict[str, Definition], dict[str, Any]]:

@@ -57,6 +57,15 @@ def load_raw(
     return {split: _rename(rows, spec.columns, split) for split, rows in read.items()}
 
 
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of one JSONL, JSON, CSV, TSV or Parquet file, as dictionaries."""
+    if not file.is_file():
+        raise AllroundError(f"read {file}", "there is no such file", "check the path")
+    with _calm():
+        rows: list[dict[str, Any]] = _file(file, None).to_list()
+    return rows
+
+
 def _path(spec: SourceSpec, base_dir: Path | str, data_dir: Path | str | None) -> Path | None:
     """The path that is meant, or None for a Hub id."""
     if spec.hub is not None:

@@ -189,9 +189,7 @@ class _Run:
         for index, task in enumerate(self.tasks):
             outputs = self.plain.outputs_prepared(task.name, self.prepared["validation"][index])
             predicted, _ = self.plain.predict_encoded(task.name, outputs)
-            score = metric(task.definition.metric).score(
-                task.splits["validation"].targets, predicted, task.definition
-            )
+            score = metric(task.definition.metric).score(task.splits["validation"].targets, predicted, task.definition)
             scores.append(score)
             first = self.course.evaluations[0]["scores"][task.name] if self.course.evaluations else score
             relative.append(_relative(score, first, better(task.definition.metric)))
@@ -301,9 +299,9 @@ def _add_adapter(model: MultiTaskModel, settings: Settings) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise AllroundError("tune with LoRA", "the package peft is not installed", "pip install 'allround[lora]'") from (
-            error
-        )
+        raise AllroundError(
+            "tune with LoRA", "the package peft is not installed", "pip install 'allround[lora]'"
+        ) from (error)
     backbone = model.encoder.backbone
     layers = [n for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
     config = LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules=layers)

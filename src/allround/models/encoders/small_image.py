@@ -32,8 +32,8 @@ class SmallImage(Encoder):
 
     name = "small_image"
     modalities = ("image",)
-    learning_rate = 2e-3
-    epochs = 6
+    learning_rate = 2e-4
+    epochs = 8
 
     def __init__(self, *, channels: int = 1, size: int = 8) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class SmallImage(Encoder):
     def create(cls, inputs: Sequence[tuple[Any, ...]], definition: Definition, seed: int) -> SmallImage:
         """A net pretrained on these images: tell which of 16 views (rotation x flip x inversion) is shown.
 
-        Takes 200 steps of 128 images.
+        Takes 150 steps of 128 images.
         """
         first = inputs[0][0]
         channels = 1 if getattr(first, "mode", "RGB") in ("L", "1", "I", "F") else 3
@@ -91,7 +91,7 @@ class SmallImage(Encoder):
         torch.manual_seed(seed)
         images = torch.stack(encoder.prepare(inputs, definition))
         guess = nn.Linear(encoder.features(definition), 16)
-        steps = 200
+        steps = 150
         optimiser = torch.optim.AdamW([*encoder.parameters(), *guess.parameters()], lr=2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
         encoder.train()

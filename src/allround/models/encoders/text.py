@@ -119,7 +119,8 @@ class Text(Encoder):
         if "words" in batch.tensors:
             words = batch.tensors["words"]
             flat = found["token_embeddings"].reshape(-1, self.dim)
-            return flat[words.clamp_min(0)] * (words >= 0).unsqueeze(-1)
+            gathered: Tensor = flat[words.clamp_min(0)] * (words >= 0).unsqueeze(-1)
+            return gathered
         embedding: Tensor = found["sentence_embedding"] * self.dim**0.5
         if len(embedding) == batch.size:
             return embedding
