@@ -17,6 +17,8 @@ class Settings:
     heads: "frozen" keeps the heads as fitted on the frozen base, so that all specialists write into one feature
     space; "tuned" trains them along.
     patience: evaluations without a better validation score after which a task is drawn no more.
+    precision: "bf16" computes matrix products in bfloat16 (weights and the best state stay float32), "fp32" does not;
+    "auto" takes bf16 where the processor or GPU computes it natively. Predictions are always made in float32.
     sample: how often each task is drawn; `sample_settings` are that method's parameters.
     """
 
@@ -33,9 +35,14 @@ class Settings:
     sample: str = "proportional"
     sample_settings: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, known in {"tune": ("full", "lora"), "heads": ("frozen", "tuned")}.items():
+        for name, known in {
+            "tune": ("full", "lora"),
+            "heads": ("frozen", "tuned"),
+            "precision": ("auto", "fp32", "bf16"),
+        }.items():
             if getattr(self, name) not in known:
                 raise AllroundError(
                     f"train with {name}={getattr(self, name)!r}",

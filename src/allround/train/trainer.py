@@ -73,12 +73,15 @@ class _Run:
         adapter: Path | None,
     ) -> None:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
 
         self.model, self.tasks, self.settings, self.seed = model, list(tasks), settings, seed
         self.adapter = adapter
         self.state_file = scratch / "training.pt" if scratch else None
         seed_everything(seed_of(seed, "train"))
-        self.accelerator = Accelerator(cpu=_on_cpu(settings.device), mixed_precision=_precision(settings.device))
+        # Its state is one for the process; each run of ours chooses anew.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        self.accelerator = Accelerator(cpu=_on_cpu(settings.device), mixed_precision=_precision(settings))
         self.peft = _add_adapter(model, settings) if settings.tune == "lora" else None
         _choose_trainable(model, settings)
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -108,7 +111,7 @@ class _Run:
         self.task_best = [-math.inf] * len(self.tasks)
         self.waits = [0] * len(self.tasks)
         self.bad_in_a_row = 0
-        self.orders: dict[tuple[int, int], list[int]] = {}
+        self.batches: dict[tuple[int, int], list[list[int]]] = {}
 
     def _rate(self, step: int) -> float:
         warm = max(1, round(self.settings.warmup * self.steps))
@@ -165,24 +168,15 @@ class _Run:
             )
 
     def _rows(self, index: int) -> list[int]:
-        """The next batch of a task: its rows in a new order each epoch, cut into batches without a gap."""
-        size = self.sizes[index]
-        start = self.drawn[index]
-        count = min(self.settings.batch_size, size)
-        self.drawn[index] += count
-        rows: list[int] = []
-        for position in range(start, start + count):
-            epoch, offset = divmod(position, size)
-            rows.append(self._order(index, epoch)[offset])
-        return rows
-
-    def _order(self, index: int, epoch: int) -> list[int]:
-        key = (index, epoch)
-        if key not in self.orders:
-            self.orders = {k: v for k, v in self.orders.items() if k[0] != index or k[1] == epoch - 1}
-            generator = torch.Generator().manual_seed(seed_of(self.seed, "rows", self.tasks[index].name, epoch))
-            self.orders[key] = torch.randperm(self.sizes[index], generator=generator).tolist()
-        return self.orders[key]
+        """The next batch of a task. An epoch visits every row once; its last batch may be smaller."""
+        epoch, batch = divmod(self.drawn[index], math.ceil(self.sizes[index] / self.settings.batch_size))
+        self.drawn[index] += 1
+        if (index, epoch) not in self.batches:
+            self.batches = {key: value for key, value in self.batches.items() if key[0] != index}
+            lengths = [self.plain.encoder.length(row) for row in self.prepared["train"][index]]
+            seed = seed_of(self.seed, "rows", self.tasks[index].name, epoch)
+            self.batches[index, epoch] = draw_batches(lengths, self.settings.batch_size, seed)
+        return self.batches[index, epoch][batch]
 
     def _evaluate(self) -> None:
         scores, relative = [], []
@@ -276,6 +270,24 @@ def draw_tasks(sizes: Sequence[int], steps: int, settings: Settings, seed: int) 
     return [sequence[i] for i in torch.randperm(len(sequence), generator=generator).tolist()]
 
 
+def draw_batches(lengths: Sequence[int], batch_size: int, seed: int) -> list[list[int]]:
+    """One epoch of a task: every row once, in seeded order, rows of like length together to save padding.
+
+    Rows are shuffled, cut into stretches of 8 batches, sorted by length within each stretch, cut into batches, and
+    the batches are shuffled.
+
+    >>> sorted(row for batch in draw_batches([5, 1, 4, 2, 3], 2, seed=0) for row in batch)
+    [0, 1, 2, 3, 4]
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    stretch = 8 * batch_size
+    for start in range(0, len(order), stretch):
+        order[start : start + stretch] = sorted(order[start : start + stretch], key=lambda row: lengths[row])
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
 def _relative(score: float, first: float, direction: str) -> float:
     small = 0.05  # keeps the ratio in bounds where the first score is about zero
     return score / max(first, small) if direction == "higher" else first / max(score, 1e-12)
@@ -291,8 +303,19 @@ def _on_cpu(device: str) -> bool:
     return False
 
 
-def _precision(device: str) -> str:
-    return "no" if _on_cpu(device) or not torch.cuda.is_bf16_supported() else "bf16"
+def _precision(settings: Settings) -> str:
+    """Half precision for the matrix products where the device computes it natively; weights stay float32."""
+    if settings.precision != "auto":
+        return {"fp32": "no", "bf16": "bf16"}[settings.precision]
+    if not _on_cpu(settings.device):
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if _cpu_has_bf16() else "no"
+
+
+def _cpu_has_bf16() -> bool:
+    path = Path("/proc/cpuinfo")
+    flags = path.read_text() if path.is_file() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _add_adapter(model: MultiTaskModel, settings: Settings) -> Any:

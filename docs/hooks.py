@@ -1,0 +1,78 @@
+"""What the documentation takes from the code and the changelog when it is built, so that it cannot drift.
+
+A hook of MkDocs fills in markers in pages; an extension of Griffe fences the examples in docstrings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from allround.core import registry
+
+try:
+    from griffe import Extension
+except ImportError:  # the tests read this file without the documentation's own packages
+    Extension = object  # type: ignore[assignment,misc]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+_MARKER = re.compile(r"<!-- (methods|changelog)(?:: ([\w ]+))? -->")
+_EXAMPLE = re.compile(r"^>>> .*(?:\n(?!\s*$).*)*", re.MULTILINE)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill in the markers of a page: `<!-- methods: merge sample -->`, `<!-- changelog -->`."""
+    return _MARKER.sub(_fill, markdown)
+
+
+def _fill(marker: re.Match[str]) -> str:
+    what, words = marker.groups()
+    if what == "changelog":
+        return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    families = words.split() if words else list(registry.FAMILIES)
+    return "\n\n".join(methods_table(family) for family in families)
+
+
+def methods_table(family: str) -> str:
+    """The methods of one family as a Markdown table."""
+    head = ["name", "what it does", "options", "from"]
+    rows = [
+        [f"`{e.name}`", e.summary, "<br>".join(_option(p) for p in e.parameters), e.source]
+        for e in registry.entries(family)
+    ]
+    return "\n".join(_row(cells) for cells in (head, ["---"] * len(head), *rows))
+
+
+def _option(parameter: registry.Parameter) -> str:
+    searched = f"; searched: {', '.join(map(str, parameter.search))}" if parameter.search else ""
+    default = "no default" if parameter.required else f"default {parameter.default}"
+    return f"`{parameter.name}` ({default}{searched})"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+class Examples(Extension):
+    """Put `>>>` examples of docstrings in code blocks; Markdown would read them as quotations."""
+
+    def on_object(self, *, obj: Any, **_: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = fenced(obj.docstring.value)
+
+
+def fenced(text: str) -> str:
+    """A docstring with its examples in fences.
+
+    >>> print(fenced("It adds.\\n\\n>>> 1 + 1\\n2"))
+    It adds.
+    <BLANKLINE>
+    ```pycon
+    >>> 1 + 1
+    2
+    ```
+    """
+    return _EXAMPLE.sub(lambda found: f"```pycon\n{found.group()}\n```", text)

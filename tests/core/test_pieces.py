@@ -1,0 +1,107 @@
+"""Finished pieces: named by what they were made from, whole or not there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from allround.core import pieces as module
+from allround.core.pieces import Piece, Pieces
+
+
+def test_the_key_follows_what_a_piece_is_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Pieces(tmp_path)
+    first = made.piece("tune", seed=0, settings={"a": 1, "b": 2})
+    assert first.key.startswith("tune-")
+    assert made.piece("tune", settings={"b": 2, "a": 1}, seed=0).key == first.key, "order does not matter"
+    others = [
+        made.piece("tune", seed=1, settings={"a": 1, "b": 2}),
+        made.piece("tune", seed=0, settings={"a": 1, "b": 3}),
+        made.piece("tune", seed=0, settings={"a": 1}),
+        made.piece("tune", seed="0", settings={"a": 1, "b": 2}),
+        made.piece("merge", seed=0, settings={"a": 1, "b": 2}),
+    ]
+    monkeypatch.setattr(module, "__version__", "9.9.9")
+    others.append(made.piece("tune", seed=0, settings={"a": 1, "b": 2}))
+    assert len({p.key for p in (first, *others)}) == 7
+
+
+def test_a_piece_is_done_when_it_is_whole(tmp_path: Path) -> None:
+    piece = Pieces(tmp_path).piece("tune", seed=0)
+    assert not piece.done
+    with piece.make() as (folder, facts):
+        (folder / "weights").write_text("x")
+        facts["score"] = 0.5
+        facts["rows"] = [1, 2]
+        assert not piece.done and not piece.folder.exists()
+    assert piece.done
+    assert piece.facts == {"score": 0.5, "rows": [1, 2]}
+    assert (piece.folder / "weights").read_text() == "x"
+    again = Pieces(tmp_path).piece("tune", seed=0)
+    assert again.done and again.facts == piece.facts
+    assert not Pieces(tmp_path).piece("tune", seed=1).done
+
+
+def test_a_failure_leaves_nothing_and_a_second_try_works(tmp_path: Path) -> None:
+    piece = Pieces(tmp_path).piece("tune", seed=0)
+    with pytest.raises(RuntimeError), piece.make() as (folder, _):
+        (folder / "weights").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="JSON"), piece.make() as (_, facts):
+        facts["score"] = float("nan")
+    assert not piece.done and list(tmp_path.iterdir()) == []
+    with piece.make():
+        pass
+    assert piece.done and piece.facts == {}
+
+
+def test_making_again_replaces(tmp_path: Path) -> None:
+    piece = Pieces(tmp_path).piece("tune", seed=0)
+    for name in ("one", "two"):
+        with piece.make() as (folder, facts):
+            (folder / name).touch()
+            facts["name"] = name
+    assert piece.facts == {"name": "two"}
+    assert sorted(p.name for p in piece.folder.iterdir()) == ["piece.json", "two"]
+
+
+def test_scratch_is_beside_the_pieces(tmp_path: Path) -> None:
+    piece = Piece(tmp_path / "tune-1", {})
+    assert piece.scratch == tmp_path / "unfinished" / "tune-1"
+
+
+def test_a_kill_in_the_middle_leaves_nothing_that_is_done(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from allround.core.pieces import Pieces\n"
+        "pieces = Pieces(sys.argv[1])\n"
+        "with pieces.piece('first').make() as (folder, facts):\n"
+        "    facts['x'] = 1\n"
+        "with pieces.piece('second').make() as (folder, facts):\n"
+        "    (folder / 'weights').write_text('half')\n"
+        "    (folder / 'piece.json').write_text('{}')\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "ready\n"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(10)
+    pieces = Pieces(tmp_path)
+    assert pieces.piece("first").done and pieces.piece("first").facts == {"x": 1}
+    second = pieces.piece("second")
+    assert not second.done and not second.folder.exists()
+    started = time.monotonic()
+    with second.make() as (_, facts):
+        facts["y"] = 2
+    assert second.done and second.facts == {"y": 2}
+    assert time.monotonic() - started < 5

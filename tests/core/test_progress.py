@@ -1,0 +1,78 @@
+"""What a run says: every line in the log, lines and a bar on a terminal, nothing when quiet."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from allround.core.progress import Progress
+
+
+def console(terminal: bool) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, highlight=False, width=100)
+
+
+def shown(made: Console) -> str:
+    assert isinstance(made.file, io.StringIO)
+    return made.file.getvalue()
+
+
+def test_lines_go_to_the_log_and_the_screen(tmp_path: Path) -> None:
+    log = tmp_path / "deep" / "log.txt"
+    screen = console(False)
+    progress = Progress(log, console=screen)
+    progress.say("first [bold]line[/bold] with ümlaut")
+    progress.say("second", style="red")
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert [re.sub(r"^ *\d+\.\d s  ", "", line) for line in lines] == ["first [bold]line[/bold] with ümlaut", "second"]
+    assert "first [bold]line[/bold] with ümlaut" in shown(screen)
+    assert len(shown(screen).splitlines()) == 2
+    Progress(log, quiet=True).say("third")
+    assert len(log.read_text(encoding="utf-8").splitlines()) == 3, "a log goes on"
+
+
+def test_quiet_is_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    screen = console(True)
+    progress = Progress(tmp_path / "log.txt", quiet=True, console=screen)
+    with progress.stage("work", 2) as stage:
+        progress.say("a line")
+        stage.advance()
+    assert shown(screen) == ""
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_on_a_terminal_and_none_in_a_pipe() -> None:
+    for terminal in (True, False):
+        screen = console(terminal)
+        progress = Progress(console=screen)
+        with progress.stage("tuning", 3) as stage:
+            for _ in range(3):
+                stage.advance()
+            progress.say("news")
+        assert ("tuning" in shown(screen)) == terminal
+        assert "news" in shown(screen)
+
+
+def test_stages_inside_stages_and_errors_leave_no_bar() -> None:
+    progress = Progress(console=console(True))
+    with progress.stage("outer", 2) as outer:
+        with progress.stage("inner", 5) as inner:
+            inner.advance()
+        outer.advance()
+        assert progress._bar is not None
+    assert progress._bar is None
+    with pytest.raises(RuntimeError), progress.stage("again", 1):
+        raise RuntimeError
+    assert progress._bar is None
+    with progress.stage("nothing to do", 0) as none:
+        none.advance()
+
+
+def test_by_default_news_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    Progress().say("news")
+    out, err = capsys.readouterr()
+    assert out == "" and "news" in err

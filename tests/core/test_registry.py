@@ -1,0 +1,151 @@
+"""The registry: names without imports, defaults from signatures, errors that suggest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from allround.core import registry
+from allround.core.errors import AllroundError
+
+#: Titles of the papers that allround is made from, as the papers write them.
+PAPERS = ("Editing Models with Task Arithmetic", "Resolving Interference When Merging Models")
+ENTRIES = [(e.family, e.name) for e in registry.entries()]
+
+
+def test_listing_imports_neither_torch_nor_methods() -> None:
+    code = (
+        "import sys\n"
+        "from allround.core import registry\n"
+        "assert registry.names('merge') and registry.entries()\n"
+        "assert registry.find('merge', 'ties').resolve({'keep': 0.5})\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'sklearn', 'datasets'} & set(sys.modules)\n"
+        "methods = [m for m in sys.modules if m.startswith('allround.merge')]\n"
+        "assert not heavy and not methods, (heavy, methods)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(("family", "name"), ENTRIES)
+def test_every_method_reads_and_loads(family: str, name: str) -> None:
+    entry = registry.find(family, name)
+    assert (entry.name, entry.family, entry.room) == (name, family, registry.FAMILIES[family][0])
+    assert entry.summary.endswith((".", ";")) or entry.summary, f"{name} has no first line"
+    assert entry.source.strip()
+    assert entry.paper is None or entry.paper in PAPERS, f"{name}: no paper of allround is called '{entry.paper}'"
+    loaded = entry.load()
+    assert loaded.__name__ == entry.attribute
+    assert loaded._method["source"] == entry.source, "what is read from the text is what the decorator says"
+    for parameter in entry.parameters:
+        for value in (*parameter.search, *([] if parameter.required else [parameter.default])):
+            assert entry.resolve({**_required(entry), parameter.name: value})[parameter.name] == value
+
+
+def _required(entry: registry.Entry) -> dict[str, object]:
+    return {p.name: object() for p in entry.parameters if p.required}
+
+
+def test_every_family_has_methods() -> None:
+    assert {family for family, _ in ENTRIES} == set(registry.FAMILIES)
+
+
+def test_papers_are_claimed() -> None:
+    assert {e.paper for e in registry.entries() if e.paper} == set(PAPERS)
+
+
+def test_defaults_and_search_come_from_the_signature() -> None:
+    entry = registry.find("merge", "ties")
+    assert entry.defaults == {"keep": 0.2, "scale": 1.0}
+    assert entry.resolve({"keep": 1}) == {"keep": 1, "scale": 1.0}
+    assert {p.name: p.search for p in entry.parameters}["keep"] == (0.1, 0.2, 0.4, 0.7)
+    assert {p.name: p.type for p in entry.parameters} == {"keep": "float", "scale": "float"}
+
+
+@pytest.mark.parametrize("family", list(registry.FAMILIES))
+def test_an_unknown_name_is_answered_with_the_nearest(family: str) -> None:
+    known = registry.names(family)[0]
+    with pytest.raises(AllroundError) as caught:
+        registry.find(family, f"{known}x")
+    assert f"did you mean '{known}'" in caught.value.do
+    for hostile in ("../methods/ties", "__init__", "", "a/b"):
+        with pytest.raises(AllroundError, match="there is no"):
+            registry.find(family, hostile)
+
+
+def test_an_unknown_parameter_is_answered_with_the_nearest() -> None:
+    with pytest.raises(AllroundError) as caught:
+        registry.find("merge", "ties").resolve({"keeps": 0.5})
+    assert "no parameter 'keeps'" in caught.value.found
+    assert "did you mean 'keep'" in caught.value.do
+    with pytest.raises(AllroundError, match="takes none"):
+        registry.find("merge", "average").resolve({"scale": 0.5})
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True, [0.5]])
+def test_a_wrong_type_is_refused(value: object) -> None:
+    with pytest.raises(AllroundError) as caught:
+        registry.find("merge", "ties").resolve({"keep": value})
+    assert repr(value) in caught.value.asked
+    assert "give a float, such as 0.2" in caught.value.do
+
+
+@pytest.fixture
+def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A family of its own, in an empty folder."""
+    (tmp_path / "odd").mkdir()
+    monkeypatch.setattr(registry, "PACKAGE", tmp_path)
+    monkeypatch.setattr(registry, "FAMILIES", {"odd": ("room", "odd")})
+    return tmp_path / "odd"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "def other():\n    pass\n",
+        "def wrong():\n    pass\n",
+        "@method\ndef wrong():\n    pass\n",
+        "@method(paper='x')\ndef wrong():\n    pass\n",
+        "@decorated(source='x')\nclass Wrong:\n    pass\n",
+    ],
+)
+def test_a_file_without_a_marked_function_is_an_error(family: Path, text: str) -> None:
+    (family / "wrong.py").write_text(text)
+    assert registry.names("odd") == ["wrong"]
+    with pytest.raises(AllroundError) as caught:
+        registry.find("odd", "wrong")
+    assert "wrong.py" in caught.value.asked
+    assert "function 'wrong' or class 'Wrong'" in caught.value.found
+    assert "start the file name with '_'" in caught.value.do
+
+
+def test_functions_and_classes_are_found_and_private_files_are_not(family: Path) -> None:
+    (family / "_shared.py").write_text("x = 1\n")
+    (family / "one_thing.py").write_text(
+        '"""One thing\nin two lines.\n\nMore."""\n'
+        "@method(source='a book', better='lower')\n"
+        "class OneThing:\n"
+        "    def __init__(self, x, *, must: int, may: 'Annotated[float, Search(1, 2)]' = 3): ...\n"
+    )
+    (family / "another.py").write_text('"""Another."""\n@method(source="b", needs=("gram",))\ndef another(): ...\n')
+    assert registry.names("odd") == ["another", "one_thing"]
+    entry = registry.find("odd", "one_thing")
+    assert (entry.attribute, entry.module, entry.summary) == ("OneThing", "allround.odd.one_thing", "One thing in two lines.")
+    assert entry.facts == {"better": "lower"}
+    assert registry.find("odd", "another").needs == ("gram",)
+    with pytest.raises(AllroundError, match="no value for must"):
+        entry.resolve({})
+    assert entry.resolve({"must": 1}) == {"must": 1, "may": 3}
+
+
+def test_a_changed_file_is_read_anew(family: Path) -> None:
+    import os
+
+    file = family / "one.py"
+    for number in (1, 2):
+        file.write_text(f'"""One."""\n@method(source="book {number}")\ndef one(): ...\n')
+        os.utime(file, (number, number))
+        assert registry.find("odd", "one").source == f"book {number}"

@@ -1,0 +1,206 @@
+"""The documentation says what is true: its code runs, its links lead somewhere, its commands exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer.main
+
+from allround.core import registry
+from allround.core.errors import AllroundError
+from allround.tasks.spec import parse_suite
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+
+_FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def blocks(page: Path, language: str | None = None) -> list[str]:
+    """The code blocks of a page, in order; of one language where that is given."""
+    found = _FENCE.findall(page.read_text(encoding="utf-8"))
+    return [code for name, code in found if language in (None, name)]
+
+
+def by_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("documentation_hooks", DOCS / "hooks.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# Code.
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_from_top_to_bottom_and_prints_no_warnings(tmp_path: Path) -> None:
+    script = tmp_path / "tutorial.py"
+    script.write_text("\n".join(blocks(DOCS / "tutorial.md", "python")), encoding="utf-8")
+    ran = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr
+    assert "Warning" not in ran.stderr
+    assert (tmp_path / "runs" / "cells" / "report.html").is_file()
+    assert "did you mean 'worst area'?" in ran.stdout
+    assert "Chosen on validation" in ran.stdout
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_tutorial_run_after_its_code(tmp_path: Path) -> None:
+    # Only the first build, the file of rows and the suite file: what the commands need.
+    code = "\n".join(blocks(DOCS / "tutorial.md", "python"))
+    (tmp_path / "tutorial.py").write_text(code.partition("from allround.build import Constraints")[0], encoding="utf-8")
+    runs: list[list[str]] = [[sys.executable, "tutorial.py"]]
+    runs += [[sys.executable, "-m", *shlex.split(line)] for line in commands(DOCS / "tutorial.md")]
+    assert len(runs) == 4
+    for run in runs:
+        ran = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        assert ran.returncode == 0, f"{run}: {ran.stderr}"
+        assert "Warning" not in ran.stderr, run
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_python_blocks_compile(page: Path) -> None:
+    for code in blocks(page, "python"):
+        # A decorator alone, as in CONTRIBUTING.md, needs something to decorate.
+        compile(code + "def _(): ...\n" if code.startswith("@") else code, by_name(page), "exec")
+
+
+def test_names_that_the_docs_import_exist() -> None:
+    for page in PAGES:
+        for code in blocks(page, "python"):
+            for line in re.findall(r"^(?:from allround[\w.]* import .+|import allround[\w.]*)$", code, re.MULTILINE):
+                exec(line, {})
+
+
+def test_the_example_of_a_merge_method_passes_every_check() -> None:
+    from allround.merge.checks import check_method
+
+    (code,) = (c for c in blocks(ROOT / "CONTRIBUTING.md", "python") if "def median" in c)
+    # From a string there are no postponed annotations to lose; the file itself begins with that import.
+    space: dict[str, Any] = {"__name__": "median"}
+    exec(compile(code, "median.py", "exec"), space)
+    median = space["median"]
+    check_method(median)
+    import doctest
+
+    test = doctest.DocTestParser().get_doctest(median.__doc__, space, "median", "median.py", 0)
+    assert doctest.DocTestRunner().run(test) == doctest.TestResults(failed=0, attempted=2)
+    for part in ("Shapes:", "Formula:", "Differs:"):
+        assert part in median.__doc__
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_suite_files_in_the_docs_are_valid(page: Path) -> None:
+    for code in blocks(page, "yaml"):
+        if "tasks:" in code:
+            assert parse_suite(code, name="example").tasks
+
+
+def test_errors_that_the_docs_quote_are_the_real_ones() -> None:
+    quoted = next(code for code in blocks(DOCS / "suite-file.md", "text") if "metrc" in code)
+    text = "tasks: {topic: {source: a.csv, kind: classification, inputs: x, target: y, metrc: accuracy}}"
+    with pytest.raises(AllroundError) as caught:
+        parse_suite(text, name="suite", asked="read the suite file 'suite.yml'")
+    assert str(caught.value) == quoted.strip()
+
+
+# Commands.
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of code blocks that call allround; lines that end in a backslash go on in the next."""
+    lines = [line for code in blocks(page) for line in re.sub(r"\\\n\s*", "", code).splitlines()]
+    return [line for line in lines if line.startswith("allround ")]
+
+
+ALL_COMMANDS = [pytest.param(line, id=f"{by_name(page)}: {line}") for page in PAGES for line in commands(page)]
+
+
+@pytest.mark.parametrize("line", ALL_COMMANDS)
+def test_commands_in_the_docs_exist_with_their_options(line: str) -> None:
+    from allround.cli.app import _extras, app
+
+    command: Any = typer.main.get_command(app)
+    _, *words = shlex.split(line, comments=True)
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        name, *words = words
+        assert name in command.commands, f"there is no command '{name}'"
+        command = command.commands[name]
+    context = command.make_context(command.name, list(words))
+    if command.name == "merge":
+        _extras([*context.params["specialists"], *context.args], context.params["method"])
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(ALL_COMMANDS) > 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_make_targets_in_the_docs_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(named) <= targets
+
+
+# Links.
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=by_name)
+def test_relative_links_lead_to_files(page: Path) -> None:
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in _LINK.findall(text):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in DOCS.glob("*.md"):
+        assert f": {page.name}\n" in listed, page.name
+
+
+# What is taken from the code.
+
+
+def test_the_page_of_methods_has_every_method(hooks: ModuleType) -> None:
+    page = hooks.on_page_markdown((DOCS / "methods.md").read_text(encoding="utf-8"))
+    assert "<!--" not in page
+    for entry in registry.entries():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{entry.name}` | {entry.summary}"))
+        for parameter in entry.parameters:
+            assert f"`{parameter.name}` (default {parameter.default}" in row or parameter.required
+
+
+def test_the_page_of_changes_has_the_changelog(hooks: ModuleType) -> None:
+    page = hooks.on_page_markdown((DOCS / "changelog.md").read_text(encoding="utf-8"))
+    assert page.strip() == (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").strip()
+
+
+def test_the_page_of_python_names_what_the_package_exports() -> None:
+    import allround
+
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    for name in allround.__all__:
+        assert name == "__version__" or f"::: allround.{name}\n" in page, name
+
+
+def test_examples_in_docstrings_become_code_blocks(hooks: ModuleType) -> None:
+    text = "One line.\n\n>>> f(1)\n1\n>>> f(2)\n2\n\nMore.\n\n>>> g()"
+    expected = "One line.\n\n```pycon\n>>> f(1)\n1\n>>> f(2)\n2\n```\n\nMore.\n\n```pycon\n>>> g()\n```"
+    assert hooks.fenced(text) == expected
