@@ -7,7 +7,8 @@ VENV ?= .venv
 OUT ?= runs/digits
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet -c constraints.txt
+# Errors are shown, what pip has to say of its own configuration is not.
+INSTALL := $(PIP) install -qq -c constraints.txt
 
 SHELL := /bin/sh
 export PIP_ROOT_USER_ACTION := ignore

@@ -1,6 +1,6 @@
 """What the documentation takes from the code and the changelog when it is built, so that it cannot drift.
 
-A hook of MkDocs fills in markers in pages; an extension of Griffe fences the examples in docstrings.
+A hook of MkDocs fills in markers in pages; an extension of Griffe marks up docstrings.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ except ImportError:  # the tests read this file without the documentation's own 
 ROOT = Path(__file__).resolve().parents[1]
 
 _MARKER = re.compile(r"<!-- (methods|changelog)(?:: ([\w ]+))? -->")
+_INDEXED = re.compile(r"(?<![`\w])\w+\[\w+\]\[\w+\](?!`)")
 _EXAMPLE = re.compile(r"^>>> .*(?:\n(?!\s*$).*)*", re.MULTILINE)
 
 
@@ -56,23 +57,16 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-class Examples(Extension):
-    """Put `>>>` examples of docstrings in code blocks; Markdown would read them as quotations."""
+class Docstrings(Extension):
+    """Docstrings are plain text; mark what Markdown would read in another way."""
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
         if obj.docstring is not None:
-            obj.docstring.value = fenced(obj.docstring.value)
+            obj.docstring.value = marked(obj.docstring.value)
 
 
-def fenced(text: str) -> str:
-    """A docstring with its examples in fences.
-
-    >>> print(fenced("It adds.\\n\\n>>> 1 + 1\\n2"))
-    It adds.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
-    """
-    return _EXAMPLE.sub(lambda found: f"```pycon\n{found.group()}\n```", text)
+def marked(text: str) -> str:
+    """A docstring with its examples in fences (they are no quotations) and `a[b][c]` as code (it is no link)."""
+    fenced = _EXAMPLE.sub(lambda found: f"```pycon\n{found.group()}\n```", text)
+    parts = re.split(r"(^```.*?^```$)", fenced, flags=re.MULTILINE | re.DOTALL)
+    return "".join(part if part.startswith("```") else _INDEXED.sub(r"`\g<0>`", part) for part in parts)

@@ -49,9 +49,7 @@ def digits_suite() -> Suite:
     """Three tasks on small images: ten classes, a number, and seven labels; 60, 30 and 30 rows."""
     from allround.tasks.suite import Suite
 
-    return Suite.load(
-        "digits", only=["digit", "ink", "segments"], limit={"train": 60, "validation": 30, "test": 30}
-    )
+    return Suite.load("digits", only=["digit", "ink", "segments"], limit={"train": 60, "validation": 30, "test": 30})
 
 
 @pytest.fixture(scope="session")
@@ -145,9 +143,7 @@ def text_suite() -> Suite:
         same = "same" if mood == second else "different"
         pairs.append({"one": " ".join(words), "two": f"{' '.join(other)} {number}", "label": same})
         adjectives = [draw.choice((*GOOD, *BAD)) for _ in range(4)]
-        warmth.append(
-            {"text": f"{' '.join(adjectives)} {number}", "label": float(sum(a in GOOD for a in adjectives))}
-        )
+        warmth.append({"text": f"{' '.join(adjectives)} {number}", "label": float(sum(a in GOOD for a in adjectives))})
         nouns = [draw.choice(NOUNS) for _ in range(2)]
         groups = {"animal": ANIMALS, "food": FOODS, "place": PLACES}
         labels = [g for g, members in groups.items() if any(n in members for n in nouns)]

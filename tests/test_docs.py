@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,10 +47,23 @@ def hooks() -> ModuleType:
     return module
 
 
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """Let subprocesses use one core: nets this small take longer in two threads, on a busy machine much longer."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    yield
+    os.sched_setaffinity(0, cores)
+
+
 # Code.
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
 def test_the_tutorial_runs_from_top_to_bottom_and_prints_no_warnings(tmp_path: Path) -> None:
     script = tmp_path / "tutorial.py"
     script.write_text("\n".join(blocks(DOCS / "tutorial.md", "python")), encoding="utf-8")
@@ -61,6 +76,7 @@ def test_the_tutorial_runs_from_top_to_bottom_and_prints_no_warnings(tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
 def test_the_commands_of_the_tutorial_run_after_its_code(tmp_path: Path) -> None:
     # Only the first build, the file of rows and the suite file: what the commands need.
     code = "\n".join(blocks(DOCS / "tutorial.md", "python"))
@@ -203,4 +219,7 @@ def test_the_page_of_python_names_what_the_package_exports() -> None:
 def test_examples_in_docstrings_become_code_blocks(hooks: ModuleType) -> None:
     text = "One line.\n\n>>> f(1)\n1\n>>> f(2)\n2\n\nMore.\n\n>>> g()"
     expected = "One line.\n\n```pycon\n>>> f(1)\n1\n>>> f(2)\n2\n```\n\nMore.\n\n```pycon\n>>> g()\n```"
-    assert hooks.fenced(text) == expected
+    assert hooks.marked(text) == expected
+    assert hooks.marked("cells[system][task] is a cell.\n\n>>> a[b][c]") == (
+        "`cells[system][task]` is a cell.\n\n```pycon\n>>> a[b][c]\n```"
+    )

@@ -45,7 +45,8 @@ def test_every_method_reads_and_loads(family: str, name: str) -> None:
 
 
 def _required(entry: registry.Entry) -> dict[str, object]:
-    return {p.name: object() for p in entry.parameters if p.required}
+    values = {"int": 1, "float": 1.0, "str": "x", "bool": True}
+    return {p.name: values.get(p.type, object()) for p in entry.parameters if p.required}
 
 
 def test_every_family_has_methods() -> None:
@@ -133,7 +134,11 @@ def test_functions_and_classes_are_found_and_private_files_are_not(family: Path)
     (family / "another.py").write_text('"""Another."""\n@method(source="b", needs=("gram",))\ndef another(): ...\n')
     assert registry.names("odd") == ["another", "one_thing"]
     entry = registry.find("odd", "one_thing")
-    assert (entry.attribute, entry.module, entry.summary) == ("OneThing", "allround.odd.one_thing", "One thing in two lines.")
+    assert (entry.attribute, entry.module, entry.summary) == (
+        "OneThing",
+        "allround.odd.one_thing",
+        "One thing in two lines.",
+    )
     assert entry.facts == {"better": "lower"}
     assert registry.find("odd", "another").needs == ("gram",)
     with pytest.raises(AllroundError, match="no value for must"):

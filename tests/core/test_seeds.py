@@ -15,12 +15,14 @@ from allround.core.seeds import seed_everything, seed_of
 
 def test_pinned() -> None:
     """The same on every machine and in every version: a change here changes every result."""
-    assert seed_of(0) == 1608637542
-    assert seed_of(0, "tune", "trec") == 583889063
+    assert seed_of(0) == 1609362278
+    assert seed_of(0, "tune", "trec") == 3932513810
 
 
 def test_parts_are_kept_apart() -> None:
-    seen = [seed_of(*parts) for parts in ((0, "a", "bc"), (0, "ab", "c"), (0, "abc"), (1, "a", "bc"), (0, "a", "b", "c"))]
+    seen = [
+        seed_of(*parts) for parts in ((0, "a", "bc"), (0, "ab", "c"), (0, "abc"), (1, "a", "bc"), (0, "a", "b", "c"))
+    ]
     assert len(set(seen)) == len(seen)
     assert all(0 <= s < 2**32 for s in seen)
 

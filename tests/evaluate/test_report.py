@@ -68,7 +68,7 @@ def test_everything_given_is_shown_in_order(tmp_path: Path) -> None:
     write_report(board(), tmp_path / "report.html", extra=EXTRA)
     text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
     order = [
-        "TIES (ties) was chosen on validation rows",
+        "chosen on validation rows, is ties (TIES)",
         "Systems and scores",
         "Retention, task by task",
         "Retention against cost",

@@ -51,6 +51,12 @@ class Weights:
                     f"the file is broken or cut short ({str(error).splitlines()[0]}; {file.stat().st_size} bytes)",
                     "copy or download it again",
                 ) from error
+            except RuntimeError as error:
+                raise AllroundError(
+                    f"read the weights in {file}",
+                    f"the system cannot map it into memory ({str(error).splitlines()[0]})",
+                    "save the model in smaller files (transformers: save_pretrained(folder, max_shard_size='5GB'))",
+                ) from error
         return self._open[file]
 
     def __iter__(self) -> Iterator[str]:
@@ -97,8 +103,11 @@ def _files(path: Path) -> list[Path]:
         raise AllroundError(asked, "there is no such file or folder", "check the path")
     files = sorted(path.rglob("*.safetensors"))
     for index in path.rglob("*.safetensors.index.json"):
-        listed = set(read_json(index).get("weight_map", {}).values())
-        missing = sorted(name for name in listed if not (index.parent / name).is_file())
+        value = read_json(index)
+        listed = value.get("weight_map") if isinstance(value, dict) else None
+        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+            raise AllroundError(asked, f"{index.name} does not say which file holds which tensor", "copy it again")
+        missing = sorted(name for name in set(listed.values()) if not (index.parent / name).is_file())
         if missing:
             raise AllroundError(
                 asked, f"{index.name} lists files that are not there: {', '.join(missing[:5])}", "copy them as well"

@@ -20,6 +20,14 @@ SIZES = {
     **{"F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1},
 }
 
+#: The same dtypes as torch calls them.
+_TORCH = {
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8"},
+    **{"U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8"},
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
+}
+
 
 def write_weights(
     path: Path | str,
@@ -45,7 +53,7 @@ def write_weights(
         for name, tensor in tensors:
             expected, (dtype, shape) = next(waiting, ("", ("", ())))
             data = _bytes(tensor)
-            if name != expected or tuple(tensor.shape) != shape or len(data) != _bytes_of(dtype, shape):
+            if name != expected or tuple(tensor.shape) != shape or str(tensor.dtype) != f"torch.{_TORCH[dtype]}":
                 raise AllroundError(
                     f"write the tensor '{expected}' ({dtype}, {shape}) to {path}",
                     f"'{name}' ({tensor.dtype}, {tuple(tensor.shape)}) came instead",
@@ -60,6 +68,12 @@ def write_weights(
 
 
 def _bytes_of(dtype: str, shape: tuple[int, ...]) -> int:
+    if dtype not in SIZES:
+        raise AllroundError(
+            f"write a tensor of dtype {dtype}",
+            f"allround knows {', '.join(SIZES)}",
+            "save the model in one of these, such as float32 or bfloat16",
+        )
     return SIZES[dtype] * math.prod(shape)
 
 

@@ -17,6 +17,10 @@ from typing import Any
 from allround.core.errors import AllroundError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_UNWRITABLE = (
+    *(errno.EACCES, errno.EROFS, errno.EPERM),
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG),
+)
 
 
 def check_name(name: str, what: str) -> str:
@@ -46,7 +50,7 @@ def disk_errors(what: str) -> Iterator[None]:
                 "the disk is full",
                 "free some space and run the same command again: finished work is kept",
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+        if error.errno in _UNWRITABLE:
             raise AllroundError(
                 f"write {what}", f"it cannot be written: {error.strerror}", "choose a folder that you can write to"
             ) from error
@@ -98,9 +102,13 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             temporary.chmod(0o755)
             if path.exists():
                 old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-                os.replace(path, old / path.name)
-                os.replace(temporary, path)
-                shutil.rmtree(old, ignore_errors=True)
+                try:
+                    os.replace(path, old / path.name)
+                    os.replace(temporary, path)
+                finally:
+                    if not path.exists():
+                        os.replace(old / path.name, path)
+                    shutil.rmtree(old, ignore_errors=True)
             else:
                 os.replace(temporary, path)
         finally:

@@ -255,13 +255,13 @@ class Scoreboard:
         if self.best is None:
             return [f"{plural(len(self.systems), 'system')} on {total}; none was chosen on validation rows."]
         best, lines = self.system(self.best), []
-        name = f"{best.title} ({best.name})" if best.title and best.title != best.name else best.name
+        name = f"{best.name} ({best.title})" if best.title and best.title != best.name else best.name
         mean, worst = self.mean.get(self.best), self.worst.get(self.best)
         kind = "single model" if best.single else "system"
         if self.reference is None or mean is None:
-            return [f"{name} was chosen on validation rows as the best {kind}; measured on {total}."]
+            return [f"The best {kind}, chosen on validation rows, is {name}; measured on {total}."]
         lines.append(
-            f"{name} was chosen on validation rows as the best {kind}. It keeps {percent(mean.value)}%"
+            f"The best {kind}, chosen on validation rows, is {name}. It keeps {percent(mean.value)}%"
             f"{span_text(mean.low, mean.high)} of the score of the {self.reference}, as a mean over {total}."
         )
         if worst and worst.task:

@@ -18,6 +18,8 @@ from allround.core.files import write_json
 from allround.core.version import __version__
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
+#: The base's weights in other formats: they are not merged, so they do not belong beside what is.
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf")
 
 
 def check_alike(base: Weights, tuned: Sequence[Weights]) -> None:
@@ -60,19 +62,36 @@ def merged_tensors(
                 continue
             kind = torch.float64 if start.dtype == torch.float64 else torch.float32
             wide = start.to(kind)
-            deltas = torch.stack([w.get(name).to(kind) - wide for w in tuned])
+            changed = [w.get(name) for w in tuned]
+            if all(_same_bits(start, tensor) for tensor in changed):
+                yield name, start
+                continue
+            deltas = torch.stack([tensor.to(kind) - wide for tensor in changed])
             if not deltas.any():
                 yield name, start
                 continue
             if not torch.isfinite(deltas).all():
-                bad = [w.path for w, d in zip(tuned, deltas, strict=True) if not torch.isfinite(d).all()]
+                raise _not_finite(name, base, wide, tuned, deltas)
+            merged = compute(wide, deltas, **values).to(start.dtype)
+            if not torch.isfinite(merged).all():
                 raise AllroundError(
-                    f"merge the tensor '{name}'",
-                    f"{bad[0]} holds NaN or infinity there",
-                    "leave that specialist out, or tune it again",
+                    f"merge the tensor '{name}' by '{method}'",
+                    f"the result is too large for {start.dtype}, or not a number",
+                    "use a smaller scale, or another method",
                 )
-            merged = compute(wide, deltas, **values)
-            yield name, merged.to(start.dtype)
+            yield name, merged
+
+
+def _same_bits(one: Tensor, two: Tensor) -> bool:
+    return one.dtype == two.dtype and torch.equal(one.reshape(-1).view(torch.uint8), two.reshape(-1).view(torch.uint8))
+
+
+def _not_finite(name: str, base: Weights, wide: Tensor, tuned: Sequence[Weights], deltas: Tensor) -> AllroundError:
+    asked = f"merge the tensor '{name}'"
+    if not torch.isfinite(wide).all():
+        return AllroundError(asked, f"the base {base.path} holds NaN or infinity there", "use a base that is whole")
+    bad = [w.path for w, d in zip(tuned, deltas, strict=True) if not torch.isfinite(d).all()]
+    return AllroundError(asked, f"{bad[0]} holds NaN or infinity there", "leave that specialist out, or tune it again")
 
 
 def merge_folders(
@@ -86,7 +105,8 @@ def merge_folders(
     """Merge encoder folders into `out`, an existing empty folder, and return what was done.
 
     base, tuned: folders with safetensors files. Weight files keep the base's names and layout; everything else
-    (configuration, tokenizer, pooling) is copied from the base. At most one tensor of each model is in memory.
+    (configuration, tokenizer, pooling) is copied from the base, but for weights in other formats. At most one tensor
+    of each model is in memory.
     """
     parameters = registry.find("merge", method).resolve(parameters or {})
     if not tuned:
@@ -103,7 +123,7 @@ def merge_folders(
         write_weights(out / file.relative_to(root), plan, keyed)
     for source in sorted(root.rglob("*")) if start.path.is_dir() else []:
         target = out / source.relative_to(root)
-        if source.is_file() and source.suffix != ".safetensors" and not target.exists():
+        if source.is_file() and source.suffix not in (".safetensors", *_OTHER_WEIGHTS) and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
     recipe["inputs"] = {"base": start.content, "tuned": [w.content for w in others]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -29,15 +30,16 @@ def builtin_encoders() -> list[str]:
 
 def find_folder(base: str | Path) -> Path:
     """The local folder of a base given by path, installed name or Hub id (downloaded where it must be)."""
-    path = Path(base).expanduser()
-    if (path / "allround.json").is_file():
-        return path / "encoder"
-    if path.is_dir():
-        return path
     name = str(base)
     asked = f"open the base '{name}'"
-    if path.is_file():
-        raise AllroundError(asked, "it is a file, not a model folder", "give the folder that holds it")
+    with contextlib.suppress(OSError, RuntimeError):  # no file can have such a name; no such home
+        path = Path(base).expanduser()
+        if (path / "allround.json").is_file():
+            return path / "encoder"
+        if path.is_dir():
+            return path
+        if path.is_file():
+            raise AllroundError(asked, "it is a file, not a model folder", "give the folder that holds it")
     if name.removeprefix("sentence-transformers/") in INSTALLED:
         package, folder = INSTALLED[name.removeprefix("sentence-transformers/")]
         found = importlib.util.find_spec(package)
@@ -74,6 +76,7 @@ def load_encoder(folder: Path | str, **overrides: Any) -> Encoder:
     folder = Path(folder)
     if (folder / CONFIG).is_file():
         config = read_json(folder / CONFIG)
+        config = config if isinstance(config, Mapping) else {}
         name, settings = config.get("encoder"), config.get("settings")
         if name not in registry.names("encoder") or not isinstance(settings, Mapping):
             raise AllroundError(

@@ -29,6 +29,19 @@ class Outputs:
     lengths: tuple[int, ...]
 
 
+class _Heads(nn.ModuleDict):
+    """Heads by the name of their task; any name will do, also one that modules have an attribute of ("type")."""
+
+    def __setitem__(self, key: str, module: nn.Module) -> None:
+        self._modules[key] = module
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "training":  # a flag of every module, and a name that a task may have
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+
 class MultiTaskModel(nn.Module):
     """One encoder and a head per task.
 
@@ -43,7 +56,7 @@ class MultiTaskModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.definitions: dict[str, Definition] = {}
-        self.heads = nn.ModuleDict()
+        self.heads = _Heads()
         for definition in definitions.values():
             self.add_task(definition)
         self.facts: dict[str, Any] = {}
@@ -118,6 +131,8 @@ class MultiTaskModel(nn.Module):
         An input is a text, a pair of texts (as a tuple), an image, a list of words, or a tuple of a table's columns.
         """
         definition = self.definition(task)
+        if isinstance(inputs, str):
+            raise AllroundError(f"answer task '{task}'", "the inputs are a single text", "give a list of inputs")
         rows = [row if isinstance(row, tuple) else (row,) for row in inputs]
         wrong = [i for i, row in enumerate(rows) if len(row) != len(definition.inputs)]
         if wrong:

@@ -56,7 +56,8 @@ def fit_head(encoder: Encoder, task: Task) -> Head:
     train, validation = task.splits["train"], task.splits["validation"]
     x = features_of(encoder, encoder.prepare(train.inputs, definition), definition).logits
     held = features_of(encoder, encoder.prepare(validation.inputs, definition), definition)
-    mean, std = x.mean(0), x.std(0).clamp_min(1e-4)
+    mean = x.mean(0)
+    std = x.std(0).clamp_min(1e-4) if len(x) > 1 else torch.ones_like(mean)
     x = ((x - mean) / std).clone()
     y = rules.tensor(train.targets)
     sign = 1 if better(definition.metric) == "higher" else -1

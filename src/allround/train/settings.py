@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -38,6 +39,8 @@ class Settings:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
+        for one in fields(self):
+            _check_type(one.name, str(one.type), getattr(self, one.name))
         for name, known in {
             "tune": ("full", "lora"),
             "heads": ("frozen", "tuned"),
@@ -50,11 +53,14 @@ class Settings:
                     suggestion(str(getattr(self, name)), known),
                 )
         registry.find("sample", self.sample).resolve(self.sample_settings)
-        for name, low in {"batch_size": 1, "patience": 1, "lora_rank": 1, "clip": 1e-9}.items():
+        lowest = {"batch_size": 1, "patience": 1, "lora_rank": 1, "clip": 1e-9, "weight_decay": 0, "warmup": 0}
+        for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise AllroundError(
                     f"train with {name}={getattr(self, name)}", "that is too small", f"give at least {low}"
                 )
+        if self.warmup > 1:
+            raise AllroundError(f"train with warmup={self.warmup}", "it is a share of all steps", "give at most 1")
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -75,3 +81,23 @@ class Settings:
     def with_(self, **changes: Any) -> Settings:
         """A copy with some values changed; `None` leaves a value as it is."""
         return replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+
+_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "dict[str, Any]": (dict,)}
+
+
+def _check_type(name: str, type_: str, value: Any) -> None:
+    plain = type_.removesuffix(" | None")
+    if value is None and plain != type_:
+        return
+    if (
+        not isinstance(value, _TYPES[plain])
+        or isinstance(value, bool)
+        or value in (math.inf, -math.inf)
+        or value != value
+    ):
+        raise AllroundError(
+            f"train with {name}={value!r}",
+            f"that is a {type(value).__name__}, and the setting is a {plain}",
+            "give " + {"int": "a whole number", "float": "a finite number", "str": "a word"}.get(plain, "a mapping"),
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ def train(
 
     scratch: a folder in which unfinished training is kept; called again after a kill with the same arguments, it
     goes on there and ends with the same weights. adapter: where the adapter is written when `tune` is "lora".
-    A batch whose loss is not finite is skipped and counted; ten in a row are an error.
+    A batch whose loss or gradient is not finite is skipped and counted; ten in a row are an error.
     """
     return _Run(model, tasks, settings, seed, scratch, adapter).run()
 
@@ -87,15 +88,14 @@ class _Run:
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
 
         epochs = settings.epochs or model.encoder.epochs
-        rate = settings.learning_rate or model.encoder.learning_rate * (4 if self.peft is not None else 1)
+        self.rate = settings.learning_rate or model.encoder.learning_rate * (4 if self.peft is not None else 1)
         self.sizes = [len(t.splits["train"]) for t in self.tasks]
         self.steps_per_epoch = sum(math.ceil(n / settings.batch_size) for n in self.sizes)
         self.steps = epochs * self.steps_per_epoch
         self.sequence = draw_tasks(self.sizes, self.steps, settings, seed_of(seed, "tasks"))
         self.optimiser = torch.optim.AdamW(
-            list(self.trained.values()), lr=rate, weight_decay=settings.weight_decay, fused=True
+            list(self.trained.values()), lr=self.rate, weight_decay=settings.weight_decay, fused=True
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
         self.model, self.optimiser = self.accelerator.prepare(model, self.optimiser)
         self.plain: MultiTaskModel = self.accelerator.unwrap_model(self.model)
         self.prepared = {
@@ -145,17 +145,21 @@ class _Run:
             with self.accelerator.autocast():
                 logits = self.model(task.name, batch.to(self.accelerator.device))
                 loss = rules.loss(logits, targets.to(self.accelerator.device), task.definition)
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.rate * self._rate(self.step)
             self.optimiser.zero_grad()
-            if torch.isfinite(loss):
+            finite = bool(torch.isfinite(loss))
+            if finite:
                 self.accelerator.backward(loss)
-                self.accelerator.clip_grad_norm_(list(self.trained.values()), self.settings.clip)
+                norm = self.accelerator.clip_grad_norm_(list(self.trained.values()), self.settings.clip)
+                finite = norm is None or bool(torch.isfinite(norm))
+            if finite:
                 self.optimiser.step()
                 self.bad_in_a_row = 0
             else:
                 self._skip(task)
             self.course.examples[task.name] += len(rows)
             self.course.steps += 1
-        self.schedule.step()
 
     def _skip(self, task: Task) -> None:
         self.course.skipped += 1
@@ -220,7 +224,6 @@ class _Run:
         state = {
             "weights": {n: p.detach() for n, p in self.trained.items()},
             "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "best": self.best,
             "random": torch.get_rng_state(),
             "step": self.step,
@@ -244,7 +247,6 @@ class _Run:
             for name, parameter in self.trained.items():
                 parameter.copy_(state["weights"][name])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
         self.best = dict(state["best"])
         torch.set_rng_state(state["random"])
         for name in ("step", "drawn", "best_mean", "task_best", "waits", "bad_in_a_row"):
@@ -328,7 +330,9 @@ def _add_adapter(model: MultiTaskModel, settings: Settings) -> Any:
     backbone = model.encoder.backbone
     layers = [n for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
     config = LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules=layers)
-    return get_peft_model(backbone, config)
+    with warnings.catch_warnings():  # peft asks transformers for an attribute by its old name
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(backbone, config)
 
 
 def _choose_trainable(model: MultiTaskModel, settings: Settings) -> None:

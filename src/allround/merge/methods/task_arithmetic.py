@@ -17,7 +17,7 @@ def task_arithmetic(
     base: Tensor,
     deltas: Tensor,
     *,
-    scale: Annotated[float, Search(0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)] = 0.3,
+    scale: Annotated[float, Search(0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)] = 0.3,
 ) -> Tensor:
     """Merge k changes of one weight into their scaled sum.
 

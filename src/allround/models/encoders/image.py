@@ -83,5 +83,6 @@ class Image(Encoder):
                 "pip install 'allround[text]'",
             ) from error
         Weights(folder)
-        model = AutoModel.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
-        return cls(model, AutoImageProcessor.from_pretrained(str(folder), local_files_only=True), **settings)
+        options = {"local_files_only": True, "trust_remote_code": False}
+        model = AutoModel.from_pretrained(str(folder), use_safetensors=True, **options)
+        return cls(model, AutoImageProcessor.from_pretrained(str(folder), **options), **settings)

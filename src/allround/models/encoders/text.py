@@ -160,7 +160,12 @@ def _check_modules(folder: Path) -> None:
 
     Weights(folder)
     listed = folder / "modules.json"
-    for module in read_json(listed) if listed.is_file() else []:
+    modules = read_json(listed) if listed.is_file() else []
+    if not isinstance(modules, list) or not all(isinstance(module, Mapping) for module in modules):
+        raise AllroundError(
+            f"load the encoder in {folder}", "modules.json is not a list of modules", "copy or download it again"
+        )
+    for module in modules:
         if not str(module.get("type", "")).startswith("sentence_transformers."):
             raise AllroundError(
                 f"load the encoder in {folder}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from allround.core.errors import AllroundError
 from allround.core.registry import method
 
 
@@ -17,5 +18,9 @@ def temperature(sizes: Sequence[int], *, temperature: float = 2.0) -> list[float
     >>> temperature([900, 100], temperature=2.0)
     [0.75, 0.25]
     """
-    roots = [size ** (1 / temperature) for size in sizes]
+    if not temperature > 0:
+        raise AllroundError(
+            f"sample with temperature={temperature}", "there is no such temperature", "give a number above 0"
+        )
+    roots = [(size / max(sizes)) ** (1 / temperature) for size in sizes]
     return [root / sum(roots) for root in roots]

@@ -1,0 +1,292 @@
+"""The command line as a user meets it: help, answers, errors in three parts with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from allround.cli.app import app
+from allround.core.errors import AllroundError
+from allround.models.encoders.small_image import SmallImage
+from allround.tasks.suite import Suite
+
+
+def cli(*words: Any) -> str:
+    """Run a command in this process and give what it printed; an AllroundError comes through."""
+    result = CliRunner().invoke(app, [str(w) for w in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def shell(*words: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own."""
+    command = [sys.executable, "-m", "allround", *[str(w) for w in words]]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite file with two tasks on CSV files."""
+    folder = tmp_path_factory.mktemp("flowers")
+    lines = ["length,width,species,petal"]
+    for i in range(90):
+        kind = i % 3
+        lines.append(
+            f"{4 + kind + i % 7 / 10:.1f},{3 - kind / 2 + i % 5 / 10:.1f},s{kind},{1 + 2 * kind + i % 4 / 10:.1f}"
+        )
+    (folder / "data.csv").write_text("\n".join(lines) + "\n")
+    (folder / "suite.yml").write_text(
+        "tasks:\n"
+        "  species: {source: data.csv, inputs: [length, width], target: species, kind: classification}\n"
+        "  petal: {source: data.csv, inputs: [length, width], target: petal, kind: regression}\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(flowers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("models") / "joint"
+    cli("train", flowers / "suite.yml", "--base", "small_table", "--out", out, "--epochs", "2")
+    return out
+
+
+@pytest.fixture(scope="module")
+def two_specialists(
+    digits_suite: Suite, small_image: SmallImage, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Path]:
+    """A base folder and two tuned models."""
+    folder = tmp_path_factory.mktemp("specialists")
+    (folder / "base").mkdir()
+    small_image.save(folder / "base")
+    for task in ("digit", "ink"):
+        cli("tune", "digits", task, "--base", folder / "base", "--out", folder / task, "--epochs", "1", "--limit",
+            "train=60", "--limit", "validation=30", "--limit", "test=30")  # fmt: skip
+    return folder / "base", folder / "digit", folder / "ink"
+
+
+def test_help_is_instant_and_imports_nothing_heavy() -> None:
+    code = "import sys; from allround.cli.app import app; print([m for m in ('torch', 'datasets', 'sklearn') if m in sys.modules])"  # noqa: E501
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    found = shell("--help")
+    assert found.returncode == 0
+    for command in ("build", "train", "tune", "merge", "evaluate", "predict", "tasks", "methods", "doctor"):
+        assert command in found.stdout
+
+
+@pytest.mark.parametrize("command", ["build", "train", "tune", "merge", "evaluate", "predict"])
+def test_help_of_a_command_has_an_example(command: str) -> None:
+    assert "Example: allround" in " ".join(cli(command, "--help").split())
+
+
+def test_version() -> None:
+    import allround
+
+    assert cli("--version").strip() == f"allround {allround.__version__}"
+
+
+def test_methods_list_as_json_names_papers_by_title() -> None:
+    listed = {e["name"]: e for e in json.loads(cli("methods", "list", "--family", "merge", "--json"))}
+    assert listed["ties"]["paper"] == "Resolving Interference When Merging Models"
+    assert listed["ties"]["room"] == "merge" and listed["ties"]["needs"] == []
+    assert {p["name"]: p["default"] for p in listed["ties"]["parameters"]} == {"keep": 0.2, "scale": 1.0}
+
+
+def test_methods_show_gives_formula_and_parameters() -> None:
+    shown = cli("methods", "show", "ties")
+    assert "Formula:" in shown and "--keep float (default 0.2" in shown
+    with pytest.raises(AllroundError, match="did you mean 'ties'"):
+        cli("methods", "show", "tiess")
+
+
+def test_tasks_list_show_and_check(flowers: Path) -> None:
+    assert "digits" in cli("tasks", "list")
+    assert "species" in cli("tasks", "list", flowers / "suite.yml")
+    shown = cli("tasks", "show", flowers / "suite.yml", "species")
+    assert "length, width (table)" in shown and "labels       s0, s1, s2" in shown
+    assert "2 tasks can be used" in cli("tasks", "check", flowers / "suite.yml")
+
+
+def test_doctor_says_what_is_there() -> None:
+    found = shell("doctor")
+    assert found.returncode == 0 and "have      torch" in found.stdout
+
+
+def test_train_evaluate_and_predict(flowers: Path, model: Path, tmp_path: Path) -> None:
+    shown = cli("evaluate", model, flowers / "suite.yml", "--out", tmp_path / "scores")
+    assert "species" in shown and "petal" in shown
+    board = json.loads((tmp_path / "scores" / "scoreboard.json").read_text())
+    as_json = json.loads(cli("evaluate", model, flowers / "suite.yml", "--json"))
+    assert as_json["cells"] == board["cells"]
+    assert cli("predict", model, "--task", "species", "4.0", "3.0").startswith("s0  (")
+    float(cli("predict", model, "--task", "petal", "4.0", "3.0"))
+    (tmp_path / "rows.csv").write_text("length,width\n4.0,3.0\n6.5,2.1\n")
+    cli("predict", model, "--task", "species", "--input", tmp_path / "rows.csv", "--output", tmp_path / "answers.jsonl")
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [a["prediction"] for a in answers] == ["s0", "s2"] and answers[0]["length"] == 4.0
+
+
+def test_predict_errors(model: Path) -> None:
+    with pytest.raises(AllroundError, match="it has 2 tasks, and none was named"):
+        cli("predict", model, "1", "2")
+    with pytest.raises(AllroundError, match="did you mean 'species'"):
+        cli("predict", model, "--task", "specie", "1", "2")
+    with pytest.raises(AllroundError, match="each example has 2: length, width"):
+        cli("predict", model, "--task", "species", "1")
+    with pytest.raises(AllroundError, match="neither inputs nor a file"):
+        cli("predict", model, "--task", "species")
+
+
+def test_merge_keeps_heads_and_takes_the_methods_own_options(
+    two_specialists: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    base, digit, ink = two_specialists
+    said = cli("merge", base, digit, ink, "--method", "ties", "--keep", "0.4", "--scale=0.5", "-o", tmp_path / "both")
+    assert "merged 2 models by ties (keep=0.4, scale=0.5)" in said
+    import allround
+
+    assert list(allround.load(tmp_path / "both").definitions) == ["digit", "ink"]
+    recipe = json.loads((tmp_path / "both" / "encoder" / "merge.json").read_text())
+    assert recipe["method"] == "ties" and len(recipe["inputs"]["tuned"]) == 2
+    with pytest.raises(AllroundError, match="did you mean 'keep'"):
+        cli("merge", base, digit, ink, "--kep", "0.4", "-o", tmp_path / "x")
+    with pytest.raises(AllroundError, match="it is not a float"):
+        cli("merge", base, digit, ink, "--keep", "much", "-o", tmp_path / "x")
+    with pytest.raises(AllroundError, match="its task 'digit' is in another of the models too"):
+        cli("merge", base, digit, digit, "-o", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_merge_of_plain_folders(two_specialists: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    base, digit, ink = two_specialists
+    cli("merge", base, digit / "encoder", ink / "encoder", "--method", "average", "-o", tmp_path / "plain")
+    assert (tmp_path / "plain" / "model.safetensors").is_file()
+    with pytest.raises(AllroundError, match="is a model that allround saved, and"):
+        cli("merge", base, digit, ink / "encoder", "-o", tmp_path / "x")
+
+
+def test_evaluate_with_another_suites_labels_is_refused(model: Path, flowers: Path, tmp_path: Path) -> None:
+    changed = (flowers / "data.csv").read_text().replace("s2", "s9")
+    (tmp_path / "data.csv").write_text(changed)
+    (tmp_path / "suite.yml").write_text((flowers / "suite.yml").read_text())
+    with pytest.raises(AllroundError, match="labels are not those of the suite: s2, s9 differ"):
+        cli("evaluate", model, tmp_path / "suite.yml", "--only", "species")
+
+
+def _write(folder: Path, suite: str, **files: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.csv").write_text(text)
+    (folder / "suite.yml").write_text(suite)
+    return folder / "suite.yml"
+
+
+GOOD = "x,z,y\n" + "".join(f"{i},{i % 5},{'ab'[i % 2]}\n" for i in range(40))
+ONE = "tasks:\n  t: {source: {train: train.csv, validation: train.csv, test: test.csv}, inputs: [x, z], target: y,\n"
+    "      kind: classification}\n"
+
+BAD: dict[str, tuple[str, dict[str, str], list[str], str]] = {
+    "unknown key": (ONE.replace("target", "targt"), {"train": GOOD, "test": GOOD}, [], "did you mean 'target'"),
+    "missing column": (ONE.replace("[x, z]", "[x, q]"), {"train": GOOD, "test": GOOD}, [], "has no column 'q'"),
+    "empty file": (ONE, {"train": "", "test": GOOD}, [], "empty"),
+    "label unseen in training": (ONE, {"train": GOOD, "test": GOOD + "7,1,c\n"}, [], "'c'"),
+    "hostile task name": (ONE.replace("  t:", "  ../t:"), {"train": GOOD, "test": GOOD}, [], "not safe"),
+    "wrong base path": (ONE, {"train": GOOD, "test": GOOD}, ["--base", "./no/such/folder"], "there is no such folder"),
+    "mistyped base": (ONE, {"train": GOOD, "test": GOOD}, ["--base", "smal_table"], "did you mean 'small_table'"),
+    "mistyped method": (ONE, {"train": GOOD, "test": GOOD}, ["--methods", "tie"], "did you mean 'ties'"),
+    "not a number": (ONE, {"train": GOOD, "test": GOOD}, ["--limit", "train=many"], "a whole number"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_with_three_parts_and_exit_code_2(case: str, tmp_path: Path) -> None:
+    suite, files, extra, words = BAD[case]
+    path = _write(tmp_path / "in", suite, **files)
+    base = [] if "--base" in extra else ["--base", "small_table"]
+    found = shell("build", path, "--out", tmp_path / "run", *base, *extra)
+    assert found.returncode == 2, found.stderr
+    for part in ("asked: ", "found: ", "do: ", words):
+        assert part in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def _damage(case: str, base: Path, tuned: Path, folder: Path) -> tuple[Path, str]:
+    """A copy of a tuned model with something wrong in it, and words of the error that must follow."""
+    import shutil
+
+    import torch
+
+    bad = folder / "bad"
+    shutil.copytree(tuned, bad)
+    weights = bad / "encoder" / "model.safetensors"
+    if case == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+        return bad, "broken or cut short"
+    if case == "pickle":
+        weights.unlink()
+        torch.save({"layer": torch.zeros(2)}, bad / "encoder" / "pytorch_model.bin")
+        return bad, "can run code when it is opened"
+    (bad / "encoder" / "allround_encoder.json").unlink()
+    shutil.rmtree(bad / "encoder")
+    (bad / "encoder").mkdir()
+    SmallImage(channels=3).save(bad / "encoder")
+    return bad, "differ in shape"
+
+
+@pytest.mark.parametrize("case", ["truncated", "pickle", "shape"])
+@pytest.mark.parametrize("command", ["merge", "build"])
+def test_bad_checkpoints(case: str, command: str, two_specialists: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    base, digit, ink = two_specialists
+    bad, words = _damage(case, base, digit, tmp_path)
+    out = tmp_path / "out"
+    if command == "merge":
+        found = shell("merge", base, bad, ink, "-o", out)
+    else:
+        found = shell("build", "digits", "--only", "digit,ink", "--limit", "train=60", "--limit", "test=30", "--base",
+                      base, "--specialist", f"digit={bad}", "--specialist", f"ink={ink}", "--no-joint", "--workers",
+                      "1", "-o", out)  # fmt: skip
+    assert found.returncode == 2, found.stderr
+    assert words in found.stderr and "do: " in found.stderr and "Traceback" not in found.stderr
+    assert not (out / "best").exists() and not (out / "encoder").exists(), "nothing that looks finished"
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_run_again(two_specialists: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """SIGKILL after some pieces: the second run takes them up, and ends as a run that nobody killed."""
+    import psutil
+
+    from allround.evaluate.scoreboard import Scoreboard
+
+    base = two_specialists[0]
+    words = ["build", "digits", "--only", "digit,ink,segments", "--limit", "train=200", "--limit", "test=60", "--base",
+             base, "--trials", "3", "--workers", "2", "--epochs", "3"]  # fmt: skip
+    command = [sys.executable, "-m", "allround", *[str(w) for w in words], "--out", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((tmp_path / "killed").glob("pieces/specialist-*")):
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "best").exists()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive, "workers end with their parent"
+    finished = [p.name for p in (tmp_path / "killed" / "pieces").glob("[a-z]*") if (p / "piece.json").is_file()]
+    assert any(name.startswith("specialist-") for name in finished)
+    again = shell(*words, "--out", tmp_path / "killed")
+    assert again.returncode == 0, again.stderr
+    for name in finished:
+        if name.startswith(("base-", "head-", "specialist-", "joint-")):
+            assert f"have  {name}" in again.stderr.replace("\n", " ")
+    assert shell(*words, "--out", tmp_path / "whole").returncode == 0
+    boards = [Scoreboard.load(tmp_path / name) for name in ("killed", "whole")]
+    assert boards[0].fingerprint() == boards[1].fingerprint()

@@ -1,0 +1,308 @@
+"""Merging folders: the right numbers, the base's dtypes and layout, and errors in words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from allround.checkpoints.weights import Weights
+from allround.core.errors import AllroundError
+from allround.merge import run
+from allround.merge.run import check_alike, merge_folders, merged_tensors
+
+BASE = {
+    "w": torch.tensor([[1.0, 2.0], [-1.0, 0.5]]),
+    "same": torch.tensor([0.1, 1e-30, -0.0]),
+    "steps": torch.tensor([3, 4]),
+    "mask": torch.tensor([True, False]),
+    "scale": torch.tensor(2.0),
+    "none": torch.empty(0, 4),
+    "half": torch.tensor([1.0, -3.0]).half(),
+    "brain": torch.tensor([1.0, 256.0]).bfloat16(),
+    "double": torch.tensor([1.0, 1 + 2.0**-40], dtype=torch.float64),
+}
+FIRST = {
+    **BASE,
+    "w": torch.tensor([[2.0, 2.0], [-1.0, 1.5]]),
+    "steps": torch.tensor([9, 9]),
+    "mask": torch.tensor([False, False]),
+    "scale": torch.tensor(3.0),
+    "half": torch.tensor([1.5, -3.0]).half(),
+    "brain": torch.tensor([1.0, 258.0]).bfloat16(),
+    "double": torch.tensor([1.0, 1 + 2.0**-38], dtype=torch.float64),
+}
+SECOND = {**BASE, "w": torch.tensor([[1.0, 4.0], [-2.0, 0.5]]), "scale": torch.tensor(4.0)}
+
+
+def folder(path: Path, tensors: dict[str, Tensor], **files: str) -> Path:
+    path.mkdir(parents=True)
+    save_file(tensors, path / "model.safetensors")
+    for name, text in files.items():
+        target = path / name.replace("__", "/").replace("_json", ".json")
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(text)
+    return path
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> tuple[Path, Path, Path]:
+    return (
+        folder(tmp_path / "base", BASE, config_json="{}", tokenizer_json='{"a": 1}', sub__config_json="[]"),
+        folder(tmp_path / "first", FIRST, config_json='{"other": 1}'),
+        folder(tmp_path / "second", SECOND),
+    )
+
+
+def merge(base: Path, *tuned: Path, method: str = "average", out: str = "out", **parameters: float) -> Path:
+    target = base.parent / out
+    target.mkdir()
+    merge_folders(base, list(tuned), target, method=method, parameters=parameters)
+    return target
+
+
+def refused(base: Path, *tuned: Path, words: tuple[str, ...], method: str = "average") -> AllroundError:
+    with pytest.raises(AllroundError) as caught:
+        merge(base, *tuned, method=method, out=f"refused{len(list(base.parent.iterdir()))}")
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+    return caught.value
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def test_average_by_hand(three: tuple[Path, Path, Path]) -> None:
+    merged = load_file(merge(*three) / "model.safetensors")
+    assert merged["w"].tolist() == [[1.5, 3.0], [-1.5, 1.0]]
+    assert merged["scale"].item() == 3.5
+    assert merged["half"].tolist() == [1.25, -3.0]
+    assert merged["brain"].tolist() == [1.0, 256.0], "257 lies between two bfloat16 numbers, and rounds to even"
+    assert merged["double"].tolist() == [1.0, 1 + 2.5 * 2.0**-40], "float32 has no such numbers"
+
+
+def test_task_arithmetic_by_hand(three: tuple[Path, Path, Path]) -> None:
+    merged = load_file(merge(*three, method="task_arithmetic", scale=0.5) / "model.safetensors")
+    assert merged["w"].tolist() == [[1.5, 3.0], [-1.5, 1.0]]
+    merged = load_file(merge(*three, method="task_arithmetic", out="out2", scale=1.0) / "model.safetensors")
+    assert merged["w"].tolist() == [[2.0, 4.0], [-2.0, 1.5]]
+
+
+@pytest.mark.parametrize("method", ["average", "task_arithmetic", "ties"])
+def test_dtypes_shapes_and_what_nobody_changed(three: tuple[Path, Path, Path], method: str) -> None:
+    merged = load_file(merge(*three, method=method) / "model.safetensors")
+    assert {n: (t.dtype, t.shape) for n, t in merged.items()} == {n: (t.dtype, t.shape) for n, t in BASE.items()}
+    for name in ("same", "steps", "mask", "none"):
+        assert bits(merged[name]) == bits(BASE[name]), name
+
+
+def test_one_specialist_equal_to_the_base_changes_no_bit(tmp_path: Path) -> None:
+    tensors = {
+        "weird": torch.tensor([float("inf"), -float("inf"), float("nan"), -0.0, 1e-45]),
+        "half": torch.tensor([6e-8, 65504.0]).half(),
+    }
+    base, same = folder(tmp_path / "base", tensors), folder(tmp_path / "same", tensors)
+    merged = load_file(merge(base, same, same) / "model.safetensors")
+    for name, tensor in tensors.items():
+        assert bits(merged[name]) == bits(tensor), name
+
+
+def test_files_come_from_the_base_and_the_recipe_is_kept(three: tuple[Path, Path, Path]) -> None:
+    target = three[0].parent / "out"
+    target.mkdir()
+    recipe = merge_folders(three[0], three[1:], target, method="ties", parameters={"keep": 0.5})
+    found = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
+    assert found == ["config.json", "merge.json", "model.safetensors", "sub/config.json", "tokenizer.json"]
+    assert (target / "config.json").read_text() == "{}"
+    assert json.loads((target / "merge.json").read_text()) == recipe
+    assert recipe["method"] == "ties" and recipe["parameters"] == {"keep": 0.5, "scale": 1.0}
+    assert recipe["inputs"]["base"] == Weights(three[0]).content
+    assert recipe["inputs"]["tuned"] == [Weights(t).content for t in three[1:]]
+
+
+def test_weights_of_the_base_in_other_formats_stay_behind(three: tuple[Path, Path, Path]) -> None:
+    """They are not merged: a library that prefers them would load the base."""
+    for name in ("pytorch_model.bin", "tf_model.h5", "rust_model.ot", "model.onnx", "flax_model.msgpack"):
+        (three[0] / name).write_bytes(b"weights of the base")
+    found = {p.suffix for p in merge(*three).rglob("*") if p.is_file()}
+    assert found == {".json", ".safetensors"}
+
+
+def test_the_same_bytes_twice(three: tuple[Path, Path, Path]) -> None:
+    one, two = merge(*three, method="ties"), merge(*three, method="ties", out="again")
+    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+
+
+def test_the_layout_of_a_sharded_base_is_kept(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    (base / "2_Dense").mkdir(parents=True)
+    shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    save_file({"a": torch.zeros(2)}, base / shards[0])
+    save_file({"b": torch.ones(2)}, base / shards[1])
+    save_file({"b": torch.ones(3)}, base / "2_Dense" / "model.safetensors")
+    index = json.dumps({"metadata": {"total_size": 16}, "weight_map": {"a": shards[0], "b": shards[1]}})
+    (base / "model.safetensors.index.json").write_text(index)
+    tuned = folder(tmp_path / "tuned", {"a": torch.ones(2), "b": torch.ones(2)})
+    (tuned / "2_Dense").mkdir()
+    save_file({"b": torch.full((3,), 3.0)}, tuned / "2_Dense" / "model.safetensors")
+    out = merge(base, tuned)
+    found = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+    assert found == ["2_Dense/model.safetensors", "merge.json", *shards, "model.safetensors.index.json"]
+    assert load_file(out / shards[0])["a"].tolist() == [1, 1]
+    assert load_file(out / shards[1])["b"].tolist() == [1, 1]
+    assert load_file(out / "2_Dense" / "model.safetensors")["b"].tolist() == [3, 3, 3]
+
+
+def test_single_files_merge_too(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    files = [f / "model.safetensors" for f in three]
+    merge_folders(files[0], files[1:], target, method="average")
+    assert sorted(p.name for p in target.iterdir()) == ["merge.json", "model.safetensors"]
+    assert load_file(target / "model.safetensors")["scale"].item() == 3.5
+
+
+def test_no_specialist(three: tuple[Path, Path, Path]) -> None:
+    refused(three[0], words=("no specialist was given",))
+
+
+def test_shapes_that_differ(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    other = folder(tmp_path / "other", {**BASE, "w": torch.zeros(2, 3), "scale": torch.zeros(1)})
+    error = refused(three[0], three[1], other, words=("2 tensors differ in shape", "in the base"))
+    assert str(other) in error.asked and str(three[0]) in error.asked
+
+
+def test_tensors_missing_and_extra(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    less = {n: t for n, t in BASE.items() if n not in ("w", "scale")}
+    refused(three[0], folder(tmp_path / "less", less), words=("2 tensors of the base are missing (", "w", "scale"))
+    more = {**BASE, "head.weight": torch.zeros(2)}
+    refused(three[0], folder(tmp_path / "more", more), words=("1 tensors are not in the base (head.weight)",))
+    both = {**less, "head.weight": torch.zeros(2)}
+    refused(
+        three[0], folder(tmp_path / "both", both), words=("2 tensors of the base are missing", "; 1 tensors are not")
+    )
+
+
+def test_integers_may_be_missing_or_extra(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Position numbers and counters come and go between versions of a library."""
+    other = {n: t for n, t in FIRST.items() if n not in ("steps", "mask")}
+    tuned = folder(tmp_path / "tuned", {**other, "position_ids": torch.arange(4)})
+    merged = load_file(merge(three[0], tuned) / "model.safetensors")
+    assert merged["steps"].tolist() == [3, 4] and "position_ids" not in merged
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_specialist_that_is_not_finite(three: tuple[Path, Path, Path], tmp_path: Path, value: float) -> None:
+    broken = folder(tmp_path / "broken", {**SECOND, "w": torch.tensor([[1.0, value], [0.0, 0.0]])})
+    refused(three[0], three[1], broken, words=("'w'", str(broken), "NaN or infinity", "leave that specialist out"))
+
+
+def test_a_base_that_is_not_finite(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    base = folder(tmp_path / "broken", {**BASE, "w": torch.tensor([[1.0, float("nan")], [0.0, 0.0]])})
+    with pytest.raises(AllroundError, match=f"the base {base} holds NaN or infinity there"):
+        merge(base, three[1])
+
+
+def test_a_sum_too_large_for_the_dtype(tmp_path: Path) -> None:
+    base = folder(tmp_path / "base", {"w": torch.tensor([40000.0]).half()})
+    tuned = folder(tmp_path / "tuned", {"w": torch.tensor([60000.0]).half()})
+    with pytest.raises(AllroundError, match="too large for"):
+        merge(base, tuned, tuned, method="task_arithmetic", scale=1.0)
+
+
+def test_an_unknown_method_or_parameter(three: tuple[Path, Path, Path]) -> None:
+    refused(*three, method="tiess", words=("did you mean 'ties'",))
+    target = three[0].parent / "refused2"
+    target.mkdir()
+    with pytest.raises(AllroundError, match="no parameter 'scal'"):
+        merge_folders(three[0], three[1:], target, method="ties", parameters={"scal": 1.0})
+    assert list(target.iterdir()) == [], "nothing is written before all is checked"
+
+
+def test_headers_are_enough_to_check(three: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Weights, "get", None)
+    check_alike(Weights(three[0]), [Weights(t) for t in three[1:]])
+
+
+def test_one_tensor_of_each_model_at_a_time(three: tuple[Path, Path, Path]) -> None:
+    seen: list[str] = []
+
+    class Noting(Weights):
+        def get(self, name: str) -> Tensor:
+            seen.append(name)
+            return super().get(name)
+
+    models = [Noting(f) for f in three]
+    tensors = merged_tensors(models[0], models[1:], "average", {}, ["w", "scale"])
+    assert seen == []
+    next(tensors)
+    assert seen == ["w"] * 3
+    next(tensors)
+    assert seen == ["w"] * 3 + ["scale"] * 3
+
+
+def test_a_method_that_gives_a_wrong_shape_is_caught(
+    three: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = run.registry.find("merge", "average")
+
+    class Wrong:
+        def __getattr__(self, name: str) -> object:
+            return getattr(entry, name)
+
+        def load(self) -> object:
+            return lambda base, deltas: deltas
+
+    monkeypatch.setattr(run.registry, "find", lambda family, name: Wrong())
+    refused(*three, words=("this is a defect of the method that made it",))
+
+
+@pytest.mark.slow
+def test_merged_sentence_transformers_load_everywhere(bert_folder: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel, AutoTokenizer
+
+    from allround.models.base import load_encoder
+    from allround.tasks.definition import Definition
+
+    specialists = []
+    for number in range(2):
+        tuned = tmp_path / f"tuned{number}"
+        shutil.copytree(bert_folder, tuned)
+        weights = load_file(tuned / "model.safetensors")
+        generator = torch.Generator().manual_seed(number)
+        for name, tensor in weights.items():
+            if tensor.is_floating_point():
+                weights[name] = tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
+        save_file(weights, tuned / "model.safetensors", {"format": "pt"})
+        specialists.append(tuned)
+    out = tmp_path / "out"
+    out.mkdir()
+    merge_folders(bert_folder, specialists, out, method="average")
+
+    both = [load_file(s / "model.safetensors") for s in specialists]
+    for name, tensor in load_file(out / "model.safetensors").items():
+        assert torch.allclose(tensor, (both[0][name] + both[1][name]) / 2, atol=1e-6), name
+
+    texts = ["the cat is warm", "the dog is cold and ada was at the market"]
+    pipeline = SentenceTransformer(str(out), device="cpu", local_files_only=True)
+    embedded = pipeline.encode(texts, convert_to_tensor=True)
+    assert torch.isfinite(embedded).all() and embedded.shape == (2, 32)
+    model, tokenizer = AutoModel.from_pretrained(out).eval(), AutoTokenizer.from_pretrained(out)
+    coded = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        hidden = model(**coded).last_hidden_state
+    mask = coded["attention_mask"][:, :, None]
+    assert torch.allclose((hidden * mask).sum(1) / mask.sum(1), embedded, atol=1e-5)
+    encoder = load_encoder(out)
+    definition = Definition("t", "classification", ("text",), "text", "accuracy", ("a", "b"))
+    batch = encoder.collate(encoder.prepare([(t,) for t in texts], definition), definition)
+    with torch.inference_mode():
+        features = encoder(batch)
+    assert torch.allclose(features, embedded * 32**0.5, atol=1e-4)
