@@ -191,8 +191,14 @@ def _write(folder: Path, suite: str, **files: str) -> Path:
 
 
 GOOD = "x,z,y\n" + "".join(f"{i},{i % 5},{'ab'[i % 2]}\n" for i in range(40))
-ONE = "tasks:\n  t: {source: {train: train.csv, validation: train.csv, test: test.csv}, inputs: [x, z], target: y,\n"
-    "      kind: classification}\n"
+ONE = """
+tasks:
+  t:
+    source: {train: train.csv, validation: train.csv, test: test.csv}
+    kind: classification
+    inputs: [x, z]
+    target: y
+"""
 
 BAD: dict[str, tuple[str, dict[str, str], list[str], str]] = {
     "unknown key": (ONE.replace("target", "targt"), {"train": GOOD, "test": GOOD}, [], "did you mean 'target'"),

@@ -218,7 +218,9 @@ _KNOWN = {
 
 
 def _explain(error: ValidationError, raw: Any, asked: str) -> AllroundError:
-    first, *more = error.errors(include_url=False, include_input=False)
+    found_all = error.errors(include_url=False, include_input=False)
+    # A mistyped key is one unknown key and one missing; the first says more.
+    first, *more = sorted(found_all, key=lambda e: e["type"] != "extra_forbidden")
     key = _key(first["loc"], raw, first["type"])
     value = _value(raw, key)
     last = str(key[-1]) if key else ""

@@ -1,0 +1,232 @@
+"""The pieces of work that a build is made of. Each is a top-level function of paths and plain values.
+
+A job makes its piece whole or not at all; what it has to say goes into the piece's facts.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from allround.core.pieces import Piece
+from allround.core.seeds import seed_everything
+from allround.evaluate.predict import predict_split
+from allround.evaluate.predictions import Predictions, score
+from allround.merge.run import merge_folders
+from allround.models.base import builtin_encoders, create_encoder, find_folder, load_encoder
+from allround.models.encoder import Encoder
+from allround.models.model import (
+    MultiTaskModel,
+    parameters_of,
+    read_definitions,
+    read_heads,
+    write_definitions,
+    write_heads,
+)
+from allround.tasks.task import Task
+from allround.train.head import fit_head
+from allround.train.settings import Settings
+from allround.train.trainer import train
+
+
+@lru_cache(maxsize=64)
+def _task(folder: str) -> Task:
+    return Task.load(Path(folder))
+
+
+_prepared: dict[tuple[str, str, str], list[Any]] = {}
+
+
+def _rows(encoder: Encoder, base: str, task_folder: str, split: str) -> list[Any]:
+    """A split as the encoder prepares it, kept for the next job: every encoder of a build prepares alike."""
+    key = (base, task_folder, split)
+    if key not in _prepared:
+        task = _task(task_folder)
+        _prepared[key] = encoder.prepare(task.splits[split].inputs, task.definition)
+    return _prepared[key]
+
+
+def make_base(piece: Piece, base: str, tasks: Sequence[str], seed: int, encoder: Mapping[str, Any]) -> None:
+    """The encoder that everything starts from, saved in allround's own form."""
+    started = time.perf_counter()
+    seed_everything(seed)
+    with piece.make() as (folder, facts):
+        if base in builtin_encoders():
+            made = create_encoder(base, [_task(t) for t in tasks], seed)
+        else:
+            made = load_encoder(find_folder(base), **encoder)
+        for task in tasks:
+            made.check(_task(task).definition)
+        (folder / "encoder").mkdir()
+        made.save(folder / "encoder")
+        facts["parameters"] = parameters_of(made)
+        facts["encoder"] = made.name
+        facts["epochs"] = made.epochs
+        facts["learning_rate"] = made.learning_rate
+        facts["seconds"] = time.perf_counter() - started
+
+
+def make_head(piece: Piece, encoder: str, task: str) -> None:
+    """A head for a task, fitted on a frozen encoder."""
+    started = time.perf_counter()
+    with piece.make() as (folder, facts):
+        data = _task(task)
+        head = fit_head(load_encoder(encoder), data)
+        write_heads(folder / "heads.safetensors", {data.name: {"weight": head.weight, "bias": head.bias}})
+        facts["tried"] = {str(penalty): score for penalty, score in head.tried.items()}
+        facts["chosen"] = head.chosen
+        facts["validation"] = head.tried[head.chosen]
+        facts["seconds"] = time.perf_counter() - started
+
+
+def tune(
+    piece: Piece, base: str, heads: Mapping[str, str], tasks: Sequence[str], settings: Mapping[str, Any], seed: int
+) -> None:
+    """A model tuned from the base: a specialist when there is one task, a joint model when there are many."""
+    data = [_task(t) for t in tasks]
+    with piece.make() as (folder, facts):
+        model = assemble(base, {t.name: heads[t.name] for t in data}, data)
+        adapter = folder / "adapter" if settings["tune"] == "lora" else None
+        course = train(
+            model, data, Settings.from_json(dict(settings)), seed=seed, scratch=piece.scratch, adapter=adapter
+        )
+        model.write(folder)
+        facts["evaluations"] = course.evaluations
+        facts["best_step"] = course.best_step
+        facts["steps"] = course.steps
+        facts["skipped"] = course.skipped
+        facts["examples"] = course.examples
+        facts["seconds"] = course.seconds
+        best = next(e for e in course.evaluations if e["step"] == course.best_step)
+        facts["validation"] = best["scores"]
+    shutil.rmtree(piece.scratch, ignore_errors=True)
+
+
+def assemble(encoder: str, heads: Mapping[str, str], tasks: Sequence[Task]) -> MultiTaskModel:
+    """A model from an encoder folder and, for each task, the folder that holds its head."""
+    model = MultiTaskModel(load_encoder(encoder), {})
+    for task in tasks:
+        model.add_task(task.definition, read_heads(Path(heads[task.name]) / "heads.safetensors").get(task.name, {}))
+    return model.eval()
+
+
+def predict(pieces: Mapping[str, Piece], encoder: str, heads: Mapping[str, str], tasks: Mapping[str, str], split: str,
+            base: str) -> None:  # fmt: skip
+    """Predictions of one model on a split of several tasks, a piece each."""
+    model = assemble(encoder, heads, [_task(f) for f in tasks.values()])
+    for name, folder in tasks.items():
+        if not pieces[name].done:
+            _predict_into(pieces[name], model, folder, split, base)
+
+
+def _predict_into(piece: Piece, model: MultiTaskModel, task_folder: str, split: str, base: str) -> None:
+    task = _task(task_folder)
+    rows = _rows(model.encoder, base, task_folder, split)
+    with piece.make() as (folder, facts):
+        found = predict_split(model, task, split, prepared=rows)
+        found.save(folder / "predictions.parquet")
+        facts["score"] = score(found)
+        facts["seconds"] = found.seconds
+        facts["rows"] = len(found)
+
+
+def try_merge(
+    piece: Piece,
+    base: str,
+    specialists: Mapping[str, str],
+    tasks: Mapping[str, str],
+    method: str,
+    parameters: Mapping[str, Any],
+) -> None:
+    """One merge with one setting, scored on validation; its weights are not kept."""
+    started = time.perf_counter()
+    with piece.make() as (folder, facts):
+        merged = folder / "merged"
+        merged.mkdir()
+        encoders = [f"{s}/encoder" for s in specialists.values()]
+        merge_folders(base, encoders, merged, method=method, parameters=parameters)
+        model = assemble(str(merged), specialists, [_task(f) for f in tasks.values()])
+        scores = {}
+        for name, task_folder in tasks.items():
+            rows = _rows(model.encoder, base, task_folder, "validation")
+            scores[name] = score(predict_split(model, _task(task_folder), "validation", prepared=rows))
+        shutil.rmtree(merged)
+        facts["validation"] = scores
+        facts["seconds"] = time.perf_counter() - started
+
+
+def merge(
+    piece: Piece,
+    base: str,
+    specialists: Mapping[str, str],
+    tasks: Mapping[str, str],
+    method: str,
+    parameters: Mapping[str, Any],
+) -> None:
+    """The merged model: a merged encoder and every specialist's head."""
+    started = time.perf_counter()
+    with piece.make() as (folder, facts):
+        (folder / "encoder").mkdir()
+        encoders = [f"{s}/encoder" for s in specialists.values()]
+        recipe = merge_folders(base, encoders, folder / "encoder", method=method, parameters=parameters)
+        heads = {name: read_heads(Path(s) / "heads.safetensors")[name] for name, s in specialists.items()}
+        write_heads(folder / "heads.safetensors", heads)
+        definitions = {name: _task(f).definition for name, f in tasks.items()}
+        write_definitions(folder, definitions, {"made_by": recipe})
+        facts["seconds"] = time.perf_counter() - started
+
+
+def take_specialist(piece: Piece, given: str, base: str, task: str) -> None:
+    """A specialist that the user gives: a model that allround saved, or an encoder folder (a head is then fitted)."""
+    from allround.checkpoints.weights import Weights
+    from allround.merge.run import check_alike
+
+    started = time.perf_counter()
+    data = _task(task)
+    source = Path(given)
+    encoder_folder = find_folder(given)
+    check_alike(Weights(base), [Weights(encoder_folder)])
+    with piece.make() as (folder, facts):
+        encoder = load_encoder(encoder_folder)
+        definitions = read_definitions(source)[0] if (source / "allround.json").is_file() else {}
+        if data.name in definitions and definitions[data.name].labels == data.definition.labels:
+            head = read_heads(source / "heads.safetensors")[data.name]
+            facts["head"] = "its own"
+        else:
+            fitted = fit_head(encoder, data)
+            head = {"weight": fitted.weight, "bias": fitted.bias}
+            facts["head"] = "fitted on its frozen encoder"
+        model = MultiTaskModel(encoder, {})
+        model.add_task(data.definition, head)
+        model.facts = {"made_by": {"given": str(given)}}
+        model.write(folder)
+        facts.update({"seconds": time.perf_counter() - started, "examples": {data.name: 0}, "given": str(given)})
+
+
+def probe(base: str, heads: Mapping[str, str], tasks: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Seconds per training example and per predicted row of each task, from one small measurement."""
+    found: dict[str, Any] = {}
+    chosen = Settings.from_json(dict(settings)).with_(epochs=1)
+    for name, folder in tasks.items():
+        task = _task(folder)
+        model = assemble(base, heads, [task])
+        started = time.perf_counter()
+        count = min(64, len(task.splits["validation"]))
+        small = Task(task.definition, {s: split.take(range(min(count, len(split)))) for s, split in task.splits.items()})
+        predict_split(model, small, "validation")
+        predicting = (time.perf_counter() - started) / count
+        started = time.perf_counter()
+        train(model, [small], chosen)
+        # Training scores validation twice (before the first step, and at the end).
+        training = max(0.0, time.perf_counter() - started - 2 * count * predicting) / len(small.splits["train"])
+        found[name] = {"train": training, "predict": predicting}
+    return found
+
+
+def loaded_predictions(piece: Piece) -> Predictions:
+    """The predictions that a piece holds."""
+    return Predictions.load(piece.folder / "predictions.parquet")

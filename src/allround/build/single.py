@@ -1,0 +1,186 @@
+"""Single jobs of the command line: tune one model, merge given models, evaluate a saved one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from allround.core.errors import AllroundError, suggestion
+from allround.core.files import atomic_folder
+from allround.core.progress import Progress
+from allround.core.seeds import seed_everything, seed_of
+from allround.evaluate.predict import predict_split
+from allround.evaluate.predictions import Predictions
+from allround.evaluate.scoreboard import Cost, Scoreboard, System
+from allround.merge.run import merge_folders
+from allround.models.base import builtin_encoders, create_encoder, find_folder, load_encoder
+from allround.models.model import MultiTaskModel, load, parameters_of, read_definitions, read_heads
+from allround.models.model import write_definitions, write_heads
+from allround.tasks.kind import kind
+from allround.tasks.suite import Suite
+from allround.tasks.task import SPLITS, Task
+from allround.train.head import fit_head
+from allround.train.settings import Settings
+from allround.train.trainer import Course, train
+
+
+def tune_model(
+    suite: Suite,
+    base: str | None,
+    out: Path,
+    *,
+    settings: Settings,
+    seed: int,
+    encoder: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Scoreboard:
+    """Fit heads on the frozen base, tune on all tasks of the suite, save into `out`, and score on test.
+
+    One task gives a specialist, several a joint model. Unfinished training is kept in `out`.unfinished, so that the
+    same call after a kill goes on there.
+    """
+    progress = progress or Progress()
+    base = base or suite.base
+    if base is None:
+        raise AllroundError(f"tune on '{suite.name}'", "no base was given, and the suite names none", "give --base")
+    tasks = list(suite.tasks.values())
+    seed_everything(seed_of(seed, "base"))
+    if base in builtin_encoders():
+        made = create_encoder(base, tasks, seed_of(seed, "base"))
+    else:
+        made = load_encoder(find_folder(base), **(encoder or {}))
+    model = MultiTaskModel(made, {})
+    for task in tasks:
+        head = fit_head(made, task)
+        model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
+        progress.say(f"head of {task.name} on the frozen base: validation {head.tried[head.chosen]:.3f}")
+    scratch = out.parent / f"{out.name}.unfinished"
+    with atomic_folder(out) as folder:
+        adapter = folder / "adapter" if settings.tune == "lora" else None
+        course = train(model, tasks, settings, seed=seed, scratch=scratch, adapter=adapter)
+        for one in course.evaluations:
+            listed = ", ".join(f"{name} {score:.3f}" for name, score in one["scores"].items())
+            best = "  (kept)" if one["step"] == course.best_step else ""
+            progress.say(f"step {one['step']}: validation {listed}{best}")
+        board = _board(model, suite, "test", "tuned", course)
+        model.facts = {"made_by": {"base": str(base), "settings": settings.to_json(), "seed": seed},
+                       "scores": _scores(board, "tuned")}  # fmt: skip
+        model.write(folder)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return board
+
+
+def merge_models(
+    base: str, folders: Sequence[str], out: Path, *, method: str, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Merge model folders into `out`; models that allround saved keep their heads. Returns the recipe."""
+    sources = [Path(f) for f in folders]
+    ours = [s for s in sources if (s / "allround.json").is_file()]
+    if ours and len(ours) < len(sources):
+        other = next(s for s in sources if s not in ours)
+        raise AllroundError(
+            "merge models with their heads",
+            f"{ours[0]} is a model that allround saved, and {other} is not",
+            "give only models of one sort; `allround build --specialist TASK=FOLDER` fits heads where they lack",
+        )
+    definitions: dict[str, Any] = {}
+    heads: dict[str, Any] = {}
+    for source in ours:
+        for name, definition in read_definitions(source)[0].items():
+            if name in definitions:
+                raise AllroundError(
+                    f"merge {source}",
+                    f"its task '{name}' is in another of the models too",
+                    "give each task once: a merged model has one head for each",
+                )
+            definitions[name] = definition
+        heads.update(read_heads(source / "heads.safetensors"))
+    with atomic_folder(out) as folder:
+        target = folder / "encoder" if ours else folder
+        target.mkdir(exist_ok=True)
+        tuned = [find_folder(f) for f in folders]
+        recipe = merge_folders(find_folder(base), tuned, target, method=method, parameters=parameters)
+        if ours:
+            load_encoder(target)
+            write_heads(folder / "heads.safetensors", heads)
+            write_definitions(folder, definitions, {"made_by": recipe})
+    return recipe
+
+
+def evaluate_model(folder: Path, suite: Suite, *, split: str = "test", out: Path | None = None) -> Scoreboard:
+    """Score a saved model on the tasks of a suite that it has heads for."""
+    if split not in SPLITS:
+        raise AllroundError(f"evaluate on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
+    model = load(folder)
+    for name, task in suite.tasks.items():
+        labels = model.definition(name).labels
+        if labels != task.definition.labels:
+            odd = sorted(set(task.definition.labels) ^ set(labels))
+            raise AllroundError(
+                f"evaluate '{name}' with {folder}",
+                f"the model's labels are not those of the suite: {', '.join(odd[:5])} differ",
+                "use the suite that the model was made with, or map its labels (`labels:` in the suite file)",
+            )
+    board = _board(model, suite, split, "model", None)
+    if out is not None:
+        board.save(out)
+    return board
+
+
+def _board(model: MultiTaskModel, suite: Suite, split: str, name: str, course: Course | None) -> Scoreboard:
+    predictions: dict[tuple[str, str], Predictions] = {}
+    for task_name, task in suite.tasks.items():
+        # The model's own definition scales a regression target as it was trained.
+        own = _with_definition(task, model)
+        predictions[name, task_name] = predict_split(model, own, split)
+        predictions["floor", task_name] = floor(own, split)
+    rows = sum(len(p) for (s, _), p in predictions.items() if s == name)
+    seconds = sum(p.seconds for (s, _), p in predictions.items() if s == name)
+    heads = [parameters_of(model.heads[t]) for t in suite.tasks]
+    encoder = parameters_of(model.encoder)
+    cost = Cost(
+        training_seconds=course.seconds if course else 0.0,
+        training_examples=sum(course.examples.values()) if course else 0,
+        parameters_stored=parameters_of(model),
+        parameters_used=encoder + max(heads),
+        examples_per_second=rows / seconds if seconds else None,
+    )
+    systems = [
+        System("floor", "floor", "majority class, or mean"),
+        System(name, "joint", "the model", cost=cost),
+    ]
+    notes = {"tasks": {n: list(t.notes) for n, t in suite.tasks.items() if t.notes}}
+    return Scoreboard.make(
+        {n: model.definitions[n] for n in suite.tasks}, systems, predictions, reference=None, notes=notes
+    )
+
+
+def _with_definition(task: Task, model: MultiTaskModel) -> Task:
+    mine = model.definition(task.name)
+    if mine == task.definition:
+        return task
+    rules = kind(mine.kind)
+    splits = {
+        s: type(split)(split.inputs, rules.encode(rules.decode(split.targets, task.definition), mine))
+        for s, split in task.splits.items()
+    }
+    return Task(mine, splits, task.notes)
+
+
+def floor(task: Task, split: str = "test") -> Predictions:
+    """The trivial predictions of a task: the majority class of the training rows, or their mean."""
+    rules = kind(task.definition.kind)
+    targets = task.splits[split].targets
+    lengths = [len(t) for t in targets] if rules.per_token else []
+    found = rules.floor(task.splits["train"].targets, len(targets), lengths)
+    return Predictions(task.definition, split, targets, found, None, 0.0)
+
+
+def _scores(board: Scoreboard, system: str) -> dict[str, Any]:
+    return {
+        n: {"metric": d.metric, board.split: board.cells[system][n].score, "low": board.cells[system][n].low,
+            "high": board.cells[system][n].high, "rows": board.cells[system][n].n}
+        for n, d in board.definitions.items()
+    }  # fmt: skip

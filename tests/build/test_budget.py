@@ -1,0 +1,57 @@
+"""The budget: the least cut that fits, never below the floors, said in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from allround.build.budget import FILL, Plan, estimate, make_plan, scaled
+from allround.tasks.suite import Suite
+
+SPEED = {"train": 0.1, "predict": 0.01}
+
+
+def plan(suite: Suite, minutes: float, **changes: Any) -> Plan:
+    arguments: dict[str, Any] = {"spent": 0.0, "trials": 12, "methods": 3, "epochs": 3, "joint": True, "workers": 2}
+    return make_plan(suite.tasks, dict.fromkeys(suite.tasks, SPEED), minutes=minutes, **{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def large() -> Suite:
+    return Suite.load("digits", only=["digit", "ink"])
+
+
+def test_estimate_by_hand(large: Suite) -> None:
+    speed = dict.fromkeys(large.tasks, SPEED)
+    seconds = estimate(large.tasks, speed, share=1.0, trials=2, methods=1, epochs=1, joint=False, workers=1)
+    rows = {s: len(large.tasks["digit"].splits[s]) for s in ("train", "validation", "test")}
+    predicted = 2 * rows["validation"] + 3 * (rows["validation"] + rows["test"]) + 2 * rows["validation"]
+    assert seconds == pytest.approx(2 * (0.1 * rows["train"] + 0.01 * (predicted + rows["train"])))
+
+
+def test_a_large_budget_cuts_nothing(large: Suite) -> None:
+    found = plan(large, 1000)
+    assert (found.share, found.trials, found.epochs) == (1.0, 12, None)
+    assert "nothing was cut" in found.words
+
+
+def test_first_trials_then_rows_then_epochs(large: Suite) -> None:
+    whole = plan(large, 1000).estimate / 60 / FILL
+    fewer = plan(large, whole * 0.98)
+    assert (fewer.share, fewer.trials, fewer.epochs) == (1.0, 4, None)
+    rows = plan(large, whole * 0.6)
+    assert 0 < rows.share < 1 and rows.epochs is None and rows.estimate <= whole * 0.6 * 60 * FILL
+    assert f"{100 * rows.share:.0f}% of the rows" in rows.words
+    speed = dict.fromkeys(large.tasks, SPEED)
+    least = estimate(large.tasks, speed, share=0.0, trials=4, methods=3, epochs=3, joint=True, workers=2)
+    epochs = plan(large, 0.98 * least / 60 / FILL)
+    assert epochs.epochs == 1 and "1 epoch instead of 3" in epochs.words
+
+
+def test_the_floors_hold_and_an_impossible_budget_is_admitted(large: Suite) -> None:
+    least = plan(large, 1e-6)
+    assert least.share == 0 and "more than the budget" in least.words
+    task = large.tasks["digit"]
+    assert [scaled(task, s, 0.0) for s in ("train", "validation", "test")] == [64, 50, 100]
+    assert scaled(task, "train", 1.0) == len(task.splits["train"])
