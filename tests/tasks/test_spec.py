@@ -131,7 +131,7 @@ def test_several_problems_are_counted() -> None:
 def test_a_bomb_of_aliases_is_refused_at_once() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
-    refuse("\n".join([*lines, "tasks: *a11"]), "tasks", "mapping")
+    refuse("\n".join([*lines, "tasks: *a11"]), "a0", "there is no such key")
     refuse("\n".join([*lines, "tasks: {t: {source: *a11, kind: regression, inputs: *a11, target: *a11}}"]), "tasks")
 
 

@@ -66,9 +66,7 @@ def _processor() -> str:
 def peak_memory() -> int:
     """Bytes: this process's peak plus the largest peak among its worker processes, an upper estimate for two."""
     unit = 1 if sys.platform == "darwin" else 1024
-    return unit * sum(
-        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def write_card(folder: Path, title: str, board: Scoreboard) -> None:

@@ -216,7 +216,8 @@ def probe(base: str, heads: Mapping[str, str], tasks: Mapping[str, str], setting
         model = assemble(base, heads, [task])
         started = time.perf_counter()
         count = min(64, len(task.splits["validation"]))
-        small = Task(task.definition, {s: split.take(range(min(count, len(split)))) for s, split in task.splits.items()})
+        first = {s: split.take(range(min(count, len(split)))) for s, split in task.splits.items()}
+        small = Task(task.definition, first)
         predict_split(model, small, "validation")
         predicting = (time.perf_counter() - started) / count
         started = time.perf_counter()

@@ -285,7 +285,7 @@ class _Run:
                 "base",
                 "base",
                 "heads on the frozen base",
-                {n: self.base_piece.folder for n in self.tasks},
+                dict.fromkeys(self.tasks, self.base_piece.folder),
                 {n: p.folder for n, p in self.heads.items()},
                 {n: [self.base_piece.key, p.key] for n, p in self.heads.items()},
                 seconds=sum(p.facts["seconds"] for p in self.heads.values()),
@@ -338,24 +338,26 @@ class _Run:
         )
         if self.options.joint:
             self.systems.append(
-                _System(
+                self._one_model(
                     "joint",
                     "joint",
                     "one model trained on all tasks",
-                    {n: joint.folder for n in self.tasks},
-                    {n: joint.folder for n in self.tasks},
-                    {n: joint.key for n in self.tasks},
+                    joint,
                     seconds=joint.facts["seconds"] + sum(p.facts["seconds"] for p in self.heads.values()),
                     examples=sum(joint.facts["examples"].values()),
                 )
             )
 
+    def _one_model(self, name: str, role: str, title: str, piece: Piece, **cost: Any) -> _System:
+        """A system whose encoder and heads lie in one piece."""
+        folders, keys = dict.fromkeys(self.tasks, piece.folder), dict.fromkeys(self.tasks, piece.key)
+        return _System(name, role, title, folders, folders, keys, **cost)
+
     def _merge(self) -> None:
         """Search each method's settings on validation, then make the chosen merge."""
-        if len(self.tasks) < 2 or not self.options.chosen_methods:
-            self._predict("validation")
-            return
         self._predict("validation")
+        if len(self.tasks) < 2 or not self.options.chosen_methods:
+            return
         entries = [registry.find("merge", m) for m in self.options.chosen_methods]
         parts = {
             "base": self.base_encoder,
@@ -373,10 +375,10 @@ class _Run:
                     for piece, (m, p) in zip(pieces, pairs, strict=True)
                 ],
             )
+            made = [(piece.facts["validation"], piece.facts["seconds"]) for piece in pieces]
             return [
-                Trial(m, p, self._mean_retention(piece.facts["validation"]), piece.facts["validation"],
-                      piece.facts["seconds"])  # fmt: skip
-                for piece, (m, p) in zip(pieces, pairs, strict=True)
+                Trial(m, p, self._mean_retention(scores), scores, seconds)
+                for (m, p), (scores, seconds) in zip(pairs, made, strict=True)
             ]
 
         chosen = run_searches(entries, self.trials, score)
@@ -395,13 +397,11 @@ class _Run:
         for method, piece in pieces.items():
             settings, trials = chosen[method]
             self.systems.append(
-                _System(
+                self._one_model(
                     method,
                     "merge",
                     f"merge by {method}",
-                    {n: piece.folder for n in self.tasks},
-                    {n: piece.folder for n in self.tasks},
-                    {n: piece.key for n in self.tasks},
+                    piece,
                     seconds=specialists.seconds,
                     examples=specialists.examples,
                     settings=settings,
@@ -451,9 +451,7 @@ class _Run:
 
     def _retentions(self, scores: Mapping[str, float]) -> dict[str, float | None]:
         reference = self._validation(next(s for s in self.systems if s.name == "specialists"))
-        return {
-            n: retention(scores[n], reference[n], better(t.definition.metric)) for n, t in self.tasks.items()
-        }
+        return {n: retention(scores[n], reference[n], better(t.definition.metric)) for n, t in self.tasks.items()}
 
     def _mean_retention(self, scores: Mapping[str, float]) -> float:
         known = [r for r in self._retentions(scores).values() if r is not None]
@@ -533,8 +531,7 @@ class _Run:
     def _cost(self, system: _System, speed: float | None) -> Cost:
         encoder = self.base_piece.facts["parameters"]
         heads = {
-            n: sum(t.numel() for t in read_heads(system.heads[n] / "heads.safetensors")[n].values())
-            for n in self.tasks
+            n: sum(t.numel() for t in read_heads(system.heads[n] / "heads.safetensors")[n].values()) for n in self.tasks
         }
         return Cost(
             training_seconds=system.seconds,

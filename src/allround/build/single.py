@@ -16,8 +16,15 @@ from allround.evaluate.predictions import Predictions
 from allround.evaluate.scoreboard import Cost, Scoreboard, System
 from allround.merge.run import merge_folders
 from allround.models.base import builtin_encoders, create_encoder, find_folder, load_encoder
-from allround.models.model import MultiTaskModel, load, parameters_of, read_definitions, read_heads
-from allround.models.model import write_definitions, write_heads
+from allround.models.model import (
+    MultiTaskModel,
+    load,
+    parameters_of,
+    read_definitions,
+    read_heads,
+    write_definitions,
+    write_heads,
+)
 from allround.tasks.kind import kind
 from allround.tasks.suite import Suite
 from allround.tasks.task import SPLITS, Task
