@@ -326,3 +326,27 @@ def test_the_definitions_alone_need_no_weights(saved: Path, digits_suite: Suite)
     definitions, facts = read_definitions(saved)
     assert definitions == {n: t.definition for n, t in digits_suite.tasks.items()} and facts == {}
     assert kind(definitions["digit"].kind).outputs(definitions["digit"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("suite", "task", "row", "words"),
+    [
+        ("text_suite", "mood", (3,), "'text' of input 0 is of type int"),
+        ("text_suite", "names", ("the cat",), "give a list of words"),
+        ("text_suite", "alike", ("one",), "input 0 has 1 parts"),
+        ("digits_suite", "digit", ("picture.png",), "give an opened image"),
+        ("table_suite", "species", ([1.0], 2.0, 3.0, "small"), "is of type list"),
+        ("table_suite", "species", ("wide", 2.0, 3.0, "small"), "'wide' is not a number"),
+    ],
+)
+def test_an_input_of_the_wrong_sort_is_an_error_in_words(
+    suite: str, task: str, row: tuple[object, ...], words: str, request: pytest.FixtureRequest
+) -> None:
+    from allround.models.base import load_encoder
+
+    encoder = {"text_suite": "bert_folder", "digits_suite": "small_image", "table_suite": "small_table"}[suite]
+    made = request.getfixturevalue(encoder)
+    definition = request.getfixturevalue(suite).tasks[task].definition
+    model = MultiTaskModel(load_encoder(made) if suite == "text_suite" else made, {task: definition})
+    with pytest.raises(AllroundError, match=words):
+        model.predict(task, [row])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -101,6 +102,7 @@ class MultiTaskModel(nn.Module):
     def outputs(self, task: str, inputs: Sequence[tuple[Any, ...]], batch_size: int = 64) -> Outputs:
         """Logits for rows of inputs, computed in batches of rows of like length."""
         definition = self.definition(task)
+        _check_inputs(definition, inputs)
         return self.outputs_prepared(task, self.encoder.prepare(inputs, definition), batch_size)
 
     @torch.inference_mode()
@@ -134,13 +136,6 @@ class MultiTaskModel(nn.Module):
         if isinstance(inputs, str):
             raise AllroundError(f"answer task '{task}'", "the inputs are a single text", "give a list of inputs")
         rows = [row if isinstance(row, tuple) else (row,) for row in inputs]
-        wrong = [i for i, row in enumerate(rows) if len(row) != len(definition.inputs)]
-        if wrong:
-            raise AllroundError(
-                f"answer task '{task}'",
-                f"input {wrong[0]} has {len(rows[wrong[0]])} parts",
-                f"give {len(definition.inputs)}: {', '.join(definition.inputs)}",
-            )
         if not rows:
             return []
         encoded, _ = self.predict_encoded(task, self.outputs(task, rows, batch_size))
@@ -157,6 +152,28 @@ class MultiTaskModel(nn.Module):
         self.encoder.save(folder / "encoder")
         write_heads(folder / "heads.safetensors", {n: h.state_dict() for n, h in self.heads.items()})
         write_definitions(folder, self.definitions, self.facts)
+
+
+def _check_inputs(definition: Definition, rows: Sequence[tuple[Any, ...]]) -> None:
+    """An error for the first row that a task cannot read."""
+    fits: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "text": ("a text", lambda v: isinstance(v, str)),
+        "image": ("an opened image", lambda v: not isinstance(v, str | bytes | Path | int | float | NoneType)),
+        "table": ("a number or a text", lambda v: isinstance(v, str | int | float | NoneType)),
+    }
+    wanted, fit = fits[definition.modality]
+    if definition.kind == "token_classification":
+        wanted = "a list of words"
+        fit = lambda v: isinstance(v, list) and all(isinstance(word, str) for word in v)  # noqa: E731
+    for number, row in enumerate(rows):
+        asked = f"answer task '{definition.name}'"
+        if len(row) != len(definition.inputs):
+            do = f"give {len(definition.inputs)}: {', '.join(definition.inputs)}"
+            raise AllroundError(asked, f"input {number} has {len(row)} parts", do)
+        for column, value in zip(definition.inputs, row, strict=True):
+            if not fit(value):
+                found = f"'{column}' of input {number} is of type {type(value).__name__}"
+                raise AllroundError(asked, found, f"give {wanted}")
 
 
 def write_heads(path: Path, heads: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -212,17 +229,24 @@ def read_definitions(folder: Path) -> tuple[dict[str, Definition], dict[str, Any
     return {d.name: d for d in definitions}, facts
 
 
-def load(folder: Path | str, *, module: nn.Module | None = None, device: str = "cpu") -> MultiTaskModel:
+def load(
+    folder: Path | str,
+    *,
+    module: nn.Module | None = None,
+    to_tensor: Callable[[tuple[Any, ...]], Tensor] | None = None,
+    device: str = "cpu",
+) -> MultiTaskModel:
     """Load a saved model.
 
-    module: the network, when the model was made from a network of the user's own.
+    module, to_tensor: the network, and what turns its rows into tensors, when the model was made from a network of
+    the user's own.
     """
     folder = Path(folder)
     definitions, facts = read_definitions(folder)
     if module is not None:
         from allround.models.encoders.module import give
 
-        give(module)
+        give(module, to_tensor)
     model = MultiTaskModel(load_encoder(folder / "encoder"), {})
     heads = read_heads(folder / "heads.safetensors")
     for name, definition in definitions.items():

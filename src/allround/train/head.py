@@ -33,7 +33,7 @@ class Head:
 def features_of(encoder: Encoder, prepared: list[Any], definition: Definition, batch_size: int = 64) -> Outputs:
     """Features of prepared rows, in their order: (n, d), or (words, d) with the words of each row."""
     encoder.eval()
-    device = next(encoder.parameters()).device
+    device = next(encoder.parameters(), torch.empty(0)).device
     per_token = kind(definition.kind).per_token
     found: list[Tensor] = [torch.empty(0)] * len(prepared)
     for rows in batches_by_length(encoder, prepared, batch_size):

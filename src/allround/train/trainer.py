@@ -226,6 +226,7 @@ class _Run:
             "optimiser": self.optimiser.state_dict(),
             "best": self.best,
             "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if self.accelerator.device.type == "cuda" else [],
             "step": self.step,
             "drawn": self.drawn,
             "best_mean": self.best_mean,
@@ -249,6 +250,8 @@ class _Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.best = dict(state["best"])
         torch.set_rng_state(state["random"])
+        if state["random_cuda"]:
+            torch.cuda.set_rng_state_all(state["random_cuda"])
         for name in ("step", "drawn", "best_mean", "task_best", "waits", "bad_in_a_row"):
             setattr(self, name, state[name])
         self.course = Course(**state["course"])

@@ -92,8 +92,12 @@ class Module(Encoder):
 
 
 def give(network: nn.Module, to_tensor: Callable[[tuple[Any, ...]], Tensor] | None = None) -> None:
-    """Make a network known to this process, so that saved models of its class load."""
-    _given[f"{type(network).__module__}.{type(network).__qualname__}"] = (network, to_tensor)
+    """Make a network known to this process, so that saved models of its class load.
+
+    Without `to_tensor`, one that was given for this class before stays.
+    """
+    label = f"{type(network).__module__}.{type(network).__qualname__}"
+    _given[label] = (network, to_tensor or _given.get(label, (None, None))[1])
 
 
 def _plain(row: tuple[Any, ...], modality: str) -> Tensor:

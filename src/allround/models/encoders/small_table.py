@@ -65,7 +65,7 @@ class SmallTable(Encoder):
         for column, value in zip(self.columns, values, strict=True):
             absent = value is None or (isinstance(value, float) and math.isnan(value))
             if "mean" in column:
-                numbers += [0.0, 1.0] if absent else [(float(value) - column["mean"]) / column["scale"], 0.0]
+                numbers += [0.0, 1.0] if absent else [(_number(value, column) - column["mean"]) / column["scale"], 0.0]
             else:
                 numbers += [float(str(value) == category and not absent) for category in column["categories"]]
         return numbers
@@ -106,6 +106,17 @@ class SmallTable(Encoder):
             loss.backward()
             optimiser.step()
         return encoder.eval()
+
+
+def _number(value: Any, column: Mapping[str, Any]) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise AllroundError(
+            f"read the column '{column['name']}'",
+            f"{value!r} is not a number, and the column holds numbers",
+            "give a number, or nothing where it is missing",
+        ) from None
 
 
 def _column(name: str, values: Sequence[Any]) -> dict[str, Any]:

@@ -178,3 +178,10 @@ def _check_modules(folder: Path) -> None:
                 f"modules.json points outside the folder: '{module.get('path')}'",
                 "get the model from a source you trust",
             )
+        place = folder / str(module.get("path", ""))
+        if list(place.glob("*.bin")) and not list(place.glob("*.safetensors")):
+            raise AllroundError(
+                f"load the encoder in {folder}",
+                f"the weights of its module '{module.get('path')}' are pickled, and a pickle can run code",
+                "save the model as safetensors where you trust it: SentenceTransformer(folder).save(new_folder)",
+            )
