@@ -36,8 +36,9 @@ NOUNS = (*ANIMALS, *FOODS, *PLACES)
 OTHER = ("the", "is", "and", "was", "at", "saw", "today", "very", "a", "not")
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
+    """Sums come out the same everywhere, also after a test that ran jobs with more threads."""
     import torch
 
     torch.set_num_threads(1)

@@ -157,7 +157,7 @@ def test_lost_pieces_are_made_again_with_the_same_result(
     for piece in [*out.glob("pieces/specialist-ink-*"), *out.glob("pieces/test-ties-digit-*")]:
         shutil.rmtree(piece)
     again = run(digits_suite, out, base=base)
-    assert made(last_log(out)) == ["specialist-ink", "test predictions of ties (digit, ink, segments)"]
+    assert made(last_log(out)) == ["specialist-ink", "test predictions of ties (all 3 tasks)"]
     assert again.scoreboard.fingerprint() == first.scoreboard.fingerprint()
 
 

@@ -85,7 +85,7 @@ def write_card(folder: Path, title: str, board: Scoreboard) -> None:
         kept = percent(cell.retention) if cell.retention is not None else ""
         spread = span_text(cell.low, cell.high, metric=definition.metric)
         lines.append(
-            f"| {name} | {definition.metric} | {shown(cell.score, definition.metric)} | {spread} | {cell.n} | {kept} |"
+            f"| {name} | {definition.metric} | {shown(cell.score, definition.metric)} |{spread} | {cell.n} | {kept} |"
         )
     lines += [
         "",

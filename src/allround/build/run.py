@@ -111,12 +111,16 @@ def build(
             "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table",
         )
     options.constraints.check(suite.tasks)
-    for name in options.specialists:
+    for name, folder in options.specialists.items():
+        if not Path(folder).exists():
+            raise AllroundError(
+                f"use {folder} as the specialist of '{name}'", "there is no such folder", "check the path"
+            )
         if name not in suite.tasks:
             raise AllroundError(f"use a given specialist for '{name}'", "the suite has no such task",
                                 f"use one of: {', '.join(suite.tasks)}")  # fmt: skip
-    progress = progress or Progress(out / "log.txt")
     with _locked(out):
+        progress = progress or Progress(out / "log.txt")
         return _Run(suite, base, options, out, dict(encoder or {}), progress).run()
 
 
@@ -443,7 +447,7 @@ class _Run:
                     )
                     work.append((_Group(system.name, split, pieces, names), job))  # type: ignore[arg-type]
                 else:
-                    self.progress.say(f"have  {split} predictions of {system.name} ({', '.join(names)})", style="dim")
+                    self.progress.say(f"have  {_predictions_of(split, system.name, names, pieces)}", style="dim")
         self._do(f"predicting the {split} rows", work)
 
     def _validation(self, system: _System) -> dict[str, float]:
@@ -616,7 +620,7 @@ class _Group:
 
     @property
     def key(self) -> str:
-        return f"{self.split} predictions of {self.system} ({', '.join(self.names)})"
+        return _predictions_of(self.split, self.system, self.names, self.pieces)
 
     @property
     def done(self) -> bool:
@@ -625,6 +629,11 @@ class _Group:
     @property
     def facts(self) -> dict[str, Any]:
         return {"seconds": sum(self.pieces[n].facts["seconds"] for n in self.names)}
+
+
+def _predictions_of(split: str, system: str, names: Sequence[str], pieces: Mapping[str, Piece]) -> str:
+    listed = f"all {len(names)} tasks" if len(names) == len(pieces) > 1 else ", ".join(names)
+    return f"{split} predictions of {system} ({listed})"
 
 
 def _result(piece: Any) -> str:

@@ -121,6 +121,14 @@ def evaluate_model(folder: Path, suite: Suite, *, split: str = "test", out: Path
     if split not in SPLITS:
         raise AllroundError(f"evaluate on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
     model = load(folder)
+    lacking = [name for name in suite.tasks if name not in model.definitions]
+    if lacking:
+        shared = [name for name in suite.tasks if name in model.definitions]
+        raise AllroundError(
+            f"evaluate {folder} on '{suite.name}'",
+            f"the model has no head for {', '.join(lacking)}; it has: {', '.join(model.definitions)}",
+            f"evaluate what it can do: --only {','.join(shared)}" if shared else "use the suite it was made with",
+        )
     for name, task in suite.tasks.items():
         labels = model.definition(name).labels
         if labels != task.definition.labels:

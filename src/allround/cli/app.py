@@ -50,6 +50,10 @@ SeedOption = Annotated[int, typer.Option(help="Seed of everything.")]
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training rows. Default: the encoder's.")]
 BatchOption = Annotated[int | None, typer.Option(help="Rows in a training step.")]
 RateOption = Annotated[float | None, typer.Option(help="Learning rate. Default: the encoder's.")]
+PatienceOption = Annotated[
+    int | None, typer.Option(help="Evaluations without a better score after which a task is drawn no more.")
+]
+PrecisionOption = Annotated[str | None, typer.Option(help="auto, fp32 or bf16, in training.")]
 TuneOption = Annotated[str | None, typer.Option(help="full: all encoder weights. lora: low-rank changes.")]
 RankOption = Annotated[int | None, typer.Option(help="Rank of LoRA.")]
 HeadsOption = Annotated[
@@ -100,6 +104,8 @@ def build(
     epochs: EpochsOption = None,
     batch_size: BatchOption = None,
     learning_rate: RateOption = None,
+    patience: PatienceOption = None,
+    precision: PrecisionOption = None,
     tune: TuneOption = None,
     lora_rank: RankOption = None,
     heads: HeadsOption = None,
@@ -118,7 +124,18 @@ def build(
     from allround.build import build as run
 
     options = Options(
-        settings=_settings(epochs, batch_size, learning_rate, tune, lora_rank, heads, sample, device),
+        settings=_settings(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            patience=patience,
+            precision=precision,
+            tune=tune,
+            lora_rank=lora_rank,
+            heads=heads,
+            sample=sample,
+            device=device,
+        ),
         seed=seed,
         methods=tuple(_split(methods)) if methods is not None else None,
         trials=trials,
@@ -139,6 +156,7 @@ def build(
         encoder=_encoder(max_length, pairs),
     )
     made.scoreboard.print()
+    typer.echo(f"\n{made.scoreboard.notes['choice']}")
     typer.echo(f"\nbest model   {made.best}\nreport       {made.report}\nscoreboard   {made.folder}/scoreboard.json")
 
 
@@ -154,6 +172,8 @@ def train(
     epochs: EpochsOption = None,
     batch_size: BatchOption = None,
     learning_rate: RateOption = None,
+    patience: PatienceOption = None,
+    precision: PrecisionOption = None,
     tune: TuneOption = None,
     lora_rank: RankOption = None,
     heads: HeadsOption = None,
@@ -166,7 +186,18 @@ def train(
     from allround.build.single import tune_model
 
     loaded = _suite(suite, data_dir, only, limit)
-    settings = _settings(epochs, batch_size, learning_rate, tune, lora_rank, heads, sample, device)
+    settings = _settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        patience=patience,
+        precision=precision,
+        tune=tune,
+        lora_rank=lora_rank,
+        heads=heads,
+        sample=sample,
+        device=device,
+    )
     board = tune_model(loaded, base, out, settings=settings, seed=seed, encoder=_encoder(max_length, pairs))
     board.print()
     typer.echo(f"\nmodel   {out}")
@@ -184,6 +215,8 @@ def tune_command(
     epochs: EpochsOption = None,
     batch_size: BatchOption = None,
     learning_rate: RateOption = None,
+    patience: PatienceOption = None,
+    precision: PrecisionOption = None,
     tune: TuneOption = None,
     lora_rank: RankOption = None,
     heads: HeadsOption = None,
@@ -195,7 +228,17 @@ def tune_command(
     from allround.build.single import tune_model
 
     loaded = _suite(suite, data_dir, task, limit)
-    settings = _settings(epochs, batch_size, learning_rate, tune, lora_rank, heads, None, device)
+    settings = _settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        patience=patience,
+        precision=precision,
+        tune=tune,
+        lora_rank=lora_rank,
+        heads=heads,
+        device=device,
+    )
     board = tune_model(loaded, base, out, settings=settings, seed=seed, encoder=_encoder(max_length, pairs))
     board.print()
     typer.echo(f"\nmodel   {out}")
@@ -389,7 +432,9 @@ def methods_show(
     found = [e for e in registry.entries(family) if e.name == name]
     if not found:
         known = {e.name for e in registry.entries(family)}
-        raise AllroundError(f"show the method '{name}'", "there is none of that name", suggestion(name, known))
+        close = [n for n in known if suggestion(name, [n]).startswith("did")]
+        do = suggestion(name, close) if close else "see: allround methods list"
+        raise AllroundError(f"show the method '{name}'", "there is none of that name", do)
     for entry in found:
         if as_json:
             typer.echo(json.dumps(_about(entry), indent=2))
@@ -431,28 +476,10 @@ def _suite(suite: str, data_dir: Path | None, only: str | None, limit: list[str]
     return Suite.load(suite, data_dir=data_dir, only=_split(only) or None, limit=_pairs(limit, "--limit", int) or None)
 
 
-def _settings(
-    epochs: int | None,
-    batch_size: int | None,
-    learning_rate: float | None,
-    tune: str | None,
-    lora_rank: int | None,
-    heads: str | None,
-    sample: str | None,
-    device: str | None,
-) -> Settings:
+def _settings(**given: Any) -> Settings:
     from allround.train.settings import Settings
 
-    return Settings().with_(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        tune=tune,
-        lora_rank=lora_rank,
-        heads=heads,
-        sample=sample,
-        device=device,
-    )
+    return Settings().with_(**given)
 
 
 def _encoder(max_length: int | None, pairs: str | None) -> dict[str, Any]:

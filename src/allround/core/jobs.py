@@ -87,7 +87,8 @@ class Processes:
             self._pool = None
             raise AllroundError(
                 "run a piece of work in a process of its own",
-                "that process was ended from outside (often: the machine ran out of memory)",
+                "that process ended before its work was done (often: the machine ran out of memory; in a script of "
+                'your own: the call does not stand under `if __name__ == "__main__":`)',
                 "run the same command again, with fewer --workers if memory is short: finished work is kept",
             ) from error
         finally:

@@ -30,6 +30,9 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "suite": ("tasks", "tasks/suites"),
 }
 
+#: What a method of a family is called in messages, where the family's name alone is not a noun for it.
+_WORDS = {"merge": "merge method", "sample": "sampling method"}
+
 T = TypeVar("T", bound=Callable[..., Any])
 
 
@@ -141,7 +144,9 @@ def find(family: str, name: str) -> Entry:
     """The entry of one method, or an error that suggests the nearest name."""
     if name not in names(family):
         raise AllroundError(
-            f"use the {family} '{name}'", f"there is no {family} of that name", suggestion(name, names(family))
+            f"use the {_WORDS.get(family, family)} '{name}'",
+            f"there is no {_WORDS.get(family, family)} of that name",
+            suggestion(name, names(family)),
         )
     room, folder = FAMILIES[family]
     path = PACKAGE / folder / f"{name}.py"

@@ -135,7 +135,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Scoreboard:
-    """What `make` found out. cells[system][task]; mean, worst and validation by system.
+    """What `make` found out. `cells[system][task]`; mean, worst and validation by system.
 
     Scores are of `split`; `validation` has the scores that choices were made by. `comparisons` are with the
     reference and with the best system. notes: {"tasks": {task: [warning]}, "budget": words}.
@@ -253,10 +253,15 @@ class Scoreboard:
         """The answer in a few plain sentences."""
         total = f"{plural(len(self.definitions), 'task')} ({plural(self.rows, self.split + ' row')})"
         if self.best is None:
-            return [f"{plural(len(self.systems), 'system')} on {total}; none was chosen on validation rows."]
+            return [f"{listed([s.name for s in self.systems])} on {total}."]
         best, lines = self.system(self.best), []
         name = f"{best.name} ({best.title})" if best.title and best.title != best.name else best.name
         mean, worst = self.mean.get(self.best), self.worst.get(self.best)
+        undefined = [t for t, cell in self.cells[self.best].items() if mean and cell.retention is None]
+        if undefined:
+            counted = [t for t in self.definitions if t not in undefined]
+            rows = sum(self.n(t) for t in counted)
+            total = f"{plural(len(counted), 'task')} ({plural(rows, self.split + ' row')})"
         kind = "single model" if best.single else "system"
         if self.reference is None or mean is None:
             return [f"The best {kind}, chosen on validation rows, is {name}; measured on {total}."]
@@ -264,7 +269,12 @@ class Scoreboard:
             f"The best {kind}, chosen on validation rows, is {name}. It keeps {percent(mean.value)}%"
             f"{span_text(mean.low, mean.high)} of the score of the {self.reference}, as a mean over {total}."
         )
-        if worst and worst.task:
+        if undefined:
+            lines.append(
+                f"Retention has no meaning on {listed(undefined)}, where the score of the {self.reference} is not "
+                "above zero."
+            )
+        if worst and worst.task and percent(worst.value) != percent(1.0):
             cell, theirs = self.cells[self.best][worst.task], self.cells[self.reference][worst.task]
             metric = self.definitions[worst.task].metric
             lines.append(
@@ -290,11 +300,16 @@ class Scoreboard:
         return f"It stores {encoders}{stored} parameters instead of {before}.{time}"
 
     def _rival_sentence(self) -> str:
-        """The best beside each other single system that was made (joint, merge)."""
+        """The best beside each other single system."""
         found: dict[str, list[str]] = {}
         for c in self.comparisons:
             rival = self.system(c.system)
-            if c.other == self.best and rival.single and rival.role in ("joint", "merge") and c.difference is not None:
+            if (
+                c.other == self.best
+                and rival.single
+                and rival.role in ("base", "joint", "merge")
+                and c.difference is not None
+            ):
                 found.setdefault(c.verdict, []).append(c.system)
         # A comparison says how the rival is beside the best; turn it round.
         phrases = [
@@ -430,6 +445,19 @@ class Scoreboard:
         console = console or Console(highlight=False)
         console.print(Text(_plain(" ".join(self.answer()))))
         console.print()
+        if self.reference is not None:
+            self._print_systems(console)
+        self._print_tasks(console)
+        by_metric: dict[str, list[str]] = {}
+        for task, definition in self.definitions.items():
+            by_metric.setdefault(definition.metric, []).append(task)
+        metrics = "; ".join(f"{metric}: {', '.join(tasks)}" for metric, tasks in by_metric.items())
+        console.print()
+        console.print(Text(_plain(f"{self.legend()} Metrics are {metrics}."), style="dim"))
+
+    def _print_systems(self, console: Console) -> None:
+        from rich.text import Text
+
         head, body = self._systems_table()
         narrow = [i for i, name in enumerate(head) if name not in ("role", "used", "inputs/s")]
         table = _table()
@@ -439,7 +467,15 @@ class Scoreboard:
             cells = [Text(_plain(row[i])) for i in narrow]
             table.add_row(*cells, style="bold" if system.name == self.best else None)
         console.print(table)
-        for block in self._blocks(console.width):
+        console.print()
+
+    def _print_tasks(self, console: Console) -> None:
+        """Scores of every task; with their intervals where there is no reference to compare with."""
+        from rich.text import Text
+
+        for number, block in enumerate(self._blocks(console.width)):
+            if number:
+                console.print()
             table = _table()
             table.add_column("task", no_wrap=True)
             table.add_column("rows", justify="right")
@@ -449,17 +485,13 @@ class Scoreboard:
                 cells = []
                 for system in block:
                     mark = self.mark(system.name, task)
-                    text = f"{shown(self.cells[system.name][task].score, definition.metric)}{mark or ' '}"
+                    cell = self.cells[system.name][task]
+                    text = f"{shown(cell.score, definition.metric)}{mark or ' '}"
+                    if self.reference is None:
+                        text = text.rstrip() + span_text(cell.low, cell.high, metric=definition.metric)
                     cells.append(Text(text, style={"-": "red", "+": "green"}.get(mark, "")))
                 table.add_row(Text(_plain(task)), str(self.n(task)), *cells)
-            console.print()
             console.print(table)
-        by_metric: dict[str, list[str]] = {}
-        for task, definition in self.definitions.items():
-            by_metric.setdefault(definition.metric, []).append(task)
-        metrics = "; ".join(f"{metric}: {', '.join(tasks)}" for metric, tasks in by_metric.items())
-        console.print()
-        console.print(Text(_plain(f"{self.legend()} Metrics are {metrics}."), style="dim"))
 
     def _blocks(self, width: int) -> Iterable[list[System]]:
         """Systems in groups whose columns fit beside the tasks'."""

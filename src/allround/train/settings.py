@@ -17,7 +17,8 @@ class Settings:
     tune: "full" (all encoder weights) or "lora" (low-rank changes of rank `lora_rank`).
     heads: "frozen" keeps the heads as fitted on the frozen base, so that all specialists write into one feature
     space; "tuned" trains them along.
-    patience: evaluations without a better validation score after which a task is drawn no more.
+    patience: evaluations without a better validation score after which a task is drawn no more; `None` trains to
+    the end. Either way the best state on validation is kept.
     precision: "bf16" computes matrix products in bfloat16 (weights and the best state stay float32), "fp32" does not;
     "auto" takes bf16 where the processor or GPU computes it natively. Predictions are always made in float32.
     sample: how often each task is drawn; `sample_settings` are that method's parameters.
@@ -29,7 +30,7 @@ class Settings:
     weight_decay: float = 0.0
     warmup: float = 0.1
     clip: float = 1.0
-    patience: int = 3
+    patience: int | None = None
     tune: str = "full"
     lora_rank: int = 8
     heads: str = "frozen"
@@ -55,7 +56,8 @@ class Settings:
         registry.find("sample", self.sample).resolve(self.sample_settings)
         lowest = {"batch_size": 1, "patience": 1, "lora_rank": 1, "clip": 1e-9, "weight_decay": 0, "warmup": 0}
         for name, low in lowest.items():
-            if getattr(self, name) < low:
+            value = getattr(self, name)
+            if value is not None and value < low:
                 raise AllroundError(
                     f"train with {name}={getattr(self, name)}", "that is too small", f"give at least {low}"
                 )

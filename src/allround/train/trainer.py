@@ -53,8 +53,8 @@ def train(
     Each step draws one task (`settings.sample`), takes a batch of its training rows, and steps AdamW on the task's
     own loss; the rate rises linearly over the first `warmup` of the steps, then falls linearly to zero. Validation
     is scored before the first step and once an epoch. The best state is the one with the highest mean over tasks of
-    the validation score relative to the score before the first step. A task that does not get better for `patience`
-    evaluations is drawn no more; when none is left, training ends.
+    the validation score relative to the score before the first step. With `patience`
+    set, a task that does not get better for that many evaluations is drawn no more; when none is left, training ends.
 
     scratch: a folder in which unfinished training is kept; called again after a kill with the same arguments, it
     goes on there and ends with the same weights. adapter: where the adapter is written when `tune` is "lora".
@@ -123,7 +123,7 @@ class _Run:
         self.seconds_before = before
         if not self.course.evaluations:
             self._evaluate()
-        while self.step < self.steps and not all(w >= self.settings.patience for w in self.waits):
+        while self.step < self.steps and not all(self._stopped(i) for i in range(len(self.tasks))):
             self._one_step()
             self.step += 1
             if self.step % self.steps_per_epoch == 0 or self.step == self.steps:
@@ -133,9 +133,13 @@ class _Run:
         self._finish()
         return self.course
 
+    def _stopped(self, index: int) -> bool:
+        """Whether a task has not got better for too long."""
+        return self.settings.patience is not None and self.waits[index] >= self.settings.patience
+
     def _one_step(self) -> None:
         index = self.sequence[self.step]
-        if self.waits[index] < self.settings.patience:
+        if not self._stopped(index):
             task = self.tasks[index]
             rows = self._rows(index)
             batch = self.plain.encoder.collate([self.prepared["train"][index][i] for i in rows], task.definition)
