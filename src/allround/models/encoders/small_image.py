@@ -33,7 +33,7 @@ class SmallImage(Encoder):
     name = "small_image"
     modalities = ("image",)
     learning_rate = 2e-4
-    epochs = 8
+    epochs = 6
 
     def __init__(self, *, channels: int = 1, size: int = 8) -> None:
         super().__init__()
