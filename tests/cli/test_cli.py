@@ -83,9 +83,15 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
         assert command in found.stdout
 
 
-@pytest.mark.parametrize("command", ["build", "train", "tune", "merge", "evaluate", "predict"])
+COMMANDS = [
+    *("build", "train", "tune", "merge", "evaluate", "predict", "doctor"),
+    *("tasks list", "tasks show", "tasks check", "methods list", "methods show"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_has_an_example(command: str) -> None:
-    assert "Example: allround" in " ".join(cli(command, "--help").split())
+    assert f"Example: allround {command}" in " ".join(cli(*command.split(), "--help").split())
 
 
 def test_version() -> None:
@@ -174,6 +180,13 @@ def test_merge_of_plain_folders(two_specialists: tuple[Path, Path, Path], tmp_pa
         cli("merge", base, digit, ink / "encoder", "-o", tmp_path / "x")
 
 
+def test_evaluate_on_tasks_that_the_model_lacks(model: Path, flowers: Path) -> None:
+    with pytest.raises(AllroundError, match="has no head for digit; it has: species, petal"):
+        cli("evaluate", model, "digits", "--only", "digit")
+    shown = cli("evaluate", model, flowers / "suite.yml")
+    assert "[" in shown.split("species", 2)[2].splitlines()[0], "each score has its interval"
+
+
 def test_evaluate_with_another_suites_labels_is_refused(model: Path, flowers: Path, tmp_path: Path) -> None:
     changed = (flowers / "data.csv").read_text().replace("s2", "s9")
     (tmp_path / "data.csv").write_text(changed)
@@ -209,6 +222,8 @@ BAD: dict[str, tuple[str, dict[str, str], list[str], str]] = {
     "wrong base path": (ONE, {"train": GOOD, "test": GOOD}, ["--base", "./no/such/folder"], "there is no such folder"),
     "mistyped base": (ONE, {"train": GOOD, "test": GOOD}, ["--base", "smal_table"], "did you mean 'small_table'"),
     "mistyped method": (ONE, {"train": GOOD, "test": GOOD}, ["--methods", "tie"], "did you mean 'ties'"),
+    "settings that the base lacks": (ONE, {"train": GOOD, "test": GOOD}, ["--max-length", "9"], "no such settings"),
+    "no such specialist": (ONE, {"train": GOOD, "test": GOOD}, ["--specialist", "t=./nowhere"], "specialist of 't'"),
     "not a number": (ONE, {"train": GOOD, "test": GOOD}, ["--limit", "train=many"], "a whole number"),
 }
 

@@ -12,12 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from allround.core.pieces import Piece
 from allround.core.seeds import seed_everything
 from allround.evaluate.predict import predict_split
 from allround.evaluate.predictions import Predictions, score
 from allround.merge.run import merge_folders
-from allround.models.base import builtin_encoders, create_encoder, find_folder, load_encoder
+from allround.models.base import find_folder, load_encoder, open_encoder
 from allround.models.encoder import Encoder
 from allround.models.model import (
     MultiTaskModel,
@@ -30,7 +32,7 @@ from allround.models.model import (
 from allround.tasks.task import Task
 from allround.train.head import fit_head
 from allround.train.settings import Settings
-from allround.train.trainer import train
+from allround.train.trainer import pick_device, precision_of, train
 
 
 @lru_cache(maxsize=64)
@@ -55,12 +57,7 @@ def make_base(piece: Piece, base: str, tasks: Sequence[str], seed: int, encoder:
     started = time.perf_counter()
     seed_everything(seed)
     with piece.make() as (folder, facts):
-        if base in builtin_encoders():
-            made = create_encoder(base, [_task(t) for t in tasks], seed)
-        else:
-            made = load_encoder(find_folder(base), **encoder)
-        for task in tasks:
-            made.check(_task(task).definition)
+        made = open_encoder(base, [_task(t) for t in tasks], seed, encoder)
         (folder / "encoder").mkdir()
         made.save(folder / "encoder")
         facts["parameters"] = parameters_of(made)
@@ -70,12 +67,12 @@ def make_base(piece: Piece, base: str, tasks: Sequence[str], seed: int, encoder:
         facts["seconds"] = time.perf_counter() - started
 
 
-def make_head(piece: Piece, encoder: str, task: str) -> None:
+def make_head(piece: Piece, encoder: str, task: str, device: str) -> None:
     """A head for a task, fitted on a frozen encoder."""
     started = time.perf_counter()
     with piece.make() as (folder, facts):
         data = _task(task)
-        head = fit_head(load_encoder(encoder), data)
+        head = fit_head(load_encoder(encoder).to(pick_device(device)), data)
         write_heads(folder / "heads.safetensors", {data.name: {"weight": head.weight, "bias": head.bias}})
         facts["tried"] = {str(penalty): score for penalty, score in head.tried.items()}
         facts["chosen"] = head.chosen
@@ -115,9 +112,9 @@ def assemble(encoder: str, heads: Mapping[str, str], tasks: Sequence[Task]) -> M
 
 
 def predict(pieces: Mapping[str, Piece], encoder: str, heads: Mapping[str, str], tasks: Mapping[str, str], split: str,
-            base: str) -> None:  # fmt: skip
+            base: str, device: str) -> None:  # fmt: skip
     """Predictions of one model on a split of several tasks, a piece each."""
-    model = assemble(encoder, heads, [_task(f) for f in tasks.values()])
+    model = assemble(encoder, heads, [_task(f) for f in tasks.values()]).to(pick_device(device))
     for name, folder in tasks.items():
         if not pieces[name].done:
             _predict_into(pieces[name], model, folder, split, base)
@@ -141,19 +138,24 @@ def try_merge(
     tasks: Mapping[str, str],
     method: str,
     parameters: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> None:
-    """One merge with one setting, scored on validation; its weights are not kept."""
+    """One merge with one setting, scored on validation in the precision of training; its weights are not kept."""
     started = time.perf_counter()
     with piece.make() as (folder, facts):
         merged = folder / "merged"
         merged.mkdir()
         encoders = [f"{s}/encoder" for s in specialists.values()]
         merge_folders(base, encoders, merged, method=method, parameters=parameters)
-        model = assemble(str(merged), specialists, [_task(f) for f in tasks.values()])
+        chosen = Settings.from_json(dict(settings))
+        device = pick_device(chosen.device)
+        model = assemble(str(merged), specialists, [_task(f) for f in tasks.values()]).to(device)
+        half = torch.autocast(device.type, torch.bfloat16, enabled=precision_of(chosen) == "bf16")
         scores = {}
         for name, task_folder in tasks.items():
             rows = _rows(model.encoder, base, task_folder, "validation")
-            scores[name] = score(predict_split(model, _task(task_folder), "validation", prepared=rows))
+            with half:
+                scores[name] = score(predict_split(model, _task(task_folder), "validation", prepared=rows))
         shutil.rmtree(merged)
         facts["validation"] = scores
         facts["seconds"] = time.perf_counter() - started

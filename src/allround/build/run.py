@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,25 +12,30 @@ from typing import TYPE_CHECKING, Any
 
 from allround.build import jobs
 from allround.build.budget import Plan, make_plan, scaled
-from allround.build.card import about_machine, commands, peak_memory, python_lines, write_card
 from allround.build.options import Options
+from allround.build.results import (
+    about_machine,
+    commands,
+    peak_memory,
+    plain_name,
+    python_lines,
+    save_model,
+    task_facts,
+)
 from allround.build.search import Trial, run_searches
 from allround.build.single import floor
+from allround.build.systems import Judge, Parts, PredictionGroup
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import atomic_folder, disk_errors, hash_folder
+from allround.core.files import disk_errors, hash_folder
 from allround.core.jobs import Inline, Job, Runner, available_cores, call, quiet_libraries, runner
 from allround.core.pieces import Piece, Pieces
 from allround.core.progress import Progress
 from allround.core.seeds import seed_of
-from allround.evaluate.intervals import retention
 from allround.evaluate.predictions import Predictions
 from allround.evaluate.report import write_report
 from allround.evaluate.scoreboard import Cost, Scoreboard, System
 from allround.models.base import builtin_encoders, find_folder
-from allround.models.model import read_heads, write_definitions, write_heads
-from allround.tasks.definition import Definition
-from allround.tasks.metric import better
 from allround.tasks.task import SPLITS, Task
 from allround.train.head import PENALTIES
 
@@ -49,28 +53,6 @@ class Build:
     best: Path
     report: Path
     scoreboard: Scoreboard
-
-
-@dataclass
-class _System:
-    """A system under construction: where its parts lie and what it took."""
-
-    name: str
-    role: str
-    title: str
-    #: task -> folder of encoder; task -> folder of the head
-    encoders: dict[str, Path]
-    heads: dict[str, Path]
-    keys: dict[str, Any]
-    seconds: float = 0.0
-    examples: int = 0
-    settings: dict[str, Any] | None = None
-    choices: int = 0
-    search_seconds: float = 0.0
-
-    @property
-    def single(self) -> bool:
-        return len(set(self.encoders.values())) == 1
 
 
 def build(
@@ -136,7 +118,7 @@ class _Run:
         self.trials = options.trials
         self.workers = options.workers or min(available_cores(), 8)
         self.started = time.perf_counter()
-        self.systems: list[_System] = []
+        self.systems: list[Parts] = []
         self.found: list[Trial] = []
 
     def run(self) -> Build:
@@ -154,10 +136,10 @@ class _Run:
             self._fit_heads()
             self._tune()
             self._merge()
-            board, choice = self._score(plan)
+            board = self._score(plan)
         finally:
             self.runner.close()
-        return self._finish(board, choice, plan)
+        return self._finish(board, plan)
 
     # -- pieces of work ------------------------------------------------------------------------------------------
 
@@ -168,7 +150,7 @@ class _Run:
             return Inline()
         return runner(self.workers)
 
-    def _do(self, title: str, work: Sequence[tuple[Piece, Job]]) -> None:
+    def _do(self, title: str, work: Sequence[tuple[Piece | PredictionGroup, Job]]) -> None:
         """Run the jobs whose pieces are not there yet, and say what was made and what was found."""
         open_work = []
         for piece, job in work:
@@ -204,7 +186,7 @@ class _Run:
             made_from: dict[str, Any] = {"tasks": [t.content for t in self.tasks.values()], "seed": seed}
         else:
             made_from = {"content": hash_folder(find_folder(self.base)), "encoder": self.encoder}
-        self.base_piece = self.pieces.piece("base", base=_plain_name(self.base), **made_from)
+        self.base_piece = self.pieces.piece("base", base=plain_name(self.base), **made_from)
         job = call(jobs.make_base, piece=self.base_piece, base=str(self.base), tasks=list(self.data.values()),
                    seed=seed, encoder=self.encoder)  # fmt: skip
         self._do("base", [(self.base_piece, job)])
@@ -277,15 +259,14 @@ class _Run:
             name: self.pieces.piece(f"head-{name}", base=self.base_piece.key, task=t.content, penalties=PENALTIES)
             for name, t in self.tasks.items()
         }
-        self._do(
-            "heads on the frozen base",
-            [
-                (piece, call(jobs.make_head, piece=piece, encoder=self.base_encoder, task=self.data[name]))
-                for name, piece in self.heads.items()
-            ],
-        )
+        common = {"encoder": self.base_encoder, "device": self.settings.device}
+        work = [
+            (piece, call(jobs.make_head, piece=piece, task=self.data[name], **common))
+            for name, piece in self.heads.items()
+        ]
+        self._do("heads on the frozen base", work)
         self.systems = [
-            _System(
+            Parts(
                 "base",
                 "base",
                 "heads on the frozen base",
@@ -329,7 +310,7 @@ class _Run:
         self._do("tuning", work)
         folders = {n: p.folder for n, p in self.specialists.items()}
         self.systems.append(
-            _System(
+            Parts(
                 "specialists",
                 "specialists",
                 "a model tuned for each task",
@@ -342,20 +323,16 @@ class _Run:
         )
         if self.options.joint:
             self.systems.append(
-                self._one_model(
+                Parts.of_one(
                     "joint",
                     "joint",
                     "one model trained on all tasks",
                     joint,
+                    self.tasks,
                     seconds=joint.facts["seconds"] + sum(p.facts["seconds"] for p in self.heads.values()),
                     examples=sum(joint.facts["examples"].values()),
                 )
             )
-
-    def _one_model(self, name: str, role: str, title: str, piece: Piece, **cost: Any) -> _System:
-        """A system whose encoder and heads lie in one piece."""
-        folders, keys = dict.fromkeys(self.tasks, piece.folder), dict.fromkeys(self.tasks, piece.key)
-        return _System(name, role, title, folders, folders, keys, **cost)
 
     def _merge(self) -> None:
         """Search each method's settings on validation, then make the chosen merge."""
@@ -368,28 +345,33 @@ class _Run:
             "specialists": {n: str(p.folder) for n, p in self.specialists.items()},
             "tasks": self.data,
         }
+        settings = self.settings.to_json()
         made_from = {"base": self.base_piece.key, "specialists": {n: p.key for n, p in self.specialists.items()}}
 
         def score(pairs: list[tuple[str, dict[str, Any]]]) -> list[Trial]:
-            pieces = [self.pieces.piece(f"try-{m}", method=m, parameters=p, **made_from) for m, p in pairs]
+            pieces = [
+                self.pieces.piece(f"try-{m}", method=m, parameters=p, precision=self.settings.precision, **made_from)
+                for m, p in pairs
+            ]
             self._do(
                 "settings of merges, on validation",
                 [
-                    (piece, call(jobs.try_merge, piece=piece, method=m, parameters=p, **parts))
+                    (piece, call(jobs.try_merge, piece=piece, method=m, parameters=p, settings=settings, **parts))
                     for piece, (m, p) in zip(pieces, pairs, strict=True)
                 ],
             )
             made = [(piece.facts["validation"], piece.facts["seconds"]) for piece in pieces]
             return [
-                Trial(m, p, self._mean_retention(scores), scores, seconds)
+                Trial(m, p, judge.mean(scores), scores, seconds)
                 for (m, p), (scores, seconds) in zip(pairs, made, strict=True)
             ]
 
+        judge = self.judge
         chosen = run_searches(entries, self.trials, score)
         pieces = {}
-        for method, (settings, trials) in chosen.items():
+        for method, (best, trials) in chosen.items():
             self.found += trials
-            pieces[method] = self.pieces.piece(f"merge-{method}", method=method, parameters=settings, **made_from)
+            pieces[method] = self.pieces.piece(f"merge-{method}", method=method, parameters=best, **made_from)
         self._do(
             "merging",
             [
@@ -399,16 +381,17 @@ class _Run:
         )
         specialists = next(s for s in self.systems if s.name == "specialists")
         for method, piece in pieces.items():
-            settings, trials = chosen[method]
+            found, trials = chosen[method]
             self.systems.append(
-                self._one_model(
+                Parts.of_one(
                     method,
                     "merge",
                     f"merge by {method}",
                     piece,
+                    self.tasks,
                     seconds=specialists.seconds,
                     examples=specialists.examples,
-                    settings=settings,
+                    settings=found,
                     choices=len(trials),
                     search_seconds=sum(t.seconds for t in trials),
                 )
@@ -417,53 +400,45 @@ class _Run:
 
     # -- scoring -------------------------------------------------------------------------------------------------
 
-    def _prediction_pieces(self, system: _System, split: str) -> dict[str, Piece]:
-        return {
-            name: self.pieces.piece(
-                f"{split}-{system.name}-{name}", system=system.keys[name], task=task.content, split=split
-            )
-            for name, task in self.tasks.items()
-        }
-
     def _predict(self, split: str) -> None:
         """Predict a split with every system that has not done so yet."""
-        work: list[tuple[Piece, Job]] = []
+        work: list[tuple[Piece | PredictionGroup, Job]] = []
         for system in self.systems:
-            pieces = self._prediction_pieces(system, split)
-            groups: dict[Path, list[str]] = {}
-            for name in self.tasks:
-                groups.setdefault(system.encoders[name], []).append(name)
-            for folder, names in groups.items():
-                unfinished = [n for n in names if not pieces[n].done]
-                if unfinished:
-                    job = call(
-                        jobs.predict,
-                        pieces={n: pieces[n] for n in names},
-                        encoder=str(folder / "encoder"),
-                        heads={n: str(system.heads[n]) for n in names},
-                        tasks={n: self.data[n] for n in names},
-                        split=split,
-                        base=self.base_encoder,
-                    )
-                    work.append((_Group(system.name, split, pieces, names), job))  # type: ignore[arg-type]
-                else:
-                    self.progress.say(f"have  {_predictions_of(split, system.name, names, pieces)}", style="dim")
+            pieces = system.predictions(self.pieces, self.tasks, split)
+            for folder, names in system.groups().items():
+                job = call(
+                    jobs.predict,
+                    pieces={n: pieces[n] for n in names},
+                    encoder=str(folder / "encoder"),
+                    heads={n: str(system.heads[n]) for n in names},
+                    tasks={n: self.data[n] for n in names},
+                    split=split,
+                    base=self.base_encoder,
+                    device=self.settings.device,
+                )
+                work.append((PredictionGroup(system.name, split, pieces, names), job))
         self._do(f"predicting the {split} rows", work)
 
-    def _validation(self, system: _System) -> dict[str, float]:
-        return {n: p.facts["score"] for n, p in self._prediction_pieces(system, "validation").items()}
+    def _validation(self, system: Parts) -> dict[str, float]:
+        pieces = system.predictions(self.pieces, self.tasks, "validation")
+        return {n: p.facts["score"] for n, p in pieces.items()}
 
-    def _retentions(self, scores: Mapping[str, float]) -> dict[str, float | None]:
-        reference = self._validation(next(s for s in self.systems if s.name == "specialists"))
-        return {n: retention(scores[n], reference[n], better(t.definition.metric)) for n, t in self.tasks.items()}
+    @property
+    def judge(self) -> Judge:
+        metrics = {n: t.definition.metric for n, t in self.tasks.items()}
+        return Judge(metrics, self._validation(next(s for s in self.systems if s.name == "specialists")))
 
-    def _mean_retention(self, scores: Mapping[str, float]) -> float:
-        known = [r for r in self._retentions(scores).values() if r is not None]
-        return sum(known) / len(known) if known else 0.0
-
-    def _score(self, plan: Plan | None) -> tuple[Scoreboard, str]:
+    def _score(self, plan: Plan | None) -> Scoreboard:
         validation = {s.name: self._validation(s) for s in self.systems}
-        best, words = self._choose(validation)
+        parameters = self.base_piece.facts["parameters"]
+        # With one task the specialist is a single model for all of it.
+        candidates = [s for s in self.systems if s.single and (s.name != "specialists" or len(self.tasks) == 1)]
+        best, words = self.judge.choose(
+            {s.name: validation[s.name] for s in candidates},
+            {s.name: s.cost(parameters).parameters_stored for s in candidates},
+            self.options.constraints,
+            len(self.found),
+        )
         self.progress.say(words)
         self._predict("test")
         definitions = {n: t.definition for n, t in self.tasks.items()}
@@ -473,7 +448,7 @@ class _Run:
             predictions["floor", name] = floor(task)
         for system in self.systems:
             seconds, rows = 0.0, 0
-            for name, piece in self._prediction_pieces(system, "test").items():
+            for name, piece in system.predictions(self.pieces, self.tasks, "test").items():
                 predictions[system.name, name] = jobs.loaded_predictions(piece)
                 seconds, rows = seconds + piece.facts["seconds"], rows + piece.facts["rows"]
             systems.append(
@@ -483,7 +458,7 @@ class _Run:
                     system.title,
                     system.settings or {},
                     system.single,
-                    self._cost(system, rows / seconds if seconds else None),
+                    system.cost(parameters, rows / seconds if seconds else None),
                 )
             )
         notes = {
@@ -504,48 +479,7 @@ class _Run:
         )
         for (system_name, task_name), found in predictions.items():
             found.save(self.out / "predictions" / system_name / f"{task_name}.parquet")
-        return board, words
-
-    def _choose(self, validation: Mapping[str, Mapping[str, float]]) -> tuple[str, str]:
-        """The best single model under the constraints, by validation alone; and the choice in words."""
-        candidates = [s for s in self.systems if s.single and s.name != "specialists"]
-        if len(self.tasks) == 1:
-            candidates = list(self.systems)
-        ranked = sorted(candidates, key=lambda s: -self._mean_retention(validation[s.name]))
-        rules = self.options.constraints
-        broken = {
-            s.name: rules.broken(self._retentions(validation[s.name]), self._cost(s, None).parameters_stored)
-            for s in ranked
-        }
-        allowed = [s for s in ranked if not broken[s.name]]
-        best = (allowed or ranked)[0]
-        mean = self._mean_retention(validation[best.name])
-        words = (
-            f"Chosen on validation: {best.name}, mean retention {100 * mean:.1f}%, out of {len(ranked)} single models"
-            f" ({len(self.found)} merge settings tried)."
-        )
-        if rules.words():
-            words += f" Asked for: {rules.words()}."
-            if not allowed:
-                words += f" No single model satisfies that on validation; {best.name} {'; '.join(broken[best.name])}."
-            elif best is not ranked[0]:
-                words += f" {ranked[0].name} is better but {'; '.join(broken[ranked[0].name])}."
-        return best.name, words
-
-    def _cost(self, system: _System, speed: float | None) -> Cost:
-        encoder = self.base_piece.facts["parameters"]
-        heads = {
-            n: sum(t.numel() for t in read_heads(system.heads[n] / "heads.safetensors")[n].values()) for n in self.tasks
-        }
-        return Cost(
-            training_seconds=system.seconds,
-            training_examples=system.examples,
-            parameters_stored=encoder * len(set(system.encoders.values())) + sum(heads.values()),
-            parameters_used=encoder + max(heads.values()),
-            examples_per_second=speed,
-            search_choices=system.choices,
-            search_seconds=system.search_seconds,
-        )
+        return board
 
     def _provenance(self) -> dict[str, Any]:
         import allround
@@ -553,7 +487,7 @@ class _Run:
         return {
             "allround": allround.__version__,
             "suite": self.suite.name,
-            "base": _plain_name(self.base),
+            "base": plain_name(self.base),
             "base_piece": self.base_piece.key,
             "tasks": {n: t.content for n, t in self.tasks.items()},
             "settings": self.settings.to_json(),
@@ -563,22 +497,21 @@ class _Run:
 
     # -- what is left behind -------------------------------------------------------------------------------------
 
-    def _finish(self, board: Scoreboard, choice: str, plan: Plan | None) -> Build:
+    def _finish(self, board: Scoreboard, plan: Plan | None) -> Build:
         assert board.best
         best = next(s for s in self.systems if s.name == board.best)
-        self._save_model(best, board)
+        save_model(self.out / "best", best, board)
         board.save(self.out)
         extra = {
-            "title": f"{self.suite.name} on {_plain_name(self.base)}",
+            "title": f"{self.suite.name} on {plain_name(self.base)}",
             "commands": commands(self.out, self.tasks),
             "python": python_lines(self.out, self.tasks),
             "choices": [
                 {"method": t.method, "settings": t.settings, "validation": t.validation, "chosen": t.chosen}
                 for t in self.found
             ],
-            "tasks": [_task_facts(t) for t in self.tasks.values()],
+            "tasks": [task_facts(t) for t in self.tasks.values()],
             "budget": plan.words if plan else None,
-            "choice": choice,
             **about_machine(),
             "seconds_total": time.perf_counter() - self.started,
             "peak_memory": peak_memory(),
@@ -586,57 +519,11 @@ class _Run:
         write_report(board, self.out / "report.html", extra=extra)
         return Build(self.out, self.out / "best", self.out / "report.html", board)
 
-    def _save_model(self, system: _System, board: Scoreboard) -> None:
-        """The chosen model, with its scores and where it comes from."""
-        definitions: dict[str, Definition] = dict(board.definitions)
-        cells = board.cells[system.name]
-        facts = {
-            "made_by": {"system": system.name, "settings": system.settings or {}, "title": system.title},
-            "scores": {n: {"metric": d.metric, "test": cells[n].score, "low": cells[n].low, "high": cells[n].high,
-                           "rows": cells[n].n, "retention": cells[n].retention}
-                       for n, d in definitions.items()},
-            "provenance": board.provenance,
-        }  # fmt: skip
-        with atomic_folder(self.out / "best") as folder:
-            encoder = next(iter(system.encoders.values())) / "encoder"
-            shutil.copytree(encoder, folder / "encoder")
-            heads = {n: read_heads(system.heads[n] / "heads.safetensors")[n] for n in self.tasks}
-            write_heads(folder / "heads.safetensors", heads)
-            write_definitions(folder, definitions, facts)
-            write_card(folder, system.title, board)
-
     def _count(self, split: str) -> int:
         return sum(len(t.splits[split]) for t in self.tasks.values())
 
 
-@dataclass(frozen=True)
-class _Group:
-    """The prediction pieces that one job makes."""
-
-    system: str
-    split: str
-    pieces: Mapping[str, Piece]
-    names: Sequence[str]
-
-    @property
-    def key(self) -> str:
-        return _predictions_of(self.split, self.system, self.names, self.pieces)
-
-    @property
-    def done(self) -> bool:
-        return all(self.pieces[n].done for n in self.names)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return {"seconds": sum(self.pieces[n].facts["seconds"] for n in self.names)}
-
-
-def _predictions_of(split: str, system: str, names: Sequence[str], pieces: Mapping[str, Piece]) -> str:
-    listed = f"all {len(names)} tasks" if len(names) == len(pieces) > 1 else ", ".join(names)
-    return f"{split} predictions of {system} ({listed})"
-
-
-def _result(piece: Any) -> str:
+def _result(piece: Piece | PredictionGroup) -> str:
     facts = piece.facts
     parts = []
     scores = facts.get("validation")
@@ -647,24 +534,6 @@ def _result(piece: Any) -> str:
     if "seconds" in facts:
         parts.append(f"{facts['seconds']:.1f} s")
     return f"  ({', '.join(parts)})" if parts else ""
-
-
-def _plain_name(base: Any) -> str:
-    label = getattr(base, "label", None)
-    return label if isinstance(label, str) else Path(str(base)).name if os.sep in str(base) else str(base)
-
-
-def _task_facts(task: Task) -> dict[str, Any]:
-    d = task.definition
-    return {
-        "name": d.name,
-        "kind": d.kind,
-        "metric": d.metric,
-        "inputs": list(d.inputs),
-        "labels": len(d.labels),
-        **{s: len(task.splits[s]) for s in SPLITS},
-        "notes": list(task.notes),
-    }
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from allround.build.results import cell_facts
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import atomic_folder
 from allround.core.progress import Progress
@@ -15,7 +16,7 @@ from allround.evaluate.predict import predict_split
 from allround.evaluate.predictions import Predictions
 from allround.evaluate.scoreboard import Cost, Scoreboard, System
 from allround.merge.run import merge_folders
-from allround.models.base import builtin_encoders, create_encoder, find_folder, load_encoder
+from allround.models.base import find_folder, load_encoder, open_encoder
 from allround.models.model import (
     MultiTaskModel,
     load,
@@ -54,10 +55,7 @@ def tune_model(
         raise AllroundError(f"tune on '{suite.name}'", "no base was given, and the suite names none", "give --base")
     tasks = list(suite.tasks.values())
     seed_everything(seed_of(seed, "base"))
-    if base in builtin_encoders():
-        made = create_encoder(base, tasks, seed_of(seed, "base"))
-    else:
-        made = load_encoder(find_folder(base), **(encoder or {}))
+    made = open_encoder(base, tasks, seed_of(seed, "base"), encoder or {})
     model = MultiTaskModel(made, {})
     for task in tasks:
         head = fit_head(made, task)
@@ -73,7 +71,8 @@ def tune_model(
             progress.say(f"step {one['step']}: validation {listed}{best}")
         board = _board(model, suite, "test", "tuned", course)
         model.facts = {"made_by": {"base": str(base), "settings": settings.to_json(), "seed": seed},
-                       "scores": _scores(board, "tuned")}  # fmt: skip
+                       "scores": {n: cell_facts(d, board.cells["tuned"][n], "test")
+                                  for n, d in board.definitions.items()}}  # fmt: skip
         model.write(folder)
     shutil.rmtree(scratch, ignore_errors=True)
     return board
@@ -191,11 +190,3 @@ def floor(task: Task, split: str = "test") -> Predictions:
     lengths = [len(t) for t in targets] if rules.per_token else []
     found = rules.floor(task.splits["train"].targets, len(targets), lengths)
     return Predictions(task.definition, split, targets, found, None, 0.0)
-
-
-def _scores(board: Scoreboard, system: str) -> dict[str, Any]:
-    return {
-        n: {"metric": d.metric, board.split: board.cells[system][n].score, "low": board.cells[system][n].low,
-            "high": board.cells[system][n].high, "rows": board.cells[system][n].n}
-        for n, d in board.definitions.items()
-    }  # fmt: skip

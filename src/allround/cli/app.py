@@ -326,7 +326,7 @@ def predict(
             typer.echo(f"{answer}{sure}")
 
 
-@app.command()
+@app.command(epilog="Example: `allround doctor`")
 def doctor() -> None:
     """Say what this machine and this installation can do."""
     from allround.cli.doctor import examine
@@ -334,7 +334,7 @@ def doctor() -> None:
     sys.exit(examine())
 
 
-@tasks_app.command("list")
+@tasks_app.command("list", epilog="Example: `allround tasks list digits`")
 def tasks_list(
     suite: Annotated[str | None, typer.Argument(help="A suite; left out: the built-in suites.")] = None,
     data_dir: DataOption = None,
@@ -351,7 +351,7 @@ def tasks_list(
         typer.echo(f"{name:<20} {d.kind}, {d.metric}; {d.modality}: {', '.join(d.inputs)}")
 
 
-@tasks_app.command("show")
+@tasks_app.command("show", epilog="Example: `allround tasks show digits ink`")
 def tasks_show(
     suite: SuiteArgument,
     task: Annotated[str, typer.Argument(help="The task.")],
@@ -381,7 +381,7 @@ def tasks_show(
         typer.echo(f"\n{' | '.join(str(v) for v in row)}\n  -> {target}")
 
 
-@tasks_app.command("check")
+@tasks_app.command("check", epilog="Example: `allround tasks check suite.yml`")
 def tasks_check(suite: SuiteArgument, data_dir: DataOption = None, only: OnlyOption = None) -> None:
     """Load all data of a suite and say what is wrong or worth knowing."""
     loaded = _suite(suite, data_dir, only, None)
@@ -393,7 +393,7 @@ def tasks_check(suite: SuiteArgument, data_dir: DataOption = None, only: OnlyOpt
     typer.echo(f"{len(loaded.tasks)} tasks can be used")
 
 
-@methods_app.command("list")
+@methods_app.command("list", epilog="Example: `allround methods list --family merge --json`")
 def methods_list(
     family: Annotated[str | None, typer.Option(help="One family: merge, sample, kind, metric, encoder, suite.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
@@ -417,7 +417,7 @@ def methods_list(
         typer.echo(f"  {entry.name:<22} {entry.summary}")
 
 
-@methods_app.command("show")
+@methods_app.command("show", epilog="Example: `allround methods show ties`")
 def methods_show(
     name: Annotated[str, typer.Argument(help="The method.")],
     family: Annotated[str | None, typer.Option(help="Its family, where two have a method of that name.")] = None,

@@ -115,6 +115,24 @@ def _guess(folder: Path) -> str:
     return "image" if (folder / "preprocessor_config.json").is_file() else "text"
 
 
+def open_encoder(base: str, tasks: list[Task], seed: int, settings: Mapping[str, Any]) -> Encoder:
+    """The base that is asked for, able to read the tasks' inputs: pretrained on the spot, or loaded.
+
+    settings: of the encoder, such as `{"max_length": 64}`; a base that is pretrained on the spot takes none.
+    """
+    if base in builtin_encoders():
+        if settings:
+            raise AllroundError(
+                f"set {', '.join(settings)} of the base '{base}'", "it has no such settings", "leave them out"
+            )
+        encoder = create_encoder(base, tasks, seed)
+    else:
+        encoder = load_encoder(find_folder(base), **settings)
+    for task in tasks:
+        encoder.check(task.definition)
+    return encoder
+
+
 def create_encoder(name: str, tasks: list[Task], seed: int) -> Encoder:
     """A built-in encoder, pretrained on the tasks' training inputs without their targets."""
     first = tasks[0].definition

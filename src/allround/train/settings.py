@@ -20,7 +20,7 @@ class Settings:
     patience: evaluations without a better validation score after which a task is drawn no more; `None` trains to
     the end. Either way the best state on validation is kept.
     precision: "bf16" computes matrix products in bfloat16 (weights and the best state stay float32), "fp32" does not;
-    "auto" takes bf16 where the processor or GPU computes it natively. Predictions are always made in float32.
+    "auto" takes bf16 where the processor or GPU computes it natively. Final predictions are always made in float32.
     sample: how often each task is drawn; `sample_settings` are that method's parameters.
     """
 

@@ -82,7 +82,9 @@ class _Run:
         seed_everything(seed_of(seed, "train"))
         # Its state is one for the process; each run of ours chooses anew.
         AcceleratorState._reset_state(reset_partial_state=True)
-        self.accelerator = Accelerator(cpu=_on_cpu(settings.device), mixed_precision=_precision(settings))
+        self.accelerator = Accelerator(
+            cpu=pick_device(settings.device).type == "cpu", mixed_precision=precision_of(settings)
+        )
         self.peft = _add_adapter(model, settings) if settings.tune == "lora" else None
         _choose_trainable(model, settings)
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -189,7 +191,8 @@ class _Run:
     def _evaluate(self) -> None:
         scores, relative = [], []
         for index, task in enumerate(self.tasks):
-            outputs = self.plain.outputs_prepared(task.name, self.prepared["validation"][index])
+            with self.accelerator.autocast():
+                outputs = self.plain.outputs_prepared(task.name, self.prepared["validation"][index])
             predicted, _ = self.plain.predict_encoded(task.name, outputs)
             score = metric(task.definition.metric).score(task.splits["validation"].targets, predicted, task.definition)
             scores.append(score)
@@ -302,21 +305,23 @@ def _relative(score: float, first: float, direction: str) -> float:
     return score / max(first, small) if direction == "higher" else first / max(score, 1e-12)
 
 
-def _on_cpu(device: str) -> bool:
-    if device == "cpu":
-        return True
-    if device == "auto":
-        return not torch.cuda.is_available()
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise AllroundError(f"train on '{device}'", "torch sees no CUDA device here", "use --device cpu")
-    return False
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is the first CUDA device where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise AllroundError(f"use the device '{name}'", "torch sees no CUDA device here", "use --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise AllroundError(f"use the device '{name}'", "torch knows no such device", "use auto, cpu or cuda") from None
 
 
-def _precision(settings: Settings) -> str:
-    """Half precision for the matrix products where the device computes it natively; weights stay float32."""
+def precision_of(settings: Settings) -> str:
+    """ "bf16" where the matrix products are to be computed in half precision, else "no"; weights stay float32."""
     if settings.precision != "auto":
         return {"fp32": "no", "bf16": "bf16"}[settings.precision]
-    if not _on_cpu(settings.device):
+    if pick_device(settings.device).type != "cpu":
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
     return "bf16" if _cpu_has_bf16() else "no"
 

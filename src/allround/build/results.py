@@ -1,4 +1,4 @@
-"""What a run says of itself: how to use the model, the machine, the model card."""
+"""What a run leaves: the chosen model with its card, and what the report says of tasks, machine and use."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import importlib.metadata
 import os
 import platform
 import resource
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from allround.build.systems import Parts
+from allround.core.files import atomic_folder
 from allround.core.jobs import available_cores
-from allround.evaluate.scoreboard import Scoreboard, percent, shown, span_text
-from allround.tasks.task import Task
+from allround.evaluate.scoreboard import Cell, Scoreboard, percent, shown, span_text
+from allround.models.model import write_definitions, write_heads
+from allround.tasks.definition import Definition
+from allround.tasks.task import SPLITS, Task
 
 _EXAMPLES = {"text": '"Some text"', "image": "picture.png", "table": "1.0 2.5"}
 
@@ -69,7 +74,48 @@ def peak_memory() -> int:
     return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
-def write_card(folder: Path, title: str, board: Scoreboard) -> None:
+def save_model(out: Path, system: Parts, board: Scoreboard) -> None:
+    """The chosen model, with its scores and where it comes from."""
+    cells = board.cells[system.name]
+    facts = {
+        "made_by": {"system": system.name, "settings": system.settings or {}, "title": system.title},
+        "scores": {n: cell_facts(d, cells[n], board.split) for n, d in board.definitions.items()},
+        "provenance": board.provenance,
+    }
+    with atomic_folder(out) as folder:
+        shutil.copytree(next(iter(system.encoders.values())) / "encoder", folder / "encoder")
+        write_heads(folder / "heads.safetensors", system.read_heads())
+        write_definitions(folder, board.definitions, facts)
+        _write_card(folder, system.title, board)
+
+
+def cell_facts(definition: Definition, cell: Cell, split: str) -> dict[str, Any]:
+    """A score as a saved model keeps it."""
+    facts = {"metric": definition.metric, split: cell.score, "low": cell.low, "high": cell.high, "rows": cell.n}
+    return {**facts, "retention": cell.retention}
+
+
+def plain_name(base: Any) -> str:
+    """A base as a report names it: the last part of a path, or the name as it is."""
+    label = getattr(base, "label", None)
+    return label if isinstance(label, str) else Path(str(base)).name if os.sep in str(base) else str(base)
+
+
+def task_facts(task: Task) -> dict[str, Any]:
+    """What the report says of a task's data."""
+    d = task.definition
+    return {
+        "name": d.name,
+        "kind": d.kind,
+        "metric": d.metric,
+        "inputs": list(d.inputs),
+        "labels": len(d.labels),
+        **{s: len(task.splits[s]) for s in SPLITS},
+        "notes": list(task.notes),
+    }
+
+
+def _write_card(folder: Path, title: str, board: Scoreboard) -> None:
     """README.md of a saved model: what it is, what it scores, how to use it."""
     assert board.best
     lines = [
