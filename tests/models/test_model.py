@@ -15,11 +15,12 @@ from torch import nn
 
 from allround import load
 from allround.core.errors import AllroundError
+from allround.models.encoder import Batch
 from allround.models.encoders.small_image import SmallImage
 from allround.models.encoders.small_table import SmallTable
 from allround.models.model import (
     MultiTaskModel,
-    batches_by_length,
+    by_length,
     parameters_of,
     read_definitions,
     read_heads,
@@ -121,14 +122,21 @@ def test_batches_do_not_change_order_or_answers(model: MultiTaskModel, digits_su
     assert model.outputs("digit", []).logits.shape == (0, 10)
 
 
-def test_batches_hold_rows_of_like_length() -> None:
-    class Lengths:
+def test_batches_hold_rows_of_like_length(digits_suite: Suite) -> None:
+    definition = digits_suite.tasks["ink"].definition
+    seen: list[list[int]] = []
+
+    class Lengths(nn.Module):
         def length(self, prepared: int) -> int:
             return prepared
 
-    rows = [3, 9, 1, 9, 5]
-    assert list(batches_by_length(Lengths(), rows, 2)) == [[1, 3], [4, 0], [2]]  # type: ignore[arg-type]
-    assert list(batches_by_length(Lengths(), [], 2)) == []  # type: ignore[arg-type]
+        def collate(self, prepared: list[int], definition: object) -> Batch:
+            seen.append(prepared)
+            return Batch({"x": torch.tensor(prepared)[:, None].double()}, len(prepared))
+
+    made = by_length(Lengths(), definition, [3, 9, 1, 9, 5], 2, lambda batch: 2 * batch.tensors["x"])  # type: ignore[arg-type]
+    assert seen == [[9, 9], [5, 3], [1]]
+    assert made.logits.flatten().tolist() == [6, 18, 2, 18, 10] and made.lengths == ()
 
 
 def test_a_fresh_head_is_zero_and_a_given_head_is_taken(small_image: SmallImage, digits_suite: Suite) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -15,7 +15,7 @@ from allround.core.errors import AllroundError, suggestion
 from allround.core.files import atomic_folder, check_name, read_json, write_json
 from allround.core.version import __version__
 from allround.models.base import load_encoder
-from allround.models.encoder import Encoder
+from allround.models.encoder import Batch, Encoder
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
 
@@ -110,17 +110,8 @@ class MultiTaskModel(nn.Module):
         """As `outputs`, for rows that the encoder has prepared."""
         definition = self.definition(task)
         self.eval()
-        per_token = kind(definition.kind).per_token
-        found: list[Tensor] = [torch.empty(0)] * len(prepared)
-        for rows in batches_by_length(self.encoder, prepared, batch_size):
-            batch = self.encoder.collate([prepared[i] for i in rows], definition).to(self.device)
-            logits = self(task, batch).float().cpu()
-            parts = logits.split(list(batch.lengths)) if per_token else logits.split(1)
-            for row, part in zip(rows, parts, strict=True):
-                found[row] = part
-        lengths = tuple(len(part) for part in found) if per_token else ()
-        width = kind(definition.kind).outputs(definition)
-        return Outputs(torch.cat(found) if found else torch.empty(0, width), lengths)
+        made = by_length(self.encoder, definition, prepared, batch_size, lambda batch: self(task, batch))
+        return made if prepared else Outputs(torch.empty(0, kind(definition.kind).outputs(definition)), ())
 
     def predict_encoded(self, task: str, outputs: Outputs) -> tuple[Encoded, list[float] | None]:
         """Encoded predictions, and the probability of each where the kind has one."""
@@ -255,11 +246,30 @@ def load(
     return model.to(device).eval()
 
 
-def batches_by_length(encoder: Encoder, prepared: Sequence[Any], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers in batches of like length, longest first, so that padding is little and memory peaks at once."""
+def by_length(
+    encoder: Encoder,
+    definition: Definition,
+    prepared: Sequence[Any],
+    batch_size: int,
+    compute: Callable[[Batch], Tensor],
+) -> Outputs:
+    """What `compute` gives for prepared rows, in their order, as float32 on the CPU.
+
+    Rows of like length go through together, longest first: padding is little, and memory peaks at once.
+    """
+    per_token = kind(definition.kind).per_token
+    device = next(encoder.parameters(), torch.empty(0)).device
     order = sorted(range(len(prepared)), key=lambda i: (-encoder.length(prepared[i]), i))
+    found: list[Tensor] = [torch.empty(0)] * len(prepared)
     for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+        rows = order[start : start + batch_size]
+        batch = encoder.collate([prepared[i] for i in rows], definition).to(device)
+        made = compute(batch).float().cpu()
+        parts = made.split(list(batch.lengths)) if per_token else made.split(1)
+        for row, part in zip(rows, parts, strict=True):
+            found[row] = part
+    lengths = tuple(len(part) for part in found) if per_token else ()
+    return Outputs(torch.cat(found) if found else torch.empty(0), lengths)
 
 
 def parameters_of(module: nn.Module) -> int:

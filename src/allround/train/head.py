@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from allround.models.encoder import Encoder
-from allround.models.model import Outputs, batches_by_length
+from allround.models.model import Outputs, by_length
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.metric import better, metric
@@ -33,16 +33,7 @@ class Head:
 def features_of(encoder: Encoder, prepared: list[Any], definition: Definition, batch_size: int = 64) -> Outputs:
     """Features of prepared rows, in their order: (n, d), or (words, d) with the words of each row."""
     encoder.eval()
-    device = next(encoder.parameters(), torch.empty(0)).device
-    per_token = kind(definition.kind).per_token
-    found: list[Tensor] = [torch.empty(0)] * len(prepared)
-    for rows in batches_by_length(encoder, prepared, batch_size):
-        batch = encoder.collate([prepared[i] for i in rows], definition).to(device)
-        features = encoder(batch).float().cpu()
-        parts = features.split(list(batch.lengths)) if per_token else features.split(1)
-        for row, part in zip(rows, parts, strict=True):
-            found[row] = part
-    return Outputs(torch.cat(found), tuple(len(p) for p in found) if per_token else ())
+    return by_length(encoder, definition, prepared, batch_size, encoder)
 
 
 def fit_head(encoder: Encoder, task: Task) -> Head:
