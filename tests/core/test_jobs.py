@@ -86,7 +86,7 @@ def test_a_killed_worker_is_an_error_in_words_and_the_runner_recovers() -> None:
     try:
         with pytest.raises(AllroundError) as caught:
             list(made.run([call(work_to_do.end_itself)]))
-        assert "ended from outside" in caught.value.found
+        assert "ended before its work was done" in caught.value.found
         assert "finished work is kept" in caught.value.do
         (_, pid) = dict(made.run([call(work_to_do.square, number=3)]))[0]
         # Killed between two runs, while it had nothing to do.
@@ -96,7 +96,7 @@ def test_a_killed_worker_is_an_error_in_words_and_the_runner_recovers() -> None:
         try:
             found = dict(made.run([call(work_to_do.square, number=3)]))
         except AllroundError as error:
-            assert "ended from outside" in error.found
+            assert "ended before its work was done" in error.found
             found = dict(made.run([call(work_to_do.square, number=3)]))
         assert found[0][0] == 9
     finally:

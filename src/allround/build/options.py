@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.train.settings import Settings
+
+#: The largest retention that can be asked for; more is a typo (2 for 2%, say).
+MOST = 1.5
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,19 @@ class Constraints:
     worst: float | None = None
     keep: Mapping[str, float] = field(default_factory=dict)
     max_parameters: int | None = None
+
+    def __post_init__(self) -> None:
+        for value in [self.worst, *self.keep.values()]:
+            if value is not None and not 0 < value <= MOST:
+                raise AllroundError(
+                    f"ask for a retention of {value}",
+                    f"retention is a share of the specialist's score, and this is not between 0 and {MOST}",
+                    "give a share such as 0.95",
+                )
+        if self.max_parameters is not None and self.max_parameters < 1:
+            raise AllroundError(
+                f"ask for at most {self.max_parameters} parameters", "no model is as small", "give at least 1"
+            )
 
     def check(self, tasks: Mapping[str, Any]) -> None:
         for name in self.keep:
@@ -80,7 +97,7 @@ class Options:
             if getattr(self, name) < low:
                 raise AllroundError(f"build with {name}={getattr(self, name)}", "that is too few",
                                     f"give at least {low}")  # fmt: skip
-        if self.budget is not None and self.budget <= 0:
+        if self.budget is not None and not 0 < self.budget < math.inf:
             raise AllroundError(f"build in {self.budget} minutes", "that is no time at all", "give a positive budget")
         if self.workers is not None and self.workers < 1:
             raise AllroundError(f"build with {self.workers} workers", "that is nobody", "give at least 1")

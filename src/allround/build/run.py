@@ -35,9 +35,10 @@ from allround.core.seeds import seed_of
 from allround.evaluate.predictions import Predictions
 from allround.evaluate.report import write_report
 from allround.evaluate.scoreboard import Cost, Scoreboard, System
-from allround.models.base import builtin_encoders, find_folder
+from allround.models.base import builtin_encoders, check_is_model, find_folder
 from allround.tasks.task import SPLITS, Task
 from allround.train.head import PENALTIES
+from allround.train.trainer import pick_device
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,6 +94,7 @@ def build(
             "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table",
         )
     options.constraints.check(suite.tasks)
+    pick_device(options.settings.device)
     for name, folder in options.specialists.items():
         if not Path(folder).exists():
             raise AllroundError(
@@ -185,7 +187,9 @@ class _Run:
         if str(self.base) in builtin_encoders():
             made_from: dict[str, Any] = {"tasks": [t.content for t in self.tasks.values()], "seed": seed}
         else:
-            made_from = {"content": hash_folder(find_folder(self.base)), "encoder": self.encoder}
+            folder = find_folder(self.base)
+            check_is_model(folder)
+            made_from = {"content": hash_folder(folder), "encoder": self.encoder}
         self.base_piece = self.pieces.piece("base", base=plain_name(self.base), **made_from)
         job = call(jobs.make_base, piece=self.base_piece, base=str(self.base), tasks=list(self.data.values()),
                    seed=seed, encoder=self.encoder)  # fmt: skip

@@ -16,7 +16,7 @@ from allround.evaluate.predict import predict_split
 from allround.evaluate.predictions import Predictions
 from allround.evaluate.scoreboard import Cost, Scoreboard, System
 from allround.merge.run import merge_folders
-from allround.models.base import find_folder, load_encoder, open_encoder
+from allround.models.base import builtin_encoders, find_folder, load_encoder, open_encoder
 from allround.models.model import (
     MultiTaskModel,
     load,
@@ -34,6 +34,19 @@ from allround.train.settings import Settings
 from allround.train.trainer import Course, train
 
 
+def check_out(out: Path) -> Path:
+    """The folder to write a model to: new, empty, or one that allround saved before; nothing else is replaced."""
+    out = out.resolve()
+    ours = any((out / name).is_file() for name in ("allround.json", "merge.json"))
+    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
+        raise AllroundError(
+            f"save a model as {out}",
+            "there is a folder with other things in it" if out.is_dir() else "there is a file of that name",
+            "choose another --out: only a model that allround saved is replaced",
+        )
+    return out
+
+
 def tune_model(
     suite: Suite,
     base: str | None,
@@ -49,6 +62,7 @@ def tune_model(
     One task gives a specialist, several a joint model. Unfinished training is kept in `out`.unfinished, so that the
     same call after a kill goes on there.
     """
+    out = check_out(out)
     progress = progress or Progress()
     base = base or suite.base
     if base is None:
@@ -82,6 +96,13 @@ def merge_models(
     base: str, folders: Sequence[str], out: Path, *, method: str, parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Merge model folders into `out`; models that allround saved keep their heads. Returns the recipe."""
+    out = check_out(out)
+    if base in builtin_encoders():
+        raise AllroundError(
+            f"merge models tuned from '{base}'",
+            "that name stands for an encoder that each build pretrains anew",
+            "give the folder of the one they were tuned from, such as RUN/pieces/base-.../encoder",
+        )
     sources = [Path(f) for f in folders]
     ours = [s for s in sources if (s / "allround.json").is_file()]
     if ours and len(ours) < len(sources):
@@ -117,6 +138,10 @@ def merge_models(
 
 def evaluate_model(folder: Path, suite: Suite, *, split: str = "test", out: Path | None = None) -> Scoreboard:
     """Score a saved model on the tasks of a suite that it has heads for."""
+    if out is not None and (out / "pieces").exists():
+        raise AllroundError(
+            f"write the scores into {out}", "that is the folder of a build, with its own", "choose another --out"
+        )
     if split not in SPLITS:
         raise AllroundError(f"evaluate on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
     model = load(folder)

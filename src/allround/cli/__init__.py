@@ -17,9 +17,3 @@ def main() -> None:
 
         Console(stderr=True, highlight=False).print(str(error), style="red", markup=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; run the same command again to go on from what is finished\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)

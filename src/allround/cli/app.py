@@ -90,7 +90,9 @@ def build(
         float | None, typer.Option(help="Minutes; the work is scaled down to fit, and the report says how.")
     ] = None,
     workers: WorkersOption = None,
-    methods: Annotated[str | None, typer.Option(help="Merge methods, separated by commas. Default: all.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Merge methods with commas between, or none. Default: all.")
+    ] = None,
     trials: Annotated[int, typer.Option(help="Most settings tried on validation for each merge method.")] = 12,
     joint: Annotated[bool, typer.Option(help="Also train one model on all tasks.")] = True,
     specialist: Annotated[
@@ -137,7 +139,7 @@ def build(
             device=device,
         ),
         seed=seed,
-        methods=tuple(_split(methods)) if methods is not None else None,
+        methods=_methods(methods),
         trials=trials,
         joint=joint,
         specialists=_pairs(specialist, "--specialist", str),
@@ -145,16 +147,20 @@ def build(
         workers=workers,
         constraints=Constraints(worst, _pairs(keep, "--keep", float), max_parameters),
     )
-    made = run(
-        suite,
-        out=out,
-        base=base,
-        options=options,
-        data_dir=data_dir,
-        only=_split(only) or None,
-        limit=_pairs(limit, "--limit", int) or None,
-        encoder=_encoder(max_length, pairs),
-    )
+    try:
+        made = run(
+            suite,
+            out=out,
+            base=base,
+            options=options,
+            data_dir=data_dir,
+            only=_split(only, "--only") or None,
+            limit=_pairs(limit, "--limit", int) or None,
+            encoder=_encoder(max_length, pairs),
+        )
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to go on from what is finished", err=True)
+        raise typer.Exit(130) from None
     made.scoreboard.print()
     typer.echo(f"\n{made.scoreboard.notes['choice']}")
     typer.echo(f"\nbest model   {made.best}\nreport       {made.report}\nscoreboard   {made.folder}/scoreboard.json")
@@ -360,8 +366,9 @@ def tasks_show(
 ) -> None:
     """Show one task: what it asks, its rows, its warnings."""
     from allround.tasks.kind import kind
+    from allround.tasks.suite import Suite
 
-    found = _suite(suite, data_dir, task, None).tasks[task]
+    found = Suite.load(suite, data_dir=data_dir, only=[task]).tasks[task]
     d = found.definition
     for label, value in {
         "task": d.name,
@@ -473,7 +480,9 @@ def _suite(suite: str, data_dir: Path | None, only: str | None, limit: list[str]
     from allround.tasks.suite import Suite
 
     quiet_libraries()
-    return Suite.load(suite, data_dir=data_dir, only=_split(only) or None, limit=_pairs(limit, "--limit", int) or None)
+    return Suite.load(
+        suite, data_dir=data_dir, only=_split(only, "--only") or None, limit=_pairs(limit, "--limit", int) or None
+    )
 
 
 def _settings(**given: Any) -> Settings:
@@ -486,8 +495,18 @@ def _encoder(max_length: int | None, pairs: str | None) -> dict[str, Any]:
     return {k: v for k, v in {"max_length": max_length, "pairs": pairs}.items() if v is not None}
 
 
-def _split(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
+def _methods(text: str | None) -> tuple[str, ...] | None:
+    if text is None or text.strip() == "none":
+        return None if text is None else ()
+    return tuple(_split(text, "--methods"))
+
+
+def _split(text: str | None, option: str) -> list[str]:
+    """Names separated by commas; an option that is given must name something."""
+    found = [part.strip() for part in (text or "").split(",") if part.strip()]
+    if text is not None and not found:
+        raise AllroundError(f"read {option} {text!r}", "it names nothing", f"give names, or leave {option} out")
+    return found
 
 
 def _pairs(given: Sequence[str] | None, option: str, type_: type) -> dict[str, Any]:

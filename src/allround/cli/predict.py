@@ -84,6 +84,8 @@ def _input(definition: Definition, value: Any) -> Any:
             with Image.open(value) as image:
                 image.load()
                 return image
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise AllroundError(f"read the image {value}", str(error), "give an image file such as a PNG") from error
+        except FileNotFoundError:
+            raise AllroundError(f"read the image {value}", "there is no such file", "check the path") from None
+        except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise AllroundError(f"read the image {value!r}", str(error), "give an image file such as a PNG") from error
     return value

@@ -19,7 +19,7 @@ from allround.core.errors import AllroundError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _UNWRITABLE = (
     *(errno.EACCES, errno.EROFS, errno.EPERM),
-    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EBUSY),
 )
 
 

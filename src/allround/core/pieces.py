@@ -7,6 +7,7 @@ either the whole piece or nothing that looks like one, and the next run takes up
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,14 @@ class Piece:
 
     @property
     def done(self) -> bool:
-        return (self.folder / "piece.json").is_file()
+        """Whether the piece is there and whole: every file that it was finished with, in its size."""
+        try:
+            written = json.loads((self.folder / "piece.json").read_text(encoding="utf-8"))
+            files = dict(written["files"])
+            dict(written["facts"])
+            return all((self.folder / name).stat().st_size == size for name, size in files.items())
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     @property
     def scratch(self) -> Path:
@@ -48,7 +56,9 @@ class Piece:
         facts: dict[str, Any] = {}
         with atomic_folder(self.folder) as folder:
             yield folder, facts
-            write_json(folder / "piece.json", {"made_from": dict(self.made_from), "facts": facts})
+            files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+            about = {"made_from": dict(self.made_from), "facts": facts, "files": files}
+            write_json(folder / "piece.json", about)
 
 
 class Pieces:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -122,6 +123,12 @@ def _check_type(entry: Entry, parameter: Parameter, value: Any) -> None:
     wanted = _PYTHON_TYPES.get(parameter.type)
     if wanted is None:
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise AllroundError(
+            f"set '{parameter.name}' of {entry.family} method '{entry.name}' to {value}",
+            "that is not a finite number",
+            f"give a number, such as {parameter.default!r}",
+        )
     if not isinstance(value, wanted) or (isinstance(value, bool) and parameter.type != "bool"):
         raise AllroundError(
             f"set '{parameter.name}' of {entry.family} method '{entry.name}' to {value!r}",

@@ -36,6 +36,8 @@ def find_folder(base: str | Path) -> Path:
         path = Path(base).expanduser()
         if (path / "allround.json").is_file():
             return path / "encoder"
+        if not (path / "config.json").is_file() and (path / "encoder" / CONFIG).is_file():
+            return path / "encoder"
         if path.is_dir():
             return path
         if path.is_file():
@@ -101,6 +103,12 @@ def load_encoder(folder: Path | str, **overrides: Any) -> Encoder:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def check_is_model(folder: Path) -> None:
+    """An error when a folder is no encoder, from the names of its files alone."""
+    if not (folder / CONFIG).is_file():
+        _guess(folder)
 
 
 def _guess(folder: Path) -> str:

@@ -149,7 +149,7 @@ def _check_inputs(definition: Definition, rows: Sequence[tuple[Any, ...]]) -> No
     """An error for the first row that a task cannot read."""
     fits: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "text": ("a text", lambda v: isinstance(v, str)),
-        "image": ("an opened image", lambda v: not isinstance(v, str | bytes | Path | int | float | NoneType)),
+        "image": ("an opened image", lambda v: hasattr(v, "convert") or hasattr(v, "__array__")),
         "table": ("a number or a text", lambda v: isinstance(v, str | int | float | NoneType)),
     }
     wanted, fit = fits[definition.modality]
@@ -212,9 +212,11 @@ def read_definitions(folder: Path) -> tuple[dict[str, Definition], dict[str, Any
         definitions = [Definition.from_json(task) for task in value["tasks"]]
         for definition in definitions:
             check_name(definition.name, "task")
-    except (KeyError, TypeError) as error:
+        if len({d.name for d in definitions}) < len(definitions):
+            raise ValueError("it lists a task twice")
+    except (KeyError, TypeError, ValueError) as error:
         raise AllroundError(
-            f"load the model in {folder}", f"allround.json lacks or misnames {error}", "copy the folder again, whole"
+            f"load the model in {folder}", f"allround.json is damaged: {error}", "copy the folder again, whole"
         ) from error
     facts = {k: v for k, v in value.items() if k not in ("format", "allround", "tasks")}
     return {d.name: d for d in definitions}, facts

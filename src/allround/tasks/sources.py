@@ -86,7 +86,12 @@ def _path(spec: SourceSpec, base_dir: Path | str, data_dir: Path | str | None) -
 
 def _inside(given: str, base_dir: Path | str, data_dir: Path | str | None) -> Path:
     if data_dir is None:
-        return Path(base_dir) / Path(given).expanduser()
+        try:
+            path = Path(base_dir) / Path(given).expanduser()
+            path.exists()
+        except (OSError, RuntimeError, ValueError) as error:  # a name too long, no such home, a NUL
+            raise AllroundError(f"read '{given}'", f"no file can be there: {error}", "check the path") from error
+        return path
     if Path(given).is_absolute() or ".." in PurePosixPath(given.replace("\\", "/")).parts:
         raise AllroundError(
             f"read the local folder '{given}'",
@@ -161,6 +166,8 @@ def _file(path: Path, format: str | None) -> Dataset:
         read = partial(datasets.Dataset.from_csv, sep=separator, keep_default_na=False, na_values=[""])
     else:
         read = datasets.Dataset.from_json if format == "json" else datasets.Dataset.from_parquet
+        if format == "json":
+            _check_objects(path, asked)
     with tempfile.TemporaryDirectory(prefix="allround-") as cache:
         try:
             rows = read(glob.escape(str(path.absolute())), cache_dir=cache, keep_in_memory=True)
@@ -178,6 +185,25 @@ def _check_text(path: Path, asked: str) -> None:
                 pass
     except UnicodeDecodeError as error:
         raise AllroundError(asked, f"it is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
+
+
+def _check_objects(path: Path, asked: str) -> None:
+    """An array of objects, or an object a line: on some other JSON the reader crashes."""
+    do = "write one JSON object a line"
+    with open(path, encoding="utf-8-sig") as file:
+        if file.read(1 << 16).lstrip().startswith("["):
+            file.seek(0)
+            try:
+                rows = json.load(file)
+            except ValueError as error:
+                raise AllroundError(asked, f"it is not readable as JSON: {error}", do) from error
+            if not all(isinstance(row, dict) for row in rows):
+                raise AllroundError(asked, "it is an array of other things than objects", do)
+            return
+        file.seek(0)
+        for number, line in enumerate(file, 1):
+            if line.strip() and not line.lstrip().startswith("{"):
+                raise AllroundError(asked, f"line {number} is no JSON object: {line.strip()[:60]}", do)
 
 
 def _check_header(path: Path, separator: str, asked: str) -> None:

@@ -31,7 +31,8 @@ class Suite:
         self.base = base
         self.tasks: dict[str, Task] = {}
         for task in tasks:
-            if task.name in self.tasks:
+            # Names become file names, and some disks do not tell "A" from "a".
+            if task.name.lower() in {known.lower() for known in self.tasks}:
                 raise AllroundError(
                     f"make the suite '{name}'", f"two of its tasks are called '{task.name}'", "rename one"
                 )

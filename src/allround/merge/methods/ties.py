@@ -7,6 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from allround.core.errors import AllroundError
 from allround.core.registry import Search, method
 
 
@@ -32,6 +33,8 @@ def ties(
     >>> ties(torch.zeros(4), torch.tensor([[4.0, 0.1, -2.0, 0.0], [2.0, 0.2, 3.0, 0.0]]), keep=0.5)
     tensor([3., 0., 3., 0.])
     """
+    if not 0 < keep <= 1:
+        raise AllroundError(f"keep {keep} of each change", "that is no share between 0 and 1", "give one such as 0.2")
     trimmed = _trim(deltas.reshape(len(deltas), -1), keep)
     elected = trimmed.sum(0).sign()
     agree = (trimmed.sign() == elected) & (trimmed != 0)
