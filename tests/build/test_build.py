@@ -73,7 +73,10 @@ def test_it_leaves_a_scoreboard_a_report_predictions_and_the_best_model(first: B
     names = [s.name for s in board.systems]
     assert names == ["floor", "base", "specialists", "joint", "average", "task_arithmetic", "ties"]
     assert Scoreboard.load(first.folder).fingerprint() == board.fingerprint()
-    assert "digits on small_image" in first.report.read_text()
+    report = first.report.read_text()
+    assert "digits on small_image" in report
+    assert f"<code>allround predict {first.best} --task digit picture.png\nallround predict" in report
+    assert str(board.notes["choice"]) in report
     for system in names:
         for task in digits_suite.tasks:
             kept = Predictions.load(first.folder / "predictions" / system / f"{task}.parquet")

@@ -24,14 +24,15 @@ from allround.tasks.task import SPLITS, Task
 _EXAMPLES = {"text": '"Some text"', "image": "picture.png", "table": "1.0 2.5"}
 
 
-def commands(out: Path, tasks: Mapping[str, Task]) -> list[str]:
+def commands(out: Path, tasks: Mapping[str, Task]) -> str:
     """Command lines that use the saved model."""
     first = next(iter(tasks.values())).definition
     given = '"First text" "Second text"' if first.pair else _EXAMPLES[first.modality]
-    return [
+    lines = [
         f"allround predict {out}/best --task {first.name} {given}",
         f"allround predict {out}/best --task {first.name} --input rows.jsonl --output answers.jsonl",
     ]
+    return "\n".join(lines)
 
 
 def python_lines(out: Path, tasks: Mapping[str, Task]) -> str:
