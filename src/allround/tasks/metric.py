@@ -24,13 +24,27 @@ class Metric(ABC):
     """The rules of one metric. Metrics hold no state; targets and predictions are encoded as their kind does.
 
     Scores are finite for every prediction, however bad: each metric says what it gives where its formula is
-    undefined. `parts` cuts the score into one row an example, such that the score of any weighting of the
-    examples follows from the weighted sums of the rows; a bootstrap is then one matrix product.
+    undefined.
     """
 
     @abstractmethod
     def score(self, targets: Encoded, predictions: Encoded, definition: Definition) -> float:
         """The score, by the library that the method's source names. n >= 1 examples."""
+
+    @abstractmethod
+    def resampler(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Resampler:
+        """A function from weights (b, n), how often each example was drawn, to scores (b,)."""
+
+    def check(self, definition: Definition) -> None:  # noqa: B027 (most metrics score every definition)
+        """Raise an AllroundError where the definition is not one that this metric can score."""
+
+
+class PartsMetric(Metric):
+    """A metric whose score follows from sums over examples.
+
+    `parts` cuts the score into one row an example, such that the score of any weighting of the examples follows
+    from the weighted sums of the rows; a bootstrap is then one matrix product.
+    """
 
     @abstractmethod
     def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Any:
@@ -41,13 +55,8 @@ class Metric(ABC):
         """Scores (b,) from weighted sums of parts (b, s)."""
 
     def resampler(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Resampler:
-        """A function from weights (b, n), how often each example was drawn, to scores (b,)."""
         parts = self.parts(targets, predictions, definition)
         return lambda weights: self.value(weights @ parts, definition)
-
-    def check(self, definition: Definition) -> None:
-        """Raise an AllroundError where the definition is not one that this metric can score."""
-        return None
 
 
 def metric(name: str) -> Metric:

@@ -9,7 +9,7 @@ import numpy as np
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import Array, Metric
+from allround.tasks.metric import Array, PartsMetric
 
 
 @method(
@@ -17,7 +17,7 @@ from allround.tasks.metric import Array, Metric
     kinds=("classification", "multilabel", "token_classification"),
     better="higher",
 )
-class Accuracy(Metric):
+class Accuracy(PartsMetric):
     """The share of examples answered right, 0 to 1.
 
     Multilabel: an example is right when its whole set of labels is. Token classification: the share of words.

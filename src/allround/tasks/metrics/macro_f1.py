@@ -10,7 +10,7 @@ import numpy as np
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import Array, Metric, one_hot
+from allround.tasks.metric import Array, PartsMetric, one_hot
 
 
 @method(
@@ -18,7 +18,7 @@ from allround.tasks.metric import Array, Metric, one_hot
     kinds=("classification", "multilabel"),
     better="higher",
 )
-class MacroF1(Metric):
+class MacroF1(PartsMetric):
     """The F1 of each label, averaged over the labels that occur among targets or predictions, 0 to 1.
 
     0 where no label occurs at all.

@@ -10,11 +10,11 @@ import numpy as np
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import Array, Metric, one_hot
+from allround.tasks.metric import Array, PartsMetric, one_hot
 
 
 @method(source="scikit-learn, matthews_corrcoef", kinds=("classification",), better="higher")
-class Mcc(Metric):
+class Mcc(PartsMetric):
     """Matthews correlation of two or more labels, -1 to 1; 0 where all answers or all targets are the same.
 
     From sums: with c right answers of n, t_k targets and p_k answers of label k, it is

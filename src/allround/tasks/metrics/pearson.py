@@ -10,14 +10,14 @@ import numpy as np
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import Array, Metric
+from allround.tasks.metric import Array, PartsMetric
 
 #: A variance below this share of the mean square is rounding.
 _ROUNDING = 1e-12
 
 
 @method(source="scipy.stats.pearsonr", kinds=("regression",), better="higher")
-class Pearson(Metric):
+class Pearson(PartsMetric):
     """Pearson's r, -1 to 1; by convention 0 where answers or targets are constant, or not finite.
 
     >>> d = Definition("t", "regression", ("x",), "text", "pearson")

@@ -9,13 +9,13 @@ import numpy as np
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import Array, Metric
+from allround.tasks.metric import Array, PartsMetric
 
 _MOST = 1e100
 
 
 @method(source="scikit-learn, root_mean_squared_error", kinds=("regression",), better="lower")
-class Rmse(Metric):
+class Rmse(PartsMetric):
     """The root of the mean squared error, in the units of the target before it was standardised.
 
     An error that is not finite, or beyond 1e100, counts as 1e100.

@@ -10,7 +10,7 @@ from allround.core.errors import AllroundError
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import Array, Metric
+from allround.tasks.metric import Array, PartsMetric
 
 
 @method(
@@ -18,7 +18,7 @@ from allround.tasks.metric import Array, Metric
     kinds=("token_classification",),
     better="higher",
 )
-class SpanF1(Metric):
+class SpanF1(PartsMetric):
     """F1 over all spans of all sentences, 0 to 1; a span is right when its ends and its type are.
 
     Spans are read by IOB2: one begins with B- and goes on with I- of the same type; an I- that follows

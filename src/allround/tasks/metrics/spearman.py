@@ -32,12 +32,6 @@ class Spearman(Metric):
                 return 0.0
         return float(np.clip(spearmanr(targets, predictions).statistic, -1.0, 1.0))
 
-    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Any:
-        raise NotImplementedError("ranks are of a whole resample: use resampler")
-
-    def value(self, sums: Array, definition: Definition) -> Array:
-        raise NotImplementedError("ranks are of a whole resample: use resampler")
-
     def resampler(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Resampler:
         if not (np.isfinite(targets).all() and np.isfinite(predictions).all()):
             return lambda weights: np.zeros(len(weights))
