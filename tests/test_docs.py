@@ -150,7 +150,8 @@ ALL_COMMANDS = [pytest.param(line, id=f"{by_name(page)}: {line}") for page in PA
 
 @pytest.mark.parametrize("line", ALL_COMMANDS)
 def test_commands_in_the_docs_exist_with_their_options(line: str) -> None:
-    from allround.cli.app import _extras, app
+    from allround.cli.app import app
+    from allround.cli.merge import extras
 
     command: Any = typer.main.get_command(app)
     _, *words = shlex.split(line, comments=True)
@@ -160,7 +161,7 @@ def test_commands_in_the_docs_exist_with_their_options(line: str) -> None:
         command = command.commands[name]
     context = command.make_context(command.name, list(words))
     if command.name == "merge":
-        _extras([*context.params["specialists"], *context.args], context.params["method"])
+        extras([*context.params["inputs"], *context.args], context.params["method"] or "ties")
 
 
 def test_there_are_commands_to_check() -> None:

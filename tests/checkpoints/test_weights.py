@@ -69,17 +69,6 @@ def test_only_the_header_is_read(tmp_path: Path) -> None:
     assert process.memory_info().rss - before < 10**8
 
 
-def test_a_file_that_cannot_be_mapped_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_file({"a": torch.zeros(2)}, tmp_path / "model.safetensors")
-
-    def full(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("unable to mmap 99 bytes: Cannot allocate memory (12)")
-
-    monkeypatch.setattr("safetensors.safe_open", full)
-    error = refused(tmp_path, "cannot map it into memory", "Cannot allocate memory")
-    assert "smaller files" in error.do
-
-
 def test_subfolders_are_prefixes(tmp_path: Path) -> None:
     (tmp_path / "2_Dense").mkdir()
     save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")

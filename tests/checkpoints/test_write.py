@@ -161,12 +161,11 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str)
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_truly_full_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = open
-
-    def onto_full(path: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
-        return real("/dev/full" if mode == "wb" else path, mode, *rest, **options)
-
-    monkeypatch.setattr("allround.checkpoints.write.open", onto_full, raising=False)
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags, *rest, **options: real(
+        "/dev/full" if flags == os.O_WRONLY else path, flags, *rest, **options))  # fmt: skip
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: None)
+    monkeypatch.setattr(os, "pwrite", lambda handle, data, _: os.write(handle, data))
     with pytest.raises(AllroundError, match="the disk is full"):
         write_weights(tmp_path / "a.safetensors", {"x": ("F32", (10**6,))}, [("x", torch.ones(10**6))])
     assert list(tmp_path.iterdir()) == []

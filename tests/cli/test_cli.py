@@ -104,12 +104,14 @@ def test_methods_list_as_json_names_papers_by_title() -> None:
     listed = {e["name"]: e for e in json.loads(cli("methods", "list", "--family", "merge", "--json"))}
     assert listed["ties"]["paper"] == "Resolving Interference When Merging Models"
     assert listed["ties"]["room"] == "merge" and listed["ties"]["needs"] == []
-    assert {p["name"]: p["default"] for p in listed["ties"]["parameters"]} == {"keep": 0.2, "scale": 1.0}
+    assert {p["name"]: p["default"] for p in listed["ties"]["parameters"]} == {
+        "keep": 0.2, "scale": 1.0, "weights": 1.0, "normalize": True
+    }  # fmt: skip
 
 
 def test_methods_show_gives_formula_and_parameters() -> None:
     shown = cli("methods", "show", "ties")
-    assert "Formula:" in shown and "--keep float (default 0.2" in shown
+    assert "Formula:" in shown and "--keep float, or one for each model (default 0.2" in shown
     with pytest.raises(AllroundError, match="did you mean 'ties'"):
         cli("methods", "show", "tiess")
 
@@ -157,12 +159,12 @@ def test_merge_keeps_heads_and_takes_the_methods_own_options(
 ) -> None:
     base, digit, ink = two_specialists
     said = cli("merge", base, digit, ink, "--method", "ties", "--keep", "0.4", "--scale=0.5", "-o", tmp_path / "both")
-    assert "merged 2 models by ties (keep=0.4, scale=0.5)" in said
+    assert "merged 2 models by ties (keep=0.4, scale=0.5, weights=1.0, normalize=True)" in said
     import allround
 
     assert list(allround.load(tmp_path / "both").definitions) == ["digit", "ink"]
     recipe = json.loads((tmp_path / "both" / "encoder" / "merge.json").read_text())
-    assert recipe["method"] == "ties" and len(recipe["inputs"]["tuned"]) == 2
+    assert recipe["method"] == "ties" and len(recipe["inputs"]["models"]) == 2
     with pytest.raises(AllroundError, match="did you mean 'keep'"):
         cli("merge", base, digit, ink, "--kep", "0.4", "-o", tmp_path / "x")
     with pytest.raises(AllroundError, match="it is not a float"):
@@ -315,7 +317,7 @@ def test_bad_input_ends_with_three_parts_and_exit_code_2(case: str, tmp_path: Pa
     assert "Traceback" not in found.stderr
 
 
-def _damage(case: str, base: Path, tuned: Path, folder: Path) -> tuple[Path, str]:
+def _damage(case: str, command: str, base: Path, tuned: Path, folder: Path) -> tuple[Path, str]:
     """A copy of a tuned model with something wrong in it, and words of the error that must follow."""
     import shutil
 
@@ -329,8 +331,8 @@ def _damage(case: str, base: Path, tuned: Path, folder: Path) -> tuple[Path, str
         return bad, "broken or cut short"
     if case == "pickle":
         weights.unlink()
-        torch.save({"layer": torch.zeros(2)}, bad / "encoder" / "pytorch_model.bin")
-        return bad, "can run code when it is opened"
+        torch.save({"layer": shutil.rmtree}, bad / "encoder" / "pytorch_model.bin")
+        return bad, "it holds more than tensors" if command == "merge" else "can run code when it is opened"
     (bad / "encoder" / "allround_encoder.json").unlink()
     shutil.rmtree(bad / "encoder")
     (bad / "encoder").mkdir()
@@ -342,7 +344,7 @@ def _damage(case: str, base: Path, tuned: Path, folder: Path) -> tuple[Path, str
 @pytest.mark.parametrize("command", ["merge", "build"])
 def test_bad_checkpoints(case: str, command: str, two_specialists: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, digit, ink = two_specialists
-    bad, words = _damage(case, base, digit, tmp_path)
+    bad, words = _damage(case, command, base, digit, tmp_path)
     out = tmp_path / "out"
     if command == "merge":
         found = shell("merge", base, bad, ink, "-o", out)

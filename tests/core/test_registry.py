@@ -12,7 +12,17 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
-PAPERS = ("Editing Models with Task Arithmetic", "Resolving Interference When Merging Models")
+PAPERS = (
+    "Editing Models with Task Arithmetic",
+    "Localizing Task Information for Improved Model Merging and Compression",
+    "Merging Smarter, Generalizing Better: Enhancing Model Merging on OOD Data",
+    "Merging by Matching Models in Task Subspaces",
+    "MetaGPT: Merging Large Language Models Using Model Exclusive Task Arithmetic",
+    "Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse Masks",
+    "No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces",
+    "Parameter Competition Balancing for Model Merging",
+    "Resolving Interference When Merging Models",
+)
 ENTRIES = [(e.family, e.name) for e in registry.entries()]
 
 
@@ -59,10 +69,11 @@ def test_papers_are_claimed() -> None:
 
 def test_defaults_and_search_come_from_the_signature() -> None:
     entry = registry.find("merge", "ties")
-    assert entry.defaults == {"keep": 0.2, "scale": 1.0}
-    assert entry.resolve({"keep": 1}) == {"keep": 1, "scale": 1.0}
+    assert entry.defaults == {"keep": 0.2, "scale": 1.0, "weights": 1.0, "normalize": True}
+    assert entry.resolve({"keep": 1}) == {**entry.defaults, "keep": 1}
     assert {p.name: p.search for p in entry.parameters}["keep"] == (0.1, 0.2, 0.4, 0.7)
-    assert {p.name: p.type for p in entry.parameters} == {"keep": "float", "scale": "float"}
+    types = {"keep": "Each", "scale": "float", "weights": "Each", "normalize": "bool"}
+    assert {p.name: p.type for p in entry.parameters} == types, "what the machinery gives is no parameter"
 
 
 @pytest.mark.parametrize("family", list(registry.FAMILIES))
@@ -81,16 +92,25 @@ def test_an_unknown_parameter_is_answered_with_the_nearest() -> None:
         registry.find("merge", "ties").resolve({"keeps": 0.5})
     assert "no parameter 'keeps'" in caught.value.found
     assert "did you mean 'keep'" in caught.value.do
-    with pytest.raises(AllroundError, match="takes none"):
+    with pytest.raises(AllroundError, match="use one of: normalize, weights"):
         registry.find("merge", "average").resolve({"scale": 0.5})
 
 
-@pytest.mark.parametrize("value", ["0.5", None, True, [0.5]])
-def test_a_wrong_type_is_refused(value: object) -> None:
+@pytest.mark.parametrize("name", ["keep", "scale"])
+@pytest.mark.parametrize("value", ["0.5", None, True, {"a": 1}])
+def test_a_wrong_type_is_refused(name: str, value: object) -> None:
     with pytest.raises(AllroundError) as caught:
-        registry.find("merge", "ties").resolve({"keep": value})
+        registry.find("merge", "ties").resolve({name: value})
     assert repr(value) in caught.value.asked
-    assert "give a float, such as 0.2" in caught.value.do
+    assert "give a float, such as" in caught.value.do
+
+
+def test_one_number_for_each_model_where_the_signature_says_so() -> None:
+    entry = registry.find("merge", "ties")
+    assert entry.resolve({"keep": [0.5, 0.2]})["keep"] == [0.5, 0.2]
+    for name, value in {"keep": [0.5, "x"], "scale": [0.5]}.items():
+        with pytest.raises(AllroundError, match="give a float"):
+            entry.resolve({name: value})
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from allround.core import registry
 from allround.merge import checks
-from allround.merge.checks import CHECKS, check_method, checks_of
+from allround.merge.checks import CHECKS, MODELS, callable_of, check_method, checks_of, models_of
 
 ALL = [
     pytest.param(check, id=f"{entry.name}-{name}")
@@ -27,19 +27,20 @@ def test_method(check: Callable[[], None]) -> None:
 
 @pytest.mark.parametrize("entry", registry.entries("merge"), ids=lambda e: e.name)
 def test_method_with_every_value_that_a_search_tries(entry: registry.Entry) -> None:
-    compute = entry.load()
+    compute = callable_of(entry)
     for parameter in entry.parameters:
         for value in parameter.search:
             check_method(
                 lambda base, deltas, n=parameter.name, v=value: compute(base, deltas, **{n: v}),  # type: ignore[misc]
                 exempt=frozenset(entry.facts.get("exempt", {})),
+                models=models_of(entry),
             )
 
 
 def test_every_method_has_every_check() -> None:
     for entry in registry.entries("merge"):
         names = [name for name, _ in checks_of(entry)]
-        assert set(names) | set(entry.facts.get("exempt", {})) == {*CHECKS, "documented"}
+        assert set(names) | set(entry.facts.get("exempt", {})) == {*CHECKS, "blocks", "documented"}
 
 
 # Methods that are wrong in one way each, and the check that must find it.
@@ -99,6 +100,10 @@ def adds_a_little(base: Tensor, deltas: Tensor) -> Tensor:
     return base + deltas.mean(0) + 1e-6
 
 
+def norm_of_the_block(base: Tensor, deltas: Tensor) -> Tensor:
+    return base + deltas.mean(0) / (1 + deltas.norm())
+
+
 WRONG = {
     changes_the_base: "inputs_untouched",
     changes_the_deltas: "inputs_untouched",
@@ -120,11 +125,25 @@ WRONG = {
 def test_a_wrong_method_is_caught_by_name(method: Callable[[Tensor, Tensor], Tensor], check: str) -> None:
     torch.manual_seed(0)
     with pytest.raises(AssertionError) as caught:
-        CHECKS[check](method)
+        CHECKS[check](method, MODELS)
     assert str(caught.value)
     with pytest.raises(AssertionError) as caught:
         check_method(method)
     assert str(caught.value).startswith(f"{method.__name__}: {check}: ")
+
+
+def test_a_method_that_takes_a_block_for_the_whole_is_caught() -> None:
+    entry = registry.find("merge", "average")
+
+    class Wrong:
+        def __getattr__(self, name: str) -> object:
+            return getattr(entry, name)
+
+        def load(self) -> object:
+            return norm_of_the_block
+
+    with pytest.raises(AssertionError, match="in blocks of 2 differs"):
+        checks.blocks(Wrong())  # type: ignore[arg-type]
 
 
 def test_an_exemption_frees_from_one_check_alone() -> None:
@@ -136,7 +155,7 @@ def test_an_exemption_frees_from_one_check_alone() -> None:
 def test_an_exemption_needs_a_reason_and_a_check_that_exists() -> None:
     entry = registry.find("merge", "average")
     free = replace(entry, facts={"exempt": {"order": "the first model counts twice"}})
-    assert "order" not in dict(checks_of(free)) and len(dict(checks_of(free))) == len(CHECKS)
+    assert "order" not in dict(checks_of(free)) and len(dict(checks_of(free))) == len(CHECKS) + 1
     with pytest.raises(AssertionError, match="no reason"):
         list(checks_of(replace(entry, facts={"exempt": {"order": ""}})))
     with pytest.raises(AssertionError, match="unknown checks"):

@@ -12,9 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from allround.checkpoints.weights import Weights
+from allround.core import registry
 from allround.core.errors import AllroundError
+from allround.merge import plan as plan_module
 from allround.merge import run
-from allround.merge.run import check_alike, merge_folders, merged_tensors
+from allround.merge.plan import check_alike, make_plan
+from allround.merge.recipe import Model, Recipe
+from allround.merge.run import merge_folders, run_plan
 
 BASE = {
     "w": torch.tensor([[1.0, 2.0], [-1.0, 0.5]]),
@@ -121,9 +125,13 @@ def test_files_come_from_the_base_and_the_recipe_is_kept(three: tuple[Path, Path
     assert found == ["config.json", "merge.json", "model.safetensors", "sub/config.json", "tokenizer.json"]
     assert (target / "config.json").read_text() == "{}"
     assert json.loads((target / "merge.json").read_text()) == recipe
-    assert recipe["method"] == "ties" and recipe["parameters"] == {"keep": 0.5, "scale": 1.0}
-    assert recipe["inputs"]["base"] == Weights(three[0]).content
-    assert recipe["inputs"]["tuned"] == [Weights(t).content for t in three[1:]]
+    assert recipe["method"] == "ties" and recipe["parameters"] == {
+        "keep": 0.5, "scale": 1.0, "weights": 1.0, "normalize": True
+    }  # fmt: skip
+    assert recipe["inputs"]["base"]["path"] == str(three[0])
+    assert [m["path"] for m in recipe["inputs"]["models"]] == [str(t) for t in three[1:]]
+    contents = {m["content"] for m in [recipe["inputs"]["base"], *recipe["inputs"]["models"]]}
+    assert len(contents) == 3, "each by what was read of it"
 
 
 def test_weights_of_the_base_in_other_formats_stay_behind(three: tuple[Path, Path, Path]) -> None:
@@ -226,40 +234,23 @@ def test_an_unknown_method_or_parameter(three: tuple[Path, Path, Path]) -> None:
 
 
 def test_headers_are_enough_to_check(three: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Weights, "get", None)
+    monkeypatch.setattr(Weights, "read", None)
     check_alike(Weights(three[0]), [Weights(t) for t in three[1:]])
-
-
-def test_one_tensor_of_each_model_at_a_time(three: tuple[Path, Path, Path]) -> None:
-    seen: list[str] = []
-
-    class Noting(Weights):
-        def get(self, name: str) -> Tensor:
-            seen.append(name)
-            return super().get(name)
-
-    models = [Noting(f) for f in three]
-    tensors = merged_tensors(models[0], models[1:], "average", {}, ["w", "scale"])
-    assert seen == []
-    next(tensors)
-    assert seen == ["w"] * 3
-    next(tensors)
-    assert seen == ["w"] * 3 + ["scale"] * 3
 
 
 def test_a_method_that_gives_a_wrong_shape_is_caught(
     three: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = run.registry.find("merge", "average")
+    entry = plan_module.registry.find("merge", "average")
 
     class Wrong:
         def __getattr__(self, name: str) -> object:
             return getattr(entry, name)
 
         def load(self) -> object:
-            return lambda base, deltas: deltas
+            return lambda base, deltas, **_: deltas
 
-    monkeypatch.setattr(run.registry, "find", lambda family, name: Wrong())
+    monkeypatch.setattr(plan_module.registry, "find", lambda family, name: Wrong())
     refused(*three, words=("this is a defect of the method that made it",))
 
 
@@ -306,3 +297,47 @@ def test_merged_sentence_transformers_load_everywhere(bert_folder: Path, tmp_pat
     with torch.inference_mode():
         features = encoder(batch)
     assert torch.allclose(features, embedded * 32**0.5, atol=1e-4)
+
+
+def test_thresholds_of_the_whole_model(tmp_path: Path) -> None:
+    """keep 1/4 of eight numbers in two tensors: the two largest of the model, both in one tensor, by hand."""
+    base = {"a": torch.zeros(4), "b": torch.zeros(2, 2)}
+    tuned = {"a": torch.tensor([9.0, 8.0, 3.0, 1.0]), "b": torch.tensor([[4.0, 5.0], [6.0, 7.0]])}
+    folders = folder(tmp_path / "base", base), folder(tmp_path / "tuned", tuned)
+    recipe = Recipe("ties", (Model(str(folders[1])),), Model(str(folders[0])), {"keep": 0.25}, scope="model")
+    for threads in (1, 2):
+        (tmp_path / f"out{threads}").mkdir()
+        run_plan(make_plan(recipe), tmp_path / f"out{threads}", workers=threads)
+        merged = load_file(tmp_path / f"out{threads}" / "model.safetensors")
+        assert merged["a"].tolist() == [9.0, 8.0, 0.0, 0.0]
+        assert merged["b"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+@pytest.mark.parametrize("method", [e.name for e in registry.entries("merge") if e.facts.get("models", (1, 0))[0] <= 3
+                                    and e.facts.get("models", (1, 9))[1] in (None, 9) and not e.needs])  # fmt: skip
+def test_the_same_bytes_with_any_number_of_threads_and_blocks_that_equal_the_whole(
+    method: str, scope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = registry.find("merge", method)
+    if scope == "model" and not entry.facts["whole"]:
+        pytest.skip("asks nothing of the whole")
+    draw = torch.Generator().manual_seed(0)
+    base = {n: torch.randn(s, generator=draw) for n, s in {"w": (40, 30), "v": (50,), "x": (3, 4, 5)}.items()}
+    folders = [folder(tmp_path / "base", base)]
+    for number in range(3):
+        tuned = {n: t + 0.1 * torch.randn(t.shape, generator=draw) for n, t in base.items()}
+        folders.append(folder(tmp_path / f"tuned{number}", tuned))
+    recipe = Recipe(method, tuple(Model(str(f)) for f in folders[1:]), Model(str(folders[0])), scope=scope)
+    found = {}
+    for length in (64, 1 << 18):
+        monkeypatch.setattr(run, "block_length", lambda models, device, length=length: length)
+        for threads in (1, 3):
+            out = tmp_path / f"out{length}-{threads}"
+            out.mkdir()
+            run_plan(make_plan(recipe), out, workers=threads)
+            found[length, threads] = (out / "model.safetensors").read_bytes()
+        assert found[length, 1] == found[length, 3]
+    whole, blocks = (load_file(tmp_path / f"out{length}-1" / "model.safetensors") for length in (1 << 18, 64))
+    for name in base:
+        assert torch.allclose(whole[name], blocks[name], rtol=1e-5, atol=1e-6), name

@@ -72,8 +72,8 @@ def test_ties_trims_each_model_on_its_own_and_within_one_tensor() -> None:
     assert ties(torch.zeros(2, 2), deltas, keep=0.25).flatten().tolist() == pytest.approx([100.0, 0.4, 0.0, 0.0])
 
 
-@pytest.mark.parametrize(("keep", "count"), [(0.01, 1), (0.1, 1), (0.11, 2), (0.2, 2), (0.7, 7), (0.95, 10), (1.0, 10)])
-def test_ties_keeps_the_share_rounded_up(keep: float, count: int) -> None:
+@pytest.mark.parametrize(("keep", "count"), [(0.01, 1), (0.1, 1), (0.19, 1), (0.2, 2), (0.7, 7), (0.95, 9), (1.0, 10)])
+def test_ties_keeps_the_share_rounded_down_and_at_least_one(keep: float, count: int) -> None:
     delta = torch.arange(1.0, 11.0)[None]
     assert int((ties(torch.zeros(10), delta, keep=keep) != 0).sum()) == count
 
@@ -82,10 +82,10 @@ def test_ties_keeps_equals_at_the_threshold() -> None:
     assert ties(torch.zeros(4), torch.tensor([[1.0, -1.0, 1.0, 0.5]]), keep=0.25).tolist() == [1.0, -1.0, 1.0, 0.0]
 
 
-def test_ties_with_signs_that_cancel_gives_the_base() -> None:
-    """Where the authors' code would elect the majority sign of the other weights (the docstring says so)."""
+def test_ties_with_signs_that_cancel_elects_plus() -> None:
+    """As mergekit does; the authors' code would elect the majority sign of the other weights, here plus as well."""
     deltas = torch.tensor([[1.0, 5.0], [-1.0, 5.0]])
-    assert ties(torch.tensor([3.0, 0.0]), deltas, keep=1.0).tolist() == [3.0, 5.0]
+    assert ties(torch.tensor([3.0, 0.0]), deltas, keep=1.0).tolist() == [4.0, 5.0]
 
 
 # Three changes of ten weights, merged by the authors' own code (`ties_merging` of src/ties_minimal.ipynb in

@@ -104,4 +104,6 @@ class Options:
 
     @property
     def chosen_methods(self) -> list[str]:
-        return list(self.methods) if self.methods is not None else registry.names("merge")
+        if self.methods is not None:
+            return list(self.methods)
+        return [entry.name for entry in registry.entries("merge") if entry.facts.get("build")]

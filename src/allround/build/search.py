@@ -30,9 +30,9 @@ def coordinate_search(entry: Entry, trials: int) -> Round:
 
     Yields lists of settings not tried before; returns the best. At most `trials` settings in all.
     """
-    best = entry.resolve({})
-    tried: list[tuple[dict[str, Any], float]] = []
     searched = [p for p in entry.parameters if p.search]
+    best = {p.name: p.default for p in searched}
+    tried: list[tuple[dict[str, Any], float]] = []
     if not searched:
         yield [best]
         return best

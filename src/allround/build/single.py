@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from allround.build.results import cell_facts
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import atomic_folder
+from allround.core.files import atomic_folder, check_out
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything, seed_of
 from allround.evaluate.predict import predict_split
 from allround.evaluate.predictions import Predictions
 from allround.evaluate.scoreboard import Cost, Scoreboard, System
-from allround.merge.run import merge_folders
-from allround.models.base import builtin_encoders, find_folder, load_encoder, open_encoder
+from allround.models.base import open_encoder
 from allround.models.model import (
     MultiTaskModel,
     load,
     parameters_of,
-    read_definitions,
-    read_heads,
-    write_definitions,
-    write_heads,
 )
 from allround.tasks.kind import kind
 from allround.tasks.suite import Suite
@@ -32,19 +27,6 @@ from allround.tasks.task import SPLITS, Task
 from allround.train.head import fit_head
 from allround.train.settings import Settings
 from allround.train.trainer import Course, train
-
-
-def check_out(out: Path) -> Path:
-    """The folder to write a model to: new, empty, or one that allround saved before; nothing else is replaced."""
-    out = out.resolve()
-    ours = any((out / name).is_file() for name in ("allround.json", "merge.json"))
-    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
-        raise AllroundError(
-            f"save a model as {out}",
-            "there is a folder with other things in it" if out.is_dir() else "there is a file of that name",
-            "choose another --out: only a model that allround saved is replaced",
-        )
-    return out
 
 
 def tune_model(
@@ -90,50 +72,6 @@ def tune_model(
         model.write(folder)
     shutil.rmtree(scratch, ignore_errors=True)
     return board
-
-
-def merge_models(
-    base: str, folders: Sequence[str], out: Path, *, method: str, parameters: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Merge model folders into `out`; models that allround saved keep their heads. Returns the recipe."""
-    out = check_out(out)
-    if base in builtin_encoders():
-        raise AllroundError(
-            f"merge models tuned from '{base}'",
-            "that name stands for an encoder that each build pretrains anew",
-            "give the folder of the one they were tuned from, such as RUN/pieces/base-.../encoder",
-        )
-    sources = [Path(f) for f in folders]
-    ours = [s for s in sources if (s / "allround.json").is_file()]
-    if ours and len(ours) < len(sources):
-        other = next(s for s in sources if s not in ours)
-        raise AllroundError(
-            "merge models with their heads",
-            f"{ours[0]} is a model that allround saved, and {other} is not",
-            "give only models of one sort; `allround build --specialist TASK=FOLDER` fits heads where they lack",
-        )
-    definitions: dict[str, Any] = {}
-    heads: dict[str, Any] = {}
-    for source in ours:
-        for name, definition in read_definitions(source)[0].items():
-            if name in definitions:
-                raise AllroundError(
-                    f"merge {source}",
-                    f"its task '{name}' is in another of the models too",
-                    "give each task once: a merged model has one head for each",
-                )
-            definitions[name] = definition
-        heads.update(read_heads(source / "heads.safetensors"))
-    with atomic_folder(out) as folder:
-        target = folder / "encoder" if ours else folder
-        target.mkdir(exist_ok=True)
-        tuned = [find_folder(f) for f in folders]
-        recipe = merge_folders(find_folder(base), tuned, target, method=method, parameters=parameters)
-        if ours:
-            load_encoder(target)
-            write_heads(folder / "heads.safetensors", heads)
-            write_definitions(folder, definitions, {"made_by": recipe})
-    return recipe
 
 
 def evaluate_model(folder: Path, suite: Suite, *, split: str = "test", out: Path | None = None) -> Scoreboard:

@@ -1,11 +1,14 @@
-"""Weights on disk, read one tensor at a time."""
+"""Weights on disk, read a stretch at a time."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from allround.checkpoints.header import SIZES, Place, dtype_name, read_header, torch_dtype
+from allround.checkpoints.source import Source
 from allround.core.errors import AllroundError
 from allround.core.files import hash_file, hash_json, read_json
 
@@ -13,23 +16,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+#: What a pickled checkpoint may wrap its tensors in.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 
 
-class Weights:
+class Weights(Source):
     """The tensors of a safetensors file, or of all such files under a folder.
 
-    Nothing is read but the headers until `get` is called. Tensors in a subfolder (the dense layer of a
+    Nothing is read but the headers until `read` or `get` is called. Tensors in a subfolder (the dense layer of a
     sentence-transformers model, say) carry it as a prefix: `2_Dense/linear.weight`.
+
+    pickles: also take PyTorch's own files (.bin, .pt, .pth, .ckpt) where there is no safetensors file. They are
+    opened with `weights_only=True`, which runs no code of theirs.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, pickles: bool = False) -> None:
         self.path = Path(path)
-        self.files = _files(self.path)
-        self._open: dict[Path, Any] = {}
+        self._files = _files(self.path, pickles)
         self._where: dict[str, tuple[Path, str]] = {}
-        for file in self.files:
+        self._places: dict[str, Place] = {}
+        self.metadata: dict[str, str] = {}
+        self._open: dict[Path, _File] = {}
+        for file in self._files:
+            opened = self._opened(file)
             prefix = "" if self.path.is_file() else file.parent.relative_to(self.path).as_posix().lstrip(".")
-            for key in self._handle(file).keys():  # noqa: SIM118 (not a mapping)
+            for key, place in opened.places.items():
                 name = f"{prefix}/{key}" if prefix else key
                 if name in self._where:
                     raise AllroundError(
@@ -38,26 +49,21 @@ class Weights:
                         "keep one of them: a folder must hold one copy of its weights",
                     )
                 self._where[name] = (file, key)
+                self._places[name] = place
+            self.metadata = self.metadata or opened.metadata
+        _check_indexes(self.path, self._where)
 
-    def _handle(self, file: Path) -> Any:
+    def _opened(self, file: Path) -> _File:
         if file not in self._open:
-            from safetensors import SafetensorError, safe_open
-
-            try:
-                self._open[file] = safe_open(file, framework="pt")
-            except (SafetensorError, OSError, ValueError) as error:
-                raise AllroundError(
-                    f"read the weights in {file}",
-                    f"the file is broken or cut short ({str(error).splitlines()[0]}; {file.stat().st_size} bytes)",
-                    "copy or download it again",
-                ) from error
-            except RuntimeError as error:
-                raise AllroundError(
-                    f"read the weights in {file}",
-                    f"the system cannot map it into memory ({str(error).splitlines()[0]})",
-                    "save the model in smaller files (transformers: save_pretrained(folder, max_shard_size='5GB'))",
-                ) from error
+            self._open[file] = _Safe(file) if file.suffix == ".safetensors" else _Pickled(file)
         return self._open[file]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}, "watch": None}
+
+    @property
+    def files(self) -> list[Path]:
+        return self._files
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
@@ -65,7 +71,7 @@ class Weights:
     def __len__(self) -> int:
         return len(self._where)
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._where
 
     def file_of(self, name: str) -> tuple[Path, str]:
@@ -73,19 +79,22 @@ class Weights:
         return self._where[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        file, key = self._where[name]
-        return tuple(self._handle(file).get_slice(key).get_shape())
+        return self._places[name].shape
 
     def dtype(self, name: str) -> str:
-        """The dtype as safetensors writes it: F32, BF16, I64, ..."""
-        file, key = self._where[name]
-        return str(self._handle(file).get_slice(key).get_dtype())
+        return self._places[name].dtype
 
-    def get(self, name: str) -> Tensor:
-        """Read one tensor. Each call reads it anew: nothing is kept."""
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         file, key = self._where[name]
-        tensor: Tensor = self._handle(file).get_tensor(key)
-        return tensor
+        values = self._opened(file).read(key, start, self._places[name].numel if stop is None else stop)
+        if self.watch is not None:
+            self.watch(name, start, values)
+        return values
+
+    def announce(self, name: str) -> None:
+        """Tell the system that a tensor will be read soon, so that it comes from the disk in the meantime."""
+        file, key = self._where[name]
+        self._opened(file).announce(key)
 
     @property
     def content(self) -> str:
@@ -93,31 +102,148 @@ class Weights:
         return hash_json([[f.name, hash_file(f)] for f in self.files])
 
 
-def _files(path: Path) -> list[Path]:
+class _File:
+    """One open file of weights."""
+
+    places: dict[str, Place]
+    metadata: dict[str, str]
+
+    def read(self, key: str, start: int, stop: int) -> Tensor:
+        raise NotImplementedError
+
+    def announce(self, key: str) -> None:
+        """Nothing to do where a file is in memory anyway."""
+
+
+class _Safe(_File):
+    """A safetensors file. It is read by offset, not mapped: a file may be larger than the address space allows, the
+    pages that were read do not count as this process's memory, and a file that shrinks is an error, not a signal."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.places, self.metadata = read_header(path)
+        self._handle = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            os.close(self._handle)
+
+    def read(self, key: str, start: int, stop: int) -> Tensor:
+        import torch
+
+        place = self.places[key]
+        size = SIZES[place.dtype]
+        values = torch.empty(stop - start, dtype=torch_dtype(place.dtype))
+        if stop > start:
+            into: Any = values.view(torch.uint8).numpy()
+            view, offset = memoryview(into), place.offset + start * size
+            while view:
+                count = os.preadv(self._handle, [view], offset)
+                if count == 0:
+                    raise AllroundError(
+                        f"read the tensor '{key}' of {self.path}",
+                        "the file became shorter while it was read",
+                        "let nothing write to it meanwhile; copy or download it again",
+                    )
+                view, offset = view[count:], offset + count
+        return values
+
+    def announce(self, key: str) -> None:
+        place = self.places[key]
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._handle, place.offset, place.bytes, os.POSIX_FADV_WILLNEED)
+
+
+class _Pickled(_File):
+    """A file of torch.save, opened without running what it may hold."""
+
+    def __init__(self, path: Path) -> None:
+        self._tensors = _unpickle(path)
+        self.places = {n: Place(dtype_name(t.dtype), tuple(t.shape), 0) for n, t in self._tensors.items()}
+        self.metadata = {"format": "pt"}
+
+    def read(self, key: str, start: int, stop: int) -> Tensor:
+        return self._tensors[key].reshape(-1)[start:stop].clone()
+
+
+def _unpickle(path: Path) -> dict[str, Tensor]:
+    import torch
+
+    asked = f"read the weights in {path}"
+    try:
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # files from before torch 1.6 cannot be mapped
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken or hostile pickle raises
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
+        raise AllroundError(
+            asked,
+            f"it holds more than tensors, or is broken ({first})",
+            "save the model as safetensors where you trust it (transformers: model.save_pretrained(folder))",
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(n, str) for n in loaded):
+        raise AllroundError(asked, f"it holds a {type(loaded).__name__}, not named tensors", "save a state_dict")
+    odd = [n for n, t in loaded.items() if not isinstance(t, torch.Tensor)]
+    if odd:
+        raise AllroundError(asked, f"'{odd[0]}' in it is no tensor", "save only the model's state_dict")
+    return {n: t.detach() for n, t in loaded.items()}
+
+
+def _files(path: Path, pickles: bool) -> list[Path]:
     asked = f"read the weights in {path}"
     if path.is_file():
-        if path.suffix != ".safetensors":
-            raise _pickle_error(asked, path)
-        return [path]
+        if path.suffix == ".safetensors" or (pickles and any(path.match(p) for p in _PICKLES[:4])):
+            return [path]
+        raise _pickle_error(asked, path)
     if not path.is_dir():
         raise AllroundError(asked, "there is no such file or folder", "check the path")
     files = sorted(path.rglob("*.safetensors"))
-    for index in path.rglob("*.safetensors.index.json"):
-        value = read_json(index)
-        listed = value.get("weight_map") if isinstance(value, dict) else None
-        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
-            raise AllroundError(asked, f"{index.name} does not say which file holds which tensor", "copy it again")
+    if not files:
+        found = sorted(p for pattern in _PICKLES for p in path.rglob(pattern) if p.name != "training_args.bin")
+        if found and not pickles:
+            raise _pickle_error(asked, found[0])
+        files = [p for p in found if any(p.match(pattern) for pattern in _PICKLES[:1])] or found
+    for index, listed in _indexes(path):
         missing = sorted(name for name in set(listed.values()) if not (index.parent / name).is_file())
-        if missing:
+        if missing and (index.name.endswith(".safetensors.index.json") or pickles):
             raise AllroundError(
                 asked, f"{index.name} lists files that are not there: {', '.join(missing[:5])}", "copy them as well"
             )
     if not files:
-        pickles = sorted(p for pattern in _PICKLES for p in path.rglob(pattern))
-        if pickles:
-            raise _pickle_error(asked, pickles[0])
         raise AllroundError(asked, "the folder holds no .safetensors file", "point to the folder of a saved model")
     return files
+
+
+def _indexes(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The index files of a folder: which file holds which tensor. Errors: one that is broken."""
+    kinds = ("*.safetensors.index.json", "*.bin.index.json")
+    for index in sorted(file for kind in kinds for file in path.rglob(kind)) if path.is_dir() else ():
+        value = read_json(index)
+        listed = value.get("weight_map") if isinstance(value, dict) else None
+        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+            raise AllroundError(
+                f"read the weights in {path}", f"{index.name} does not say which file holds which tensor",
+                "copy it again",
+            )  # fmt: skip
+        yield index, listed
+
+
+def _check_indexes(path: Path, where: dict[str, tuple[Path, str]]) -> None:
+    """Every tensor that an index names must be in the file it names; libraries would look there and fail."""
+    for index, listed in _indexes(path):
+        prefix = index.parent.relative_to(path).as_posix().lstrip(".")
+        for key, file in listed.items():
+            name = f"{prefix}/{key}" if prefix else key
+            if index.name.endswith(".safetensors.index.json") and where.get(name, (None,))[0] != index.parent / file:
+                raise AllroundError(
+                    f"read the weights in {path}",
+                    f"{index.name} says that {file} holds '{key}', and it does not",
+                    "copy the folder again, or remove files of another version from it",
+                )
 
 
 def _pickle_error(asked: str, path: Path) -> AllroundError:

@@ -1,37 +1,104 @@
-"""Writing safetensors files tensor by tensor, so that memory stays at one tensor whatever the size."""
+"""Writing safetensors files piece by piece, so that memory stays small whatever the size."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Mapping
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from allround.checkpoints.header import SIZES, Place, dtype_name, make_header
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Bytes of one element of each dtype that safetensors knows.
-SIZES = {
-    **{"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2},
-    **{"F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1},
-}
+Plan = Mapping[str, tuple[str, tuple[int, ...]]]
 
-#: The same dtypes as torch calls them.
-_TORCH = {
-    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
-    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8"},
-    **{"U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8"},
-    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
-}
+
+class WeightsFile:
+    """A safetensors file that is being written: any part of any tensor, in any order, from any thread."""
+
+    def __init__(self, path: Path, handle: int, places: Mapping[str, Place]) -> None:
+        self.path = path
+        self._handle = handle
+        self._places = places
+        self._left = {name: place.numel for name, place in places.items()}
+        self._lock = threading.Lock()
+
+    def write(self, name: str, start: int, values: Tensor) -> None:
+        """Put `values` at the elements from `start` on of a tensor; they must have its dtype."""
+        place = self._places[name]
+        if dtype_name(values.dtype) != place.dtype or start + values.numel() > place.numel:
+            raise _departs(self.path, name, place, f"{values.numel()} elements of {values.dtype} from {start} on")
+        data, offset = _bytes(values), place.offset + start * SIZES[place.dtype]
+        while data:
+            written = os.pwrite(self._handle, data, offset)
+            data, offset = data[written:], offset + written
+        with self._lock:
+            self._left[name] -= values.numel()
+
+    def unwritten(self) -> list[str]:
+        """The tensors that are not whole yet."""
+        return [name for name, left in self._left.items() if left]
+
+
+@contextmanager
+def weights_file(
+    path: Path | str, plan: Plan, metadata: Mapping[str, str] | None = None, *, sync: bool = True
+) -> Iterator[WeightsFile]:
+    """Open a file for the tensors of `plan` (name -> dtype, shape). It appears under its name when it is whole.
+
+    The space is taken at once, so a disk that is too small is found before any work is done. sync: also wait until
+    the disk has it all, which survives a power cut and takes the time of the disk.
+    """
+    header, places = make_header(plan, metadata)
+    size = len(header) + sum(place.bytes for place in places.values())
+    with atomic_file(path, sync=sync) as temporary:
+        handle = os.open(temporary, os.O_WRONLY)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, 0, size)
+            os.pwrite(handle, header, 0)
+            file = WeightsFile(Path(path), handle, places)
+            with _written_behind(handle, sync):
+                yield file
+            if unwritten := file.unwritten():
+                raise AllroundError(
+                    f"write {path}", f"no tensor came for '{unwritten[0]}'", "this is a defect of the caller: report it"
+                )
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _written_behind(handle: int, sync: bool) -> Iterator[None]:
+    """Bring to the disk in the meantime what is written, so that little is left to wait for at the end."""
+    if not sync:
+        yield
+        return
+    ended = threading.Event()
+
+    def bring() -> None:
+        with suppress(OSError):  # what cannot be written is found, and said, at the end
+            while not ended.wait(0.2):
+                os.fsync(handle)
+
+    thread = threading.Thread(target=bring, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def write_weights(
     path: Path | str,
-    plan: Mapping[str, tuple[str, tuple[int, ...]]],
+    plan: Plan,
     tensors: Iterable[tuple[str, Tensor]],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
@@ -39,42 +106,22 @@ def write_weights(
 
     The file appears when it is whole. A tensor that departs from the plan is an error.
     """
-    header: dict[str, object] = {"__metadata__": dict(metadata or {"format": "pt"})}
-    offset = 0
-    for name, (dtype, shape) in plan.items():
-        size = _bytes_of(dtype, shape)
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
     waiting = iter(plan.items())
-    with atomic_file(path) as temporary, open(temporary, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+    with weights_file(path, plan, metadata) as file:
         for name, tensor in tensors:
             expected, (dtype, shape) = next(waiting, ("", ("", ())))
-            data = _bytes(tensor)
-            if name != expected or tuple(tensor.shape) != shape or str(tensor.dtype) != f"torch.{_TORCH[dtype]}":
-                raise AllroundError(
-                    f"write the tensor '{expected}' ({dtype}, {shape}) to {path}",
-                    f"'{name}' ({tensor.dtype}, {tuple(tensor.shape)}) came instead",
-                    "this is a defect of the method that made it: its output must have the shape of its input",
-                )
-            file.write(data)
-        left = next(waiting, None)
-        if left is not None:
-            raise AllroundError(
-                f"write {path}", f"no tensor came for '{left[0]}'", "this is a defect of the caller: report it"
-            )
+            if name != expected or tuple(tensor.shape) != shape or dtype_name(tensor.dtype) != dtype:
+                raise _departs(Path(path), expected, Place(dtype, shape, 0), f"'{name}' ({tensor.dtype}, "
+                               f"{tuple(tensor.shape)})")  # fmt: skip
+            file.write(name, 0, tensor.reshape(-1))
 
 
-def _bytes_of(dtype: str, shape: tuple[int, ...]) -> int:
-    if dtype not in SIZES:
-        raise AllroundError(
-            f"write a tensor of dtype {dtype}",
-            f"allround knows {', '.join(SIZES)}",
-            "save the model in one of these, such as float32 or bfloat16",
-        )
-    return SIZES[dtype] * math.prod(shape)
+def _departs(path: Path, name: str, place: Place, found: str) -> AllroundError:
+    return AllroundError(
+        f"write the tensor '{name}' ({place.dtype}, {place.shape}) to {path}",
+        f"{found} came instead",
+        "this is a defect of the method that made it: its output must have the shape of its input",
+    )
 
 
 def _bytes(tensor: Tensor) -> memoryview:

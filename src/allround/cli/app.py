@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -256,24 +256,70 @@ def tune_command(
 )
 def merge(
     context: typer.Context,
-    base: Annotated[
-        str, typer.Argument(help="What the specialists were tuned from: a folder, or a name as for --base.")
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BASE MODEL... | RECIPE.yml",
+            help="What the models were tuned from, and the models: folders, files, Hub ids or LoRA adapters. Or one "
+            "recipe file, allround's or mergekit's.",
+        ),
     ],
-    specialists: Annotated[list[str], typer.Argument(help="Folders of tuned models.")],
-    out: OutOption,
-    method: Annotated[str, typer.Option("--method", "-m", help="See: allround methods list --family merge.")] = "ties",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder of the merged model.")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="See: allround methods list --family merge. Default: ties.")
+    ] = None,
+    no_base: Annotated[bool, typer.Option("--no-base", help="All are models: average the weights themselves.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and what it takes, and stop.")
+    ] = False,
+    on_mismatch: Annotated[
+        str | None,
+        typer.Option(
+            help="Where models do not fit: error, keep-base (its tensor is taken) or skip (the model is left "
+            "out there)."
+        ),
+    ] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="Over what thresholds and norms are taken: tensor or model.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the output: float32, bfloat16 or float16. Default: the base's.")
+    ] = None,
+    statistics: Annotated[
+        list[str] | None, typer.Option(help="What a method needs of each model: KIND=FILE,FILE,...; may be repeated.")
+    ] = None,
+    compat: Annotated[
+        str | None, typer.Option(help="mergekit: give its numbers. Default for a recipe file of mergekit's.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads. Default: one a core, at most eight.")] = None,
+    device: DeviceOption = "cpu",
+    ray: Annotated[
+        str | None, typer.Option(help="Share out the files of a large model on a Ray cluster: its address, or auto.")
+    ] = None,
 ) -> None:
-    """Merge tuned models into one. The method's own parameters are options: `--scale 0.5`.
+    """Merge tuned models into one, from their files. The method's own parameters are options: `--scale 0.5`.
 
-    Models that allround saved keep their heads, each with its task. Other folders with safetensors files (of
-    transformers, say) are merged as they are, and must have the same tensors.
+    Models that allround saved keep their heads, each with its task. Other folders (of transformers or
+    sentence-transformers, say) give a folder of the same sort, which loads there at once. Killed and run again, the
+    merge goes on where it was.
     """
-    from allround.build.single import merge_models
+    from allround.cli.merge import merge_command
 
-    folders, parameters = _extras([*specialists, *context.args], method)
-    made = merge_models(base, folders, out, method=method, parameters=parameters)
-    listed = ", ".join(f"{k}={v}" for k, v in made["parameters"].items())
-    typer.echo(f"merged {len(folders)} models by {method}{f' ({listed})' if listed else ''} into {out}")
+    merge_command(
+        [*inputs, *context.args],
+        out,
+        method=method,
+        no_base=no_base,
+        dry_run=dry_run,
+        on_mismatch=on_mismatch,
+        scope=scope,
+        dtype=dtype,
+        statistics=_pairs(statistics, "--statistics", str),
+        compat=compat,
+        workers=workers,
+        device=device or "cpu",
+        ray=ray,
+    )
 
 
 @app.command(epilog="Example: `allround evaluate runs/support/best suite.yml`")
@@ -452,7 +498,8 @@ def methods_show(
             typer.echo(f"paper   {entry.paper}")
         for p in entry.parameters:
             values = f"; searched: {', '.join(str(v) for v in p.search)}" if p.search else ""
-            typer.echo(f"--{p.name.replace('_', '-')} {p.type} (default {p.default}{values})")
+            type_ = "float, or one for each model" if p.type == "Each" else p.type
+            typer.echo(f"--{p.name.replace('_', '-')} {type_} (default {p.default}{values})")
         path = registry.PACKAGE / registry.FAMILIES[entry.family][1] / f"{entry.name}.py"
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if getattr(node, "name", None) == entry.attribute:
@@ -528,38 +575,3 @@ def _pairs(given: Sequence[str] | None, option: str, type_: type) -> dict[str, A
                 f"read {option} {text!r}", "it is not of the form NAME=VALUE", f"give a name, '=' and {words}"
             ) from None
     return found
-
-
-def _extras(words: Sequence[str], method: str) -> tuple[list[str], Mapping[str, Any]]:
-    """Split what follows the base into folders and the method's own options (`--keep 0.2`, `--keep=0.2`)."""
-    from allround.core import registry
-
-    entry = registry.find("merge", method)
-    types = {p.name: p.type for p in entry.parameters}
-    folders: list[str] = []
-    parameters: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            folders.append(word)
-            continue
-        option, equals, value = word.removeprefix("--").partition("=")
-        name = option.replace("-", "_")
-        if name not in types:
-            entry.resolve({name: None})
-        if not equals:
-            if not rest:
-                raise AllroundError(f"read the option --{option}", "no value follows it", f"give --{option} VALUE")
-            value = rest.pop(0)
-        parameters[name] = _value(value, types[name], option)
-    return folders, parameters
-
-
-def _value(text: str, type_: str, option: str) -> Any:
-    try:
-        if type_ == "bool":
-            return {"true": True, "false": False}[text.lower()]
-        return {"float": float, "int": int}.get(type_, str)(text)
-    except (ValueError, KeyError):
-        raise AllroundError(f"read --{option} {text}", f"it is not a {type_}", f"give a {type_}") from None

@@ -67,8 +67,11 @@ def disk_errors(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path` in one step."""
+def atomic_file(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the place of `path` in one step.
+
+    sync: wait until the disk has it, so that it is whole even after a power cut.
+    """
     path = Path(path)
     with disk_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +80,8 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            _sync(temporary)
+            if sync:
+                _sync(temporary)
             temporary.chmod(0o644)
             os.replace(temporary, path)
         finally:
@@ -99,25 +103,98 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             for file in temporary.rglob("*"):
                 if file.is_file():
                     _sync(file)
-            temporary.chmod(0o755)
-            if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-                try:
-                    os.replace(path, old / path.name)
-                    os.replace(temporary, path)
-                finally:
-                    if not path.exists():
-                        os.replace(old / path.name, path)
-                    shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.replace(temporary, path)
+            _take_place(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(folder: Path, path: Path) -> None:
+    """Put a finished folder where `path` is; what was there is gone only when it succeeds."""
+    folder.chmod(0o755)
+    if not path.exists():
+        os.replace(folder, path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    try:
+        os.replace(path, old / path.name)
+        os.replace(folder, path)
+    finally:
+        if not path.exists():
+            os.replace(old / path.name, path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def resumable_folder(path: Path | str, made_from: Any) -> Iterator[Path]:
+    """Yield a folder beside `path` that takes its place on success; a run that was killed goes on where it was.
+
+    The folder is `.NAME.partial`. It is found again by a run of the same `made_from` (plain data); one that was made
+    from something else is thrown away. After an error it is removed, unless the disk was full or the user stopped it.
+    A folder that was at `path` before is replaced at the end. Errors: another process at work on the same.
+    """
+    path = Path(path)
+    work = path.parent / f".{path.name}.partial"
+    with disk_errors(str(path)):
+        work.mkdir(parents=True, exist_ok=True)
+        lock = _lock(work, path)
+        try:
+            label, key = work / ".made_from", hash_json(made_from)
+            if not label.is_file() or label.read_text(encoding="utf-8") != key:
+                for old in [p for p in work.iterdir() if p != work / ".lock"]:
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+                label.write_text(key, encoding="utf-8")
+            try:
+                yield work
+            except Exception as error:
+                if not _disk_is_full(error):
+                    shutil.rmtree(work, ignore_errors=True)
+                raise
+            label.unlink()
+            (work / ".lock").unlink()
+            _take_place(work, path)
+        finally:
+            os.close(lock)
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if "No space left on device" in str(error) or "the disk is full" in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _lock(work: Path, path: Path) -> int:
+    handle = os.open(work / ".lock", os.O_CREAT | os.O_RDWR)
+    with contextlib.suppress(ImportError):  # only Unix has it; elsewhere two runs at once are not found out
+        import fcntl
+
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise AllroundError(
+                f"write {path}", "another process is writing it at this moment", "wait for it, or choose another --out"
+            ) from None
+    return handle
 
 
 def _sync(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def check_out(out: Path) -> Path:
+    """The folder to write a model to: new, empty, or one that allround saved before; nothing else is replaced."""
+    out = out.resolve()
+    ours = any((out / name).is_file() for name in ("allround.json", "merge.json"))
+    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
+        raise AllroundError(
+            f"save a model as {out}",
+            "there is a folder with other things in it" if out.is_dir() else "there is a file of that name",
+            "choose another --out: only a model that allround saved is replaced",
+        )
+    return out
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -12,7 +12,7 @@ import ast
 import importlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,9 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "encoder": ("models", "models/encoders"),
     "suite": ("tasks", "tasks/suites"),
 }
+
+#: Types of arguments that the machinery gives, so that nobody sets them: statistics, and what a block belongs to.
+_GIVEN = ("Tensor", "Whole")
 
 #: What a method of a family is called in messages, where the family's name alone is not a noun for it.
 _WORDS = {"merge": "merge method", "sample": "sampling method"}
@@ -120,6 +123,10 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int
 
 
 def _check_type(entry: Entry, parameter: Parameter, value: Any) -> None:
+    if parameter.type == "Each":
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            _check_type(entry, replace(parameter, type="float"), one)
+        return
     wanted = _PYTHON_TYPES.get(parameter.type)
     if wanted is None:
         return
@@ -185,6 +192,8 @@ def _read(family: str, room: str, path: Path, _mtime: int) -> Entry:
         None,
     )
     facts = _facts(definition) if definition else None
+    if isinstance(definition, ast.FunctionDef) and facts is not None:
+        facts["whole"] = any(_annotation(a.annotation)[0] == "Whole" for a in definition.args.kwonlyargs)
     if definition is None or facts is None or "source" not in facts:
         raise AllroundError(
             f"read the method file {path.name} of family '{family}'",
@@ -223,6 +232,8 @@ def _parameters(definition: ast.FunctionDef | ast.ClassDef) -> list[Parameter]:
     found = []
     for argument, default in zip(definition.args.kwonlyargs, definition.args.kw_defaults, strict=True):
         type_, search = _annotation(argument.annotation)
+        if type_ in _GIVEN:
+            continue
         value = ast.literal_eval(default) if default is not None else None
         found.append(Parameter(argument.arg, type_, value, default is None, search))
     return found

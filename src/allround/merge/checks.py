@@ -14,9 +14,17 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import Entry
+from allround.merge.whole import Blocks, over_blocks
 
 Method = Callable[..., Tensor]
+#: How many models the checks give to a method that takes any number.
+Models = tuple[int, ...]
+MODELS: Models = (1, 2, 5)
 SHAPES = ((), (1,), (7,), (4, 6), (2, 3, 4, 5))
+
+
+def _several(models: Models) -> int:
+    return min(max(models), 3)
 
 
 def _inputs(shape: tuple[int, ...], models: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -24,70 +32,139 @@ def _inputs(shape: tuple[int, ...], models: int = 3, seed: int = 0) -> tuple[Ten
     return torch.randn(shape, generator=generator), 0.1 * torch.randn((models, *shape), generator=generator)
 
 
-def shape_and_dtype(compute: Method) -> None:
-    """Every shape comes back, in float32 and in float64, for one model and for several."""
+def shape_and_dtype(compute: Method, models: Models = MODELS) -> None:
+    """Every shape comes back, in float32 and in float64, for every number of models."""
     for shape in SHAPES:
-        for models in (1, 2, 5):
+        for number in models:
             for dtype in (torch.float32, torch.float64):
-                base, deltas = (t.to(dtype) for t in _inputs(shape, models))
+                base, deltas = (t.to(dtype) for t in _inputs(shape, number))
                 merged = compute(base, deltas)
                 assert merged.shape == base.shape, f"{tuple(base.shape)} became {tuple(merged.shape)}"
                 assert merged.dtype == dtype, f"{dtype} became {merged.dtype}"
 
 
-def finite(compute: Method) -> None:
+def finite(compute: Method, models: Models = MODELS) -> None:
     """Finite weights stay finite, also huge, tiny and sparse ones."""
     for factor in (1e-30, 1.0, 1e15):
-        base, deltas = _inputs((4, 6))
+        base, deltas = _inputs((4, 6), _several(models))
         deltas[:, 0] = 0
         assert torch.isfinite(compute(base * factor, deltas * factor)).all(), f"not finite at scale {factor}"
 
 
-def inputs_untouched(compute: Method) -> None:
+def inputs_untouched(compute: Method, models: Models = MODELS) -> None:
     """Neither base nor deltas are changed."""
-    base, deltas = _inputs((4, 6))
+    base, deltas = _inputs((4, 6), _several(models))
     copies = base.clone(), deltas.clone()
     compute(base, deltas)
     assert torch.equal(base, copies[0]), "the base was changed"
     assert torch.equal(deltas, copies[1]), "the deltas were changed"
 
 
-def deterministic(compute: Method) -> None:
+def deterministic(compute: Method, models: Models = MODELS) -> None:
     """The same inputs give the same bits, whatever the state of the global generator."""
-    base, deltas = _inputs((4, 6))
+    base, deltas = _inputs((4, 6), _several(models))
     first = compute(base, deltas)
     torch.rand(3)
     assert torch.equal(first, compute(base, deltas)), "two calls differ"
 
 
-def order(compute: Method) -> None:
+def order(compute: Method, models: Models = MODELS) -> None:
     """The order of the models does not matter, up to rounding."""
+    number = max(models)
     for shape in ((7,), (4, 6)):
-        base, deltas = _inputs(shape, models=4)
-        base, deltas = base.double(), deltas.double()
+        base, deltas = (t.double() for t in _inputs(shape, number))
         expected = compute(base, deltas)
-        for permutation in ([3, 1, 0, 2], [1, 0, 3, 2]):
+        for permutation in (list(range(number))[::-1], [*range(1, number), 0]):
             got = compute(base, deltas[permutation])
             assert torch.allclose(got, expected, rtol=1e-9, atol=1e-12), "another order gave another result"
 
 
-def zero_deltas(compute: Method) -> None:
+def zero_deltas(compute: Method, models: Models = MODELS) -> None:
     """Models equal to the base merge to the base."""
-    base, deltas = _inputs((4, 6))
+    base, deltas = _inputs((4, 6), _several(models))
     assert torch.equal(compute(base, torch.zeros_like(deltas)), base), "no change gave a change"
 
 
-CHECKS: dict[str, Callable[[Method], None]] = {
+CHECKS: dict[str, Callable[[Method, Models], None]] = {
     check.__name__: check for check in (shape_and_dtype, finite, inputs_untouched, deterministic, order, zero_deltas)
 }
 
 
-def check_method(compute: Method, exempt: frozenset[str] | set[str] = frozenset()) -> None:
+def in_blocks(entry: Entry, base: Tensor, deltas: Tensor, length: int) -> Tensor:
+    """What the engine does: the method sees `length` rows (or elements) at a time, and asks for the rest."""
+    compute, by_row = entry.load(), entry.facts.get("block") == "row" and base.ndim > 1
+    rows = base if by_row else base.reshape(-1)
+    changes = deltas if by_row else deltas.reshape(len(deltas), -1)
+    whole = Blocks(base.numel())
+    starts = list(range(0, len(rows), length))
+
+    def one(start: int) -> Tensor:
+        whole.at(0, start * (rows[0].numel() if by_row else 1))
+        extra = {"whole": whole} if entry.facts["whole"] else {}
+        merged: Tensor = compute(rows[start : start + length], changes[:, start : start + length], **extra)
+        return merged
+
+    while True:
+        found = [merged for _, merged in over_blocks(whole, starts, one)]
+        if whole.part is None:
+            return torch.cat(found).reshape(base.shape)
+        whole.finish()
+
+
+def blocks(entry: Entry) -> None:
+    """A method that says it may be given a weight in blocks merges it so to the same result."""
+    if entry.facts.get("block", "tensor") == "tensor" or entry.needs:
+        return
+    for shape in ((23,), (7, 6), (5, 2, 3)):
+        base, deltas = (t.double() for t in _inputs(shape, _several(models_of(entry))))
+        expected = entry.load()(base, deltas)
+        for length in (2, 5):
+            got = in_blocks(entry, base, deltas, length)
+            assert torch.allclose(got, expected, rtol=1e-6, atol=1e-9), f"{shape} in blocks of {length} differs"
+
+
+def models_of(entry: Entry) -> Models:
+    """The numbers of models to check a method with: what it takes, of one, two and five."""
+    least, most = entry.facts.get("models", (1, None))
+    return tuple(n for n in sorted({*MODELS, least}) if n >= least and (most is None or n <= most))
+
+
+def callable_of(entry: Entry) -> Method:
+    """A method as (base, deltas) -> merged; one that needs statistics gets the same for every model."""
+    compute = entry.load()
+    if not entry.needs:
+        return compute
+
+    def with_statistics(base: Tensor, deltas: Tensor, **values: object) -> Tensor:
+        given = {
+            need: STATISTICS[need](base).expand(len(deltas), *STATISTICS[need](base).shape) for need in entry.needs
+        }
+        merged: Tensor = compute(base, deltas, **given, **values)
+        return merged
+
+    return with_statistics
+
+
+def _fisher(base: Tensor) -> Tensor:
+    return torch.rand(base.shape, generator=torch.Generator().manual_seed(1), dtype=base.dtype)
+
+
+def _gram(base: Tensor) -> Tensor:
+    width = base.shape[-1] if base.ndim == 2 else 1
+    rows = torch.randn(2 * width, width, generator=torch.Generator().manual_seed(1), dtype=base.dtype)
+    return rows.T @ rows
+
+
+#: A statistic of one weight (*s), by its name, for checks.
+STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {"fisher": _fisher, "gram": _gram}
+
+
+def check_method(compute: Method, exempt: frozenset[str] | set[str] = frozenset(), models: Models = MODELS) -> None:
     """Run every check that the method is not exempt from; the first that fails raises AssertionError."""
     for name, check in CHECKS.items():
         if name not in exempt:
             try:
-                check(compute)
+                check(compute, models)
             except AssertionError as error:
                 raise AssertionError(f"{getattr(compute, '__name__', compute)}: {name}: {error}") from None
 
@@ -95,13 +172,15 @@ def check_method(compute: Method, exempt: frozenset[str] | set[str] = frozenset(
 def checks_of(entry: Entry) -> Iterator[tuple[str, Callable[[], None]]]:
     """The checks that apply to a method of the registry, its documentation among them, by name."""
     exempt = entry.facts.get("exempt", {})
-    unknown = set(exempt) - set(CHECKS)
+    unknown = set(exempt) - {*CHECKS, "blocks"}
     assert not unknown, f"{entry.name} is exempt from unknown checks: {unknown}"
     assert all(exempt.values()), f"{entry.name} gives no reason for an exemption"
-    compute = entry.load()
+    compute, models = callable_of(entry), models_of(entry)
     for name, check in CHECKS.items():
         if name not in exempt:
-            yield name, lambda check=check: check(compute)  # type: ignore[misc]
+            yield name, lambda check=check: check(compute, models)  # type: ignore[misc]
+    if "blocks" not in exempt:
+        yield "blocks", lambda: blocks(entry)
     yield "documented", lambda: documented(entry)
 
 

@@ -1,97 +1,465 @@
-"""The machinery of merging: keys, shapes, dtypes, files. Methods see tensors only."""
+"""The machinery of merging: files, blocks, threads, dtypes. Methods see tensors only."""
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from allround.checkpoints.weights import Weights
-from allround.checkpoints.write import write_weights
-from allround.core import registry
+from allround.checkpoints.header import torch_dtype
+from allround.checkpoints.source import Source
+from allround.checkpoints.write import WeightsFile, weights_file
 from allround.core.errors import AllroundError
-from allround.core.files import write_json
+from allround.core.files import hash_json, read_json, write_json
+from allround.core.jobs import Inline, available_cores, call, keep_freed_memory
 from allround.core.version import __version__
+from allround.merge.plan import Item, Plan, Shard, make_plan
+from allround.merge.recipe import Model, Recipe
+from allround.merge.whole import Blocks, NeedMore, Part, Whole, name_key, over_blocks
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
 #: The base's weights in other formats: they are not merged, so they do not belong beside what is.
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf")
+#: Files that speak of the base as a whole: the merged model has its own.
+_OF_FOLDER = ("README.md", "merge.json", "allround.json", "adapter_config.json")
+#: Elements of all models in one block: few enough for the processor's cache, enough to be worth the calls.
+_BLOCK = 1 << 20
 
 
-def check_alike(base: Weights, tuned: Sequence[Weights]) -> None:
-    """An error unless all checkpoints have the base's tensors, with its shapes. Reads headers only."""
-    for weights in tuned:
-        asked = f"merge {weights.path} into {base.path}"
-        do = "merge only checkpoints that were tuned from this base; if it is the right one, tune again from it"
-        missing = [n for n in base if n not in weights and base.dtype(n) in _FLOATS]
-        extra = [n for n in weights if n not in base and weights.dtype(n) in _FLOATS]
-        if missing or extra:
-            parts = [f"{len(missing)} tensors of the base are missing ({', '.join(missing[:3])})"] if missing else []
-            parts += [f"{len(extra)} tensors are not in the base ({', '.join(extra[:3])})"] if extra else []
-            raise AllroundError(asked, "; ".join(parts), do)
-        differ = [n for n in base if n in weights and base.shape(n) != weights.shape(n)]
-        if differ:
-            name = differ[0]
+@dataclass(frozen=True)
+class _Block:
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+
+def block_length(models: int, device: str) -> int:
+    """How many elements of a weight make a block, for a number of models."""
+    length = max(1 << 14, min(1 << 18, _BLOCK // max(1, models)))
+    return length if device == "cpu" else 64 * length
+
+
+def _blocks(shape: tuple[int, ...], models: int, over: str, device: torch.device) -> list[_Block]:
+    """Cut a tensor as its method allows: anywhere, between rows, or not at all. Depends on nothing else."""
+    size, length = math.prod(shape), block_length(models, device.type)
+    if over == "tensor" or (over == "row" and len(shape) < 2) or size <= length:
+        return [_Block(0, size, shape)]
+    if over == "row":
+        row = size // shape[0]
+        rows = max(1, length // row)
+        return [
+            _Block(first * row, min(first + rows, shape[0]) * row, (min(first + rows, shape[0]) - first, *shape[1:]))
+            for first in range(0, shape[0], rows)
+        ]
+    row = shape[-1] if len(shape) > 1 else 1
+    length = max(1, length // row) * row if row <= length else length
+    return [_Block(s, min(s + length, size), (min(s + length, size) - s,)) for s in range(0, size, length)]
+
+
+class _Reader:
+    """Reads the blocks of one output tensor as a method wants them: base, and changes from it."""
+
+    def __init__(self, plan: Plan, item: Item, device: torch.device) -> None:
+        self.plan, self.item, self.device = plan, item, device
+        names = [plan.source(n).dtype(name) for n, name in item.models]
+        names += [plan.source(-1).dtype(item.base)] if item.base is not None else []
+        self.dtype = torch.float64 if "F64" in names else torch.float32
+        self.round_to = torch_dtype(plan.recipe.round_to) if plan.recipe.round_to else None
+
+    def read(self, block: _Block) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The base (*s) and the changes (k, *s) in the dtype that is computed in, and the base as it is stored."""
+        item, count = self.item, block.stop - block.start
+        raw = None
+        if item.base is None:
+            base = torch.zeros(count, dtype=self.dtype)
+        else:
+            raw = self.plan.source(-1).read(item.base, block.start, block.stop)
+            base = raw.to(self.dtype)
+            if self.round_to is not None:
+                base = base.to(self.round_to).to(self.dtype)
+        deltas = torch.empty(len(item.models), count, dtype=self.dtype)
+        for row, (number, name) in zip(deltas, item.models, strict=True):
+            source = self.plan.source(number)
+            if self.round_to is None:
+                source.change(name, block.start, block.stop, base, row)
+            else:
+                row.copy_(source.read(name, block.start, block.stop).to(self.round_to)).sub_(base)
+                row.copy_(row.to(self.round_to))
+        if self.device.type != "cpu":
+            base, deltas = base.to(self.device), deltas.to(self.device)
+        return base.reshape(block.shape), deltas.reshape(len(deltas), *block.shape), raw
+
+    def not_finite(self) -> AllroundError:
+        asked = f"merge the tensor '{self.item.name}'"
+        parts = [(-1, self.item.base)] if self.item.base is not None else []
+        for number, name in [*parts, *self.item.models]:
+            source = self.plan.source(number)
+            assert name is not None
+            if not torch.isfinite(source.read(name)).all():
+                who = f"the base {source.path}" if number < 0 else str(source.path)
+                do = "use a base that is whole" if number < 0 else "leave that specialist out, or tune it again"
+                return AllroundError(asked, f"{who} holds NaN or infinity there", do)
+        return AllroundError(asked, "the changes are too large to compute with", "check the checkpoints")
+
+
+class _Merger:
+    """Merges one output tensor after the other with one method."""
+
+    def __init__(self, plan: Plan, device: torch.device, answers: list[Tensor] | None = None) -> None:
+        self.plan, self.device, self.answers = plan, device, answers
+        entry = plan.entry
+        self.compute: Callable[..., Tensor] = entry.load()
+        self.over = entry.facts.get("block", "tensor")
+        self.asks = entry.facts["whole"]
+        self.needs = entry.needs
+        self.size = sum(math.prod(i.shape) for i in plan.items if i.copied is None) if plan.scope == "model" else 0
+
+    def pieces(self, item: Item) -> Iterator[tuple[int, Tensor]]:
+        """The merged tensor in stretches: where each begins, and its values in the dtype of the output."""
+        reader = _Reader(self.plan, item, self.device)
+        blocks = _blocks(item.shape, len(item.models), self.over, self.device)
+        dtype = torch_dtype(item.dtype)
+        if not self.asks or (len(blocks) == 1 and self.answers is None):
+            for block in blocks:
+                whole = Whole()
+                whole.key, whole.start = name_key(item.name), block.start
+                yield block.start, self._finish(reader, block, whole, dtype)
+            return
+        blockwise = Blocks(self.size or math.prod(item.shape), self.answers)
+        while True:
+            for block, merged in over_blocks(blockwise, blocks, lambda b: self._finish(reader, b, blockwise, dtype)):
+                yield block.start, merged
+            if blockwise.part is None:
+                return
+            blockwise.finish()
+
+    def collect(self, item: Item, whole: Blocks) -> None:
+        """Let the blocks of one tensor give their part of an answer that is for the whole model."""
+        reader = _Reader(self.plan, item, self.device)
+        for block in _blocks(item.shape, len(item.models), self.over, self.device):
+            base, deltas, _ = reader.read(block)
+            whole.at(name_key(item.name), block.start)
+            try:
+                self._call(item, base, deltas, block, whole)
+            except NeedMore:
+                continue
+
+    def _call(self, item: Item, base: Tensor, deltas: Tensor, block: _Block, whole: Whole) -> Tensor:
+        extra: dict[str, Any] = {"whole": whole} if self.asks else {}
+        for need in self.needs:
+            extra[need] = self._statistic(need, item, block).to(base.device, base.dtype)
+        return self.compute(base, deltas, **item.values, **extra)
+
+    def _statistic(self, need: str, item: Item, block: _Block) -> Tensor:
+        """What is known of this weight for each model: (k, *block) or (k, *its own shape); (k, 0) where nothing is."""
+        files = self.plan.statistics[need]
+        lacking = [files[number].path for number, name in item.models if name not in files[number]]
+        if len(lacking) == len(item.models):
+            return torch.zeros(len(lacking), 0)
+        if lacking:
             raise AllroundError(
-                asked,
-                f"{len(differ)} tensors differ in shape, such as {name}: {weights.shape(name)}, in the base "
-                f"{base.shape(name)}",
-                do,
+                f"merge the tensor '{item.name}' by '{self.plan.recipe.method}'",
+                f"the statistics in {lacking[0]} hold nothing for it, and those of other models do",
+                "compute them for the same tensors of every model",
             )
+        found = []
+        for number, name in item.models:
+            like = files[number].shape(name) == item.shape
+            found.append(files[number].read(name, block.start, block.stop).reshape(block.shape)
+                         if like else files[number].get(name))  # fmt: skip
+        return torch.stack(found)
+
+    def _finish(self, reader: _Reader, block: _Block, whole: Whole, dtype: torch.dtype) -> Tensor:
+        base, deltas, raw = reader.read(block)
+        if isinstance(whole, Blocks):
+            whole.at(name_key(reader.item.name), block.start)
+        total = float(deltas.sum())
+        if not math.isfinite(total) and not torch.isfinite(deltas).all():
+            if raw is not None and self._unchanged(reader, block, raw):
+                return raw.to(dtype)
+            raise reader.not_finite()
+        merged = self._call(reader.item, base, deltas, block, whole)
+        if total == 0 and raw is not None and not deltas.any():
+            return raw.to(dtype)  # nobody changed it: not even the sign of a zero differs
+        if merged.shape != base.shape:
+            raise AllroundError(
+                f"merge the tensor '{reader.item.name}' by '{self.plan.recipe.method}'",
+                f"{tuple(merged.shape)} came for {tuple(base.shape)}",
+                "this is a defect of the method that made it: its output must have the shape of its input",
+            )
+        out = merged.to(dtype)
+        if not math.isfinite(float(out.sum(dtype=merged.dtype))) and not torch.isfinite(out).all():
+            raise AllroundError(
+                f"merge the tensor '{reader.item.name}' by '{self.plan.recipe.method}'",
+                f"the result is too large for {dtype}, or not a number",
+                "use a smaller scale, or another method",
+            )
+        return out.reshape(-1)
+
+    def _unchanged(self, reader: _Reader, block: _Block, raw: Tensor) -> bool:
+        for number, name in reader.item.models:
+            other = self.plan.source(number).read(name, block.start, block.stop)
+            if other.dtype != raw.dtype or not torch.equal(other.view(torch.uint8), raw.view(torch.uint8)):
+                return False
+        return True
 
 
-def merged_tensors(
-    base: Weights, tuned: Sequence[Weights], method: str, parameters: Mapping[str, Any], names: Sequence[str]
-) -> Iterator[tuple[str, Tensor]]:
-    """The merged tensors, one at a time, in the base's dtypes.
+def _merge_item(plan: Plan, item: Item, file: WeightsFile, merger: _Merger) -> list[str]:
+    """Write one tensor; returns what is worth knowing about it."""
+    notes = []
+    if item.copied is not None:
+        name = item.base if item.copied < 0 else item.models[0][1]
+        assert name is not None
+        source, size = plan.source(item.copied), math.prod(item.shape)
+        for start in range(0, max(size, 1), 1 << 22):
+            values = source.read(name, start, min(start + (1 << 22), size))
+            file.write(item.name, start, values.to(torch_dtype(item.dtype)))
+        if item.copied < 0 and any(_differs(plan, item.base, other) for other in plan.models):
+            notes.append(f"{item.name} is no floating point, and differs between the models: the base's is kept")
+        return notes
+    for start, values in merger.pieces(item):
+        file.write(item.name, start, values)
+    return notes
 
-    Methods compute in float32 (float64 stays). Tensors that are no floating point, and those that no specialist
-    changed, are the base's.
+
+def _differs(plan: Plan, name: str | None, other: Source) -> bool:
+    """Whether a model has other values in a small tensor of whole numbers."""
+    assert plan.base is not None and name is not None
+    if name not in other or plan.base.dtype(name) in ("F64", "F32", "F16", "BF16") or plan.base.numel(name) > 1 << 20:
+        return False
+    return plan.base.shape(name) != other.shape(name) or not torch.equal(plan.base.get(name), other.get(name))
+
+
+class _Hashes:
+    """Hashes of the tensors that were read, taken while they are read."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[tuple[int, str], tuple[Any, int]] = {}
+
+    def watch(self, number: int) -> Callable[[str, int, Tensor], None]:
+        def seen(name: str, start: int, values: Tensor) -> None:
+            import xxhash
+
+            key = number, name
+            with self._lock:
+                hasher, reached = self._open.get(key, (None, 0))
+                if start != reached:
+                    return
+                self._open[key] = (hasher or xxhash.xxh3_128(), start + len(values))
+            self._open[key][0].update(values.view(torch.uint8).numpy())
+
+        return seen
+
+    def found(self) -> dict[str, dict[str, str]]:
+        """Model number -> tensor -> hash, of the tensors of this file."""
+        result: dict[str, dict[str, str]] = {}
+        for (number, name), (hasher, _) in sorted(self._open.items()):
+            result.setdefault(str(number), {})[name] = hasher.hexdigest()
+        return result
+
+
+def write_shard(
+    plan: Plan, number: int, folder: Path, *, threads: int, device: str = "cpu", answers: list[Tensor] | None = None
+) -> dict[str, Any]:
+    """Merge the tensors of one output file. The same bytes come out whatever the number of threads.
+
+    answers: what the method asks about the whole model, where its scope is that.
     """
-    entry = registry.find("merge", method)
-    compute, values = entry.load(), entry.resolve(parameters)
-    with torch.inference_mode():
-        for name in names:
-            start = base.get(name)
-            if base.dtype(name) not in _FLOATS or start.numel() == 0:
-                yield name, start
-                continue
-            kind = torch.float64 if start.dtype == torch.float64 else torch.float32
-            wide = start.to(kind)
-            changed = [w.get(name) for w in tuned]
-            if all(_same_bits(start, tensor) for tensor in changed):
-                yield name, start
-                continue
-            deltas = torch.stack([tensor.to(kind) - wide for tensor in changed])
-            if not deltas.any():
-                yield name, start
-                continue
-            if not torch.isfinite(deltas).all():
-                raise _not_finite(name, base, wide, tuned, deltas)
-            merged = compute(wide, deltas, **values).to(start.dtype)
-            if not torch.isfinite(merged).all():
-                raise AllroundError(
-                    f"merge the tensor '{name}' by '{method}'",
-                    f"the result is too large for {start.dtype}, or not a number",
-                    "use a smaller scale, or another method",
-                )
-            yield name, merged
+    shard = plan.shards[number]
+    merger = _Merger(plan, torch.device(device), answers)
+    hashes = _Hashes()
+    sources = [(n, plan.source(n)) for n in range(-1 if plan.base else 0, len(plan.models))]
+    for n, source in sources:
+        source.watch = hashes.watch(n)
+    ordered = _order(shard)
+    layout = {item.name: (item.dtype, item.shape) for item in shard.items}
+    try:
+        with (
+            weights_file(folder / shard.file, layout, shard.metadata) as file,
+            _one_thread(),
+            torch.inference_mode(),
+        ):
+
+            def work(position: int) -> list[str]:
+                if position + threads < len(ordered):
+                    ahead = ordered[position + threads]
+                    for n, name in [*ahead.models, *([(-1, ahead.base)] if ahead.base is not None else [])]:
+                        plan.source(n).announce(name)
+                with torch.inference_mode():
+                    return _merge_item(plan, ordered[position], file, merger)
+
+            notes = [note for found in _each(work, range(len(ordered)), threads) for note in found]
+    finally:
+        for _, source in sources:
+            source.watch = None
+    return {"notes": notes, "hashes": hashes.found()}
 
 
-def _same_bits(one: Tensor, two: Tensor) -> bool:
-    return one.dtype == two.dtype and torch.equal(one.reshape(-1).view(torch.uint8), two.reshape(-1).view(torch.uint8))
+def _order(shard: Shard) -> list[Item]:
+    """As they lie in the file, but the very large first, so that no thread is left alone with one at the end."""
+    large = sum(math.prod(i.shape) for i in shard.items) / 16
+    return sorted(shard.items, key=lambda item: math.prod(item.shape) < large)
 
 
-def _not_finite(name: str, base: Weights, wide: Tensor, tuned: Sequence[Weights], deltas: Tensor) -> AllroundError:
-    asked = f"merge the tensor '{name}'"
-    if not torch.isfinite(wide).all():
-        return AllroundError(asked, f"the base {base.path} holds NaN or infinity there", "use a base that is whole")
-    bad = [w.path for w, d in zip(tuned, deltas, strict=True) if not torch.isfinite(d).all()]
-    return AllroundError(asked, f"{bad[0]} holds NaN or infinity there", "leave that specialist out, or tune it again")
+def _each(work: Callable[[int], Any], numbers: Sequence[int], threads: int) -> list[Any]:
+    """Do all, in several threads; the first failure stops the rest and is raised."""
+    if threads == 1:
+        return [work(number) for number in numbers]
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(work, number) for number in numbers]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums come out the same whatever the number of cores; work is shared out by tensors instead."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def answers_of(plan: Plan, *, threads: int, device: str = "cpu") -> list[Tensor] | None:
+    """What the method asks about the whole model: all tensors are read once or more before any is written."""
+    if plan.scope != "model":
+        return None
+    merger = _Merger(plan, torch.device(device))
+    items = [item for item in plan.items if item.copied is None]
+    answers: list[Tensor] = []
+    if not items:
+        return answers
+    if len({len(item.models) for item in items}) > 1:
+        raise AllroundError(
+            f"merge by '{plan.recipe.method}' with norms and thresholds of the whole model",
+            "some tensors are not in all models, and --on-mismatch skip leaves those models out there",
+            "use --on-mismatch keep-base, or --scope tensor",
+        )
+    whole = Blocks(merger.size, answers)
+    while True:
+
+        def work(number: int) -> Part | None:
+            mine = Blocks(merger.size, answers)
+            mine.part = whole.part.fork() if whole.part is not None else None
+            with torch.inference_mode():
+                merger.collect(items[number], mine)
+            return mine.part if mine.asked else None
+
+        with _one_thread(), torch.inference_mode():
+            parts = [part for part in _each(work, range(len(items)), threads) if part is not None]
+            if not parts:
+                return answers
+            for part in parts[1:]:
+                parts[0].join(part)
+            whole.part = parts[0]
+            whole.finish()
+
+
+def run_plan(
+    plan: Plan, folder: Path, *, workers: int | None = None, device: str = "cpu", runner: Any = None
+) -> dict[str, Any]:
+    """Carry out a plan into an existing folder, and return what was done; also written there as merge.json.
+
+    Output files that are there already, from a run of the same plan that was ended, are kept. workers: threads.
+    runner: where the output files are made, one a job; by default here, one after the other.
+    """
+    keep_freed_memory()
+    threads = workers or min(available_cores(), 8)
+    done = folder / ".done"
+    waiting = [n for n, shard in enumerate(plan.shards) if not _is_done(folder, done, shard)]
+    for number in waiting:
+        shard = folder / plan.shards[number].file
+        for left in shard.parent.glob(f".{shard.name}.*") if shard.parent.is_dir() else ():
+            left.unlink()  # of a run that was killed while it wrote
+    answers = answers_of(plan, threads=threads, device=device) if waiting else None
+    sent = replace(plan, finish=[])
+    jobs = [
+        call(write_shard, plan=sent, number=n, folder=folder, threads=threads, device=device, answers=answers)
+        for n in waiting
+    ]
+    for index, made in (runner or Inline()).run(jobs):
+        write_json(_done_file(done, plan.shards[waiting[index]]), made)
+    facts = [read_json(_done_file(done, shard)) for shard in plan.shards]
+    _write_indexes(plan, folder)
+    copy_files(plan, folder)
+    for finish in plan.finish:
+        finish(folder)
+    recipe = _provenance(plan, facts)
+    write_json(folder / "merge.json", recipe)
+    shutil.rmtree(done, ignore_errors=True)
+    return recipe
+
+
+def _done_file(done: Path, shard: Shard) -> Path:
+    return done / (shard.file.replace("/", "__") + ".json")
+
+
+def _is_done(folder: Path, done: Path, shard: Shard) -> bool:
+    return (folder / shard.file).is_file() and _done_file(done, shard).is_file()
+
+
+def _write_indexes(plan: Plan, folder: Path) -> None:
+    """Where a model's weights lie in several files of a folder, say which holds what, as its library expects."""
+    groups: dict[tuple[str, str], list[Shard]] = {}
+    for shard in plan.shards:
+        path = PurePosixPath(shard.file)
+        stem, parts, _ = path.stem.partition("-00")
+        if parts:
+            groups.setdefault((path.parent.as_posix(), stem), []).append(shard)
+    for (parent, stem), shards in groups.items():
+        listed = {item.name: PurePosixPath(shard.file).name for shard in shards for item in shard.items}
+        total = sum(shard.bytes for shard in shards)
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(listed.items()))}
+        write_json(folder / parent / f"{stem}.safetensors.index.json", index)
+
+
+def _provenance(plan: Plan, facts: list[dict[str, Any]]) -> dict[str, Any]:
+    recipe = plan.recipe
+    parameters = plan.entry.resolve(recipe.values)
+    inputs = {}
+    for number in range(-1 if plan.base else 0, len(plan.models)):
+        hashes = {k: v for fact in facts for k, v in fact["hashes"].get(str(number), {}).items()}
+        name = str(recipe.models[number] if number >= 0 else recipe.base)
+        inputs[number] = {"path": name, "content": hash_json(hashes), "tensors": len(hashes)}
+    return {
+        "method": recipe.method,
+        "parameters": parameters,
+        **({"rules": [[r.match, dict(r.values)] for r in recipe.rules]} if recipe.rules else {}),
+        "scope": plan.scope,
+        **({"dtype": recipe.dtype} if recipe.dtype else {}),
+        "allround": __version__,
+        "inputs": {"base": inputs.get(-1), "models": [inputs[n] for n in range(len(plan.models))]},
+        **({"notes": notes} if (notes := [*plan.notes, *(n for f in facts for n in f["notes"])]) else {}),
+    }
+
+
+def copy_files(plan: Plan, folder: Path) -> None:
+    """Everything of the base that is no weight: configuration, tokenizer, processor, pooling, modules."""
+    first = plan.base or plan.models[0]
+    root = first.path
+    for source in sorted(root.rglob("*")) if root.is_dir() else []:
+        target = folder / source.relative_to(root)
+        hidden = any(part.startswith(".") for part in source.relative_to(root).parts)
+        weights = source.suffix in (".safetensors", *_OTHER_WEIGHTS) or source.name.endswith(".index.json")
+        if hidden or weights or source.name in _OF_FOLDER or not source.is_file() or target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
 
 
 def merge_folders(
@@ -101,31 +469,12 @@ def merge_folders(
     *,
     method: str,
     parameters: Mapping[str, Any] | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
-    """Merge encoder folders into `out`, an existing empty folder, and return what was done.
+    """Merge model folders into `out`, an existing folder, and return what was done.
 
-    base, tuned: folders with safetensors files. Weight files keep the base's names and layout; everything else
-    (configuration, tokenizer, pooling) is copied from the base, but for weights in other formats. At most one tensor
-    of each model is in memory.
+    base, tuned: folders with weights. Weight files keep the base's names and layout; everything else
+    (configuration, tokenizer, pooling) is copied from the base, but for weights in other formats.
     """
-    parameters = registry.find("merge", method).resolve(parameters or {})
-    if not tuned:
-        raise AllroundError(f"merge by '{method}'", "no specialist was given", "give at least one beside the base")
-    start, others = Weights(base), [Weights(t) for t in tuned]
-    check_alike(start, others)
-    recipe = {"method": method, "parameters": parameters, "allround": __version__}
-    root = start.path if start.path.is_dir() else start.path.parent
-    for file in start.files:
-        names = {key: name for name in start for f, key in [start.file_of(name)] if f == file}
-        plan = {key: (start.dtype(name), start.shape(name)) for key, name in names.items()}
-        tensors = merged_tensors(start, others, method, parameters, list(names.values()))
-        keyed = ((key, tensor) for key, (_, tensor) in zip(names, tensors, strict=True))
-        write_weights(out / file.relative_to(root), plan, keyed)
-    for source in sorted(root.rglob("*")) if start.path.is_dir() else []:
-        target = out / source.relative_to(root)
-        if source.is_file() and source.suffix not in (".safetensors", *_OTHER_WEIGHTS) and not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-    recipe["inputs"] = {"base": start.content, "tuned": [w.content for w in others]}
-    write_json(out / "merge.json", recipe)
-    return recipe
+    recipe = Recipe(method, tuple(Model(str(t)) for t in tuned), Model(str(base)), dict(parameters or {}))
+    return run_plan(make_plan(recipe), out, workers=workers)

@@ -1,0 +1,215 @@
+"""The few loops that torch is slow at, compiled for the processor; on a GPU the same results through torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B9
+_MASK = 0xFFFFFFFF
+
+
+def count_bits(rows: Tensor, histogram: Tensor, buckets: Tensor | None) -> None:
+    """Count float32 values by the bits of their magnitudes.
+
+    rows (k, n). Without buckets: by the upper 16 bits, into histogram (k, 2^15). With buckets (c, k): those whose
+    upper 16 bits are buckets[., k], by the lower 16 bits, into histogram (c, k, 2^16).
+    """
+    if rows.device.type != "cpu":
+        bits = rows.view(torch.int32) & 0x7FFFFFFF
+        for row in range(len(rows)):
+            if buckets is None:
+                histogram[row] += torch.bincount(bits[row] >> 16, minlength=histogram.shape[1]).cpu()
+            else:
+                for number, bucket in enumerate(buckets[:, row].tolist()):
+                    chosen = bits[row][bits[row] >> 16 == bucket] & 0xFFFF
+                    histogram[number, row] += torch.bincount(chosen, minlength=histogram.shape[2]).cpu()
+        return
+    view = rows.contiguous().view(torch.int32).numpy()
+    if buckets is None:
+        _compiled()["upper"](view, histogram.numpy())
+    else:
+        _compiled()["lower"](view, histogram.numpy(), buckets.numpy())
+
+
+def uniform(like: Tensor, key: int, start: int, seed: int) -> Tensor:
+    """Numbers in [0, 1) with 24 random bits from a hash of (seed, key, row, place); like (k, *s), float32.
+
+    The hash is a 32-bit mixer after C. Wellons' "lowbias32", applied twice with two keys.
+    """
+    rows = like.reshape(len(like), -1)
+    keys = [(_mix(seed * 2 + 1 ^ _mix(key)) + row * _GOLDEN) & _MASK for row in range(len(rows))]
+    second = [_mix(k ^ _mix(seed + _GOLDEN)) for k in keys]
+    if rows.device.type == "cpu":
+        out = torch.empty(rows.shape, dtype=torch.float32)
+        import numpy as np
+
+        both = np.array([keys, second], dtype=np.uint32)
+        _compiled()["uniform"](out.numpy(), both, start)
+    else:
+        place = torch.arange(start, start + rows.shape[1], device=rows.device, dtype=torch.int64)
+        high = place >> 32
+        low = place & _MASK
+        out = torch.stack(
+            [
+                (_mixed(_mixed((low + a + high * _GOLDEN) & _MASK) ^ b) >> 8).to(torch.float32) * 2.0**-24
+                for a, b in zip(keys, second, strict=True)
+            ]
+        )
+    return out.to(like.dtype).reshape(like.shape)
+
+
+def keep_by_rank(
+    deltas: Tensor, uniform: Tensor, least: Sequence[float], most: Sequence[float], *, inverse: bool
+) -> Tensor:
+    """Draw which entries stay, the larger ones of each row more often: their factors, 0 for those that go.
+
+    The chance p grows evenly with the rank of a magnitude in its row, from least to most; one in a row by itself has
+    the mean of both. The factor of what stays is 1, or 1 / p with `inverse`. Ranks are counted with a histogram over
+    the bits of the float32 magnitudes, down to 2^-16 of the row's largest; those in one bucket share their mean rank.
+
+    Shapes: deltas (k, rows, *rest), or (k, n) or (k,) for one row; uniform like deltas, numbers in [0, 1); least, most:
+    k each -> like uniform, which is overwritten where it can be.
+    """
+    rows = 1 if deltas.ndim < 3 else deltas.shape[1]
+    shape = len(deltas), rows, deltas[0].numel() // rows
+    length = shape[2]
+    #: Bits of the mantissa that tell buckets apart: about two buckets for each entry of a row.
+    fine = min(10, max(6, length.bit_length() - 4))
+    shift, buckets = 23 - fine, 16 << fine
+    step = [(b - a) / (length - 1) if length > 1 else 0.0 for a, b in zip(least, most, strict=True)]
+    first = [a if length > 1 else (a + b) / 2 for a, b in zip(least, most, strict=True)]
+    values = deltas.to(torch.float32).reshape(shape).contiguous()
+    draws = uniform.to(torch.float32).reshape(shape).contiguous()
+    if deltas.device.type == "cpu":
+        import numpy as np
+
+        chances = np.array([first, step], dtype=np.float64)
+        _compiled()["by_rank"](values.view(torch.int32).numpy(), draws.numpy(), chances, shift, buckets, inverse)
+        return draws.to(uniform.dtype).reshape(uniform.shape)
+    bits = values.view(torch.int32) & 0x7FFFFFFF
+    low = ((bits.amax(2, keepdim=True) >> shift) - (buckets - 1)).clamp_min_(0)
+    bucket = ((bits >> shift) - low).clamp_min_(0).long()
+    count = torch.zeros(*shape[:2], buckets, dtype=torch.float64, device=deltas.device)
+    count.scatter_add_(2, bucket, torch.ones_like(bucket, dtype=torch.float64))
+    rank = count.cumsum(2) - count + (count - 1) / 2
+    column = torch.tensor([first, step], dtype=torch.float64, device=deltas.device)[:, :, None, None]
+    chance = (column[0] + column[1] * rank).float().gather(2, bucket)
+    stays = (draws < chance).float()
+    return (stays / chance if inverse else stays).to(uniform.dtype).reshape(uniform.shape)
+
+
+def _mix(x: int) -> int:
+    x &= _MASK
+    x ^= x >> 16
+    x = x * 0x21F0AAAD & _MASK
+    x ^= x >> 15
+    x = x * 0xD35A2D97 & _MASK
+    return x ^ x >> 15
+
+
+def _mixed(x: Tensor) -> Tensor:
+    x = x ^ (x >> 16)
+    x = (x * 0x21F0AAAD) & _MASK
+    x = x ^ (x >> 15)
+    x = (x * 0xD35A2D97) & _MASK
+    return x ^ (x >> 15)
+
+
+@cache
+def _compiled() -> dict[str, Any]:
+    import numpy as np
+    from numba import njit
+
+    compile_ = njit(nogil=True, cache=True, boundscheck=False)
+
+    @compile_
+    def upper(bits, histogram):  # type: ignore[no-untyped-def]
+        for row in range(bits.shape[0]):
+            for column in range(bits.shape[1]):
+                histogram[row, (bits[row, column] >> 16) & 0x7FFF] += 1
+
+    @compile_
+    def count_lower(bits, histogram, bucket):  # type: ignore[no-untyped-def]
+        # Few entries are in the bucket: 64 are passed over at once where none of them is.
+        runs = bits.shape[0] // 64
+        for run in range(runs):
+            some = bits[run * 64 : run * 64 + 64]
+            hits = np.int32(0)
+            for place in range(64):
+                hits |= np.int32(some[place] & np.int32(0x7FFF0000) == bucket)
+            if hits != 0:
+                for place in range(64):
+                    if some[place] & np.int32(0x7FFF0000) == bucket:
+                        histogram[some[place] & 0xFFFF] += 1
+        for place in range(runs * 64, bits.shape[0]):
+            if bits[place] & np.int32(0x7FFF0000) == bucket:
+                histogram[bits[place] & 0xFFFF] += 1
+
+    @compile_
+    def lower(bits, histogram, buckets):  # type: ignore[no-untyped-def]
+        for row in range(bits.shape[0]):
+            for number in range(buckets.shape[0]):
+                count_lower(bits[row], histogram[number, row], np.int32(buckets[number, row] << 16))
+
+    @compile_
+    def uniform(out, keys, start):  # type: ignore[no-untyped-def]
+        for row in range(out.shape[0]):
+            first, second = keys[0, row], keys[1, row]
+            for column in range(out.shape[1]):
+                place = np.uint64(start + column)
+                x = np.uint32(place) + first + np.uint32(place >> np.uint64(32)) * np.uint32(0x9E3779B9)
+                x = np.uint32(x)
+                x ^= x >> np.uint32(16)
+                x = np.uint32(x * np.uint32(0x21F0AAAD))
+                x ^= x >> np.uint32(15)
+                x = np.uint32(x * np.uint32(0xD35A2D97))
+                x ^= x >> np.uint32(15)
+                x ^= second
+                x ^= x >> np.uint32(16)
+                x = np.uint32(x * np.uint32(0x21F0AAAD))
+                x ^= x >> np.uint32(15)
+                x = np.uint32(x * np.uint32(0xD35A2D97))
+                x ^= x >> np.uint32(15)
+                out[row, column] = np.float32(x >> np.uint32(8)) * np.float32(2.0**-24)
+
+    @compile_
+    def by_rank(bits, draws, chances, shift, buckets, inverse):  # type: ignore[no-untyped-def]
+        # Unsigned and of 32 bits throughout: loops over other numbers are several times slower.
+        length = bits.shape[2]
+        count = np.empty(buckets, dtype=np.uint32)
+        chance = np.empty(buckets, dtype=np.float32)
+        found = np.empty(length, dtype=np.uint32)
+        right = np.int32(shift)
+        for model in range(bits.shape[0]):
+            first, step = chances[0, model], chances[1, model]
+            for row in range(bits.shape[1]):
+                some, drawn = bits[model, row], draws[model, row]
+                top = np.int32(0)
+                for place in range(length):
+                    top = max(top, np.int32(some[place] & np.int32(0x7FFFFFFF)))
+                low = max(np.int32(np.int32(top >> right) - np.int32(buckets - 1)), np.int32(0))
+                for place in range(length):
+                    bucket = np.int32(np.int32(np.int32(some[place] & np.int32(0x7FFFFFFF)) >> right) - low)
+                    found[place] = np.uint32(max(bucket, np.int32(0)))
+                count[:] = 0
+                for place in range(length):
+                    count[found[place]] += np.uint32(1)
+                before = np.uint32(0)
+                for number in range(buckets):  # twice the mean rank, and one more
+                    here = count[number]
+                    count[number] = np.uint32(2) * before + here
+                    before += here
+                for number in range(buckets):
+                    rank = np.float64(np.int32(count[number]) - np.int32(1)) * 0.5
+                    chance[number] = np.float32(first + step * rank)
+                for place in range(length):
+                    p = chance[found[place]]
+                    factor = np.float32(1) / p if inverse else np.float32(1)
+                    drawn[place] = factor if drawn[place] < p else np.float32(0)
+
+    return {"upper": upper, "lower": lower, "by_rank": by_rank, "uniform": uniform}

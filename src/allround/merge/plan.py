@@ -1,0 +1,376 @@
+"""A merge as it will be done, from headers and configurations alone: what comes from where, and what differs."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from allround.checkpoints.adapter import Adapted, Adapter, is_adapter
+from allround.checkpoints.header import FLOATS, SIZES
+from allround.checkpoints.source import Source
+from allround.checkpoints.weights import Weights
+from allround.core import registry
+from allround.core.errors import AllroundError
+from allround.core.files import read_json
+from allround.merge.recipe import Model, Recipe
+
+#: Bytes of a shard where the base's own files cannot be kept.
+SHARD = 5_000_000_000
+_EMBEDDING = re.compile(
+    r"(^|[./])(embed_tokens|wte|word_embeddings|shared|embeddings|tok_embeddings|embed_in)\.weight$"
+)
+_OUTPUT = re.compile(r"(^|[./])(lm_head|decoder|embed_out|output)\.(weight|bias)$")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One tensor of the output.
+
+    name: in its file. base: its name in the base; None where there is none, which counts as zeros. models: which
+    model, and its name there. values: the method's parameters. copied: taken over from the base (-1) or a model.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    base: str | None
+    models: tuple[tuple[int, str], ...]
+    values: Mapping[str, Any] = field(default_factory=dict)
+    copied: int | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of the output, by its path in the folder."""
+
+    file: str
+    items: tuple[Item, ...]
+    metadata: Mapping[str, str]
+
+    @property
+    def bytes(self) -> int:
+        return sum(_bytes(item) for item in self.items)
+
+
+@dataclass
+class Plan:
+    """Everything that a merge needs; it can be sent to another machine that sees the same files."""
+
+    recipe: Recipe
+    base: Source | None
+    models: list[Source]
+    shards: list[Shard]
+    scope: str
+    statistics: dict[str, list[Source]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    #: What is called with the output folder, in order, when the weights and the base's other files lie in it.
+    finish: list[Callable[[Path], None]] = field(default_factory=list)
+
+    @property
+    def entry(self) -> registry.Entry:
+        return registry.find("merge", self.recipe.method)
+
+    @property
+    def items(self) -> Iterable[Item]:
+        return (item for shard in self.shards for item in shard.items)
+
+    @property
+    def bytes(self) -> int:
+        """Of the output's weights."""
+        return sum(shard.bytes for shard in self.shards)
+
+    def source(self, number: int) -> Source:
+        """A model by its number, or the base by -1."""
+        if number >= 0:
+            return self.models[number]
+        assert self.base is not None
+        return self.base
+
+
+@dataclass(frozen=True)
+class Output:
+    """A tensor that the merged model shall have, before it is known what the models hold.
+
+    models: each model's name for it; None where a model has no part in it. dtype: None: the recipe's, else as its
+    first input.
+    """
+
+    name: str
+    file: str
+    key: str
+    base: str | None
+    models: tuple[str | None, ...]
+    values: Mapping[str, Any] | None = None
+    dtype: str | None = None
+
+
+def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, open_model: Any = None) -> Plan:
+    """Open everything, compare, and lay out the output. Reads headers and configurations only.
+
+    outputs: the tensors of the merged model where they are not simply those of the base (of the first model, without
+    a base). open_model: how a recipe's model becomes a source; by default `open_model` of this module.
+    Errors: models that do not fit together, unless `recipe.on_mismatch` says what to do then.
+    """
+    opener = open_model or _open_model
+    base = opener(recipe.base, None) if recipe.base else None
+    models = [opener(model, base) for model in recipe.models]
+    entry = registry.find("merge", recipe.method)
+    notes: list[str] = []
+    finish: list[Callable[[Path], None]] = []
+    if recipe.tokenizer or recipe.chat_template or recipe.config or recipe.dtype:
+        from allround.merge.vocabulary import prepare
+
+        base, models = prepare(recipe, base, models, finish, notes)
+    first = base or models[0]
+    if outputs is None:
+        outputs = [_same_output(first, name, base is not None, len(models)) for name in first]
+    fits = _Fits(recipe, base, models, notes)
+    items: dict[str, list[Item]] = {}
+    for output in outputs:
+        item = fits.item(output)
+        if item is not None:
+            items.setdefault(output.file, []).append(item)
+    fits.check_extra(outputs)
+    fits.raise_problems()
+    return Plan(
+        recipe,
+        base,
+        models,
+        _shards(first, items),
+        recipe.scope or entry.facts.get("scope", "tensor"),
+        {name: [Weights(f) for f in files] for name, files in recipe.statistics.items()},
+        notes,
+        finish,
+    )
+
+
+def _open_model(model: Model, base: Source | None) -> Source:
+    from allround.models.base import find_folder
+
+    path = Path(model.path)
+    path = path if path.is_file() else find_folder(model.path)
+    adapters = [Adapter(find_folder(adapter)) for adapter in model.adapters]
+    if not is_adapter(path):
+        source = Weights(path, pickles=True)
+        return Adapted(source, adapters) if adapters else source
+    first = Adapter(path)
+    if base is None:
+        raise AllroundError(
+            f"open the model {model.path}",
+            "it is an adapter, which holds changes of a base and no model",
+            "give the base it was tuned from" + (f", '{first.base_name}'" if first.base_name else "") + ", as the base",
+        )
+    return Adapted(base, [first, *adapters], same_base=True)
+
+
+def _same_output(source: Source, name: str, has_base: bool, models: int) -> Output:
+    file, key = "", name
+    source = getattr(source, "inner", source)
+    if isinstance(source, Weights) and name in source:
+        path, key = source.file_of(name)
+        root = source.path if source.path.is_dir() else source.path.parent
+        relative = path.relative_to(root)
+        file = relative.as_posix() if path.suffix == ".safetensors" else relative.parent.as_posix().lstrip(".")
+    return Output(name, file, key, name if has_base else None, (name,) * models)
+
+
+class _Fits:
+    """Finds each model's tensor for each output, and collects what does not fit."""
+
+    def __init__(self, recipe: Recipe, base: Source | None, models: list[Source], notes: list[str]) -> None:
+        self.recipe, self.base, self.models, self.notes = recipe, base, models, notes
+        self.entry = registry.find("merge", recipe.method)
+        self.each = {p.name for p in self.entry.parameters if "Each" in p.type}
+        self.names = [_Names(base, model) for model in models]
+        self.missing: dict[int, list[str]] = {}
+        self.differ: dict[int, list[str]] = {}
+        self.extra: dict[int, list[str]] = {}
+        self.used: set[tuple[int, str]] = set()
+
+    def item(self, output: Output) -> Item | None:
+        first = -1 if output.base is not None else next(n for n, name in enumerate(output.models) if name is not None)
+        reference = self.base if first < 0 else self.models[first]
+        assert reference is not None
+        known = output.base if first < 0 else self.names[first].find(str(output.models[first]))
+        if known is None or known not in reference:
+            self.missing.setdefault(max(first, 0), []).append(output.name)
+            return None
+        dtype, shape = reference.dtype(known), reference.shape(known)
+        floating = dtype in FLOATS
+        out = (output.dtype or self.recipe.dtype or dtype) if floating else dtype
+        found: list[tuple[int, str]] = []
+        for number, wanted in enumerate(output.models):
+            if wanted is None:
+                continue
+            name = self.names[number].find(wanted)
+            if name is None:
+                if floating:
+                    self.missing.setdefault(number, []).append(wanted)
+                continue
+            self.used.add((number, name))
+            if self.models[number].shape(name) != shape:
+                if floating:
+                    self.differ.setdefault(number, []).append(name)
+                continue
+            found.append((number, name))
+        whole = len(found) == sum(wanted is not None for wanted in output.models)
+        keep = self.recipe.on_mismatch == "keep-base" and not whole
+        if not floating or keep or not found or 0 in shape:
+            models = ((first, known),) if first >= 0 else ()
+            return Item(output.key, out, shape, output.base, models, copied=first)
+        values = self._values(output, [number for number, _ in found])
+        return Item(output.key, out, shape, output.base, tuple(found), values)
+
+    def _values(self, output: Output, present: list[int]) -> dict[str, Any]:
+        values = dict(self.recipe.values if output.values is None else output.values)
+        for rule in self.recipe.rules:
+            if fnmatch.fnmatchcase(output.name, rule.match):
+                values.update(rule.values)
+        values = self.entry.resolve(values)
+        for name in self.each:
+            if isinstance(values[name], (list, tuple)):
+                values[name] = [values[name][number] for number in present]
+        return values
+
+    def check_extra(self, outputs: Sequence[Output]) -> None:
+        if self.base is None or self.recipe.mixed:
+            return
+        left_out = {output.base for output in outputs if None in output.models}
+        for number, model in enumerate(self.models):
+            self.extra[number] = [
+                name for name in model
+                if (number, name) not in self.used and name not in left_out and model.dtype(name) in FLOATS
+                and not self.names[number].is_tied(name)
+            ]  # fmt: skip
+
+    def raise_problems(self) -> None:
+        for number, model in enumerate(self.models):
+            missing, differ = self.missing.get(number, []), self.differ.get(number, [])
+            extra = self.extra.get(number, [])
+            parts = []
+            if missing:
+                parts.append(f"{len(missing)} tensors of the base are missing ({', '.join(missing[:3])})")
+            if extra:
+                parts.append(f"{len(extra)} tensors are not in the base ({', '.join(extra[:3])})")
+            if differ:
+                parts.append(self._differing(model, differ))
+            if not parts:
+                continue
+            found = "; ".join(parts)
+            if self.recipe.on_mismatch == "error":
+                into = self.base.path if self.base else self.models[0].path
+                raise AllroundError(f"merge {model.path} into {into}", found, self._way_out(differ))
+            done = "the base's are kept there" if self.recipe.on_mismatch == "keep-base" else "it is left out there"
+            self.notes.append(f"{model.path}: {found}; {done}")
+
+    def _differing(self, model: Source, differ: list[str]) -> str:
+        name = differ[0]
+        shape = model.shape(name)
+        reference = self.base or self.models[0]
+        other = reference.shape(name) if name in reference else None
+        words = f"{len(differ)} tensors differ in shape, such as {name}: {shape}, in the base {other}"
+        if _EMBEDDING.search(name) or _OUTPUT.search(name):
+            words += " (the vocabularies differ)"
+        return words
+
+    def _way_out(self, differ: list[str]) -> str:
+        if any(_EMBEDDING.search(n) or _OUTPUT.search(n) for n in differ):
+            return (
+                "align the vocabularies (`tokenizer_source: union` in a recipe), or keep the base's rows: "
+                "--on-mismatch keep-base"
+            )
+        return (
+            "merge only checkpoints that were tuned from this base; to go on: --on-mismatch keep-base takes the "
+            "base's tensors there, --on-mismatch skip leaves that model out there"
+        )
+
+
+class _Names:
+    """Where a model holds the base's tensors: under the same names, under a prefix, or tied to another."""
+
+    def __init__(self, base: Source | None, model: Source) -> None:
+        self.known = set(model)
+        self.prefix = self.stripped = ""
+        self.tied = _ties(model)
+        if base is not None:
+            self._find_prefix([n for n in base if base.dtype(n) in FLOATS])
+
+    def _find_prefix(self, names: list[str]) -> None:
+        lacking = [n for n in names if n not in self.known]
+        if not lacking:
+            return
+        best = len(names) - len(lacking)
+        for longer, shorter, attribute in ((self.known, names, "prefix"), (names, self.known, "stripped")):
+            some = next(iter(sorted(shorter, key=len, reverse=True)), "")
+            for prefix in {n[: -len(some)] for n in longer if some and n.endswith("." + some)}:
+                if attribute == "prefix":
+                    count = sum(prefix + n in self.known for n in names)
+                else:
+                    count = sum(n.startswith(prefix) and n[len(prefix) :] in self.known for n in names)
+                if count > best:
+                    best, self.prefix, self.stripped = count, "", ""
+                    setattr(self, attribute, prefix)
+
+    def find(self, name: str) -> str | None:
+        if self.prefix and self.prefix + name in self.known:
+            return self.prefix + name
+        if self.stripped and name.startswith(self.stripped) and name[len(self.stripped) :] in self.known:
+            return name[len(self.stripped) :]
+        if name in self.known:
+            return name
+        if self.tied and _OUTPUT.search(name):
+            return next((n for n in sorted(self.known) if _EMBEDDING.search(n)), None)
+        return None
+
+    def is_tied(self, name: str) -> bool:
+        """Whether a tensor only repeats another, so that nothing is lost without it."""
+        return self.tied and bool(_OUTPUT.search(name))
+
+
+def _ties(model: Source) -> bool:
+    """Whether a model's configuration says that its output layer is its embedding."""
+    path = model.path / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    if not isinstance(config, dict):
+        return False
+    nested = config.get("text_config")
+    return bool(config.get("tie_word_embeddings") or (isinstance(nested, dict) and nested.get("tie_word_embeddings")))
+
+
+def _shards(first: Source, items: Mapping[str, list[Item]]) -> list[Shard]:
+    metadata = (getattr(first, "metadata", None) or {}) | {"format": "pt"}
+    shards = []
+    for file, listed in items.items():
+        if file.endswith(".safetensors"):
+            shards.append(Shard(file, tuple(listed), metadata))
+            continue
+        parts: list[list[Item]] = [[]]
+        for item in listed:
+            if parts[-1] and sum(map(_bytes, parts[-1])) + _bytes(item) > SHARD:
+                parts.append([])
+            parts[-1].append(item)
+        folder = f"{file}/" if file else ""
+        for number, part in enumerate(parts, 1):
+            name = f"model-{number:05d}-of-{len(parts):05d}" if len(parts) > 1 else "model"
+            shards.append(Shard(f"{folder}{name}.safetensors", tuple(part), metadata))
+    return shards
+
+
+def _bytes(item: Item) -> int:
+    size = SIZES[item.dtype]
+    for length in item.shape:
+        size *= length
+    return size
+
+
+def check_alike(base: Source, tuned: Sequence[Source]) -> None:
+    """An error unless all checkpoints have the base's tensors, with its shapes. Reads headers only."""
+    sources = iter([base, *tuned])
+    make_plan(
+        Recipe("average", tuple(Model(str(t.path)) for t in tuned), Model(str(base.path))),
+        open_model=lambda model, base: next(sources),
+    )

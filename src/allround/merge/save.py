@@ -1,0 +1,124 @@
+"""Merged models as folders that load at once: weights, the base's files, heads of allround's own, a model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from allround.core import registry
+from allround.core.errors import AllroundError
+from allround.core.files import resumable_folder
+from allround.core.version import __version__
+from allround.merge.plan import Plan
+from allround.merge.recipe import Model, Recipe
+from allround.merge.run import run_plan
+
+
+def merge_models(
+    plan: Plan, out: Path, *, workers: int | None = None, device: str = "cpu", runner: Any = None
+) -> dict[str, Any]:
+    """Carry out a plan into the folder `out`, which appears when it is whole, and return what was done.
+
+    Models that allround saved keep their heads, each with its task. Killed and run again, the merge goes on after the
+    last finished file of weights.
+    """
+    from allround.models.model import write_definitions, write_heads
+
+    definitions, heads = _heads(plan.recipe)
+    with resumable_folder(out, _made_from(plan)) as folder:
+        target = folder / "encoder" if definitions else folder
+        target.mkdir(exist_ok=True)
+        made = run_plan(plan, target, workers=workers, device=device, runner=runner)
+        if definitions:
+            write_heads(folder / "heads.safetensors", heads)
+            write_definitions(folder, definitions, {"made_by": made})
+        (folder / "README.md").write_text(model_card(plan, out.name), encoding="utf-8")
+    return made
+
+
+def _made_from(plan: Plan) -> dict[str, Any]:
+    """What the output follows from; files by size and time, since reading them all first would double the work."""
+    sources = [plan.source(n) for n in range(-1 if plan.base else 0, len(plan.models))]
+    sources += [source for listed in plan.statistics.values() for source in listed]
+    files = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for source in sources for file in source.files]
+    return {"recipe": repr(plan.recipe), "files": files, "allround": __version__}
+
+
+def _heads(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tasks and heads of models that allround saved; none where the models are others."""
+    ours = [model for model in recipe.models if _is_ours(model)]
+    if not ours:
+        return {}, {}
+    from allround.models.model import read_definitions, read_heads
+
+    if len(ours) < len(recipe.models):
+        other = next(model for model in recipe.models if model not in ours)
+        raise AllroundError(
+            "merge models with their heads",
+            f"{ours[0]} is a model that allround saved, and {other} is not",
+            "give only models of one sort; `allround build --specialist TASK=FOLDER` fits heads where they lack",
+        )
+    definitions: dict[str, Any] = {}
+    heads: dict[str, Any] = {}
+    for model in ours:
+        for name, definition in read_definitions(Path(model.path))[0].items():
+            if name in definitions:
+                raise AllroundError(
+                    f"merge {model}",
+                    f"its task '{name}' is in another of the models too",
+                    "give each task once: a merged model has one head for each",
+                )
+            definitions[name] = definition
+        heads.update(read_heads(Path(model.path) / "heads.safetensors"))
+    return definitions, heads
+
+
+def _is_ours(model: Model) -> bool:
+    return (Path(model.path) / "allround.json").is_file()
+
+
+def check_base(base: str | None) -> None:
+    """An error for names of encoders that each build pretrains anew: nothing was tuned from them."""
+    if base in [e.name for e in registry.entries("encoder") if e.facts.get("builtin")]:
+        raise AllroundError(
+            f"merge models tuned from '{base}'",
+            "that name stands for an encoder that each build pretrains anew",
+            "give the folder of the one they were tuned from, such as RUN/pieces/base-.../encoder",
+        )
+
+
+def model_card(plan: Plan, name: str) -> str:
+    """What a reader of the folder should know: from what it was merged, how, and how to do it again."""
+    recipe, entry = plan.recipe, plan.entry
+    listed = [str(model) for model in recipe.models]
+    head = ["---", "tags:", "- merge", "- allround"]
+    named = [p for p in [*([str(recipe.base)] if recipe.base else []), *listed] if not Path(p).exists()]
+    if named:  # only ids of a hub are links
+        head += ["base_model:", *(f"- {path}" for path in dict.fromkeys(named))]
+    lines = [*head, "---", "", f"# {name}", "", f"Merged by allround {__version__}: {entry.summary}", ""]
+    lines += [f"- base: `{recipe.base}`"] if recipe.base else []
+    lines += [f"- model: `{model}`" for model in listed]
+    lines += [f"- method: `{recipe.method}` ({entry.source})"]
+    lines += [f"- {key}: `{value}`" for key, value in entry.resolve(recipe.values).items()]
+    lines += ["", *(f"> {note}" for note in plan.notes)] if plan.notes else []
+    lines += ["", "Again:", "", "```bash", command_of(recipe), "```", ""]
+    return "\n".join(lines)
+
+
+def command_of(recipe: Recipe) -> str:
+    """The command that merges so; rules and values for each model need a recipe file, and stand in merge.json.
+
+    >>> command_of(Recipe("ties", (Model("a"), Model("b")), Model("base"), {"keep": 0.2}))
+    'allround merge base a b --method ties --keep 0.2 -o OUT'
+    """
+    words = ["allround merge", *([str(recipe.base)] if recipe.base else ["--no-base"]), *map(str, recipe.models)]
+    words += [f"--method {recipe.method}"]
+    for key, value in recipe.values.items():
+        text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).lower()
+        words.append(f"--{key.replace('_', '-')} {text}")
+    for option, chosen, usual in (
+        ("scope", recipe.scope, None), ("dtype", recipe.dtype, None), ("on-mismatch", recipe.on_mismatch, "error"),
+    ):  # fmt: skip
+        if chosen != usual:
+            words.append(f"--{option} {chosen}")
+    return " ".join([*words, "-o OUT"])
