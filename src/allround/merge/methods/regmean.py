@@ -1,0 +1,49 @@
+"""RegMean: the layer that answers most like each specialist's on that specialist's own inputs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from allround.core.registry import Search, method
+from allround.merge.matrices import knows, mean, solve, weighted
+from allround.merge.parts import Each
+
+
+@method(
+    source="Jin et al., ICLR 2023, arXiv:2212.09849, Algorithm 1",
+    base="optional",
+    block="tensor",
+    needs=("gram",),
+)
+def regmean(
+    base: Tensor,
+    deltas: Tensor,
+    *,
+    gram: Tensor,
+    shrink: Annotated[float, Search(0.1, 0.5, 0.9, 1.0)] = 0.9,
+    weights: Each = 1.0,
+) -> Tensor:
+    """Merge k changes of one weight by least squares on the inputs X_i that its layer had in each model.
+
+    Shapes: base (out, in), deltas (k, out, in), gram (k, in, in) -> merged (out, in), for weights as torch.nn.Linear
+    has them. gram is X_i^T X_i, divided by the number of rows so that no model counts by how much data it had. What is
+    no matrix, or has an empty gram, is averaged by `weights`.
+    Formula: base + (sum_i d_i G_i) (sum_i G_i)^-1, the minimum of sum_i w_i ||X_i (W - W_i)^T||^2; G_i is w_i gram_i
+    with its entries off the diagonal times `shrink`
+    Differs: what no input of any model reaches is averaged; there the authors' code cannot invert the sum. Solved by
+    Cholesky factors in double, not by an inverse. `shrink` is the paper's alpha; its
+    configurations take 0.1 for T5 and most others.
+
+    >>> import torch
+    >>> gram = torch.stack([torch.diag(torch.tensor([3.0, 1.0])), torch.diag(torch.tensor([1.0, 1.0]))])
+    >>> regmean(torch.zeros(1, 2), torch.tensor([[[4.0, 4.0]], [[0.0, 0.0]]]), gram=gram)
+    tensor([[3., 2.]])
+    """
+    center = mean(deltas, weights)
+    if not knows(gram, base, "regmean"):
+        return base + center
+    total, side = weighted(deltas, gram, weights, shrink, "regmean", center)
+    return base + center + solve(total, side, torch.finfo(gram.dtype).eps).to(base.dtype)
