@@ -26,8 +26,14 @@ _TORCH = {name: torch_name for name, torch_name, _ in _DTYPES}
 _NAMES = {torch_name: name for name, torch_name, _ in _DTYPES}
 #: The dtypes that are merged; tensors of any other are taken over from the base.
 FLOATS = ("F64", "F32", "F16", "BF16")
+#: Floats that mean something only with the scales that are stored beside them.
+SCALED = ("F8_E4M3", "F8_E5M2")
+#: What safetensors stores beside these: files that hold it are whole, and cannot be read all the same.
+_OTHERS = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64")
 #: A header of a model with a million tensors is about this long; more is no header.
 _LONGEST = 200_000_000
+#: No tensor has more dimensions, as none can be computed with.
+_DIMENSIONS = 64
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,16 @@ def dtype_name(dtype: torch.dtype) -> str:
     return _NAMES[str(dtype).removeprefix("torch.")]
 
 
+def known_dtype(dtype: torch.dtype) -> bool:
+    """Whether tensors of a torch dtype can be read and written."""
+    return str(dtype).removeprefix("torch.") in _NAMES
+
+
 def read_header(path: Path) -> tuple[dict[str, Place], dict[str, str]]:
     """The places of a file's tensors, and its metadata. Reads the header only.
 
     Errors: a file that is cut short, a header longer than the file, tensors that overlap, leave holes, or do not fill
-    the file exactly, and sizes that do not follow from dtype and shape.
+    the file exactly, sizes that do not follow from dtype and shape, and dtypes that allround does not read.
     """
     size = 0
     try:
@@ -86,9 +97,19 @@ def read_header(path: Path) -> tuple[dict[str, Place], dict[str, str]]:
             f"the file is broken or cut short ({error}; {size} bytes)",
             "copy or download it again",
         ) from error
+    except _Unread as error:
+        raise AllroundError(
+            f"read the weights in {path}",
+            f"{error}, which allround does not read",
+            f"store the model in one of {', '.join(SIZES)}, such as bfloat16",
+        ) from error
 
 
 class _Broken(Exception):
+    pass
+
+
+class _Unread(Exception):
     pass
 
 
@@ -105,7 +126,7 @@ def _parse(start: bytes, size: int, file: Any) -> tuple[dict[str, Place], dict[s
     if not isinstance(header, dict):
         raise _Broken("its header names no tensors")
     metadata = header.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not isinstance(metadata, dict) or not all(_is_text(t) for pair in metadata.items() for t in pair):
         raise _Broken("its metadata are not texts")
     first = 8 + length
     places = {name: _place(name, value, first) for name, value in header.items()}
@@ -128,12 +149,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _place(name: str, value: Any, first: int) -> Place:
+    if not _is_text(name):
+        raise _Broken(f"{ascii(name)[:100]} is no name")
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= set(value):
         raise _Broken(f"'{name}' lacks a dtype, a shape or its offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if dtype not in SIZES:
+    if dtype in _OTHERS:
+        raise _Unread(f"'{name}' in it is stored as {dtype}")
+    if not isinstance(dtype, str) or dtype not in SIZES:
         raise _Broken(f"'{name}' has the dtype {str(dtype)[:20]!r}; known: {', '.join(SIZES)}")
-    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
+    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or len(shape) > _DIMENSIONS:
         raise _Broken(f"the shape or offsets of '{name}' are no counts")
     place = Place(dtype, tuple(shape), first + offsets[0])
     if offsets[1] - offsets[0] != place.bytes:
@@ -142,7 +167,15 @@ def _place(name: str, value: Any, first: int) -> Place:
 
 
 def _counts(value: Any) -> bool:
-    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text that can be written: JSON can also spell halves of characters."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def make_header(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allround.checkpoints.header import SIZES, Place, dtype_name, read_header, torch_dtype
+from allround.checkpoints.header import SIZES, Place, dtype_name, known_dtype, read_header, torch_dtype
 from allround.checkpoints.source import Source
 from allround.core.errors import AllroundError
 from allround.core.files import hash_file, hash_json, read_json
@@ -59,7 +59,11 @@ class Weights(Source):
         return self._open[file]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}, "watch": None}
+        """For another process, which may stand in another folder."""
+        files = [file.absolute() for file in self._files]
+        where = {name: (file.absolute(), key) for name, (file, key) in self._where.items()}
+        moved = {"path": self.path.absolute(), "_files": files, "_where": where}
+        return {**self.__dict__, **moved, "_open": {}, "watch": None}
 
     @property
     def files(self) -> list[Path]:
@@ -190,6 +194,10 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     odd = [n for n, t in loaded.items() if not isinstance(t, torch.Tensor)]
     if odd:
         raise AllroundError(asked, f"'{odd[0]}' in it is no tensor", "save only the model's state_dict")
+    for name, tensor in loaded.items():
+        if not known_dtype(tensor.dtype) or tensor.layout != torch.strided:
+            found = f"'{name}' in it is stored as {tensor.dtype} ({tensor.layout}), which allround does not read"
+            raise AllroundError(asked, found, "store the model in float32 or bfloat16")
     return {n: t.detach() for n, t in loaded.items()}
 
 

@@ -289,7 +289,10 @@ def merge(
         list[str] | None, typer.Option(help="What a method needs of each model: KIND=FILE,FILE,...; may be repeated.")
     ] = None,
     compat: Annotated[
-        str | None, typer.Option(help="mergekit: give its numbers. Default for a recipe file of mergekit's.")
+        str | None,
+        typer.Option(
+            help="Of a recipe file of mergekit's: mergekit (the default) rounds as it does; none: more exact."
+        ),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Threads. Default: one a core, at most eight.")] = None,
     device: DeviceOption = "cpu",
@@ -320,6 +323,42 @@ def merge(
         device=device or "cpu",
         ray=ray,
     )
+
+
+@app.command(epilog="Example: `allround diff models/base models/trec models/sst2 --out runs/diff`")
+def diff(
+    base: Annotated[str, typer.Argument(help="What the models were tuned from: a folder, a file or a Hub id.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="The models, or LoRA adapters.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write a page with pictures here.")] = None,
+    spectrum: Annotated[bool, typer.Option(help="Also compute the ranks of the changes, which takes longer.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Threads. Default: one a core, at most eight.")] = None,
+) -> None:
+    """Show how checkpoints differ from their base and from each other: what to look at before merging.
+
+    Norms, cosines and sign conflicts of the changes, by layer; ranks; and what differs besides weights.
+    """
+    from allround.cli.merge import diff_command
+
+    diff_command(base, models, out, spectrum=spectrum, as_json=as_json, workers=workers)
+
+
+@app.command(name="extract-lora", epilog="Example: `allround extract-lora models/trec models/base --rank 16 -o lora`")
+def extract_lora(
+    tuned: Annotated[str, typer.Argument(help="A tuned model: a folder, a file or a Hub id.")],
+    base: Annotated[str, typer.Argument(help="What it was tuned from.")],
+    out: OutOption,
+    rank: Annotated[int, typer.Option(help="Most singular directions kept of each weight's change.")] = 16,
+    energy: Annotated[
+        float | None, typer.Option(help="Keep only as many as hold this share of the squared change, such as 0.95.")
+    ] = None,
+    embeddings: Annotated[bool, typer.Option(help="Also of the embeddings.")] = False,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Make a LoRA adapter from a full checkpoint, and say how much of its change the adapter holds."""
+    from allround.cli.merge import extract_command
+
+    extract_command(tuned, base, out, rank=rank, energy=energy, embeddings=embeddings, device=device or "cpu")
 
 
 @app.command(epilog="Example: `allround evaluate runs/support/best suite.yml`")

@@ -13,6 +13,7 @@ from allround.core.errors import AllroundError, suggestion
 
 if TYPE_CHECKING:
     from allround.merge.recipe import Recipe
+    from allround.merge.stage import Stage
 
 #: How an output's dtype may be written, and what a file calls it.
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
@@ -36,31 +37,90 @@ def merge_command(
 ) -> None:
     """Merge as the command line says."""
     from allround.core.files import check_out
-    from allround.core.jobs import available_cores, quiet_libraries
-    from allround.merge.plan import make_plan
+    from allround.core.jobs import Ray, available_cores, quiet_libraries
     from allround.merge.preflight import check_space, compare_files, describe
-    from allround.merge.save import merge_models
+    from allround.merge.save import finished, merge_models, stage_folders
 
     quiet_libraries()
     if out is None and not dry_run:
         raise AllroundError("merge models", "no --out is given", "give a folder for the merged model: -o OUT")
     if workers is not None and workers < 1:
         raise AllroundError(f"merge with {workers} workers", "that is nobody", "give at least 1")
-    recipe = _recipe(words, method or "ties", no_base, on_mismatch, scope, dtype, statistics)
-    plan = make_plan(recipe)
+    target = check_out(out) if out is not None else None
+    if is_recipe(words):
+        given = {"--method": method, "--no-base": no_base, "--scope": scope, "--dtype": dtype,
+                 "--statistics": statistics, "--on-mismatch": on_mismatch}  # fmt: skip
+        stages = _read(words, {option: value for option, value in given.items() if value}, compat)
+    else:
+        if compat is not None:
+            raise AllroundError(
+                f"merge as {compat} does", "the models are given one by one", "give a recipe file of mergekit's"
+            )
+        stages = [_stage(_recipe(words, method or "ties", no_base, on_mismatch, scope, dtype, statistics))]
     threads = workers or min(available_cores(), 8)
-    if dry_run:
-        for line in describe(plan, out, threads):
-            typer.echo(line)
-        return
-    assert out is not None
-    target = check_out(out)
-    check_space(plan, target)
-    for note in [*plan.notes, *compare_files(plan)]:
-        typer.echo(f"note: {note}", err=True)
-    made = merge_models(plan, target, workers=workers, device=device)
-    listed = ", ".join(f"{key}={value}" for key, value in made["parameters"].items())
-    typer.echo(f"merged {len(recipe.models)} models by {recipe.method}{f' ({listed})' if listed else ''} into {out}")
+    folders: dict[str, Path] = {}
+    with stage_folders(target, [stage.name for stage in stages[:-1]] if not dry_run else []) as places:
+        for number, stage in enumerate(stages, 1):
+            head = f"stage {number} of {len(stages)}: {stage.name}"
+            if dry_run and stage.earlier:
+                typer.echo(f"\n{head}\n\n{later(stage)}")
+                continue
+            plan = stage.plan(folders)
+            if dry_run:
+                typer.echo("\n".join([*(["", head, ""] if len(stages) > 1 else []), *describe(plan, out, threads)]))
+                continue
+            assert target is not None
+            last = number == len(stages)
+            place = target if last else places[stage.name]
+            check_space(plan, place)
+            for note in [*plan.notes, *compare_files(plan)]:
+                typer.echo(f"note: {note}", err=True)
+            folders[stage.name] = place
+            kept = not last and finished(plan, place)
+            if len(stages) > 1:
+                typer.echo(f"{head}{' (done before)' if kept else ''}", err=True)
+            if kept:
+                continue
+            try:
+                made = merge_models(plan, place, workers=workers, device=device, runner=Ray(ray) if ray else None)
+            except KeyboardInterrupt:
+                typer.echo("stopped; the same command goes on after the last finished file of weights", err=True)
+                raise
+            if last:
+                listed = ", ".join(f"{key}={value}" for key, value in made["parameters"].items())
+                count = len(plan.recipe.models)
+                typer.echo(f"merged {count} model{'s' * (count != 1)} by {plan.recipe.method}"
+                           f"{f' ({listed})' if listed else ''} into {out}")  # fmt: skip
+
+
+def later(stage: Stage) -> str:
+    """What can be said of a stage before the stages that it takes models from were run."""
+    recipe = stage.recipe
+    lines = [f"method    {recipe.method}", f"base      {recipe.base or 'none'}"]
+    lines += [f"model     {model}" for model in recipe.models]
+    return "\n".join([*lines, "(the rest is known when the stages before it are done)"])
+
+
+def is_recipe(words: Sequence[str]) -> bool:
+    """Whether the first word is a recipe file."""
+    return bool(words) and Path(words[0]).suffix in (".yml", ".yaml", ".json")
+
+
+def _read(words: Sequence[str], given: Mapping[str, Any], compat: str | None) -> list[Stage]:
+    from allround.merge.recipe_file import read_recipe
+
+    asked = f"merge by the recipe '{words[0]}'"
+    if len(words) > 1:
+        raise AllroundError(asked, f"'{words[1]}' is given too", "write everything into the recipe file")
+    if given:
+        raise AllroundError(asked, f"{next(iter(given))} is given too", "write it into the recipe file")
+    return read_recipe(words[0], compat)
+
+
+def _stage(recipe: Recipe) -> Stage:
+    from allround.merge.stage import Stage
+
+    return Stage("merged", recipe)
 
 
 def _recipe(
@@ -131,3 +191,45 @@ def _value(text: str, type_: str, option: str) -> Any:
     except (ValueError, KeyError):
         wanted = "float, or one for each model with commas between" if type_ == "Each" else type_
         raise AllroundError(f"read --{option} {text}", f"it is not a {wanted}", f"give a {wanted}") from None
+
+
+def diff_command(
+    base: str, models: Sequence[str], out: Path | None, *, spectrum: bool, as_json: bool, workers: int | None
+) -> None:
+    """Print how models differ, and write the page."""
+    import json
+
+    from allround.core.jobs import quiet_libraries
+    from allround.merge.diff import diff
+
+    quiet_libraries()
+    found = diff(base, models, workers=workers, spectrum=spectrum)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        found.print()
+    if out is not None:
+        found.save(out)
+        typer.echo(f"\npage      {out / 'diff.html'}\npicture   {out / 'diff.svg'}", err=as_json)
+
+
+def extract_command(
+    tuned: str, base: str, out: Path, *, rank: int, energy: float | None, embeddings: bool, device: str
+) -> None:
+    """Write the adapter and say what it holds."""
+    from allround.core.jobs import quiet_libraries
+    from allround.merge.extract import extract_lora
+
+    quiet_libraries()
+    made = extract_lora(tuned, base, out, rank, energy=energy, embeddings=embeddings, device=device)
+    ranks = sorted(made.ranks.values())
+    span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
+    typer.echo(f"adapter of {len(ranks)} weights, {span}: it holds {100 * made.share:.1f}% of the squared change")
+    worst = sorted(made.kept.items(), key=lambda pair: pair[1])[:3]
+    typer.echo("least of   " + ", ".join(f"{name} ({100 * kept:.1f}%)" for name, kept in worst))
+    if made.whole:
+        typer.echo(f"whole      {len(made.whole)} weights that LoRA cannot hold are stored as they are")
+    if made.left_out:
+        listed = ", ".join(f"{name} ({100 * share:.1f}%)" for name, share in list(made.left_out.items())[:3])
+        typer.echo(f"left out   {len(made.left_out)} weights, with their share of the squared change: {listed}")
+    typer.echo(f"\nadapter    {out}")

@@ -143,6 +143,8 @@ def resumable_folder(path: Path | str, made_from: Any) -> Iterator[Path]:
                 for old in [p for p in work.iterdir() if p != work / ".lock"]:
                     shutil.rmtree(old) if old.is_dir() else old.unlink()
                 label.write_text(key, encoding="utf-8")
+            for left in [p for p in work.rglob(".*") if p.is_file() and p not in (label, work / ".lock")]:
+                left.unlink()  # by atomic_file, in a run that was killed
             try:
                 yield work
             except Exception as error:
@@ -159,6 +161,8 @@ def resumable_folder(path: Path | str, made_from: Any) -> Iterator[Path]:
 def _disk_is_full(error: BaseException | None) -> bool:
     while error is not None:
         if "No space left on device" in str(error) or "the disk is full" in str(error):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.EDQUOT:
             return True
         error = error.__cause__
     return False
@@ -186,9 +190,11 @@ def _sync(path: Path) -> None:
 
 def check_out(out: Path) -> Path:
     """The folder to write a model to: new, empty, or one that allround saved before; nothing else is replaced."""
-    out = out.resolve()
-    ours = any((out / name).is_file() for name in ("allround.json", "merge.json"))
-    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
+    with disk_errors(str(out)):
+        out = out.resolve()
+        ours = any((out / name).is_file() for name in ("allround.json", "merge.json"))
+        others = out.exists() and not ours and (not out.is_dir() or any(out.iterdir()))
+    if others:
         raise AllroundError(
             f"save a model as {out}",
             "there is a folder with other things in it" if out.is_dir() else "there is a file of that name",
@@ -210,7 +216,7 @@ def read_json(path: Path | str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AllroundError(f"read {path}", "the file is not there", "check the path") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise AllroundError(
             f"read {path}", f"it is not readable as JSON: {error}", "restore the file, or make it again"
         ) from error

@@ -92,7 +92,9 @@ CHECKS: dict[str, Callable[[Method, Models], None]] = {
 
 def in_blocks(entry: Entry, base: Tensor, deltas: Tensor, length: int) -> Tensor:
     """What the engine does: the method sees `length` rows (or elements) at a time, and asks for the rest."""
-    compute, by_row = entry.load(), entry.facts.get("block") == "row" and base.ndim > 1
+    compute, by_row = entry.load(), entry.facts.get("block") == "row"
+    if by_row and base.ndim < 2:
+        length = base.numel()  # these stay whole
     rows = base if by_row else base.reshape(-1)
     changes = deltas if by_row else deltas.reshape(len(deltas), -1)
     whole = Blocks(base.numel())

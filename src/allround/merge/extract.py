@@ -19,7 +19,7 @@ from allround.checkpoints.weights import Weights
 from allround.checkpoints.write import write_weights
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_folder, write_json
-from allround.merge.plan import _Names
+from allround.merge.plan import Names
 
 _EMBEDDING = re.compile(
     r"(embed_tokens|wte|wpe|shared|embed_in|embed_positions|relative_attention_bias|embeddings?|\w+_embeddings?)"
@@ -107,7 +107,7 @@ class _Extraction:
 
     def _pair(self) -> dict[str, str]:
         """Every tensor of the base with its name in the tuned model."""
-        names = _Names(self.base, self.tuned)
+        names = Names(self.base, self.tuned)
         found = {name: names.find(name) for name in self.base if self.base.dtype(name) in FLOATS}
         missing = [name for name, other in found.items() if other is None]
         differ = [n for n, o in found.items() if o is not None and self.tuned.shape(o) != self.base.shape(n)]

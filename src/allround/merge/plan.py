@@ -20,10 +20,8 @@ from allround.merge.recipe import Model, Recipe
 
 #: Bytes of a shard where the base's own files cannot be kept.
 SHARD = 5_000_000_000
-_EMBEDDING = re.compile(
-    r"(^|[./])(embed_tokens|wte|word_embeddings|shared|embeddings|tok_embeddings|embed_in)\.weight$"
-)
-_OUTPUT = re.compile(r"(^|[./])(lm_head|decoder|embed_out|output)\.(weight|bias)$")
+EMBEDDING = re.compile(r"(^|[./])(embed_tokens|wte|word_embeddings|shared|embeddings|tok_embeddings|embed_in)\.weight$")
+OUTPUT = re.compile(r"(^|[./])(lm_head|decoder|embed_out|output)\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
@@ -108,14 +106,14 @@ class Output:
     dtype: str | None = None
 
 
-def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, open_model: Any = None) -> Plan:
+def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener: Any = None) -> Plan:
     """Open everything, compare, and lay out the output. Reads headers and configurations only.
 
     outputs: the tensors of the merged model where they are not simply those of the base (of the first model, without
-    a base). open_model: how a recipe's model becomes a source; by default `open_model` of this module.
+    a base). opener: how a recipe's model becomes a source; by default `open_model`.
     Errors: models that do not fit together, unless `recipe.on_mismatch` says what to do then.
     """
-    opener = open_model or _open_model
+    opener = opener or open_model
     base = opener(recipe.base, None) if recipe.base else None
     models = [opener(model, base) for model in recipe.models]
     entry = registry.find("merge", recipe.method)
@@ -148,7 +146,8 @@ def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, open_m
     )
 
 
-def _open_model(model: Model, base: Source | None) -> Source:
+def open_model(model: Model, base: Source | None) -> Source:
+    """A recipe's model as a source of weights; an adapter alone is one of `base` with it."""
     from allround.models.base import find_folder
 
     path = Path(model.path)
@@ -185,7 +184,7 @@ class _Fits:
         self.recipe, self.base, self.models, self.notes = recipe, base, models, notes
         self.entry = registry.find("merge", recipe.method)
         self.each = {p.name for p in self.entry.parameters if "Each" in p.type}
-        self.names = [_Names(base, model) for model in models]
+        self.names = [Names(base, model) for model in models]
         self.missing: dict[int, list[str]] = {}
         self.differ: dict[int, list[str]] = {}
         self.extra: dict[int, list[str]] = {}
@@ -248,12 +247,13 @@ class _Fits:
             ]  # fmt: skip
 
     def raise_problems(self) -> None:
+        whose = "the base" if self.base else "the first model"
         for number, model in enumerate(self.models):
             missing, differ = self.missing.get(number, []), self.differ.get(number, [])
             extra = self.extra.get(number, [])
             parts = []
             if missing:
-                parts.append(f"{len(missing)} tensors of the base are missing ({', '.join(missing[:3])})")
+                parts.append(f"{len(missing)} tensors of {whose} are missing ({', '.join(missing[:3])})")
             if extra:
                 parts.append(f"{len(extra)} tensors are not in the base ({', '.join(extra[:3])})")
             if differ:
@@ -263,24 +263,34 @@ class _Fits:
             found = "; ".join(parts)
             if self.recipe.on_mismatch == "error":
                 into = self.base.path if self.base else self.models[0].path
-                raise AllroundError(f"merge {model.path} into {into}", found, self._way_out(differ))
-            done = "the base's are kept there" if self.recipe.on_mismatch == "keep-base" else "it is left out there"
-            self.notes.append(f"{model.path}: {found}; {done}")
+                raise AllroundError(
+                    f"merge {model.path} into {into}", found, self._way_out(differ, bool(missing or differ))
+                )
+            done = f"{whose}'s are kept there" if self.recipe.on_mismatch == "keep-base" else "it is left out there"
+            left = "what the base lacks is not in the merged model"
+            self.notes.append("; ".join([f"{model.path}: {found}", *([done] if missing or differ else []),
+                                         *([left] if extra else [])]))  # fmt: skip
 
     def _differing(self, model: Source, differ: list[str]) -> str:
         name = differ[0]
         shape = model.shape(name)
         reference = self.base or self.models[0]
         other = reference.shape(name) if name in reference else None
-        words = f"{len(differ)} tensors differ in shape, such as {name}: {shape}, in the base {other}"
-        if _EMBEDDING.search(name) or _OUTPUT.search(name):
+        whose = "the base" if self.base else "the first model"
+        words = f"{len(differ)} tensors differ in shape, such as {name}: {shape}, in {whose} {other}"
+        if EMBEDDING.search(name) or OUTPUT.search(name):
             words += " (the vocabularies differ)"
         return words
 
-    def _way_out(self, differ: list[str]) -> str:
-        if any(_EMBEDDING.search(n) or _OUTPUT.search(n) for n in differ):
+    def _way_out(self, differ: list[str], lacks: bool) -> str:
+        if not lacks:
             return (
-                "align the vocabularies (`tokenizer_source: union` in a recipe), or keep the base's rows: "
+                "merge only checkpoints that were tuned from this base; to go on without these tensors (such as heads "
+                "that were put on the base): --on-mismatch keep-base"
+            )
+        if any(EMBEDDING.search(n) or OUTPUT.search(n) for n in differ):
+            return (
+                "align the vocabularies (`tokenizer: union` in a recipe), or keep the base's rows: "
                 "--on-mismatch keep-base"
             )
         return (
@@ -289,7 +299,7 @@ class _Fits:
         )
 
 
-class _Names:
+class Names:
     """Where a model holds the base's tensors: under the same names, under a prefix, or tied to another."""
 
     def __init__(self, base: Source | None, model: Source) -> None:
@@ -322,13 +332,13 @@ class _Names:
             return name[len(self.stripped) :]
         if name in self.known:
             return name
-        if self.tied and _OUTPUT.search(name):
-            return next((n for n in sorted(self.known) if _EMBEDDING.search(n)), None)
+        if self.tied and OUTPUT.search(name) and name.endswith(".weight"):
+            return next((n for n in sorted(self.known) if EMBEDDING.search(n)), None)
         return None
 
     def is_tied(self, name: str) -> bool:
         """Whether a tensor only repeats another, so that nothing is lost without it."""
-        return self.tied and bool(_OUTPUT.search(name))
+        return self.tied and bool(OUTPUT.search(name))
 
 
 def _ties(model: Source) -> bool:
@@ -372,5 +382,5 @@ def check_alike(base: Source, tuned: Sequence[Source]) -> None:
     sources = iter([base, *tuned])
     make_plan(
         Recipe("average", tuple(Model(str(t.path)) for t in tuned), Model(str(base.path))),
-        open_model=lambda model, base: next(sources),
+        opener=lambda model, base: next(sources),
     )

@@ -46,7 +46,7 @@ def estimate(plan: Plan, threads: int) -> Estimate:
     over = plan.entry.facts.get("block", "tensor")
     passes = passes_of(plan)
     merged = [item for item in plan.items if item.copied is None]
-    read = sum(passes * _read(plan, item) for item in merged) + sum(_read(plan, i) for i in plan.items if i.copied)
+    read = sum(passes * _read(plan, item) for item in merged) + sum(_read(plan, i) for i in plan.items if i.copied is not None)
     seconds = read / _READ / threads + plan.bytes / _WRITE
     largest = 0
     for item in merged:
@@ -100,7 +100,9 @@ def check_space(plan: Plan, out: Path) -> None:
     place = out.resolve()
     while not place.exists():
         place = place.parent
+    unfinished = out.parent / f".{out.name}.partial"  # is gone on with, or thrown away
     free = shutil.disk_usage(place).free
+    free += sum(file.stat().st_size for file in unfinished.rglob("*") if file.is_file())
     needed = plan.bytes + 50_000_000
     if free < needed:
         raise AllroundError(
@@ -182,7 +184,8 @@ def describe(plan: Plan, out: Path | None, threads: int) -> list[str]:
     lines += [f"base      {_about(plan.base)}"] if plan.base else ["base      none: the weights themselves are merged"]
     lines += [f"model     {_about(model)}" for model in plan.models]
     if plan.entry.facts["whole"]:
-        lines.append(f"scope     norms and thresholds of {'the whole model' if plan.scope == 'model' else 'each tensor'}")
+        scope = "the whole model" if plan.scope == "model" else "each tensor"
+        lines.append(f"scope     norms and thresholds of {scope}")
     lines.append("")
     rows = [(name, count, numbers, values) for name, count, numbers, values in groups(plan)]
     width = min(70, max((len(row[0]) for row in rows), default=10))

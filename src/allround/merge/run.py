@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allround.checkpoints.header import torch_dtype
+from allround.checkpoints.header import FLOATS, SCALED, torch_dtype
 from allround.checkpoints.source import Source
 from allround.checkpoints.write import WeightsFile, weights_file
 from allround.core.errors import AllroundError
-from allround.core.files import hash_json, read_json, write_json
+from allround.core.files import atomic_file, hash_json, read_json, write_json
 from allround.core.jobs import Inline, available_cores, call, keep_freed_memory
 from allround.core.version import __version__
 from allround.merge.plan import Item, Plan, Shard, make_plan
@@ -223,7 +224,8 @@ def _merge_item(plan: Plan, item: Item, file: WeightsFile, merger: _Merger) -> l
             values = source.read(name, start, min(start + (1 << 22), size))
             file.write(item.name, start, values.to(torch_dtype(item.dtype)))
         if item.copied < 0 and any(_differs(plan, item.base, other) for other in plan.models):
-            notes.append(f"{item.name} is no floating point, and differs between the models: the base's is kept")
+            why = f"is stored as {item.dtype}, which is not merged" if item.dtype in SCALED else "is no floating point"
+            notes.append(f"{item.name} {why}, and differs between the models: the base's is kept")
         return notes
     for start, values in merger.pieces(item):
         file.write(item.name, start, values)
@@ -231,11 +233,27 @@ def _merge_item(plan: Plan, item: Item, file: WeightsFile, merger: _Merger) -> l
 
 
 def _differs(plan: Plan, name: str | None, other: Source) -> bool:
-    """Whether a model has other values in a small tensor of whole numbers."""
+    """Whether a model has other values in a tensor that is not merged, such as one of whole numbers."""
     assert plan.base is not None and name is not None
-    if name not in other or plan.base.dtype(name) in ("F64", "F32", "F16", "BF16") or plan.base.numel(name) > 1 << 20:
+    if name not in other or plan.base.dtype(name) in FLOATS:
         return False
-    return plan.base.shape(name) != other.shape(name) or not torch.equal(plan.base.get(name), other.get(name))
+    if plan.base.shape(name) != other.shape(name) or plan.base.dtype(name) != other.dtype(name):
+        return True
+    size = plan.base.numel(name)
+    for start in range(0, size, 1 << 22):
+        ours, theirs = (s.read(name, start, min(start + (1 << 22), size)) for s in (plan.base, other))
+        if not torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8)):
+            return True
+    return False
+
+
+class _Hash:
+    """The hash of a tensor, as far as it was read."""
+
+    def __init__(self) -> None:
+        import xxhash
+
+        self.lock, self.hasher, self.reached = threading.Lock(), xxhash.xxh3_128(), 0
 
 
 class _Hashes:
@@ -243,27 +261,24 @@ class _Hashes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: dict[tuple[int, str], tuple[Any, int]] = {}
+        self._open: dict[tuple[int, str], _Hash] = {}
 
     def watch(self, number: int) -> Callable[[str, int, Tensor], None]:
         def seen(name: str, start: int, values: Tensor) -> None:
-            import xxhash
-
-            key = number, name
             with self._lock:
-                hasher, reached = self._open.get(key, (None, 0))
-                if start != reached:
-                    return
-                self._open[key] = (hasher or xxhash.xxh3_128(), start + len(values))
-            self._open[key][0].update(values.view(torch.uint8).numpy())
+                found = self._open.setdefault((number, name), _Hash())
+            with found.lock:  # two output tensors may come of one, and be made at the same time
+                if start == found.reached:
+                    found.hasher.update(values.view(torch.uint8).numpy())
+                    found.reached += len(values)
 
         return seen
 
     def found(self) -> dict[str, dict[str, str]]:
         """Model number -> tensor -> hash, of the tensors of this file."""
         result: dict[str, dict[str, str]] = {}
-        for (number, name), (hasher, _) in sorted(self._open.items()):
-            result.setdefault(str(number), {})[name] = hasher.hexdigest()
+        for number, name in sorted(self._open):
+            result.setdefault(str(number), {})[name] = self._open[number, name].hasher.hexdigest()
         return result
 
 
@@ -285,7 +300,7 @@ def write_shard(
     try:
         with (
             weights_file(folder / shard.file, layout, shard.metadata) as file,
-            _one_thread(),
+            one_thread(),
             torch.inference_mode(),
         ):
 
@@ -297,7 +312,7 @@ def write_shard(
                 with torch.inference_mode():
                     return _merge_item(plan, ordered[position], file, merger)
 
-            notes = [note for found in _each(work, range(len(ordered)), threads) for note in found]
+            notes = [note for found in in_threads(work, range(len(ordered)), threads) for note in found]
     finally:
         for _, source in sources:
             source.watch = None
@@ -310,14 +325,16 @@ def _order(shard: Shard) -> list[Item]:
     return sorted(shard.items, key=lambda item: math.prod(item.shape) < large)
 
 
-def _each(work: Callable[[int], Any], numbers: Sequence[int], threads: int) -> list[Any]:
-    """Do all, in several threads; the first failure stops the rest and is raised."""
+def in_threads(work: Callable[[int], Any], numbers: Sequence[int], threads: int) -> Iterator[Any]:
+    """The results of all in their order, worked out in several threads; the first failure stops the rest."""
     if threads == 1:
-        return [work(number) for number in numbers]
+        yield from map(work, numbers)
+        return
     with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(work, number) for number in numbers]
+        futures = deque(pool.submit(work, number) for number in numbers)
         try:
-            return [future.result() for future in futures]
+            while futures:
+                yield futures.popleft().result()
         except BaseException:
             for future in futures:
                 future.cancel()
@@ -325,7 +342,7 @@ def _each(work: Callable[[int], Any], numbers: Sequence[int], threads: int) -> l
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Sums come out the same whatever the number of cores; work is shared out by tensors instead."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -360,13 +377,16 @@ def answers_of(plan: Plan, *, threads: int, device: str = "cpu") -> list[Tensor]
                 merger.collect(items[number], mine)
             return mine.part if mine.asked else None
 
-        with _one_thread(), torch.inference_mode():
-            parts = [part for part in _each(work, range(len(items)), threads) if part is not None]
-            if not parts:
+        with one_thread(), torch.inference_mode():
+            joined: Part | None = None
+            for part in in_threads(work, range(len(items)), threads):
+                if joined is None:
+                    joined = part
+                elif part is not None:
+                    joined.join(part)
+            if joined is None:
                 return answers
-            for part in parts[1:]:
-                parts[0].join(part)
-            whole.part = parts[0]
+            whole.part = joined
             whole.finish()
 
 
@@ -436,10 +456,12 @@ def _provenance(plan: Plan, facts: list[dict[str, Any]]) -> dict[str, Any]:
         hashes = {k: v for fact in facts for k, v in fact["hashes"].get(str(number), {}).items()}
         name = str(recipe.models[number] if number >= 0 else recipe.base)
         inputs[number] = {"path": name, "content": hash_json(hashes), "tensors": len(hashes)}
+    own = {i.name: i.values for i in plan.items if i.copied is None and plan.entry.resolve(i.values) != parameters}
     return {
         "method": recipe.method,
         "parameters": parameters,
         **({"rules": [[r.match, dict(r.values)] for r in recipe.rules]} if recipe.rules else {}),
+        **({"tensors": {name: dict(values) for name, values in own.items()}} if own else {}),
         "scope": plan.scope,
         **({"dtype": recipe.dtype} if recipe.dtype else {}),
         "allround": __version__,
@@ -456,10 +478,10 @@ def copy_files(plan: Plan, folder: Path) -> None:
         target = folder / source.relative_to(root)
         hidden = any(part.startswith(".") for part in source.relative_to(root).parts)
         weights = source.suffix in (".safetensors", *_OTHER_WEIGHTS) or source.name.endswith(".index.json")
-        if hidden or weights or source.name in _OF_FOLDER or not source.is_file() or target.exists():
+        if hidden or weights or source.name in _OF_FOLDER or not source.is_file():
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        with atomic_file(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def merge_folders(

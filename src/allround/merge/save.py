@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from allround.checkpoints.source import Source
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import resumable_folder
+from allround.core.files import hash_json, read_json, resumable_folder, write_json
 from allround.core.version import __version__
 from allround.merge.plan import Plan
 from allround.merge.recipe import Model, Recipe
@@ -24,11 +28,15 @@ def merge_models(
     """
     from allround.models.model import write_definitions, write_heads
 
+    check_apart(plan, out)
+    made_from = _made_from(plan)
     definitions, heads = _heads(plan.recipe)
-    with resumable_folder(out, _made_from(plan)) as folder:
+    with resumable_folder(out, made_from) as folder:
         target = folder / "encoder" if definitions else folder
         target.mkdir(exist_ok=True)
         made = run_plan(plan, target, workers=workers, device=device, runner=runner)
+        made["run"] = hash_json(made_from)
+        write_json(target / "merge.json", made)
         if definitions:
             write_heads(folder / "heads.safetensors", heads)
             write_definitions(folder, definitions, {"made_by": made})
@@ -36,11 +44,48 @@ def merge_models(
     return made
 
 
+def check_apart(plan: Plan, out: Path) -> None:
+    """An error when the output would replace what is merged, lie within it, or the other way round."""
+    out = out.resolve()
+    for source in _sources(plan):
+        for path in (source.path, *source.files):
+            path = path.resolve()
+            if out == path or out in path.parents or path in out.parents:
+                raise AllroundError(
+                    f"write {out}",
+                    f"{source.path} is merged into it, and one must not lie within the other",
+                    "choose another --out, outside of what is merged",
+                )
+
+
+def _sources(plan: Plan) -> list[Source]:
+    """All that a merge reads."""
+    sources = [plan.source(n) for n in range(-1 if plan.base else 0, len(plan.models))]
+    return sources + [source for listed in plan.statistics.values() for source in listed]
+
+
+def finished(plan: Plan, out: Path) -> bool:
+    """Whether a folder holds the whole outcome of just this plan."""
+    path = out / "merge.json"
+    return path.is_file() and read_json(path).get("run") == hash_json(_made_from(plan))
+
+
+@contextmanager
+def stage_folders(out: Path | None, names: Sequence[str]) -> Iterator[dict[str, Path]]:
+    """Folders for the outputs of earlier stages, beside the final one; finished ones are kept until that is done."""
+    if out is None or not names:
+        yield {}
+        return
+    parent = out.parent / f".{out.name}.stages"
+    yield {name: parent / name for name in names}
+    shutil.rmtree(parent, ignore_errors=True)
+
+
 def _made_from(plan: Plan) -> dict[str, Any]:
     """What the output follows from; files by size and time, since reading them all first would double the work."""
-    sources = [plan.source(n) for n in range(-1 if plan.base else 0, len(plan.models))]
-    sources += [source for listed in plan.statistics.values() for source in listed]
-    files = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for source in sources for file in source.files]
+    files = [
+        [str(file), file.stat().st_size, file.stat().st_mtime_ns] for source in _sources(plan) for file in source.files
+    ]
     return {"recipe": repr(plan.recipe), "files": files, "allround": __version__}
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from allround.checkpoints.header import torch_dtype
+from allround.checkpoints.header import FLOATS, torch_dtype
 from allround.checkpoints.source import Source
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import read_json, write_json
-from allround.merge.plan import _EMBEDDING, _OUTPUT, _Names
+from allround.merge.plan import EMBEDDING, OUTPUT, Names
 from allround.merge.recipe import Model, Recipe, Token, Tokenizer
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class Configure:
-    """Sets values in the output's config.json: a `key` where it stands first, `part.key` in that part, `dtype` in all."""
+    """Sets values in the output's config.json: a `key` where it is found first, `part.key` there, `dtype` in all."""
 
     values: Mapping[str, Any]
 
@@ -100,7 +100,7 @@ class Configure:
             key = "torch_dtype"
         elif "." in key:
             part, key = key.split(".", 1)
-            holders = [(config[part], key)] if isinstance(config.get(part), dict) else []
+            holders = [(config[part], key)] if isinstance(config.get(part), dict) else [({}, key)]
         else:
             holders = [(part, key) for part in (config, *parts) if key in part][:1]
         for holder, name in holders or [(config, key)]:
@@ -201,10 +201,10 @@ def align(
         preferred = 0 if has_base else None
     aligned = [_Aligned(member.source) for member in members]
     first = members[0]
-    names = [_Names(sources[0] if n else None, member.source) for n, member in enumerate(members)]
+    names = [Names(sources[0] if n else None, member.source) for n, member in enumerate(members)]
     for name in first.source:
-        shape = first.source.shape(name)
-        if (_EMBEDDING.search(name) or _OUTPUT.search(name)) and shape and shape[0] == first.size:
+        shape = first.source.shape(name) if first.source.dtype(name) in FLOATS else ()
+        if (EMBEDDING.search(name) or OUTPUT.search(name)) and shape[:1] == (first.size,):
             _align_tensor(name, wanted, members, names, aligned, vocabulary, filled, rows, preferred)
     return list(aligned), tokenizer, rows
 
@@ -213,29 +213,24 @@ def _align_tensor(
     name: str,
     wanted: Tokenizer,
     members: Sequence[_Member],
-    names: Sequence[_Names],
+    names: Sequence[Names],
     aligned: Sequence[_Aligned],
     vocabulary: Mapping[str, int],
     filled: int,
     rows: int,
     preferred: int | None,
 ) -> None:
-    import torch
-
     there = [(n, found) for n in range(len(members)) if (found := names[n].find(name)) is not None]
     width = members[0].source.shape(name)[1:]
-    dtype = members[0].source.dtype(name)
     for n, found in there:
         source, other = members[n].source, members[n].source.shape(found)
-        if other[1:] != width:
+        if other[1:] != width or source.dtype(found) not in FLOATS:
             raise AllroundError(
                 f"align the vocabularies of '{name}'",
-                f"{source.path} has the shape {other}, and {members[0].source.path} has "
-                f"{members[0].source.shape(name)}",
-                "merge models of one width only",
+                f"{source.path} has {source.dtype(found)} {other}, and {members[0].source.path} has "
+                f"{members[0].source.dtype(name)} {members[0].source.shape(name)}",
+                "merge models of one width, with floating-point weights",
             )
-        kinds = torch.promote_types(torch_dtype(dtype), torch_dtype(source.dtype(found)))
-        dtype = next(d for d in ("F64", "F32", "F16", "BF16") if torch_dtype(d) == kinds)
     own = [np.where(members[n].own < members[n].source.shape(found)[0], members[n].own, -1) for n, found in there]
     donors = [(copy.copy(members[n].source), found) for n, found in there]
     lacking = np.flatnonzero(np.stack(own)[:, :filled].min(0) < 0).tolist()
@@ -260,7 +255,8 @@ def _align_tensor(
         mine = own[place].copy()
         mine[forced] = -1
         # A tied model has one tensor for two of the reference: the second under the name it has there.
-        shown = name if _OUTPUT.search(name) and _EMBEDDING.search(found) else found
+        shown = name if OUTPUT.search(name) and EMBEDDING.search(found) else found
+        dtype = members[n].source.dtype(found)
         aligned[n].tables[shown] = _Table(found, dtype, (rows, *width), mine, others, filled)
 
 
@@ -415,14 +411,21 @@ def _runs(own: np.ndarray, first: int, last: int) -> Iterator[tuple[int, int, in
 
 def _size(source: Source) -> int | None:
     """How many rows a model's embeddings have, by its configuration."""
-    path = source.path / "config.json"
-    config = read_json(path) if path.is_file() else None
-    if not isinstance(config, dict):
-        return None
+    config = config_of(source)
     for part in (config, *(p for p in config.values() if isinstance(p, dict))):
         if isinstance(part.get("vocab_size"), int):
             return int(part["vocab_size"])
     return None
+
+
+def config_of(source: Source) -> dict[str, Any]:
+    """The configuration of a model; of an adapter's model that of the model it is on."""
+    path = source.path / "config.json"
+    if path.is_file():
+        config = read_json(path)
+        return config if isinstance(config, dict) else {}
+    inner = getattr(source, "inner", None)
+    return config_of(inner) if inner is not None else {}
 
 
 def _open_all(named: Sequence[Model], sources: Sequence[Source], notes: list[str]) -> list[Any]:

@@ -1,0 +1,109 @@
+"""YAML that people write: plain data only, nothing twice, nothing that grows when it is read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from allround.core.errors import AllroundError
+
+#: Bytes of a file, and values that it may stand for when every alias is written out.
+MAX_BYTES = 1 << 20
+MAX_VALUES = 100_000
+
+
+def read_documents(path: Path | str, *, what: str = "file") -> tuple[list[Any], str]:
+    """The documents of a YAML file (one, unless `---` parts them), and its text.
+
+    Errors: no such file, no UTF-8, too large, broken YAML, a key that stands twice, aliases that grow.
+    """
+    path = Path(path)
+    asked = f"read the {what} '{path}'"
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise AllroundError(
+                asked, f"it has {size:,} bytes; a {what} has at most {MAX_BYTES:,}", "check that this is the file"
+            )
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise AllroundError(asked, "the file is not there", "check the path") from None
+    except UnicodeDecodeError as error:
+        raise AllroundError(asked, f"it is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        raise AllroundError(asked, f"it cannot be read: {error}", "check the path") from error
+    return parse_documents(text, asked=asked), text
+
+
+def parse_documents(text: str, *, asked: str = "read YAML") -> list[Any]:
+    """The documents in a text.
+
+    >>> parse_documents("a: [1, 2e-3]")
+    [{'a': [1, 0.002]}]
+    """
+    try:
+        loader = _Loader(text)
+        try:
+            found = []
+            while loader.check_data():
+                found.append(loader.get_data())
+            return found
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise AllroundError(asked, f"{where}{error.problem}", "correct the YAML there") from None
+    except RecursionError:
+        raise AllroundError(asked, "it is nested too deeply", "write it flat, as the documentation shows") from None
+    except (yaml.YAMLError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
+        raise AllroundError(asked, f"it is not readable as YAML: {error}", "correct the YAML") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only; a key twice is an error; `1e-3` is a number, as everybody expects."""
+
+    def get_data(self) -> Any:
+        node = self.get_node()
+        _count(node, {}, ())
+        return self.construct_document(node)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{key.value}' stands twice", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
+def _count(node: Any, known: dict[int, int], above: tuple[int, ...]) -> int:
+    """How many values a node stands for when all aliases are written out."""
+    if id(node) in above:
+        raise yaml.constructor.ConstructorError(None, None, "an alias that holds itself", node.start_mark)
+    if id(node) not in known:
+        total = 1
+        if isinstance(node, yaml.CollectionNode):
+            parts = (
+                node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+            )
+            total += sum(_count(part, known, (*above, id(node))) for part in parts)
+        known[id(node)] = total
+        if total > MAX_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"more than {MAX_VALUES:,} values from here on", node.start_mark
+            )
+    return known[id(node)]
