@@ -341,3 +341,55 @@ def test_the_same_bytes_with_any_number_of_threads_and_blocks_that_equal_the_who
     whole, blocks = (load_file(tmp_path / f"out{length}-1" / "model.safetensors") for length in (1 << 18, 64))
     for name in base:
         assert torch.allclose(whole[name], blocks[name], rtol=1e-5, atol=1e-6), name
+
+
+def test_tokens_with_other_numbers_are_an_error_or_left_alone(tmp_path: Path) -> None:
+    """The shapes agree, and yet the rows mean other words: the silent way to a garbled model."""
+
+    def tokenizer(*words: str) -> str:
+        return json.dumps({"model": {"vocab": {word: n for n, word in enumerate(words)}}, "added_tokens": []})
+
+    tensors = {"embed_tokens.weight": torch.zeros(3, 2), "w": torch.zeros(2)}
+    base = folder(tmp_path / "base", tensors, tokenizer_json=tokenizer("a", "b", "c"))
+    ones = {name: torch.ones_like(tensor) for name, tensor in tensors.items()}
+    other = folder(tmp_path / "other", ones, tokenizer_json=tokenizer("a", "c", "b"))
+    same = folder(tmp_path / "same", ones, tokenizer_json=tokenizer("a", "b", "c"))
+    refused(base, same, other, words=("2 tokens have other numbers", "vocabularies differ", "tokenizer: union"))
+    models = (Model(str(same)), Model(str(other)))
+    for choice, expected in {"keep-base": 0.0, "skip": 1.0}.items():
+        (tmp_path / choice).mkdir()
+        plan = make_plan(Recipe("average", models, Model(str(base)), on_mismatch=choice))
+        run_plan(plan, tmp_path / choice)
+        merged = load_file(tmp_path / choice / "model.safetensors")
+        assert merged["embed_tokens.weight"].unique().tolist() == [expected]
+        assert merged["w"].tolist() == [1.0, 1.0] and "other numbers" in plan.notes[0]
+
+
+@pytest.mark.slow
+def test_merged_image_models_load_in_transformers(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=16,
+                       patch_size=8, num_labels=3, id2label={0: "cat", 1: "dog", 2: "owl"})  # fmt: skip
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}}
+    folders = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ViTForImageClassification(config).eval()
+        for number in range(3):
+            folders.append(tmp_path / f"model{number}")
+            model.save_pretrained(folders[-1])
+            (folders[-1] / "preprocessor_config.json").write_text(json.dumps(processor))
+            for parameter in model.parameters():
+                parameter.data += 0.02 * torch.randn(parameter.shape)
+    out = tmp_path / "out"
+    out.mkdir()
+    merge_folders(folders[0], folders[1:], out, method="average")
+    loaded, info = AutoModelForImageClassification.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and loaded.config.id2label[2] == "owl"
+    assert AutoImageProcessor.from_pretrained(out, use_fast=False).size == {"height": 16, "width": 16}
+    both = [ViTForImageClassification.from_pretrained(f).state_dict() for f in folders[1:]]
+    for name, tensor in loaded.state_dict().items():
+        assert torch.allclose(tensor, (both[0][name] + both[1][name]) / 2, atol=1e-6), name
+    with torch.inference_mode():
+        assert torch.isfinite(loaded(torch.zeros(1, 3, 16, 16)).logits).all()

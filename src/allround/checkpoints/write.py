@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,34 +17,88 @@ from allround.core.files import atomic_file
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: How many parts may wait to be written, and up to how many bytes one is small.
+_PARTS, _SMALL = 12, 2 << 20
+
 Plan = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
 class WeightsFile:
-    """A safetensors file that is being written: any part of any tensor, in any order, from any thread."""
+    """A safetensors file that is being written: any part of any tensor, in any order, from any thread.
+
+    One thread of its own writes, behind those that compute: the system lets only one write to a file at a time, and
+    others would wait for it.
+    """
 
     def __init__(self, path: Path, handle: int, places: Mapping[str, Place]) -> None:
         self.path = path
         self._handle = handle
         self._places = places
         self._left = {name: place.numel for name, place in places.items()}
+        #: What is to be written: offset and bytes; few enough that memory stays small when the disk is slow.
+        self._waiting: queue.Queue[tuple[int, memoryview, bytearray | None] | None] = queue.Queue(maxsize=_PARTS)
+        #: Small parts wait in buffers of ours: left where they were made, they would sit between the memory that the
+        #: next ones take, and the process would grow.
+        self._buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(_PARTS + 1):
+            self._buffers.put(bytearray())
+        self._failed: BaseException | None = None
         self._lock = threading.Lock()
+        self._writer = threading.Thread(target=self._work, daemon=True)
+        self._writer.start()
 
     def write(self, name: str, start: int, values: Tensor) -> None:
-        """Put `values` at the elements from `start` on of a tensor; they must have its dtype."""
+        """Put `values` at the elements from `start` on of a tensor; they must have its dtype, and not change later.
+
+        Errors: those of writing it, or of what came before it.
+        """
         place = self._places[name]
         if dtype_name(values.dtype) != place.dtype or start + values.numel() > place.numel:
             raise _departs(self.path, name, place, f"{values.numel()} elements of {values.dtype} from {start} on")
-        data, offset = _bytes(values), place.offset + start * SIZES[place.dtype]
-        while data:
-            written = os.pwrite(self._handle, data, offset)
-            data, offset = data[written:], offset + written
+        if self._failed is not None:
+            raise self._failed
+        data, buffer = as_bytes(values), None
+        if len(data) <= _SMALL:
+            buffer = self._buffers.get()
+            if len(buffer) < len(data):
+                buffer = bytearray(_SMALL)
+            buffer[: len(data)] = data
+            data = memoryview(buffer)[: len(data)]
+        self._waiting.put((place.offset + start * SIZES[place.dtype], data, buffer))
         with self._lock:
             self._left[name] -= values.numel()
 
-    def unwritten(self) -> list[str]:
-        """The tensors that are not whole yet."""
-        return [name for name, left in self._left.items() if left]
+    def _work(self) -> None:
+        while (one := self._waiting.get()) is not None:
+            offset, data, buffer = one
+            try:
+                while data and self._failed is None:  # after a failure all is taken, so that nobody waits for a place
+                    written = os.pwrite(self._handle, data, offset)
+                    data, offset = data[written:], offset + written
+            except BaseException as error:  # raised again where the next part comes, or at the end
+                self._failed = error
+            del data, one
+            if buffer is not None:
+                self._buffers.put(buffer)
+
+    def finish(self) -> None:
+        """Wait until all is written. Errors: those of writing; a tensor that is not whole."""
+        self.stop()
+        if self._failed is not None:
+            raise self._failed
+        unwritten = [name for name, left in self._left.items() if left]
+        if unwritten:
+            raise AllroundError(
+                f"write {self.path}",
+                f"no tensor came for '{unwritten[0]}'",
+                "this is a defect of the caller: report it",
+            )
+
+    def stop(self) -> None:
+        """End the writing thread."""
+        if self._writer.is_alive():
+            self._waiting.put(None)
+            self._writer.join()
 
 
 @contextmanager
@@ -64,18 +119,18 @@ def weights_file(
                 os.posix_fallocate(handle, 0, size)
             os.pwrite(handle, header, 0)
             file = WeightsFile(Path(path), handle, places)
-            with _written_behind(handle, sync):
-                yield file
-            if unwritten := file.unwritten():
-                raise AllroundError(
-                    f"write {path}", f"no tensor came for '{unwritten[0]}'", "this is a defect of the caller: report it"
-                )
+            try:
+                with _brought_to_disk(handle, sync):
+                    yield file
+                    file.finish()
+            finally:
+                file.stop()
         finally:
             os.close(handle)
 
 
 @contextmanager
-def _written_behind(handle: int, sync: bool) -> Iterator[None]:
+def _brought_to_disk(handle: int, sync: bool) -> Iterator[None]:
     """Bring to the disk in the meantime what is written, so that little is left to wait for at the end."""
     if not sync:
         yield
@@ -124,7 +179,8 @@ def _departs(path: Path, name: str, place: Place, found: str) -> AllroundError:
     )
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, in its own memory where it is whole there."""
     import torch
 
     flat = tensor.detach().cpu().contiguous().reshape(-1)

@@ -14,6 +14,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -102,7 +103,11 @@ class Processes:
 
 
 class Ray:
-    """Runs jobs on a Ray cluster whose machines see the same files; address: of the cluster, or "auto"."""
+    """Runs jobs on a Ray cluster whose machines see the same files.
+
+    address: of the cluster (HOST:PORT); `auto` for the one that this machine belongs to; `local` for a new one of this
+    machine alone.
+    """
 
     def __init__(self, address: str) -> None:
         try:
@@ -112,11 +117,13 @@ class Ray:
                 f"work on the Ray cluster '{address}'", "Ray is not installed", "pip install 'allround[ray]'"
             ) from error
         self._ray = ray
-        if ray.is_initialized():
+        self._ours = not ray.is_initialized()
+        if not self._ours:
             return
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise AllroundError(
                 f"work on the Ray cluster '{address}'",
                 f"there is none to be reached ({(str(error).strip() or type(error).__name__).splitlines()[0][:150]})",
@@ -137,9 +144,19 @@ class Ray:
         finally:
             for task in waiting:
                 self._ray.cancel(task)
+            if waiting:  # what has begun puts away its unfinished files before it ends
+                self._ray.wait(list(waiting), num_returns=len(waiting), timeout=30)
 
     def close(self) -> None:
-        self._ray.shutdown()
+        if self._ours:
+            self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """An OSError when nobody answers at HOST:PORT; Ray itself would go on trying for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def runner(workers: int | None = None, threads: int | None = None) -> Runner:
@@ -206,17 +223,6 @@ def _release_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # a C library without malloc_trim
             ctypes.CDLL(None).malloc_trim(0)
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep buffers of up to 64 MB that it frees, for the next of the same size: getting each anew
-    from the system, page by page, takes a third of the time of a merge."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # a C library without mallopt
-            library = ctypes.CDLL(None)
-            library.mallopt(-3, 64 << 20)  # M_MMAP_THRESHOLD
-            library.mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD
-            library.mallopt(-8, 1)  # M_ARENA_MAX: a heap of a thread's own gives back what it frees whatever the above
 
 
 def call(function: Callable[..., Any], **arguments: Any) -> Job:

@@ -26,9 +26,9 @@ from allround.checkpoints.header import FLOATS
 from allround.checkpoints.source import Source
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, read_json, write_json
-from allround.core.jobs import available_cores, keep_freed_memory
+from allround.core.jobs import available_cores
 from allround.evaluate.scoreboard import count, listed, plural
-from allround.merge.plan import EMBEDDING, OUTPUT, Names, open_model
+from allround.merge.plan import EMBEDDING, OUTPUT, Names, open_model, vocabulary_of
 from allround.merge.recipe import Model
 from allround.merge.run import in_threads, one_thread
 
@@ -238,7 +238,6 @@ def diff(
     """
     if not tuned:
         raise AllroundError(f"compare models with {base}", "no model was given", "give at least one beside the base")
-    keep_freed_memory()
     given = [m if isinstance(m, Model) else Model(str(m)) for m in (base, *tuned)]
     first = open_model(given[0], None)
     sources = [open_model(model, first) for model in given[1:]]
@@ -782,25 +781,10 @@ def _tokens_differ(mine: Path, other: Path) -> str | None:
     first, second = _read(mine), _read(other)
     if first == second:
         return None
-    one, two = _vocabulary(first), _vocabulary(second)
+    one, two = vocabulary_of(first), vocabulary_of(second)
     if not one or not two:
         return "other content"
     added, gone = len(two.keys() - one.keys()), len(one.keys() - two.keys())
     moved = sum(two[token] != place for token, place in one.items() if token in two)
     words = [f"{n:,} tokens {what}" for n, what in ((added, "more"), (gone, "fewer"), (moved, "at other ids")) if n]
     return ", ".join(words) or "the same tokens, other settings"
-
-
-def _vocabulary(value: Any) -> dict[str, Any]:
-    """Token -> id of a tokenizer.json or vocab.json; empty where it is neither."""
-    if not isinstance(value, dict):
-        return {}
-    model = value.get("model")
-    vocab = model.get("vocab") if isinstance(model, dict) else None if "added_tokens" in value else value
-    if isinstance(vocab, list):
-        vocab = {str(entry[0]): n for n, entry in enumerate(vocab) if isinstance(entry, list) and entry}
-    found = dict(vocab) if isinstance(vocab, dict) else {}
-    for token in value.get("added_tokens") or () if isinstance(model, dict) else ():
-        if isinstance(token, dict):
-            found[str(token.get("content"))] = token.get("id")
-    return found

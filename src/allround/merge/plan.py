@@ -188,6 +188,10 @@ class _Fits:
         self.missing: dict[int, list[str]] = {}
         self.differ: dict[int, list[str]] = {}
         self.extra: dict[int, list[str]] = {}
+        self.strange: dict[int, list[str]] = {}
+        first = base or models[0]
+        aligned = recipe.tokenizer is not None
+        self.moved = [0 if aligned or model is first else moved_tokens(first, model) for model in models]
         self.used: set[tuple[int, str]] = set()
 
     def item(self, output: Output) -> Item | None:
@@ -211,6 +215,9 @@ class _Fits:
                     self.missing.setdefault(number, []).append(wanted)
                 continue
             self.used.add((number, name))
+            if self.moved[number] and (EMBEDDING.search(name) or OUTPUT.search(name)):
+                self.strange.setdefault(number, []).append(name)
+                continue
             if self.models[number].shape(name) != shape:
                 if floating:
                     self.differ.setdefault(number, []).append(name)
@@ -258,6 +265,10 @@ class _Fits:
                 parts.append(f"{len(extra)} tensors are not in the base ({', '.join(extra[:3])})")
             if differ:
                 parts.append(self._differing(model, differ))
+            if number in self.strange:
+                differ = [*differ, *self.strange[number]]
+                parts.append(f"{self.moved[number]} tokens have other numbers in its tokenizer, so the rows of "
+                             f"{self.strange[number][0]} mean other words (the vocabularies differ)")  # fmt: skip
             if not parts:
                 continue
             found = "; ".join(parts)
@@ -339,6 +350,30 @@ class Names:
     def is_tied(self, name: str) -> bool:
         """Whether a tensor only repeats another, so that nothing is lost without it."""
         return self.tied and bool(OUTPUT.search(name))
+
+
+def moved_tokens(base: Source, model: Source) -> int:
+    """How many tokens of the base have another number in a model's tokenizer, so that their rows are others'."""
+    mine, other = (source.path / "tokenizer.json" for source in (base, model))
+    if not mine.is_file() or not other.is_file() or mine.read_bytes() == other.read_bytes():
+        return 0
+    one, two = vocabulary_of(read_json(mine)), vocabulary_of(read_json(other))
+    return sum(two[token] != place for token, place in one.items() if token in two)
+
+
+def vocabulary_of(value: Any) -> dict[str, Any]:
+    """Token -> id of a tokenizer.json or vocab.json; empty where it is neither."""
+    if not isinstance(value, dict):
+        return {}
+    model = value.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None if "added_tokens" in value else value
+    if isinstance(vocab, list):
+        vocab = {str(entry[0]): n for n, entry in enumerate(vocab) if isinstance(entry, list) and entry}
+    found = dict(vocab) if isinstance(vocab, dict) else {}
+    for token in value.get("added_tokens") or () if isinstance(model, dict) else ():
+        if isinstance(token, dict):
+            found[str(token.get("content"))] = token.get("id")
+    return found
 
 
 def _ties(model: Source) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,8 @@ def estimate(plan: Plan, threads: int) -> Estimate:
     over = plan.entry.facts.get("block", "tensor")
     passes = passes_of(plan)
     merged = [item for item in plan.items if item.copied is None]
-    read = sum(passes * _read(plan, item) for item in merged) + sum(_read(plan, i) for i in plan.items if i.copied is not None)
+    taken_over = [item for item in plan.items if item.copied is not None]
+    read = passes * sum(_read(plan, item) for item in merged) + sum(_read(plan, item) for item in taken_over)
     seconds = read / _READ / threads + plan.bytes / _WRITE
     largest = 0
     for item in merged:
@@ -100,9 +103,11 @@ def check_space(plan: Plan, out: Path) -> None:
     place = out.resolve()
     while not place.exists():
         place = place.parent
-    unfinished = out.parent / f".{out.name}.partial"  # is gone on with, or thrown away
     free = shutil.disk_usage(place).free
-    free += sum(file.stat().st_size for file in unfinished.rglob("*") if file.is_file())
+    for folder, _, files in os.walk(out.parent / f".{out.name}.partial"):  # is gone on with, or thrown away
+        for file in files:
+            with suppress(OSError):  # another process may be at work in it
+                free += (Path(folder) / file).stat().st_size
     needed = plan.bytes + 50_000_000
     if free < needed:
         raise AllroundError(

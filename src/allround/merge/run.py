@@ -18,10 +18,10 @@ from torch import Tensor
 
 from allround.checkpoints.header import FLOATS, SCALED, torch_dtype
 from allround.checkpoints.source import Source
-from allround.checkpoints.write import WeightsFile, weights_file
+from allround.checkpoints.write import WeightsFile, as_bytes, weights_file
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, hash_json, read_json, write_json
-from allround.core.jobs import Inline, available_cores, call, keep_freed_memory
+from allround.core.jobs import Inline, available_cores, call
 from allround.core.version import __version__
 from allround.merge.plan import Item, Plan, Shard, make_plan
 from allround.merge.recipe import Model, Recipe
@@ -60,13 +60,14 @@ def _blocks(shape: tuple[int, ...], models: int, over: str, device: torch.device
             _Block(first * row, min(first + rows, shape[0]) * row, (min(first + rows, shape[0]) - first, *shape[1:]))
             for first in range(0, shape[0], rows)
         ]
-    row = shape[-1] if len(shape) > 1 else 1
-    length = max(1, length // row) * row if row <= length else length
     return [_Block(s, min(s + length, size), (min(s + length, size) - s,)) for s in range(0, size, length)]
 
 
 class _Reader:
     """Reads the blocks of one output tensor as a method wants them: base, and changes from it."""
+
+    #: Buffers of each thread, for one block after the other: getting them anew from the system takes long.
+    _buffers = threading.local()
 
     def __init__(self, plan: Plan, item: Item, device: torch.device) -> None:
         self.plan, self.item, self.device = plan, item, device
@@ -79,14 +80,13 @@ class _Reader:
         """The base (*s) and the changes (k, *s) in the dtype that is computed in, and the base as it is stored."""
         item, count = self.item, block.stop - block.start
         raw = None
+        both = self._buffer((len(item.models) + 1) * count).view(-1, count)
+        base, deltas = both[0], both[1:]
         if item.base is None:
-            base = torch.zeros(count, dtype=self.dtype)
+            base.zero_()
         else:
             raw = self.plan.source(-1).read(item.base, block.start, block.stop)
-            base = raw.to(self.dtype)
-            if self.round_to is not None:
-                base = base.to(self.round_to).to(self.dtype)
-        deltas = torch.empty(len(item.models), count, dtype=self.dtype)
+            base.copy_(raw if self.round_to is None else raw.to(self.round_to))
         for row, (number, name) in zip(deltas, item.models, strict=True):
             source = self.plan.source(number)
             if self.round_to is None:
@@ -97,6 +97,15 @@ class _Reader:
         if self.device.type != "cpu":
             base, deltas = base.to(self.device), deltas.to(self.device)
         return base.reshape(block.shape), deltas.reshape(len(deltas), *block.shape), raw
+
+    def _buffer(self, count: int) -> Tensor:
+        """Room for `count` numbers, until this thread's next block. Large tensors that come whole get their own."""
+        if count > 2 * _BLOCK:
+            return torch.empty(count, dtype=self.dtype)
+        kept: Tensor | None = getattr(self._buffers, "kept", None)
+        if kept is None or kept.dtype != self.dtype or len(kept) < count:
+            kept = self._buffers.kept = torch.empty(max(count, _BLOCK + _BLOCK // 4), dtype=self.dtype)
+        return kept[:count]
 
     def not_finite(self) -> AllroundError:
         asked = f"merge the tensor '{self.item.name}'"
@@ -269,7 +278,7 @@ class _Hashes:
                 found = self._open.setdefault((number, name), _Hash())
             with found.lock:  # two output tensors may come of one, and be made at the same time
                 if start == found.reached:
-                    found.hasher.update(values.view(torch.uint8).numpy())
+                    found.hasher.update(as_bytes(values))
                     found.reached += len(values)
 
         return seen
@@ -398,7 +407,6 @@ def run_plan(
     Output files that are there already, from a run of the same plan that was ended, are kept. workers: threads.
     runner: where the output files are made, one a job; by default here, one after the other.
     """
-    keep_freed_memory()
     threads = workers or min(available_cores(), 8)
     done = folder / ".done"
     waiting = [n for n, shard in enumerate(plan.shards) if not _is_done(folder, done, shard)]
