@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,6 +90,23 @@ def test_the_commands_of_the_tutorial_run_after_its_code(tmp_path: Path) -> None
         assert "Warning" not in ran.stderr, run
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
+def test_the_page_on_merging_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    lines = ["from allround.cli.app import app"]  # one process, since each command would load torch and transformers
+    for language, code in _FENCE.findall((DOCS / "merge.md").read_text(encoding="utf-8")):
+        lines += [code] if language == "python" else []
+        lines += [f"app({shlex.split(line)[1:]!r}, standalone_mode=False)" for line in lines_of_commands(code)]
+    script = tmp_path / "merging.py"
+    script.write_text("\n".join(lines), encoding="utf-8")
+    ran = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr
+    assert "Warning" not in ran.stderr
+    assert ran.stdout.count("merged 2 models by") == 3
+    assert (tmp_path / "runs" / "diff" / "diff.html").is_file()
+    assert (tmp_path / "models" / "from-adapters" / "README.md").is_file()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=by_name)
 def test_python_blocks_compile(page: Path) -> None:
     for code in blocks(page, "python"):
@@ -121,6 +138,44 @@ def test_the_example_of_a_merge_method_passes_every_check() -> None:
         assert part in median.__doc__
 
 
+def test_the_example_of_a_threshold_passes_every_check_and_is_the_same_in_blocks() -> None:
+    import doctest
+
+    import torch
+
+    from allround.merge.checks import check_method, in_blocks
+
+    (code,) = (c for c in blocks(DOCS / "methods.md", "python") if "whole.sum" in c)
+    space: dict[str, Any] = {"__name__": "strongest"}
+    exec(compile(code, "strongest.py", "exec"), space)
+    strongest = space["strongest"]
+    check_method(strongest)
+    test = doctest.DocTestParser().get_doctest(strongest.__doc__, space, "strongest", "strongest.py", 0)
+    assert doctest.DocTestRunner().run(test) == doctest.TestResults(failed=0, attempted=1)
+    entry: Any = SimpleNamespace(load=lambda: strongest, facts={"block": "element", "whole": True})
+    base, deltas = torch.linspace(-1, 1, 23), torch.linspace(-1, 1, 69).sin().reshape(3, 23)
+    assert torch.allclose(in_blocks(entry, base, deltas, 5), strongest(base, deltas))
+
+
+def test_recipes_in_the_docs_are_read(tmp_path: Path) -> None:
+    from allround.merge.recipe_file import read_recipe
+
+    found = blocks(DOCS / "recipes.md", "yaml")
+    for number, code in enumerate(found):
+        path = tmp_path / f"{number}.yml"
+        path.write_text(code, encoding="utf-8")
+        assert read_recipe(path)
+    assert len(found) > 5
+
+
+def test_the_page_on_recipes_has_every_method_of_mergekit() -> None:
+    from allround.merge.mergekit import METHODS
+
+    page = (DOCS / "recipes.md").read_text(encoding="utf-8")
+    for name, about in METHODS.items():
+        assert f"\n| `{name}` | `{about.to}` | " in page, name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=by_name)
 def test_suite_files_in_the_docs_are_valid(page: Path) -> None:
     for code in blocks(page, "yaml"):
@@ -141,8 +196,11 @@ def test_errors_that_the_docs_quote_are_the_real_ones() -> None:
 
 def commands(page: Path) -> list[str]:
     """The lines of code blocks that call allround; lines that end in a backslash go on in the next."""
-    lines = [line for code in blocks(page) for line in re.sub(r"\\\n\s*", "", code).splitlines()]
-    return [line for line in lines if line.startswith("allround ")]
+    return [line for code in blocks(page) for line in lines_of_commands(code)]
+
+
+def lines_of_commands(code: str) -> list[str]:
+    return [line for line in re.sub(r"\\\n\s*", "", code).splitlines() if line.startswith("allround ")]
 
 
 ALL_COMMANDS = [pytest.param(line, id=f"{by_name(page)}: {line}") for page in PAGES for line in commands(page)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ def merge_command(
     from allround.core.files import check_out
     from allround.core.jobs import Ray, available_cores, quiet_libraries
     from allround.merge.preflight import check_space, compare_files, describe
-    from allround.merge.save import finished, merge_models, stage_folders
+    from allround.merge.save import check_heads, finished, merge_models, stage_folders
 
     quiet_libraries()
     if out is None and not dry_run:
@@ -56,7 +57,18 @@ def merge_command(
             raise AllroundError(
                 f"merge as {compat} does", "the models are given one by one", "give a recipe file of mergekit's"
             )
-        stages = [_stage(_recipe(words, method or "ties", no_base, on_mismatch, scope, dtype, statistics))]
+        stages = [
+            _stage(
+                _recipe(
+                    words, method or ("average" if no_base else "ties"), no_base, on_mismatch, scope, dtype, statistics
+                )
+            )
+        ]
+    if device not in ("cpu", "cuda", "auto"):
+        raise AllroundError(
+            f"merge on '{device}'", "there is no such device", suggestion(device, ("cpu", "cuda", "auto"))
+        )
+    device = checked_device(device)
     threads = workers or min(available_cores(), 8)
     folders: dict[str, Path] = {}
     with stage_folders(target, [stage.name for stage in stages[:-1]] if not dry_run else []) as places:
@@ -66,6 +78,7 @@ def merge_command(
                 typer.echo(f"\n{head}\n\n{later(stage)}")
                 continue
             plan = stage.plan(folders)
+            check_heads(plan.recipe)
             if dry_run:
                 typer.echo("\n".join([*(["", head, ""] if len(stages) > 1 else []), *describe(plan, out, threads)]))
                 continue
@@ -88,9 +101,28 @@ def merge_command(
                 raise
             if last:
                 listed = ", ".join(f"{key}={value}" for key, value in made["parameters"].items())
+                listed += "; others for some tensors, see merge.json" if "tensors" in made else ""
                 count = len(plan.recipe.models)
                 typer.echo(f"merged {count} model{'s' * (count != 1)} by {plan.recipe.method}"
                            f"{f' ({listed})' if listed else ''} into {out}")  # fmt: skip
+                if is_recipe(words):
+                    shutil.copyfile(words[0], target / "recipe.yml")
+
+
+def checked_device(device: str) -> str:
+    """cpu or cuda; auto is cuda where there is one. Errors: cuda where there is none."""
+    known = ("cpu", "cuda", "auto")
+    if device not in known:
+        raise AllroundError(f"merge on '{device}'", "there is no such device", suggestion(device, known))
+    if device == "cpu":
+        return device
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "auto":
+        return "cpu"
+    raise AllroundError("merge on 'cuda'", "torch finds no such device here", "leave --device out")
 
 
 def later(stage: Stage) -> str:
@@ -189,8 +221,10 @@ def _value(text: str, type_: str, option: str) -> Any:
             return numbers if len(numbers) > 1 else numbers[0]
         return {"float": float, "int": int}.get(type_, str)(text)
     except (ValueError, KeyError):
-        wanted = "float, or one for each model with commas between" if type_ == "Each" else type_
-        raise AllroundError(f"read --{option} {text}", f"it is not a {wanted}", f"give a {wanted}") from None
+        words = {"Each": "a float, or one for each model with commas between", "int": "a whole number",
+                 "bool": "true or false"}.get(type_, f"a {type_}")  # fmt: skip
+        one = " (it is the same for all models)" if "," in text and type_ != "Each" else ""
+        raise AllroundError(f"read --{option} {text}", f"it is not {words}{one}", f"give {words}") from None
 
 
 def diff_command(

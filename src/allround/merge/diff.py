@@ -51,7 +51,7 @@ _WHOLE = 1 << 26
 EMBEDDINGS, OTHER = "embeddings", "head and other"
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt")
 #: Settings that say where a model was saved, not what it is.
-_IDLE = ("_name_or_path", "transformers_version", "__version__")
+_IDLE = ("_name_or_path", "transformers_version", "__version__", "is_local", "local_files_only")
 #: Cosines from here on, and from the second on, are called partly aligned and aligned; below their negatives opposed.
 NEAR, ALIGNED = 0.1, 0.5
 

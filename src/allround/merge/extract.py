@@ -15,11 +15,11 @@ from torch import Tensor
 from allround.checkpoints.adapter import CONFIG, FLIPPED, FLIPPED_LAYERS, model_type
 from allround.checkpoints.header import FLOATS, dtype_name
 from allround.checkpoints.source import Source
-from allround.checkpoints.weights import Weights
 from allround.checkpoints.write import write_weights
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_folder, write_json
-from allround.merge.plan import Names
+from allround.merge.plan import Names, open_model
+from allround.merge.recipe import Model
 
 _EMBEDDING = re.compile(
     r"(embed_tokens|wte|wpe|shared|embed_in|embed_positions|relative_attention_bias|embeddings?|\w+_embeddings?)"
@@ -75,7 +75,7 @@ def extract_lora(
         raise AllroundError(asked, "a rank is a whole number above 0", "choose one such as 16 or 64")
     if energy is not None and not 0 < energy <= 1:
         raise AllroundError(asked, f"energy is a share above 0 and up to 1, not {energy}", "choose one such as 0.9")
-    first, second = (s if isinstance(s, Source) else Weights(s, pickles=True) for s in (base, tuned))
+    first, second = (s if isinstance(s, Source) else open_model(Model(str(s)), None) for s in (base, tuned))
     with torch.inference_mode():
         work = _Extraction(asked, first, second, rank, energy, embeddings, torch.device(device))
         work.run()

@@ -81,6 +81,13 @@ class Plan:
         """Of the output's weights."""
         return sum(shard.bytes for shard in self.shards)
 
+    @property
+    def own_values(self) -> dict[str, dict[str, Any]]:
+        """The parameters of tensors that do not have those of the recipe."""
+        common = self.entry.resolve(self.recipe.values)
+        merged = [item for item in self.items if item.copied is None]
+        return {i.name: dict(i.values) for i in merged if self.entry.resolve(i.values) != common}
+
     def source(self, number: int) -> Source:
         """A model by its number, or the base by -1."""
         if number >= 0:
@@ -134,6 +141,7 @@ def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener
             items.setdefault(output.file, []).append(item)
     fits.check_extra(outputs)
     fits.raise_problems()
+    _check_statistics(recipe, entry)
     return Plan(
         recipe,
         base,
@@ -146,13 +154,31 @@ def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener
     )
 
 
+def _check_statistics(recipe: Recipe, entry: registry.Entry) -> None:
+    asked = f"merge {len(recipe.models)} models by '{recipe.method}'"
+    for need in entry.needs:
+        given = recipe.statistics.get(need, ())
+        if len(given) != len(recipe.models):
+            raise AllroundError(
+                asked,
+                f"the method needs statistics of the kind '{need}' for each model, and {len(given) or 'none'} "
+                f"{'are' if len(given) != 1 else 'is'} given",
+                f"give one file for each, in the order of the models: --statistics {need}=FILE,FILE,...",
+            )
+    idle = [kind for kind in recipe.statistics if kind not in entry.needs]
+    if idle:
+        raise AllroundError(
+            asked, f"statistics of the kind '{idle[0]}' are given, and the method takes none of it", "leave them out"
+        )
+
+
 def open_model(model: Model, base: Source | None) -> Source:
     """A recipe's model as a source of weights; an adapter alone is one of `base` with it."""
     from allround.models.base import find_folder
 
     path = Path(model.path)
-    path = path if path.is_file() else find_folder(model.path)
-    adapters = [Adapter(find_folder(adapter)) for adapter in model.adapters]
+    path = path if path.is_file() else find_folder(model.path, "model")
+    adapters = [Adapter(find_folder(adapter, "adapter")) for adapter in model.adapters]
     if not is_adapter(path):
         source = Weights(path, pickles=True)
         return Adapted(source, adapters) if adapters else source

@@ -121,6 +121,11 @@ def compare_files(plan: Plan) -> list[str]:
     """What differs besides weights: configurations, labels, pooling, processors. The first model's are copied."""
     first = plan.base or plan.models[0]
     notes = []
+    paths = [str(model) for model in ([plan.recipe.base] if plan.recipe.base else []) + list(plan.recipe.models)]
+    notes += [f"{path} is given more than once" for path in dict.fromkeys(paths) if paths.count(path) > 1]
+    base = plan.recipe.base
+    if base is not None and (Path(base.path) / "allround.json").is_file():
+        notes.append(f"{base} is taken as the base, without its heads; are all models behind it tuned from it?")
     for model in plan.models:
         if model is first or not model.path.is_dir():
             continue
@@ -185,7 +190,7 @@ def _ranges(numbers: list[int]) -> str:
 def describe(plan: Plan, out: Path | None, threads: int) -> list[str]:
     """The plan in lines for the screen: inputs, what happens to which tensors, what it takes, what to know."""
     recipe = plan.recipe
-    lines = [f"method    {recipe.method}: {plan.entry.summary}"]
+    lines = [f"method    {recipe.method}: {plan.entry.summary.partition(': ')[2] or plan.entry.summary}"]
     lines += [f"base      {_about(plan.base)}"] if plan.base else ["base      none: the weights themselves are merged"]
     lines += [f"model     {_about(model)}" for model in plan.models]
     if plan.entry.facts["whole"]:
@@ -218,7 +223,7 @@ def _about(source: Any) -> str:
 
 
 def _values(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k}={', '.join(map(str, v)) if isinstance(v, (list, tuple)) else v}" for k, v in values.items())
+    return ", ".join(f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in values.items())
 
 
 def amount(number: float) -> str:

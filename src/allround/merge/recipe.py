@@ -112,10 +112,12 @@ class Recipe:
         self._check_models(entry)
 
     def _check_models(self, entry: registry.Entry) -> None:
-        asked = f"merge {len(self.models)} models by '{self.method}'"
+        asked = f"merge {len(self.models)} model{'s' * (len(self.models) != 1)} by '{self.method}'"
         if self.base is None and entry.facts.get("base", "required") == "required":
             raise AllroundError(
-                asked, "no base is given, and the method works on changes", "give what the models were tuned from"
+                asked,
+                "no base is given, and the method works on changes",
+                "give what the models were tuned from, or average the weights themselves: method average",
             )
         least, most = entry.facts.get("models", (1, None))
         too_many = most is not None and len(self.models) > most and not self.mixed

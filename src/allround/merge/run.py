@@ -464,12 +464,12 @@ def _provenance(plan: Plan, facts: list[dict[str, Any]]) -> dict[str, Any]:
         hashes = {k: v for fact in facts for k, v in fact["hashes"].get(str(number), {}).items()}
         name = str(recipe.models[number] if number >= 0 else recipe.base)
         inputs[number] = {"path": name, "content": hash_json(hashes), "tensors": len(hashes)}
-    own = {i.name: i.values for i in plan.items if i.copied is None and plan.entry.resolve(i.values) != parameters}
+    own = plan.own_values
     return {
         "method": recipe.method,
         "parameters": parameters,
         **({"rules": [[r.match, dict(r.values)] for r in recipe.rules]} if recipe.rules else {}),
-        **({"tensors": {name: dict(values) for name, values in own.items()}} if own else {}),
+        **({"tensors": own} if own else {}),
         "scope": plan.scope,
         **({"dtype": recipe.dtype} if recipe.dtype else {}),
         "allround": __version__,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from allround.checkpoints.header import torch_dtype
 from allround.checkpoints.source import Source
 from allround.core import registry
 from allround.core.errors import AllroundError
@@ -91,20 +92,30 @@ def _made_from(plan: Plan) -> dict[str, Any]:
 
 def _heads(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """The tasks and heads of models that allround saved; none where the models are others."""
+    from allround.models.model import read_heads
+
+    definitions = check_heads(recipe)
+    heads: dict[str, Any] = {}
+    for model in recipe.models if definitions else ():
+        heads.update(read_heads(Path(model.path) / "heads.safetensors"))
+    return definitions, heads
+
+
+def check_heads(recipe: Recipe) -> dict[str, Any]:
+    """The tasks of models that allround saved, by name; an error where they cannot be merged with their heads."""
     ours = [model for model in recipe.models if _is_ours(model)]
     if not ours:
-        return {}, {}
-    from allround.models.model import read_definitions, read_heads
+        return {}
+    from allround.models.model import read_definitions
 
     if len(ours) < len(recipe.models):
         other = next(model for model in recipe.models if model not in ours)
         raise AllroundError(
             "merge models with their heads",
             f"{ours[0]} is a model that allround saved, and {other} is not",
-            "give only models of one sort; `allround build --specialist TASK=FOLDER` fits heads where they lack",
+            f"give only models of one sort; to merge without heads, the encoder of that one: {ours[0].path}/encoder",
         )
     definitions: dict[str, Any] = {}
-    heads: dict[str, Any] = {}
     for model in ours:
         for name, definition in read_definitions(Path(model.path))[0].items():
             if name in definitions:
@@ -114,8 +125,7 @@ def _heads(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
                     "give each task once: a merged model has one head for each",
                 )
             definitions[name] = definition
-        heads.update(read_heads(Path(model.path) / "heads.safetensors"))
-    return definitions, heads
+    return definitions
 
 
 def _is_ours(model: Model) -> bool:
@@ -146,7 +156,14 @@ def model_card(plan: Plan, name: str) -> str:
     lines += [f"- method: `{recipe.method}` ({entry.source})"]
     lines += [f"- {key}: `{value}`" for key, value in entry.resolve(recipe.values).items()]
     lines += ["", *(f"> {note}" for note in plan.notes)] if plan.notes else []
-    lines += ["", "Again:", "", "```bash", command_of(recipe), "```", ""]
+    plain = recipe == Recipe(
+        recipe.method, recipe.models, recipe.base, recipe.values,
+        scope=recipe.scope, dtype=recipe.dtype, on_mismatch=recipe.on_mismatch,
+    )  # fmt: skip
+    if plain and not plan.own_values and not any(model.adapters for model in recipe.models):
+        lines += ["", "Again:", "", "```bash", command_of(recipe), "```", ""]
+    else:
+        lines += ["", "It was made from a recipe file; merge.json says what each tensor got.", ""]
     return "\n".join(lines)
 
 
@@ -161,9 +178,7 @@ def command_of(recipe: Recipe) -> str:
     for key, value in recipe.values.items():
         text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).lower()
         words.append(f"--{key.replace('_', '-')} {text}")
-    for option, chosen, usual in (
-        ("scope", recipe.scope, None), ("dtype", recipe.dtype, None), ("on-mismatch", recipe.on_mismatch, "error"),
-    ):  # fmt: skip
-        if chosen != usual:
-            words.append(f"--{option} {chosen}")
+    words += [f"--scope {recipe.scope}"] if recipe.scope else []
+    words += [f"--dtype {str(torch_dtype(recipe.dtype)).removeprefix('torch.')}"] if recipe.dtype else []
+    words += [f"--on-mismatch {recipe.on_mismatch}"] if recipe.on_mismatch != "error" else []
     return " ".join([*words, "-o OUT"])

@@ -28,10 +28,13 @@ def builtin_encoders() -> list[str]:
     return [e.name for e in registry.entries("encoder") if e.facts.get("builtin")]
 
 
-def find_folder(base: str | Path) -> Path:
-    """The local folder of a base given by path, installed name or Hub id (downloaded where it must be)."""
+def find_folder(base: str | Path, what: str = "base") -> Path:
+    """The local folder of a model given by path, installed name or Hub id (downloaded where it must be).
+
+    what: it is for, in messages.
+    """
     name = str(base)
-    asked = f"open the base '{name}'"
+    asked = f"open the {what} '{name}'"
     with contextlib.suppress(OSError, RuntimeError):  # no file can have such a name; no such home
         path = Path(base).expanduser()
         if (path / "allround.json").is_file():
@@ -47,7 +50,7 @@ def find_folder(base: str | Path) -> Path:
         found = importlib.util.find_spec(package)
         if found and found.origin:
             return Path(found.origin).parent / folder
-    known = [*INSTALLED, *builtin_encoders()]
+    known = [*INSTALLED, *(builtin_encoders() if what == "base" else ())]
     if not _HUB_ID.fullmatch(name) or name.startswith((".", "/", "~")):
         raise AllroundError(
             asked, "there is no such folder, and it is no Hub id", f"check the path; {suggestion(name, known)}"

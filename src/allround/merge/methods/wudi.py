@@ -32,7 +32,8 @@ def wudi(
     Differs: the gradient is 2 (D - sum_j d_j) sum_i C_i + constant, with sum_i C_i computed once, so that a step costs
     one product of matrices and not two for each model. A model without a change takes no part. The authors' code for
     vision leaves all but the linear layers at the base (its code for text, with a learning rate of 2e-5, leaves none
-    out). The steps take minutes on a processor for a large matrix: use a GPU, or `exact`.
+    out). The steps take minutes on a processor for a large matrix: use a GPU. `exact` is ours, and takes seconds; where
+    sum_i C_i is near singular the minimum lies far from all models, and the merged one may be of no use: look at it.
 
     >>> import torch
     >>> wudi(torch.zeros(2, 2), torch.tensor([[[3.0, 0.0], [0.0, 0.0]], [[1.0, 2.0], [0.0, 0.0]]]), exact=True)
