@@ -393,3 +393,15 @@ def test_merged_image_models_load_in_transformers(tmp_path: Path) -> None:
         assert torch.allclose(tensor, (both[0][name] + both[1][name]) / 2, atol=1e-6), name
     with torch.inference_mode():
         assert torch.isfinite(loaded(torch.zeros(1, 3, 16, 16)).logits).all()
+
+
+def test_entries_that_are_infinite_in_all_models_stay_and_the_others_are_merged(tmp_path: Path) -> None:
+    """Attention masks are kept beside weights; a threshold or a norm must not be spoilt by them."""
+    low = -float("inf")
+    base = folder(tmp_path / "base", {"w": torch.tensor([0.0, low, 0.0, float("nan"), 0.0])})
+    tuned = folder(tmp_path / "tuned", {"w": torch.tensor([4.0, low, 2.0, float("nan"), 1.0])})
+    merged = load_file(merge(base, tuned, method="ties", keep=0.4) / "model.safetensors")["w"]
+    assert merged.tolist()[:3] == [4.0, low, 2.0] and torch.isnan(merged[3]) and merged[4] == 0
+    other = folder(tmp_path / "other", {"w": torch.tensor([4.0, 0.0, 2.0, float("nan"), 1.0])})
+    with pytest.raises(AllroundError, match="NaN or infinity"):
+        merge(base, other, out="out2")

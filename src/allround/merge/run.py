@@ -76,8 +76,12 @@ class _Reader:
         self.dtype = torch.float64 if "F64" in names else torch.float32
         self.round_to = torch_dtype(plan.recipe.round_to) if plan.recipe.round_to else None
 
-    def read(self, block: _Block) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The base (*s) and the changes (k, *s) in the dtype that is computed in, and the base as it is stored."""
+    def read(self, block: _Block) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The base (*s) and the changes (k, *s) in the dtype that is computed in, the base as it is stored, and which
+        of its entries are not finite and the same in all models (masks hold such): these count as zeros, unchanged.
+
+        Errors: any other entry that is not finite.
+        """
         item, count = self.item, block.stop - block.start
         raw = None
         both = self._buffer((len(item.models) + 1) * count).view(-1, count)
@@ -94,9 +98,26 @@ class _Reader:
             else:
                 row.copy_(source.read(name, block.start, block.stop).to(self.round_to)).sub_(base)
                 row.copy_(row.to(self.round_to))
+        odd = None
+        if not math.isfinite(float(deltas.sum())) and not (finite := torch.isfinite(deltas).all(0)).all():
+            odd = ~finite
+            if raw is None or not self._unchanged(block, raw)[odd].all():
+                raise self.not_finite()
+            base[odd] = 0
+            deltas[:, odd] = 0
         if self.device.type != "cpu":
             base, deltas = base.to(self.device), deltas.to(self.device)
-        return base.reshape(block.shape), deltas.reshape(len(deltas), *block.shape), raw
+        return base.reshape(block.shape), deltas.reshape(len(deltas), *block.shape), raw, odd
+
+    def _unchanged(self, block: _Block, raw: Tensor) -> Tensor:
+        """Which entries are the base's in all models, to the bit."""
+        same = torch.ones(len(raw), dtype=torch.bool)
+        for number, name in self.item.models:
+            other = self.plan.source(number).read(name, block.start, block.stop)
+            if other.dtype != raw.dtype:
+                return torch.zeros_like(same)
+            same &= (other.view(torch.uint8) == raw.view(torch.uint8)).view(len(raw), -1).all(1)
+        return same
 
     def _buffer(self, count: int) -> Tensor:
         """Room for `count` numbers, until this thread's next block. Large tensors that come whole get their own."""
@@ -155,7 +176,7 @@ class _Merger:
         """Let the blocks of one tensor give their part of an answer that is for the whole model."""
         reader = _Reader(self.plan, item, self.device)
         for block in _blocks(item.shape, len(item.models), self.over, self.device):
-            base, deltas, _ = reader.read(block)
+            base, deltas, *_ = reader.read(block)
             whole.at(name_key(item.name), block.start)
             try:
                 self._call(item, base, deltas, block, whole)
@@ -188,16 +209,11 @@ class _Merger:
         return torch.stack(found)
 
     def _finish(self, reader: _Reader, block: _Block, whole: Whole, dtype: torch.dtype) -> Tensor:
-        base, deltas, raw = reader.read(block)
+        base, deltas, raw, odd = reader.read(block)
         if isinstance(whole, Blocks):
             whole.at(name_key(reader.item.name), block.start)
-        total = float(deltas.sum())
-        if not math.isfinite(total) and not torch.isfinite(deltas).all():
-            if raw is not None and self._unchanged(reader, block, raw):
-                return raw.to(dtype)
-            raise reader.not_finite()
         merged = self._call(reader.item, base, deltas, block, whole)
-        if total == 0 and raw is not None and not deltas.any():
+        if raw is not None and not float(deltas.sum()) and not deltas.any():
             return raw.to(dtype)  # nobody changed it: not even the sign of a zero differs
         if merged.shape != base.shape:
             raise AllroundError(
@@ -212,14 +228,10 @@ class _Merger:
                 f"the result is too large for {dtype}, or not a number",
                 "use a smaller scale, or another method",
             )
-        return out.reshape(-1)
-
-    def _unchanged(self, reader: _Reader, block: _Block, raw: Tensor) -> bool:
-        for number, name in reader.item.models:
-            other = self.plan.source(number).read(name, block.start, block.stop)
-            if other.dtype != raw.dtype or not torch.equal(other.view(torch.uint8), raw.view(torch.uint8)):
-                return False
-        return True
+        out = out.reshape(-1)
+        if odd is None or raw is None:
+            return out
+        return torch.where(odd, raw.to(dtype), out.cpu())
 
 
 def _merge_item(plan: Plan, item: Item, file: WeightsFile, merger: _Merger) -> list[str]:

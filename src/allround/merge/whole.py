@@ -154,7 +154,7 @@ class _Cut(Part):
         rows = value.reshape(len(value), -1)
         self.device = value.device
         if self.histogram is None:
-            shape = (len(rows), 1 << 15) if self.buckets is None else (*self.buckets.shape, 1 << 16)
+            shape = (len(rows), 1 << 15) if self.buckets is None else (*self.buckets.shape, (1 << 16) + 1, 4)
             self.histogram = torch.zeros(shape, dtype=torch.int64)
         kernels.count_bits(rows, self.histogram, self.buckets)
 
@@ -179,7 +179,7 @@ class _Cut(Part):
             self.histogram = None
             return None
         assert self.left is not None
-        reached = self.histogram.flip(2).cumsum(2)
+        reached = self.histogram[:, :, :-1].sum(3).flip(2).cumsum(2)
         found = torch.searchsorted(reached, self.left[:, :, None]).squeeze(2).clamp(max=reached.shape[2] - 1)
         bits = (self.buckets << 16) | (reached.shape[2] - 1 - found)
         answer = bits.to(torch.int32).view(torch.float32)
