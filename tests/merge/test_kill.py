@@ -207,12 +207,32 @@ def test_killed_in_the_middle_of_one_step(patch: str, small: list[Path], tmp_pat
     assert sorted(p.name for p in out.parent.iterdir()) == ["out"]
 
 
+#: Waits when the second file is finished, so that a signal surely finds the merge unfinished.
+WAITING = """
+import sys, time
+from allround.cli import main
+from allround.core.jobs import Inline
+
+whole = Inline.run
+
+def run(self, jobs):
+    for number, made in enumerate(whole(self, jobs)):
+        yield made
+        if number == 1:
+            time.sleep(300)
+
+Inline.run = run
+main()
+"""
+
+
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_is_done_and_says_so(slow: list[Path], tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_is_done_and_says_so(small: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start(command(slow, out))
+    words = [sys.executable, "-c", WAITING, *command(small, out, "average")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with ended(process):
-        wait_for(lambda: finished(out), process)
+        wait_for(lambda: len(finished(out)) == 2, process)
         kept = finished(out)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)

@@ -346,7 +346,7 @@ def test_models_by_links(three: list[Path], tmp_path: Path) -> None:
 def test_an_id_that_the_hub_does_not_have(three: list[Path], tmp_path: Path) -> None:
     with pytest.raises(AllroundError) as caught:
         cli("merge", three[0], "nobody/nothing", "-o", tmp_path / "out")
-    assert caught.value.asked == "open the base 'nobody/nothing'"
+    assert caught.value.asked == "open the model 'nobody/nothing'"
     assert "there is no such folder, and the Hub gave nothing of that name" in caught.value.found
     assert not (tmp_path / "out").exists()
 
