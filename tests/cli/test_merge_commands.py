@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,60 @@ def test_extract_an_adapter_and_merge_it(models: list[str], tmp_path: Path) -> N
     merged, tuned = (load_file(Path(f) / "model.safetensors") for f in (tmp_path / "out", models[1]))
     for name, tensor in tuned.items():
         assert torch.allclose(merged[name], tensor, atol=1e-5), name
+
+
+def test_layers_of_two_models_stacked(models: list[str], tmp_path: Path) -> None:
+    """mergekit's passthrough, as most of its users use it."""
+    recipe = tmp_path / "stack.yml"
+    recipe.write_text(
+        "merge_method: passthrough\nslices:\n- sources: [{model: first, layer_range: [0, 2]}]\n"
+        "- sources: [{model: second, layer_range: [1, 2]}]\n"
+    )
+    cli("merge", recipe, "-o", tmp_path / "out")
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    assert [merged[f"model.layers.{n}.q_proj.weight"][0, 0].item() for n in range(3)] == [2.0, 4.0, 8.0]
+    assert "allround merge" not in (tmp_path / "out" / "README.md").read_text(), "no command line says this"
+
+
+def test_what_a_user_put_beside_a_model_is_not_thrown_away(models: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cli("merge", *models, "-m", "average", "-o", out)
+    cli("merge", *models, "-m", "average", "-o", out)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(AllroundError, match=r"was not written with it: notes\.txt"):
+        cli("merge", *models, "-m", "average", "-o", out)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_values_that_mean_nothing(models: list[str], tmp_path: Path) -> None:
+    out, recipe = tmp_path / "out", tmp_path / "recipe.yml"
+    with pytest.raises(AllroundError, match="the weights add up to zero"):
+        cli("merge", *models, "-m", "average", "--weights", "1,-1", "-o", out)
+    recipe.write_text(f"base: base\nmodels: [first]\nmethod: ties\nparameters: {{scale: 1{'0' * 400}}}\n")
+    with pytest.raises(AllroundError, match="not a finite number"):
+        cli("merge", recipe, "-o", out)
+    recipe.write_text("base: base\nmodels: [first]\nmethod: ties\nrules: [{match: '*nothing*', scale: 2.0}]\n")
+    with pytest.raises(AllroundError, match="no tensor has such a name"):
+        cli("merge", recipe, "-o", out)
+    recipe.write_text("base: base\nmodels: [first]\nmethod: ties\nchat_template: '{% if %}'\n")
+    with pytest.raises(AllroundError, match="no template of Jinja"):
+        cli("merge", recipe, "-o", out)
+    assert not out.exists()
+
+
+def test_the_command_in_the_card_survives_odd_paths(models: list[str], tmp_path: Path) -> None:
+    odd = tmp_path / "my models $x"
+    odd.mkdir()
+    for number, path in enumerate(models):
+        Path(path).rename(odd / str(number))
+    cli("merge", *[odd / str(n) for n in range(3)], "-m", "average", "-o", tmp_path / "out")
+    line = next(x for x in (tmp_path / "out" / "README.md").read_text().splitlines() if x.startswith("allround merge"))
+    assert shlex.split(line)[2:5] == [str(odd / str(n)) for n in range(3)]
+
+
+def test_whole_numbers_that_differ_are_said_on_the_screen(models: list[str], tmp_path: Path) -> None:
+    for number, path in enumerate(models):
+        tensors = load_file(Path(path) / "model.safetensors")
+        save_file({**tensors, "ids": torch.tensor([number])}, Path(path) / "model.safetensors")
+    said = cli("merge", *models, "-m", "average", "-o", tmp_path / "out")
+    assert "note: ids is no floating point" in said

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,8 +93,10 @@ def merge_command(
                 typer.echo(f"{head}{' (done before)' if kept else ''}", err=True)
             if kept:
                 continue
+            written = Path(words[0]) if last and is_recipe(words) else None
+            cluster = Ray(ray) if ray else None
             try:
-                made = merge_models(plan, place, workers=workers, device=device, runner=Ray(ray) if ray else None)
+                made = merge_models(plan, place, workers=workers, device=device, runner=cluster, recipe_file=written)
             except KeyboardInterrupt:
                 typer.echo("stopped; the same command goes on after the last finished file of weights", err=True)
                 raise
@@ -105,8 +106,8 @@ def merge_command(
                 count = len(plan.recipe.models)
                 typer.echo(f"merged {count} model{'s' * (count != 1)} by {plan.recipe.method}"
                            f"{f' ({listed})' if listed else ''} into {out}")  # fmt: skip
-                if is_recipe(words):
-                    shutil.copyfile(words[0], target / "recipe.yml")
+                for note in made.get("notes", [])[len(plan.notes) :]:
+                    typer.echo(f"note: {note}", err=True)
 
 
 def checked_device(device: str) -> str:
@@ -135,7 +136,9 @@ def later(stage: Stage) -> str:
 
 def is_recipe(words: Sequence[str]) -> bool:
     """Whether the first word is a recipe file."""
-    return bool(words) and Path(words[0]).suffix in (".yml", ".yaml", ".json")
+    path = Path(words[0]) if words else Path()
+    kind = path.suffix.lower() in (".yml", ".yaml", ".json") and not path.name.endswith(".index.json")
+    return kind and not path.is_dir()
 
 
 def _read(words: Sequence[str], given: Mapping[str, Any], compat: str | None) -> list[Stage]:

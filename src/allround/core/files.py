@@ -200,7 +200,29 @@ def check_out(out: Path) -> Path:
             "there is a folder with other things in it" if out.is_dir() else "there is a file of that name",
             "choose another --out: only a model that allround saved is replaced",
         )
+    strange = _strange(out) if ours else []
+    if strange:
+        raise AllroundError(
+            f"replace the model in {out}",
+            f"there is something in it that was not written with it: {', '.join(strange[:3])}",
+            "move that away, or choose another --out",
+        )
     return out
+
+
+def files_of(folder: Path) -> list[str]:
+    """The files under a folder by their paths in it, hidden ones left out."""
+    found = [p.relative_to(folder) for p in folder.rglob("*") if p.is_file()]
+    return sorted(p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts))
+
+
+def _strange(out: Path) -> list[str]:
+    """The files in a merged model's folder that its merge.json does not list, where it lists any."""
+    for place in (out, out / "encoder"):
+        known = read_json(place / "merge.json") if (place / "merge.json").is_file() else {}
+        if isinstance(known, dict) and isinstance(known.get("files"), list):
+            return [name for name in files_of(out) if name not in known["files"]]
+    return []
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -119,6 +118,8 @@ class Entry:
         return {**self.defaults, **given}
 
 
+#: No parameter is larger; infinity, NaN and whole numbers that no float holds are none at all.
+_LARGEST = 1e300
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
 
 
@@ -130,7 +131,7 @@ def _check_type(entry: Entry, parameter: Parameter, value: Any) -> None:
     wanted = _PYTHON_TYPES.get(parameter.type)
     if wanted is None:
         return
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, (int, float)) and not abs(value) <= _LARGEST:
         raise AllroundError(
             f"set '{parameter.name}' of {entry.family} method '{entry.name}' to {value}",
             "that is not a finite number",

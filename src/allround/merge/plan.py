@@ -141,6 +141,7 @@ def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener
             items.setdefault(output.file, []).append(item)
     fits.check_extra(outputs)
     fits.raise_problems()
+    fits.check_rules(outputs)
     _check_statistics(recipe, entry)
     return Plan(
         recipe,
@@ -267,6 +268,15 @@ class _Fits:
             if isinstance(values[name], (list, tuple)):
                 values[name] = [values[name][number] for number in present]
         return values
+
+    def check_rules(self, outputs: Sequence[Output]) -> None:
+        for rule in self.recipe.rules:
+            if not any(fnmatch.fnmatchcase(output.name, rule.match) for output in outputs):
+                raise AllroundError(
+                    f"give other values to the tensors '{rule.match}'",
+                    "no tensor has such a name",
+                    "correct the rule; `--dry-run` without it lists the names",
+                )
 
     def check_extra(self, outputs: Sequence[Output]) -> None:
         if self.base is None or self.recipe.mixed:

@@ -71,6 +71,8 @@ class _Reader:
 
     def __init__(self, plan: Plan, item: Item, device: torch.device) -> None:
         self.plan, self.item, self.device = plan, item, device
+        #: The sum of each block's changes, by where it begins: whether they are finite, and whether there are any.
+        self.totals: dict[int, float] = {}
         names = [plan.source(n).dtype(name) for n, name in item.models]
         names += [plan.source(-1).dtype(item.base)] if item.base is not None else []
         self.dtype = torch.float64 if "F64" in names else torch.float32
@@ -99,7 +101,10 @@ class _Reader:
                 row.copy_(source.read(name, block.start, block.stop).to(self.round_to)).sub_(base)
                 row.copy_(row.to(self.round_to))
         odd = None
-        if not math.isfinite(float(deltas.sum())) and not (finite := torch.isfinite(deltas).all(0)).all():
+        if block.start not in self.totals:  # the same in every pass
+            self.totals[block.start] = float(deltas.sum())
+        total = self.totals[block.start]
+        if not math.isfinite(total) and not (finite := torch.isfinite(deltas).all(0)).all():
             odd = ~finite
             if raw is None or not self._unchanged(block, raw)[odd].all():
                 raise self.not_finite()
@@ -213,7 +218,8 @@ class _Merger:
         if isinstance(whole, Blocks):
             whole.at(name_key(reader.item.name), block.start)
         merged = self._call(reader.item, base, deltas, block, whole)
-        if raw is not None and not float(deltas.sum()) and not deltas.any():
+        unchanged = not reader.totals[block.start] or odd is not None
+        if raw is not None and unchanged and not deltas.any():
             return raw.to(dtype)  # nobody changed it: not even the sign of a zero differs
         if merged.shape != base.shape:
             raise AllroundError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from allround.checkpoints.header import torch_dtype
 from allround.checkpoints.source import Source
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import hash_json, read_json, resumable_folder, write_json
+from allround.core.files import files_of, hash_json, read_json, resumable_folder, write_json
 from allround.core.version import __version__
 from allround.merge.plan import Plan
 from allround.merge.recipe import Model, Recipe
@@ -20,12 +21,18 @@ from allround.merge.run import run_plan
 
 
 def merge_models(
-    plan: Plan, out: Path, *, workers: int | None = None, device: str = "cpu", runner: Any = None
+    plan: Plan,
+    out: Path,
+    *,
+    workers: int | None = None,
+    device: str = "cpu",
+    runner: Any = None,
+    recipe_file: Path | None = None,
 ) -> dict[str, Any]:
     """Carry out a plan into the folder `out`, which appears when it is whole, and return what was done.
 
     Models that allround saved keep their heads, each with its task. Killed and run again, the merge goes on after the
-    last finished file of weights.
+    last finished file of weights. recipe_file: what the plan was read from; it is kept beside the model.
     """
     from allround.models.model import write_definitions, write_heads
 
@@ -42,6 +49,10 @@ def merge_models(
             write_heads(folder / "heads.safetensors", heads)
             write_definitions(folder, definitions, {"made_by": made})
         (folder / "README.md").write_text(model_card(plan, out.name), encoding="utf-8")
+        if recipe_file is not None:
+            shutil.copyfile(recipe_file, folder / "recipe.yml")
+        made["files"] = files_of(folder)
+        write_json(target / "merge.json", made)
     return made
 
 
@@ -156,10 +167,8 @@ def model_card(plan: Plan, name: str) -> str:
     lines += [f"- method: `{recipe.method}` ({entry.source})"]
     lines += [f"- {key}: `{value}`" for key, value in entry.resolve(recipe.values).items()]
     lines += ["", *(f"> {note}" for note in plan.notes)] if plan.notes else []
-    plain = recipe == Recipe(
-        recipe.method, recipe.models, recipe.base, recipe.values,
-        scope=recipe.scope, dtype=recipe.dtype, on_mismatch=recipe.on_mismatch,
-    )  # fmt: skip
+    plain = not (recipe.rules or recipe.statistics or recipe.tokenizer or recipe.chat_template or recipe.config)
+    plain = plain and not (recipe.mixed or recipe.round_to)
     if plain and not plan.own_values and not any(model.adapters for model in recipe.models):
         lines += ["", "Again:", "", "```bash", command_of(recipe), "```", ""]
     else:
@@ -173,7 +182,8 @@ def command_of(recipe: Recipe) -> str:
     >>> command_of(Recipe("ties", (Model("a"), Model("b")), Model("base"), {"keep": 0.2}))
     'allround merge base a b --method ties --keep 0.2 -o OUT'
     """
-    words = ["allround merge", *([str(recipe.base)] if recipe.base else ["--no-base"]), *map(str, recipe.models)]
+    paths = [shlex.quote(str(model)) for model in ([recipe.base] if recipe.base else []) + list(recipe.models)]
+    words = ["allround merge", *([] if recipe.base else ["--no-base"]), *paths]
     words += [f"--method {recipe.method}"]
     for key, value in recipe.values.items():
         text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).lower()

@@ -143,6 +143,14 @@ def check_template(template: str, where: str) -> None:
             "that is neither the name of a template nor one itself (it would hold `{{ ... }}`)",
             f"{suggestion(template, ['auto', *TEMPLATES])}; or write the template there",
         )
+    import jinja2
+
+    try:
+        jinja2.Environment().parse(template)  # parsed, not run
+    except jinja2.TemplateError as error:
+        raise AllroundError(
+            f"set {where}", f"it is no template of Jinja: {error}", "correct it, or leave it out"
+        ) from error
 
 
 def _template(wanted: str, sources: Sequence[Source]) -> str | None:

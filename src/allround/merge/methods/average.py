@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from allround.core.errors import AllroundError
 from allround.core.registry import method
-from allround.merge.parts import Each, combine
+from allround.merge.parts import Each, combine, each
 
 
 @method(
@@ -25,4 +26,10 @@ def average(base: Tensor, deltas: Tensor, *, weights: Each = 1.0, normalize: boo
     >>> average(torch.ones(2), torch.tensor([[1.0, 0.0], [3.0, 1.0]]))
     tensor([3.0000, 1.5000])
     """
+    if normalize and not float(each(weights, deltas).sum()):
+        raise AllroundError(
+            "take a weighted mean",
+            "the weights add up to zero",
+            "give others, or leave them as sums: --normalize false",
+        )
     return base + combine(deltas, weights, elect=False, normalize=normalize)
