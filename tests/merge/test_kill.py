@@ -209,7 +209,8 @@ def test_killed_in_the_middle_of_one_step(patch: str, small: list[Path], tmp_pat
 
 #: Waits when the second file is finished, so that a signal surely finds the merge unfinished.
 WAITING = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
 from allround.cli import main
 from allround.core.jobs import Inline
 
