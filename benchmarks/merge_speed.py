@@ -4,7 +4,7 @@ Makes a base and four tuned checkpoints of a Llama-like model in bfloat16 with r
 merge as a whole process of its own, one after the other, and prints seconds, peak resident memory and the ratio.
 Where mergekit lives in another environment, name its command: --mergekit ENV/bin/mergekit-yaml.
 
-    python benchmarks/merge_speed.py --folder /tmp/merge_speed --methods average,ties
+    python benchmarks/merge_speed.py --folder runs/merge_speed --methods average,ties
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from allround.core.version import __version__
 
 if TYPE_CHECKING:
+    from allround.compose.residuals.store import load
     from allround.core.errors import AllroundError
     from allround.evaluate.scoreboard import Scoreboard
-    from allround.models.model import MultiTaskModel, load
+    from allround.models.model import MultiTaskModel
     from allround.tasks.make import make_task
     from allround.tasks.suite import Suite
 
@@ -21,7 +22,7 @@ _HOMES = {
     "MultiTaskModel": "allround.models.model",
     "Scoreboard": "allround.evaluate.scoreboard",
     "Suite": "allround.tasks.suite",
-    "load": "allround.models.model",
+    "load": "allround.compose.residuals.store",
     "make_task": "allround.tasks.make",
 }
 

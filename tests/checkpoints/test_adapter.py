@@ -305,6 +305,15 @@ def test_a_head_that_the_base_lacks(tmp_path: Path) -> None:
         make_plan(Recipe("average", models, base))
     make_plan(Recipe("average", models, base, on_mismatch="keep-base"))
 
+    # Without a base the model is what it and its adapter hold, and the head lies where a library looks for it.
+    out = tmp_path / "out"
+    out.mkdir()
+    run_plan(make_plan(Recipe("average", (Model(str(tmp_path / "plain"), (str(adapter),)),))), out)
+    assert [path.name for path in out.glob("*.safetensors")] == ["model.safetensors"]
+    found = load_file(out / "model.safetensors")
+    assert set(found) == set(source)
+    assert all(torch.equal(found[name], source.get(name)) for name in source)
+
 
 def test_pickled_weights(tmp_path: Path) -> None:
     base, adapter, merged = tune(llama, tmp_path, r=4, target_modules=["q_proj"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -11,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from allround.checkpoints import weights as weights_module
+from allround.cli import main
 from allround.cli.app import app
 from allround.core.errors import AllroundError
 from allround.models.encoders.small_image import SmallImage
@@ -337,7 +343,7 @@ def _damage(case: str, command: str, base: Path, tuned: Path, folder: Path) -> t
     shutil.rmtree(bad / "encoder")
     (bad / "encoder").mkdir()
     SmallImage(channels=3).save(bad / "encoder")
-    return bad, "differ in shape"
+    return bad, "differs in shape"
 
 
 @pytest.mark.parametrize("case", ["truncated", "pickle", "shape"])
@@ -388,3 +394,34 @@ def test_killed_in_the_middle_and_run_again(two_specialists: tuple[Path, Path, P
     assert shell(*words, "--out", tmp_path / "whole").returncode == 0
     boards = [Scoreboard.load(tmp_path / name) for name in ("killed", "whole")]
     assert boards[0].fingerprint() == boards[1].fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "the system refused something: Input/output error"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a b"), "the system refused something: No such file (a b)"),
+        (OSError("libx.so: cannot open\nmore"), "the system refused something: libx.so: cannot open"),
+        (ConnectionResetError(), "the system refused something: ConnectionResetError"),
+    ],
+)
+def test_errors_of_the_system_are_said_in_three_parts(
+    error: OSError, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that fails while weights are read, say; nothing is left behind, and no traceback is shown."""
+    for name in ("base", "one"):
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.zeros(3)}, tmp_path / name / "model.safetensors")
+
+    def failing(*_: Any) -> int:
+        raise error
+
+    words = ["merge", str(tmp_path / "base"), str(tmp_path / "one"), "--method", "average", "-o", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["allround", *words])
+    monkeypatch.setattr(weights_module.os, "preadv", failing)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert f"asked: run allround {shlex.join(words)}\nfound: {found}\ndo:    check" in said and "Traceback" not in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "one"]

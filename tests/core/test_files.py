@@ -164,6 +164,14 @@ def test_a_forbidden_folder_is_said_in_words(tmp_path: Path, monkeypatch: pytest
         write_json(tmp_path / "a.json", 1)
 
 
+def test_another_file_that_cannot_be_read_is_not_blamed_on_the_output(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "out"):
+        (tmp_path / "input").read_text()
+    with pytest.raises(AllroundError, match="cannot be written"), atomic_folder(tmp_path / ".out") as temporary:
+        (temporary / "deep" / "file").write_text("x")
+    assert listing(tmp_path) == []
+
+
 @pytest.mark.parametrize("deep", ["file/a.json", "file/deeper/a.json"])
 def test_a_file_where_a_folder_should_be_is_said_in_words(tmp_path: Path, deep: str) -> None:
     (tmp_path / "file").write_text("a file")

@@ -13,7 +13,16 @@ from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
+    "ATM: Improving Model Merging by Alternating Tuning and Merging",
+    "AdaMerging: Adaptive Model Merging for Multi-Task Learning",
+    "AdaRank: Adaptive Rank Pruning for Enhanced Model Merging",
+    "ColD Fusion: Collaborative Descent for Distributed Multitask Finetuning",
+    "Concrete Subspace Learning based Interference Elimination for Multi-task Model Fusion",
+    "DivMerge: A divergence-based model merging method for multi-tasking",
     "Editing Models with Task Arithmetic",
+    "ForkMerge: Mitigating Negative Transfer in Auxiliary-Task Learning",
+    "Improving General Text Embedding Model: Tackling Task Conflict and Data Imbalance through Model Merging",
+    "Knowledge Composition using Task Vectors with Learned Anisotropic Scaling",
     "Localizing Task Information for Improved Model Merging and Compression",
     "Merging Smarter, Generalizing Better: Enhancing Model Merging on OOD Data",
     "Merging by Matching Models in Task Subspaces",
@@ -22,6 +31,10 @@ PAPERS = (
     "No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces",
     "Parameter Competition Balancing for Model Merging",
     "Resolving Interference When Merging Models",
+    "SUPERMERGE: An Approach For Gradient-Based Model Merging",
+    "Tint Your Models Task-wise for Improved Multi-task Model Merging",
+    "Twin-Merging: Dynamic Integration of Modular Expertise in Model Merging",
+    "ZipIt! Merging Models from Different Tasks without Training",
 )
 ENTRIES = [(e.family, e.name) for e in registry.entries()]
 

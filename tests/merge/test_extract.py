@@ -194,7 +194,7 @@ def test_errors(tmp_path: Path) -> None:
     refused("are missing", tuned=other)
     tensors = load_file(tuned / "model.safetensors")
     save_file(tensors | {"lm_head.weight": torch.zeros(41, 32)}, tuned / "model.safetensors")
-    refused("1 tensors differ in shape", "(41, 32), in the base (40, 32)")
+    refused("1 tensor differs in shape, ", "(41, 32), in the base (40, 32)")
     save_file(tensors | {"lm_head.weight": torch.full((40, 32), torch.nan)}, tuned / "model.safetensors")
     refused("NaN")
 

@@ -192,14 +192,14 @@ def test_an_output_layer_that_only_the_model_stores(tmp_path: Path) -> None:
     made = merged([base, model(tmp_path / "tied", both, TIED)], tmp_path / "out")
     assert list(made) == ["embed_tokens.weight"] and made["embed_tokens.weight"].unique().tolist() == [5.0]
     refused(
-        [base, model(tmp_path / "own", both, HEAD)], tmp_path / "o2", "1 tensors are not in the base (lm_head.weight)"
+        [base, model(tmp_path / "own", both, HEAD)], tmp_path / "o2", "1 tensor is not in the base (lm_head.weight)"
     )
 
 
 def test_a_missing_bias_is_not_the_embedding_of_a_tied_model(tmp_path: Path) -> None:
     base = model(tmp_path / "base", {"wte.weight": torch.ones(3, 2), "decoder.bias": torch.ones(3)})
     tied = model(tmp_path / "tied", {"wte.weight": torch.zeros(3, 2)}, TIED)
-    refused([base, tied], tmp_path / "out", "1 tensors of the base are missing (decoder.bias)")
+    refused([base, tied], tmp_path / "out", "1 tensor of the base is missing (decoder.bias)")
 
 
 def vocabularies(folder: Path) -> list[Path]:

@@ -167,6 +167,63 @@ def test_the_layout_of_a_sharded_base_is_kept(tmp_path: Path) -> None:
     assert load_file(out / "2_Dense" / "model.safetensors")["b"].tolist() == [3, 3, 3]
 
 
+@pytest.mark.slow
+def test_a_base_sharded_under_names_of_its_own_keeps_its_index(bert_folder: Path, tmp_path: Path) -> None:
+    """And loads: transformers finds such files through the index alone."""
+    from transformers import AutoModel
+
+    weights = load_file(bert_folder / "model.safetensors")
+    base, tuned, out = tmp_path / "base", tmp_path / "tuned", tmp_path / "out"
+    for path, change in ((base, 0.0), (tuned, 0.25)):
+        shutil.copytree(bert_folder, path, ignore=shutil.ignore_patterns("model.safetensors"))
+        names = {name: "ab"[number % 2] + ".safetensors" for number, name in enumerate(weights)}
+        for file in ("a.safetensors", "b.safetensors"):
+            own = {n: t + change if t.is_floating_point() else t for n, t in weights.items() if names[n] == file}
+            save_file(own, path / file, {"format": "pt"})
+        index = {"metadata": {"total_size": 1}, "weight_map": names}
+        (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (base / "book.index.json").write_text("{}")
+    out.mkdir()
+    merge_folders(base, [tuned], out, method="average")
+    found = json.loads((out / "model.safetensors.index.json").read_text())
+    assert found["weight_map"] == names
+    assert found["metadata"] == {"total_size": sum(t.numel() * t.element_size() for t in weights.values())}
+    assert (out / "book.index.json").is_file(), "no index of weights"
+    model, info = AutoModel.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"]
+    loaded = model.state_dict()
+    assert all(torch.allclose(loaded[n], t + 0.25) for n, t in weights.items() if t.is_floating_point())
+
+
+@pytest.mark.parametrize(
+    ("files", "index", "written"),
+    [
+        (("x.safetensors", "y.safetensors"), "model.safetensors.index.fp16.json", "model.safetensors.index.fp16.json"),
+        (("x.safetensors", "y.safetensors"), "sub/own.safetensors.index.json", "sub/own.safetensors.index.json"),
+        (("m-1-of-2.safetensors", "m-2-of-2.safetensors"), None, "m.safetensors.index.json"),
+        (("x.safetensors", "y.safetensors"), None, None),
+    ],
+)
+def test_an_index_lists_the_output(
+    files: tuple[str, str], index: str | None, written: str | None, tmp_path: Path
+) -> None:
+    for path in (tmp_path / "base", tmp_path / "tuned"):
+        place = (path / (index or "")).parent if index else path
+        place.mkdir(parents=True)
+        for number, file in enumerate(files):
+            save_file({"ab"[number]: torch.zeros(2)}, place / file)
+        if index:
+            listed = {"weight_map": dict(zip("ab", files, strict=True))}
+            (path / index).write_text(json.dumps(listed))
+    out = merge(tmp_path / "base", tmp_path / "tuned")
+    found = [p.relative_to(out).as_posix() for p in out.rglob("*.index*")]
+    assert found == ([written] if written else [])
+    if written:
+        value = json.loads((out / written).read_text())
+        assert value == {"metadata": {"total_size": 16}, "weight_map": dict(zip("ab", files, strict=True))}
+    assert sorted(Weights(out)) == sorted(Weights(tmp_path / "base")), "no index says what is not so"
+
+
 def test_single_files_merge_too(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
@@ -190,11 +247,9 @@ def test_tensors_missing_and_extra(three: tuple[Path, Path, Path], tmp_path: Pat
     less = {n: t for n, t in BASE.items() if n not in ("w", "scale")}
     refused(three[0], folder(tmp_path / "less", less), words=("2 tensors of the base are missing (", "w", "scale"))
     more = {**BASE, "head.weight": torch.zeros(2)}
-    refused(three[0], folder(tmp_path / "more", more), words=("1 tensors are not in the base (head.weight)",))
+    refused(three[0], folder(tmp_path / "more", more), words=("1 tensor is not in the base (head.weight)",))
     both = {**less, "head.weight": torch.zeros(2)}
-    refused(
-        three[0], folder(tmp_path / "both", both), words=("2 tensors of the base are missing", "; 1 tensors are not")
-    )
+    refused(three[0], folder(tmp_path / "both", both), words=("2 tensors of the base are missing", "; 1 tensor is not"))
 
 
 def test_integers_may_be_missing_or_extra(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -299,6 +354,44 @@ def test_merged_sentence_transformers_load_everywhere(bert_folder: Path, tmp_pat
     assert torch.allclose(features, embedded * 32**0.5, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_a_merge_on_a_plain_base_reads_inputs_as_the_models_did(hf_folder: Path, tmp_path: Path) -> None:
+    from allround.merge.preflight import compare_files
+    from allround.models.base import load_encoder
+
+    tuned = [tmp_path / "one", tmp_path / "two"]
+    for path in tuned:
+        path.mkdir()
+        load_encoder(hf_folder, max_length=7, pairs="joint").save(path)
+    plan = make_plan(Recipe("average", tuple(Model(str(t)) for t in tuned), Model(str(hf_folder))))
+    assert compare_files(plan) == []
+    (tmp_path / "out").mkdir()
+    run_plan(plan, tmp_path / "out")
+    merged = load_encoder(tmp_path / "out")
+    assert (merged.max_length, merged.pairs) == (7, "joint")
+
+    # Where they do not agree, nothing is chosen for the user, and it is said.
+    for number, change in enumerate(({"max_length": 8, "pairs": "joint"}, None)):
+        said = tuned[1] / "allround_encoder.json"
+        said.write_text(json.dumps({"encoder": "text", "settings": change})) if change else said.unlink()
+        (note,) = compare_files(plan)
+        assert "do not say the same in allround_encoder.json" in note
+        (tmp_path / f"out{number}").mkdir()
+        run_plan(plan, tmp_path / f"out{number}")
+        assert not (tmp_path / f"out{number}" / "allround_encoder.json").exists()
+
+    # A base of allround's says it itself.
+    base = tmp_path / "base"
+    base.mkdir()
+    load_encoder(hf_folder, max_length=9).save(base)
+    plan = make_plan(Recipe("average", (Model(str(tuned[0])),), Model(str(base))))
+    (note,) = compare_files(plan)
+    assert "its allround_encoder.json differs; that of" in note
+    (tmp_path / "third").mkdir()
+    run_plan(plan, tmp_path / "third")
+    assert load_encoder(tmp_path / "third").max_length == 9
+
+
 def test_thresholds_of_the_whole_model(tmp_path: Path) -> None:
     """keep 1/4 of eight numbers in two tensors: the two largest of the model, both in one tensor, by hand."""
     base = {"a": torch.zeros(4), "b": torch.zeros(2, 2)}
@@ -313,15 +406,18 @@ def test_thresholds_of_the_whole_model(tmp_path: Path) -> None:
         assert merged["b"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
-@pytest.mark.parametrize("scope", ["tensor", "model"])
-@pytest.mark.parametrize("method", [e.name for e in registry.entries("merge") if e.facts.get("models", (1, 0))[0] <= 3
-                                    and e.facts.get("models", (1, 9))[1] in (None, 9) and not e.needs])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "scope"),
+    [
+        (e.name, scope)
+        for e in registry.entries("merge")
+        if e.facts.get("models", (1, 0))[0] <= 3 and e.facts.get("models", (1, 9))[1] in (None, 9) and not e.needs
+        for scope in (("tensor", "model") if e.facts["whole"] else ("tensor",))
+    ],
+)
 def test_the_same_bytes_with_any_number_of_threads_and_blocks_that_equal_the_whole(
     method: str, scope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = registry.find("merge", method)
-    if scope == "model" and not entry.facts["whole"]:
-        pytest.skip("asks nothing of the whole")
     draw = torch.Generator().manual_seed(0)
     base = {n: torch.randn(s, generator=draw) for n, s in {"w": (40, 30), "v": (50,), "x": (3, 4, 5)}.items()}
     folders = [folder(tmp_path / "base", base)]

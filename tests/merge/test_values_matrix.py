@@ -20,6 +20,7 @@ from allround.merge.methods.regmean import regmean
 from allround.merge.methods.task_arithmetic import task_arithmetic
 from allround.merge.methods.task_singular_vectors import task_singular_vectors
 from allround.merge.methods.wudi import wudi
+from allround.merge.report import Kept
 from allround.merge.whole import Blocks, over_blocks
 
 
@@ -392,7 +393,7 @@ def test_gram_methods_average_what_has_no_gram(method: Callable[..., Tensor]) ->
     for shape in ((), (5,), (2, 3, 4), (4, 6)):
         base, deltas = noise(*shape), noise(3, *shape, seed=1)
         for gram in (torch.zeros(3, 0), torch.ones(3, 1, 1)):
-            if len(shape) != 2 or not gram.numel():
+            if len(shape) < 2 or not gram.numel():
                 assert close(method(base, deltas, gram=gram, weights=weights), average(base, deltas, weights=weights))
     with pytest.raises(AllroundError, match="Gram matrices are"):
         method(noise(4, 6), noise(3, 4, 6), gram=noise(3, 4, 4))
@@ -431,6 +432,88 @@ MATS = {
 @pytest.mark.parametrize("steps", MATS)
 def test_mats_equals_the_authors_code(steps: int) -> None:
     assert close(mats(torch.zeros(2, 3), WEIGHTS, gram=GRAMS, steps=steps), MATS[steps])
+
+
+# cg_forwardBackward of the same file with the output Grams GRADIENTS^T GRADIENTS, from the zero that it takes without
+# an initial model: after so many steps.
+GRADIENTS = waves(3, 4, 2, start=500)
+OUTPUTS = GRADIENTS.mT @ GRADIENTS
+MATS_KFAC: dict[int, list] = {
+    1: [[0.55114, 0.01829, 0.16906], [0.40215, 0.59975, -0.04035]],
+    2: [[0.80057, -0.39067, 0.2906], [0.44821, 0.82649, -0.51367]],
+    3: [[1.25109, -0.77686, 0.69761], [-0.26402, 1.29298, -0.7479]],
+    100: [[0.92853, -0.24552, 0.31885], [-0.91063, 2.30793, -1.55873]],
+}
+
+
+@pytest.mark.parametrize("steps", MATS_KFAC)
+def test_mats_by_kronecker_factors_equals_the_authors_code(steps: int) -> None:
+    values = {"subspace": "kfac", "kfac": (GRAMS, OUTPUTS), "steps": steps, "tolerance": 1e-5}
+    assert close(mats(torch.zeros(2, 3), WEIGHTS, start_scale=0.0, **values), MATS_KFAC[steps], 1e-4)
+
+
+def test_mats_solves_the_kronecker_system() -> None:
+    """The minimum by the whole matrix sum_i w_i G_i (x) A_i."""
+    base, deltas, weights = noise(4, 5), noise(3, 4, 5, seed=1), [1.0, 2.0, 0.5]
+    inputs, slopes = noise(3, 9, 5, seed=2), noise(3, 7, 4, seed=3)
+    factors = (inputs.mT @ inputs, slopes.mT @ slopes)
+    whole = [w * torch.kron(g, a) for w, a, g in zip(weights, *factors, strict=True)]
+    side = sum(matrix @ delta.flatten() for matrix, delta in zip(whole, deltas, strict=True))
+    expected = base + torch.linalg.solve(sum(whole), side).reshape(4, 5)
+    found = mats(base, deltas, subspace="kfac", kfac=factors, weights=weights, tolerance=1e-12, steps=500)
+    assert close(found, expected, 1e-6)
+
+
+def test_mats_in_other_subspaces_is_the_methods_that_have_a_formula() -> None:
+    base, deltas, weights = noise(5, 4), noise(3, 5, 4, seed=1), [1.0, 2.0, 0.5]
+    fishers = noise(3, 5, 4, seed=2).square() + 0.1
+    same = {"weights": weights, "tolerance": 1e-12}
+    assert close(mats(base, deltas, subspace="identity", **same), average(base, deltas, weights=weights), 1e-5)
+    expected = fisher(base, deltas, fisher=fishers, weights=weights, normalize=False)
+    assert close(mats(base, deltas, subspace="fisher", fisher=fishers, **same), expected, 1e-5)
+    rows = noise(3, 9, 4, seed=3)
+    gram = rows.mT @ rows
+    expected = regmean(base, deltas, gram=gram, shrink=0.5, weights=weights)
+    assert close(mats(base, deltas, subspace="gram", gram=gram, shrink=0.5, **same), expected, 1e-5)
+    ones = torch.eye(5).expand(3, 5, 5).double()
+    found = mats(base, deltas, subspace="kfac", kfac=(gram, ones), shrink=0.5, **same)
+    assert close(found, expected, 1e-5), "gradients of the same size everywhere leave the Gram matrix"
+
+
+def test_mats_by_fisher_takes_weights_of_any_shape() -> None:
+    for shape in ((), (7,), (2, 3, 4)):
+        base, deltas, fishers = noise(*shape), noise(3, *shape, seed=1), noise(3, *shape, seed=2).square() + 0.1
+        found = mats(base, deltas, subspace="fisher", fisher=fishers, tolerance=1e-12)
+        assert close(found, fisher(base, deltas, fisher=fishers, normalize=False), 1e-5)
+    nothing = torch.zeros(3, 0)
+    for subspace in ("fisher", "gram"):
+        assert close(mats(base, deltas, subspace=subspace, **{subspace: nothing}), average(base, deltas))
+    assert close(mats(base, deltas, subspace="kfac", kfac=(nothing, nothing)), average(base, deltas))
+    with pytest.raises(AllroundError, match="did you mean 'kfac'"):
+        mats(base, deltas, subspace="kfca")
+
+
+@pytest.mark.parametrize("subspace", ["gram", "kfac"])
+def test_a_convolution_is_the_matrix_of_its_patches(subspace: str) -> None:
+    base, deltas = noise(5, 2, 3, 2), noise(3, 5, 2, 3, 2, seed=1)
+    rows, slopes = noise(3, 20, 12, seed=2), noise(3, 20, 5, seed=3)
+    gram, kfac = rows.mT @ rows, (rows.mT @ rows, slopes.mT @ slopes)
+    given = {"gram": gram} if subspace == "gram" else {"kfac": kfac}
+    found = mats(base, deltas, subspace=subspace, **given)
+    assert close(found, mats(base.flatten(1), deltas.flatten(2), subspace=subspace, **given).reshape(base.shape), 1e-9)
+    assert close(regmean(base, deltas, gram=gram), regmean(base.flatten(1), deltas.flatten(2), gram=gram)
+                 .reshape(base.shape), 1e-9)  # fmt: skip
+
+
+def test_mats_reports_steps_and_residual() -> None:
+    deltas, rows = noise(3, 5, 8), noise(3, 20, 8, seed=2)
+    gram, kept = rows.mT @ rows, Kept()
+    merged = mats(torch.zeros(5, 8).double(), deltas, gram=gram, steps=3, report=kept)
+    left = (merged @ gram.sum(0) - (deltas @ gram).sum(0)).norm() / (deltas @ gram).sum(0).norm()
+    assert kept.numbers["steps"] == 3
+    assert math.isclose(kept.numbers["residual"], float(left), rel_tol=1e-6)
+    mats(torch.zeros(5, 8).double(), torch.zeros(3, 5, 8).double(), gram=gram, report=kept)
+    assert kept.numbers == {"steps": 0, "residual": 0.0}
 
 
 def test_mats_goes_to_regmean() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from allround.core.errors import AllroundError
-from allround.models.base import INSTALLED, builtin_encoders, create_encoder, find_folder, load_encoder
+from allround.models.base import INSTALLED, builtin_encoders, create_encoder, download, find_folder, load_encoder
 from allround.models.encoder import hash_tensors
 from allround.tasks.suite import Suite
 
@@ -125,3 +125,31 @@ def test_a_builtin_table_encoder(table_suite: Suite) -> None:
     with torch.inference_mode():
         features = made(made.collate(made.prepare(rows, definition), definition))
     assert torch.isfinite(features).all(), "missing values and unseen categories are read"
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_what_is_fetched_of_a_repository(safe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickles only where there is nothing else, and never for a base; at the revision that is asked for."""
+    asked: list[tuple[str | None, bool, bool]] = []
+
+    def snapshot_download(name: str, *, revision: str | None, allow_patterns: list[str], **_: object) -> str:
+        assert name == "org/name"
+        asked.append((revision, "*.safetensors" in allow_patterns, "*.bin" in allow_patterns))
+        if safe:
+            (tmp_path / "model.safetensors").touch()
+        return str(tmp_path)
+
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert (
+        download("org/name", revision="v1") == find_folder("org/name", "model") == find_folder("org/name") == tmp_path
+    )
+    more = [] if safe else [("v1", False, True)], [] if safe else [(None, False, True)]
+    assert asked == [("v1", True, False), *more[0], (None, True, False), *more[1], (None, True, False)]
+
+
+def test_a_revision_that_is_not_there() -> None:
+    with pytest.raises(AllroundError) as caught:
+        download("org/none", revision="v1")
+    assert caught.value.asked == "open the model 'org/none' at the revision 'v1'"
+    assert "check the path or id, the revision and the network" in caught.value.do

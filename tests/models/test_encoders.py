@@ -22,6 +22,7 @@ from allround.models.encoder import Batch, Encoder, hash_tensors, load_tensors, 
 from allround.models.encoders.module import Module, _given, give
 from allround.models.encoders.small_image import SmallImage, _views, image_tensor
 from allround.models.encoders.small_table import SmallTable
+from allround.models.encoders.zipped import Zipped, copies
 from allround.models.model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
@@ -103,6 +104,12 @@ def _text(name: str, features: int, **options: Any) -> Callable[[pytest.FixtureR
     return make
 
 
+def _zipped(request: pytest.FixtureRequest) -> Case:
+    case = _small_image(request)
+    own = {"layers.7.weight": torch.randn(128, 128, 3, 3)}
+    return Case(Zipped(copies(case.encoder, [{}, own])).eval(), case.definition, case.rows, 256)
+
+
 #: A new encoder adds itself here.
 CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "image": _image,
@@ -113,6 +120,7 @@ CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "text-separate": _text("alike", 128),
     "text-joint": _text("alike", 32, pairs="joint"),
     "text-words": _text("names", 32),
+    "zipped": _zipped,
 }
 
 
@@ -460,6 +468,54 @@ def test_a_vision_folder_loads_in_plain_transformers(vit_folder: Path, digits_su
     with torch.inference_mode():
         expected = model(pixel_values=pixels).pooler_output
     assert torch.allclose(run(encoder, task.definition, rows), expected, atol=1e-5)
+
+
+def _channels(folder: Path, channels: int, **processor: Any) -> Path:
+    """A vision transformer for images of so many channels."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+                                    image_size=16, patch_size=8, num_channels=channels)  # fmt: skip
+    transformers.ViTModel(config).save_pretrained(folder)
+    given = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}, **processor}
+    (folder / "preprocessor_config.json").write_text(json.dumps(given))
+    return folder
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
+def test_vision_models_read_as_many_channels_as_they_have(
+    channels: int, mode: str, digits_suite: Suite, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    definition = digits_suite.tasks["digit"].definition
+    half = [0.5] * channels
+    encoder = load_encoder(_channels(tmp_path / "vit", channels, image_mean=half, image_std=half))
+    rows = [(Image.new("RGB", (16, 16), (255, 51, 0)),), (Image.new("L", (4, 6), 51),)]
+    colour, grey = encoder.prepare(rows, definition)
+    assert colour.shape == grey.shape == (channels, 16, 16)
+    expected = torch.tensor(rows[0][0].convert(mode).getpixel((0, 0))).reshape(-1) / 127.5 - 1
+    assert torch.allclose(colour[:, 3, 3], expected, atol=1e-6)
+    assert run(encoder, definition, rows).shape == (2, 16)
+
+
+@pytest.mark.parametrize(
+    ("channels", "processor", "words"),
+    [
+        (1, {}, "reads images of 1 channel, and its image processor "),
+        (1, {"do_convert_rgb": True}, "reads images of 1 channel, and its image processor "),
+        (3, {"image_mean": [0.5], "image_std": [0.5]}, "reads images of 3 channels, and its image processor "),
+        (5, {}, "its network reads 5 channels"),
+    ],
+)
+def test_a_processor_that_does_not_fit_its_vision_model(
+    channels: int, processor: dict[str, Any], words: str, digits_suite: Suite, tmp_path: Path
+) -> None:
+    task = digits_suite.tasks["digit"]
+    with pytest.raises(AllroundError) as caught:
+        load_encoder(_channels(tmp_path / "vit", channels, **processor)).prepare(
+            task.splits["test"].inputs[:2], task.definition
+        )
+    assert words in caught.value.found and caught.value.do
 
 
 def test_code_that_comes_with_a_vision_model_is_not_run(vit_folder: Path, tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from allround.core.errors import AllroundError
 from allround.core.seeds import seed_of
 from allround.models.base import load_encoder
+from allround.models.batches import draw_batches
 from allround.models.encoder import hash_tensors
 from allround.models.encoders.module import Module
 from allround.models.encoders.small_table import SmallTable
+from allround.models.head import fit_head
 from allround.models.model import MultiTaskModel
 from allround.tasks.kind import kind
 from allround.tasks.make import make_task
@@ -25,9 +27,8 @@ from allround.tasks.metric import metric
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 from allround.train import trainer
-from allround.train.head import fit_head
 from allround.train.settings import Settings
-from allround.train.trainer import Course, draw_batches, draw_tasks, train
+from allround.train.trainer import Course, draw_tasks, train
 
 LONG = 10_000  # patience that never runs out
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 #: What a pickled checkpoint may wrap its tensors in.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+#: Weights in other formats; their files are not read, or only as pickles.
+OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf")
+#: What a file is called that says which of several files holds which tensor; a variant of a model has its name in it.
+_INDEX = re.compile(r"(\.safetensors|\.bin|\.h5|\.msgpack)\.index(\.[^.]+)?\.json$")
 
 
 class Weights(Source):
@@ -106,17 +112,19 @@ class Weights(Source):
         return hash_json([[f.name, hash_file(f)] for f in self.files])
 
 
-class _File:
+class _File(ABC):
     """One open file of weights."""
 
     places: dict[str, Place]
     metadata: dict[str, str]
 
+    @abstractmethod
     def read(self, key: str, start: int, stop: int) -> Tensor:
-        raise NotImplementedError
+        """A stretch of a tensor, flat."""
 
+    @abstractmethod
     def announce(self, key: str) -> None:
-        """Nothing to do where a file is in memory anyway."""
+        """A tensor will be read soon."""
 
 
 class _Safe(_File):
@@ -169,6 +177,9 @@ class _Pickled(_File):
     def read(self, key: str, start: int, stop: int) -> Tensor:
         return self._tensors[key].reshape(-1)[start:stop].clone()
 
+    def announce(self, key: str) -> None:
+        """Nothing to do: it is mapped, or in memory."""
+
 
 def _unpickle(path: Path) -> dict[str, Tensor]:
     import torch
@@ -215,9 +226,9 @@ def _files(path: Path, pickles: bool) -> list[Path]:
         if found and not pickles:
             raise _pickle_error(asked, found[0])
         files = [p for p in found if any(p.match(pattern) for pattern in _PICKLES[:1])] or found
-    for index, listed in _indexes(path):
+    for index, listed in indexes(path):
         missing = sorted(name for name in set(listed.values()) if not (index.parent / name).is_file())
-        if missing and (index.name.endswith(".safetensors.index.json") or pickles):
+        if missing and (index_of(index.name) == ".safetensors" or pickles):
             raise AllroundError(
                 asked, f"{index.name} lists files that are not there: {', '.join(missing[:5])}", "copy them as well"
             )
@@ -226,10 +237,20 @@ def _files(path: Path, pickles: bool) -> list[Path]:
     return files
 
 
-def _indexes(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+def index_of(name: str) -> str | None:
+    """Of which kind of weights a file is an index, by its name.
+
+    >>> index_of("model.safetensors.index.json"), index_of("pytorch_model.bin.index.fp16.json"), index_of("a.json")
+    ('.safetensors', '.bin', None)
+    """
+    found = _INDEX.search(name)
+    return found[1] if found else None
+
+
+def indexes(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """The index files of a folder: which file holds which tensor. Errors: one that is broken."""
-    kinds = ("*.safetensors.index.json", "*.bin.index.json")
-    for index in sorted(file for kind in kinds for file in path.rglob(kind)) if path.is_dir() else ():
+    found = (file for file in path.rglob("*.json") if index_of(file.name) in (".safetensors", ".bin"))
+    for index in sorted(found) if path.is_dir() else ():
         value = read_json(index)
         listed = value.get("weight_map") if isinstance(value, dict) else None
         if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
@@ -242,11 +263,11 @@ def _indexes(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
 
 def _check_indexes(path: Path, where: dict[str, tuple[Path, str]]) -> None:
     """Every tensor that an index names must be in the file it names; libraries would look there and fail."""
-    for index, listed in _indexes(path):
+    for index, listed in indexes(path):
         prefix = index.parent.relative_to(path).as_posix().lstrip(".")
         for key, file in listed.items():
             name = f"{prefix}/{key}" if prefix else key
-            if index.name.endswith(".safetensors.index.json") and where.get(name, (None,))[0] != index.parent / file:
+            if index_of(index.name) == ".safetensors" and where.get(name, (None,))[0] != index.parent / file:
                 raise AllroundError(
                     f"read the weights in {path}",
                     f"{index.name} says that {file} holds '{key}', and it does not",

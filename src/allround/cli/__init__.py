@@ -6,7 +6,11 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; an AllroundError is printed in its three parts and ends with exit code 2."""
+    """Run the command line; an AllroundError is printed in its three parts and ends with exit code 2.
+
+    An error of the system (of a disk, a drive, a connection) that nobody nearer knew more about is said in the same
+    way, and ends with exit code 1.
+    """
     from allround.core.errors import AllroundError
 
     try:
@@ -14,9 +18,26 @@ def main() -> None:
 
         app()
     except AllroundError as error:
-        from rich.console import Console
-
-        Console(stderr=True, highlight=False).print(str(error), style="red", markup=False, soft_wrap=True)
+        _say(error)
         sys.exit(2)
+    except OSError as error:
+        import shlex
+
+        reason = error.strerror or (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = ", ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        _say(
+            AllroundError(
+                f"run {shlex.join(['allround', *sys.argv[1:]])}",
+                f"the system refused something: {reason}{f' ({where})' if where else ''}",
+                "check that file, its disk or the connection, and run the same command again",
+            )
+        )
+        sys.exit(1)
     except KeyboardInterrupt:  # before or after the command, which answers it itself
         sys.exit(130)
+
+
+def _say(error: Exception) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(str(error), style="red", markup=False, soft_wrap=True)

@@ -91,7 +91,11 @@ def build(
     ] = None,
     workers: WorkersOption = None,
     methods: Annotated[
-        str | None, typer.Option(help="Merge methods with commas between, or none. Default: all.")
+        str | None,
+        typer.Option(
+            help="Merge methods and presets of learned merges with commas between, or none. Default: those "
+            "that are worth trying."
+        ),
     ] = None,
     trials: Annotated[int, typer.Option(help="Most settings tried on validation for each merge method.")] = 12,
     joint: Annotated[bool, typer.Option(help="Also train one model on all tasks.")] = True,
@@ -295,9 +299,32 @@ def merge(
         ),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Threads. Default: one a core, at most eight.")] = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
     ray: Annotated[
         str | None, typer.Option(help="Share out the files of a large model on a Ray cluster: its address, or auto.")
+    ] = None,
+    learn: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn the merge on rows of --suite: a preset such as adamerging, divmerge or tint, or what is to be "
+            "learned: task, layer, block, singular or mask. See: allround methods list --family learn."
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="What it is learned by: label, entropy, pseudo, divergence, features, ...")
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="The suite of the models' tasks: a file or a built-in one.")] = None,
+    data_dir: DataOption = None,
+    only: OnlyOption = None,
+    rows: Annotated[int | None, typer.Option(help="Rows of each task to learn on. Default: 256.")] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", help="The split to learn on: train (default), validation, or test, which is test-time adaptation."
+        ),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Where learning begins: a model folder, or a merge method with its defaults.")
     ] = None,
 ) -> None:
     """Merge tuned models into one, from their files. The method's own parameters are options: `--scale 0.5`.
@@ -305,7 +332,21 @@ def merge(
     Models that allround saved keep their heads, each with its task. Other folders (of transformers or
     sentence-transformers, say) give a folder of the same sort, which loads there at once. Killed and run again, the
     merge goes on where it was.
+
+    With --learn, coefficients or masks are learned on rows of the models' tasks instead; a preset's own parameters are
+    options too: `--learn adamerging --level task --steps 100`.
     """
+    if learn is not None:
+        fixed = {"--method": method, "--no-base": no_base, "--scope": scope, "--dtype": dtype, "--compat": compat,
+                 "--statistics": statistics, "--on-mismatch": on_mismatch, "--ray": ray}  # fmt: skip
+        _learn([*inputs, *context.args], out, [option for option, value in fixed.items() if value],
+               name=learn, objective=objective, rows=rows, split=on, start=start, dry_run=dry_run,
+               device=device or "auto", suite=suite, data_dir=data_dir, only=only)  # fmt: skip
+        return
+    learned = {"--objective": objective, "--rows": rows, "--on": on, "--start": start}
+    for option, value in learned.items():
+        if value is not None:
+            raise AllroundError(f"merge with {option} {value}", "nothing is learned", "say what: --learn layer")
     from allround.cli.merge import merge_command
 
     merge_command(
@@ -323,6 +364,133 @@ def merge(
         device=device or "cpu",
         ray=ray,
     )
+
+
+@app.command(
+    epilog="Example: `allround stats models/trec text8 --data-dir data --kind gram -o models/trec.gram.safetensors`"
+)
+def stats(
+    model: Annotated[str, typer.Argument(help="A folder that allround saved, or an encoder alone.")],
+    suite: SuiteArgument,
+    kind: Annotated[
+        str, typer.Option(help="gram, fisher, kfac or activations; see: allround methods list --family statistic.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file (.safetensors).")],
+    data_dir: DataOption = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only these tasks, separated by commas. Default: those the model has heads for.")
+    ] = None,
+    limit: LimitOption = None,
+    rows: Annotated[int, typer.Option(help="Most rows of each task, drawn by the seed.")] = 256,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    labels: Annotated[
+        str, typer.Option(help="Whose labels gradients are taken for: given, or the model's own predictions.")
+    ] = "given",
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Compute a statistic of a model's data for merges that need one, such as regmean, fisher and mats.
+
+    It is computed once, on a few rows, and stored; a merge takes it by `--statistics KIND=FILE,FILE,...`.
+    """
+    from allround.cli.stats import stats_command
+
+    stats_command(
+        model,
+        suite,
+        kind,
+        out,
+        data_dir=data_dir,
+        only=_split(only, "--only") or None,
+        limit=_pairs(limit, "--limit", int) or None,
+        rows=rows,
+        split=split,
+        labels=labels,
+        seed=seed,
+        device=device or "cpu",
+    )
+
+
+def _learn(
+    words: list[str],
+    out: Path | None,
+    fixed: list[str],
+    *,
+    suite: str | None,
+    data_dir: Path | None,
+    only: str | None,
+    **options: Any,
+) -> None:
+    from allround.cli.learn import learn_command
+
+    if fixed:
+        raise AllroundError(
+            f"learn a merge with {fixed[0]}",
+            "that is an option of fixed merges",
+            "leave it out; to begin from a fixed merge: --start METHOD or --start FOLDER",
+        )
+    if suite is None:
+        raise AllroundError(
+            f"learn a merge by '{options['name']}'",
+            "no data is given to learn on",
+            "give the suite of the models' tasks: --suite text8 --data-dir FOLDER",
+        )
+    learn_command(words, out, _suite(suite, data_dir, only, None), **options)
+
+
+@app.command(epilog="Example: `allround align models/a models/b --suite suite.yml -o models/b-like-a`")
+def align(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A model that allround saved.")],
+    other: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same architecture.")],
+    out: OutOption,
+    suite: Annotated[str | None, typer.Option(help="The suite whose rows the models are compared on.")] = None,
+    by: Annotated[str, typer.Option(help="activations, on rows of the suite; or weights, without data.")] = (
+        "activations"
+    ),
+    rows: Annotated[int, typer.Option(help="Most training rows of each task.")] = 256,
+    leave: Annotated[
+        list[str] | None, typer.Option(help="Weights whose features stay in place: a pattern; may be repeated.")
+    ] = None,
+    data_dir: DataOption = None,
+) -> None:
+    """Write B with its features in the order of A's, so that models from different starts can be averaged.
+
+    The aligned model answers as B does. Then merge the two: `allround merge --no-base A OUT -o MERGED`.
+    """
+    from allround.cli.align import align_command
+
+    loaded = _suite(suite, data_dir, None, None) if suite is not None else None
+    align_command(first, other, out, suite=loaded, by=by, rows=rows, leave=leave or ())
+
+
+@app.command(name="zip", epilog="Example: `allround zip models/a models/b --suite suite.yml --depth 0.5 -o models/ab`")
+def zip_(
+    models: Annotated[list[Path], typer.Argument(metavar="A B...", help="Models that allround saved.")],
+    out: OutOption,
+    suite: Annotated[str, typer.Option(help="The suite whose rows the models are compared on.")],
+    depth: Annotated[
+        str, typer.Option(help="What share of the layers becomes one (1: all), or the last layer that does.")
+    ] = "1",
+    rows: Annotated[int, typer.Option(help="Most training rows of each task.")] = 256,
+    alpha: Annotated[float, typer.Option(help="Below 1, features that were merged are merged again less readily.")] = (
+        0.3
+    ),
+    beta: Annotated[float, typer.Option(help="Share of merges within one model; 0: none.")] = 0.125,
+    by: Annotated[str, typer.Option(help="zip, permute or average.")] = "zip",
+    leave: Annotated[
+        list[str] | None, typer.Option(help="Weights whose features stay in place: a pattern; may be repeated.")
+    ] = None,
+    data_dir: DataOption = None,
+) -> None:
+    """Zip models of different tasks and different starts into one, without training: wholly, or up to a depth.
+
+    Features that are most alike are merged, across the models and within each. Zipped wholly it is a model like each
+    of them; up to a depth it has one trunk and a tail for each.
+    """
+    from allround.cli.align import zip_command
+
+    loaded = _suite(suite, data_dir, None, None)
+    zip_command(models, out, suite=loaded, depth=depth, rows=rows, alpha=alpha, beta=beta, by=by, leave=leave or ())
 
 
 @app.command(epilog="Example: `allround diff models/base models/trec models/sst2 --out runs/diff`")
@@ -359,6 +527,122 @@ def extract_lora(
     from allround.cli.merge import extract_command
 
     extract_command(tuned, base, out, rank=rank, energy=energy, embeddings=embeddings, device=device or "cpu")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Example: `allround loop atm text8 --data-dir data --rounds 3 --epochs 3 -o models/atm`",
+)
+def loop(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="LOOP", help="atm, cold_fusion or fork_merge.")],
+    suite: SuiteArgument,
+    out: OutOption,
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="How a round's copies are merged; its parameters are options.")
+    ] = None,
+    base: BaseOption = None,
+    data_dir: DataOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    workers: WorkersOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: RateOption = None,
+    precision: PrecisionOption = None,
+    tune: TuneOption = None,
+    lora_rank: RankOption = None,
+    heads: HeadsOption = None,
+    device: DeviceOption = None,
+    max_length: LengthOption = None,
+    pairs: PairsOption = None,
+) -> None:
+    """Tune and merge in turns: copies of the base are tuned for a while, merged, and tuned again from there.
+
+    The epochs are shared among the rounds. A loop's own parameters are options too: `--rounds 5`, `--target trec`,
+    `--unseen sst2,subj`; see `allround methods show atm`. The round that is best on validation is kept, and scored on
+    test. Killed and run again, it goes on from what is finished.
+    """
+    from allround.cli.loop import loop_command
+
+    settings = _settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        precision=precision,
+        tune=tune,
+        lora_rank=lora_rank,
+        heads=heads,
+        device=device,
+    )
+    loop_command(name, _suite(suite, data_dir, only, limit), context.args, out, method=method, base=base,
+                 settings=settings, seed=seed, workers=workers, encoder=_encoder(max_length, pairs))  # fmt: skip
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Example: `allround compress models/base models/trec models/sst2 --codec low_rank --rank 16 -o store`",
+)
+def compress(
+    context: typer.Context,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BASE MODEL...", help="What the models were tuned from, and the models: folders or Hub ids."
+        ),
+    ],
+    codec: Annotated[str, typer.Option("--codec", "-c", help="See: allround methods list --family codec.")],
+    out: OutOption,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            "-m",
+            help="How the models are merged into the one that is stored once; its parameters are --merge-NAME. none: "
+            "the base is stored. Default: average; for masks the sum, task_arithmetic with --merge-scale 1.",
+        ),
+    ] = None,
+    shared: Annotated[str | None, typer.Option(help="A merged model to store once, instead of merging.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Store the model as float16 or bfloat16, to save space; it is rounded. Default: as it is."),
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Choose each task's threshold (codec mask) on the validation rows of this suite.")
+    ] = None,
+    data_dir: DataOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Store many specialists as one model and a small residual of each.
+
+    The codec's own parameters are options: `--rank 16`. `allround predict` and `allround evaluate` take the store as
+    they take a model: each task is answered with its own weights.
+    """
+    from allround.cli.residuals import compress_command
+
+    compress_command(
+        [*inputs, *context.args],
+        out,
+        codec=codec,
+        method=method,
+        shared=shared,
+        dtype=dtype,
+        suite=_suite(suite, data_dir, None, None) if suite is not None else None,
+        device=device or "cpu",
+    )
+
+
+@app.command(epilog="Example: `allround materialise store trec -o models/trec`")
+def materialise(
+    store: Annotated[Path, typer.Argument(help="A folder that `allround compress` wrote.")],
+    task: Annotated[str, typer.Argument(help="The task.")],
+    out: OutOption,
+) -> None:
+    """Write one task's model out of a store, as a folder of its own."""
+    from allround.cli.residuals import materialise_command
+
+    materialise_command(store, task, out)
 
 
 @app.command(epilog="Example: `allround evaluate runs/support/best suite.yml`")
@@ -487,7 +771,7 @@ def tasks_check(suite: SuiteArgument, data_dir: DataOption = None, only: OnlyOpt
 
 @methods_app.command("list", epilog="Example: `allround methods list --family merge --json`")
 def methods_list(
-    family: Annotated[str | None, typer.Option(help="One family: merge, sample, kind, metric, encoder, suite.")] = None,
+    family: Annotated[str | None, typer.Option(help="One family, such as merge, codec, metric or encoder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """List every method: name, room, family, what it needs, and the paper it comes from."""

@@ -192,9 +192,16 @@ def _recipe(
 
 
 def extras(words: Sequence[str], method: str) -> tuple[list[str], dict[str, Any]]:
-    """Split words into paths and the method's own options (`--keep 0.2`, `--keep=0.2`, `--weights 0.3,0.7`)."""
-    entry = registry.find("merge", method)
-    types = {p.name: p.type for p in entry.parameters}
+    """Split words into paths and the merge method's own options."""
+    types = {p.name: p.type for p in registry.find("merge", method).parameters}
+    return read_options(words, types, f"merge method '{method}'")
+
+
+def read_options(words: Sequence[str], types: Mapping[str, str], owner: str) -> tuple[list[str], dict[str, Any]]:
+    """Split words into paths and options by their types (`--keep 0.2`, `--keep=0.2`, `--weights 0.3,0.7`).
+
+    owner: whose options they are, in messages.
+    """
     paths: list[str] = []
     values: dict[str, Any] = {}
     rest = list(words)
@@ -206,7 +213,11 @@ def extras(words: Sequence[str], method: str) -> tuple[list[str], dict[str, Any]
         option, equals, text = word.removeprefix("--").partition("=")
         name = option.replace("-", "_")
         if name not in types:
-            entry.resolve({name: None})
+            raise AllroundError(
+                f"set '{name}' of {owner}",
+                f"it has no parameter '{name}'",
+                suggestion(name, types) if types else "leave it out: there are none",
+            )
         if not equals:
             if not rest:
                 raise AllroundError(f"read the option --{option}", "no value follows it", f"give --{option} VALUE")

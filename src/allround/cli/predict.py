@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from allround.compose.residuals.store import load
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
-from allround.models.model import MultiTaskModel, load
+from allround.models.model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 

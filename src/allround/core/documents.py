@@ -10,42 +10,48 @@ import yaml
 
 from allround.core.errors import AllroundError
 
-#: Bytes of a file, and values that it may stand for when every alias is written out.
+#: Bytes of a file, and values that it may stand for when every alias is written out; the defaults.
 MAX_BYTES = 1 << 20
 MAX_VALUES = 100_000
 
 
-def read_documents(path: Path | str, *, what: str = "file") -> tuple[list[Any], str]:
-    """The documents of a YAML file (one, unless `---` parts them), and its text.
+def read_documents(path: Path | str, *, what: str = "file") -> list[Any]:
+    """The documents of a YAML file: one, unless `---` parts them. Errors: those of `read_text`, `parse_documents`."""
+    return parse_documents(read_text(path, what=what), asked=f"read the {what} '{path}'")
 
-    Errors: no such file, no UTF-8, too large, broken YAML, a key that stands twice, aliases that grow.
-    """
+
+def read_text(path: Path | str, *, what: str = "file", max_bytes: int = MAX_BYTES) -> str:
+    """The text of a file that somebody wrote. Errors: no such file, no UTF-8, too large."""
     path = Path(path)
     asked = f"read the {what} '{path}'"
     try:
         size = path.stat().st_size
-        if size > MAX_BYTES:
+        if size > max_bytes:
             raise AllroundError(
-                asked, f"it has {size:,} bytes; a {what} has at most {MAX_BYTES:,}", "check that this is the file"
+                asked, f"it has {size:,} bytes; a {what} has at most {max_bytes:,}", "check that this is the file"
             )
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise AllroundError(asked, "the file is not there", "check the path") from None
     except UnicodeDecodeError as error:
         raise AllroundError(asked, f"it is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
     except (OSError, ValueError) as error:
         raise AllroundError(asked, f"it cannot be read: {error}", "check the path") from error
-    return parse_documents(text, asked=asked), text
 
 
-def parse_documents(text: str, *, asked: str = "read YAML") -> list[Any]:
+def parse_documents(
+    text: str, *, asked: str = "read YAML", max_values: int = MAX_VALUES, plain_words: bool = False
+) -> list[Any]:
     """The documents in a text.
 
-    >>> parse_documents("a: [1, 2e-3]")
-    [{'a': [1, 0.002]}]
+    plain_words: only `true` and `false` are truth values; `no`, `on` and the like are words.
+    Errors: broken YAML, a key that stands twice, aliases that grow.
+
+    >>> parse_documents("a: [1, 2e-3, no]"), parse_documents("a: [true, no]", plain_words=True)
+    ([{'a': [1, 0.002, False]}], [{'a': [True, 'no']}])
     """
     try:
-        loader = _Loader(text)
+        loader = (_PlainWords if plain_words else _Loader)(text, max_values)
         try:
             found = []
             while loader.check_data():
@@ -66,9 +72,13 @@ def parse_documents(text: str, *, asked: str = "read YAML") -> list[Any]:
 class _Loader(yaml.SafeLoader):
     """Plain data only; a key twice is an error; `1e-3` is a number, as everybody expects."""
 
+    def __init__(self, text: str, max_values: int) -> None:
+        super().__init__(text)
+        self.max_values = max_values
+
     def get_data(self) -> Any:
         node = self.get_node()
-        _count(node, {}, ())
+        _count(node, self.max_values, {}, ())
         return self.construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -90,7 +100,19 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _count(node: Any, known: dict[int, int], above: tuple[int, ...]) -> int:
+class _PlainWords(_Loader):
+    """Only true and false are truth values (so a label may be `no`)."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_PlainWords.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag != _BOOL]
+    for first, rules in _Loader.yaml_implicit_resolvers.items()
+}
+_PlainWords.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+
+
+def _count(node: Any, most: int, known: dict[int, int], above: tuple[int, ...]) -> int:
     """How many values a node stands for when all aliases are written out."""
     if id(node) in above:
         raise yaml.constructor.ConstructorError(None, None, "an alias that holds itself", node.start_mark)
@@ -100,10 +122,10 @@ def _count(node: Any, known: dict[int, int], above: tuple[int, ...]) -> int:
             parts = (
                 node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
             )
-            total += sum(_count(part, known, (*above, id(node))) for part in parts)
+            total += sum(_count(part, most, known, (*above, id(node))) for part in parts)
         known[id(node)] = total
-        if total > MAX_VALUES:
+        if total > most:
             raise yaml.constructor.ConstructorError(
-                None, None, f"more than {MAX_VALUES:,} values from here on", node.start_mark
+                None, None, f"more than {most:,} values from here on", node.start_mark
             )
     return known[id(node)]

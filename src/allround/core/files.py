@@ -50,7 +50,7 @@ def disk_errors(what: str) -> Iterator[None]:
                 "the disk is full",
                 "free some space and run the same command again: finished work is kept",
             ) from error
-        if error.errno in _UNWRITABLE:
+        if error.errno in _UNWRITABLE and _concerns(error, what):
             raise AllroundError(
                 f"write {what}", f"it cannot be written: {error.strerror}", "choose a folder that you can write to"
             ) from error
@@ -64,6 +64,15 @@ def disk_errors(what: str) -> Iterator[None]:
                 "free some space and run the same command again: finished work is kept",
             ) from error
         raise
+
+
+def _concerns(error: OSError, what: str) -> bool:
+    """Whether it is of writing there: of that path, of a folder it lies in, or of a temporary one beside it."""
+    if error.filename is None:
+        return True
+    found, path = (Path(os.path.abspath(str(name))) for name in (error.filename, what))  # noqa: PTH100
+    beside = found.relative_to(path.parent).parts[:1] if found.is_relative_to(path.parent) else ()
+    return found in path.parents or any(part.lstrip(".").startswith(path.name.lstrip(".")) for part in beside)
 
 
 @contextlib.contextmanager
@@ -192,7 +201,7 @@ def check_out(out: Path) -> Path:
     """The folder to write a model to: new, empty, or one that allround saved before; nothing else is replaced."""
     with disk_errors(str(out)):
         out = out.resolve()
-        ours = any((out / name).is_file() for name in ("allround.json", "merge.json"))
+        ours = any((out / name).is_file() for name in ("allround.json", "merge.json", "learned.json"))
         others = out.exists() and not ours and (not out.is_dir() or any(out.iterdir()))
     if others:
         raise AllroundError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -23,18 +24,25 @@ PACKAGE = Path(__file__).resolve().parents[1]
 #: family -> (room, folder of the package)
 FAMILIES: dict[str, tuple[str, str]] = {
     "merge": ("merge", "merge/methods"),
+    "statistic": ("merge", "merge/statistics/kinds"),
+    "learn": ("merge", "merge/learn/presets"),
+    "parametrisation": ("merge", "merge/learn/parametrisations"),
+    "objective": ("merge", "merge/learn/objectives"),
+    "codec": ("compose", "compose/residuals/codecs"),
     "sample": ("train", "train/sample"),
     "kind": ("tasks", "tasks/kinds"),
     "metric": ("tasks", "tasks/metrics"),
     "encoder": ("models", "models/encoders"),
     "suite": ("tasks", "tasks/suites"),
+    "loop": ("build", "build/loops/methods"),
 }
 
-#: Types of arguments that the machinery gives, so that nobody sets them: statistics, and what a block belongs to.
-_GIVEN = ("Tensor", "Whole")
+#: Types of arguments that the machinery gives, so that nobody sets them: statistics, what a block belongs to, and
+#: what takes numbers to tell.
+_GIVEN = re.compile(r"\b(Tensor|Whole|Report)\b")
 
 #: What a method of a family is called in messages, where the family's name alone is not a noun for it.
-_WORDS = {"merge": "merge method", "sample": "sampling method"}
+_WORDS = {"merge": "merge method", "learn": "learned merge", "sample": "sampling method"}
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -43,8 +51,8 @@ def method(*, source: str, paper: str | None = None, needs: tuple[str, ...] = ()
     """Mark the function or class of a method file; the arguments must be literals.
 
     source: where the formula comes from. paper: its title, when it is one of the papers that allround is
-    made from. needs: what the method takes beside weights (names of statistics). facts: whatever else the
-    family reads, such as `better="lower"` of a metric.
+    made from. needs: what the method takes beside weights (names of statistics); with `needs_by`, the one of them
+    that this parameter names. facts: whatever else the family reads, such as `better="lower"` of a metric.
     """
 
     def mark(what: T) -> T:
@@ -91,6 +99,12 @@ class Entry:
     @property
     def defaults(self) -> dict[str, Any]:
         return {p.name: p.default for p in self.parameters if not p.required}
+
+    def needed(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the method takes beside weights with these parameters: all that it `needs`, or the one of them that
+        the parameter called `needs_by` names."""
+        by = self.facts.get("needs_by")
+        return self.needs if by is None else tuple(need for need in self.needs if need == values[by])
 
     def load(self) -> Callable[..., Any]:
         """Import the file and return its function or class."""
@@ -194,7 +208,8 @@ def _read(family: str, room: str, path: Path, _mtime: int) -> Entry:
     )
     facts = _facts(definition) if definition else None
     if isinstance(definition, ast.FunctionDef) and facts is not None:
-        facts["whole"] = any(_annotation(a.annotation)[0] == "Whole" for a in definition.args.kwonlyargs)
+        given = {_annotation(a.annotation)[0] for a in definition.args.kwonlyargs}
+        facts["whole"], facts["report"] = "Whole" in given, "Report" in given
     if definition is None or facts is None or "source" not in facts:
         raise AllroundError(
             f"read the method file {path.name} of family '{family}'",
@@ -233,7 +248,7 @@ def _parameters(definition: ast.FunctionDef | ast.ClassDef) -> list[Parameter]:
     found = []
     for argument, default in zip(definition.args.kwonlyargs, definition.args.kw_defaults, strict=True):
         type_, search = _annotation(argument.annotation)
-        if type_ in _GIVEN:
+        if _GIVEN.search(type_):
             continue
         value = ast.literal_eval(default) if default is not None else None
         found.append(Parameter(argument.arg, type_, value, default is None, search))

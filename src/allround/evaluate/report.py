@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from allround.evaluate.scoreboard import (
 )
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from markupsafe import Markup
 
 #: Lower ends of the heat map's steps of retention, from the second on; step 5 is "as good as the reference".
@@ -46,23 +47,33 @@ def write_report(board: Scoreboard, path: Path | str, *, extra: Mapping[str, Any
         temporary.write_text(text, encoding="utf-8")
 
 
-def html(board: Scoreboard, *, extra: Mapping[str, Any] | None = None) -> str:
-    """The page that `write_report` writes."""
+def template(
+    path: Path, filters: Mapping[str, Callable[..., Any]], functions: Mapping[str, Callable[..., Any]] | None = None
+) -> Template:
+    """A page's template: text in it is escaped, and a value that is not given is an error."""
     import jinja2
 
-    given = dict(extra or {})
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(path.parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(
-        percent=percent, count=count, duration=duration, settings=_settings, breakable=_breakable
+    environment.filters.update(filters)
+    environment.globals.update(functions or {})
+    return environment.get_template(path.name)
+
+
+def html(board: Scoreboard, *, extra: Mapping[str, Any] | None = None) -> str:
+    """The page that `write_report` writes."""
+    given = dict(extra or {})
+    page = template(
+        Path(__file__).with_name("report.html.j2"),
+        {"percent": percent, "count": count, "duration": duration, "settings": _settings, "breakable": _breakable},
+        {"percent": percent, "span": span_text, "shown": shown, "step": _step, "plural": plural},
     )
-    environment.globals.update(percent=percent, span=span_text, shown=shown, step=_step, plural=plural)
-    return environment.get_template("report.html.j2").render(
+    return page.render(
         board=board,
         title=given.get("title") or "Scoreboard",
         answer=board.answer(),
@@ -223,7 +234,7 @@ def _figures(board: Scoreboard) -> list[dict[str, Any]]:
     made = []
     for title, axis, cost in (
         ("Parameters stored", "parameters stored for all tasks (log scale)", lambda s: s.cost.parameters_stored),
-        ("Training time", "seconds of training and search (log scale)", lambda s: _seconds(s)),
+        ("Training time", "seconds of training, search and merging (log scale)", lambda s: _seconds(s)),
     ):
         shown_systems, left_out = _worth_drawing(board)
         points = [_point(board, s, float(cost(s))) for s in shown_systems if cost(s) > 0]
@@ -236,7 +247,7 @@ def _figures(board: Scoreboard) -> list[dict[str, Any]]:
 
 
 def _seconds(system: System) -> float:
-    return system.cost.training_seconds + system.cost.search_seconds
+    return system.cost.training_seconds + system.cost.search_seconds + system.cost.merge_seconds
 
 
 def _worth_drawing(board: Scoreboard) -> tuple[list[System], list[System]]:

@@ -32,7 +32,8 @@ class Cost:
 
     training_seconds and training_examples: all training that it rests on, its specialists' too. parameters_stored:
     numbers on disk for all tasks. parameters_used: numbers that one input passes. examples_per_second: when
-    predicting. search_choices: settings compared on validation rows, in search_seconds.
+    predicting. search_choices: settings compared on validation rows, in search_seconds. merge_seconds: of merging
+    itself, once; merge_rows: rows that it looked at.
     """
 
     training_seconds: float = 0.0
@@ -42,6 +43,8 @@ class Cost:
     examples_per_second: float | None = None
     search_choices: int = 0
     search_seconds: float = 0.0
+    merge_seconds: float = 0.0
+    merge_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -421,7 +424,8 @@ class Scoreboard:
 
     def _systems_table(self) -> tuple[list[str], list[list[str]]]:
         retentions = ["mean retention", "worst retention"] if self.mean else []
-        head = ["system", "role", *retentions, "stored", "used", "trained on", "training", "inputs/s", "choices"]
+        head = ["system", "role", *retentions, "stored", "used", "trained on", "training", "merged on", "merging",
+                "inputs/s", "choices"]  # fmt: skip
         body = []
         for system in self.systems:
             cost, row = system.cost, [system.name + ("*" if system.name == self.best else ""), system.role]
@@ -433,7 +437,9 @@ class Scoreboard:
                     row.append(f"{percent(mean.value)}{span_text(mean.low, mean.high)}" if mean else "")
                     row.append(f"{percent(worst.value)} {worst.task}" if worst else "")
             row += [count(cost.parameters_stored), count(cost.parameters_used), count(cost.training_examples)]
-            row += [duration(cost.training_seconds), count(cost.examples_per_second), count(cost.search_choices)]
+            merging = [count(cost.merge_rows), duration(cost.merge_seconds)] if system.role == "merge" else ["", ""]
+            row += [duration(cost.training_seconds), *merging]
+            row += [count(cost.examples_per_second), count(cost.search_choices)]
             body.append(row)
         return head, body
 
@@ -459,12 +465,12 @@ class Scoreboard:
         from rich.text import Text
 
         head, body = self._systems_table()
-        narrow = [i for i, name in enumerate(head) if name not in ("role", "used", "inputs/s")]
+        narrow = [i for i, name in enumerate(head) if name not in ("role", "used", "inputs/s", "trained on")]
         table = _table()
         for i in narrow:
             table.add_column(head[i], justify="left" if head[i] in ("system", "worst retention") else "right")
         for row, system in zip(body, self.systems, strict=True):
-            cells = [Text(_plain(row[i])) for i in narrow]
+            cells = [Text(_wrapped(_plain(row[i])) if head[i] == "system" else _plain(row[i])) for i in narrow]
             table.add_row(*cells, style="bold" if system.name == self.best else None)
         console.print(table)
         console.print()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import doctest
 import importlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,9 +139,8 @@ def callable_of(entry: Entry) -> Method:
         return compute
 
     def with_statistics(base: Tensor, deltas: Tensor, **values: object) -> Tensor:
-        given = {
-            need: STATISTICS[need](base).expand(len(deltas), *STATISTICS[need](base).shape) for need in entry.needs
-        }
+        needed = entry.needed({**entry.defaults, **values})
+        given = {need: _for_all(STATISTICS[need](base), len(deltas)) for need in needed}
         merged: Tensor = compute(base, deltas, **given, **values)
         return merged
 
@@ -151,14 +151,24 @@ def _fisher(base: Tensor) -> Tensor:
     return torch.rand(base.shape, generator=torch.Generator().manual_seed(1), dtype=base.dtype)
 
 
+def _for_all(statistic: Tensor | tuple[Tensor, ...], models: int) -> Any:
+    if isinstance(statistic, tuple):
+        return tuple(_for_all(part, models) for part in statistic)
+    return statistic.expand(models, *statistic.shape)
+
+
 def _gram(base: Tensor) -> Tensor:
-    width = base.shape[-1] if base.ndim == 2 else 1
+    width = base[0].numel() if base.ndim > 1 else 1
     rows = torch.randn(2 * width, width, generator=torch.Generator().manual_seed(1), dtype=base.dtype)
     return rows.T @ rows
 
 
 #: A statistic of one weight (*s), by its name, for checks.
-STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {"fisher": _fisher, "gram": _gram}
+STATISTICS: dict[str, Callable[[Tensor], Tensor | tuple[Tensor, ...]]] = {
+    "fisher": _fisher,
+    "gram": _gram,
+    "kfac": lambda base: (_gram(base), _gram(base.flatten(1).T) if base.ndim > 1 else _gram(base)),
+}
 
 
 def check_method(compute: Method, exempt: frozenset[str] | set[str] = frozenset(), models: Models = MODELS) -> None:

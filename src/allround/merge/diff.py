@@ -161,21 +161,14 @@ class Diff:
 
     def html(self) -> str:
         """A page with the verdict, the picture and the tables."""
-        import jinja2
         from markupsafe import Markup
 
+        from allround.evaluate.report import template
         from allround.merge.diff_picture import draw
         from allround.merge.diff_words import by_kind, number_text, share_text
 
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent),
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-        )
-        environment.filters.update(share=share_text, number=number_text, count=count)
-        return environment.get_template("diff.html.j2").render(
+        filters = {"share": share_text, "number": number_text, "count": count}
+        return template(Path(__file__).with_name("diff.html.j2"), filters).render(
             diff=self,
             verdict=self.verdict(),
             picture=Markup(draw(self, titled=False)),

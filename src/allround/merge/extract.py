@@ -18,7 +18,7 @@ from allround.checkpoints.source import Source
 from allround.checkpoints.write import write_weights
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_folder, write_json
-from allround.merge.plan import Names, open_model
+from allround.merge.plan import Names, differing_words, missing_words, open_model
 from allround.merge.recipe import Model
 
 _EMBEDDING = re.compile(
@@ -112,11 +112,11 @@ class _Extraction:
         missing = [name for name, other in found.items() if other is None]
         differ = [n for n, o in found.items() if o is not None and self.tuned.shape(o) != self.base.shape(n)]
         if missing or differ:
-            words = [f"{len(missing)} tensors of the base are missing ({', '.join(missing[:3])})"] if missing else []
+            words = [missing_words(missing, "the base")] if missing else []
             if differ:
                 one = differ[0]
                 shapes = f"{self.tuned.shape(found[one] or '')}, in the base {self.base.shape(one)}"
-                words.append(f"{len(differ)} tensors differ in shape, such as {one}: {shapes}")
+                words.append(differing_words(differ, shapes))
             raise AllroundError(self.asked, "; ".join(words), f"give the base it was tuned from, not {self.base.path}")
         pairs = {name: other for name, other in found.items() if other is not None}
         used = set(pairs.values())

@@ -6,6 +6,8 @@ that is two to three times faster than an SVD, and in double nothing is lost tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -76,20 +78,50 @@ def polar(matrix: Tensor) -> Tensor:
 
 
 def knows(gram: Tensor, base: Tensor, method: str) -> bool:
-    """Whether a Gram statistic (k, in, in) belongs to this weight, a matrix (out, in). False where there is none: what
-    is no matrix has none, and neither has a matrix with a statistic that is empty.
+    """Whether a Gram statistic (k, in, in) belongs to this weight: a matrix (out, in), or a convolution (out, ...) seen
+    as the matrix (out, in) by which it multiplies each patch. False where there is none: what is no matrix has none,
+    and neither has a matrix with a statistic that is empty.
 
     Errors: a statistic of another width.
     """
-    if base.ndim != 2 or gram.numel() == 0:
+    if base.ndim < 2 or gram.numel() == 0:
         return False
-    if gram.shape[-2:] != (base.shape[1], base.shape[1]):
+    width = base[0].numel()
+    if gram.shape[-2:] != (width, width):
         raise AllroundError(
-            f"merge a matrix {tuple(base.shape)} by '{method}'",
+            f"merge a matrix {(len(base), width)} by '{method}'",
             f"its Gram matrices are {tuple(gram.shape[1:])}",
-            "compute them from the inputs of this layer; the width is the second dimension of the weight",
+            "compute them from the inputs of this layer; the width is that of a row of the weight",
         )
     return True
+
+
+def by_counts(deltas: Tensor, counts: Tensor, weights: Each) -> Tensor:
+    """The mean of changes of an embedding in which each row of a model counts by how often it was looked up: RegMean,
+    whose Gram matrices are diagonal here. What no model looked up is averaged.
+
+    Shapes: deltas (k, rows, n), counts (k, rows) -> (rows, n)
+    """
+    if counts.shape != deltas.shape[:2]:
+        raise AllroundError(
+            f"merge an embedding {tuple(deltas.shape[1:])} by counts",
+            f"{tuple(counts.shape[1:])} counts are given",
+            "compute them from the inputs of this layer",
+        )
+    counted = counts * each(weights, counts)
+    total = counted.sum(0)
+    share = torch.where(total > 0, counted / total.clamp_min(torch.finfo(total.dtype).tiny), 0)
+    return torch.where(total[:, None] > 0, (share[:, :, None] * deltas).sum(0), mean(deltas, weights))
+
+
+def shrunk(gram: Tensor, shrink: float, method: str) -> Tensor:
+    """Gram matrices (k, n, n) with their entries off the diagonal times `shrink`."""
+    if not 0 <= shrink <= 1:
+        raise AllroundError(
+            f"set 'shrink' of '{method}' to {shrink}", "that is not from 0 to 1", "give one such as 0.9"
+        )
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    return gram * shrink + torch.diag_embed(diagonal * (1 - shrink))
 
 
 def weighted(
@@ -100,15 +132,9 @@ def weighted(
     Shapes: deltas (k, m, n), gram (k, n, n), center (m, n) -> sum_i G_i (n, n), sum_i (d_i - center) G_i (m, n), where
     G_i is w_i gram_i with its entries off the diagonal times `shrink`.
     """
-    if not 0 <= shrink <= 1:
-        raise AllroundError(
-            f"set 'shrink' of '{method}' to {shrink}", "that is not from 0 to 1", "give one such as 0.9"
-        )
     total = side = None
     for change, matrix, weight in zip(deltas, gram, each(weights, deltas).flatten().tolist(), strict=True):
-        part = wide(matrix) * weight
-        diagonal = part.diagonal().clone()
-        part.mul_(shrink).diagonal().copy_(diagonal)
+        part = shrunk(wide(matrix) * weight, shrink, method)
         change = wide(change if center is None else change - center)
         total = part if total is None else total.add_(part)
         side = change @ part if side is None else side.addmm_(change, part)
@@ -136,3 +162,31 @@ def solve(gram: Tensor, side: Tensor, eps: float) -> Tensor:
     raise AllroundError(
         "solve a least-squares problem", "its Gram matrices have negative eigenvalues", "compute the statistics again"
     )
+
+
+def conjugate_gradients(
+    apply: Callable[[Tensor], Tensor], side: Tensor, start: Tensor, steps: int, tolerance: float
+) -> tuple[Tensor, int, float]:
+    """Some steps from `start` towards the X with apply(X) = side, for a symmetric map without negative eigenvalues.
+
+    Shapes: side, start (*s) -> X - start (*s), how many steps were taken, and the residual over the norm of the side.
+    Ends early where the residual is `tolerance` times the norm of the side.
+    """
+    residual = side - apply(start)
+    norm = float(side.abs().max().clamp_min(torch.finfo(side.dtype).tiny))
+    residual, length_of_side = residual / norm, float((side / norm).norm())
+    moved, towards = torch.zeros_like(residual), residual.clone()
+    size, taken = float(residual.square().sum()), 0
+    enough = (tolerance * length_of_side) ** 2
+    while taken < steps and size > enough:
+        image = apply(towards)
+        curvature = float((towards * image).sum())
+        if curvature <= 0:
+            break
+        length = size / curvature
+        moved.add_(towards, alpha=length)
+        residual.sub_(image, alpha=length)
+        before, size = size, float(residual.square().sum())
+        towards.mul_(size / before).add_(residual)
+        taken += 1
+    return moved * norm, taken, size**0.5 / length_of_side if length_of_side else 0.0

@@ -742,18 +742,9 @@ def _fetched(recipe: Recipe) -> Recipe:
         name, _, revision = path.rpartition("@")
         if not name or Path(path).exists():
             return path
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from allround.models.base import download
 
-        patterns = ["*.safetensors", "*.bin", "*.json", "*.txt", "*.model", "*.jinja"]
-        try:
-            return snapshot_download(name, revision=revision, allow_patterns=patterns)
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise AllroundError(
-                f"open the model '{name}' at the revision '{revision}'",
-                f"the Hub gave nothing of that name ({type(error).__name__})",
-                "check the id, the revision and the network",
-            ) from error
+        return str(download(name, revision=revision))
 
     def model(one: Model) -> Model:
         return Model(fetch(one.path), tuple(map(fetch, one.adapters)))

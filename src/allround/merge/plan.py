@@ -16,6 +16,7 @@ from allround.checkpoints.weights import Weights
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import read_json
+from allround.evaluate.scoreboard import plural
 from allround.merge.recipe import Model, Recipe
 
 #: Bytes of a shard where the base's own files cannot be kept.
@@ -63,7 +64,7 @@ class Plan:
     models: list[Source]
     shards: list[Shard]
     scope: str
-    statistics: dict[str, list[Source]] = field(default_factory=dict)
+    statistics: dict[str, list[Weights]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     #: What is called with the output folder, in order, when the weights and the base's other files lie in it.
     finish: list[Callable[[Path], None]] = field(default_factory=list)
@@ -124,6 +125,7 @@ def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener
     base = opener(recipe.base, None) if recipe.base else None
     models = [opener(model, base) for model in recipe.models]
     entry = registry.find("merge", recipe.method)
+    statistics = _statistics(recipe, entry, models)
     notes: list[str] = []
     finish: list[Callable[[Path], None]] = []
     if recipe.tokenizer or recipe.chat_template or recipe.config or recipe.dtype:
@@ -142,35 +144,44 @@ def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener
     fits.check_extra(outputs)
     fits.raise_problems()
     fits.check_rules(outputs)
-    _check_statistics(recipe, entry)
     return Plan(
         recipe,
         base,
         models,
         _shards(first, items),
         recipe.scope or entry.facts.get("scope", "tensor"),
-        {name: [Weights(f) for f in files] for name, files in recipe.statistics.items()},
+        statistics,
         notes,
         finish,
     )
 
 
-def _check_statistics(recipe: Recipe, entry: registry.Entry) -> None:
+def _statistics(recipe: Recipe, entry: registry.Entry, models: Sequence[Source]) -> dict[str, list[Weights]]:
+    """The files of statistics by kind, one for each model; opened, and checked to be of the kind and of the model."""
+    from allround.merge.statistics.file import check_made_for, command
+
     asked = f"merge {len(recipe.models)} models by '{recipe.method}'"
-    for need in entry.needs:
+    values = [recipe.values, *({**recipe.values, **rule.values} for rule in recipe.rules)]
+    needed = dict.fromkeys(need for given in values for need in entry.needed(entry.resolve(given)))
+    for need in needed:
         given = recipe.statistics.get(need, ())
         if len(given) != len(recipe.models):
             raise AllroundError(
                 asked,
                 f"the method needs statistics of the kind '{need}' for each model, and {len(given) or 'none'} "
                 f"{'are' if len(given) != 1 else 'is'} given",
-                f"give one file for each, in the order of the models: --statistics {need}=FILE,FILE,...",
+                f"compute them, such as: {command(need, models[0].path)}; and give one file for each, in the order of "
+                f"the models: --statistics {need}=FILE,FILE,...",
             )
-    idle = [kind for kind in recipe.statistics if kind not in entry.needs]
+    idle = [kind for kind in recipe.statistics if kind not in needed]
     if idle:
         raise AllroundError(
             asked, f"statistics of the kind '{idle[0]}' are given, and the method takes none of it", "leave them out"
         )
+    opened = {name: [Weights(file) for file in files] for name, files in recipe.statistics.items()}
+    for kind, files in opened.items():
+        check_made_for(kind, files, models, asked)
+    return opened
 
 
 def open_model(model: Model, base: Source | None) -> Source:
@@ -296,15 +307,18 @@ class _Fits:
             extra = self.extra.get(number, [])
             parts = []
             if missing:
-                parts.append(f"{len(missing)} tensors of {whose} are missing ({', '.join(missing[:3])})")
+                parts.append(missing_words(missing, whose))
             if extra:
-                parts.append(f"{len(extra)} tensors are not in the base ({', '.join(extra[:3])})")
+                are = "is" if len(extra) == 1 else "are"
+                parts.append(f"{plural(len(extra), 'tensor')} {are} not in the base ({', '.join(extra[:3])})")
             if differ:
                 parts.append(self._differing(model, differ))
             if number in self.strange:
                 differ = [*differ, *self.strange[number]]
-                parts.append(f"{self.moved[number]} tokens have other numbers in its tokenizer, so the rows of "
-                             f"{self.strange[number][0]} mean other words (the vocabularies differ)")  # fmt: skip
+                moved = self.moved[number]
+                parts.append(f"{plural(moved, 'token')} {'has another number' if moved == 1 else 'have other numbers'} "
+                             f"in its tokenizer, so the rows of {self.strange[number][0]} mean other words (the "
+                             "vocabularies differ)")  # fmt: skip
             if not parts:
                 continue
             found = "; ".join(parts)
@@ -324,7 +338,7 @@ class _Fits:
         reference = self.base or self.models[0]
         other = reference.shape(name) if name in reference else None
         whose = "the base" if self.base else "the first model"
-        words = f"{len(differ)} tensors differ in shape, such as {name}: {shape}, in {whose} {other}"
+        words = differing_words(differ, f"{shape}, in {whose} {other}")
         if EMBEDDING.search(name) or OUTPUT.search(name):
             words += " (the vocabularies differ)"
         return words
@@ -344,6 +358,25 @@ class _Fits:
             "merge only checkpoints that were tuned from this base; to go on: --on-mismatch keep-base takes the "
             "base's tensors there, --on-mismatch skip leaves that model out there"
         )
+
+
+def missing_words(names: Sequence[str], whose: str) -> str:
+    """
+    >>> missing_words(["w"], "the base")
+    '1 tensor of the base is missing (w)'
+    """
+    are = "is" if len(names) == 1 else "are"
+    return f"{plural(len(names), 'tensor')} of {whose} {are} missing ({', '.join(names[:3])})"
+
+
+def differing_words(names: Sequence[str], shapes: str) -> str:
+    """shapes: of the first, in words.
+
+    >>> differing_words(["w", "v"], "(2, 3), in the base (2, 2)")
+    '2 tensors differ in shape, such as w: (2, 3), in the base (2, 2)'
+    """
+    differ = "differs in shape," if len(names) == 1 else "differ in shape, such as"
+    return f"{plural(len(names), 'tensor')} {differ} {names[0]}: {shapes}"
 
 
 class Names:
@@ -425,6 +458,9 @@ def _ties(model: Source) -> bool:
 def _shards(first: Source, items: Mapping[str, list[Item]]) -> list[Shard]:
     metadata = (getattr(first, "metadata", None) or {}) | {"format": "pt"}
     shards = []
+    own = [file for file in items if "/" not in file and file.endswith(".safetensors")]
+    if own and "" in items:  # a head that an adapter brings: beside the others, where libraries look for it
+        items = {file: [*listed, *(items[""] if file == own[-1] else ())] for file, listed in items.items() if file}
     for file, listed in items.items():
         if file.endswith(".safetensors"):
             shards.append(Shard(file, tuple(listed), metadata))

@@ -12,16 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allround.checkpoints.header import FLOATS, SIZES
 from allround.core.errors import AllroundError
 from allround.core.files import read_json
+from allround.evaluate.scoreboard import count, duration
 from allround.merge.plan import Item, Plan
-from allround.merge.run import block_length
+from allround.merge.run import block_length, encoder_settings
+from allround.models.encoder import CONFIG
 
 #: Bytes a second: reading and computing with one thread for each pass, and writing. Measured on the machine of
 #: docs/benchmarks.md; only the order of magnitude is meant.
 _READ, _WRITE = 1.2e9, 1.0e9
 #: Operations a second of a singular value decomposition in one thread, and how many one takes for m x n: this x m n^2.
-_FLOPS, _SVD = 2.0e10, 20
+#: Measured on a matrix of 1536 x 4096 and four models: iso_c 1.4 to 2 s, task_singular_vectors 6 to 7 s, iso_cts
+#: 4 to 8 s; these two say 5 s.
+_FLOPS, _SVD = 1.5e11, 20
 #: Bytes that Python and torch take by themselves.
 _PROCESS = 350e6
 #: Keys of config.json that say how weights are used; two models that differ there hardly merge.
@@ -68,8 +73,6 @@ def _matrix(item: Item) -> tuple[int, int]:
 
 
 def _read(plan: Plan, item: Item) -> int:
-    from allround.checkpoints.header import SIZES
-
     names = [(number, name) for number, name in item.models]
     names += [(-1, item.base)] if item.base is not None else []
     return sum(SIZES[plan.source(n).dtype(name)] for n, name in names) * math.prod(item.shape)
@@ -87,7 +90,7 @@ def passes_of(plan: Plan) -> int:
     whole, compute = Blocks(1 << 16), plan.entry.load()
     base = torch.zeros(4, 4)
     deltas = torch.linspace(-1, 1, 16 * len(item.models)).reshape(-1, 4, 4)
-    extra = {need: torch.ones_like(deltas) for need in plan.entry.needs}
+    extra = {need: torch.ones_like(deltas) for need in plan.entry.needed(item.values)}
     passes = 1
     while True:
         whole.at(0, 0)
@@ -126,6 +129,9 @@ def compare_files(plan: Plan) -> list[str]:
     base = plan.recipe.base
     if base is not None and (Path(base.path) / "allround.json").is_file():
         notes.append(f"{base} is taken as the base, without its heads; are all models behind it tuned from it?")
+    if len(encoder_settings(plan)) > 1:
+        notes.append(f"the models do not say the same in {CONFIG} of how inputs are read, and the base has no such "
+                     "file: the merged model has none either, and reads them by the defaults")  # fmt: skip
     for model in plan.models:
         if model is first or not model.path.is_dir():
             continue
@@ -134,7 +140,7 @@ def compare_files(plan: Plan) -> list[str]:
         notes += [f"{model.path}: {k} is {other[k]!r} in its config.json, in the base {ours[k]!r}" for k in keys]
         if ours.get("id2label") != other.get("id2label") and "id2label" in other:
             notes.append(f"{model.path}: its labels (id2label) differ; those of {first.path} are kept")
-        for name in ("1_Pooling/config.json", "preprocessor_config.json", "modules.json"):
+        for name in ("1_Pooling/config.json", "preprocessor_config.json", "modules.json", CONFIG):
             one, two = first.path / name, model.path / name
             if one.is_file() and two.is_file() and read_json(one) != read_json(two):
                 notes.append(f"{model.path}: its {name} differs; that of {first.path} is kept")
@@ -150,7 +156,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _dtypes(source: Any) -> list[str]:
-    return sorted({source.dtype(name) for name in source if source.dtype(name) in ("F64", "F32", "F16", "BF16")})
+    return sorted({source.dtype(name) for name in source if source.dtype(name) in FLOATS})
 
 
 def groups(plan: Plan) -> list[tuple[str, int, int, Mapping[str, Any] | None]]:
@@ -197,20 +203,20 @@ def describe(plan: Plan, out: Path | None, threads: int) -> list[str]:
         scope = "the whole model" if plan.scope == "model" else "each tensor"
         lines.append(f"scope     norms and thresholds of {scope}")
     lines.append("")
-    rows = [(name, count, numbers, values) for name, count, numbers, values in groups(plan)]
+    rows = groups(plan)
     width = min(70, max((len(row[0]) for row in rows), default=10))
     lines.append(f"{'tensors':<{width}}  {'how many':>8}  {'numbers':>8}  parameters")
     previous = ""
-    for name, count, numbers, values in rows:
+    for name, tensors, numbers, values in rows:
         text = "taken over as it is" if values is None else _values(values) or "none"
-        lines.append(f"{name:<{width}}  {count:>8}  {amount(numbers):>8}  {'as above' if text == previous else text}")
+        lines.append(f"{name:<{width}}  {tensors:>8}  {count(numbers):>8}  {'as above' if text == previous else text}")
         previous = text
     taken = estimate(plan, threads)
     lines += [
         "",
         f"output    {size(plan.bytes)} in {len(plan.shards)} file{'s' * (len(plan.shards) != 1)}"
         + (f", to {out}" if out else ""),
-        f"takes     about {duration(taken.seconds)}, {size(taken.memory)} of memory, with {threads} thread"
+        f"takes     about {duration(max(1, taken.seconds))}, {size(taken.memory)} of memory, with {threads} thread"
         f"{'s' * (threads != 1)}; {size(taken.read)} to read, {passes_of(plan)} pass{'es' * (passes_of(plan) != 1)}",
     ]
     lines += [f"note      {note}" for note in [*plan.notes, *compare_files(plan)]]
@@ -219,41 +225,20 @@ def describe(plan: Plan, out: Path | None, threads: int) -> list[str]:
 
 def _about(source: Any) -> str:
     numbers = sum(source.numel(name) for name in source)
-    return f"{source.path} ({amount(numbers)} numbers in {len(source)} tensors, {'/'.join(_dtypes(source)) or 'none'})"
+    return f"{source.path} ({count(numbers)} numbers in {len(source)} tensors, {'/'.join(_dtypes(source)) or 'none'})"
 
 
 def _values(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in values.items())
 
 
-def amount(number: float) -> str:
-    """A number in short.
-
-    >>> amount(22_713_216)
-    '22.7 M'
-    """
-    for limit, word in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= limit:
-            return f"{number / limit:.1f}{word}"
-    return f"{number:.0f}"
-
-
-def size(count: float) -> str:
+def size(number: float) -> str:
     """Bytes in words.
 
     >>> size(1_400_000_000)
     '1.4 GB'
     """
     for limit, word in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= limit:
-            return f"{count / limit:.1f} {word}"
-    return f"{count:.0f} bytes"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words.
-
-    >>> duration(75)
-    '1 min'
-    """
-    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{max(1, round(seconds))} s"
+        if number >= limit:
+            return f"{number / limit:.1f} {word}"
+    return f"{number:.0f} bytes"

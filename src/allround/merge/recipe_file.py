@@ -35,7 +35,7 @@ def read_recipe(path: Path | str, compat: str | None = None) -> list[Stage]:
         raise AllroundError(
             f"read a recipe compatible with '{compat}'", "that is not known", suggestion(compat, COMPAT)
         )
-    documents, _ = read_documents(path, what="recipe")
+    documents = read_documents(path, what="recipe")
     return read_recipe_documents(documents, name=path.stem, folder=path.parent, compat=compat, asked=asked)
 
 

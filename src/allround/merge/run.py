@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import threading
 from collections import deque
@@ -18,17 +19,20 @@ from torch import Tensor
 
 from allround.checkpoints.header import FLOATS, SCALED, torch_dtype
 from allround.checkpoints.source import Source
+from allround.checkpoints.weights import OTHER_WEIGHTS, index_of, indexes
 from allround.checkpoints.write import WeightsFile, as_bytes, weights_file
+from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, hash_json, read_json, write_json
 from allround.core.jobs import Inline, available_cores, call
 from allround.core.version import __version__
 from allround.merge.plan import Item, Plan, Shard, make_plan
 from allround.merge.recipe import Model, Recipe
+from allround.merge.report import Kept, in_words
+from allround.merge.statistics.file import command, stored, transposed_in
 from allround.merge.whole import Blocks, NeedMore, Part, Whole, name_key, over_blocks
+from allround.models.encoder import CONFIG
 
-#: The base's weights in other formats: they are not merged, so they do not belong beside what is.
-_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf")
 #: Files that speak of the base as a whole: the merged model has its own.
 _OF_FOLDER = ("README.md", "merge.json", "allround.json", "adapter_config.json")
 #: Elements of all models in one block: few enough for the processor's cache, enough to be worth the calls.
@@ -155,7 +159,10 @@ class _Merger:
         self.compute: Callable[..., Tensor] = entry.load()
         self.over = entry.facts.get("block", "tensor")
         self.asks = entry.facts["whole"]
-        self.needs = entry.needs
+        self.tells = entry.facts["report"]
+        #: What the method told of each tensor.
+        self.reports: dict[str, dict[str, float]] = {}
+        self.transposed = {n for files in plan.statistics.values() for file in files for n in transposed_in(file)}
         self.size = sum(math.prod(i.shape) for i in plan.items if i.copied is None) if plan.scope == "model" else 0
 
     def pieces(self, item: Item) -> Iterator[tuple[int, Tensor]]:
@@ -190,28 +197,36 @@ class _Merger:
 
     def _call(self, item: Item, base: Tensor, deltas: Tensor, block: _Block, whole: Whole) -> Tensor:
         extra: dict[str, Any] = {"whole": whole} if self.asks else {}
-        for need in self.needs:
-            extra[need] = self._statistic(need, item, block).to(base.device, base.dtype)
-        return self.compute(base, deltas, **item.values, **extra)
+        if self.tells:
+            extra["report"] = report = Kept()
+        for need in self.plan.entry.needed(item.values):
+            found = [part.to(base.device, base.dtype) for part in self._statistic(need, item, block)]
+            extra[need] = tuple(found) if len(found) > 1 else found[0]
+        if turned := base.ndim == 2 and any(name in self.transposed for _, name in item.models):
+            base, deltas = base.T, deltas.mT  # methods see a layer's weight as (out, in)
+        merged = self.compute(base, deltas, **item.values, **extra)
+        if self.tells and report.numbers:
+            self.reports[item.name] = report.numbers
+        return merged.T if turned else merged
 
-    def _statistic(self, need: str, item: Item, block: _Block) -> Tensor:
-        """What is known of this weight for each model: (k, *block) or (k, *its own shape); (k, 0) where nothing is."""
+    def _statistic(self, need: str, item: Item, block: _Block) -> list[Tensor]:
+        """What is known of this weight for each model, for each part of the statistic: (k, *block) or (k, *its own
+        shape); (k, 0) where nothing is."""
         files = self.plan.statistics[need]
-        lacking = [files[number].path for number, name in item.models if name not in files[number]]
+        parts = registry.find("statistic", need).facts.get("parts", ("",))
+        lacking = [number for number, name in item.models if stored(name, parts[0]) not in files[number]]
         if len(lacking) == len(item.models):
-            return torch.zeros(len(lacking), 0)
+            return [torch.zeros(len(lacking), 0)] * len(parts)
         if lacking:
             raise AllroundError(
                 f"merge the tensor '{item.name}' by '{self.plan.recipe.method}'",
-                f"the statistics in {lacking[0]} hold nothing for it, and those of other models do",
-                "compute them for the same tensors of every model",
+                f"the statistics in {files[lacking[0]].path} hold nothing for it, and those of other models do",
+                f"compute them for every model alike: {command(need, self.plan.models[lacking[0]].path)}",
             )
-        found = []
-        for number, name in item.models:
-            like = files[number].shape(name) == item.shape
-            found.append(files[number].read(name, block.start, block.stop).reshape(block.shape)
-                         if like else files[number].get(name))  # fmt: skip
-        return torch.stack(found)
+        return [
+            torch.stack([_read_statistic(files[n], stored(name, part), item.shape, block) for n, name in item.models])
+            for part in parts
+        ]
 
     def _finish(self, reader: _Reader, block: _Block, whole: Whole, dtype: torch.dtype) -> Tensor:
         base, deltas, raw, odd = reader.read(block)
@@ -238,6 +253,12 @@ class _Merger:
         if odd is None or raw is None:
             return out
         return torch.where(odd, raw.to(dtype), out.cpu())
+
+
+def _read_statistic(file: Source, name: str, shape: tuple[int, ...], block: _Block) -> Tensor:
+    """The block of a statistic that has an entry for each of the weight's, else all of it."""
+    alike = file.shape(name) == shape
+    return file.read(name, block.start, block.stop).reshape(block.shape) if alike else file.get(name)
 
 
 def _merge_item(plan: Plan, item: Item, file: WeightsFile, merger: _Merger) -> list[str]:
@@ -343,7 +364,7 @@ def write_shard(
     finally:
         for _, source in sources:
             source.watch = None
-    return {"notes": notes, "hashes": hashes.found()}
+    return {"notes": notes, "hashes": hashes.found(), "reports": merger.reports}
 
 
 def _order(shard: Shard) -> list[Item]:
@@ -460,18 +481,24 @@ def _is_done(folder: Path, done: Path, shard: Shard) -> bool:
 
 
 def _write_indexes(plan: Plan, folder: Path) -> None:
-    """Where a model's weights lie in several files of a folder, say which holds what, as its library expects."""
-    groups: dict[tuple[str, str], list[Shard]] = {}
+    """Where a model's weights lie in several files of a folder, say which holds what, as its library expects: in the
+    base's index where that names the file, else in the one that goes with `NAME-00001-of-00002`."""
+    root = (plan.base or plan.models[0]).path
+    known = {index.parent / file: index.relative_to(root) for index, listed in indexes(root)
+             if index_of(index.name) == ".safetensors" for file in listed.values()}  # fmt: skip
+    groups: dict[PurePosixPath, list[Shard]] = {}
     for shard in plan.shards:
         path = PurePosixPath(shard.file)
-        stem, parts, _ = path.stem.partition("-00")
-        if parts:
-            groups.setdefault((path.parent.as_posix(), stem), []).append(shard)
-    for (parent, stem), shards in groups.items():
+        part = re.fullmatch(r"(.+)-\d+-of-\d+", path.stem)
+        if (found := known.get(root / path)) is not None:
+            groups.setdefault(PurePosixPath(found), []).append(shard)
+        elif part:
+            groups.setdefault(path.with_name(f"{part[1]}.safetensors.index.json"), []).append(shard)
+    for index, shards in groups.items():
         listed = {item.name: PurePosixPath(shard.file).name for shard in shards for item in shard.items}
         total = sum(shard.bytes for shard in shards)
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(listed.items()))}
-        write_json(folder / parent / f"{stem}.safetensors.index.json", index)
+        value = {"metadata": {"total_size": total}, "weight_map": dict(sorted(listed.items()))}
+        write_json(folder / index, value)
 
 
 def _provenance(plan: Plan, facts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -483,6 +510,8 @@ def _provenance(plan: Plan, facts: list[dict[str, Any]]) -> dict[str, Any]:
         name = str(recipe.models[number] if number >= 0 else recipe.base)
         inputs[number] = {"path": name, "content": hash_json(hashes), "tensors": len(hashes)}
     own = plan.own_values
+    reports = {name: told for fact in facts for name, told in sorted(fact["reports"].items())}
+    told = [f"{recipe.method}: {line}" for line in in_words(reports)]
     return {
         "method": recipe.method,
         "parameters": parameters,
@@ -492,7 +521,8 @@ def _provenance(plan: Plan, facts: list[dict[str, Any]]) -> dict[str, Any]:
         **({"dtype": recipe.dtype} if recipe.dtype else {}),
         "allround": __version__,
         "inputs": {"base": inputs.get(-1), "models": [inputs[n] for n in range(len(plan.models))]},
-        **({"notes": notes} if (notes := [*plan.notes, *(n for f in facts for n in f["notes"])]) else {}),
+        **({"reports": reports} if reports else {}),
+        **({"notes": notes} if (notes := [*plan.notes, *(n for f in facts for n in f["notes"]), *told]) else {}),
     }
 
 
@@ -503,11 +533,25 @@ def copy_files(plan: Plan, folder: Path) -> None:
     for source in sorted(root.rglob("*")) if root.is_dir() else []:
         target = folder / source.relative_to(root)
         hidden = any(part.startswith(".") for part in source.relative_to(root).parts)
-        weights = source.suffix in (".safetensors", *_OTHER_WEIGHTS) or source.name.endswith(".index.json")
+        weights = source.suffix in (".safetensors", *OTHER_WEIGHTS) or index_of(source.name) is not None
         if hidden or weights or source.name in _OF_FOLDER or not source.is_file():
             continue
         with atomic_file(target) as temporary:
             shutil.copyfile(source, temporary)
+    if len(said := encoder_settings(plan)) == 1 and said[0] is not None:
+        write_json(folder / CONFIG, said[0])
+
+
+def encoder_settings(plan: Plan) -> list[Any]:
+    """What the models' files of allround say of how inputs are read, each once (None: nothing), where the base is a
+    folder that says nothing: models tuned from a plain base keep what they were tuned with."""
+    if plan.base is None or not plan.base.path.is_dir() or (plan.base.path / CONFIG).is_file():
+        return []
+    said: list[Any] = []
+    for path in (model.path / CONFIG for model in plan.models):
+        value = read_json(path) if path.is_file() else None
+        said += [value] if value not in said else []
+    return said
 
 
 def merge_folders(
@@ -517,12 +561,16 @@ def merge_folders(
     *,
     method: str,
     parameters: Mapping[str, Any] | None = None,
+    statistics: Mapping[str, Sequence[str]] | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
     """Merge model folders into `out`, an existing folder, and return what was done.
 
-    base, tuned: folders with weights. Weight files keep the base's names and layout; everything else
-    (configuration, tokenizer, pooling) is copied from the base, but for weights in other formats.
+    base, tuned: folders with weights. statistics: kind -> a file for each of tuned. Weight files keep the base's names
+    and layout; everything else (configuration, tokenizer, pooling) is copied from the base, but for weights in other
+    formats.
     """
-    recipe = Recipe(method, tuple(Model(str(t)) for t in tuned), Model(str(base)), dict(parameters or {}))
+    given = {kind: tuple(files) for kind, files in (statistics or {}).items()}
+    models = tuple(Model(str(t)) for t in tuned)
+    recipe = Recipe(method, models, Model(str(base)), dict(parameters or {}), statistics=given)
     return run_plan(make_plan(recipe), out, workers=workers)

@@ -16,6 +16,7 @@ same code so merges a tensor within a few megabytes, or takes its numbers over a
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -79,23 +80,24 @@ class NeedMore(Exception):
     """A method asked what cannot be answered before all blocks were seen."""
 
 
-class Part:
+class Part(ABC):
     """What blocks add up to for one question."""
 
+    @abstractmethod
     def add(self, value: Tensor) -> None:
-        raise NotImplementedError
+        """Take in what one block adds."""
 
+    @abstractmethod
     def join(self, other: Any) -> None:
         """Take in what other blocks added up to; always in the same order, so that rounding is the same."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fork(self) -> Part:
         """An empty part for the same question at the same stage."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> Tensor | None:
         """The answer, or None when all blocks must be seen once more (with what was learned so far)."""
-        raise NotImplementedError
 
 
 class _Sum(Part):

@@ -34,7 +34,7 @@ def find_folder(base: str | Path, what: str = "base") -> Path:
     what: it is for, in messages.
     """
     name = str(base)
-    asked = f"open the {what} '{name}'"
+    asked = _asked(name, what)
     with contextlib.suppress(OSError, RuntimeError):  # no file can have such a name; no such home
         path = Path(base).expanduser()
         if (path / "allround.json").is_file():
@@ -50,29 +50,47 @@ def find_folder(base: str | Path, what: str = "base") -> Path:
         found = importlib.util.find_spec(package)
         if found and found.origin:
             return Path(found.origin).parent / folder
-    known = [*INSTALLED, *(builtin_encoders() if what == "base" else ())]
     if not _HUB_ID.fullmatch(name) or name.startswith((".", "/", "~")):
         raise AllroundError(
-            asked, "there is no such folder, and it is no Hub id", f"check the path; {suggestion(name, known)}"
+            asked, "there is no such folder, and it is no Hub id", f"check the path; {suggestion(name, _known(what))}"
         )
-    return _download(name, asked, known)
+    return download(name, what)
 
 
-def _download(name: str, asked: str, known: list[str]) -> Path:
+def _asked(name: str, what: str) -> str:
+    return f"open the {what} '{name}'"
+
+
+def _known(what: str) -> list[str]:
+    return [*INSTALLED, *(builtin_encoders() if what == "base" else ())]
+
+
+def download(name: str, what: str = "model", *, revision: str | None = None) -> Path:
+    """The local copy of a Hub repository: configuration, tokenizer, and weights as safetensors.
+
+    what: it is for. A base is used through safetensors only; of others that have none, PyTorch's own files are taken.
+    revision: a branch, a tag or a commit; by default the newest.
+    """
+    asked = _asked(name, what) + (f" at the revision '{revision}'" if revision else "")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise AllroundError(asked, "there is no such folder", "check the path; to use Hub ids: pip install "
                             "'allround[text]'") from error  # fmt: skip
-    patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*/*.safetensors", "*/*.json"]
+    patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*/*.safetensors", "*/*.json"]
+    options: dict[str, Any] = {"revision": revision, "ignore_patterns": ["onnx/*", "openvino/*"]}
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["onnx/*", "openvino/*"]))
+        folder = Path(snapshot_download(name, allow_patterns=patterns, **options))
+        if what != "base" and not any(folder.rglob("*.safetensors")):
+            snapshot_download(name, allow_patterns=["*.bin"], **options)
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise AllroundError(
             asked,
             f"there is no such folder, and the Hub gave nothing of that name ({type(error).__name__})",
-            f"check the path or id and the network; {suggestion(name, known)}",
+            f"check the path or id{', the revision' if revision else ''} and the network; "
+            f"{suggestion(name, _known(what))}",
         ) from error
 
 

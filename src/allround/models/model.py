@@ -85,6 +85,11 @@ class MultiTaskModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def parameters_stored(self) -> int:
+        """How many parameters must be kept for all its tasks."""
+        return parameters_of(self)
+
     def definition(self, task: str) -> Definition:
         """The definition of a task, or an error that suggests the nearest name."""
         if task not in self.definitions:

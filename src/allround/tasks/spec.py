@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from allround.core.documents import parse_documents, read_text
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
 from allround.tasks.make import check_kind, check_metric
 from allround.tasks.task import SPLITS
 
-MAX_BYTES = 10 * 1024 * 1024
+#: Suites may list many labels, so there is more room than in other files that people write.
+MAX_BYTES = 10 << 20
+MAX_VALUES = 1_000_000
 
 
 def _tuple(value: Any) -> Any:
@@ -111,21 +113,8 @@ def read_suite(path: Path | str) -> SuiteSpec:
     Raises `AllroundError` that names the key, such as `tasks.trec.metrc`.
     """
     path = Path(path)
-    asked = f"read the suite file '{path}'"
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise AllroundError(
-                asked, f"it has {size:,} bytes; a suite file has at most {MAX_BYTES:,}", "check that this is the file"
-            )
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise AllroundError(asked, "the file is not there", "check the path") from None
-    except UnicodeDecodeError as error:
-        raise AllroundError(asked, f"it is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
-    except OSError as error:
-        raise AllroundError(asked, f"it cannot be read: {error.strerror}", "check the path") from error
-    return parse_suite(text, name=path.stem, asked=asked)
+    text = read_text(path, what="suite file", max_bytes=MAX_BYTES)
+    return parse_suite(text, name=path.stem, asked=f"read the suite file '{path}'")
 
 
 def parse_suite(text: str, *, name: str, asked: str = "read a suite") -> SuiteSpec:
@@ -138,7 +127,10 @@ def parse_suite(text: str, *, name: str, asked: str = "read a suite") -> SuiteSp
     >>> spec.name, spec.tasks["mood"].inputs
     ('moods', ('text',))
     """
-    raw = _parse(text, asked)
+    documents = parse_documents(text, asked=asked, max_values=MAX_VALUES, plain_words=True)
+    if len(documents) > 1:
+        raise AllroundError(asked, f"it holds {len(documents)} documents", "write one: take out the lines '---'")
+    raw = documents[0] if documents else None
     if not isinstance(raw, dict):
         raise AllroundError(asked, f"it holds {reprlib.repr(raw)}", "write a mapping with the key `tasks`")
     raw.setdefault("name", name)
@@ -171,42 +163,6 @@ class _at:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, AllroundError):
             raise AllroundError(self.asked, f"{self.key}: {error.found} ({error.asked})", error.do) from None
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain data only; a key twice is an error, and only true and false are truth values (so a label may be `no`)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if (key.tag, key.value) in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key '{key.value}' stands twice", key.start_mark
-                    )
-                seen.add((key.tag, key.value))
-        made: dict[Any, Any] = super().construct_mapping(node, deep)
-        return made
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:bool"]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
-
-
-def _parse(text: str, asked: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise AllroundError(asked, f"{where}{error.problem}", "correct the YAML there") from None
-    except RecursionError:
-        raise AllroundError(asked, "it is nested too deeply", "write it flat, as the documentation shows") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise AllroundError(asked, f"it is not readable as YAML: {error}", "correct the YAML") from None
 
 
 _KNOWN = {

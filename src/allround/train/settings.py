@@ -18,7 +18,12 @@ class Settings:
     heads: "frozen" keeps the heads as fitted on the frozen base, so that all specialists write into one feature
     space; "tuned" trains them along.
     patience: evaluations without a better validation score after which a task is drawn no more; `None` trains to
-    the end. Either way the best state on validation is kept.
+    the end.
+    keep: "best" leaves the model in its best state on validation, "last" as it is at the end.
+    optimiser: "adamw", or "sgd" (plain gradient descent, without momentum).
+    start, stop: the part of the training that is done, as shares of all its steps. Tasks, rows and rate are those that
+    the whole training has there, so that parts done one after the other see each row as often as the whole; only the
+    optimiser's averages begin anew.
     precision: "bf16" computes matrix products in bfloat16 (weights and the best state stay float32), "fp32" does not;
     "auto" takes bf16 where the processor or GPU computes it natively. Final predictions are always made in float32.
     sample: how often each task is drawn; `sample_settings` are that method's parameters.
@@ -31,6 +36,10 @@ class Settings:
     warmup: float = 0.1
     clip: float = 1.0
     patience: int | None = None
+    keep: str = "best"
+    optimiser: str = "adamw"
+    start: float = 0.0
+    stop: float = 1.0
     tune: str = "full"
     lora_rank: int = 8
     heads: str = "frozen"
@@ -45,6 +54,8 @@ class Settings:
         for name, known in {
             "tune": ("full", "lora"),
             "heads": ("frozen", "tuned"),
+            "keep": ("best", "last"),
+            "optimiser": ("adamw", "sgd"),
             "precision": ("auto", "fp32", "bf16"),
         }.items():
             if getattr(self, name) not in known:
@@ -63,6 +74,9 @@ class Settings:
                 )
         if self.warmup > 1:
             raise AllroundError(f"train with warmup={self.warmup}", "it is a share of all steps", "give at most 1")
+        if not 0 <= self.start < self.stop <= 1:
+            raise AllroundError(f"train from {self.start} to {self.stop} of all steps", "that is no part of them",
+                                "give shares with 0 <= start < stop <= 1")  # fmt: skip
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and value <= 0:

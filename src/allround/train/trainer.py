@@ -17,6 +17,8 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file
 from allround.core.seeds import seed_everything, seed_of
+from allround.models.batches import draw_batches
+from allround.models.device import pick_device, precision
 from allround.models.model import MultiTaskModel
 from allround.tasks.kind import kind
 from allround.tasks.metric import better, metric
@@ -48,13 +50,14 @@ def train(
     scratch: Path | None = None,
     adapter: Path | None = None,
 ) -> Course:
-    """Train the model in place and leave it in its best state on validation.
+    """Train the model in place and leave it in its best state on validation, unless the settings say otherwise.
 
-    Each step draws one task (`settings.sample`), takes a batch of its training rows, and steps AdamW on the task's
-    own loss; the rate rises linearly over the first `warmup` of the steps, then falls linearly to zero. Validation
-    is scored before the first step and once an epoch. The best state is the one with the highest mean over tasks of
-    the validation score relative to the score before the first step. With `patience`
-    set, a task that does not get better for that many evaluations is drawn no more; when none is left, training ends.
+    Each step draws one task (`settings.sample`), takes a batch of its training rows, and steps AdamW (or the
+    `optimiser` of the settings) on the task's own loss; the rate rises linearly over the first `warmup` of the steps,
+    then falls linearly to zero. Validation is scored before the first step and once an epoch. The best state is the
+    one with the highest mean over tasks of the validation score relative to the score before the first step; with
+    `keep` set to "last", the last one is left instead. With `patience` set, a task that does not get better for that
+    many evaluations is drawn no more; when none is left, training ends.
 
     scratch: a folder in which unfinished training is kept; called again after a kill with the same arguments, it
     goes on there and ends with the same weights. adapter: where the adapter is written when `tune` is "lora".
@@ -79,7 +82,7 @@ class _Run:
         self.model, self.tasks, self.settings, self.seed = model, list(tasks), settings, seed
         self.adapter = adapter
         self.state_file = scratch / "training.pt" if scratch else None
-        seed_everything(seed_of(seed, "train"))
+        seed_everything(seed_of(seed, "train", *([settings.start] if settings.start else [])))
         # Its state is one for the process; each run of ours chooses anew.
         AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = Accelerator(
@@ -95,7 +98,8 @@ class _Run:
         self.steps_per_epoch = sum(math.ceil(n / settings.batch_size) for n in self.sizes)
         self.steps = epochs * self.steps_per_epoch
         self.sequence = draw_tasks(self.sizes, self.steps, settings, seed_of(seed, "tasks"))
-        self.optimiser = torch.optim.AdamW(
+        kinds = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        self.optimiser = kinds[settings.optimiser](
             list(self.trained.values()), lr=self.rate, weight_decay=settings.weight_decay, fused=True
         )
         self.model, self.optimiser = self.accelerator.prepare(model, self.optimiser)
@@ -105,9 +109,15 @@ class _Run:
             for split in ("train", "validation")
         }
 
-        self.step = 0
+        self.step, self.stop = round(settings.start * self.steps), round(settings.stop * self.steps)
+        if self.step == self.stop:
+            raise AllroundError(
+                f"train from {settings.start:.3g} to {settings.stop:.3g} of {self.steps} steps",
+                "there is no step between",
+                "train for more epochs, or in fewer parts",
+            )
         self.course = Course(examples={t.name: 0 for t in self.tasks})
-        self.drawn = [0] * len(self.tasks)
+        self.drawn = [self.sequence[: self.step].count(index) for index in range(len(self.tasks))]
         self.best: dict[str, Tensor] = {}
         self.best_mean = -math.inf
         self.task_best = [-math.inf] * len(self.tasks)
@@ -125,10 +135,10 @@ class _Run:
         self.seconds_before = before
         if not self.course.evaluations:
             self._evaluate()
-        while self.step < self.steps and not all(self._stopped(i) for i in range(len(self.tasks))):
+        while self.step < self.stop and not all(self._stopped(i) for i in range(len(self.tasks))):
             self._one_step()
             self.step += 1
-            if self.step % self.steps_per_epoch == 0 or self.step == self.steps:
+            if self.step % self.steps_per_epoch == 0 or self.step == self.stop:
                 self._evaluate()
             if self.state_file and time.perf_counter() - self.saved > SAVE_EVERY:
                 self._save()
@@ -197,7 +207,7 @@ class _Run:
             score = metric(task.definition.metric).score(task.splits["validation"].targets, predicted, task.definition)
             scores.append(score)
             first = self.course.evaluations[0]["scores"][task.name] if self.course.evaluations else score
-            relative.append(_relative(score, first, better(task.definition.metric)))
+            relative.append(relative_score(score, first, better(task.definition.metric)))
             if relative[-1] > self.task_best[index]:
                 self.task_best[index], self.waits[index] = relative[-1], 0
             else:
@@ -205,7 +215,7 @@ class _Run:
         mean = sum(relative) / len(relative)
         named = {t.name: s for t, s in zip(self.tasks, scores, strict=True)}
         self.course.evaluations.append({"step": self.step, "scores": named})
-        if mean > self.best_mean:
+        if mean > self.best_mean or self.settings.keep == "last":
             self.best_mean = mean
             self.course.best_step = self.step
             self.best = {n: p.detach().cpu().clone() for n, p in self.trained.items()}
@@ -282,54 +292,19 @@ def draw_tasks(sizes: Sequence[int], steps: int, settings: Settings, seed: int) 
     return [sequence[i] for i in torch.randperm(len(sequence), generator=generator).tolist()]
 
 
-def draw_batches(lengths: Sequence[int], batch_size: int, seed: int) -> list[list[int]]:
-    """One epoch of a task: every row once, in seeded order, rows of like length together to save padding.
+def relative_score(score: float, first: float, direction: str) -> float:
+    """A score as a share of the first one, above 1 where it is better.
 
-    Rows are shuffled, cut into stretches of 8 batches, sorted by length within each stretch, cut into batches, and
-    the batches are shuffled.
-
-    >>> sorted(row for batch in draw_batches([5, 1, 4, 2, 3], 2, seed=0) for row in batch)
-    [0, 1, 2, 3, 4]
+    >>> relative_score(0.75, 0.5, "higher"), relative_score(0.5, 1.0, "lower")
+    (1.5, 2.0)
     """
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(lengths), generator=generator).tolist()
-    stretch = 8 * batch_size
-    for start in range(0, len(order), stretch):
-        order[start : start + stretch] = sorted(order[start : start + stretch], key=lambda row: lengths[row])
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-
-
-def _relative(score: float, first: float, direction: str) -> float:
     small = 0.05  # keeps the ratio in bounds where the first score is about zero
     return score / max(first, small) if direction == "higher" else first / max(score, 1e-12)
 
 
-def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the first CUDA device where there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise AllroundError(f"use the device '{name}'", "torch sees no CUDA device here", "use --device cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise AllroundError(f"use the device '{name}'", "torch knows no such device", "use auto, cpu or cuda") from None
-
-
 def precision_of(settings: Settings) -> str:
-    """ "bf16" where the matrix products are to be computed in half precision, else "no"; weights stay float32."""
-    if settings.precision != "auto":
-        return {"fp32": "no", "bf16": "bf16"}[settings.precision]
-    if pick_device(settings.device).type != "cpu":
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    return "bf16" if _cpu_has_bf16() else "no"
-
-
-def _cpu_has_bf16() -> bool:
-    path = Path("/proc/cpuinfo")
-    flags = path.read_text() if path.is_file() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    """The precision of matrix products that the settings mean, "bf16" or "no"."""
+    return precision(settings.precision, settings.device)
 
 
 def _add_adapter(model: MultiTaskModel, settings: Settings) -> Any:

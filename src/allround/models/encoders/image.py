@@ -15,10 +15,13 @@ from allround.core.registry import method
 from allround.models.encoder import CONFIG, Batch, Encoder
 from allround.tasks.definition import Definition
 
+#: How an image is given to a network that reads so many channels.
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
 
 @method(source="the model's own pooler output, or the mean over patches where it has none")
 class Image(Encoder):
-    """A transformers vision model with its image processor.
+    """A transformers vision model with its image processor. Images become grey or coloured, as the model reads them.
 
     Shapes: images -> features (n, hidden). The saved folder loads in plain transformers.
     """
@@ -35,6 +38,13 @@ class Image(Encoder):
         config = getattr(model.config, "vision_config", model.config)
         sizes = getattr(config, "hidden_sizes", None)
         self.dim = int(sizes[-1] if sizes else config.hidden_size)
+        self.channels = int(getattr(config, "num_channels", 3))
+        if self.channels not in _MODES:
+            raise AllroundError(
+                "read images with an encoder",
+                f"its network reads {self.channels} channels, and images have 1, 3 or 4 (grey, colours, transparency)",
+                "choose another --base",
+            )
 
     @property
     def backbone(self) -> torch.nn.Module:
@@ -48,9 +58,27 @@ class Image(Encoder):
         self.check(definition)
         prepared: list[Tensor] = []
         for start in range(0, len(inputs), 64):
-            images = [image.convert("RGB") for (image,) in inputs[start : start + 64]]
-            prepared += list(self.processor(images=images, return_tensors="pt")["pixel_values"])
+            images = [image.convert(_MODES[self.channels]) for (image,) in inputs[start : start + 64]]
+            prepared += self._processed(images)
         return prepared
+
+    def _processed(self, images: list[Any]) -> list[Tensor]:
+        try:
+            made: Tensor = self.processor(images=images, return_tensors="pt")["pixel_values"]
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise self._unfit(f"refuses them: {error}") from error
+        if made.ndim == 4 and made.shape[1] != self.channels:
+            raise self._unfit(f"makes {made.shape[1]} of it")
+        return list(made)
+
+    def _unfit(self, found: str) -> AllroundError:
+        channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
+        return AllroundError(
+            "read images with an encoder",
+            f"its network reads images of {channels}, and its image processor {found}",
+            "let its preprocessor_config.json say what its config.json (num_channels) does: image_mean and image_std "
+            "with one number for each channel; do_convert_rgb only where there are 3",
+        )
 
     def collate(self, prepared: Sequence[Tensor], definition: Definition) -> Batch:
         return Batch({"pixel_values": torch.stack(list(prepared))}, len(prepared))

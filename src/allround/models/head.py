@@ -1,4 +1,4 @@
-"""Fitting a linear head on frozen features: the first half of linear probing then fine-tuning."""
+"""Fitting a linear head on frozen features: before tuning, or on a merged encoder."""
 
 from __future__ import annotations
 

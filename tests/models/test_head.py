@@ -14,6 +14,7 @@ from torch import nn
 from allround.models.base import load_encoder
 from allround.models.encoder import Encoder, hash_tensors
 from allround.models.encoders.module import Module
+from allround.models.head import PENALTIES, Head, features_of, fit_head
 from allround.models.model import MultiTaskModel
 from allround.tasks.kind import kind
 from allround.tasks.make import make_task
@@ -21,7 +22,6 @@ from allround.tasks.metric import metric
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 from allround.train import head as module
-from allround.train.head import PENALTIES, Head, features_of, fit_head
 
 COLUMNS = ("a", "b", "c", "d", "e")
 

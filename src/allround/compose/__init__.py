@@ -1,0 +1,1 @@
+"""Systems put together from parts: stores of residuals."""
