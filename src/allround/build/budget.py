@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from allround.merge.learn.learning import Learning
 from allround.tasks.kind import kind
 from allround.tasks.task import Task
 
@@ -19,13 +20,18 @@ FILL = 0.85
 
 @dataclass(frozen=True)
 class Plan:
-    """What the budget allows. `share` of the rows of every split is kept; `words` say so in the report."""
+    """What the budget allows. `share` of the rows of every split is kept; `words` say so in the report.
+
+    left_out: learned merges that there is no time for. cut: whether anything else was cut.
+    """
 
     share: float
     trials: int
     epochs: int | None
     estimate: float
     words: str
+    left_out: tuple[str, ...] = ()
+    cut: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,6 +61,27 @@ def estimate(
         checks = (epochs + 1) * (1 + joint) * rows["validation"]
         predicted = checks + systems * (rows["validation"] + rows["test"]) + trials * methods * rows["validation"]
         seconds += (predicted + rows["train"]) * speed[name]["predict"]
+    return seconds / workers
+
+
+def learning_time(
+    tasks: Mapping[str, Task],
+    speed: Mapping[str, Mapping[str, float]],
+    learning: Learning,
+    *,
+    trials: int,
+    workers: int,
+) -> float:
+    """Seconds that a learned merge will take: for each setting, the specialists' answers to its rows, its steps, and
+    validation; then test."""
+    seconds = 0.0
+    for name, task in tasks.items():
+        rows = {s: len(task.splits[s]) for s in FEWEST}
+        seen = learning.all_steps * min(learning.batch, rows["train"])
+        answered = min(learning.rows, rows["train"]) if "specialist" in learning.needs else 0
+        fitted = rows["train"] if learning.heads == "fitted" else 0
+        once = seen * speed[name]["train"] + (answered + fitted + rows["validation"]) * speed[name]["predict"]
+        seconds += trials * once + (rows["validation"] + rows["test"]) * speed[name]["predict"]
     return seconds / workers
 
 
@@ -105,7 +132,7 @@ def make_plan(
             f"{asked}, where the whole work was estimated at {whole / 60:.1f} min: at most {few} settings instead of "
             f"{trials} were tried for each merge method. All rows were used."
         )
-        return Plan(1.0, few, None, found, words)
+        return Plan(1.0, few, None, found, words, cut=True)
     for count in (epochs, 1):
         share = _largest(lambda s, count=count: fits(s, few, count))
         if share > 0:
@@ -117,7 +144,38 @@ def make_plan(
     words = f"{asked}, where the whole work was estimated at {whole / 60:.1f} min: {'; '.join(cut)}."
     if not share:
         words += f" That is the least allround does; it was estimated at {found / 60:.1f} min, more than the budget."
-    return Plan(share, few, count if count < epochs else None, found, words)
+    return Plan(share, few, count if count < epochs else None, found, words, cut=True)
+
+
+def with_learned(
+    plan: Plan,
+    tasks: Mapping[str, Task],
+    speed: Mapping[str, Mapping[str, float]],
+    learned: Mapping[str, Learning],
+    *,
+    minutes: float,
+    trials: Mapping[str, int],
+    workers: int,
+) -> Plan:
+    """The plan with as many learned merges as fit beside all else, those that take least first. None of them where
+    anything had to be cut. trials: settings that are tried of each."""
+    costs = {n: learning_time(tasks, speed, one, trials=trials[n], workers=workers) for n, one in learned.items()}
+    left = FILL * 60 * minutes - plan.estimate if not plan.cut else 0.0
+    taken: list[str] = []
+    for name in sorted(costs, key=lambda n: costs[n]):
+        if costs[name] > left:
+            break
+        left -= costs[name]
+        taken.append(name)
+    out = tuple(name for name in learned if name not in taken)
+    spent = sum(costs[name] for name in taken)
+    words = plan.words
+    if taken:
+        words += f" Learned merges: {', '.join(taken)} ({spent / 60:.1f} min more)."
+    if out:
+        times = ", ".join(f"{name} (about {costs[name] / 60:.1f} min)" for name in out)
+        words += f" There was no time for the learned {'merge' if len(out) == 1 else 'merges'} {times}."
+    return replace(plan, estimate=plan.estimate + spent, words=words, left_out=out)
 
 
 def _largest(fits: Any) -> float:

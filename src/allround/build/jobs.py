@@ -12,15 +12,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from allround.core.pieces import Piece
+from allround.core.progress import Progress
 from allround.core.seeds import seed_everything
 from allround.evaluate.predict import predict_split
 from allround.evaluate.predictions import Predictions, score
+from allround.merge.learn import learning
+from allround.merge.learn.material import Specialist
+from allround.merge.learn.run import learn
+from allround.merge.learn.save import write
 from allround.merge.run import merge_folders
+from allround.merge.statistics.collect import collect
 from allround.models.base import find_folder, load_encoder, open_encoder
+from allround.models.device import pick_device, products
 from allround.models.encoder import Encoder
+from allround.models.head import fit_head
 from allround.models.model import (
     MultiTaskModel,
     parameters_of,
@@ -30,9 +36,11 @@ from allround.models.model import (
     write_heads,
 )
 from allround.tasks.task import Task
-from allround.train.head import fit_head
 from allround.train.settings import Settings
-from allround.train.trainer import pick_device, precision_of, train
+from allround.train.trainer import train
+
+#: The file of a statistic in its piece.
+STATISTIC = "statistic.safetensors"
 
 
 @lru_cache(maxsize=64)
@@ -138,6 +146,7 @@ def try_merge(
     tasks: Mapping[str, str],
     method: str,
     parameters: Mapping[str, Any],
+    statistics: Mapping[str, Sequence[str]],
     settings: Mapping[str, Any],
 ) -> None:
     """One merge with one setting, scored on validation in the precision of training; its weights are not kept."""
@@ -145,19 +154,10 @@ def try_merge(
     with piece.make() as (folder, facts):
         merged = folder / "merged"
         merged.mkdir()
-        encoders = [f"{s}/encoder" for s in specialists.values()]
-        merge_folders(base, encoders, merged, method=method, parameters=parameters)
-        chosen = Settings.from_json(dict(settings))
-        device = pick_device(chosen.device)
-        model = assemble(str(merged), specialists, [_task(f) for f in tasks.values()]).to(device)
-        half = torch.autocast(device.type, torch.bfloat16, enabled=precision_of(chosen) == "bf16")
-        scores = {}
-        for name, task_folder in tasks.items():
-            rows = _rows(model.encoder, base, task_folder, "validation")
-            with half:
-                scores[name] = score(predict_split(model, _task(task_folder), "validation", prepared=rows))
+        merge_folders(base, _encoders(specialists), merged, method=method, parameters=parameters,
+                      statistics=_files(statistics))  # fmt: skip
+        facts["validation"] = _validation(str(merged), specialists, base, tasks, settings)
         shutil.rmtree(merged)
-        facts["validation"] = scores
         facts["seconds"] = time.perf_counter() - started
 
 
@@ -168,17 +168,86 @@ def merge(
     tasks: Mapping[str, str],
     method: str,
     parameters: Mapping[str, Any],
+    statistics: Mapping[str, Sequence[str]],
 ) -> None:
     """The merged model: a merged encoder and every specialist's head."""
     started = time.perf_counter()
     with piece.make() as (folder, facts):
         (folder / "encoder").mkdir()
-        encoders = [f"{s}/encoder" for s in specialists.values()]
-        recipe = merge_folders(base, encoders, folder / "encoder", method=method, parameters=parameters)
+        recipe = merge_folders(base, _encoders(specialists), folder / "encoder", method=method, parameters=parameters,
+                               statistics=_files(statistics))  # fmt: skip
         heads = {name: read_heads(Path(s) / "heads.safetensors")[name] for name, s in specialists.items()}
         write_heads(folder / "heads.safetensors", heads)
         definitions = {name: _task(f).definition for name, f in tasks.items()}
         write_definitions(folder, definitions, {"made_by": recipe})
+        facts["seconds"] = time.perf_counter() - started
+
+
+def _encoders(specialists: Mapping[str, str]) -> list[str]:
+    return [f"{folder}/encoder" for folder in specialists.values()]
+
+
+def _files(statistics: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    return {kind: [f"{folder}/{STATISTIC}" for folder in folders] for kind, folders in statistics.items()}
+
+
+def _validation(
+    encoder: str, heads: Mapping[str, str], base: str, tasks: Mapping[str, str], settings: Mapping[str, Any]
+) -> dict[str, float]:
+    """Validation scores of an encoder with heads, in the precision of training."""
+    chosen = Settings.from_json(dict(settings))
+    model = assemble(encoder, heads, [_task(f) for f in tasks.values()]).to(pick_device(chosen.device))
+    scores = {}
+    for name, folder in tasks.items():
+        rows = _rows(model.encoder, base, folder, "validation")
+        with products(chosen.precision, chosen.device):
+            scores[name] = score(predict_split(model, _task(folder), "validation", prepared=rows))
+    return scores
+
+
+def make_statistic(piece: Piece, kind: str, specialist: str, task: str, rows: int, seed: int, device: str) -> None:
+    """A statistic of a specialist on its task's training rows."""
+    started = time.perf_counter()
+    with piece.make() as (folder, facts):
+        made = collect(specialist, [_task(task)], kind, folder / STATISTIC, rows=rows, seed=seed,
+                       device=device)  # fmt: skip
+        facts["rows"] = made.rows
+        facts["seconds"] = time.perf_counter() - started
+
+
+def learn_merge(
+    piece: Piece,
+    base: str,
+    specialists: Mapping[str, str],
+    tasks: Mapping[str, str],
+    preset: str,
+    values: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    seed: int,
+) -> None:
+    """A learned merge: the whole model, and its validation scores."""
+    started = time.perf_counter()
+    chosen = Settings.from_json(dict(settings))
+    with piece.make() as (folder, facts):
+        data = {name: _task(place) for name, place in tasks.items()}
+        made = learn(
+            base,
+            [Specialist(Path(s) / "encoder", (n,), read_heads(Path(s) / "heads.safetensors"))
+             for n, s in specialists.items()],
+            data,
+            learning.preset(preset, values),
+            seed=seed,
+            device=chosen.device,
+            precision=chosen.precision,
+            progress=Progress(quiet=True),
+        )  # fmt: skip
+        record = {"preset": preset, "specialists": list(specialists), **made.record}
+        write(folder, made, {name: task.definition for name, task in data.items()}, record)
+        facts["validation"] = _validation(
+            str(folder / "encoder"), dict.fromkeys(tasks, str(folder)), base, tasks, settings
+        )
+        facts["rows"] = sum(made.record["rows"].values())
+        facts["learning_seconds"] = made.record["seconds"]
         facts["seconds"] = time.perf_counter() - started
 
 

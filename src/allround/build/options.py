@@ -74,9 +74,9 @@ class Constraints:
 class Options:
     """How to build.
 
-    methods: merge methods, `None` for every one there is. trials: most settings tried for each merge method.
-    joint: whether to train the joint model. specialists: folders of models that are already tuned, by task.
-    budget: minutes, or `None`. workers: processes, `None` for one a core.
+    methods: merge methods and presets of learned merges; `None` for those that are worth trying. trials: most settings
+    tried for each. joint: whether to train the joint model. specialists: folders of models that are already tuned, by
+    task. budget: minutes, or `None`. workers: processes, `None` for one a core.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -92,7 +92,8 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in self.methods or ():
-            registry.find("merge", name)
+            if name not in registry.names("learn"):
+                registry.find("merge", name)
         for name, low in {"trials": 1, "resamples": 100}.items():
             if getattr(self, name) < low:
                 raise AllroundError(f"build with {name}={getattr(self, name)}", "that is too few",
@@ -102,8 +103,8 @@ class Options:
         if self.workers is not None and self.workers < 1:
             raise AllroundError(f"build with {self.workers} workers", "that is nobody", "give at least 1")
 
-    @property
-    def chosen_methods(self) -> list[str]:
+    def chosen(self, family: str) -> list[str]:
+        """The methods of a family ("merge" or "learn") that are tried."""
         if self.methods is not None:
-            return list(self.methods)
-        return [entry.name for entry in registry.entries("merge") if entry.facts.get("build")]
+            return [name for name in self.methods if name in registry.names(family)]
+        return [entry.name for entry in registry.entries(family) if entry.facts.get("build")]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allround.build import jobs
-from allround.build.budget import Plan, make_plan, scaled
+from allround.build.budget import Plan, make_plan, scaled, with_learned
 from allround.build.options import Options
 from allround.build.results import (
     about_machine,
@@ -22,7 +22,7 @@ from allround.build.results import (
     save_model,
     task_facts,
 )
-from allround.build.search import Trial, run_searches
+from allround.build.search import Trial, most_trials, run_searches
 from allround.build.single import floor
 from allround.build.systems import Judge, Parts, PredictionGroup
 from allround.core import registry
@@ -35,15 +35,20 @@ from allround.core.seeds import seed_of
 from allround.evaluate.predictions import Predictions
 from allround.evaluate.report import write_report
 from allround.evaluate.scoreboard import Cost, Scoreboard, System
+from allround.merge.learn.learning import preset
 from allround.models.base import builtin_encoders, check_is_model, find_folder
+from allround.models.device import pick_device
+from allround.models.head import PENALTIES
 from allround.tasks.task import SPLITS, Task
-from allround.train.head import PENALTIES
-from allround.train.trainer import pick_device
 
 if TYPE_CHECKING:
     from torch import nn
 
     from allround.tasks.suite import Suite
+
+
+#: Training rows of each task that statistics are computed from.
+STATISTIC_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,7 @@ class _Run:
         self.tasks: dict[str, Task] = dict(suite.tasks)
         self.settings = options.settings
         self.trials = options.trials
+        self.methods = {family: options.chosen(family) for family in ("merge", "learn")}
         self.workers = options.workers or min(available_cores(), 8)
         self.started = time.perf_counter()
         self.systems: list[Parts] = []
@@ -224,7 +230,7 @@ class _Run:
             budget=self.options.budget,
             settings=self.settings.to_json(),
             trials=self.trials,
-            methods=self.options.chosen_methods,
+            methods=self.methods,
         )
         if not decided.done:
             # A first fit of the heads on all rows is the work that follows anyway.
@@ -233,17 +239,23 @@ class _Run:
             job = call(jobs.probe, base=self.base_encoder, heads=heads, tasks=self.data,
                        settings=self.settings.to_json())  # fmt: skip
             ((_, speed),) = self.runner.run([job])
+            workers = self.workers if not isinstance(self.runner, Inline) else 1
+            minutes = self.options.budget
             plan = make_plan(
                 self.tasks,
                 speed,
-                minutes=self.options.budget,
+                minutes=minutes,
                 spent=time.perf_counter() - self.started,
                 trials=self.trials,
-                methods=len(self.options.chosen_methods),
+                methods=len(self.methods["merge"]),
                 epochs=self.settings.epochs or self.base_piece.facts["epochs"],
                 joint=self.options.joint,
-                workers=self.workers if not isinstance(self.runner, Inline) else 1,
+                workers=workers,
             )
+            learned = {name: preset(name) for name in self.methods["learn"]}
+            if learned:
+                trials = {name: most_trials(registry.find("learn", name), self.trials) for name in learned}
+                plan = with_learned(plan, self.tasks, speed, learned, minutes=minutes, trials=trials, workers=workers)
             with decided.make() as (_, facts):
                 facts.update(plan.to_json())
         plan = Plan(**decided.facts)
@@ -255,6 +267,7 @@ class _Run:
             }
             self._save_data()
         self.trials = plan.trials
+        self.methods["learn"] = [name for name in self.methods["learn"] if name not in plan.left_out]
         self.settings = self.settings.with_(epochs=plan.epochs)
         return plan
 
@@ -339,68 +352,155 @@ class _Run:
             )
 
     def _merge(self) -> None:
-        """Search each method's settings on validation, then make the chosen merge."""
+        """Search each method's settings on validation, and make the chosen merge: fixed ones, then learned ones."""
         self._predict("validation")
-        if len(self.tasks) < 2 or not self.options.chosen_methods:
+        if len(self.tasks) < 2:
             return
-        entries = [registry.find("merge", m) for m in self.options.chosen_methods]
-        parts = {
+        self.made_from = {"base": self.base_piece.key, "specialists": {n: p.key for n, p in self.specialists.items()}}
+        self.parts = {
             "base": self.base_encoder,
             "specialists": {n: str(p.folder) for n, p in self.specialists.items()},
             "tasks": self.data,
         }
-        settings = self.settings.to_json()
-        made_from = {"base": self.base_piece.key, "specialists": {n: p.key for n, p in self.specialists.items()}}
+        for family, make in (("merge", self._merge_fixed), ("learn", self._merge_learned)):
+            names = self.methods[family]
+            if names:
+                make([registry.find(family, name) for name in names])
+        self._predict("validation")
 
-        def score(pairs: list[tuple[str, dict[str, Any]]]) -> list[Trial]:
-            pieces = [
-                self.pieces.piece(f"try-{m}", method=m, parameters=p, precision=self.settings.precision, **made_from)
+    def _merge_fixed(self, entries: list[registry.Entry]) -> None:
+        needed = {entry.name: entry.needed(entry.defaults) for entry in entries}
+        statistics = self._statistics({need for needs in needed.values() for need in needs})
+        parts = {**self.parts, "settings": self.settings.to_json()}
+        pieces: dict[str, Piece] = {}
+
+        def arguments(method: str) -> dict[str, Any]:
+            found = {n: [str(p.folder) for p in statistics[n]] for n in needed[method]}
+            return {"method": method, "statistics": found}
+
+        def keys(method: str) -> dict[str, Any]:
+            found = {n: [p.key for p in statistics[n]] for n in needed[method]}
+            return {"method": method, **({"statistics": found} if found else {}), **self.made_from}
+
+        def work(pairs: list[tuple[str, dict[str, Any]]]) -> list[Piece]:
+            made = [
+                self.pieces.piece(f"try-{m}", parameters=p, precision=self.settings.precision, **keys(m))
                 for m, p in pairs
             ]
-            self._do(
-                "settings of merges, on validation",
-                [
-                    (piece, call(jobs.try_merge, piece=piece, method=m, parameters=p, settings=settings, **parts))
-                    for piece, (m, p) in zip(pieces, pairs, strict=True)
-                ],
-            )
-            made = [(piece.facts["validation"], piece.facts["seconds"]) for piece in pieces]
-            return [
-                Trial(m, p, judge.mean(scores), scores, seconds)
-                for (m, p), (scores, seconds) in zip(pairs, made, strict=True)
+            listed = [
+                (piece, call(jobs.try_merge, piece=piece, parameters=p, **arguments(m), **parts))
+                for piece, (m, p) in zip(made, pairs, strict=True)
             ]
+            self._do("settings of merges, on validation", listed)
+            return made
 
-        judge = self.judge
-        chosen = run_searches(entries, self.trials, score)
-        pieces = {}
-        for method, (best, trials) in chosen.items():
-            self.found += trials
-            pieces[method] = self.pieces.piece(f"merge-{method}", method=method, parameters=best, **made_from)
+        chosen = run_searches(entries, self.trials, lambda pairs: self._trials(pairs, work(pairs)))
+        for method, (best, _) in chosen.items():
+            pieces[method] = self.pieces.piece(f"merge-{method}", parameters=best, **keys(method))
         self._do(
             "merging",
             [
-                (piece, call(jobs.merge, piece=piece, method=m, parameters=chosen[m][0], **parts))
+                (piece, call(jobs.merge, piece=piece, parameters=chosen[m][0], **arguments(m), **self.parts))
                 for m, piece in pieces.items()
             ],
         )
-        specialists = next(s for s in self.systems if s.name == "specialists")
         for method, piece in pieces.items():
-            found, trials = chosen[method]
-            self.systems.append(
-                Parts.of_one(
-                    method,
-                    "merge",
-                    f"merge by {method}",
-                    piece,
-                    self.tasks,
-                    seconds=specialists.seconds,
-                    examples=specialists.examples,
-                    settings=found,
-                    choices=len(trials),
-                    search_seconds=sum(t.seconds for t in trials),
-                )
+            stored = [p for need in needed[method] for p in statistics[need]]
+            self._add_merge(
+                f"merge by {method}",
+                piece,
+                method,
+                *chosen[method],
+                merge_seconds=piece.facts["seconds"] + sum(p.facts["seconds"] for p in stored),
+                merge_rows=sum(p.facts["rows"] for p in stored),
             )
-        self._predict("validation")
+
+    def _statistics(self, needs: set[str]) -> dict[str, list[Piece]]:
+        """What methods need of every specialist on its own training rows."""
+        found: dict[str, list[Piece]] = {}
+        work: list[tuple[Piece, Job]] = []
+        for need in sorted(needs):
+            for name, specialist in self.specialists.items():
+                made_from = {"specialist": specialist.key, "task": self.tasks[name].content, "rows": STATISTIC_ROWS}
+                piece = self.pieces.piece(f"{need}-{name}", kind=need, seed=self.options.seed, **made_from)
+                found.setdefault(need, []).append(piece)
+                job = call(jobs.make_statistic, piece=piece, kind=need, specialist=str(specialist.folder),
+                           task=self.data[name], rows=STATISTIC_ROWS, seed=self.options.seed,
+                           device=self.settings.device)  # fmt: skip
+                work.append((piece, job))
+        self._do("statistics of the specialists", work)
+        return found
+
+    def _merge_learned(self, entries: list[registry.Entry]) -> None:
+        content = {n: t.content for n, t in self.tasks.items()}
+        seed = seed_of(self.options.seed, "learn")
+
+        def work(pairs: list[tuple[str, dict[str, Any]]]) -> list[Piece]:
+            pieces = [
+                self.pieces.piece(
+                    f"learn-{name}",
+                    learning=preset(name, values).to_json(),
+                    precision=self.settings.precision,
+                    tasks=content,
+                    seed=seed,
+                    **self.made_from,
+                )
+                for name, values in pairs
+            ]
+            listed = [
+                (
+                    piece,
+                    call(
+                        jobs.learn_merge,
+                        piece=piece,
+                        preset=name,
+                        values=values,
+                        seed=seed,
+                        settings=self.settings.to_json(),
+                        **self.parts,
+                    ),
+                )
+                for piece, (name, values) in zip(pieces, pairs, strict=True)
+            ]
+            self._do("learning merges", listed)
+            made.update({(name, repr(values)): piece for piece, (name, values) in zip(pieces, pairs, strict=True)})
+            return pieces
+
+        made: dict[tuple[str, str], Piece] = {}
+        chosen = run_searches(entries, self.trials, lambda pairs: self._trials(pairs, work(pairs)))
+        for name, (best, trials) in chosen.items():
+            piece = made[name, repr(best)]
+            rows, seconds = piece.facts["rows"], piece.facts["learning_seconds"]
+            self._add_merge(f"learned by {name}", piece, name, best, trials, merge_seconds=seconds, merge_rows=rows)
+
+    def _trials(self, pairs: Sequence[tuple[str, dict[str, Any]]], pieces: Sequence[Piece]) -> list[Trial]:
+        """What validation says of merges that were made with these settings."""
+        judge = self.judge
+        return [
+            Trial(name, values, judge.mean(p.facts["validation"]), p.facts["validation"], p.facts["seconds"])
+            for (name, values), p in zip(pairs, pieces, strict=True)
+        ]
+
+    def _add_merge(
+        self, title: str, piece: Piece, name: str, settings: dict[str, Any], trials: list[Trial], **cost: Any
+    ) -> None:
+        specialists = next(s for s in self.systems if s.name == "specialists")
+        self.found += trials
+        self.systems.append(
+            Parts.of_one(
+                name,
+                "merge",
+                title,
+                piece,
+                self.tasks,
+                seconds=specialists.seconds,
+                examples=specialists.examples,
+                settings=settings,
+                choices=len(trials),
+                search_seconds=sum(t.seconds for t in trials),
+                **cost,
+            )
+        )
 
     # -- scoring -------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,18 @@ def coordinate_search(entry: Entry, trials: int) -> Round:
     return best
 
 
+def most_trials(entry: Entry, trials: int) -> int:
+    """The most settings that a search of a method tries.
+
+    >>> from allround.core.registry import find
+    >>> most_trials(find("merge", "average"), 12), most_trials(find("merge", "ties"), 12)
+    (1, 9)
+    """
+    counts = [len(_nearest_first(p.search, p.default)) for p in entry.parameters if p.search]
+    # Of a later parameter's values, one is tried already.
+    return min(trials, 1 + sum(count - 1 for count in counts))
+
+
 def _nearest_first(values: Sequence[Any], default: Any) -> list[Any]:
     """The default first; then the values by their distance in the list from it.
 

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from allround.build.results import cell_facts
+from allround.compose.residuals.store import load
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import atomic_folder, check_out
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything, seed_of
 from allround.evaluate.predict import predict_split
-from allround.evaluate.predictions import Predictions
+from allround.evaluate.predictions import Predictions, score
 from allround.evaluate.scoreboard import Cost, Scoreboard, System
 from allround.models.base import open_encoder
-from allround.models.model import (
-    MultiTaskModel,
-    load,
-    parameters_of,
-)
+from allround.models.head import fit_head
+from allround.models.model import MultiTaskModel, parameters_of
 from allround.tasks.kind import kind
+from allround.tasks.metric import better
 from allround.tasks.suite import Suite
 from allround.tasks.task import SPLITS, Task
-from allround.train.head import fit_head
 from allround.train.settings import Settings
 from allround.train.trainer import Course, train
 
@@ -91,19 +89,40 @@ def evaluate_model(folder: Path, suite: Suite, *, split: str = "test", out: Path
             f"the model has no head for {', '.join(lacking)}; it has: {', '.join(model.definitions)}",
             f"evaluate what it can do: --only {','.join(shared)}" if shared else "use the suite it was made with",
         )
-    for name, task in suite.tasks.items():
-        labels = model.definition(name).labels
-        if labels != task.definition.labels:
-            odd = sorted(set(task.definition.labels) ^ set(labels))
-            raise AllroundError(
-                f"evaluate '{name}' with {folder}",
-                f"the model's labels are not those of the suite: {', '.join(odd[:5])} differ",
-                "use the suite that the model was made with, or map its labels (`labels:` in the suite file)",
-            )
+    for task in suite.tasks.values():
+        _check_labels(model, task, str(folder))
     board = _board(model, suite, split, "model", None)
     if out is not None:
         board.save(out)
     return board
+
+
+def judge_of(suite: Suite) -> Callable[[MultiTaskModel, str], float]:
+    """What scores a model on the validation rows of one task of a suite, by its metric; more is better."""
+
+    def judge(model: MultiTaskModel, name: str) -> float:
+        if name not in suite.tasks:
+            raise AllroundError(
+                f"score the task '{name}' on validation",
+                f"the suite '{suite.name}' has none of that name",
+                "give a suite with all tasks of the models, or leave it out",
+            )
+        _check_labels(model, suite.tasks[name], "the specialist")
+        found = score(predict_split(model, _with_definition(suite.tasks[name], model), "validation"))
+        return found if better(model.definition(name).metric) == "higher" else -found
+
+    return judge
+
+
+def _check_labels(model: MultiTaskModel, task: Task, what: str) -> None:
+    labels, name = model.definition(task.name).labels, task.name
+    if labels != task.definition.labels:
+        odd = sorted(set(task.definition.labels) ^ set(labels))
+        raise AllroundError(
+            f"evaluate '{name}' with {what}",
+            f"the model's labels are not those of the suite: {', '.join(odd[:5])} differ",
+            "use the suite that the model was made with, or map its labels (`labels:` in the suite file)",
+        )
 
 
 def _board(model: MultiTaskModel, suite: Suite, split: str, name: str, course: Course | None) -> Scoreboard:
@@ -120,7 +139,7 @@ def _board(model: MultiTaskModel, suite: Suite, split: str, name: str, course: C
     cost = Cost(
         training_seconds=course.seconds if course else 0.0,
         training_examples=sum(course.examples.values()) if course else 0,
-        parameters_stored=parameters_of(model),
+        parameters_stored=model.parameters_stored,
         parameters_used=encoder + max(heads),
         examples_per_second=rows / seconds if seconds else None,
     )

@@ -21,7 +21,8 @@ class Parts:
     """A system, by the folders that hold its parts and by what it took to make.
 
     encoders, heads: for each task, the folder of the model whose encoder and whose head answer it. keys: for each
-    task, what these parts were made from. choices: settings compared on validation, in `search_seconds`.
+    task, what these parts were made from. choices: settings compared on validation, in `search_seconds`. merge_rows:
+    rows that a merge looked at, in `merge_seconds`.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Parts:
     settings: dict[str, Any] | None = None
     choices: int = 0
     search_seconds: float = 0.0
+    merge_seconds: float = 0.0
+    merge_rows: int = 0
 
     @classmethod
     def of_one(cls, name: str, role: str, title: str, piece: Piece, tasks: Iterable[str], **cost: Any) -> Parts:
@@ -75,6 +78,8 @@ class Parts:
             examples_per_second=examples_per_second,
             search_choices=self.choices,
             search_seconds=self.search_seconds,
+            merge_seconds=self.merge_seconds,
+            merge_rows=self.merge_rows,
         )
 
 

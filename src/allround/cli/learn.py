@@ -1,0 +1,118 @@
+"""Learned merges on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from allround.core import registry
+from allround.core.errors import AllroundError, suggestion
+
+if TYPE_CHECKING:
+    from allround.merge.learn.learning import Learning
+    from allround.tasks.suite import Suite
+
+
+def learn_command(
+    words: Sequence[str],
+    out: Path | None,
+    suite: Suite,
+    *,
+    name: str,
+    objective: str | None,
+    rows: int | None,
+    split: str | None,
+    start: str | None,
+    device: str,
+    dry_run: bool,
+) -> None:
+    """Learn a merge as the command line says."""
+    from allround.core.jobs import quiet_libraries
+    from allround.merge.learn.save import learn_models
+    from allround.tasks.task import SPLITS
+
+    quiet_libraries()
+    paths, learning, seed = read_learning(words, name, objective, rows)
+    if len(paths) < 3:
+        raise AllroundError(
+            "learn a merge",
+            f"{len(paths)} folder{'s' * (len(paths) != 1)} given",
+            "give the base and at least two models: allround merge BASE MODEL MODEL --learn layer --suite SUITE -o OUT",
+        )
+    split = split or "train"
+    if split not in SPLITS:
+        raise AllroundError(f"learn on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
+    for line in describe(learning, paths, suite, split):
+        typer.echo(line, err=not dry_run)
+    if dry_run:
+        return
+    if out is None:
+        raise AllroundError("merge models", "no --out is given", "give a folder for the merged model: -o OUT")
+    try:
+        made = learn_models(
+            paths[0], paths[1:], suite, out, learning, name=name, split=split, start=start, seed=seed, device=device
+        )
+    except KeyboardInterrupt:
+        typer.echo("stopped; nothing was written", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"learned a merge of {len(paths) - 1} models by {name}: {made_of(made)}, "
+               f"{made['seconds']:.0f} s, into {out}")  # fmt: skip
+
+
+def made_of(record: dict[str, Any]) -> str:
+    """Steps, and how the loss moved."""
+    stages = record.get("stages", [record])
+    steps = sum(stage["steps"] for stage in stages)
+    losses = stages[-1]["losses"]
+    few = max(1, len(losses) // 8)
+    moved = f", loss {sum(losses[:few]) / few:.4f} to {sum(losses[-few:]) / few:.4f}" if losses else ""
+    return f"{steps} steps{moved}"
+
+
+def read_learning(
+    words: Sequence[str], name: str, objective: str | None, rows: int | None
+) -> tuple[list[str], Learning, int]:
+    """Paths, the learning that `--learn NAME` and the options after it mean, and the seed."""
+    from allround.cli.merge import read_options
+    from allround.merge.learn.learning import preset
+
+    family, entry = ("learn", "custom") if name in registry.names("parametrisation") else ("learn", name)
+    if entry not in registry.names("learn"):
+        preset(name)
+    found = registry.find(family, entry)
+    types = {p.name: p.type for p in found.parameters}
+    types |= {"batch": "int", "steps": "int", "rate": "float", "seed": "int"}
+    paths, values = read_options(words, types, f"'{name}'")
+    seed = values.pop("seed", 0)
+    if objective is not None:
+        if "objective" not in types:
+            raise AllroundError(
+                f"learn '{name}' by another objective",
+                "that preset has its own",
+                f"leave --objective out, or name the parts: --learn layer --objective {objective}",
+            )
+        values["objective"] = objective
+    if rows is not None:
+        values["rows"] = rows
+    return paths, preset(name, values), seed
+
+
+def describe(learning: Learning, paths: Sequence[str], suite: Suite, split: str) -> list[str]:
+    """What will be learned, in a few lines."""
+    facts = learning.to_json()
+    settings = ", ".join(f"{k} {v}" for k, v in facts["settings"].items() if k != "scale")
+    used = sum(min(learning.rows, len(task.splits[split])) for task in suite.tasks.values())
+    needs = {"labels": "with labels", "specialist": "with the specialists' answers"}
+    looked = " and ".join(needs[need] for need in learning.needs) or "without labels"
+    lines = [
+        f"learned   {learning.parametrisation} ({settings}), start scale {learning.scale:g}"
+        + {"kept": "", "learned": ", and the heads", "fitted": "; heads fitted anew in the end"}[learning.heads],
+        f"by        {learning.objective}, {looked}; {learning.all_steps} steps of {learning.batch} rows of each task",
+        f"rows      {used} {split} rows of {len(suite.tasks)} tasks",
+    ]
+    if split == "test":
+        lines.append("note      it adapts to the test inputs: scores on them are no measure of what comes after")
+    return lines

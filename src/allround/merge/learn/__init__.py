@@ -1,0 +1,1 @@
+"""Learned merges: what is learned, by which objective, on which rows."""

@@ -1,0 +1,127 @@
+"""A learned merge as data: what is learned, by which objective, from where, in how many steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from allround.core import registry
+from allround.core.errors import AllroundError, suggestion
+
+OPTIMISERS = ("adam", "adamw", "sgd")
+HEADS = ("kept", "learned", "fitted")
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Merged weights S + sum_t (c_t - scale) e_t, or a mask of them, with what is free in them fitted to an objective.
+
+    parametrisation, objective: by name, with their settings. S is the start: base + scale * sum_t e_t, unless another
+    one is given beside this. e_t: the changes, with all but the `keep` largest entries of each model set to zero, and
+    with `elect` only where their sign is that of the sum over models. heads: "kept" are the specialists'; "learned"
+    ones are learned along; "fitted" ones are fitted anew on the merged encoder in the end, on all training rows with
+    their labels. rows: of each task; batch: of each task in a step; the losses of the tasks are added up. phases:
+    which of the parametrisation's parts are learned in how many steps, one after the other; by default all of them in
+    `steps`. clip: the most that the norm of the gradient may be (0: any). decay: whether the rate falls to zero, by a
+    half cosine. group: merge so many models at a time, and then the merged ones (0: all at once).
+    """
+
+    parametrisation: str
+    objective: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    objective_settings: Mapping[str, Any] = field(default_factory=dict)
+    scale: float = 0.3
+    keep: float = 1.0
+    elect: bool = False
+    heads: str = "kept"
+    steps: int = 100
+    rate: float = 0.01
+    optimiser: str = "adam"
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    decay: bool = False
+    batch: int = 16
+    rows: int = 256
+    phases: tuple[tuple[str, int], ...] = ()
+    group: int = 0
+
+    def __post_init__(self) -> None:
+        registry.find("parametrisation", self.parametrisation).resolve(self.settings)
+        registry.find("objective", self.objective).resolve(self.objective_settings)
+        for what, value, choices in (("optimiser", self.optimiser, OPTIMISERS), ("heads", self.heads, HEADS)):
+            if value not in choices:
+                raise AllroundError(f"learn with {what} '{value}'", "there is no such choice",
+                                    suggestion(value, choices))  # fmt: skip
+        for name, least in {"steps": 0, "batch": 1, "rows": 1, "group": 0, "weight_decay": 0}.items():
+            if getattr(self, name) < least:
+                raise AllroundError(f"learn with {name}={getattr(self, name)}", "that is too little",
+                                    f"give at least {least}")  # fmt: skip
+        if self.group == 1:
+            raise AllroundError("merge one model at a time", "a group of one is no merge", "give group=2 or more")
+        if not 0 < self.rate < math.inf:
+            raise AllroundError(f"learn at the rate {self.rate}", "that is no positive number", "give one such as 0.01")
+        for name, value in {**self.settings, **self.objective_settings}.items():
+            if name in ("temperature", "speed") and not value > 0:
+                raise AllroundError(f"learn with {name}={value}", "that is no positive number", "give one such as 0.5")
+        if not 0 < self.keep <= 1:
+            raise AllroundError(
+                f"keep {self.keep} of each change", "that is no share between 0 and 1", "give one such as 0.2"
+            )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the objective takes beside the rows: "labels", "specialist"."""
+        return registry.find("objective", self.objective).needs
+
+    @property
+    def labelled(self) -> bool:
+        """Whether labels are looked at."""
+        return "labels" in self.needs or self.heads == "fitted"
+
+    @property
+    def all_steps(self) -> int:
+        """Steps over all phases."""
+        return sum(steps for _, steps in self.phases) if self.phases else self.steps
+
+    def with_(self, **values: Any) -> Learning:
+        """A copy with some values replaced."""
+        return replace(self, **values)
+
+    def to_json(self) -> dict[str, Any]:
+        entry = registry.find("parametrisation", self.parametrisation)
+        objective = registry.find("objective", self.objective)
+        return {
+            **{k: v for k, v in vars(self).items() if k not in ("settings", "objective_settings", "phases")},
+            "settings": entry.resolve(self.settings),
+            "objective_settings": objective.resolve(self.objective_settings),
+            **({"phases": [list(phase) for phase in self.phases]} if self.phases else {}),
+        }
+
+
+def preset(name: str, values: Mapping[str, Any] | None = None) -> Learning:
+    """The learning that a preset stands for; a parametrisation's name stands for `custom` with it.
+
+    values: of the preset's own parameters, and of `rows`, `batch`, `steps` and `rate`.
+
+    >>> preset("adamerging").objective, preset("layer", {"objective": "label"}).objective
+    ('entropy', 'label')
+    """
+    values = dict(values or {})
+    if name in registry.names("parametrisation"):
+        if values.get("parametrisation", name) != name:
+            raise AllroundError(
+                f"learn '{name}'", f"the parametrisation '{values['parametrisation']}' is given too", "name one of them"
+            )
+        values, name = {"parametrisation": name, **values}, "custom"
+    known = [*registry.names("learn"), *registry.names("parametrisation")]
+    if name not in registry.names("learn"):
+        raise AllroundError(
+            f"learn '{name}'", "there is no preset or parametrisation of that name", suggestion(name, known)
+        )
+    entry = registry.find("learn", name)
+    own = {p.name for p in entry.parameters}
+    common = {k: values.pop(k) for k in ("rows", "batch", "steps", "rate") if k in values and k not in own}
+    made: Learning = entry.load()(**entry.resolve(values))
+    return made.with_(**common)

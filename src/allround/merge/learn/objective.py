@@ -1,0 +1,49 @@
+"""What objectives are given, and the parts they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from allround.core.errors import AllroundError
+from allround.tasks.definition import Definition
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model gives for a batch: features (n, d), and logits (n, outputs) where it has a head for the task."""
+
+    features: Tensor
+    logits: Tensor | None = None
+
+
+def logits_of(answers: Answers, definition: Definition) -> Tensor:
+    """The logits; an error where there is no head."""
+    if answers.logits is None:
+        raise AllroundError(
+            f"learn from the answers to task '{definition.name}'",
+            "the models have no head for it, so that there are features only",
+            "give models that allround saved, or learn by features: --objective features",
+        )
+    return answers.logits.float()
+
+
+def log_probabilities(answers: Answers, definition: Definition) -> Tensor:
+    """Log-probabilities (n, choices, outcomes): one choice for an example or word, one a label in a multilabel task.
+
+    Errors: a task of numbers, which has no probabilities.
+    """
+    logits = logits_of(answers, definition)
+    if definition.kind == "regression":
+        raise AllroundError(
+            f"learn from the probabilities of task '{definition.name}'",
+            "its answers are numbers, and a head gives no probabilities of numbers",
+            "use the objective divergence, features or label, or leave the task out",
+        )
+    if definition.kind == "multilabel":
+        logits = torch.stack([torch.zeros_like(logits), logits], -1)
+    else:
+        logits = logits.unsqueeze(1)
+    return logits.log_softmax(-1)

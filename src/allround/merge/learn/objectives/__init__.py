@@ -1,0 +1,1 @@
+"""What a merge is learned by: one file each."""

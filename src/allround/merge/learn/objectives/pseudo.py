@@ -1,0 +1,37 @@
+"""Pseudo: the specialist's answers as labels, where merged and specialist agree or the specialist is surer."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from allround.core.registry import method
+from allround.merge.learn.objective import Answers, log_probabilities
+from allround.tasks.definition import Definition
+
+
+@method(source="Model Tinting (SyMerge), arXiv:2412.19098", needs=("specialist",))
+def pseudo(
+    merged: Answers, specialist: Answers, targets: Tensor, definition: Definition, *, filtered: bool = True
+) -> Tensor:
+    """Cross-entropy with the specialist's most probable answers.
+
+    Shapes: logits (n, outputs) -> ()
+    Formula: mean of -log p(y) over the rows with argmax p = y or max p <= max q, where y = argmax q; p of the merged
+    model, q of the specialist. Without `filtered` over all rows. Zero where no row is left.
+
+    >>> import torch
+    >>> task = Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b"))
+    >>> merged = Answers(torch.zeros(2, 1), torch.tensor([[0.0, 0.0], [4.0, 0.0]]))
+    >>> specialist = Answers(torch.zeros(2, 1), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    >>> round(pseudo(merged, specialist, torch.empty(0), task).item(), 4)
+    0.6931
+    """
+    own = log_probabilities(merged, definition).flatten(0, 1)
+    surest, answer = log_probabilities(specialist, definition).flatten(0, 1).max(-1)
+    losses = F.nll_loss(own, answer, reduction="none")
+    if not filtered:
+        return losses.mean()
+    sure, mine = own.detach().max(-1)
+    taken = ((mine == answer) | (sure <= surest)).to(losses.dtype)
+    return (losses * taken).sum() / taken.sum().clamp_min(1)

@@ -1,0 +1,1 @@
+"""What is learned in a merge: one file each."""

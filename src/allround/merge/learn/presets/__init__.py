@@ -1,0 +1,1 @@
+"""Learned merges of papers, each a choice of parts: one file each."""

@@ -1,0 +1,41 @@
+"""Custom: a learned merge put together from parts of your choice."""
+
+from __future__ import annotations
+
+from allround.core.registry import method
+from allround.merge.learn.learning import Learning
+
+
+@method(source="allround; the parts name their own sources")
+def custom(
+    *,
+    parametrisation: str = "layer",
+    objective: str = "divergence",
+    bound: str = "none",
+    scale: float = 0.3,
+    keep: float = 1.0,
+    elect: bool = False,
+    heads: str = "kept",
+    steps: int = 100,
+    rate: float = 0.01,
+    decay: bool = True,
+    group: int = 0,
+) -> Learning:
+    """Any parametrisation with any objective.
+
+    >>> custom(parametrisation="task", objective="label").needs
+    ('labels',)
+    """
+    return Learning(
+        parametrisation,
+        objective,
+        {"bound": bound},
+        scale=scale,
+        keep=keep,
+        elect=elect,
+        heads=heads,
+        steps=steps,
+        rate=rate,
+        decay=decay,
+        group=group,
+    )
