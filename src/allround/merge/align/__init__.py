@@ -1,0 +1,1 @@
+"""Merging networks whose features do not correspond: permutation alignment and ZipIt."""
