@@ -1,0 +1,165 @@
+"""The compress and materialise commands: specialists into a store of residuals, and one of them out of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from allround.cli.merge import DTYPES, checked_device, extras, read_options
+from allround.core import registry
+from allround.core.errors import AllroundError, suggestion
+
+if TYPE_CHECKING:
+    from allround.compose.residuals.store import Store
+    from allround.tasks.suite import Suite
+
+#: What is stored once where --method does not say: for a codec with a multi-task vector, and for others.
+_SUM, _MEAN = ("task_arithmetic", {"scale": 1.0}), ("average", dict[str, Any]())
+_PREFIX = "--merge-"
+
+
+def compress_command(
+    words: Sequence[str],
+    out: Path,
+    *,
+    codec: str,
+    method: str | None,
+    shared: str | None,
+    dtype: str | None,
+    suite: Suite | None,
+    device: str,
+) -> None:
+    """Write a store as the command line says, and print what it takes."""
+    from allround.build.single import judge_of
+    from allround.compose.residuals.write import open_specialist, write_store
+    from allround.core.files import check_out
+    from allround.core.jobs import quiet_libraries
+    from allround.merge.plan import open_model
+    from allround.merge.recipe import Model
+    from allround.merge.save import check_base
+    from allround.models.base import find_folder
+
+    quiet_libraries()
+    entry = registry.find("codec", codec)
+    own, others = split_options(words)
+    paths, values = read_options(own, {p.name: p.type for p in entry.parameters}, f"codec '{codec}'")
+    if len(paths) < 2:
+        raise AllroundError(
+            "compress specialists",
+            f"{len(paths)} given",
+            "give the base and the models: allround compress BASE MODEL...",
+        )
+    if dtype is not None and dtype not in DTYPES:
+        raise AllroundError(f"store weights as '{dtype}'", "there is no such dtype", suggestion(dtype, DTYPES))
+    base, *models = paths
+    check_base(base)
+    target = check_out(out)
+    device = checked_device(device)
+    judge = judge_of(suite) if suite is not None else None
+    folder = find_folder(base)
+    start = open_model(Model(base), None)
+    specialists = [open_specialist(path, open_model(Model(path), start)) for path in models]
+    with_vector = bool(entry.facts.get("vector"))
+    default, preset = _SUM if with_vector else _MEAN
+    name = method or default
+    if (shared is not None and (method or others)) or (name == "none" and others):
+        raise AllroundError(
+            f"compress against {shared or 'the base'}",
+            f"{'a merge method' if method and shared else 'what a merge method takes'} is given too",
+            "leave --shared out, or --method and its parameters",
+        )
+    if name == "none" and with_vector:
+        raise AllroundError(
+            f"compress by '{codec}' without a merged model", "the codec masks one", "leave --method none out"
+        )
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.merged.", dir=_parent(target)) as place:
+        if shared is not None:
+            stored, what = find_folder(shared, "model"), shared
+        elif name == "none":
+            stored, what = folder, "the base"
+        else:
+            parameters = {**(preset if method is None else {}), **extras(others, name)[1]}
+            stored, what = Path(place), _merge(base, models, name, parameters, Path(place), device)
+        store = write_store(
+            target,
+            folder if with_vector else stored,
+            specialists,
+            codec=codec,
+            values=values,
+            merged=open_model(Model(str(stored)), None) if with_vector else None,
+            dtype=DTYPES[dtype] if dtype else None,
+            device=device,
+            judge=judge,
+            facts={"made_by": {"base": base, "models": models, "merged": what}},
+        )
+    print_sizes(store, what)
+    typer.echo(f"\nstore     {out}")
+
+
+def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without options of the merge method (`--merge-scale 0.3`), and those options as its own.
+
+    >>> split_options(["base", "--merge-scale", "0.3", "trec", "--rank=8"])
+    (['base', 'trec', '--rank=8'], ['--scale', '0.3'])
+    """
+    own: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith(_PREFIX):
+            own.append(word)
+            continue
+        others.append("--" + word.removeprefix(_PREFIX))
+        if "=" not in word:
+            others += [value for value in [next(rest, None)] if value is not None]
+    return own, others
+
+
+def _parent(target: Path) -> Path:
+    from allround.core.files import disk_errors
+
+    with disk_errors(str(target)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    return target.parent
+
+
+def _merge(base: str, models: Sequence[str], method: str, values: dict[str, Any], folder: Path, device: str) -> str:
+    """Merge into a folder that is there; what was done, in words."""
+    from allround.merge.plan import make_plan
+    from allround.merge.recipe import Model, Recipe
+    from allround.merge.run import run_plan
+
+    recipe = Recipe(method, tuple(Model(path) for path in models), Model(base), values)
+    made = run_plan(make_plan(recipe), folder, device=device)
+    listed = ", ".join(f"{key}={value}" for key, value in made["parameters"].items())
+    return f"{method} ({listed})" if listed else method
+
+
+def print_sizes(store: Store, what: str) -> None:
+    """The bytes of every part, and their share of the bytes of all specialists."""
+    sizes = store.sizes
+    values = ", ".join(f"{k}={v}" for k, v in store.made["parameters"].items())
+    rows = [("base" if sizes.vector else "stored once", sizes.model)]
+    rows += [("multi-task vector", sizes.vector)] if sizes.vector else []
+    for name, size in sizes.residuals.items():
+        chosen = store.made["chosen"].get(name, {})
+        rows.append((" ".join([f"residual {name}", *(f"{k}={v}" for k, v in chosen.items())]), size))
+    rows += [("heads", sizes.heads)] if sizes.heads else []
+    width = max(len(label) for label, _ in rows) + 2
+    typer.echo(f"{store.made['codec']} ({values}), against {what}\n")
+    for label, size in [*rows, ("the store", sizes.total), ("all specialists", sizes.specialists)]:
+        typer.echo(f"{label:<{width}}{size:>15,} bytes {100 * size / sizes.specialists:>6.1f}%")
+
+
+def materialise_command(folder: Path, task: str, out: Path) -> None:
+    """Write one task's model as a folder of its own."""
+    from allround.compose.residuals.store import Store
+    from allround.core.jobs import quiet_libraries
+
+    quiet_libraries()
+    Store.open(folder).materialise(task, out)
+    typer.echo(f"model     {out}")
