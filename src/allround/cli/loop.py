@@ -1,0 +1,114 @@
+"""The loop command: its words into a loop, the rounds as a table, and the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from allround.cli.merge import read_options
+from allround.core import registry
+from allround.core.errors import AllroundError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from allround.build.loops import Looped
+    from allround.tasks.suite import Suite
+    from allround.train.settings import Settings
+
+
+def loop_command(
+    name: str,
+    suite: Suite,
+    words: Sequence[str],
+    out: Path,
+    *,
+    method: str | None,
+    base: str | None,
+    settings: Settings,
+    seed: int,
+    workers: int | None,
+    encoder: Mapping[str, Any],
+) -> None:
+    """Tune and merge in rounds as the command line says."""
+    from rich.console import Console
+
+    from allround.build.loops import plan_loop, run_loop
+
+    parameters, values = options_of(name, words, method)
+    loop = plan_loop(name, suite, parameters, values)
+    told = {"loop": name, "parameters": registry.find("loop", name).resolve(parameters)}
+    try:
+        made = run_loop(loop, suite, out=out, base=base, settings=settings, seed=seed, workers=workers,
+                        encoder=encoder, facts=told)  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to go on from what is finished", err=True)
+        raise typer.Exit(130) from None
+    Console(highlight=False).print(rounds_table(made, suite))
+    typer.echo(f"\nround {made.kept} was kept, the best on validation; its scores on test:\n")
+    made.scoreboard.print()
+    typer.echo(f"\nmodel   {made.folder}")
+
+
+def options_of(name: str, words: Sequence[str], method: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters of a loop, and those of its merge method.
+
+    >>> options_of("atm", ["--rounds", "2", "--scale", "0.5"], "task_arithmetic")
+    ({'rounds': 2, 'method': 'task_arithmetic'}, {'scale': 0.5})
+    """
+    entry = registry.find("loop", name)
+    own = {p.name: p.type for p in entry.parameters if p.name != "method"}
+    merge = method or str(entry.defaults.get("method", "average"))
+    others = {p.name: p.type for p in registry.find("merge", merge).parameters}
+    paths, found = read_options(words, {**others, **own}, f"loop '{name}' and merge method '{merge}'")
+    if paths:
+        raise AllroundError(f"run the loop '{name}'", f"'{paths[0]}' is given beside the suite", "leave it out")
+    parameters = {key: value for key, value in found.items() if key in own}
+    values = {key: value for key, value in found.items() if key not in own}
+    return {**parameters, **({"method": method} if method else {})}, values
+
+
+def rounds_table(made: Looped, suite: Suite) -> Table:
+    """The rounds: validation scores, the mean cosine of the branches' changes, and how they were merged."""
+    from rich.table import Table
+
+    from allround.evaluate.scoreboard import shown
+
+    table = Table(box=None, pad_edge=False, header_style="bold", title="on validation", title_justify="left")
+    table.add_column("round")
+    for name in suite.tasks:
+        table.add_column(name, justify="right")
+    table.add_column("examples", justify="right")
+    table.add_column("cosine", justify="right")
+    table.add_column("merged by")
+    for entry in made.rounds:
+        scores = [shown(entry["validation"][n], task.definition.metric) for n, task in suite.tasks.items()]
+        examples = sum(sum(branch["examples"].values()) for branch in entry["branches"].values())
+        cosine = mean_cosine(entry["cosines"])
+        kept = " *" if entry["round"] == made.kept else ""
+        table.add_row(f"{entry['round']}{kept}", *scores, str(examples), f"{cosine:.3f}" if cosine is not None else "",
+                      _merge_words(entry))  # fmt: skip
+    return table
+
+
+def mean_cosine(cosines: Sequence[Sequence[float | None]]) -> float | None:
+    """The mean over pairs of branches.
+
+    >>> mean_cosine([[1.0, 0.5], [0.5, 1.0]])
+    0.5
+    """
+    pairs = [c for i, row in enumerate(cosines) for c in row[i + 1 :] if c is not None]
+    return sum(pairs) / len(pairs) if pairs else None
+
+
+def _merge_words(entry: Mapping[str, Any]) -> str:
+    if not entry["branches"]:
+        return "the base"
+    values = dict(entry["values"])
+    weights = values.get("weights")
+    if isinstance(weights, (list, tuple)):
+        values["weights"] = ", ".join(f"{n} {w:.2f}" for n, w in zip(entry["branches"], weights, strict=True))
+    return " ".join([entry["method"], *(f"{key}: {value}" for key, value in values.items())])
