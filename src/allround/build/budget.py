@@ -22,7 +22,7 @@ FILL = 0.85
 class Plan:
     """What the budget allows. `share` of the rows of every split is kept; `words` say so in the report.
 
-    left_out: learned merges that there is no time for. cut: whether anything else was cut.
+    left_out: learned merges, and fitting heads anew, that there is no time for. cut: whether anything else was cut.
     """
 
     share: float
@@ -77,10 +77,9 @@ def learning_time(
     seconds = 0.0
     for name, task in tasks.items():
         rows = {s: len(task.splits[s]) for s in FEWEST}
-        seen = learning.all_steps * min(learning.batch, rows["train"])
-        answered = min(learning.rows, rows["train"]) if "specialist" in learning.needs else 0
-        fitted = rows["train"] if learning.heads == "fitted" else 0
-        once = seen * speed[name]["train"] + (answered + fitted + rows["validation"]) * speed[name]["predict"]
+        used = min(learning.rows, rows[learning.split])
+        seen = learning.all_steps * min(learning.batch, used)
+        once = seen * speed[name]["train"] + (used + rows["validation"]) * speed[name]["predict"]
         seconds += trials * once + (rows["validation"] + rows["test"]) * speed[name]["predict"]
     return seconds / workers
 
@@ -147,19 +146,16 @@ def make_plan(
     return Plan(share, few, count if count < epochs else None, found, words, cut=True)
 
 
-def with_learned(
-    plan: Plan,
-    tasks: Mapping[str, Task],
-    speed: Mapping[str, Mapping[str, float]],
-    learned: Mapping[str, Learning],
-    *,
-    minutes: float,
-    trials: Mapping[str, int],
-    workers: int,
-) -> Plan:
-    """The plan with as many learned merges as fit beside all else, those that take least first. None of them where
-    anything had to be cut. trials: settings that are tried of each."""
-    costs = {n: learning_time(tasks, speed, one, trials=trials[n], workers=workers) for n, one in learned.items()}
+def with_extras(plan: Plan, costs: Mapping[str, float], minutes: float) -> Plan:
+    """The plan with as much of what costs extra as fits beside all else, what takes least first. Nothing of it where
+    anything had to be cut.
+
+    costs: name -> seconds.
+
+    >>> found = with_extras(Plan(1.0, 12, None, 60.0, "Enough."), {"slow": 500.0, "quick": 30.0}, 2.0)
+    >>> found.left_out, found.estimate
+    (('slow',), 90.0)
+    """
     left = FILL * 60 * minutes - plan.estimate if not plan.cut else 0.0
     taken: list[str] = []
     for name in sorted(costs, key=lambda n: costs[n]):
@@ -167,14 +163,13 @@ def with_learned(
             break
         left -= costs[name]
         taken.append(name)
-    out = tuple(name for name in learned if name not in taken)
+    out = tuple(name for name in costs if name not in taken)
     spent = sum(costs[name] for name in taken)
     words = plan.words
     if taken:
-        words += f" Learned merges: {', '.join(taken)} ({spent / 60:.1f} min more)."
+        words += f" Beside that: {', '.join(taken)} ({spent / 60:.1f} min more)."
     if out:
-        times = ", ".join(f"{name} (about {costs[name] / 60:.1f} min)" for name in out)
-        words += f" There was no time for the learned {'merge' if len(out) == 1 else 'merges'} {times}."
+        words += f" No time for {', '.join(f'{name} (about {costs[name] / 60:.1f} min)' for name in out)}."
     return replace(plan, estimate=plan.estimate + spent, words=words, left_out=out)
 
 

@@ -6,12 +6,12 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allround.build import jobs
-from allround.build.budget import Plan, make_plan, scaled, with_learned
+from allround.build.budget import Plan, learning_time, make_plan, scaled, with_extras
 from allround.build.options import Options
 from allround.build.results import (
     about_machine,
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from allround.tasks.suite import Suite
 
 
+#: What the report calls fitting heads anew on merged encoders.
+REFITTED = "heads fitted anew"
 #: Training rows of each task that statistics are computed from.
 STATISTIC_ROWS = 256
 
@@ -124,6 +126,7 @@ class _Run:
         self.settings = options.settings
         self.trials = options.trials
         self.methods = {family: options.chosen(family) for family in ("merge", "learn")}
+        self.refit = True
         self.workers = options.workers or min(available_cores(), 8)
         self.started = time.perf_counter()
         self.systems: list[Parts] = []
@@ -252,10 +255,14 @@ class _Run:
                 joint=self.options.joint,
                 workers=workers,
             )
-            learned = {name: preset(name) for name in self.methods["learn"]}
-            if learned:
-                trials = {name: most_trials(registry.find("learn", name), self.trials) for name in learned}
-                plan = with_learned(plan, self.tasks, speed, learned, minutes=minutes, trials=trials, workers=workers)
+            costs = {}
+            for name in self.methods["learn"]:
+                trials = most_trials(registry.find("learn", name), self.trials)
+                costs[name] = learning_time(self.tasks, speed, preset(name), trials=trials, workers=workers)
+            if self.methods["merge"] or self.methods["learn"]:
+                once = sum(p.facts["seconds"] for p in self.heads.values()) / workers
+                costs[REFITTED] = once * sum(bool(names) for names in self.methods.values())
+            plan = with_extras(plan, costs, minutes)
             with decided.make() as (_, facts):
                 facts.update(plan.to_json())
         plan = Plan(**decided.facts)
@@ -268,19 +275,22 @@ class _Run:
             self._save_data()
         self.trials = plan.trials
         self.methods["learn"] = [name for name in self.methods["learn"] if name not in plan.left_out]
+        self.refit = REFITTED not in plan.left_out
         self.settings = self.settings.with_(epochs=plan.epochs)
         return plan
 
+    def _head_pieces(self, encoder: str, key: Any) -> list[tuple[Piece, Job]]:
+        """A head for each task on an encoder as it is, by what that was made from."""
+        made = []
+        for name, task in self.tasks.items():
+            piece = self.pieces.piece(f"head-{name}", base=key, task=task.content, penalties=PENALTIES)
+            job = call(jobs.make_head, piece=piece, task=self.data[name], encoder=encoder, device=self.settings.device)
+            made.append((piece, job))
+        return made
+
     def _fit_heads(self) -> None:
-        self.heads = {
-            name: self.pieces.piece(f"head-{name}", base=self.base_piece.key, task=t.content, penalties=PENALTIES)
-            for name, t in self.tasks.items()
-        }
-        common = {"encoder": self.base_encoder, "device": self.settings.device}
-        work = [
-            (piece, call(jobs.make_head, piece=piece, task=self.data[name], **common))
-            for name, piece in self.heads.items()
-        ]
+        work = self._head_pieces(self.base_encoder, self.base_piece.key)
+        self.heads = {name: piece for name, (piece, _) in zip(self.tasks, work, strict=True)}
         self._do("heads on the frozen base", work)
         self.systems = [
             Parts(
@@ -367,6 +377,32 @@ class _Run:
             if names:
                 make([registry.find(family, name) for name in names])
         self._predict("validation")
+        if self.refit:
+            for names in self.methods.values():
+                self._refit([system for system in self.systems if system.name in names])
+            self._predict("validation")
+
+    def _refit(self, merges: list[Parts]) -> None:
+        """The best of some merges on validation once more, with heads fitted anew on its encoder."""
+        if not merges:
+            return
+        best = max(merges, key=lambda system: self.judge.mean(self._validation(system)))
+        folder = str(next(iter(best.groups())) / "encoder")
+        key = next(iter(best.keys.values()))
+        heads = self._head_pieces(folder, key)
+        self._do(f"heads on the encoder of {best.name}", heads)
+        pieces = {name: piece for name, (piece, _) in zip(self.tasks, heads, strict=True)}
+        self.systems.append(
+            replace(
+                best,
+                name=f"{best.name}+heads",
+                title=f"{best.title}, {REFITTED}",
+                heads={n: p.folder for n, p in pieces.items()},
+                keys={n: [key, p.key] for n, p in pieces.items()},
+                merge_seconds=best.merge_seconds + sum(p.facts["seconds"] for p in pieces.values()),
+                merge_rows=best.merge_rows + sum(len(t.splits["train"]) for t in self.tasks.values()),
+            )
+        )
 
     def _merge_fixed(self, entries: list[registry.Entry]) -> None:
         needed = {entry.name: entry.needed(entry.defaults) for entry in entries}

@@ -320,7 +320,9 @@ def merge(
     on: Annotated[
         str | None,
         typer.Option(
-            "--on", help="The split to learn on: train (default), validation, or test, which is test-time adaptation."
+            "--on",
+            help="The split to learn on: train, validation, or test, which is test-time adaptation. Default: train "
+            "for objectives with labels, validation for others.",
         ),
     ] = None,
     start: Annotated[

@@ -42,7 +42,7 @@ def learn_command(
             f"{len(paths)} folder{'s' * (len(paths) != 1)} given",
             "give the base and at least two models: allround merge BASE MODEL MODEL --learn layer --suite SUITE -o OUT",
         )
-    split = split or "train"
+    split = split or learning.split
     if split not in SPLITS:
         raise AllroundError(f"learn on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
     for line in describe(learning, paths, suite, split):

@@ -300,6 +300,12 @@ class Scoreboard:
         time = f" Training took {duration(spent)}, against {duration(before_spent)}." if spent and before_spent else ""
         if spent and spent == before_spent:
             time = f" Nothing is trained beyond the {self.reference} ({duration(spent)})."
+            if best.cost.merge_rows:
+                rows = plural(best.cost.merge_rows, "row")
+                time = (
+                    f" Beyond the {self.reference} ({duration(spent)}) it took {duration(best.cost.merge_seconds)}, on "
+                    f"{rows}, to merge."
+                )
         return f"It stores {encoders}{stored} parameters instead of {before}.{time}"
 
     def _rival_sentence(self) -> str:
@@ -465,13 +471,16 @@ class Scoreboard:
         from rich.text import Text
 
         head, body = self._systems_table()
-        narrow = [i for i, name in enumerate(head) if name not in ("role", "used", "inputs/s", "trained on")]
+        body = [[_wrapped(_plain(row[0])), *map(_plain, row[1:])] for row in body]
+        kept = [i for i, name in enumerate(head) if name not in ("role", "used", "inputs/s", "trained on")]
+        for name in ("choices", "merged on", "training", "merging"):  # what is left out where there is little room
+            if sum(_width(head[i], body, i) + 2 for i in kept) - 2 > console.width:
+                kept = [i for i in kept if head[i] != name]
         table = _table()
-        for i in narrow:
+        for i in kept:
             table.add_column(head[i], justify="left" if head[i] in ("system", "worst retention") else "right")
         for row, system in zip(body, self.systems, strict=True):
-            cells = [Text(_wrapped(_plain(row[i])) if head[i] == "system" else _plain(row[i])) for i in narrow]
-            table.add_row(*cells, style="bold" if system.name == self.best else None)
+            table.add_row(*(Text(row[i]) for i in kept), style="bold" if system.name == self.best else None)
         console.print(table)
         console.print()
 
@@ -501,12 +510,12 @@ class Scoreboard:
 
     def _blocks(self, width: int) -> Iterable[list[System]]:
         """Systems in groups whose columns fit beside the tasks'."""
-        left = max((len(task) for task in self.definitions), default=4) + 7
+        left = max((len(task) for task in self.definitions), default=4) + 8
         block: list[System] = []
         used = left
         for system in self.systems:
-            wide = 1 + max(6, *(len(line) for line in _wrapped(system.name).splitlines()))
-            if block and used + wide > width:
+            wide = 2 + max(6, *(len(line) for line in _wrapped(system.name).splitlines()))
+            if block and used + wide - 2 > width:
                 yield block
                 block, used = [], left
             block.append(system)
@@ -683,6 +692,11 @@ def _table() -> Any:
 
     ascii_box = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
     return Table(box=ascii_box, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+
+
+def _width(title: str, body: list[list[str]], column: int) -> int:
+    """Of a column of a table on the screen."""
+    return max(len(line) for text in (title, *(row[column] for row in body)) for line in text.split("\n"))
 
 
 def _wrapped(name: str) -> str:

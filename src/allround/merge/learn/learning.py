@@ -81,6 +81,13 @@ class Learning:
         return "labels" in self.needs or self.heads == "fitted"
 
     @property
+    def split(self) -> str:
+        """Where rows come from unless another split is asked for: without labels from validation, whose inputs the
+        specialists have not been tuned on, so that their answers say something; with labels from train, since choices
+        are made by the labels of validation."""
+        return "train" if "labels" in self.needs else "validation"
+
+    @property
     def all_steps(self) -> int:
         """Steps over all phases."""
         return sum(steps for _, steps in self.phases) if self.phases else self.steps

@@ -52,7 +52,7 @@ def learn(
     tasks: Mapping[str, Task],
     learning: Learning,
     *,
-    split: str = "train",
+    split: str | None = None,
     start: Path | str | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -61,10 +61,12 @@ def learn(
 ) -> Learned:
     """Merge specialists by numbers that are learned on rows of their tasks.
 
-    base: the encoder folder they were tuned from. split: where rows come from; with "test" their labels are refused.
+    base: the encoder folder they were tuned from. split: where rows come from, by default `learning.split`; with "test"
+    labels are refused.
     start: an encoder folder to begin from, such as a fixed merge; by default the base and the scaled sum of changes.
     The same inputs and seed give the same model on the same machine.
     """
+    split = split or learning.split
     if split == "test" and "labels" in learning.needs:
         raise AllroundError(
             f"learn on the test rows by the objective '{learning.objective}'",

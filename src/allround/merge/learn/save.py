@@ -40,7 +40,7 @@ def learn_models(
     learning: Learning,
     *,
     name: str = "custom",
-    split: str = "train",
+    split: str | None = None,
     start: str | None = None,
     seed: int = 0,
     device: str = "auto",

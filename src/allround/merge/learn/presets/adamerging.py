@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from allround.core.errors import AllroundError, suggestion
-from allround.core.registry import Search, method
+from allround.core.registry import method
 from allround.merge.learn.learning import Learning
 
 
@@ -19,7 +17,7 @@ def adamerging(
     plus: bool = False,
     scale: float = 0.3,
     steps: int = 60,
-    rate: Annotated[float, Search(0.003, 0.01)] = 0.01,
+    rate: float = 0.01,
 ) -> Learning:
     """base + sum_t c_t d_t, c in [0, 1], by the entropy of predictions on rows without labels.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from allround.core.registry import Search, method
+from allround.core.registry import method
 from allround.merge.learn.learning import Learning
 
 
@@ -18,7 +16,7 @@ def adarank(
     scale: float = 0.3,
     temperature: float = 10.0,
     steps: int = 60,
-    rate: Annotated[float, Search(0.003, 0.01)] = 0.01,
+    rate: float = 0.01,
 ) -> Learning:
     """base + sum_t c_t,w U diag(m s) V for each matrix w, with binary m and c learned together.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from allround.core.registry import Search, method
+from allround.core.registry import method
 from allround.merge.learn.learning import Learning
 
 
@@ -17,7 +15,7 @@ def atlas(
     objective: str = "label",
     scale: float = 0.0,
     steps: int = 60,
-    rate: Annotated[float, Search(0.01, 0.03)] = 0.02,
+    rate: float = 0.02,
     weight_decay: float = 0.1,
 ) -> Learning:
     """base + sum_t c_t,w d_t for each weight tensor w, c from zero, by AdamW.

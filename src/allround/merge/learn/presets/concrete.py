@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from allround.core.errors import AllroundError, suggestion
-from allround.core.registry import Search, method
+from allround.core.registry import method
 from allround.merge.learn.learning import Learning
 
 
@@ -20,7 +18,7 @@ def concrete(
     scale: float = 0.3,
     temperature: float = 0.5,
     steps: int = 60,
-    rate: Annotated[float, Search(0.003, 0.01)] = 0.01,
+    rate: float = 0.01,
     speed: float = 10.0,
 ) -> Learning:
     """base + m * sum_t c_t d_t, m a mask of Concrete variables divided by its mean, by the entropy of predictions.

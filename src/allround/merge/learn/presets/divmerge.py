@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from allround.core.errors import AllroundError, suggestion
-from allround.core.registry import Search, method
+from allround.core.registry import method
 from allround.merge.learn.learning import Learning
 
 
 @method(
     source="Touayouch et al., 2025, arXiv:2509.02108",
     paper="DivMerge: A divergence-based model merging method for multi-tasking",
+    build=True,
 )
 def divmerge(
     *,
@@ -19,7 +18,7 @@ def divmerge(
     measure: str = "js",
     scale: float = 0.3,
     steps: int = 60,
-    rate: Annotated[float, Search(0.01, 0.03)] = 0.02,
+    rate: float = 0.02,
 ) -> Learning:
     """base + sum_t c_t d_t, by the Jensen-Shannon divergence (or "kl") to each task's specialist on its inputs.
 

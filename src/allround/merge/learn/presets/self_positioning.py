@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from allround.core.registry import Search, method
+from allround.core.registry import method
 from allround.merge.learn.learning import Learning
 
 
@@ -17,7 +15,7 @@ def self_positioning(
     temperature: float = 0.05,
     scale: float = 0.3,
     steps: int = 60,
-    rate: Annotated[float, Search(0.03, 0.1)] = 0.05,
+    rate: float = 0.05,
 ) -> Learning:
     """base + s * sum_t a_t d_t, a = softmax over the models, s a size; both by stochastic gradient descent.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from allround.core.registry import Search, method
+from allround.core.registry import method
 from allround.merge.learn.learning import Learning
 
 
@@ -12,9 +10,7 @@ from allround.merge.learn.learning import Learning
     source="Yang et al., 2024, arXiv:2412.10416",
     paper="SUPERMERGE: An Approach For Gradient-Based Model Merging",
 )
-def supermerge(
-    *, scale: float = 0.3, group: int = 0, steps: int = 60, rate: Annotated[float, Search(0.01, 0.03)] = 0.02
-) -> Learning:
+def supermerge(*, scale: float = 0.3, group: int = 0, steps: int = 60, rate: float = 0.02) -> Learning:
     """base + sum_t tanh(w_t,l) d_t for the weights of layer l, by the tasks' own losses.
 
     group: the hierarchical variant: merge so many models at a time, then the merged ones, so that only their changes

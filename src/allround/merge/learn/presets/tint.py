@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from allround.core.registry import Search, method
+from allround.core.registry import method
 from allround.merge.learn.learning import Learning
 
 
 @method(
     source="Model Tinting (now SyMerge), arXiv:2412.19098",
     paper="Tint Your Models Task-wise for Improved Multi-task Model Merging",
+    build=True,
 )
-def tint(
-    *, scale: float = 0.3, steps: int = 60, rate: Annotated[float, Search(0.003, 0.01)] = 0.01, filtered: bool = True
-) -> Learning:
+def tint(*, scale: float = 0.3, steps: int = 60, rate: float = 0.01, filtered: bool = True) -> Learning:
     """base + sum_t c_t,w d_t for each weight tensor w, c in [0, 1], and every task's head, both by pseudo-labels.
 
     The labels are the specialist's answers, on rows where the merged model agrees or is less sure.
