@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from allround.build.budget import FILL, Plan, estimate, make_plan, scaled
+from allround.build.budget import FILL, Plan, estimate, learning_time, make_plan, scaled, with_extras
+from allround.merge.learn.learning import preset
 from allround.tasks.suite import Suite
 
 SPEED = {"train": 0.1, "predict": 0.01}
@@ -55,3 +56,24 @@ def test_the_floors_hold_and_an_impossible_budget_is_admitted(large: Suite) -> N
     task = large.tasks["digit"]
     assert [scaled(task, s, 0.0) for s in ("train", "validation", "test")] == [64, 50, 100]
     assert scaled(task, "train", 1.0) == len(task.splits["train"])
+
+
+def test_the_time_of_a_learned_merge_by_hand(large: Suite) -> None:
+    learning = preset("divmerge", {"rows": 40, "batch": 8, "steps": 5})
+    rows = {s: len(large.tasks["digit"].splits[s]) for s in ("train", "validation", "test")}
+    found = learning_time(large.tasks, dict.fromkeys(large.tasks, SPEED), learning, trials=3, workers=2)
+    once = 5 * 8 * 0.1 + (40 + rows["validation"]) * 0.01
+    assert found == pytest.approx(2 * (3 * once + (rows["validation"] + rows["test"]) * 0.01) / 2)
+
+
+def test_extras_come_cheapest_first_and_never_where_something_was_cut(large: Suite) -> None:
+    costs = {"dear": 400.0, "cheap": 20.0, "middle": 90.0}
+    whole = plan(large, 1000)
+    room = with_extras(whole, costs, (whole.estimate + 150) / 60 / FILL)
+    assert room.left_out == ("dear",) and room.estimate == whole.estimate + 110
+    assert "Beside that: cheap, middle (1.8 min more)" in room.words
+    assert "No time for dear (about 6.7 min)" in room.words
+    assert with_extras(whole, costs, 1000).left_out == ()
+    short = plan(large, whole.estimate / 60 / FILL * 0.98)
+    cut = with_extras(short, costs, 1000)
+    assert short.cut and cut.left_out == tuple(costs) and "No time for dear" in cut.words

@@ -44,14 +44,20 @@ def _one_core() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def base(small_image: SmallImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(small_image: SmallImage, digits_suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base; beside it lies what loops on `digits_suite` begin with, so that heads are fitted once."""
     folder = tmp_path_factory.mktemp("base") / "small_image"
     folder.mkdir()
     small_image.save(folder)
+    begun, options = folder.parent / "begun", Options(settings=QUICK, workers=1)
+    _Loop(plan("atm", digits_suite, rounds=0), digits_suite, folder, options, begun, {}, Progress(quiet=True)).go()
     return folder
 
 
 def go(loop: Loop, suite: Suite, base: Path, out: Path, settings: Settings = QUICK, seed: int = 0) -> Looped:
+    work, begun = out.parent / f"{out.name}.unfinished", base.parent / "begun"
+    if begun.exists() and not work.exists():
+        shutil.copytree(begun, work)
     progress = Progress(out.parent / f"{out.name}.txt", quiet=True)
     return run_loop(loop, suite, out=out, base=base, settings=settings, seed=seed, workers=1, progress=progress)
 

@@ -33,7 +33,14 @@ STEPS = 3
 def run(tuned: Tuned, name: str, tasks: Sequence[str] = (), seed: int = 0, **values: Any) -> Learned:
     learning = preset(name, {"rows": 24, "batch": 24, "steps": STEPS, **values})
     return learn(
-        tuned.base, tuned.specialists(*tasks), tuned.suite.tasks, learning, seed=seed, device="cpu", precision="fp32"
+        tuned.base,
+        tuned.specialists(*tasks),
+        tuned.suite.tasks,
+        learning,
+        split="train",
+        seed=seed,
+        device="cpu",
+        precision="fp32",
     )
 
 
@@ -67,7 +74,13 @@ def test_no_steps_are_the_start(name: str, values: dict[str, Any], bert_speciali
     """The scaled sum of the changes, as the fixed methods have it; with `plus` as TIES has it, over all weights."""
     tasks = ("mood", "alike")
     learning = preset(name, {"steps": 0, "rows": 2, **values})
-    made = learn(bert_specialists.base, bert_specialists.specialists(*tasks), bert_specialists.suite.tasks, learning)
+    made = learn(
+        bert_specialists.base,
+        bert_specialists.specialists(*tasks),
+        bert_specialists.suite.tasks,
+        learning,
+        split="train",
+    )
     base, deltas, merged = bert_specialists.weights(), bert_specialists.deltas(*tasks), weights(made)
     flat = torch.cat([w.flatten() for w in base.values()])
     changes = torch.cat([d.flatten(1) for d in deltas.values()], 1)
@@ -353,7 +366,7 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Learned]:
 
     def fit(name: str, **values: Any) -> Learned:
         learning = preset(name, {"steps": STEPS, "batch": 8, **values})
-        return learn(folder / "base", specialists, tasks, learning, device="cpu", precision="fp32")
+        return learn(folder / "base", specialists, tasks, learning, split="train", device="cpu", precision="fp32")
 
     return fit
 

@@ -101,6 +101,8 @@ def build(
             "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table",
         )
     options.constraints.check(suite.tasks)
+    for name in options.chosen("learn"):
+        preset(name).check(task.definition for task in suite.tasks.values())
     pick_device(options.settings.device)
     for name, folder in options.specialists.items():
         if not Path(folder).exists():
@@ -110,12 +112,14 @@ def build(
         if name not in suite.tasks:
             raise AllroundError(f"use a given specialist for '{name}'", "the suite has no such task",
                                 f"use one of: {', '.join(suite.tasks)}")  # fmt: skip
-    with _locked(out):
+    with locked(out):
         progress = progress or Progress(out / "log.txt")
-        return _Run(suite, base, options, out, dict(encoder or {}), progress).run()
+        return Run(suite, base, options, out, dict(encoder or {}), progress).run()
 
 
-class _Run:
+class Run:
+    """The pieces of work of a build in its folder, one stage after the other; a loop has stages of its own."""
+
     def __init__(
         self, suite: Suite, base: Any, options: Options, out: Path, encoder: dict[str, Any], progress: Progress
     ) -> None:
@@ -279,11 +283,11 @@ class _Run:
         self.settings = self.settings.with_(epochs=plan.epochs)
         return plan
 
-    def _head_pieces(self, encoder: str, key: Any) -> list[tuple[Piece, Job]]:
+    def _head_pieces(self, encoder: str, key: Any, name_of: str = "head") -> list[tuple[Piece, Job]]:
         """A head for each task on an encoder as it is, by what that was made from."""
         made = []
         for name, task in self.tasks.items():
-            piece = self.pieces.piece(f"head-{name}", base=key, task=task.content, penalties=PENALTIES)
+            piece = self.pieces.piece(f"{name_of}-{name}", base=key, task=task.content, penalties=PENALTIES)
             job = call(jobs.make_head, piece=piece, task=self.data[name], encoder=encoder, device=self.settings.device)
             made.append((piece, job))
         return made
@@ -389,7 +393,7 @@ class _Run:
         best = max(merges, key=lambda system: self.judge.mean(self._validation(system)))
         folder = str(next(iter(best.groups())) / "encoder")
         key = next(iter(best.keys.values()))
-        heads = self._head_pieces(folder, key)
+        heads = self._head_pieces(folder, key, "refit")
         self._do(f"heads on the encoder of {best.name}", heads)
         pieces = {name: piece for name, (piece, _) in zip(self.tasks, heads, strict=True)}
         self.systems.append(
@@ -677,7 +681,7 @@ def _result(piece: Piece | PredictionGroup) -> str:
 
 
 @contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """One build at a time in a run folder; what a killed one left half-made is swept."""
     import fcntl
 

@@ -31,7 +31,7 @@ def learn_command(
 ) -> None:
     """Learn a merge as the command line says."""
     from allround.core.jobs import quiet_libraries
-    from allround.merge.learn.save import learn_models
+    from allround.merge.learn.save import learn_models, tasks_of
     from allround.tasks.task import SPLITS
 
     quiet_libraries()
@@ -45,7 +45,8 @@ def learn_command(
     split = split or learning.split
     if split not in SPLITS:
         raise AllroundError(f"learn on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
-    for line in describe(learning, paths, suite, split):
+    sizes = [len(suite.tasks[name].splits[split]) for name in tasks_of(paths[0], paths[1:], suite)]
+    for line in describe(learning, sizes, split):
         typer.echo(line, err=not dry_run)
     if dry_run:
         return
@@ -100,18 +101,18 @@ def read_learning(
     return paths, preset(name, values), seed
 
 
-def describe(learning: Learning, paths: Sequence[str], suite: Suite, split: str) -> list[str]:
-    """What will be learned, in a few lines."""
+def describe(learning: Learning, sizes: Sequence[int], split: str) -> list[str]:
+    """What will be learned, in a few lines. sizes: rows of each task in the split."""
     facts = learning.to_json()
     settings = ", ".join(f"{k} {v}" for k, v in facts["settings"].items() if k != "scale")
-    used = sum(min(learning.rows, len(task.splits[split])) for task in suite.tasks.values())
+    used = sum(min(learning.rows, size) for size in sizes)
     needs = {"labels": "with labels", "specialist": "with the specialists' answers"}
     looked = " and ".join(needs[need] for need in learning.needs) or "without labels"
     lines = [
         f"learned   {learning.parametrisation} ({settings}), start scale {learning.scale:g}"
         + {"kept": "", "learned": ", and the heads", "fitted": "; heads fitted anew in the end"}[learning.heads],
         f"by        {learning.objective}, {looked}; {learning.all_steps} steps of {learning.batch} rows of each task",
-        f"rows      {used} {split} rows of {len(suite.tasks)} tasks",
+        f"rows      {used} {split} rows of {len(sizes)} tasks",
     ]
     if split == "test":
         lines.append("note      it adapts to the test inputs: scores on them are no measure of what comes after")

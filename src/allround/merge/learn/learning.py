@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
+from allround.tasks.definition import Definition
 
 OPTIMISERS = ("adam", "adamw", "sgd")
 HEADS = ("kept", "learned", "fitted")
@@ -91,6 +92,19 @@ class Learning:
     def all_steps(self) -> int:
         """Steps over all phases."""
         return sum(steps for _, steps in self.phases) if self.phases else self.steps
+
+    def check(self, definitions: Iterable[Definition]) -> None:
+        """An error for tasks of a kind that the objective has no meaning for."""
+        kinds = registry.find("objective", self.objective).facts.get("kinds")
+        for definition in definitions:
+            if kinds and definition.kind not in kinds:
+                fitting = [e.name for e in registry.entries("objective")
+                           if definition.kind in e.facts.get("kinds", (definition.kind,))]  # fmt: skip
+                raise AllroundError(
+                    f"learn task '{definition.name}' by '{self.objective}'",
+                    f"it is of the kind {definition.kind}, and the objective takes {', '.join(kinds)}",
+                    f"use one of: {', '.join(fitting)}; or leave the task out",
+                )
 
     def with_(self, **values: Any) -> Learning:
         """A copy with some values replaced."""

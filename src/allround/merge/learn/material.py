@@ -128,7 +128,7 @@ class Changes:
 def gather_changes(base: Encoder, encoders: Sequence[Path], *, keep: float = 1.0, elect: bool = False) -> Changes:
     """Read k tuned encoders, one at a time, and keep what they changed.
 
-    keep, elect: as in `Learning`. Errors: models of other shapes, or that all are the base.
+    keep, elect: as in `Learning`. Errors: models of other shapes.
     """
     weights = {n: p.detach() for n, p in base.named_parameters() if p.is_floating_point()}
     floating = {n: b for n, b in base.named_buffers() if b.is_floating_point()}
@@ -152,10 +152,6 @@ def gather_changes(base: Encoder, encoders: Sequence[Path], *, keep: float = 1.0
             else:
                 sums[name] += other
         del model, tuned
-    if not any(d.any() for d in deltas.values()):
-        raise AllroundError(
-            f"learn a merge of {len(encoders)} models", "none of them differs from the base", "give tuned models"
-        )
     edit(deltas, keep, elect)
     buffers = {n: (s / len(encoders)).to(floating[n].dtype) for n, s in sums.items()}
     return Changes(weights, {n: d for n, d in deltas.items() if d.any()}, buffers)

@@ -33,15 +33,9 @@ def logits_of(answers: Answers, definition: Definition) -> Tensor:
 def log_probabilities(answers: Answers, definition: Definition) -> Tensor:
     """Log-probabilities (n, choices, outcomes): one choice for an example or word, one a label in a multilabel task.
 
-    Errors: a task of numbers, which has no probabilities.
+    A task of numbers has none.
     """
     logits = logits_of(answers, definition)
-    if definition.kind == "regression":
-        raise AllroundError(
-            f"learn from the probabilities of task '{definition.name}'",
-            "its answers are numbers, and a head gives no probabilities of numbers",
-            "use the objective divergence, features or label, or leave the task out",
-        )
     if definition.kind == "multilabel":
         logits = torch.stack([torch.zeros_like(logits), logits], -1)
     else:

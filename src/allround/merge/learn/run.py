@@ -88,6 +88,7 @@ def learn(
             f"the task '{twice[0]}' is given twice",
             "give each task once: a merged model has one head for each",
         )
+    learning.check(tasks[name].definition for name in names)
     if len(specialists) < 2:
         raise AllroundError("learn a merge", f"{len(specialists)} model is given", "give at least two")
     started = time.perf_counter()
@@ -153,6 +154,9 @@ def _fit(
     """Learn one merge: merged weights and buffers, learned numbers, learned heads, facts."""
     changes = gather_changes(shell, encoders, keep=learning.keep, elect=learning.elect)
     begun = start_of(changes, learning.scale, load_encoder(start) if start is not None else None)
+    if not changes.deltas:
+        progress.say("none of the models differs from the base: there is nothing to learn")
+        return begun, {}, {}, {"steps": 0, "skipped": 0, "rows_seen": 0, "losses": []}
     entry = registry.find("parametrisation", learning.parametrisation)
     made: Parametrisation = entry.load()(
         _to(changes.base, device),

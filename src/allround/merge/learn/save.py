@@ -24,9 +24,7 @@ from allround.merge.save import check_base, check_heads
 from allround.models.base import find_folder
 from allround.models.model import MultiTaskModel, read_definitions, read_heads, write_definitions, write_heads
 from allround.tasks.definition import Definition
-from allround.tasks.kind import kind
 from allround.tasks.suite import Suite
-from allround.tasks.task import Split, Task
 
 #: What a learned merge leaves beside the model: the learned numbers, and how they came about.
 NUMBERS, RECORD = "learned.safetensors", "learned.json"
@@ -63,7 +61,7 @@ def learn_models(
         check_alike(
             open_model(Model(str(folder)), None), [open_model(Model(str(s.encoder)), None) for s in specialists]
         )
-        tasks = {name: _as_tuned(task, definitions.get(name)) for name, task in suite.tasks.items()}
+        tasks = {n: task.as_defined(definitions.get(n, task.definition)) for n, task in suite.tasks.items()}
         made = learn(
             folder,
             specialists,
@@ -81,6 +79,15 @@ def learn_models(
         write(temporary, made, {name: task.definition for name, task in tasks.items()}, record)
         (temporary / "README.md").write_text(_card(out.name, record), encoding="utf-8")
     return record
+
+
+def tasks_of(base: str, models: Sequence[str], suite: Suite) -> list[str]:
+    """The tasks on which models would be merged. Errors: as `learn_models`, from what can be seen without weights."""
+    check_base(base)
+    find_folder(base)
+    with ExitStack() as stack:
+        specialists, _ = _specialists(base, models, suite, stack)
+    return [task for one in specialists for task in one.tasks]
 
 
 def _check_apart(out: Path, given: Sequence[str]) -> None:
@@ -157,18 +164,6 @@ def _specialists(
         )
     folders = [stack.enter_context(_plain(base, path)) for path in models]
     return [Specialist(f, (task,)) for f, task in zip(folders, suite.tasks, strict=True)], {}
-
-
-def _as_tuned(task: Task, mine: Definition | None) -> Task:
-    """The task with targets as the model has them: by its order of labels, in its scale of numbers."""
-    if mine is None or mine == task.definition:
-        return task
-    rules = kind(mine.kind)
-    splits = {
-        name: Split(split.inputs, rules.encode(rules.decode(split.targets, task.definition), mine))
-        for name, split in task.splits.items()
-    }
-    return Task(mine, splits, task.notes)
 
 
 @contextmanager

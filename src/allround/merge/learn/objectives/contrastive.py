@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from allround.core.errors import AllroundError
 from allround.core.registry import method
 from allround.merge.learn.objective import Answers
 from allround.tasks.definition import Definition
 
 
-@method(source="Khosla et al., NeurIPS 2020, arXiv:2004.11362, equation 2", needs=("labels",))
+@method(
+    source="Khosla et al., NeurIPS 2020, arXiv:2004.11362, equation 2",
+    needs=("labels",),
+    kinds=("classification", "token_classification"),
+)
 def contrastive(
     merged: Answers, specialist: Answers, targets: Tensor, definition: Definition, *, temperature: float = 0.05
 ) -> Tensor:
@@ -21,19 +24,12 @@ def contrastive(
     Shapes: features (n, d), targets (n,) -> ()
     Formula: mean over rows i of the mean over j != i with the label of i of
     -log(exp(f_i f_j / T) / sum_(a != i) exp(f_i f_a / T)), f of length one; rows without such a j are left out.
-    Errors: a task without one label for each row.
 
     >>> task = Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b"))
     >>> answers = Answers(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     >>> round(contrastive(answers, answers, torch.tensor([0, 0, 1]), task, temperature=1.0).item(), 4)
     0.3133
     """
-    if definition.kind not in ("classification", "token_classification"):
-        raise AllroundError(
-            f"learn task '{definition.name}' by contrast",
-            f"it is of the kind {definition.kind}, and rows are compared by their one label",
-            "use another objective, or leave the task out",
-        )
     unit = F.normalize(merged.features.float(), dim=-1)
     own = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
     closeness = (unit @ unit.T / temperature).masked_fill(own, float("-inf"))

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from allround.core.registry import method
-from allround.merge.learn.objective import Answers, log_probabilities
+from allround.merge.learn.objective import Answers, log_probabilities, logits_of
 from allround.tasks.definition import Definition
 
 
@@ -18,7 +18,8 @@ def pseudo(
 
     Shapes: logits (n, outputs) -> ()
     Formula: mean of -log p(y) over the rows with argmax p = y or max p <= max q, where y = argmax q; p of the merged
-    model, q of the specialist. Without `filtered` over all rows. Zero where no row is left.
+    model, q of the specialist. Without `filtered` over all rows. Zero where no row is left. A number is learned by half
+    the squared difference from the specialist's; there is no telling who is surer.
 
     >>> import torch
     >>> task = Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b"))
@@ -27,6 +28,8 @@ def pseudo(
     >>> round(pseudo(merged, specialist, torch.empty(0), task).item(), 4)
     0.6931
     """
+    if definition.kind == "regression":
+        return 0.5 * (logits_of(merged, definition) - logits_of(specialist, definition)).square().mean()
     own = log_probabilities(merged, definition).flatten(0, 1)
     surest, answer = log_probabilities(specialist, definition).flatten(0, 1).max(-1)
     losses = F.nll_loss(own, answer, reduction="none")

@@ -23,7 +23,7 @@ def adamerging(
 
     level: "task", "layer" or "block", which has a coefficient for each weight tensor: that is what the paper calls
     layer-wise. plus: AdaMerging++, where d_t are the changes as TIES trims (to a fifth) and elects them.
-    Differs: the paper takes 500 steps at the rate 0.001 on the test inputs; here fewer and longer ones, on training
+    Differs: the paper takes 500 steps at the rate 0.001 on the test inputs; here fewer and longer ones, on validation
     inputs unless others are asked for. Checked against the authors' code: start, bounds, optimiser, objective, TIES.
 
     >>> adamerging(plus=True).keep, adamerging(level="task").parametrisation
