@@ -90,21 +90,65 @@ def test_the_commands_of_the_tutorial_run_after_its_code(tmp_path: Path) -> None
         assert "Warning" not in ran.stderr, run
 
 
+def run_page(page: str, folder: Path) -> str:
+    """Run the commands and the Python blocks of a page, in their order; what they print."""
+    lines = ["from allround.cli.app import app"]  # one process, since each command would load torch and transformers
+    for language, code in _FENCE.findall((DOCS / page).read_text(encoding="utf-8")):
+        lines += [code] if language == "python" else []
+        lines += [f"app({shlex.split(line)[1:]!r}, standalone_mode=False)" for line in lines_of_commands(code)]
+    script = folder / "page.py"
+    # Worker processes begin by importing the script.
+    body = "\n".join("    " + line for line in "\n".join(lines).splitlines())
+    script.write_text(f"if __name__ == '__main__':\n{body}\n", encoding="utf-8")
+    ran = subprocess.run([sys.executable, str(script)], cwd=folder, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr
+    assert "Warning" not in ran.stderr
+    assert "Traceback" not in ran.stderr
+    return ran.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_core")
 def test_the_page_on_merging_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    lines = ["from allround.cli.app import app"]  # one process, since each command would load torch and transformers
-    for language, code in _FENCE.findall((DOCS / "merge.md").read_text(encoding="utf-8")):
-        lines += [code] if language == "python" else []
-        lines += [f"app({shlex.split(line)[1:]!r}, standalone_mode=False)" for line in lines_of_commands(code)]
-    script = tmp_path / "merging.py"
-    script.write_text("\n".join(lines), encoding="utf-8")
-    ran = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert ran.returncode == 0, ran.stderr
-    assert "Warning" not in ran.stderr
-    assert ran.stdout.count("merged 2 models by") == 3
+    printed = run_page("merge.md", tmp_path)
+    assert printed.count("merged 2 models by") == 4
     assert (tmp_path / "runs" / "diff" / "diff.html").is_file()
     assert (tmp_path / "models" / "from-adapters" / "README.md").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
+def test_the_page_on_learned_merges_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    printed = run_page("learned.md", tmp_path)
+    (plan,) = (code for code in blocks(DOCS / "learned.md", "text") if "start scale" in code)
+    assert plan in printed
+    assert printed.count("learned a merge of 3 models by") == 5
+    assert printed.count("learned a merge of 2 models by") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
+def test_the_page_on_different_starts_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    printed = run_page("align.md", tmp_path)
+    assert printed.count("features of") == 4
+    assert "100% of the layers" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
+def test_the_page_on_residuals_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    printed = run_page("residuals.md", tmp_path)
+    (sizes,) = (code for code in blocks(DOCS / "residuals.md", "text") if "stored once" in code)
+    assert sizes in printed
+    assert (tmp_path / "models" / "inverted-again" / "heads.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
+def test_the_page_on_loops_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    printed = run_page("loops.md", tmp_path)
+    assert printed.count("was kept, the best on validation") == 3
+    assert not list((tmp_path / "models").glob("*.unfinished"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)

@@ -64,6 +64,42 @@ def test_alpha_and_beta_of_zero_forbid() -> None:
         zip_features(similar, 2, alpha=2.0)
 
 
+def plainly_zipped(similar: Tensor, k: int, alpha: float, beta: float) -> list[int]:
+    """The same by a search of the whole matrix at each step: the first of those that are most alike."""
+    total, n, never = len(similar), len(similar) // k, -torch.inf
+    alike = similar.clone().fill_diagonal_(never)
+    linked, group, budget = alike.clone(), list(range(total)), [int((total - n) // k * beta + 1e-4)] * k
+    own = [slice(model * n, (model + 1) * n) for model in range(k)]
+    for rows in own if beta == 0 else ():
+        alike[rows, rows] = never
+    for _ in range(total - n):
+        searched = alike if float(alike.max()) > never else linked
+        kept, gone = sorted(divmod(int(searched.argmax()), total))
+        group = [kept if one == gone else one for one in group]
+        for matrix, factor in ((alike, alpha), (linked, 1.0)):
+            row = torch.minimum(matrix[kept], matrix[gone])
+            matrix[kept] = matrix[:, kept] = torch.where(row > never, row * factor, row) if factor else never
+            matrix[gone] = matrix[:, gone] = never
+        if kept // n == gone // n:
+            budget[kept // n] -= 1
+            if budget[kept // n] <= 0:
+                alike[own[kept // n], own[kept // n]] = never
+    return [sorted(set(group)).index(one) for one in group]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("beta", [0.0, 0.125, 1.0])
+def test_the_most_alike_are_found_as_by_a_search_of_everything(alpha: float, beta: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for k, n in ((1, 5), (2, 1), (2, 9), (3, 6)):
+        similar = torch.rand(k * n, k * n, generator=generator) * 2 - 1
+        similar = (similar + similar.T) / 2
+        for one in (similar, (similar * 4).round() / 4):  # the second with many that are as alike
+            assert zip_features(one, k, alpha=alpha, beta=beta).argmax(1).tolist() == plainly_zipped(
+                one, k, alpha, beta
+            )
+
+
 class Net(nn.Module):
     """A small net with BatchNorm and a residual block."""
 

@@ -448,7 +448,7 @@ MATS_KFAC: dict[int, list] = {
 
 @pytest.mark.parametrize("steps", MATS_KFAC)
 def test_mats_by_kronecker_factors_equals_the_authors_code(steps: int) -> None:
-    values = {"subspace": "kfac", "kfac": (GRAMS, OUTPUTS), "steps": steps, "tolerance": 1e-5}
+    values = {"subspace": "kfac", "kfac": (GRAMS, OUTPUTS), "steps": steps, "normalize": False}
     assert close(mats(torch.zeros(2, 3), WEIGHTS, start_scale=0.0, **values), MATS_KFAC[steps], 1e-4)
 
 
@@ -460,8 +460,11 @@ def test_mats_solves_the_kronecker_system() -> None:
     whole = [w * torch.kron(g, a) for w, a, g in zip(weights, *factors, strict=True)]
     side = sum(matrix @ delta.flatten() for matrix, delta in zip(whole, deltas, strict=True))
     expected = base + torch.linalg.solve(sum(whole), side).reshape(4, 5)
-    found = mats(base, deltas, subspace="kfac", kfac=factors, weights=weights, tolerance=1e-12, steps=500)
-    assert close(found, expected, 1e-6)
+    values = {"subspace": "kfac", "kfac": factors, "tolerance": 1e-12, "steps": 500}
+    assert close(mats(base, deltas, weights=weights, normalize=False, **values), expected, 1e-6)
+    norms = [w * w / float(m.norm()) for w, m in zip(weights, whole, strict=True)]
+    same = mats(base, deltas, weights=norms, normalize=False, **values)
+    assert close(mats(base, deltas, weights=weights, **values), same, 1e-6), "divided by the norm of the whole matrix"
 
 
 def test_mats_in_other_subspaces_is_the_methods_that_have_a_formula() -> None:
@@ -469,14 +472,17 @@ def test_mats_in_other_subspaces_is_the_methods_that_have_a_formula() -> None:
     fishers = noise(3, 5, 4, seed=2).square() + 0.1
     same = {"weights": weights, "tolerance": 1e-12}
     assert close(mats(base, deltas, subspace="identity", **same), average(base, deltas, weights=weights), 1e-5)
-    expected = fisher(base, deltas, fisher=fishers, weights=weights, normalize=False)
-    assert close(mats(base, deltas, subspace="fisher", fisher=fishers, **same), expected, 1e-5)
+    fishers[0] *= 1e-6  # below the floor
+    for normalize in (False, True):
+        expected = fisher(base, deltas, fisher=fishers, weights=weights, normalize=normalize)
+        found = mats(base, deltas, subspace="fisher", fisher=fishers, normalize=normalize, steps=1, **same)
+        assert close(found, expected, 1e-12), "the first step arrives"
     rows = noise(3, 9, 4, seed=3)
     gram = rows.mT @ rows
     expected = regmean(base, deltas, gram=gram, shrink=0.5, weights=weights)
     assert close(mats(base, deltas, subspace="gram", gram=gram, shrink=0.5, **same), expected, 1e-5)
     ones = torch.eye(5).expand(3, 5, 5).double()
-    found = mats(base, deltas, subspace="kfac", kfac=(gram, ones), shrink=0.5, **same)
+    found = mats(base, deltas, subspace="kfac", kfac=(gram, ones), shrink=0.5, normalize=False, **same)
     assert close(found, expected, 1e-5), "gradients of the same size everywhere leave the Gram matrix"
 
 
@@ -484,11 +490,13 @@ def test_mats_by_fisher_takes_weights_of_any_shape() -> None:
     for shape in ((), (7,), (2, 3, 4)):
         base, deltas, fishers = noise(*shape), noise(3, *shape, seed=1), noise(3, *shape, seed=2).square() + 0.1
         found = mats(base, deltas, subspace="fisher", fisher=fishers, tolerance=1e-12)
-        assert close(found, fisher(base, deltas, fisher=fishers, normalize=False), 1e-5)
+        assert close(found, fisher(base, deltas, fisher=fishers), 1e-5)
     nothing = torch.zeros(3, 0)
     for subspace in ("fisher", "gram"):
         assert close(mats(base, deltas, subspace=subspace, **{subspace: nothing}), average(base, deltas))
     assert close(mats(base, deltas, subspace="kfac", kfac=(nothing, nothing)), average(base, deltas))
+    with pytest.raises(AllroundError, match="not above zero"):
+        mats(base, deltas, subspace="fisher", fisher=fishers, floor=0.0)
     with pytest.raises(AllroundError, match="did you mean 'kfac'"):
         mats(base, deltas, subspace="kfca")
 

@@ -63,7 +63,7 @@ def tune_model(
             listed = ", ".join(f"{name} {score:.3f}" for name, score in one["scores"].items())
             best = "  (kept)" if one["step"] == course.best_step else ""
             progress.say(f"step {one['step']}: validation {listed}{best}")
-        board = _board(model, suite, "test", "tuned", course)
+        board = board_of(model, suite, "test", "tuned", course)
         model.facts = {"made_by": {"base": str(base), "settings": settings.to_json(), "seed": seed},
                        "scores": {n: cell_facts(d, board.cells["tuned"][n], "test")
                                   for n, d in board.definitions.items()}}  # fmt: skip
@@ -91,7 +91,7 @@ def evaluate_model(folder: Path, suite: Suite, *, split: str = "test", out: Path
         )
     for task in suite.tasks.values():
         _check_labels(model, task, str(folder))
-    board = _board(model, suite, split, "model", None)
+    board = board_of(model, suite, split, "model", None)
     if out is not None:
         board.save(out)
     return board
@@ -108,7 +108,7 @@ def judge_of(suite: Suite) -> Callable[[MultiTaskModel, str], float]:
                 "give a suite with all tasks of the models, or leave it out",
             )
         _check_labels(model, suite.tasks[name], "the specialist")
-        found = score(predict_split(model, _with_definition(suite.tasks[name], model), "validation"))
+        found = score(predict_split(model, suite.tasks[name].as_defined(model.definition(name)), "validation"))
         return found if better(model.definition(name).metric) == "higher" else -found
 
     return judge
@@ -125,11 +125,12 @@ def _check_labels(model: MultiTaskModel, task: Task, what: str) -> None:
         )
 
 
-def _board(model: MultiTaskModel, suite: Suite, split: str, name: str, course: Course | None) -> Scoreboard:
+def board_of(model: MultiTaskModel, suite: Suite, split: str, name: str, course: Course | None) -> Scoreboard:
+    """The scoreboard of one model, called `name`, beside the floor. course: the training that it came from."""
     predictions: dict[tuple[str, str], Predictions] = {}
     for task_name, task in suite.tasks.items():
         # The model's own definition scales a regression target as it was trained.
-        own = _with_definition(task, model)
+        own = task.as_defined(model.definition(task_name))
         predictions[name, task_name] = predict_split(model, own, split)
         predictions["floor", task_name] = floor(own, split)
     rows = sum(len(p) for (s, _), p in predictions.items() if s == name)
@@ -151,18 +152,6 @@ def _board(model: MultiTaskModel, suite: Suite, split: str, name: str, course: C
     return Scoreboard.make(
         {n: model.definitions[n] for n in suite.tasks}, systems, predictions, reference=None, notes=notes
     )
-
-
-def _with_definition(task: Task, model: MultiTaskModel) -> Task:
-    mine = model.definition(task.name)
-    if mine == task.definition:
-        return task
-    rules = kind(mine.kind)
-    splits = {
-        s: type(split)(split.inputs, rules.encode(rules.decode(split.targets, task.definition), mine))
-        for s, split in task.splits.items()
-    }
-    return Task(mine, splits, task.notes)
 
 
 def floor(task: Task, split: str = "test") -> Predictions:

@@ -104,6 +104,10 @@ def read_learning(
 def describe(learning: Learning, sizes: Sequence[int], split: str) -> list[str]:
     """What will be learned, in a few lines. sizes: rows of each task in the split."""
     facts = learning.to_json()
+    if "form" in facts:
+        listed = ", ".join(f"{k} {v}" for k, v in facts.items() if k not in ("form", "rows", "batch"))
+        used = sum(min(learning.rows, size) for size in sizes)
+        return [f"formula   {facts['form']} ({listed})", f"rows      {used} {split} rows of {len(sizes)} tasks"]
     settings = ", ".join(f"{k} {v}" for k, v in facts["settings"].items() if k != "scale")
     used = sum(min(learning.rows, size) for size in sizes)
     needs = {"labels": "with labels", "specialist": "with the specialists' answers"}

@@ -120,8 +120,11 @@ def shrunk(gram: Tensor, shrink: float, method: str) -> Tensor:
         raise AllroundError(
             f"set 'shrink' of '{method}' to {shrink}", "that is not from 0 to 1", "give one such as 0.9"
         )
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    return gram * shrink + torch.diag_embed(diagonal * (1 - shrink))
+    if shrink == 1:
+        return gram
+    made = gram * shrink
+    made.diagonal(dim1=-2, dim2=-1).copy_(gram.diagonal(dim1=-2, dim2=-1))
+    return made
 
 
 def weighted(
@@ -136,8 +139,8 @@ def weighted(
     for change, matrix, weight in zip(deltas, gram, each(weights, deltas).flatten().tolist(), strict=True):
         part = shrunk(wide(matrix) * weight, shrink, method)
         change = wide(change if center is None else change - center)
-        total = part if total is None else total.add_(part)
         side = change @ part if side is None else side.addmm_(change, part)
+        total = part if total is None else total.add_(part)
     assert total is not None and side is not None
     return total, side
 
@@ -165,28 +168,27 @@ def solve(gram: Tensor, side: Tensor, eps: float) -> Tensor:
 
 
 def conjugate_gradients(
-    apply: Callable[[Tensor], Tensor], side: Tensor, start: Tensor, steps: int, tolerance: float
+    apply: Callable[[Tensor], Tensor], left: Tensor, length: float, steps: int, tolerance: float
 ) -> tuple[Tensor, int, float]:
-    """Some steps from `start` towards the X with apply(X) = side, for a symmetric map without negative eigenvalues.
+    """Some steps towards the X with apply(X) = side, for a symmetric map without negative eigenvalues.
 
-    Shapes: side, start (*s) -> X - start (*s), how many steps were taken, and the residual over the norm of the side.
-    Ends early where the residual is `tolerance` times the norm of the side.
+    Shapes: left (*s), the residual side - apply(X) where X starts -> by how far X moves (*s), how many steps were
+    taken, and the residual over `length`, the norm of the side. Ends early where that is `tolerance`.
     """
-    residual = side - apply(start)
-    norm = float(side.abs().max().clamp_min(torch.finfo(side.dtype).tiny))
-    residual, length_of_side = residual / norm, float((side / norm).norm())
+    norm = float(left.abs().max().clamp_min(torch.finfo(left.dtype).tiny))
+    residual, length = left / norm, length / norm
     moved, towards = torch.zeros_like(residual), residual.clone()
     size, taken = float(residual.square().sum()), 0
-    enough = (tolerance * length_of_side) ** 2
+    enough = (tolerance * length) ** 2
     while taken < steps and size > enough:
         image = apply(towards)
-        curvature = float((towards * image).sum())
+        curvature = float((towards * image).sum())  # summed in pairs: with torch.dot, rounding soon costs steps
         if curvature <= 0:
             break
-        length = size / curvature
-        moved.add_(towards, alpha=length)
-        residual.sub_(image, alpha=length)
+        step = size / curvature
+        moved.add_(towards, alpha=step)
+        residual.sub_(image, alpha=step)
         before, size = size, float(residual.square().sum())
         towards.mul_(size / before).add_(residual)
         taken += 1
-    return moved * norm, taken, size**0.5 / length_of_side if length_of_side else 0.0
+    return moved * norm, taken, size**0.5 / length if length else 0.0

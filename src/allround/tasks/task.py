@@ -78,6 +78,28 @@ class Task:
             )
         return replace(self, splits=splits)
 
+    def as_defined(self, definition: Definition) -> Task:
+        """The same rows with targets as another definition of the task has them: its order of labels, its scale.
+
+        Labels that it lacks are a KeyError naming them.
+
+        >>> from allround.tasks.make import make_task
+        >>> rows = {"text": ["fine", "dull", "warm"], "label": ["good", "bad", "good"]}
+        >>> data = dict.fromkeys(("train", "validation", "test"), rows)
+        >>> task = make_task("mood", kind="classification", inputs="text", target="label", data=data)
+        >>> other = task.as_defined(task.definition.with_facts({"labels": ("good", "bad")}))
+        >>> task.splits["test"].targets.tolist(), other.splits["test"].targets.tolist()
+        ([1, 0, 1], [0, 1, 0])
+        """
+        if definition == self.definition:
+            return self
+        rules = kind(definition.kind)
+        splits = {
+            name: Split(split.inputs, rules.encode(rules.decode(split.targets, self.definition), definition))
+            for name, split in self.splits.items()
+        }
+        return replace(self, definition=definition, splits=splits)
+
     def save(self, folder: Path | str) -> None:
         """Write the task as a folder: `definition.json`, and one Arrow file a split. Images are kept as PNG."""
         with atomic_folder(folder) as temporary:

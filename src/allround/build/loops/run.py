@@ -14,8 +14,8 @@ from allround.build.loops.jobs import merge_branches
 from allround.build.loops.loop import Branch, Loop
 from allround.build.options import Options
 from allround.build.results import cell_facts, plain_name
-from allround.build.run import _locked, _Run
-from allround.build.single import _board
+from allround.build.run import Run, locked
+from allround.build.single import board_of
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_folder, check_out
@@ -78,7 +78,7 @@ def run_loop(
     settings = settings or Settings()
     pick_device(settings.device)
     work = out.parent / f"{out.name}.unfinished"
-    with _locked(work):
+    with locked(work):
         options = Options(settings=settings, seed=seed, workers=workers)
         run = _Loop(loop, suite, base, options, work, dict(encoder or {}), progress or Progress())
         run.go()
@@ -87,7 +87,7 @@ def run_loop(
     return Looped(out, board, run.rounds, run.kept)
 
 
-class _Loop(_Run):
+class _Loop(Run):
     """A run whose work, from the heads on, is that of a loop."""
 
     def __init__(self, loop: Loop, *given: Any) -> None:
@@ -236,7 +236,7 @@ class _Loop(_Run):
         for branch in tuned:
             course.examples.update(branch["examples"])
         with atomic_folder(out) as folder:
-            board = _board(model, self.suite, "test", "loop", course)
+            board = board_of(model, self.suite, "test", "loop", course)
             model.facts = {
                 "made_by": {**facts, "base": plain_name(self.base), "settings": self.settings.to_json(),
                             "seed": self.options.seed, "kept": self.kept, "rounds": self.rounds},

@@ -60,6 +60,45 @@ def assign_blocks(similarities: list[Tensor], blocks: int, alone: Tensor | None 
     return order, [torch.stack([found[g, int(h)] for g, h in enumerate(order)]) for found in inside]
 
 
+class _Groups:
+    """Groups of features and how alike they are, with the most alike of each, so that joining two costs a few rows."""
+
+    def __init__(self, similarity: Tensor, alpha: float) -> None:
+        # Row i is a group; one that went into another is forbidden.
+        self.alike, self.alpha = similarity.clone(), alpha
+        self.alike.fill_diagonal_(-torch.inf)
+        self.best, self.at = self.alike.max(1)
+
+    def join(self, pair: tuple[int, int] | None = None) -> tuple[int, int] | None:
+        """Let the second of a pair go into the first: of the most alike, where none is given. None: none is allowed."""
+        if pair is None:
+            row = int(self.best.argmax())
+            if self.best[row] == -torch.inf:
+                return None
+            other = int(self.at[row])
+            pair = (min(row, other), max(row, other))
+        kept, gone = pair
+        least = torch.minimum(self.alike[kept], self.alike[gone])
+        least = least * self.alpha if self.alpha else torch.full_like(least, -torch.inf)
+        self.alike[kept], self.alike[:, kept] = least, least
+        self.alike[gone], self.alike[:, gone] = -torch.inf, -torch.inf
+        # Entries before the present best are smaller than it, so that the first of several is `kept` where it is less.
+        better = (least > self.best) | ((least == self.best) & (self.at > kept))
+        stale = ~better & ((self.at == kept) | (self.at == gone))
+        stale[kept] = stale[gone] = True
+        self.best, self.at = torch.where(better, least, self.best), self.at.masked_fill(better, kept)
+        self._look(stale.nonzero().flatten())
+        return pair
+
+    def forbid(self, rows: Tensor) -> None:
+        """Let no two of these groups join."""
+        self.alike[rows[:, None], rows] = -torch.inf
+        self._look(rows)
+
+    def _look(self, rows: Tensor) -> None:
+        self.best[rows], self.at[rows] = self.alike[rows].max(1)
+
+
 def zip_features(similarity: Tensor, models: int, *, alpha: float = 0.3, beta: float = 0.125) -> Tensor:
     """Merge the features of several models, the most alike first, until there are as many as one model has.
 
@@ -87,31 +126,26 @@ def zip_features(similarity: Tensor, models: int, *, alpha: float = 0.3, beta: f
             "alpha and beta go from 0 to 1, and every model has as many features",
             "give such as alpha 0.3, beta 0.125",
         )
-    # Row i of `alike` is a group of features; a group that went into another is forbidden.
-    never = -torch.inf
-    alike = similarity.clone()
-    alike.fill_diagonal_(never)
-    linked = alike.clone()  # the same without what alpha and beta forbid
-    origin = torch.arange(models, device=alike.device).repeat_interleave(n)
-    group = torch.arange(total, device=alike.device)
+    rows = torch.arange(total, device=similarity.device)
     budget = [int((total - n) // models * beta + 1e-4)] * models
-    if beta == 0:
-        alike[origin[:, None] == origin[None, :]] = never
-    for _ in range(total - n):
-        best = int(alike.argmax())
-        if alike.flatten()[best] == never:
-            best = int(linked.argmax())
-        kept, gone = sorted((best // total, best % total))
-        group[group == gone] = kept
-        for matrix, factor in ((alike, alpha), (linked, 1.0)):
-            row = torch.minimum(matrix[kept], matrix[gone]) * factor if factor else torch.full_like(matrix[kept], never)
-            matrix[kept], matrix[:, kept] = row, row
-            matrix[gone], matrix[:, gone] = never, never
-        if origin[kept] == origin[gone]:
-            model = int(origin[kept])
+    pairs: list[tuple[int, int]] = []
+    groups = _Groups(similarity, alpha)
+    for own in rows.split(n) if beta == 0 else ():
+        groups.forbid(own)
+    while len(pairs) < total - n and (pair := groups.join()):
+        pairs.append(pair)
+        if (model := pair[0] // n) == pair[1] // n:
             budget[model] -= 1
             if budget[model] <= 0:
-                same = (origin == model).nonzero().flatten()
-                alike[same[:, None], same[None, :]] = never
+                groups.forbid(rows[model * n : (model + 1) * n])
+    if len(pairs) < total - n:  # the rest by similarity alone, without what alpha and beta forbid
+        groups = _Groups(similarity, 1.0)
+        for pair in pairs:
+            groups.join(pair)
+        while len(pairs) < total - n and (pair := groups.join()):
+            pairs.append(pair)
+    group = rows.clone()
+    for kept, gone in pairs:
+        group[group == gone] = kept
     columns = torch.unique(group, return_inverse=True)[1]
     return torch.nn.functional.one_hot(columns, n).to(similarity.dtype)

@@ -121,6 +121,34 @@ class Learning:
         }
 
 
+@dataclass(frozen=True)
+class ClosedForm(Learning):
+    """A merge that follows from rows by a formula; nothing is learned in steps.
+
+    form: which one; `regmean_pp` is the only one. Of a `Learning` it has the rows and the batch.
+    """
+
+    parametrisation: str = "task"
+    objective: str = "features"
+    steps: int = 0
+    form: str = "regmean_pp"
+    form_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def split(self) -> str:
+        return "train"
+
+    def check(self, definitions: Iterable[Definition]) -> None:
+        """It takes tasks of every kind."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"form": self.form, **self.form_settings, "rows": self.rows, "batch": self.batch}
+
+
 def preset(name: str, values: Mapping[str, Any] | None = None) -> Learning:
     """The learning that a preset stands for; a parametrisation's name stands for `custom` with it.
 

@@ -37,7 +37,8 @@ class Specialist:
 @dataclass
 class Rows:
     """The rows of one task: as the encoder prepared them, their targets where labels are used, and what the task's
-    specialist answers. Lists have an entry for each row; in tasks per word it holds the row's words."""
+    specialist answers. Lists have an entry for each row; in tasks per word it holds the row's words. model: the number
+    of the specialist."""
 
     definition: Definition
     prepared: list[Any]
@@ -47,6 +48,7 @@ class Rows:
     head: dict[str, Tensor] | None
     lengths: list[int]
     seed: int
+    model: int
 
     def batches(self, size: int, steps: int) -> list[list[int]]:
         """Row numbers of so many batches: one pass over the rows after the other, each in another order."""
@@ -83,7 +85,7 @@ def gather_rows(
     at only where the objective needs them.
     """
     found: dict[str, Rows] = {}
-    for specialist in specialists:
+    for number, specialist in enumerate(specialists):
         asked = "specialist" in learning.needs and learning.all_steps > 0
         model = load_encoder(specialist.encoder).to(device).eval() if asked else None
         for name in specialist.tasks:
@@ -107,7 +109,7 @@ def gather_rows(
                 if head is not None:
                     logits = [F.linear(f, head["weight"], head["bias"]) for f in features]
             lengths = [encoder.length(one) for one in ready]
-            found[name] = Rows(definition, ready, targets, features, logits, head, lengths, seed_of(seed, name))
+            found[name] = Rows(definition, ready, targets, features, logits, head, lengths, seed_of(seed, name), number)
     return found
 
 

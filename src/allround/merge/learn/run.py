@@ -20,14 +20,15 @@ from allround.core.errors import AllroundError
 from allround.core.files import read_json
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything, seed_of
-from allround.merge.learn.learning import Learning
+from allround.merge.learn.learning import ClosedForm, Learning
 from allround.merge.learn.material import Changes, Rows, Specialist, gather_changes, gather_rows
 from allround.merge.learn.objective import Answers
 from allround.merge.learn.parametrisation import Parametrisation
+from allround.merge.statistics.sequential import regmean_pp
 from allround.models.base import load_encoder
 from allround.models.device import pick_device, products
 from allround.models.device import precision as named_precision
-from allround.models.encoder import CONFIG, Encoder
+from allround.models.encoder import CONFIG, Batch, Encoder
 from allround.models.head import fit_head
 from allround.tasks.task import Task
 
@@ -152,6 +153,8 @@ def _fit(
     progress: Progress,
 ) -> _Fitted:
     """Learn one merge: merged weights and buffers, learned numbers, learned heads, facts."""
+    if isinstance(learning, ClosedForm):
+        return _closed(shell, encoders, rows, learning, device)
     changes = gather_changes(shell, encoders, keep=learning.keep, elect=learning.elect)
     begun = start_of(changes, learning.scale, load_encoder(start) if start is not None else None)
     if not changes.deltas:
@@ -170,6 +173,22 @@ def _fit(
     found = {n: p.detach().cpu().clone() for n, p in made.named_parameters()}
     heads = {task: {k: v.detach().cpu() for k, v in head.items()} for task, head in steps.heads.items()}
     return {**begun, **merged}, found, heads if learning.heads == "learned" else {}, {**facts, **made.describe()}
+
+
+def _closed(
+    shell: Encoder, encoders: Sequence[Path], rows: Mapping[str, Rows], learning: ClosedForm, device: torch.device
+) -> _Fitted:
+    """RegMean++: the models are in memory together."""
+    models = {str(n): load_encoder(folder).to(device) for n, folder in enumerate(encoders)}
+    shell.to(device)
+    batches: dict[str, list[Batch]] = {name: [] for name in models}
+    for task in rows.values():
+        passed = task.batches(learning.batch, math.ceil(len(task.prepared) / learning.batch))
+        batches[str(task.model)] += [task.batch(shell, numbers, device)[0] for numbers in passed]
+    weights = regmean_pp(shell, models, batches, **learning.form_settings)
+    buffers = gather_changes(shell.to("cpu"), encoders).buffers
+    facts = {"steps": 0, "skipped": 0, "rows_seen": sum(len(r.prepared) for r in rows.values()), "losses": []}
+    return {**buffers, **{n: w.cpu() for n, w in weights.items()}}, {}, {}, facts
 
 
 def start_of(changes: Changes, scale: float, given: Encoder | None) -> dict[str, Tensor]:

@@ -201,7 +201,10 @@ def _card(name: str, record: Mapping[str, Any]) -> str:
     lines += [f"A learned merge by allround {__version__} ({record['preset']}).{test}", ""]
     lines += [f"- base: `{record['base']}`", *(f"- model: `{model}`" for model in record["models"])]
     lines += [f"- start: `{record['start']}`"] if record["start"] else []
-    lines += [f"- learned: `{learning['parametrisation']}` by `{learning['objective']}`"]
+    if "form" in learning:
+        lines += [f"- closed form: `{learning['form']}`"]
+    else:
+        lines += [f"- learned: `{learning['parametrisation']}` by `{learning['objective']}`"]
     lines += [f"- rows ({record['split']}): {rows}", f"- seconds: {record['seconds']} on {record['device']}", ""]
     lines += [f"`{RECORD}` says how, with every step's loss; `{NUMBERS}` has the learned numbers.", ""]
     return "\n".join(lines)

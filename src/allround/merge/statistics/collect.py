@@ -20,7 +20,7 @@ from allround.models.model import MultiTaskModel, load
 from allround.models.names import file_names
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind as kind_of_task
-from allround.tasks.task import SPLITS, Split, Task, limit_split
+from allround.tasks.task import SPLITS, Task, limit_split
 
 
 @dataclass(frozen=True)
@@ -104,30 +104,27 @@ def _check(asked: str, tasks: Sequence[Task], rows: int, split: str, labels: str
 
 def _examples(model: MultiTaskModel, definition: Definition, task: Task, rows: int, split: str, seed: int) -> Examples:
     """Rows of a task, with targets as the model's own head has them: its labels in its order, its scale."""
-    strata = kind_of_task(task.definition.kind).strata(task.splits[split].targets)
-    drawn: Split = limit_split(task.splits[split], rows, seed_of(seed, "statistic", task.name, split), strata)
     model.encoder.check(definition)
-    if not len(drawn):
+    if not len(task.splits[split]):
         raise AllroundError(f"compute statistics of task '{task.name}'", f"its split '{split}' has no rows",
                             "choose another --split")  # fmt: skip
-    targets = drawn.targets
-    if definition != task.definition:
-        if definition.kind != task.definition.kind:
-            raise AllroundError(
-                f"compute statistics of task '{task.name}'",
-                f"the model knows it as {definition.kind}, and the suite as {task.definition.kind}",
-                "use the suite that the model was made with",
-            )
-        rules = kind_of_task(definition.kind)
-        try:
-            targets = rules.encode(rules.decode(targets, task.definition), definition)
-        except KeyError as error:
-            raise AllroundError(
-                f"compute statistics of task '{task.name}'",
-                f"the model's head does not know the label {error}",
-                "use the suite that the model was made with, or map its labels (`labels:` in the suite file)",
-            ) from error
-    return Examples(definition, model.encoder.prepare(drawn.inputs, definition), targets)
+    if definition.kind != task.definition.kind:
+        raise AllroundError(
+            f"compute statistics of task '{task.name}'",
+            f"the model knows it as {definition.kind}, and the suite as {task.definition.kind}",
+            "use the suite that the model was made with",
+        )
+    try:
+        found = task.as_defined(definition).splits[split]
+    except KeyError as error:
+        raise AllroundError(
+            f"compute statistics of task '{task.name}'",
+            f"the model's head does not know the label {error}",
+            "use the suite that the model was made with, or map its labels (`labels:` in the suite file)",
+        ) from error
+    strata = kind_of_task(definition.kind).strata(found.targets)
+    drawn = limit_split(found, rows, seed_of(seed, "statistic", task.name, split), strata)
+    return Examples(definition, model.encoder.prepare(drawn.inputs, definition), drawn.targets)
 
 
 def _check_finite(asked: str, found: Measured) -> None:
