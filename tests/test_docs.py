@@ -253,7 +253,10 @@ ALL_COMMANDS = [pytest.param(line, id=f"{by_name(page)}: {line}") for page in PA
 @pytest.mark.parametrize("line", ALL_COMMANDS)
 def test_commands_in_the_docs_exist_with_their_options(line: str) -> None:
     from allround.cli.app import app
-    from allround.cli.merge import extras
+    from allround.cli.learn import read_learning
+    from allround.cli.loop import options_of
+    from allround.cli.merge import extras, read_options
+    from allround.cli.residuals import split_options
 
     command: Any = typer.main.get_command(app)
     _, *words = shlex.split(line, comments=True)
@@ -262,8 +265,19 @@ def test_commands_in_the_docs_exist_with_their_options(line: str) -> None:
         assert name in command.commands, f"there is no command '{name}'"
         command = command.commands[name]
     context = command.make_context(command.name, list(words))
-    if command.name == "merge":
-        extras([*context.params["inputs"], *context.args], context.params["method"] or "ties")
+    given = context.params
+    more = [*given.get("inputs", ()), *context.args]  # a method's own parameters come as words
+    if command.name == "merge" and given["learn"]:
+        read_learning(more, given["learn"], given["objective"], given["rows"])
+    elif command.name == "merge":
+        extras(more, given["method"] or "ties")
+    elif command.name == "compress":
+        own, others = split_options(more)
+        parameters = registry.find("codec", given["codec"]).parameters
+        read_options(own, {p.name: p.type for p in parameters}, given["codec"])
+        extras(others, given["method"] or "average")
+    elif command.name == "loop":
+        options_of(given["name"], more, given["method"])
 
 
 def test_there_are_commands_to_check() -> None:

@@ -85,7 +85,10 @@ def test_it_runs_on_real_encoders_and_finds_something(name: str, bert_specialist
     assert made.record["rows"] == {"mood": 8, "alike": 8} and made.record["rows_seen"] == 16
 
 
-ZERO = [(name, {}) for name in PRESETS if name not in CLOSED] + [("adamerging", {"plus": True}), ("concrete", {"coefficients": "block"})]
+ZERO = [(name, {}) for name in PRESETS if name not in CLOSED] + [
+    ("adamerging", {"plus": True}),
+    ("concrete", {"coefficients": "block"}),
+]
 
 
 @pytest.mark.parametrize(("name", "values"), ZERO, ids=str)
@@ -260,7 +263,7 @@ def test_tint(filtered: bool, point_specialists: Tuned) -> None:
         return F.cross_entropy(outputs[chosen], ind[chosen])
 
     reference.fit(merge, loss, torch.optim.Adam([raw, *free], lr=preset("tint").rate))
-    made = run(point_specialists, "tint", filtered=filtered)
+    made = run(point_specialists, "tint", filtered=filtered, head_rate=preset("tint").rate)
     agree(made.found["raw"], raw)
     for task, head in reference.heads.items():
         agree(made.heads[task]["weight"], head["weight"])

@@ -369,8 +369,16 @@ def test_models_that_are_the_base_give_the_base(point_specialists: Tuned) -> Non
 
 
 def test_labels_come_from_train_and_unlabelled_rows_from_validation(point_specialists: Tuned) -> None:
-    for objective, split in (("label", "train"), ("divergence", "validation"), ("entropy", "validation")):
-        learning = preset("task", {"objective": objective, "steps": 1})
+    """Where coefficients alone are learned; what is learned by the thousand would fit the rows that choices see."""
+    cases = (
+        ("task", {"objective": "label"}, "train"),
+        ("block", {"objective": "divergence"}, "validation"),
+        ("task", {"objective": "entropy"}, "validation"),
+        ("mask", {"bound": "none"}, "train"),
+        ("tint", {}, "train"),
+    )
+    for name, values, split in cases:
+        learning = preset(name, {**values, "steps": 1})
         made = fit(point_specialists, learning, split=None)
         sizes = {n: len(t.splits[split]) for n, t in point_specialists.suite.tasks.items() if n in made.record["rows"]}
         assert (made.record["split"], made.record["rows"]) == (split, sizes)

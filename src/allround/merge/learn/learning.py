@@ -22,11 +22,12 @@ class Learning:
     parametrisation, objective: by name, with their settings. S is the start: base + scale * sum_t e_t, unless another
     one is given beside this. e_t: the changes, with all but the `keep` largest entries of each model set to zero, and
     with `elect` only where their sign is that of the sum over models. heads: "kept" are the specialists'; "learned"
-    ones are learned along; "fitted" ones are fitted anew on the merged encoder in the end, on all training rows with
-    their labels. rows: of each task; batch: of each task in a step; the losses of the tasks are added up. phases:
-    which of the parametrisation's parts are learned in how many steps, one after the other; by default all of them in
-    `steps`. clip: the most that the norm of the gradient may be (0: any). decay: whether the rate falls to zero, by a
-    half cosine. group: merge so many models at a time, and then the merged ones (0: all at once).
+    ones are learned along, at `head_rate`; "fitted" ones are fitted anew on the merged encoder in the end, on all
+    training rows with their labels. rows: of each task; batch: of each task in a step; the losses of the tasks are
+    added up. phases: which of the parametrisation's parts are learned in how many steps, one after the other; by
+    default all of them in `steps`. clip: the most that the norm of the gradient may be (0: any). decay: whether the
+    rate falls to zero, by a half cosine. group: merge so many models at a time, and then the merged ones (0: all at
+    once).
     """
 
     parametrisation: str
@@ -39,6 +40,7 @@ class Learning:
     heads: str = "kept"
     steps: int = 100
     rate: float = 0.01
+    head_rate: float = 0.001
     optimiser: str = "adam"
     weight_decay: float = 0.0
     clip: float = 0.0
@@ -61,8 +63,9 @@ class Learning:
                                     f"give at least {least}")  # fmt: skip
         if self.group == 1:
             raise AllroundError("merge one model at a time", "a group of one is no merge", "give group=2 or more")
-        if not 0 < self.rate < math.inf:
-            raise AllroundError(f"learn at the rate {self.rate}", "that is no positive number", "give one such as 0.01")
+        for rate in (self.rate, self.head_rate):
+            if not 0 < rate < math.inf:
+                raise AllroundError(f"learn at the rate {rate}", "that is no positive number", "give one such as 0.01")
         for name, value in {**self.settings, **self.objective_settings}.items():
             if name in ("temperature", "speed") and not value > 0:
                 raise AllroundError(f"learn with {name}={value}", "that is no positive number", "give one such as 0.5")
@@ -83,10 +86,15 @@ class Learning:
 
     @property
     def split(self) -> str:
-        """Where rows come from unless another split is asked for: without labels from validation, whose inputs the
-        specialists have not been tuned on, so that their answers say something; with labels from train, since choices
-        are made by the labels of validation."""
-        return "train" if "labels" in self.needs else "validation"
+        """Where rows come from unless another split is asked for.
+
+        Validation where coefficients alone are learned without labels: the specialists have not been tuned on its
+        inputs, so that their answers say something. Train where labels are looked at, or where so much is learned that
+        scores on the rows themselves would mean nothing (heads, components, masks), since choices are made on
+        validation.
+        """
+        few = self.parametrisation in ("task", "layer", "block") and self.heads != "learned"
+        return "validation" if few and "labels" not in self.needs else "train"
 
     @property
     def all_steps(self) -> int:

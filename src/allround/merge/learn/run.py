@@ -326,7 +326,8 @@ class _Steps:
         rates = self.made.rates()
         groups = [{"params": p, "lr": self.learning.rate * rates.get(name, 1.0)} for name, p in parts.items()]
         if self.learning.heads == "learned":
-            groups.append({"params": [v for h in self.heads.values() for v in h.values()], "lr": self.learning.rate})
+            heads = [value for head in self.heads.values() for value in head.values()]
+            groups.append({"params": heads, "lr": self.learning.head_rate})
         if not groups:
             raise AllroundError(f"learn '{self.learning.parametrisation}'", "nothing in it is free", "give it a level")
         for group in groups:
