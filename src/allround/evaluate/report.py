@@ -106,10 +106,10 @@ def _settings(settings: Mapping[str, Any] | str | None) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """A name that may be broken after its underscores."""
+    """A name that may be broken after an underscore or a plus."""
     from markupsafe import Markup, escape
 
-    return Markup(str(escape(name)).replace("_", "_<wbr>"))
+    return Markup(str(escape(name)).replace("_", "_<wbr>").replace("+", "+<wbr>"))
 
 
 def _compared(board: Scoreboard) -> list[tuple[str, Comparison | None, Comparison | None]]:

@@ -700,9 +700,9 @@ def _width(title: str, body: list[list[str]], column: int) -> int:
 
 
 def _wrapped(name: str) -> str:
-    """A name in lines of some ten letters, broken after '_' and '-'."""
+    """A name in lines of some ten letters, broken after "_", "-" and "+"."""
     lines = [""]
-    for part in name.replace("_", "_\n").replace("-", "-\n").split("\n"):
+    for part in name.replace("_", "_\n").replace("-", "-\n").replace("+", "+\n").split("\n"):
         if lines[-1] and len(lines[-1]) + len(part) > 10:
             lines.append("")
         lines[-1] += part
