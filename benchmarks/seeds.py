@@ -43,7 +43,7 @@ def main() -> None:
     names = [s.name for s in boards[0].systems if all(s.name in board.mean for board in boards)]
     rows = {name: [board.mean[name].value for board in boards] for name in names}
     costs = {name: boards[0].system(name).cost for name in names}
-    fixed = {s.name for s in boards[0].systems if s.role == "merge" and not s.cost.merge_rows}
+    fixed = {s.name for s in boards[0].systems if s.title.startswith("merge by ") and "+" not in s.name}
     for title, wanted in (("best fixed rule", True), ("best learned merge", False)):
         best = []
         for board in boards:
