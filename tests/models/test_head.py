@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from allround.models import head as module
 from allround.models.base import load_encoder
 from allround.models.encoder import Encoder, hash_tensors
 from allround.models.encoders.module import Module
@@ -21,7 +22,6 @@ from allround.tasks.make import make_task
 from allround.tasks.metric import metric
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
-from allround.train import head as module
 
 COLUMNS = ("a", "b", "c", "d", "e")
 
