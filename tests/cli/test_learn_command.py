@@ -228,3 +228,13 @@ def test_labels_that_are_not_the_models(flowers: Path, tmp_path: Path) -> None:
     (tmp_path / "suite.yml").write_text(SUITE)
     with pytest.raises(AllroundError, match="labels are not those of the suite: s2, s3 differ"):
         cli(*models(flowers), "--learn", "layer", "--suite", tmp_path / "suite.yml", "-o", tmp_path / "out")
+
+
+def test_models_without_heads_take_the_tasks_in_the_order_in_which_they_are_named(
+    flowers: Path, tmp_path: Path
+) -> None:
+    words = [flowers / "base", flowers / "petal" / "encoder", flowers / "species" / "encoder"]
+    cli(*words, "--learn", "layer", "--objective", "features", "--steps", "1", "--device", "cpu",
+        "--suite", flowers / "suite.yml", "--only", "petal,species", "-o", tmp_path / "out")  # fmt: skip
+    record = read_json(tmp_path / "out" / "learned.json")
+    assert list(record["rows"]) == ["petal", "species"] and record["models"] == [str(word) for word in words[1:]]

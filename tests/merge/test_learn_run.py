@@ -368,6 +368,21 @@ def test_models_that_are_the_base_give_the_base(point_specialists: Tuned) -> Non
     assert (made.record["steps"], made.record["losses"], list(made.heads)) == (0, [], list(tuned.folders))
 
 
+def test_a_learned_merge_is_merged_as_any_model(bert_specialists: Tuned, tmp_path: Path) -> None:
+    """The learned numbers beside its weights are no weights."""
+    from allround.checkpoints.weights import Weights
+    from allround.merge.run import merge_folders
+
+    out, merged = tmp_path / "out", tmp_path / "merged"
+    save(bert_specialists, out, preset("layer", {"steps": 1}), ("mood", "alike"))
+    assert (out / "encoder" / "learned.safetensors").is_file()
+    assert set(Weights(out / "encoder")) == set(Weights(bert_specialists.base))
+    merged.mkdir()
+    other = bert_specialists.folders["topics"] / "encoder"
+    merge_folders(bert_specialists.base, [out / "encoder", other], merged, method="average")
+    assert not list(merged.glob("learned.*")) and load_encoder(merged)
+
+
 def test_labels_come_from_train_and_unlabelled_rows_from_validation(point_specialists: Tuned) -> None:
     """Where coefficients alone are learned; what is learned by the thousand would fit the rows that choices see."""
     cases = (

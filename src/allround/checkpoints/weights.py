@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 #: Weights in other formats; their files are not read, or only as pickles.
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf")
+#: What a learned merge leaves beside its weights: the learned numbers, which are no weights.
+LEARNED = "learned.safetensors"
 #: What a file is called that says which of several files holds which tensor; a variant of a model has its name in it.
 _INDEX = re.compile(r"(\.safetensors|\.bin|\.h5|\.msgpack)\.index(\.[^.]+)?\.json$")
 
@@ -135,10 +138,7 @@ class _Safe(_File):
         self.path = path
         self.places, self.metadata = read_header(path)
         self._handle = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_handle"):
-            os.close(self._handle)
+        weakref.finalize(self, os.close, self._handle)
 
     def read(self, key: str, start: int, stop: int) -> Tensor:
         import torch
@@ -220,7 +220,7 @@ def _files(path: Path, pickles: bool) -> list[Path]:
         raise _pickle_error(asked, path)
     if not path.is_dir():
         raise AllroundError(asked, "there is no such file or folder", "check the path")
-    files = sorted(path.rglob("*.safetensors"))
+    files = sorted(p for p in path.rglob("*.safetensors") if p.name != LEARNED)
     if not files:
         found = sorted(p for pattern in _PICKLES for p in path.rglob(pattern) if p.name != "training_args.bin")
         if found and not pickles:

@@ -424,6 +424,7 @@ def _learn(
     **options: Any,
 ) -> None:
     from allround.cli.learn import learn_command
+    from allround.tasks.suite import Suite
 
     if fixed:
         raise AllroundError(
@@ -437,7 +438,10 @@ def _learn(
             "no data is given to learn on",
             "give the suite of the models' tasks: --suite text8 --data-dir FOLDER",
         )
-    learn_command(words, out, _suite(suite, data_dir, only, None), **options)
+    loaded = _suite(suite, data_dir, only, None)
+    # Models without heads take the tasks in the order in which they are named.
+    named = [loaded.tasks[name] for name in _split(only, "--only")] or list(loaded.tasks.values())
+    learn_command(words, out, Suite(loaded.name, named), **options)
 
 
 @app.command(epilog="Example: `allround align models/a models/b --suite suite.yml -o models/b-like-a`")

@@ -45,6 +45,7 @@ def learn_command(
     split = split or learning.split
     if split not in SPLITS:
         raise AllroundError(f"learn on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
+    learning.check_split(split)
     sizes = [len(suite.tasks[name].splits[split]) for name in tasks_of(paths[0], paths[1:], suite)]
     for line in describe(learning, sizes, split):
         typer.echo(line, err=not dry_run)
@@ -59,8 +60,9 @@ def learn_command(
     except KeyboardInterrupt:
         typer.echo("stopped; nothing was written", err=True)
         raise typer.Exit(130) from None
-    typer.echo(f"learned a merge of {len(paths) - 1} models by {name}: {made_of(made)}, "
-               f"{made['seconds']:.0f} s, into {out}")  # fmt: skip
+    closed = "form" in made["learning"]
+    typer.echo(f"{'merged' if closed else 'learned a merge of'} {len(paths) - 1} models by {name}"
+               f"{'' if closed else f': {made_of(made)}'}, {made['seconds']:.0f} s, into {out}")  # fmt: skip
 
 
 def made_of(record: dict[str, Any]) -> str:

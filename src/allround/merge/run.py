@@ -34,7 +34,7 @@ from allround.merge.whole import Blocks, NeedMore, Part, Whole, name_key, over_b
 from allround.models.encoder import CONFIG
 
 #: Files that speak of the base as a whole: the merged model has its own.
-_OF_FOLDER = ("README.md", "merge.json", "allround.json", "adapter_config.json")
+_OF_FOLDER = ("README.md", "merge.json", "learned.json", "allround.json", "adapter_config.json")
 #: Elements of all models in one block: few enough for the processor's cache, enough to be worth the calls.
 _BLOCK = 1 << 20
 

@@ -101,6 +101,15 @@ class Learning:
         """Steps over all phases."""
         return sum(steps for _, steps in self.phases) if self.phases else self.steps
 
+    def check_split(self, split: str) -> None:
+        """An error for test rows where their labels would be looked at."""
+        if split == "test" and "labels" in self.needs:
+            raise AllroundError(
+                f"learn on the test rows by the objective '{self.objective}'",
+                "it looks at their labels, and then the test measures nothing",
+                "use an objective without labels (entropy, divergence, pseudo, features), or another split",
+            )
+
     def check(self, definitions: Iterable[Definition]) -> None:
         """An error for tasks of a kind that the objective has no meaning for."""
         kinds = registry.find("objective", self.objective).facts.get("kinds")

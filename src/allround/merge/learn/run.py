@@ -68,12 +68,7 @@ def learn(
     The same inputs and seed give the same model on the same machine.
     """
     split = split or learning.split
-    if split == "test" and "labels" in learning.needs:
-        raise AllroundError(
-            f"learn on the test rows by the objective '{learning.objective}'",
-            "it looks at their labels, and then the test measures nothing",
-            "use an objective without labels (entropy, divergence, pseudo, features), or another split",
-        )
+    learning.check_split(split)
     names = [name for one in specialists for name in one.tasks]
     lacking = [name for name in names if name not in tasks]
     if lacking:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from allround.checkpoints.adapter import is_adapter
+from allround.checkpoints.weights import LEARNED
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_folder, check_out, write_json
@@ -27,7 +28,7 @@ from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
 
 #: What a learned merge leaves beside the model: the learned numbers, and how they came about.
-NUMBERS, RECORD = "learned.safetensors", "learned.json"
+NUMBERS, RECORD = LEARNED, "learned.json"
 
 
 def learn_models(
