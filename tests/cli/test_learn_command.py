@@ -151,7 +151,7 @@ def test_a_dry_run_writes_nothing(flowers: Path, tmp_path: Path) -> None:
     for out in (["-o", tmp_path / "out"], []):
         said = cli(*models(flowers), "--learn", "tint", "--suite", flowers / "suite.yml", "--dry-run", *out)
         assert "learned   block (bound unit), start scale 0.3, and the heads" in said
-        assert "by        pseudo, with the specialists' answers; 60 steps" in said and "18 validation rows of 2" in said
+        assert "by        pseudo, with the specialists' answers; 60 steps" in said and " train rows of 2 tasks" in said
     assert list(tmp_path.iterdir()) == [] and hash_folder(flowers) == before
 
 
