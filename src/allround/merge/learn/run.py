@@ -181,7 +181,8 @@ def _closed(
         passed = task.batches(learning.batch, math.ceil(len(task.prepared) / learning.batch))
         batches[str(task.model)] += [task.batch(shell, numbers, device)[0] for numbers in passed]
     weights = regmean_pp(shell, models, batches, **learning.form_settings)
-    buffers = gather_changes(shell.to("cpu"), encoders).buffers
+    floating = [name for name, buffer in shell.named_buffers() if buffer.is_floating_point()]
+    buffers = gather_changes(shell.to("cpu"), encoders).buffers if floating else {}
     facts = {"steps": 0, "skipped": 0, "rows_seen": sum(len(r.prepared) for r in rows.values()), "losses": []}
     return {**buffers, **{n: w.cpu() for n, w in weights.items()}}, {}, {}, facts
 
