@@ -13,6 +13,7 @@ from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
+    "12-in-1: Multi-Task Vision and Language Representation Learning",
     "ATM: Improving Model Merging by Alternating Tuning and Merging",
     "AdaMerging: Adaptive Model Merging for Multi-Task Learning",
     "AdaRank: Adaptive Rank Pruning for Enhanced Model Merging",
@@ -21,19 +22,27 @@ PAPERS = (
     "DivMerge: A divergence-based model merging method for multi-tasking",
     "Editing Models with Task Arithmetic",
     "ForkMerge: Mitigating Negative Transfer in Auxiliary-Task Learning",
+    "How does Multi-Task Training Affect Transformer In-Context Capabilities? Investigations with Function Classes",
     "Improving General Text Embedding Model: Tackling Task Conflict and Data Imbalance through Model Merging",
     "Knowledge Composition using Task Vectors with Learned Anisotropic Scaling",
     "Localizing Task Information for Improved Model Merging and Compression",
+    "MFTCoder: Boosting Code LLMs with Multitask Fine-Tuning",
     "Merging Smarter, Generalizing Better: Enhancing Model Merging on OOD Data",
     "Merging by Matching Models in Task Subspaces",
     "MetaGPT: Merging Large Language Models Using Model Exclusive Task Arithmetic",
     "Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse Masks",
+    "Muppet: Massive Multi-task Representations with Pre-Finetuning",
     "No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces",
+    "Order Matters in the Presence of Dataset Imbalance for Multilingual Learning",
     "Parameter Competition Balancing for Model Merging",
+    "Rep-MTL: Unleashing the Power of Representation-level Task Saliency for Multi-Task Learning",
     "Resolving Interference When Merging Models",
+    "SMART: Submodular Data Mixture Strategy for Instruction Tuning",
     "SUPERMERGE: An Approach For Gradient-Based Model Merging",
     "Tint Your Models Task-wise for Improved Multi-task Model Merging",
     "Twin-Merging: Dynamic Integration of Modular Expertise in Model Merging",
+    "Understanding and Improving Information Transfer in Multi-Task Learning",
+    "Uni-Perceiver v2: A Generalist Model for Large-Scale Vision and Vision-Language Tasks",
     "ZipIt! Merging Models from Different Tasks without Training",
 )
 ENTRIES = [(e.family, e.name) for e in registry.entries()]

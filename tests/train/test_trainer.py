@@ -27,8 +27,10 @@ from allround.tasks.metric import metric
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 from allround.train import trainer
+from allround.train.feeds import Feed
+from allround.train.sampling import arrange, counts_of
 from allround.train.settings import Settings
-from allround.train.trainer import Course, draw_tasks, train
+from allround.train.trainer import Course, train
 
 LONG = 10_000  # patience that never runs out
 
@@ -201,8 +203,8 @@ def test_a_task_that_gets_no_better_is_drawn_no_more(flowers: Any, monkeypatch: 
     scripted(monkeypatch, {"species": [0.5], "petal": [0.1 * i for i in range(1, 20)]})
     settings = chosen(epochs=5, patience=2, batch_size=10)
     course = train(model, tasks, settings, seed=0)
-    drawn = draw_tasks([80, 80], 80, settings, seed_of(0, "tasks"))
-    expected = 10 * sum(1 for index in drawn[:32] if index == 0)  # two epochs of sixteen steps
+    drawn = arrange(counts_of([0.5, 0.5], 80), [[0, 1]], 1, seed_of(0, "tasks"))
+    expected = 10 * drawn[:32].count([0])  # two epochs of sixteen steps
     assert course.examples == {"species": expected, "petal": 400}
     assert course.steps == (expected + 400) // 10
     assert [e["step"] for e in course.evaluations] == [0, 16, 32, 48, 64, 80]
@@ -249,8 +251,8 @@ def test_every_row_is_seen_once_an_epoch(flowers: Any, monkeypatch: pytest.Monke
     model, (task,) = flowers("species")
     task = task.limit({"train": 23})
     seen: list[list[int]] = []
-    rows = trainer._Run._rows
-    monkeypatch.setattr(trainer._Run, "_rows", lambda run, index: seen.append(rows(run, index)) or seen[-1])
+    batch = Feed.batch
+    monkeypatch.setattr(Feed, "batch", lambda feed, number: seen.append(batch(feed, number)) or seen[-1])
     train(model, [task], chosen(epochs=5, batch_size=7, patience=LONG), seed=0)
     assert len(seen) == 5 * 4
     epochs = [seen[i : i + 4] for i in range(0, 20, 4)]

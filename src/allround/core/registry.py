@@ -29,6 +29,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "parametrisation": ("merge", "merge/learn/parametrisations"),
     "objective": ("merge", "merge/learn/objectives"),
     "codec": ("compose", "compose/residuals/codecs"),
+    "balance": ("train", "train/balance"),
     "sample": ("train", "train/sample"),
     "kind": ("tasks", "tasks/kinds"),
     "metric": ("tasks", "tasks/metrics"),
@@ -42,7 +43,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
 _GIVEN = re.compile(r"\b(Tensor|Whole|Report)\b")
 
 #: What a method of a family is called in messages, where the family's name alone is not a noun for it.
-_WORDS = {"merge": "merge method", "learn": "learned merge", "sample": "sampling method"}
+_WORDS = {"merge": "merge method", "learn": "learned merge", "balance": "balancer", "sample": "sampling method"}
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -157,6 +158,33 @@ def _check_type(entry: Entry, parameter: Parameter, value: Any) -> None:
             f"that is a {type(value).__name__}, and the parameter is a {parameter.type}",
             f"give a {parameter.type}, such as {parameter.default!r}",
         )
+
+
+def spelled(family: str, text: str) -> tuple[str, dict[str, Any]]:
+    """A method and its parameters, from `NAME` or `NAME:key=value;key=value`. Values are written as in YAML.
+
+    >>> spelled("merge", "ties:keep=0.3;scale=1")
+    ('ties', {'keep': 0.3, 'scale': 1})
+    """
+    import yaml
+
+    name, _, rest = text.strip().partition(":")
+    entry = find(family, name.strip())
+    values: dict[str, Any] = {}
+    for part in rest.split(";") if rest.strip() else []:
+        key, equals, value = part.partition("=")
+        try:
+            if not equals or not key.strip():
+                raise ValueError("no '='")
+            values[key.strip()] = yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError) as error:
+            raise AllroundError(
+                f"read {_WORDS.get(family, family)} {text!r}",
+                f"{part!r} is not of the form key=value",
+                f"write it as {entry.name}:key=value;key=value",
+            ) from error
+    entry.resolve(values)
+    return entry.name, values
 
 
 def names(family: str) -> list[str]:

@@ -18,7 +18,9 @@ from allround.core.seeds import seed_of
 from allround.tasks.definition import MODALITIES, Definition
 from allround.tasks.kind import Kind
 from allround.tasks.kind import kind as find_kind
-from allround.tasks.task import SPLITS, Split, Task, check_limit, row_key
+from allround.tasks.task import SPLITS, Split, Task, check_limit, row_key, text_row
+
+MISSING = ("error", "drop")
 
 #: Kinds that users know by other names.
 _PAIRS = ("pair_classification", "text_pair_classification", "pair_regression", "text_pair_regression")
@@ -36,6 +38,8 @@ def make_task(
     labels: Mapping[Any, str] | None = None,
     instruction: str | None = None,
     limit: int | Mapping[str, int] | None = None,
+    missing: str = "error",
+    table: str | None = None,
 ) -> Task:
     """Make a task from rows, and check them.
 
@@ -46,6 +50,10 @@ def make_task(
     arrays (h, w) or (h, w, 3); words (token classification) are lists of strings.
     target: one column; for multilabel also a list of 0/1 columns, whose names become the labels.
     labels: raw value -> label name. limit: the most rows of each split (a number: of train).
+    missing: what a row without a target is: an "error", or left out ("drop") after the splits are made, with a note.
+    A target that is missing in part (one of several columns, one tag of a row) is missing.
+    table: a name for these rows, the same for all tasks that label them. The splits of such tasks are drawn alike,
+    whatever targets are missing, and their rows are numbered: first those of train, then validation, then test.
 
     Raises `AllroundError` that names the column, the split, how many rows, and an example.
 
@@ -62,7 +70,7 @@ def make_task(
         check_metric(metric, kind)
     input_names = (inputs,) if isinstance(inputs, str) else tuple(inputs)
     target_names = (target,) if isinstance(target, str) else tuple(target)
-    maker = _Maker(name, kind, rules, input_names, target_names, not isinstance(target, str), labels)
+    maker = _Maker(name, kind, rules, input_names, target_names, not isinstance(target, str), labels, missing, table)
     maker.check_question(modality)
 
     columns = maker.read(data)
@@ -71,9 +79,10 @@ def make_task(
     rows = maker.input_rows(columns, values, modality)
     maker.check_labels(values)
     parts = maker.make_splits(rows, values)
-    maker.note_repeats({split: parts[split][0] for split in SPLITS})
+    maker.leave_out(parts)
+    maker.note_repeats({split: parts[split].inputs for split in SPLITS})
 
-    facts = rules.facts(parts["train"][1])
+    facts = rules.facts(parts["train"].targets)
     if maker.many_targets:
         facts = {"labels": target_names}
     maker.check_facts(facts)
@@ -85,8 +94,8 @@ def make_task(
         metric=metric or rules.metric,
         instruction=instruction,
     ).with_facts(facts)
-    splits = {s: Split(parts[s][0], rules.encode(parts[s][1], definition)) for s in SPLITS}
-    task = Task(definition, splits, tuple(maker.notes))
+    splits = {s: parts[s].split(rules.encode(parts[s].targets, definition), table is not None) for s in SPLITS}
+    task = Task(definition, splits, tuple(maker.notes), table)
     return task.limit(check_limit(limit)) if limit else task
 
 
@@ -124,10 +133,45 @@ def check_metric(name: str, kind: str) -> str:
 
 @dataclass(frozen=True)
 class _Column:
-    """The values of one column, and the names of its codes where the source has them."""
+    """The values of one column, and the names of its codes where the source has them.
+
+    rows: the row of each value, where some rows were taken out.
+    """
 
     values: list[Any]
     names: tuple[str, ...] | None = None
+    rows: list[int] | None = None
+
+    def row(self, index: int) -> int:
+        return index if self.rows is None else self.rows[index]
+
+    def take(self, rows: list[int]) -> _Column:
+        return _Column([self.values[i] for i in rows], self.names, rows)
+
+    def lacks(self, row: int) -> bool:
+        """Whether the value is missing, in whole or in part."""
+        value = self.values[row]
+        if isinstance(value, (list, tuple, np.ndarray)):
+            return any(_missing(v) or _is_empty(v) for v in value)
+        return _missing(value) or _is_empty(value) or (self.names is not None and _is(value, -1))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows of a split while it is made. A target that is None is missing. numbers: of the rows in the table."""
+
+    inputs: list[tuple[Any, ...]]
+    targets: list[Any]
+    numbers: list[int]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, rows: Sequence[int]) -> _Part:
+        return _Part([self.inputs[i] for i in rows], [self.targets[i] for i in rows], [self.numbers[i] for i in rows])
+
+    def split(self, encoded: Any, numbered: bool) -> Split:
+        return Split(self.inputs, encoded, np.array(self.numbers, dtype=np.int64) if numbered else None)
 
 
 class _Maker:
@@ -142,6 +186,8 @@ class _Maker:
         targets: tuple[str, ...],
         many_targets: bool,
         labels: Mapping[Any, str] | None,
+        missing: str,
+        table: str | None,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -151,6 +197,11 @@ class _Maker:
         self.many_targets = many_targets
         self.label_names = {_plain(k): v for k, v in labels.items()} if labels else None
         self.numeric = kind == "regression"
+        self.missing = missing
+        self.table = table
+        self.numbers: dict[str, list[int]] = {}
+        self.wordless: set[int] = set()
+        self.drawn: list[str] = []
         self.notes: list[str] = []
 
     def fail(self, found: str, do: str) -> AllroundError:
@@ -183,6 +234,10 @@ class _Maker:
                 "`labels` is set, and this target has no values to name",
                 "leave `labels` out" if self.numeric else "leave `labels` out: the columns' names are the labels",
             )
+        if self.missing not in MISSING:
+            raise self.fail(f"`missing` is {_short(self.missing)}", suggestion(str(self.missing), MISSING))
+        if self.table is not None:
+            check_name(self.table, "table")
         if modality is not None and modality not in MODALITIES:
             raise self.fail(f"there is no modality '{modality}'", suggestion(modality, MODALITIES))
         if self.rules.per_token and (len(self.inputs) != 1 or modality not in (None, "text")):
@@ -206,6 +261,11 @@ class _Maker:
             )
         wanted = (*self.inputs, *self.targets)
         read = {split: self._columns(split, data[split], wanted) for split in SPLITS if split in data}
+        start = 0
+        for split, columns in read.items():
+            count = len(columns[self.inputs[0]].values)
+            self.numbers[split] = list(range(start, start + count))
+            start += count
         for split in ("validation", "test"):
             if split in read and self._is_unpublished(read[split]):
                 del read[split]
@@ -283,12 +343,30 @@ class _Maker:
     # Targets.
 
     def target_values(self, split: str, columns: Mapping[str, _Column]) -> list[Any]:
-        """Readable targets, one a row."""
+        """Readable targets, one a row; None where one is missing and rows without a target are dropped."""
+        if self.missing == "drop":
+            count = len(self.numbers[split])
+            there = [i for i in range(count) if not any(columns[t].lacks(i) for t in self.targets)]
+            if not there:
+                raise self.fail(
+                    f"{self._target_of(split)} is missing in all {count} rows",
+                    "fill in the target" if split == "train" else "fill in the target, or leave the split out",
+                )
+            if len(there) < count:
+                found = iter(self._values(split, {t: columns[t].take(there) for t in self.targets}))
+                known = set(there)
+                return [next(found) if i in known else None for i in range(count)]
+        return self._values(split, columns)
+
+    def _target_of(self, split: str) -> str:
+        return f"target '{self.targets[0]}' of {split}" if not self.many_targets else f"the target of {split}"
+
+    def _values(self, split: str, columns: Mapping[str, _Column]) -> list[Any]:
         if self.many_targets:
             return self._indicator_labels(split, columns)
         column = columns[self.targets[0]]
         coded = column.names is not None
-        where = f"target '{self.targets[0]}' of {split}"
+        where = self._target_of(split)
         gone = [i for i, v in enumerate(column.values) if _missing(v) or _is_empty(v) or (coded and _is(v, -1))]
         if gone:
             raise self.fail(
@@ -296,7 +374,7 @@ class _Maker:
                 "fill in the target, or remove those rows",
             )
         if self.numeric:
-            return self._numbers(where, column.values)
+            return self._numbers(where, column)
         if self.rules.per_token or self.kind == "multilabel":
             return self._label_lists(where, column)
         nested = [i for i, v in enumerate(column.values) if isinstance(v, (list, tuple, dict, set, np.ndarray))]
@@ -308,7 +386,8 @@ class _Maker:
             )
         return self._named(where, column.values, column.names)
 
-    def _numbers(self, where: str, values: list[Any]) -> list[float]:
+    def _numbers(self, where: str, column: _Column) -> list[float]:
+        values = column.values
         numbers: list[float] = []
         wrong: list[Any] = []
         for value in values:
@@ -327,7 +406,8 @@ class _Maker:
         if infinite:
             i = infinite[0]
             raise self.fail(
-                f"{where} is not finite in {len(infinite)} of {len(values)} rows, such as {numbers[i]} in row {i}",
+                f"{where} is not finite in {len(infinite)} of {len(values)} rows, "
+                f"such as {numbers[i]} in row {column.row(i)}",
                 "fill in the target, or remove those rows",
             )
         return numbers
@@ -340,7 +420,7 @@ class _Maker:
             if wrong:
                 raise self.fail(
                     f"target '{name}' of {split} is neither 0 nor 1 in {len(wrong)} of {len(values)} rows, "
-                    f"such as {_short(values[wrong[0]])} in row {wrong[0]}",
+                    f"such as {_short(values[wrong[0]])} in row {columns[name].row(wrong[0])}",
                     "give 0 or 1 in each target column",
                 )
             for row, value in zip(labels, values, strict=True):
@@ -388,9 +468,10 @@ class _Maker:
     def check_labels(self, values: Mapping[str, list[Any]]) -> None:
         """Labels that training lacks, and training that leaves nothing to tell apart."""
         if self.numeric:
-            if len(set(values["train"])) == 1:
+            found = [value for value in values["train"] if value is not None]
+            if len(set(found)) == 1:
                 raise self.fail(
-                    f"target '{self.targets[0]}' is {values['train'][0]} in all {len(values['train'])} train rows",
+                    f"target '{self.targets[0]}' is {found[0]} in all {len(found)} train rows",
                     "give training rows with different targets",
                 )
             return
@@ -408,7 +489,7 @@ class _Maker:
                 )
 
     def _count(self, values: list[Any]) -> Counter[str]:
-        return Counter(v for row in values for v in ([row] if isinstance(row, str) else row))
+        return Counter(v for row in values for v in ([row] if isinstance(row, str) else row or ()))
 
     def check_facts(self, facts: Mapping[str, Any]) -> None:
         if self.numeric and not all(math.isfinite(facts[k]) for k in ("center", "scale")):
@@ -520,7 +601,11 @@ class _Maker:
                 f"such as {_short(wrong[0])}",
                 "give a list of strings a row",
             )
-        uneven = [i for i, (words, tags) in enumerate(zip(rows, values[split], strict=True)) if len(words) != len(tags)]
+        uneven = [
+            i
+            for i, (words, tags) in enumerate(zip(rows, values[split], strict=True))
+            if tags is not None and len(words) != len(tags)
+        ]
         if uneven:
             i = uneven[0]
             raise self.fail(
@@ -533,7 +618,14 @@ class _Maker:
             if not kept:
                 raise self.fail(f"no row of {split} has any words", "give rows with words")
             self.notes.append(f"{len(rows) - len(kept)} of {len(rows)} {split} rows have no words and are left out")
-            values[split] = [values[split][i] for i in kept]
+            if self.table is None:
+                values[split] = [values[split][i] for i in kept]
+                self.numbers[split] = [self.numbers[split][i] for i in kept]
+            else:  # they stay until the splits are drawn: other tasks of the table may have a target for them
+                words = set(kept)
+                self.wordless |= {number for i, number in enumerate(self.numbers[split]) if i not in words}
+                values[split] = [tags if i in words else None for i, tags in enumerate(values[split])]
+                kept = list(range(len(rows)))
         found = [[str(word) for word in rows[i]] for i in kept]
         self._unicode(split, name, [word for words in found for word in words])
         return [(words,) for words in found]
@@ -581,20 +673,18 @@ class _Maker:
 
     # Splits and notes.
 
-    def make_splits(
-        self, rows: Mapping[str, list[Any]], values: Mapping[str, list[Any]]
-    ) -> dict[str, tuple[list[Any], list[Any]]]:
+    def make_splits(self, rows: Mapping[str, list[Any]], values: Mapping[str, list[Any]]) -> dict[str, _Part]:
         """The three splits; what is not given is drawn from what is."""
-        parts = {split: (rows[split], values[split]) for split in rows}
+        parts = {split: _Part(rows[split], values[split], self.numbers[split]) for split in rows}
         given = set(parts)
         if given == {"train", "validation"}:
             parts["test"] = parts.pop("validation")
-        total = len(parts["train"][0])
-        made = [split for split in ("validation", "test") if split not in parts]
+        total = len(parts["train"])
+        self.drawn = made = [split for split in ("validation", "test") if split not in parts]
         for split in made:
             parts["train"], parts[split] = self._draw(parts["train"], max(1, round(total / 10)), split)
         if made:
-            drawn = " and ".join(f"{split} ({len(parts[split][0])})" for split in made)
+            drawn = " and ".join(f"{split} ({len(parts[split])})" for split in made)
             if given == {"train"}:
                 found = "only train was given:"
             elif "test" in given:
@@ -604,12 +694,14 @@ class _Maker:
             self.notes.append(f"{found} a seeded draw of the {total} train rows makes {drawn}")
         return parts
 
-    def _draw(
-        self, part: tuple[list[Any], list[Any]], count: int, split: str
-    ) -> tuple[tuple[list[Any], list[Any]], tuple[list[Any], list[Any]]]:
-        """Take about `count` rows out: equal inputs together, and never the last training row of a label."""
-        inputs, targets = part
-        labels: list[set[str]] = [set() if self.numeric else set(self._count([t])) for t in targets]
+    def _draw(self, part: _Part, count: int, split: str) -> tuple[_Part, _Part]:
+        """Take about `count` rows out: equal inputs together, and never the last training row of a label.
+
+        For a task of a table the labels play no part: all its tasks must draw the same rows.
+        """
+        inputs = part.inputs if self.table is None else [text_row(row) for row in part.inputs]
+        free = self.numeric or self.table is not None
+        labels: list[set[str]] = [set() if free else set(self._count([t])) for t in part.targets]
         # Not seeded by the task's name: tasks on the same rows must not test on each other's training rows.
         order = np.random.default_rng(seed_of(0, "split", split)).permutation(len(inputs)).tolist()
         equal: dict[Any, list[int]] = {}
@@ -624,10 +716,40 @@ class _Maker:
                 "give more rows, or the split itself",
             )
         chosen, rest = sorted(taken), [i for i in range(len(inputs)) if i not in taken]
-        return (
-            ([inputs[i] for i in rest], [targets[i] for i in rest]),
-            ([inputs[i] for i in chosen], [targets[i] for i in chosen]),
-        )
+        return part.take(rest), part.take(chosen)
+
+    def leave_out(self, parts: dict[str, _Part]) -> None:
+        """Rows without a target leave their split; of a table also those whose label a draw left train without."""
+        for split in SPLITS:
+            part = parts[split]
+            kept = [i for i, target in enumerate(part.targets) if target is not None]
+            gone = sum(t is None and n not in self.wordless for t, n in zip(part.targets, part.numbers, strict=True))
+            if gone:
+                self.notes.append(f"{gone} of {len(part)} {split} rows have no target and are left out")
+            self._keep(parts, split, kept, "has a target")
+        if self.table is None or not self.drawn:
+            return
+        seen = set(self._count(parts["train"].targets)) if not self.numeric else set()
+        for split in () if self.numeric else ("validation", "test"):
+            part = parts[split]
+            kept = [i for i, target in enumerate(part.targets) if seen.issuperset(self._count([target]))]
+            if len(kept) < len(part):
+                self.notes.append(
+                    f"{len(part) - len(kept)} of {len(part)} {split} rows have labels that no train row has after the "
+                    f"draw, and are left out"
+                )
+            self._keep(parts, split, kept, "has a label that train has")
+        self.check_labels({split: part.targets for split, part in parts.items()})
+
+    def _keep(self, parts: dict[str, _Part], split: str, rows: list[int], has: str) -> None:
+        if not rows:
+            drawn = split in self.drawn
+            raise self.fail(
+                f"none of the {len(parts[split])} rows {'drawn for' if drawn else 'of'} {split} {has}",
+                f"give {split} {'as a split of its own, with rows that have one' if drawn else 'rows that have one'}",
+            )
+        if len(rows) < len(parts[split]):
+            parts[split] = parts[split].take(rows)
 
     def note_repeats(self, rows: Mapping[str, list[Any]]) -> None:
         keys = {split: [row_key(row) for row in rows[split]] for split in SPLITS}

@@ -94,6 +94,8 @@ class TaskSpec(_Strict):
     labels: dict[str | int | float | bool, str] | None = None
     instruction: str | None = None
     limit: Limit = {}
+    missing: Literal["error", "drop"] = "error"
+    table: str | None = None
     local: SourceSpec | None = None
 
 
@@ -148,7 +150,27 @@ def parse_suite(text: str, *, name: str, asked: str = "read a suite") -> SuiteSp
         with _at(asked, f"tasks.{task}.metric"):
             if about.metric is not None:
                 check_metric(about.metric, about.kind)
+    _check_tables(spec, asked)
     return spec
+
+
+def _check_tables(spec: SuiteSpec, asked: str) -> None:
+    """Tasks of one table must read the same rows from it."""
+    firsts: dict[str, str] = {}
+    for task, about in spec.tasks.items():
+        if about.table is None:
+            continue
+        with _at(asked, f"tasks.{task}.table"):
+            check_name(about.table, "table")
+        first = firsts.setdefault(about.table, task)
+        for key in ("source", "local", "inputs", "modality"):
+            one, other = getattr(spec.tasks[first], key), getattr(about, key)
+            if one != other and not (key == "modality" and None in (one, other)):
+                raise AllroundError(
+                    asked,
+                    f"tasks.{task}.{key}: it is not that of '{first}', and both are tasks of the table '{about.table}'",
+                    f"give '{first}' and '{task}' the same `{key}`, or name another table in one of them",
+                )
 
 
 class _at:

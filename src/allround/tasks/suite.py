@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
@@ -11,7 +12,10 @@ from allround.core.files import check_name
 from allround.tasks.make import make_task
 from allround.tasks.sources import load_raw
 from allround.tasks.spec import SuiteSpec, TaskSpec, read_suite
-from allround.tasks.task import Task, check_limit
+from allround.tasks.task import SPLITS, Task, check_limit, row_key, text_row
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class Suite:
@@ -39,6 +43,7 @@ class Suite:
             self.tasks[task.name] = task
         if not self.tasks:
             raise AllroundError(f"make the suite '{name}'", "it has no tasks", "give at least one task")
+        _check_tables(f"make the suite '{name}'", self.tasks.values())
 
     @property
     def notes(self) -> dict[str, tuple[str, ...]]:
@@ -86,11 +91,16 @@ def load_spec(
 ) -> Suite:
     """Load the data of a suite file. base_dir: where its relative paths begin; the rest as in `Suite.load`."""
     tasks = []
+    tables: dict[str | None, dict[str, Dataset]] = {}
     for name in choose(spec.tasks, only, spec.name):
+        about = spec.tasks[name]
+        data = tables.get(about.table) or _read(name, about, base_dir, data_dir)
+        if about.table is not None:  # read once: a file that changes meanwhile would give its tasks other rows
+            tables[about.table] = data
         rows: dict[str, int] = {}
-        for given in (spec.limit, spec.tasks[name].limit, check_limit(limit)):
+        for given in (spec.limit, about.limit, check_limit(limit)):
             rows.update({str(split): most for split, most in given.items()})
-        tasks.append(_load_task(name, spec.tasks[name], base_dir, data_dir, rows))
+        tasks.append(_make(name, about, data, rows))
     return Suite(spec.name, tasks, description=spec.description, base=spec.base)
 
 
@@ -111,14 +121,55 @@ def choose(known: Sequence[str] | Mapping[str, object], only: Sequence[str] | No
     return [name for name in known if name in only]
 
 
-def _load_task(name: str, spec: TaskSpec, base_dir: Path, data_dir: Path | None, limit: Mapping[str, int]) -> Task:
+def _check_tables(asked: str, tasks: Iterable[Task]) -> None:
+    """Tasks of one table must have the same row under the same number, and in the same split."""
+    tables: dict[str, list[Task]] = {}
+    for task in tasks:
+        if task.table is not None:
+            tables.setdefault(task.table, []).append(task)
+    for table, members in tables.items():
+        first = members[0]
+        known: dict[int, tuple[str, str, tuple[Any, ...]]] = {}
+        for task in members if len(members) > 1 else ():
+            one, other = first.definition, task.definition
+            for what, here, there in (
+                ("columns of inputs", ", ".join(one.inputs), ", ".join(other.inputs)),
+                ("a modality", one.modality, other.modality),
+            ):
+                if here != there:
+                    raise AllroundError(
+                        asked,
+                        f"'{one.name}' and '{other.name}' are tasks of the table '{table}', and have {what} of their "
+                        f"own: {here}; {there}",
+                        "give both the same, or name another table for one of them",
+                    )
+            for split in SPLITS:
+                part = task.splits[split]
+                for number, row in zip(() if part.rows is None else part.rows.tolist(), part.inputs, strict=True):
+                    name, place, seen = known.setdefault(number, (task.name, split, row))
+                    if place != split:
+                        found = f"is in {place} of '{name}' and in {split} of '{task.name}'"
+                    elif seen is not row and seen != row and row_key(text_row(seen)) != row_key(text_row(row)):
+                        found = f"has one input in '{name}' and another in '{task.name}'"
+                    else:
+                        continue
+                    raise AllroundError(
+                        asked,
+                        f"row {number} of the table '{table}' {found}",
+                        "make both from the same rows, with the same splits given; or name another table for one",
+                    )
+
+
+def _read(name: str, spec: TaskSpec, base_dir: Path, data_dir: Path | None) -> dict[str, Dataset]:
     try:
         if data_dir is not None and spec.local is not None:
-            data = load_raw(spec.local, base_dir=base_dir, data_dir=data_dir)
-        else:
-            data = load_raw(spec.source, base_dir=base_dir)
+            return load_raw(spec.local, base_dir=base_dir, data_dir=data_dir)
+        return load_raw(spec.source, base_dir=base_dir)
     except AllroundError as error:
         raise AllroundError(f"load the task '{name}': {error.asked}", error.found, error.do) from error
+
+
+def _make(name: str, spec: TaskSpec, data: Mapping[str, Any], limit: Mapping[str, int]) -> Task:
     return make_task(
         name,
         kind=spec.kind,
@@ -130,4 +181,6 @@ def _load_task(name: str, spec: TaskSpec, base_dir: Path, data_dir: Path | None,
         labels=spec.labels,
         instruction=spec.instruction,
         limit=limit,
+        missing=spec.missing,
+        table=spec.table,
     )

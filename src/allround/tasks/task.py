@@ -23,10 +23,14 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split: what goes in, and the encoded targets, in the same order."""
+    """Rows of one split: what goes in, and the encoded targets, in the same order.
+
+    rows: for a task of a table, the number of each row in the table, int64.
+    """
 
     inputs: list[tuple[Any, ...]]
     targets: Encoded
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -35,17 +39,33 @@ class Split:
         """Only these rows, in this order."""
         targets = [self.targets[i] for i in rows]
         return Split(
-            [self.inputs[i] for i in rows], np.array(targets) if isinstance(self.targets, np.ndarray) else targets
+            [self.inputs[i] for i in rows],
+            np.array(targets) if isinstance(self.targets, np.ndarray) else targets,
+            None if self.rows is None else self.rows[np.asarray(rows, dtype=np.int64)],
         )
 
 
 @dataclass(frozen=True)
 class Task:
-    """A definition with data. `notes` are what the user should know of the data, and the report repeats."""
+    """A definition with data. `notes` are what the user should know of the data, and the report repeats.
+
+    table: the name of a table whose rows several tasks label, each with its own target. The rows of such tasks are
+    numbered alike, so that the same number is the same row, in the same split, whether or not a task has a target
+    for it.
+    """
 
     definition: Definition
     splits: dict[str, Split]
     notes: tuple[str, ...] = field(default=())
+    table: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.table is not None and any(s.rows is None or len(s.rows) != len(s) for s in self.splits.values()):
+            raise AllroundError(
+                f"make the task '{self.name}'",
+                f"it is of the table '{self.table}', and its rows have no numbers in it",
+                "make it with `make_task(..., table=...)`, or give each split its `rows`",
+            )
 
     @property
     def name(self) -> str:
@@ -53,28 +73,33 @@ class Task:
 
     @cached_property
     def content(self) -> str:
-        """A hash of the definition and of every row."""
+        """A hash of the definition and of every row; for a task of a table also of its name and the rows' numbers."""
         parts: list[Any] = [self.definition.to_json()]
+        if self.table is not None:
+            parts.append(["table", self.table])
         for name in SPLITS:
             split = self.splits[name]
             digest = hashlib.sha256()
             for row in split.inputs:
                 digest.update(repr(row_key(row)).encode())
             digest.update(repr([np.asarray(target).tolist() for target in split.targets]).encode())
+            if split.rows is not None:
+                digest.update(repr(split.rows.tolist()).encode())
             parts.append([name, digest.hexdigest()])
         return hash_json(parts)
 
     def limit(self, rows: Mapping[str, int], seed: int = 0) -> Task:
         """The same task with at most so many rows a split, drawn as by `limit_split`.
 
-        rows: split -> the most rows. Splits that are not named stay whole.
+        rows: split -> the most rows. Splits that are not named stay whole. Tasks of a table keep the same rows of
+        it, as far as they have them.
         """
         rules = kind(self.definition.kind)
         splits = dict(self.splits)
         for name, most in check_limit(rows).items():
             split = splits[name]
             splits[name] = limit_split(
-                split, most, seed_of(seed, "limit", self.name, name), rules.strata(split.targets)
+                split, most, seed_of(seed, "limit", self.table or self.name, name), rules.strata(split.targets)
             )
         return replace(self, splits=splits)
 
@@ -95,7 +120,7 @@ class Task:
             return self
         rules = kind(definition.kind)
         splits = {
-            name: Split(split.inputs, rules.encode(rules.decode(split.targets, self.definition), definition))
+            name: replace(split, targets=rules.encode(rules.decode(split.targets, self.definition), definition))
             for name, split in self.splits.items()
         }
         return replace(self, definition=definition, splits=splits)
@@ -105,10 +130,10 @@ class Task:
         with atomic_folder(folder) as temporary:
             for name in SPLITS:
                 _write_split(temporary / f"{name}.arrow", self.splits[name], len(self.definition.inputs))
-            write_json(
-                temporary / "definition.json",
-                {"format": 1, "definition": self.definition.to_json(), "notes": list(self.notes)},
-            )
+            about = {"format": 1, "definition": self.definition.to_json(), "notes": list(self.notes)}
+            if self.table is not None:
+                about["table"] = self.table
+            write_json(temporary / "definition.json", about)
 
     @classmethod
     def load(cls, folder: Path | str) -> Task:
@@ -118,7 +143,7 @@ class Task:
         try:
             definition = Definition.from_json(about["definition"])
             splits = {name: _read_split(folder / f"{name}.arrow", definition) for name in SPLITS}
-            return cls(definition, splits, tuple(about["notes"]))
+            return cls(definition, splits, tuple(about["notes"]), about.get("table"))
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise AllroundError(
                 f"read the task in {folder}",
@@ -131,7 +156,8 @@ def limit_split(split: Split, rows: int, seed: int, strata: Sequence[Any] | None
     """At most `rows` rows, drawn by `seed` without replacement, in their old order.
 
     One row of each of the `strata` (a group for each row) is kept when `rows` allows it. A smaller draw with
-    the same seed is part of a larger one.
+    the same seed is part of a larger one. Where the rows have numbers in a table, each comes in its turn by its
+    number alone, so that splits which share rows keep the same ones.
 
     >>> split = Split([(i,) for i in range(6)], np.array([0, 0, 0, 0, 0, 1]))
     >>> limit_split(split, 2, seed=0, strata=[0, 0, 0, 0, 0, 1]).targets.tolist()
@@ -139,7 +165,12 @@ def limit_split(split: Split, rows: int, seed: int, strata: Sequence[Any] | None
     """
     if rows >= len(split):
         return split
-    order: list[int] = np.random.default_rng(seed).permutation(len(split)).tolist()
+    order: list[int]
+    if split.rows is None:
+        order = np.random.default_rng(seed).permutation(len(split)).tolist()
+    else:
+        turns = [seed_of(seed, number) for number in split.rows.tolist()]
+        order = sorted(range(len(split)), key=turns.__getitem__)
     if strata is not None:
         first: dict[Any, int] = {}
         for i in order:
@@ -172,6 +203,15 @@ def row_key(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(_image_key(v) if hasattr(v, "tobytes") else tuple(v) if isinstance(v, list) else v for v in row)
 
 
+def text_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Inputs of one row with words joined to text: the same for a task that tags them and one that labels the text.
+
+    >>> text_row((["so", "good"], 1.0))
+    ('so good', 1.0)
+    """
+    return tuple(" ".join(v) if isinstance(v, list) else v for v in row)
+
+
 def _image_key(image: Any) -> tuple[Any, ...]:
     return image.mode, image.size, hashlib.sha256(image.tobytes()).digest()
 
@@ -187,6 +227,8 @@ def _write_split(path: Path, split: Split, inputs: int) -> None:
         columns["target"] = pa.array(targets)
     else:
         columns["target"] = pa.array([t.tolist() for t in targets], pa.large_list(pa.int64()))
+    if split.rows is not None:
+        columns["row"] = pa.array(split.rows, pa.int64())
     table = pa.table(columns)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
@@ -219,7 +261,8 @@ def _read_split(path: Path, definition: Definition) -> Split:
         targets = [np.array(row, dtype=np.int64) for row in target.to_pylist()]
     else:
         targets = target.to_numpy(zero_copy_only=False).copy()
-    return Split(list(zip(*columns, strict=True)), targets)
+    rows = table.column("row").to_numpy().copy() if "row" in table.column_names else None
+    return Split(list(zip(*columns, strict=True)), targets, rows)
 
 
 def _to_png(image: Any) -> bytes:

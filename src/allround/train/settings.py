@@ -8,6 +8,7 @@ from typing import Any
 
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
+from allround.train.sampling import parse_mix
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,16 @@ class Settings:
     precision: "bf16" computes matrix products in bfloat16 (weights and the best state stay float32), "fp32" does not;
     "auto" takes bf16 where the processor or GPU computes it natively. Final predictions are always made in float32.
     sample: how often each task is drawn; `sample_settings` are that method's parameters.
+    mix: which tasks a step holds, a batch of each: "one" task, "all" tasks, tasks of one "kind", or a number of them
+    ("4"). A task that is drawn less often than others is missing from some steps.
+    balance: how much each task of a step weighs; `balance_settings` are that method's parameters. Weights are rescaled
+    to sum to the number of tasks, unless `raw_scale` is set; a step follows the mean of the weighted gradients.
+    flat: the radius within which each task's loss is to be flat (sharpness-aware steps around the balancer), or 0.
+    accumulate: a batch is computed in so many parts, one after the other, to save memory.
+    batch_sizes: rows in a batch, for tasks or kinds that are to have another number than `batch_size`.
+    task_rates: factors on the learning rate for single tasks: of their heads, and of their part of a step.
+    restore_heads: at the end, a task whose head scored better on validation at another time gets that one back, where
+    it scores better with the final encoder too.
     """
 
     epochs: int | None = None
@@ -45,6 +56,15 @@ class Settings:
     heads: str = "frozen"
     sample: str = "proportional"
     sample_settings: dict[str, Any] = field(default_factory=dict)
+    mix: str = "one"
+    balance: str = "equal"
+    balance_settings: dict[str, Any] = field(default_factory=dict)
+    raw_scale: bool = False
+    flat: float = 0.0
+    accumulate: int = 1
+    batch_sizes: dict[str, Any] = field(default_factory=dict)
+    task_rates: dict[str, Any] = field(default_factory=dict)
+    restore_heads: bool = False
     device: str = "auto"
     precision: str = "auto"
 
@@ -65,7 +85,22 @@ class Settings:
                     suggestion(str(getattr(self, name)), known),
                 )
         registry.find("sample", self.sample).resolve(self.sample_settings)
-        lowest = {"batch_size": 1, "patience": 1, "lora_rank": 1, "clip": 1e-9, "weight_decay": 0, "warmup": 0}
+        registry.find("balance", self.balance).resolve(self.balance_settings)
+        parse_mix(self.mix, ("classification",))
+        for name, rows in self.batch_sizes.items():
+            if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
+                raise AllroundError(f"train '{name}' with batches of {rows!r} rows", "that is no number of rows",
+                                    "give 1 or more")  # fmt: skip
+        lowest = {
+            "batch_size": 1,
+            "accumulate": 1,
+            "flat": 0,
+            "patience": 1,
+            "lora_rank": 1,
+            "clip": 1e-9,
+            "weight_decay": 0,
+            "warmup": 0,
+        }
         for name, low in lowest.items():
             value = getattr(self, name)
             if value is not None and value < low:
@@ -99,7 +134,13 @@ class Settings:
         return replace(self, **{k: v for k, v in changes.items() if v is not None})
 
 
-_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "dict[str, Any]": (dict,)}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "dict[str, Any]": (dict,),
+}
 
 
 def _check_type(name: str, type_: str, value: Any) -> None:
@@ -108,12 +149,15 @@ def _check_type(name: str, type_: str, value: Any) -> None:
         return
     if (
         not isinstance(value, _TYPES[plain])
-        or isinstance(value, bool)
+        or isinstance(value, bool) != (plain == "bool")
         or value in (math.inf, -math.inf)
         or value != value
     ):
         raise AllroundError(
             f"train with {name}={value!r}",
             f"that is a {type(value).__name__}, and the setting is a {plain}",
-            "give " + {"int": "a whole number", "float": "a finite number", "str": "a word"}.get(plain, "a mapping"),
+            "give "
+            + {"int": "a whole number", "float": "a finite number", "str": "a word", "bool": "true or false"}.get(
+                plain, "a mapping"
+            ),
         )

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,33 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file
 from allround.core.seeds import seed_everything, seed_of
-from allround.models.batches import draw_batches
-from allround.models.device import pick_device, precision
+from allround.models.device import pick_device, precision, products
+from allround.models.head import features_of
 from allround.models.model import MultiTaskModel
 from allround.tasks.kind import kind
 from allround.tasks.metric import better, metric
 from allround.tasks.task import Task
+from allround.train.balancing import Outline, make_balancer, per_task
+from allround.train.feeds import make_feeds
+from allround.train.gradients import Gradients, Part, Taken
+from allround.train.processes import Processes
+from allround.train.sampling import Mixture, arrange, counts_of, make_policy, next_stretch, parse_mix
 from allround.train.settings import Settings
 
 #: Seconds between two saves of unfinished training.
 SAVE_EVERY = 30.0
+#: Steps in a row without a finite loss or gradient after which a task is an error.
+MOST_BAD = 10
 
 
 @dataclass
 class Course:
-    """What happened in a training run: validation scores at each evaluation, and what it took."""
+    """What happened in a training run: validation at each evaluation, and what it took.
+
+    evaluations: `step`, and by task `scores`, mean `losses`, and `weights` in the steps since the evaluation before.
+    examples: rows of each task that were trained on. skipped: how often a task was left out of a step because its loss
+    or gradient was not finite, in all and for each task.
+    """
 
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     best_step: int = 0
@@ -39,6 +52,9 @@ class Course:
     examples: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     skipped: int = 0
+    skipped_of: dict[str, int] = field(default_factory=dict)
+    backward_passes: int = 0
+    restored: list[str] = field(default_factory=list)
 
 
 def train(
@@ -52,16 +68,18 @@ def train(
 ) -> Course:
     """Train the model in place and leave it in its best state on validation, unless the settings say otherwise.
 
-    Each step draws one task (`settings.sample`), takes a batch of its training rows, and steps AdamW (or the
-    `optimiser` of the settings) on the task's own loss; the rate rises linearly over the first `warmup` of the steps,
-    then falls linearly to zero. Validation is scored before the first step and once an epoch. The best state is the
-    one with the highest mean over tasks of the validation score relative to the score before the first step; with
-    `keep` set to "last", the last one is left instead. With `patience` set, a task that does not get better for that
-    many evaluations is drawn no more; when none is left, training ends.
+    A step holds a batch of one task, or of several (`mix`), drawn as `sample` says; their gradients are balanced as
+    `balance` says, and AdamW (or the `optimiser` of the settings) follows them. The rate rises linearly over the first
+    `warmup` of the training, then falls linearly to zero. Validation is scored before the first step and once an
+    epoch. The best state is the one with the highest mean over tasks of the validation score relative to the score
+    before the first step; with `keep` set to "last", the last one is left instead. With `patience` set, a task that
+    does not get better for that many evaluations is trained no more; when none is left, training ends.
 
     scratch: a folder in which unfinished training is kept; called again after a kill with the same arguments, it
     goes on there and ends with the same weights. adapter: where the adapter is written when `tune` is "lora".
-    A batch whose loss or gradient is not finite is skipped and counted; ten in a row are an error.
+    A task whose loss or gradient is not finite is left out of that step and counted, the others are trained; ten such
+    steps in a row are an error. Started by `torchrun` in several processes, each computes its share of every batch, and
+    the first writes files; the result is that of one process, up to rounding.
     """
     return _Run(model, tasks, settings, seed, scratch, adapter).run()
 
@@ -76,58 +94,138 @@ class _Run:
         scratch: Path | None,
         adapter: Path | None,
     ) -> None:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-
         self.model, self.tasks, self.settings, self.seed = model, list(tasks), settings, seed
-        self.adapter = adapter
+        self.device = pick_device(settings.device)
+        self.processes = Processes(cpu=self.device.type == "cpu")
+        first = self.processes.number == 0
+        self.adapter = adapter if first else None
         self.state_file = scratch / "training.pt" if scratch else None
         seed_everything(seed_of(seed, "train", *([settings.start] if settings.start else [])))
-        # Its state is one for the process; each run of ours chooses anew.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        self.accelerator = Accelerator(
-            cpu=pick_device(settings.device).type == "cpu", mixed_precision=precision_of(settings)
-        )
         self.peft = _add_adapter(model, settings) if settings.tune == "lora" else None
         _choose_trainable(model, settings)
+        model.to(self.device)
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
 
-        epochs = settings.epochs or model.encoder.epochs
+        self.epochs = settings.epochs or model.encoder.epochs
         self.rate = settings.learning_rate or model.encoder.learning_rate * (4 if self.peft is not None else 1)
-        self.sizes = [len(t.splits["train"]) for t in self.tasks]
-        self.steps_per_epoch = sum(math.ceil(n / settings.batch_size) for n in self.sizes)
-        self.steps = epochs * self.steps_per_epoch
-        self.sequence = draw_tasks(self.sizes, self.steps, settings, seed_of(seed, "tasks"))
-        kinds = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        self.optimiser = kinds[settings.optimiser](
-            list(self.trained.values()), lr=self.rate, weight_decay=settings.weight_decay, fused=True
+        batching: dict[str, Any] = {"batch_size": settings.batch_size, "batch_sizes": self._batch_sizes(), "seed": seed}
+        self.feeds = make_feeds(self.tasks, model.encoder, **batching)
+        definitions = [self.tasks[feed.tasks[0]].definition for feed in self.feeds]
+        kinds = tuple(d.kind for d in definitions)
+        self.policy = make_policy(
+            settings.sample,
+            settings.sample_settings,
+            Mixture(tuple(f.name for f in self.feeds), tuple(len(f) for f in self.feeds), kinds),
         )
-        self.model, self.optimiser = self.accelerator.prepare(model, self.optimiser)
-        self.plain: MultiTaskModel = self.accelerator.unwrap_model(self.model)
-        self.prepared = {
-            split: [self.plain.encoder.prepare(t.splits[split].inputs, t.definition) for t in self.tasks]
-            for split in ("train", "validation")
-        }
+        self.facts = registry.find("sample", settings.sample).facts
+        if registry.find("sample", settings.sample).needs:
+            pairs = zip(self.feeds, definitions, strict=True)
+            chosen = self.policy.select([features_of(model.encoder, f.rows, d).logits for f, d in pairs])
+            for feed, rows in zip(self.feeds, chosen or [f.use for f in self.feeds], strict=True):
+                feed.use = rows
+        self.groups, self.most = parse_mix(settings.mix, kinds)
+        self.batches_per_epoch = sum(feed.batches for feed in self.feeds)
+        self.batches = self.epochs * self.batches_per_epoch
 
-        self.step, self.stop = round(settings.start * self.steps), round(settings.stop * self.steps)
-        if self.step == self.stop:
+        outline = Outline(
+            tuple(t.name for t in self.tasks),
+            tuple(kind(t.definition.kind).outputs(t.definition) for t in self.tasks),
+            tuple(len(t.splits["train"]) for t in self.tasks),
+            steps=self.batches,
+            epoch=self.batches_per_epoch,
+        )
+        self.entry = registry.find("balance", settings.balance)
+        rates = per_task(settings.task_rates, outline, "learning rate factors")
+        self.gradients = Gradients(
+            model,
+            self.tasks,
+            self.entry,
+            lambda: make_balancer(settings.balance, settings.balance_settings, outline),
+            processes=self.processes,
+            products=lambda: products(settings.precision, settings.device),
+            raw_scale=settings.raw_scale,
+            flat=settings.flat,
+            accumulate=settings.accumulate,
+            rates=rates,
+            seed=seed,
+        )
+        self.balancers = self.gradients.balancers
+        self.held = make_feeds(self.tasks, model.encoder, split="validation", **batching)
+        groups: list[dict[str, Any]] = [{"params": self.gradients.shared, "factor": None}]
+        groups += [{"params": p, "factor": r} for p, r in zip(self.gradients.heads, rates, strict=True) if p]
+        optimisers = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        self.optimiser = optimisers[settings.optimiser](
+            [g for g in groups if g["params"]], lr=self.rate, weight_decay=settings.weight_decay, fused=True
+        )
+
+        self.done, self.stop = round(settings.start * self.batches), round(settings.stop * self.batches)
+        if self.done == self.stop:
             raise AllroundError(
-                f"train from {settings.start:.3g} to {settings.stop:.3g} of {self.steps} steps",
+                f"train from {settings.start:.3g} to {settings.stop:.3g} of {self.batches} steps",
                 "there is no step between",
                 "train for more epochs, or in fewer parts",
             )
-        self.course = Course(examples={t.name: 0 for t in self.tasks})
-        self.drawn = [self.sequence[: self.step].count(index) for index in range(len(self.tasks))]
+        self.course = Course(examples={t.name: 0 for t in self.tasks}, skipped_of={t.name: 0 for t in self.tasks})
+        self.step = 0
+        self.queue: list[list[int]] = []
+        self.stretch_end = 0
+        self.drawn = [0] * len(self.feeds)
         self.best: dict[str, Tensor] = {}
         self.best_mean = -math.inf
         self.task_best = [-math.inf] * len(self.tasks)
+        self.best_heads: dict[str, dict[str, Tensor]] = {}
         self.waits = [0] * len(self.tasks)
-        self.bad_in_a_row = 0
-        self.batches: dict[tuple[int, int], list[list[int]]] = {}
+        self.bad_in_a_row = [0] * len(self.tasks)
+        self.weighed: dict[str, list[float]] = {t.name: [0.0, 0.0] for t in self.tasks}
+        self._skip_to(self.done)
 
-    def _rate(self, step: int) -> float:
-        warm = max(1, round(self.settings.warmup * self.steps))
-        return (step + 1) / warm if step < warm else max(0.0, (self.steps - step) / max(1, self.steps - warm))
+    def _batch_sizes(self) -> dict[str, int]:
+        known = {n for t in self.tasks for n in (t.name, t.table, t.definition.kind) if n}
+        for name in self.settings.batch_sizes:
+            if name not in known:
+                raise AllroundError(
+                    f"set the batch size of '{name}'", "no task, table or kind of task is called so",
+                    f"use one of: {', '.join(sorted(known))}",
+                )  # fmt: skip
+        return self.settings.batch_sizes
+
+    # -- which feeds a step holds ------------------------------------------------------------------------------------
+
+    def _skip_to(self, done: int) -> None:
+        """Draw what comes before a part of the training, without training on it."""
+        self.done = 0
+        while self.done < done:
+            feeds = self._next_feeds()
+            for index in feeds:
+                self.drawn[index] += 1
+            self.done += len(feeds)
+            self.step += 1
+
+    def _next_feeds(self) -> list[int]:
+        """The feeds of the next step."""
+        if not self.queue:
+            start = self.done
+            self.stretch_end, shares = next_stretch(self.policy, start, self.batches)
+            if self.facts.get("feedback"):
+                evaluation = (start // self.batches_per_epoch + 1) * self.batches_per_epoch
+                self.stretch_end = min(self.stretch_end, evaluation)
+            counts = counts_of(shares, self.stretch_end - start)
+            seed = seed_of(self.seed, "tasks", *([start] if start else []))
+            self.queue = arrange(counts, self.groups, self.most, seed)
+        return self.queue.pop(0)
+
+    def _rate(self, after: int) -> float:
+        """The rate at the step with which so many batches are done, as a share of the full one."""
+        first, last = 0, self.batches
+        if self.facts.get("restarts"):
+            marks = [0, *(round(c * self.batches) for c in self.policy.changes), self.batches]
+            first, last = next(((a, b) for a, b in pairwise(marks) if a < after <= b), (0, self.batches))
+        length, after = last - first, after - first
+        before = self.done - first
+        warm = max(1, round(self.settings.warmup * length))
+        return after / warm if before < warm else max(0.0, (length - before) / max(1, length - warm))
+
+    # -- the run -----------------------------------------------------------------------------------------------------
 
     def run(self) -> Course:
         before = self._resume()
@@ -135,10 +233,11 @@ class _Run:
         self.seconds_before = before
         if not self.course.evaluations:
             self._evaluate()
-        while self.step < self.stop and not all(self._stopped(i) for i in range(len(self.tasks))):
+        while self.done < self.stop and not all(self._stopped(i) for i in range(len(self.tasks))):
+            epoch = self.done // self.batches_per_epoch
             self._one_step()
             self.step += 1
-            if self.step % self.steps_per_epoch == 0 or self.step == self.stop:
+            if self.done // self.batches_per_epoch > epoch or self.done >= self.stop:
                 self._evaluate()
             if self.state_file and time.perf_counter() - self.saved > SAVE_EVERY:
                 self._save()
@@ -150,106 +249,154 @@ class _Run:
         return self.settings.patience is not None and self.waits[index] >= self.settings.patience
 
     def _one_step(self) -> None:
-        index = self.sequence[self.step]
-        if not self._stopped(index):
-            task = self.tasks[index]
-            rows = self._rows(index)
-            batch = self.plain.encoder.collate([self.prepared["train"][index][i] for i in rows], task.definition)
-            rules = kind(task.definition.kind)
-            targets = rules.tensor(task.splits["train"].take(rows).targets)
+        feeds = self._next_feeds()
+        parts = [self._part(index) for index in feeds]
+        parts = [part for part in parts if part.tasks]
+        if parts:
             self.model.train()
-            with self.accelerator.autocast():
-                logits = self.model(task.name, batch.to(self.accelerator.device))
-                loss = rules.loss(logits, targets.to(self.accelerator.device), task.definition)
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.rate * self._rate(self.step)
-            self.optimiser.zero_grad()
-            finite = bool(torch.isfinite(loss))
-            if finite:
-                self.accelerator.backward(loss)
-                norm = self.accelerator.clip_grad_norm_(list(self.trained.values()), self.settings.clip)
-                finite = norm is None or bool(torch.isfinite(norm))
-            if finite:
+            held = []
+            if "validation" in self.entry.needs:
+                held = [Part(f, f.batch(self.step % f.batches), list(f.tasks), "validation") for f in self.held]
+            taken = self.gradients.step(parts, self.step, self.done / self.batches, held)
+            self._count(parts, taken)
+            if taken.seen is not None:
+                rate = self.rate * self._rate(self.done + len(feeds))
+                for group in self.optimiser.param_groups:
+                    group["lr"] = rate * (taken.rate if group["factor"] is None else group["factor"])
+                torch.nn.utils.clip_grad_norm_(self.trained.values(), self.settings.clip)
                 self.optimiser.step()
-                self.bad_in_a_row = 0
-            else:
-                self._skip(task)
-            self.course.examples[task.name] += len(rows)
+                if "after" in self.entry.needs:
+                    tasks = taken.seen.tasks.tolist()
+                    self.balancers[0].stepped(taken.seen, self.gradients.losses(parts, tasks))
             self.course.steps += 1
+        self.done += len(feeds)
 
-    def _skip(self, task: Task) -> None:
-        self.course.skipped += 1
-        self.bad_in_a_row += 1
-        if self.bad_in_a_row >= 10:
-            raise AllroundError(
-                f"train on task '{task.name}'",
-                "the loss was not a finite number ten times in a row",
-                "lower the learning rate, and check the base and the task's inputs",
-            )
-
-    def _rows(self, index: int) -> list[int]:
-        """The next batch of a task. An epoch visits every row once; its last batch may be smaller."""
-        epoch, batch = divmod(self.drawn[index], math.ceil(self.sizes[index] / self.settings.batch_size))
+    def _part(self, index: int) -> Part:
+        """The next batch of a feed."""
+        feed = self.feeds[index]
+        rows = feed.batch(self.drawn[index])
         self.drawn[index] += 1
-        if (index, epoch) not in self.batches:
-            self.batches = {key: value for key, value in self.batches.items() if key[0] != index}
-            lengths = [self.plain.encoder.length(row) for row in self.prepared["train"][index]]
-            seed = seed_of(self.seed, "rows", self.tasks[index].name, epoch)
-            self.batches[index, epoch] = draw_batches(lengths, self.settings.batch_size, seed)
-        return self.batches[index, epoch][batch]
+        return Part(feed, rows, [t for t in feed.tasks if not self._stopped(t)])
+
+    def _count(self, parts: Sequence[Part], taken: Taken) -> None:
+        """Keep count of rows, of weights, and of tasks that were left out."""
+        for part in parts:
+            for index in part.tasks:
+                rows = int((part.feed.places[index][part.rows] >= 0).sum())
+                self.course.examples[self.tasks[index].name] += rows
+        seen = taken.seen.tasks.tolist() if taken.seen is not None else []
+        for index, weight in zip(seen, taken.weights, strict=True):
+            self.bad_in_a_row[index] = 0
+            kept = self.weighed[self.tasks[index].name]
+            kept[:] = kept[0] + weight, kept[1] + 1
+        for index in taken.bad:
+            self.course.skipped += 1
+            self.course.skipped_of[self.tasks[index].name] += 1
+            self.bad_in_a_row[index] += 1
+            if self.bad_in_a_row[index] >= MOST_BAD:
+                raise AllroundError(
+                    f"train on task '{self.tasks[index].name}'",
+                    "the loss or its gradient was not a finite number ten times in a row",
+                    "lower the learning rate, and check the base and the task's inputs",
+                )
+        self.course.backward_passes = self.gradients.backward_passes
 
     def _evaluate(self) -> None:
-        scores, relative = [], []
+        scores, relative, losses = [], [], []
         for index, task in enumerate(self.tasks):
-            with self.accelerator.autocast():
-                outputs = self.plain.outputs_prepared(task.name, self.prepared["validation"][index])
-            predicted, _ = self.plain.predict_encoded(task.name, outputs)
-            score = metric(task.definition.metric).score(task.splits["validation"].targets, predicted, task.definition)
+            score, loss = self._validate(index)
             scores.append(score)
+            losses.append(loss)
             first = self.course.evaluations[0]["scores"][task.name] if self.course.evaluations else score
             relative.append(relative_score(score, first, better(task.definition.metric)))
             if relative[-1] > self.task_best[index]:
                 self.task_best[index], self.waits[index] = relative[-1], 0
+                if self.settings.restore_heads:
+                    head = self.model.heads[task.name].state_dict()
+                    self.best_heads[task.name] = {n: v.detach().cpu().clone() for n, v in head.items()}
             else:
                 self.waits[index] += 1
+        for balancer in self.balancers:
+            balancer.evaluated(torch.tensor(losses, dtype=torch.float64))
+        if self.course.evaluations:
+            of_feeds = [[relative[t] for t in feed.tasks] for feed in self.feeds]
+            self.policy.evaluated([sum(r) / len(r) for r in of_feeds], self.done / self.batches)
         mean = sum(relative) / len(relative)
-        named = {t.name: s for t, s in zip(self.tasks, scores, strict=True)}
-        self.course.evaluations.append({"step": self.step, "scores": named})
+        names = [t.name for t in self.tasks]
+        found = {"step": self.step, "scores": dict(zip(names, scores, strict=True)),
+                 "losses": dict(zip(names, losses, strict=True))}  # fmt: skip
+        weights = {n: total / count for n, (total, count) in self.weighed.items() if count}
+        if weights:
+            found["weights"] = weights
+        self.weighed = {n: [0.0, 0.0] for n in names}
+        self.course.evaluations.append(found)
         if mean > self.best_mean or self.settings.keep == "last":
             self.best_mean = mean
             self.course.best_step = self.step
             self.best = {n: p.detach().cpu().clone() for n, p in self.trained.items()}
 
+    def _validate(self, index: int) -> tuple[float, float]:
+        """Score and mean loss of a task on its validation rows."""
+        task = self.tasks[index]
+        rules, about, split = kind(task.definition.kind), task.definition, task.splits["validation"]
+        feed = next(f for f in self.held if index in f.tasks)
+        rows = [i for i in range(len(feed.rows)) if feed.places[index][i] >= 0]
+        with products(self.settings.precision, self.settings.device):
+            outputs = self.model.outputs_prepared(task.name, [feed.rows[i] for i in rows])
+        split = split.take([int(feed.places[index][i]) for i in rows])
+        predicted, _ = self.model.predict_encoded(task.name, outputs)
+        loss = float(rules.loss(outputs.logits, rules.tensor(split.targets), about))
+        return metric(about.metric).score(split.targets, predicted, about), loss
+
     def _finish(self) -> None:
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(self.best[name])
+        if self.settings.restore_heads:
+            self._restore_heads()
         if self.peft is not None:
             if self.adapter is not None:
                 self.peft.save_pretrained(str(self.adapter))
             self.peft.merge_and_unload()
-        for parameter in self.plain.parameters():
+        for parameter in self.model.parameters():
             parameter.requires_grad_(True)
-        self.plain.eval()
+        self.model.eval()
         self.course.seconds = self.seconds_before + time.perf_counter() - self.started
-        if self.state_file:
+        if self.state_file and self.processes.number == 0:
             self.state_file.unlink(missing_ok=True)
 
+    def _restore_heads(self) -> None:
+        """Give a task the head that it had when it scored best, where that scores better with the final encoder."""
+        for index, task in enumerate(self.tasks):
+            head, direction = self.model.heads[task.name], better(task.definition.metric)
+            now, (score, _) = {n: v.clone() for n, v in head.state_dict().items()}, self._validate(index)
+            head.load_state_dict(self.best_heads[task.name])
+            again, _ = self._validate(index)
+            if again > score if direction == "higher" else again < score:
+                self.course.restored.append(task.name)
+            else:
+                head.load_state_dict(now)
+
+    # -- going on after a kill ---------------------------------------------------------------------------------------
+
+    #: What is kept as it is.
+    _KEPT = ("step", "done", "queue", "stretch_end", "drawn", "best", "best_mean", "best_heads", "task_best", "waits",
+             "bad_in_a_row", "weighed")  # fmt: skip
+
     def _save(self) -> None:
+        self.saved = time.perf_counter()
+        if self.processes.number:
+            return
         assert self.state_file
         self.course.seconds = self.seconds_before + time.perf_counter() - self.started
         state = {
+            **{name: getattr(self, name) for name in self._KEPT},
             "weights": {n: p.detach() for n, p in self.trained.items()},
             "optimiser": self.optimiser.state_dict(),
-            "best": self.best,
+            "balancers": [b.state for b in self.balancers],
+            "policy": self.policy.state,
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if self.accelerator.device.type == "cuda" else [],
-            "step": self.step,
-            "drawn": self.drawn,
-            "best_mean": self.best_mean,
-            "task_best": self.task_best,
-            "waits": self.waits,
-            "bad_in_a_row": self.bad_in_a_row,
+            "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
             "course": vars(self.course),
         }
         with atomic_file(self.state_file) as temporary:
@@ -265,31 +412,17 @@ class _Run:
             for name, parameter in self.trained.items():
                 parameter.copy_(state["weights"][name])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.best = dict(state["best"])
+        for balancer, kept in zip(self.balancers, state["balancers"], strict=True):
+            balancer.state.update(kept)
+        self.policy.state.update(state["policy"])
         torch.set_rng_state(state["random"])
         if state["random_cuda"]:
             torch.cuda.set_rng_state_all(state["random_cuda"])
-        for name in ("step", "drawn", "best_mean", "task_best", "waits", "bad_in_a_row"):
+        for name in self._KEPT:
             setattr(self, name, state[name])
         self.course = Course(**state["course"])
+        self.gradients.backward_passes = self.course.backward_passes
         return self.course.seconds
-
-
-def draw_tasks(sizes: Sequence[int], steps: int, settings: Settings, seed: int) -> list[int]:
-    """Which task each step trains: shares by the sampling method, rounded to whole steps, in seeded order.
-
-    >>> sorted(draw_tasks([30, 10], 8, Settings(), seed=0))
-    [0, 0, 0, 0, 0, 0, 1, 1]
-    """
-    entry = registry.find("sample", settings.sample)
-    shares = entry.load()(list(sizes), **entry.resolve(settings.sample_settings))
-    counts = [math.floor(share * steps) for share in shares]
-    by_remainder = sorted(range(len(sizes)), key=lambda t: (counts[t] - shares[t] * steps, t))
-    for index in by_remainder[: steps - sum(counts)]:
-        counts[index] += 1
-    sequence = [index for index, count in enumerate(counts) for _ in range(count)]
-    generator = torch.Generator().manual_seed(seed)
-    return [sequence[i] for i in torch.randperm(len(sequence), generator=generator).tolist()]
 
 
 def relative_score(score: float, first: float, direction: str) -> float:

@@ -13,7 +13,7 @@ def temperature(sizes: Sequence[int], *, temperature: float = 2.0) -> list[float
     """Shares that follow a root of the number of training rows.
 
     Formula: share_t = n_t^(1 / temperature) / sum_s n_s^(1 / temperature)
-    Differs: the paper also caps n_t at a limit; give the task a `limit` in the suite instead.
+    Differs: the paper also counts no more than a limit of rows; `capped` does that, without the root.
 
     >>> temperature([900, 100], temperature=2.0)
     [0.75, 0.25]

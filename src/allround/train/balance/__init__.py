@@ -1,0 +1,1 @@
+"""How much each task weighs in a step, one file each."""

@@ -1,0 +1,45 @@
+"""CAGrad: near the mean gradient, the step that serves the worst-off task most."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from allround.core.registry import method
+from allround.train.balancing import Balancer, Outline, Seen
+from allround.train.gramians import solve
+from allround.train.learned import check_range
+
+
+@method(
+    source="Liu et al., NeurIPS 2021, arXiv:2110.14048, Algorithm 1",
+    needs=("gramian",),
+    by="gradients",
+    keeps=("scale",),
+)
+class Cagrad(Balancer):
+    """Conflict-averse gradient descent: the worst inner product with a gradient is as high as it can be within a ball
+    around the mean gradient g0.
+
+    radius: of the ball, as a share of |g0|. 0 is the plain mean; from 1 on no task gets worse.
+    Formula: w = 1 / k + radius |g0| / |g_a| a, g_a = sum_t a_t g_t, a = argmin{ g_a g0 + radius |g0| |g_a| :
+    a >= 0, sum(a) = 1 }
+    Differs: solved by cvxpy, as in torchjd; the authors' code has scipy. Where g_a is zero no step helps all tasks, and
+    w is zero: the gradients are Pareto stationary.
+
+    >>> gramian = torch.tensor([[4.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+    >>> one = torch.ones(2, dtype=torch.float64)
+    >>> made = Cagrad(Outline(("a", "b"), (2, 2), (10, 10)), radius=0.0)
+    >>> made.weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
+    tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+
+    def __init__(self, outline: Outline, *, radius: float = 0.5) -> None:
+        from torchjd.aggregation import CAGradWeighting
+
+        super().__init__(outline)
+        check_range("cagrad", "radius", radius, 0)
+        self.weighting = CAGradWeighting(c=radius)
+
+    def weigh(self, seen: Seen) -> Tensor:
+        assert seen.gramian is not None
+        return solve(self.weighting, seen.gramian)

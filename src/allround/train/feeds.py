@@ -1,0 +1,113 @@
+"""What is drawn together: the training rows of one task, or of several tasks labelled on one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from allround.core.seeds import seed_of
+from allround.models.batches import draw_batches
+from allround.models.encoder import Encoder
+from allround.tasks.kind import kind
+from allround.tasks.task import Split, Task
+
+
+@dataclass
+class Feed:
+    """Prepared rows, and which of them each task has a label for.
+
+    tasks: their numbers. rows: what the encoder made of each row. places: for each task, the place of a row in the
+    task's own training split, or -1 where it has no label there. lengths: words of each row, where the tasks are per
+    word (else 1): how many features a row has. use: the rows that are drawn.
+    """
+
+    name: str
+    tasks: tuple[int, ...]
+    rows: list[Any]
+    places: dict[int, np.ndarray]
+    lengths: np.ndarray
+    batch_size: int
+    seed: int
+    weights: list[int]
+    use: list[int] = field(default_factory=list)
+    _epoch: tuple[int, list[list[int]]] | None = None
+
+    def __post_init__(self) -> None:
+        self.use = list(range(len(self.rows)))
+
+    def __len__(self) -> int:
+        return len(self.use)
+
+    @property
+    def batches(self) -> int:
+        """How many batches an epoch has."""
+        return -(-len(self) // self.batch_size)
+
+    def batch(self, number: int) -> list[int]:
+        """The rows of the batch with this number, counted from the start of training.
+
+        An epoch visits every row once; its last batch may be smaller.
+        """
+        epoch, index = divmod(number, self.batches)
+        if self._epoch is None or self._epoch[0] != epoch:
+            lengths = [self.weights[i] for i in self.use]
+            drawn = draw_batches(lengths, self.batch_size, seed_of(self.seed, "rows", self.name, epoch))
+            self._epoch = epoch, [[self.use[i] for i in batch] for batch in drawn]
+        return self._epoch[1][index]
+
+
+def make_feeds(
+    tasks: Sequence[Task],
+    encoder: Encoder,
+    *,
+    batch_size: int,
+    batch_sizes: Mapping[str, int],
+    seed: int,
+    split: str = "train",
+) -> list[Feed]:
+    """A feed for each task, and one for all tasks of a table that the encoder reads alike.
+
+    batch_sizes: by the name of a task or table, or by kind; the first that is there is taken.
+    """
+    together: dict[Any, list[int]] = {}
+    for index, task in enumerate(tasks):
+        d = task.definition
+        alone = task.table is None or task.splits[split].rows is None
+        key = (index,) if alone else (task.table, d.inputs, d.modality, d.instruction, kind(d.kind).per_token)
+        together.setdefault(key, []).append(index)
+    feeds = []
+    for numbers in together.values():
+        first = tasks[numbers[0]]
+        name = first.name if len(numbers) == 1 else str(first.table)
+        sizes = [batch_sizes[k] for i in numbers for k in (tasks[i].name, name, tasks[i].definition.kind)
+                 if k in batch_sizes]  # fmt: skip
+        splits = {i: tasks[i].splits[split] for i in numbers}
+        feeds.append(_feed(name, splits, tasks, encoder, sizes[0] if sizes else batch_size, seed))
+    return feeds
+
+
+def _feed(
+    name: str, splits: Mapping[int, Split], tasks: Sequence[Task], encoder: Encoder, batch_size: int, seed: int
+) -> Feed:
+    numbers = tuple(splits)
+    if len(numbers) == 1:
+        ids = {i: np.arange(len(split)) for i, split in splits.items()}
+    else:
+        ids = {i: np.asarray(split.rows) for i, split in splits.items()}
+    every = np.unique(np.concatenate(list(ids.values())))
+    places = {i: np.full(len(every), -1) for i in numbers}
+    inputs: list[Any] = [None] * len(every)
+    lengths = np.ones(len(every), dtype=np.int64)
+    for i in numbers:
+        where = np.searchsorted(every, ids[i])
+        places[i][where] = np.arange(len(where))
+        for at, row in zip(where.tolist(), splits[i].inputs, strict=True):
+            inputs[at] = row
+        if kind(tasks[i].definition.kind).per_token:
+            lengths[where] = [len(target) for target in splits[i].targets]
+    prepared = encoder.prepare(inputs, tasks[numbers[0]].definition)
+    weights = [encoder.length(row) for row in prepared]
+    return Feed(name, numbers, prepared, places, lengths, batch_size, seed, weights)
