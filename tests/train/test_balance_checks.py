@@ -51,7 +51,8 @@ OTHERS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
 @pytest.mark.parametrize(("name", "settings", "keeps"), OTHERS, ids=[f"{n}-{s}" for n, s, _ in OTHERS])
 def test_balancer_with_other_settings(name: str, settings: dict[str, Any], keeps: tuple[str, ...]) -> None:
     subject = subject_of(registry.find("balance", name), **settings)
-    check_balancer(Subject(name, subject.make, subject.needs, {**subject.facts, "keeps": keeps}))
+    for check in ("expected_structure", "finite", "one_alone", *keeps):
+        {**CHECKS, **CLAIMS}[check](subject)
 
 
 # Balancers that are wrong in one way each, and the check that must find it.

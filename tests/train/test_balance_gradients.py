@@ -12,7 +12,9 @@ from torch import Tensor
 from torchjd import aggregation as jd
 from torchjd.linalg import QuadprogProjector
 
-from allround.train.balancing import Outline, Seen, make_balancer
+from allround.core import registry
+from allround.train.balancing import Outline, Seen, make_balancer, rescaled
+from allround.train.gramians import gramian_of
 
 
 def outline(tasks: int) -> Outline:
@@ -99,6 +101,35 @@ def test_dependent_gradients_are_as_in_torchjd() -> None:
             found, wanted = step_of(name, gradients, **settings), expected(aggregator, gradients)
             near = max(near, 1e-4)
             assert torch.allclose(found, wanted, rtol=near, atol=near * float(wanted.norm())), name
+
+
+def test_gradients_of_millions_of_weights_still_look_dependent() -> None:
+    gradients = torch.randn(2, 3_000_000, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1.0], [0.3]])
+    gradients = torch.cat([gradients + 0.5, (gradients + 0.5).sum(0, keepdim=True)])
+    exact = gramian_of(gradients)
+    wanted = (gradients.double() @ gradients.double().T).float()
+    assert torch.allclose(exact.float(), wanted)
+    assert float(torch.linalg.eigvalsh(exact)[0] / exact.trace()) < 1e-9
+    # Three gradients in a plane, as two numbers each: what every balancer says of them is what it says of the plane.
+    plane = torch.linalg.qr(gradients[:2].double().T)[1].T
+    small = torch.cat([plane, plane.sum(0, keepdim=True)])
+    for name in ("imtl_g", "config", "aligned_mtl", "upgrad", "dualproj", "nash_mtl", "mgda"):
+        one = torch.ones(3, dtype=torch.float64)
+        seen = Seen(torch.arange(3), one, one, one, gramian=exact)
+        found = rescaled(make_balancer(name, {}, outline(3)).weigh(seen))
+        near = rescaled(make_balancer(name, {}, outline(3)).weigh(show(small)))
+        assert torch.allclose(found, near, atol=1e-2), name
+
+
+@pytest.mark.parametrize(
+    "entry", [e for e in registry.entries("balance") if "gramian" in e.needs], ids=lambda e: e.name
+)
+def test_a_gramian_that_rounding_has_spoilt_is_mended(entry: registry.Entry) -> None:
+    gramian = torch.tensor([[1.0, 1.0001], [1.0001, 1.0]], dtype=torch.float64)
+    one = torch.ones(2, dtype=torch.float64)
+    weights = make_balancer(entry.name, {}, outline(2)).weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
+    assert rescaled(weights).tolist() == pytest.approx([1.0, 1.0], rel=1e-2) or entry.name == "mgda"
+    assert torch.isfinite(weights).all()
 
 
 def test_graddrop_is_torchjds_in_stretches_too() -> None:

@@ -209,6 +209,9 @@ class _Run:
             if self.facts.get("feedback"):
                 evaluation = (start // self.batches_per_epoch + 1) * self.batches_per_epoch
                 self.stretch_end = min(self.stretch_end, evaluation)
+            if len({f.batch_size for f in self.feeds}) > 1:  # shares are of rows
+                shares = [share / feed.batch_size for share, feed in zip(shares, self.feeds, strict=True)]
+                shares = [share / sum(shares) for share in shares]
             counts = counts_of(shares, self.stretch_end - start)
             seed = seed_of(self.seed, "tasks", *([start] if start else []))
             self.queue = arrange(counts, self.groups, self.most, seed)
