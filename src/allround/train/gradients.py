@@ -19,10 +19,8 @@ from allround.tasks.kind import kind
 from allround.tasks.task import Task
 from allround.train.balancing import Balancer, Seen, rescaled
 from allround.train.feeds import Feed
+from allround.train.gramians import COLUMNS, gramian_of
 from allround.train.processes import Processes
-
-#: Columns of the gradients that `combine` is given at once.
-COLUMNS = 1 << 20
 
 #: One tensor for each parameter, or None where the loss does not depend on it.
 Gradient = list[Tensor | None]
@@ -205,7 +203,7 @@ class Gradients:
         shown: list[tuple[Seen, Tensor]] = []
         for balancer, start in zip(self.balancers, (0, most), strict=False):
             rows = matrix[start : start + len(found)]
-            seen = self._seen(found, (rows @ rows.T).double().cpu(), rows)
+            seen = self._seen(found, gramian_of(rows).cpu(), rows)
             if type(balancer).combine is not Balancer.combine:
                 total += self._combine(balancer, seen)
                 weights = torch.ones(len(found), dtype=torch.float64)

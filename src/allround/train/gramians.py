@@ -13,6 +13,25 @@ from allround.core.errors import AllroundError
 NOTHING = 1e-14
 
 
+#: Columns of the gradients that `gramian_of` takes at once.
+COLUMNS = 1 << 20
+
+
+def gramian_of(gradients: Tensor) -> Tensor:
+    """The inner products of gradients (k, p), added up in float64: (k, k). In float32, sums over millions of weights
+    are off by so much that dependent gradients no longer look so, and solvers fail.
+
+    >>> gramian_of(torch.tensor([[1.0, 2.0], [3.0, 0.0]]))
+    tensor([[5., 3.],
+            [3., 9.]], dtype=torch.float64)
+    """
+    total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
+    for start in range(0, gradients.shape[1], COLUMNS):
+        piece = gradients[:, start : start + COLUMNS].double()
+        total += piece @ piece.T
+    return total
+
+
 def over_mean(gramian: Tensor) -> tuple[Tensor, float]:
     """The Gramian divided by the mean of the squared norms, and that mean: thresholds of solvers then mean the same
     for huge and tiny gradients.
@@ -29,7 +48,7 @@ def solve(weighting: Callable[[Tensor], Tensor], gramian: Tensor) -> Tensor:
     """The weights that a rule for Gramians gives, where it does not matter that all gradients grow alike; ones where
     all gradients are zero, as every weight is then as good as another."""
     scaled, size = over_mean(gramian)
-    return weighting(scaled) if size else torch.ones(len(gramian), dtype=torch.float64)
+    return weighting(_sound(scaled)) if size else torch.ones(len(gramian), dtype=torch.float64)
 
 
 def solve_nonzero(weighting: Callable[[Tensor, Tensor], Tensor], gramian: Tensor) -> Tensor:
@@ -40,10 +59,16 @@ def solve_nonzero(weighting: Callable[[Tensor, Tensor], Tensor], gramian: Tensor
     weights = torch.ones(len(gramian), dtype=torch.float64)
     there = (scaled.diagonal() > NOTHING).nonzero().flatten()
     if size:
-        found = weighting(scaled[there][:, there], there)
+        found = weighting(_sound(scaled[there][:, there]), there)
         weights *= found.abs().mean()
         weights[there] = found
     return weights
+
+
+def _sound(gramian: Tensor) -> Tensor:
+    """The nearest matrix that can be one of inner products, where rounding has made it none."""
+    values, vectors = torch.linalg.eigh(gramian)
+    return gramian if values[0] >= 0 else (vectors * values.clamp_min(0)) @ vectors.T
 
 
 def divisors(kind: str, gramian: Tensor, losses: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class Cagrad(Balancer):
     Differs: solved by cvxpy, as in torchjd; the authors' code has scipy. Where g_a is zero no step helps all tasks, and
     w is zero: the gradients are Pareto stationary.
 
+    >>> import torch
     >>> gramian = torch.tensor([[4.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
     >>> made = Cagrad(Outline(("a", "b"), (2, 2), (10, 10)), radius=0.0)

@@ -14,7 +14,7 @@ from allround.train.learned import check_range
     source="Ban & Ji, ICML 2024, arXiv:2402.15638, equation 4",
     needs=("gramian",),
     by="gradients",
-    keeps=("scale", "non_conflicting_when_independent",),
+    keeps=("scale", "non_conflicting_when_independent"),
 )
 class Fairgrad(Balancer):
     """Fair resource allocation: the smaller a task's gain g_t d, the more it weighs.
@@ -24,6 +24,7 @@ class Fairgrad(Balancer):
     Differs: solved for the Gramian divided by the mean squared norm, and scaled back, so that it ends as well for tiny
     gradients as for others. A task whose gradient is zero is left out of the step.
 
+    >>> import torch
     >>> gramian = torch.tensor([[4.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
     >>> Fairgrad(Outline(("a", "b"), (2, 2), (10, 10))).weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))

@@ -21,7 +21,7 @@ class Famo(Balancer):
     """Fast adaptive multitask optimisation: logits l of the tasks rise where a step lowered the log loss little.
 
     Formula: w_t = c z_t / D_t, z = softmax(l), D_t = L_t - lower_t + 1e-8, c = 1 / sum_t z_t / D_t; after the step,
-    Adam with weight decay `decay` moves l down the gradient of sum_t z_t (log D_t - log D_t after)
+    Adam at `rate` with weight decay `decay` moves l down the gradient of sum_t z_t (log D_t - log D_t after)
     Differs: the softmax is over the tasks present, and only their logits move. A loss below its bound counts as the
     bound. A step with a single task teaches nothing.
 

@@ -23,6 +23,7 @@ class Graddrop(Balancer):
     P = (1 + sum_t g_t / sum_t |g_t|) / 2, u ~ U(0, 1)
     Differs: on the gradients of the shared weights, as in torchjd; the paper drops at the features.
 
+    >>> import torch
     >>> gradients = torch.tensor([[1.0, 2.0, -1.0], [1.0, 0.0, -3.0]])
     >>> one = torch.ones(2, dtype=torch.float64)
     >>> made = Graddrop(Outline(("a", "b"), (2, 2), (10, 10)))

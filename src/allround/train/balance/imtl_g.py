@@ -24,6 +24,7 @@ class ImtlG(Balancer):
     Differs: the paper inverts, which fails for dependent gradients; the pseudo-inverse (torchjd) does not. It is taken
     in float32, which is as far as the gradients themselves can be told apart.
 
+    >>> import torch
     >>> gramian = torch.tensor([[4.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
     >>> ImtlG(Outline(("a", "b"), (2, 2), (10, 10))).weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))

@@ -22,6 +22,7 @@ class Pcgrad(Balancer):
     Formula: w = sum_i c_i, c_i the weights of h_i: from h_i = g_i, for each j != i in drawn order,
     h_i <- h_i - min(0, h_i g_j) / |g_j|^2 g_j
 
+    >>> import torch
     >>> gramian = torch.tensor([[4.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
     >>> Pcgrad(Outline(("a", "b"), (2, 2), (10, 10))).weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))

@@ -9,7 +9,11 @@ from allround.core.registry import method
 from allround.train.balancing import Balancer
 
 
-@method(source="Lin et al., TMLR 2022, arXiv:2111.10603, Algorithm 2 (normal distribution)", by="losses")
+@method(
+    source="Lin et al., TMLR 2022, arXiv:2111.10603, Algorithm 2 (normal distribution)",
+    by="losses",
+    exempt={"permutation_invariant": "weights are drawn by the number of the task"},
+)
 class Rlw(Balancer):
     """Each step's weights are a softmax of normal random numbers: the test that a balancer should pass is to beat it.
 
