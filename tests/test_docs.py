@@ -118,6 +118,15 @@ def test_the_page_on_merging_runs_from_top_to_bottom(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_core")
+def test_the_page_on_joint_training_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    printed = run_page("training.md", tmp_path)
+    assert len(list((tmp_path / "models").glob("*/heads.safetensors"))) == 7
+    assert "settings were compared on validation rows" in printed
+    assert (tmp_path / "runs" / "compared" / "comparison.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
 def test_the_page_on_learned_merges_runs_from_top_to_bottom(tmp_path: Path) -> None:
     printed = run_page("learned.md", tmp_path)
     (plan,) = (code for code in blocks(DOCS / "learned.md", "text") if "start scale" in code)

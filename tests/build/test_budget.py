@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from allround.build.budget import FILL, Plan, estimate, learning_time, make_plan, scaled, with_extras
+from allround.build.budget import FILL, Plan, estimate, joint_time, learning_time, make_plan, scaled, with_extras
 from allround.merge.learn.learning import preset
 from allround.tasks.suite import Suite
 
@@ -64,6 +64,13 @@ def test_the_time_of_a_learned_merge_by_hand(large: Suite) -> None:
     found = learning_time(large.tasks, dict.fromkeys(large.tasks, SPEED), learning, trials=3, workers=2)
     once = 5 * 8 * 0.1 + (40 + rows["validation"]) * 0.01
     assert found == pytest.approx(2 * (3 * once + (rows["validation"] + rows["test"]) * 0.01) / 2)
+
+
+def test_the_time_of_a_further_joint_model_by_hand(large: Suite) -> None:
+    rows = {s: len(large.tasks["digit"].splits[s]) for s in ("train", "validation", "test")}
+    found = joint_time(large.tasks, dict.fromkeys(large.tasks, SPEED), epochs=3, workers=2)
+    once = 3 * rows["train"] * 0.1 + (5 * rows["validation"] + rows["test"]) * 0.01
+    assert found == pytest.approx(2 * once / 2)
 
 
 def test_extras_come_cheapest_first_and_never_where_something_was_cut(large: Suite) -> None:

@@ -37,7 +37,7 @@ def test_every_balancer_has_every_check() -> None:
 OTHERS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("mgda", {"normalise": "l2"}, ("scale", "non_conflicting")),
     ("mgda", {"normalise": "loss_plus"}, ("scale", "non_conflicting")),
-    ("cagrad", {"radius": 1.0}, ("scale", "non_conflicting")),
+    ("cagrad", {"c": 1.0}, ("scale", "non_conflicting")),
     ("aligned_mtl", {"strength": "median"}, ("scale",)),
     ("aligned_mtl", {"strength": "rmse"}, ("scale",)),
     ("fairgrad", {"fairness": 0.0}, ("scale",)),
@@ -383,7 +383,7 @@ def test_exemptions_and_promises_are_checked(
         ("mgda", {"normalise": "l1"}, "use one of: none, l2, loss, loss_plus"),
         ("mgda_ub", {"iterations": 0}, "out of range"),
         ("aligned_mtl", {"strength": "max"}, "use one of: min, median, rmse"),
-        ("cagrad", {"radius": -0.1}, "out of range"),
+        ("cagrad", {"c": -0.1}, "out of range"),
         ("gradvac", {"decay": 1.5}, "out of range"),
         ("fairgrad", {"fairness": -1.0}, "out of range"),
         ("graddrop", {"leak": 2.0}, "out of range"),

@@ -58,7 +58,7 @@ PAIRS: list[tuple[str, dict[str, Any], jd.Aggregator, float]] = [
     ("gradvac", {}, jd.GradVac(), 1e-6),
     ("gradvac", {"decay": 0.1}, jd.GradVac(beta=0.1), 1e-6),
     ("cagrad", {}, jd.CAGrad(c=0.5), 1e-6),
-    ("cagrad", {"radius": 1.5}, jd.CAGrad(c=1.5), 1e-6),
+    ("cagrad", {"c": 1.5}, jd.CAGrad(c=1.5), 1e-6),
     ("imtl_g", {}, jd.IMTLG(), 1e-4),
     ("aligned_mtl", {}, jd.AlignedMTL(), 1e-4),
     ("aligned_mtl", {"strength": "median"}, jd.AlignedMTL(scale_mode="median"), 1e-4),
@@ -241,7 +241,7 @@ def test_cagrad_serves_the_worst_task_best_within_its_ball() -> None:
     """By its definition: no step within the ball has a better worst inner product."""
     gradients = draw(4, rows=3, columns=4)
     mean = gradients.mean(0)
-    step = step_of("cagrad", gradients, radius=0.5)
+    step = step_of("cagrad", gradients, c=0.5)
     assert float((step - mean).norm()) == pytest.approx(0.5 * float(mean.norm()), rel=1e-4)
     worst = float((gradients @ step).min())
     others = torch.randn(20_000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -428,3 +428,16 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
             assert off <= 2e-3 * moved + 1e-6, f"{name}: {parameter} is off by {off:.2e}, moved by {moved:.2e}"
         assert any((v - expected["before"][n]).norm() > 1e-3 for n, v in expected["weights"].items()), name
         assert one[name]["losses"] == pytest.approx(expected["losses"], rel=1e-3), name
+
+
+@pytest.mark.slow
+def test_the_command_in_two_processes(tmp_path: Path) -> None:
+    """`torchrun -m allround train`: one folder, written and spoken of once."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "allround",
+               "train", "digits", "--only", "parity,segments", "--limit", "train=60", "--limit", "test=50", "--epochs",
+               "1", "--mix", "all", "--balance", "mgda", "--device", "cpu", "--out", str(tmp_path / "joint")]  # fmt: skip
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+                          capture_output=True, text=True, timeout=200, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"model   {tmp_path / 'joint'}") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["joint"]

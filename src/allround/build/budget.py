@@ -22,7 +22,8 @@ FILL = 0.85
 class Plan:
     """What the budget allows. `share` of the rows of every split is kept; `words` say so in the report.
 
-    left_out: learned merges, and fitting heads anew, that there is no time for. cut: whether anything else was cut.
+    left_out: further joint models, learned merges, and fitting heads anew, that there is no time for. cut: whether
+    anything else was cut.
     """
 
     share: float
@@ -81,6 +82,18 @@ def learning_time(
         seen = learning.all_steps * min(learning.batch, used)
         once = seen * speed[name]["train"] + (used + rows["validation"]) * speed[name]["predict"]
         seconds += trials * once + (rows["validation"] + rows["test"]) * speed[name]["predict"]
+    return seconds / workers
+
+
+def joint_time(
+    tasks: Mapping[str, Task], speed: Mapping[str, Mapping[str, float]], *, epochs: int, workers: int
+) -> float:
+    """Seconds that one more joint model will take: its training, its validation at every epoch, and its test."""
+    seconds = 0.0
+    for name, task in tasks.items():
+        rows = {s: len(task.splits[s]) for s in FEWEST}
+        predicted = (epochs + 2) * rows["validation"] + rows["test"]
+        seconds += rows["train"] * epochs * speed[name]["train"] + predicted * speed[name]["predict"]
     return seconds / workers
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from allround.core.memory import PeakMemory
 from allround.core.pieces import Piece
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything
@@ -96,14 +97,17 @@ def tune(
     with piece.make() as (folder, facts):
         model = assemble(base, {t.name: heads[t.name] for t in data}, data)
         adapter = folder / "adapter" if settings["tune"] == "lora" else None
-        course = train(
-            model, data, Settings.from_json(dict(settings)), seed=seed, scratch=piece.scratch, adapter=adapter
-        )
+        chosen = Settings.from_json(dict(settings))
+        memory = PeakMemory(cuda=pick_device(chosen.device).type == "cuda")
+        course = train(model, data, chosen, seed=seed, scratch=piece.scratch, adapter=adapter)
+        facts["peak_memory"] = memory.read()
         model.write(folder)
         facts["evaluations"] = course.evaluations
         facts["best_step"] = course.best_step
         facts["steps"] = course.steps
         facts["skipped"] = course.skipped
+        facts["skipped_of"] = course.skipped_of
+        facts["backward_passes"] = course.backward_passes
         facts["examples"] = course.examples
         facts["seconds"] = course.seconds
         best = next(e for e in course.evaluations if e["step"] == course.best_step)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from allround.build.joint import TUNED, Joint, read_joint
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.train.settings import Settings
@@ -75,8 +76,10 @@ class Options:
     """How to build.
 
     methods: merge methods and presets of learned merges; `None` for those that are worth trying. trials: most settings
-    tried for each. joint: whether to train the joint model. specialists: folders of models that are already tuned, by
-    task. budget: minutes, or `None`. workers: processes, `None` for one a core.
+    tried for each. joint: whether to train the joint model. balance: further joint models, with a batch of every task
+    in each step, by balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying.
+    specialists: folders of models that are already tuned, by task. budget: minutes, or `None`. workers: processes,
+    `None` for one a core.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -84,6 +87,7 @@ class Options:
     methods: tuple[str, ...] | None = None
     trials: int = 12
     joint: bool = True
+    balance: tuple[str, ...] | None = None
     specialists: Mapping[str, str] = field(default_factory=dict)
     budget: float | None = None
     workers: int | None = None
@@ -94,6 +98,13 @@ class Options:
         for name in self.methods or ():
             if name not in registry.names("learn"):
                 registry.find("merge", name)
+        for joint in self.joints():
+            if joint.name == TUNED:
+                raise AllroundError(
+                    f"build a joint model by '{TUNED}'",
+                    "tuned weights come from a sweep of many joint models",
+                    "run `allround compare-training`, and give the weights that it chose: fixed:weights={TASK: WEIGHT}",
+                )
         for name, low in {"trials": 1, "resamples": 100}.items():
             if getattr(self, name) < low:
                 raise AllroundError(f"build with {name}={getattr(self, name)}", "that is too few",
@@ -102,6 +113,15 @@ class Options:
             raise AllroundError(f"build in {self.budget} minutes", "that is no time at all", "give a positive budget")
         if self.workers is not None and self.workers < 1:
             raise AllroundError(f"build with {self.workers} workers", "that is nobody", "give at least 1")
+
+    def joints(self) -> list[Joint]:
+        """The further joint models that are tried."""
+        if not self.joint:
+            return []
+        names = self.balance
+        if names is None:
+            names = tuple(entry.name for entry in registry.entries("balance") if entry.facts.get("build"))
+        return [read_joint(name) for name in names]
 
     def chosen(self, family: str) -> list[str]:
         """The methods of a family ("merge" or "learn") that are tried."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allround.build import jobs
-from allround.build.budget import Plan, learning_time, make_plan, scaled, with_extras
+from allround.build.budget import Plan, joint_time, learning_time, make_plan, scaled, with_extras
+from allround.build.joint import Joint, check_joint, joint_settings
 from allround.build.options import Options
 from allround.build.results import (
     about_machine,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from allround.tasks.suite import Suite
+    from allround.train.settings import Settings
 
 
 #: What the report calls fitting heads anew on merged encoders.
@@ -130,6 +133,7 @@ class Run:
         self.settings = options.settings
         self.trials = options.trials
         self.methods = {family: options.chosen(family) for family in ("merge", "learn")}
+        self.further = options.joints() if len(self.tasks) > 1 else []
         self.refit = True
         self.workers = options.workers or min(available_cores(), 8)
         self.started = time.perf_counter()
@@ -238,6 +242,7 @@ class Run:
             settings=self.settings.to_json(),
             trials=self.trials,
             methods=self.methods,
+            joints=[joint.name for joint in self.further],
         )
         if not decided.done:
             # A first fit of the heads on all rows is the work that follows anyway.
@@ -248,6 +253,7 @@ class Run:
             ((_, speed),) = self.runner.run([job])
             workers = self.workers if not isinstance(self.runner, Inline) else 1
             minutes = self.options.budget
+            epochs = self.settings.epochs or self.base_piece.facts["epochs"]
             plan = make_plan(
                 self.tasks,
                 speed,
@@ -255,11 +261,12 @@ class Run:
                 spent=time.perf_counter() - self.started,
                 trials=self.trials,
                 methods=len(self.methods["merge"]),
-                epochs=self.settings.epochs or self.base_piece.facts["epochs"],
+                epochs=epochs,
                 joint=self.options.joint,
                 workers=workers,
             )
-            costs = {}
+            more = joint_time(self.tasks, speed, epochs=epochs, workers=workers)
+            costs = {_joint_name(joint): more for joint in self.further}
             for name in self.methods["learn"]:
                 trials = most_trials(registry.find("learn", name), self.trials)
                 costs[name] = learning_time(self.tasks, speed, preset(name), trials=trials, workers=workers)
@@ -279,6 +286,7 @@ class Run:
             self._save_data()
         self.trials = plan.trials
         self.methods["learn"] = [name for name in self.methods["learn"] if name not in plan.left_out]
+        self.further = [joint for joint in self.further if _joint_name(joint) not in plan.left_out]
         self.refit = REFITTED not in plan.left_out
         self.settings = self.settings.with_(epochs=plan.epochs)
         return plan
@@ -309,33 +317,58 @@ class Run:
             )
         ]
 
-    def _tune(self) -> None:
-        settings, seed = self.settings.to_json(), self.options.seed
-        heads = {n: str(p.folder) for n, p in self.heads.items()}
-        work: list[tuple[Piece, Job]] = []
-        content = {n: t.content for n, t in self.tasks.items()}
-        head_keys = {n: p.key for n, p in self.heads.items()}
-        joint = self.pieces.piece(
-            "joint", base=self.base_piece.key, heads=head_keys, tasks=content, settings=settings, seed=seed
+    def joint_piece(self, settings: Settings, seed: int, name: str = "joint") -> tuple[Piece, Job]:
+        """A model tuned on all tasks with these settings, from the base and its heads."""
+        piece = self.pieces.piece(
+            name,
+            base=self.base_piece.key,
+            heads={n: p.key for n, p in self.heads.items()},
+            tasks={n: t.content for n, t in self.tasks.items()},
+            settings=settings.to_json(),
+            seed=seed,
         )
+        job = call(jobs.tune, piece=piece, base=self.base_encoder, heads={n: str(p.folder) for n, p in
+                   self.heads.items()}, tasks=list(self.data.values()), settings=settings.to_json(),
+                   seed=seed_of(seed, "joint"))  # fmt: skip
+        return piece, job
+
+    def specialist_piece(self, task: str, settings: Settings, seed: int, name: str = "specialist") -> tuple[Piece, Job]:
+        """A model tuned on one task with these settings, from the base and the task's head."""
+        piece = self.pieces.piece(
+            f"{name}-{task}",
+            base=self.base_piece.key,
+            task=self.tasks[task].content,
+            head=self.heads[task].key,
+            settings=settings.to_json(),
+            seed=seed,
+        )
+        job = call(jobs.tune, piece=piece, base=self.base_encoder, heads={task: str(self.heads[task].folder)},
+                   tasks=[self.data[task]], settings=settings.to_json(), seed=seed_of(seed, "tune", task))  # fmt: skip
+        return piece, job
+
+    def _tune(self) -> None:
+        seed = self.options.seed
+        work: list[tuple[Piece, Job]] = []
+        joint, job = self.joint_piece(self.settings, seed)
         if self.options.joint:
             # The longest piece first, so that the others fill the time beside it.
-            work.append((joint, call(jobs.tune, piece=joint, base=self.base_encoder, heads=heads,
-                                     tasks=list(self.data.values()), settings=settings,
-                                     seed=seed_of(seed, "joint"))))  # fmt: skip
+            work.append((joint, job))
+        balanced = {}
+        for one in self.further:
+            settings = joint_settings(one, self.settings.with_(mix="all"))
+            check_joint(settings, self.tasks)
+            balanced[one.name], job = self.joint_piece(settings, seed, "balanced")
+            work.append((balanced[one.name], job))
         self.specialists: dict[str, Piece] = {}
-        for name in self.tasks:
-            made_from: dict[str, Any] = {"base": self.base_piece.key, "task": content[name]}
+        for name, task in self.tasks.items():
             if name in self.options.specialists:
                 given = self.options.specialists[name]
-                piece = self.pieces.piece(f"specialist-{name}", given=hash_folder(find_folder(given)), **made_from)
+                piece = self.pieces.piece(f"specialist-{name}", given=hash_folder(find_folder(given)),
+                                          base=self.base_piece.key, task=task.content)  # fmt: skip
                 job = call(jobs.take_specialist, piece=piece, given=str(given), base=self.base_encoder,
                            task=self.data[name])  # fmt: skip
             else:
-                made_from.update(head=head_keys[name], settings=settings, seed=seed)
-                piece = self.pieces.piece(f"specialist-{name}", **made_from)
-                job = call(jobs.tune, piece=piece, base=self.base_encoder, heads=heads, tasks=[self.data[name]],
-                           settings=settings, seed=seed_of(seed, "tune", name))  # fmt: skip
+                piece, job = self.specialist_piece(name, self.settings, seed)
             self.specialists[name] = piece
             work.append((piece, job))
         self._do("tuning", work)
@@ -352,17 +385,20 @@ class Run:
                 examples=sum(sum(p.facts["examples"].values()) for p in self.specialists.values()),
             )
         )
-        if self.options.joint:
+        joints = [("joint", "one model trained on all tasks", joint)] if self.options.joint else []
+        joints += [
+            (
+                _joint_name(one),
+                f"one model trained on all tasks in every step, balanced by {one.name}",
+                balanced[one.name],
+            )
+            for one in self.further
+        ]
+        for name, title, piece in joints:
+            seconds = piece.facts["seconds"] + sum(p.facts["seconds"] for p in self.heads.values())
+            examples = sum(piece.facts["examples"].values())
             self.systems.append(
-                Parts.of_one(
-                    "joint",
-                    "joint",
-                    "one model trained on all tasks",
-                    joint,
-                    self.tasks,
-                    seconds=joint.facts["seconds"] + sum(p.facts["seconds"] for p in self.heads.values()),
-                    examples=sum(joint.facts["examples"].values()),
-                )
+                Parts.of_one(name, "joint", title, piece, self.tasks, seconds=seconds, examples=examples)
             )
 
     def _merge(self) -> None:
@@ -665,6 +701,11 @@ class Run:
 
     def _count(self, split: str) -> int:
         return sum(len(t.splits[split]) for t in self.tasks.values())
+
+
+def _joint_name(joint: Joint) -> str:
+    """What a further joint model is called, also as the name of a folder."""
+    return "joint-" + re.sub(r"[^A-Za-z0-9._=-]+", "-", joint.name).strip("-")
 
 
 def _result(piece: Piece | PredictionGroup) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from allround.evaluate.predict import predict_split
 from allround.evaluate.predictions import Predictions, score
 from allround.evaluate.scoreboard import Cost, Scoreboard, System
 from allround.models.base import open_encoder
+from allround.models.device import pick_device
 from allround.models.head import fit_head
 from allround.models.model import MultiTaskModel, parameters_of
 from allround.tasks.kind import kind
 from allround.tasks.metric import better
 from allround.tasks.suite import Suite
 from allround.tasks.task import SPLITS, Task
+from allround.train.processes import Processes
 from allround.train.settings import Settings
 from allround.train.trainer import Course, train
 
@@ -40,10 +43,11 @@ def tune_model(
     """Fit heads on the frozen base, tune on all tasks of the suite, save into `out`, and score on test.
 
     One task gives a specialist, several a joint model. Unfinished training is kept in `out`.unfinished, so that the
-    same call after a kill goes on there.
+    same call after a kill goes on there. Of several processes (`torchrun`) all train, and the first writes and speaks.
     """
     out = check_out(out)
-    progress = progress or Progress()
+    first = Processes(cpu=pick_device(settings.device).type == "cpu").number == 0
+    progress = progress or Progress(quiet=not first)
     base = base or suite.base
     if base is None:
         raise AllroundError(f"tune on '{suite.name}'", "no base was given, and the suite names none", "give --base")
@@ -56,8 +60,8 @@ def tune_model(
         model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
         progress.say(f"head of {task.name} on the frozen base: validation {head.tried[head.chosen]:.3f}")
     scratch = out.parent / f"{out.name}.unfinished"
-    with atomic_folder(out) as folder:
-        adapter = folder / "adapter" if settings.tune == "lora" else None
+    with atomic_folder(out) if first else nullcontext() as folder:
+        adapter = folder / "adapter" if folder and settings.tune == "lora" else None
         course = train(model, tasks, settings, seed=seed, scratch=scratch, adapter=adapter)
         for one in course.evaluations:
             listed = ", ".join(f"{name} {score:.3f}" for name, score in one["scores"].items())
@@ -67,8 +71,9 @@ def tune_model(
         model.facts = {"made_by": {"base": str(base), "settings": settings.to_json(), "seed": seed},
                        "scores": {n: cell_facts(d, board.cells["tuned"][n], "test")
                                   for n, d in board.definitions.items()}}  # fmt: skip
-        model.write(folder)
-    shutil.rmtree(scratch, ignore_errors=True)
+        if folder:
+            model.write(folder)
+            shutil.rmtree(scratch, ignore_errors=True)
     return board
 
 

@@ -60,7 +60,39 @@ HeadsOption = Annotated[
     str | None, typer.Option(help="frozen: keep heads as fitted on the base. tuned: train them along.")
 ]
 SampleOption = Annotated[
-    str | None, typer.Option(help="How the joint model draws tasks: proportional, uniform, temperature.")
+    str | None,
+    typer.Option(
+        help="How often tasks are drawn, such as temperature:temperature=3 (`allround methods list --family sample`)."
+    ),
+]
+BalanceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="How tasks of a step are weighed, such as cagrad:c=0.4 (`allround methods list --family balance`)."
+    ),
+]
+MixOption = Annotated[
+    str | None,
+    typer.Option(help="Tasks that a step holds, a batch of each: one, all, kind (those of one kind), or a number."),
+]
+RawOption = Annotated[
+    bool, typer.Option("--raw-scale", help="Weights as the method has them, not rescaled to the number of tasks.")
+]
+FlatOption = Annotated[float | None, typer.Option(help="Radius of sharpness-aware steps (flat regions), such as 0.05.")]
+AccumulateOption = Annotated[
+    int | None, typer.Option(help="Compute a batch in so many parts, one after the other, to save memory.")
+]
+TaskRateOption = Annotated[
+    list[str] | None, typer.Option(help="Factor on a task's learning rate: TASK=0.5; may be repeated.")
+]
+TaskBatchOption = Annotated[
+    list[str] | None, typer.Option(help="Rows in a batch of one task or kind: NAME=8; may be repeated.")
+]
+RestoreOption = Annotated[
+    bool,
+    typer.Option(
+        "--restore-best-per-task", help="A task gets its best head back where that scores better (--heads tuned)."
+    ),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 LengthOption = Annotated[int | None, typer.Option(help="Most tokens of a text.")]
@@ -99,6 +131,13 @@ def build(
     ] = None,
     trials: Annotated[int, typer.Option(help="Most settings tried on validation for each merge method.")] = 12,
     joint: Annotated[bool, typer.Option(help="Also train one model on all tasks.")] = True,
+    balance: Annotated[
+        str | None,
+        typer.Option(
+            help="Further joint models by these balancers, with commas between, or none. Default: those that "
+            "are worth trying."
+        ),
+    ] = None,
     specialist: Annotated[
         list[str] | None, typer.Option(help="A model that is already tuned: TASK=FOLDER; may be repeated.")
     ] = None,
@@ -128,6 +167,7 @@ def build(
     """
     from allround.build import Constraints, Options
     from allround.build import build as run
+    from allround.cli.compare import methods_of
 
     options = Options(
         settings=_settings(
@@ -146,6 +186,7 @@ def build(
         methods=_methods(methods),
         trials=trials,
         joint=joint,
+        balance=None if balance is None else () if balance == "none" else tuple(methods_of(balance, "--balance")),
         specialists=_pairs(specialist, "--specialist", str),
         budget=budget,
         workers=workers,
@@ -170,7 +211,7 @@ def build(
     typer.echo(f"\nbest model   {made.best}\nreport       {made.report}\nscoreboard   {made.folder}/scoreboard.json")
 
 
-@app.command(epilog="Example: `allround train text8 --data-dir data --out runs/joint --sample temperature`")
+@app.command(epilog="Example: `allround train text8 --data-dir data --out runs/joint --mix all --balance uw`")
 def train(
     suite: SuiteArgument,
     out: OutOption,
@@ -188,12 +229,24 @@ def train(
     lora_rank: RankOption = None,
     heads: HeadsOption = None,
     sample: SampleOption = None,
+    mix: MixOption = None,
+    balance: BalanceOption = None,
+    raw_scale: RawOption = False,
+    flat: FlatOption = None,
+    accumulate: AccumulateOption = None,
+    task_rate: TaskRateOption = None,
+    task_batch: TaskBatchOption = None,
+    restore_best_per_task: RestoreOption = False,
     device: DeviceOption = None,
     max_length: LengthOption = None,
     pairs: PairsOption = None,
 ) -> None:
-    """Train one joint model on all tasks of a suite, and score it."""
+    """Train one joint model on all tasks of a suite, and score it.
+
+    Started by `torchrun` or `accelerate launch` in several processes, each computes its share of every batch.
+    """
     from allround.build.single import tune_model
+    from allround.train.processes import leave_group
 
     loaded = _suite(suite, data_dir, only, limit)
     settings = _settings(
@@ -206,11 +259,87 @@ def train(
         lora_rank=lora_rank,
         heads=heads,
         sample=sample,
+        mix=mix,
+        balance=balance,
+        raw_scale=raw_scale or None,
+        flat=flat,
+        accumulate=accumulate,
+        task_rates=_pairs(task_rate, "--task-rate", float) or None,
+        batch_sizes=_pairs(task_batch, "--task-batch", int) or None,
+        restore_heads=restore_best_per_task or None,
         device=device,
     )
     board = tune_model(loaded, base, out, settings=settings, seed=seed, encoder=_encoder(max_length, pairs))
-    board.print()
-    typer.echo(f"\nmodel   {out}")
+    if leave_group():
+        board.print()
+        typer.echo(f"\nmodel   {out}")
+
+
+@app.command(
+    name="compare-training",
+    epilog="Example: `allround compare-training text8 --data-dir data --methods uw,cagrad:c=0.2 -o runs/cmp`",
+)
+def compare_training(
+    suite: SuiteArgument,
+    out: OutOption,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Balancers with commas between, with settings such as cagrad:c=0.2;flat=0.05, and tuned: the "
+            "best fixed weights of the sweep. equal is always among them. Default: one of each sort."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="How many seeds everything is trained with.")] = 3,
+    trials: Annotated[
+        int, typer.Option(help="Learning rates tried on validation, for each method and each specialist.")
+    ] = 3,
+    sweep: Annotated[int, typer.Option(help="Fixed weights tried on validation; 0: no sweep.")] = 6,
+    base: BaseOption = None,
+    data_dir: DataOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    workers: WorkersOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Learning rate that the others are tried around. Default: the encoder's.")
+    ] = None,
+    precision: PrecisionOption = None,
+    tune: TuneOption = None,
+    lora_rank: RankOption = None,
+    heads: HeadsOption = None,
+    sample: SampleOption = None,
+    mix: MixOption = "all",
+    raw_scale: RawOption = False,
+    device: DeviceOption = None,
+    max_length: LengthOption = None,
+    pairs: PairsOption = None,
+) -> None:
+    """Compare ways of joint training with each other and with specialists, fairly, over several seeds.
+
+    Every method gets the same examples and as many learning rates to choose from on validation; fixed weights get a
+    sweep. Test is scored once for each finished model; differences come with intervals over seeds and rows, and a
+    verdict in words. Killed and run again, it goes on from what is finished.
+    """
+    from allround.cli.compare import compare_command
+
+    settings = _settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        precision=precision,
+        tune=tune,
+        lora_rank=lora_rank,
+        heads=heads,
+        sample=sample,
+        mix=mix,
+        raw_scale=raw_scale or None,
+        device=device,
+    )
+    compare_command(_suite(suite, data_dir, only, limit), methods, out, seeds=seeds, trials=trials, sweep=sweep,
+                    seed=seed, base=base, settings=settings, encoder=_encoder(max_length, pairs),
+                    workers=workers)  # fmt: skip
 
 
 @app.command(name="tune", epilog="Example: `allround tune text8 trec --data-dir data --out models/trec --tune lora`")
@@ -862,8 +991,12 @@ def _suite(suite: str, data_dir: Path | None, only: str | None, limit: list[str]
 
 
 def _settings(**given: Any) -> Settings:
+    from allround.core.registry import spelled
     from allround.train.settings import Settings
 
+    for family in ("sample", "balance"):
+        if given.get(family) is not None:
+            given[family], given[f"{family}_settings"] = spelled(family, given[family])
     return Settings().with_(**given)
 
 

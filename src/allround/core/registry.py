@@ -163,7 +163,7 @@ def _check_type(entry: Entry, parameter: Parameter, value: Any) -> None:
 def spelled(family: str, text: str) -> tuple[str, dict[str, Any]]:
     """A method and its parameters, from `NAME` or `NAME:key=value;key=value`. Values are written as in YAML.
 
-    >>> spelled("merge", "ties:keep=0.3;scale=1")
+    >>> spelled("merge", "ties:keep=3e-1;scale=1")
     ('ties', {'keep': 0.3, 'scale': 1})
     """
     import yaml
@@ -176,7 +176,8 @@ def spelled(family: str, text: str) -> tuple[str, dict[str, Any]]:
         try:
             if not equals or not key.strip():
                 raise ValueError("no '='")
-            values[key.strip()] = yaml.safe_load(value)
+            read = yaml.safe_load(value)
+            values[key.strip()] = _number(read) if isinstance(read, str) else read
         except (ValueError, yaml.YAMLError) as error:
             raise AllroundError(
                 f"read {_WORDS.get(family, family)} {text!r}",
@@ -185,6 +186,14 @@ def spelled(family: str, text: str) -> tuple[str, dict[str, Any]]:
             ) from error
     entry.resolve(values)
     return entry.name, values
+
+
+def _number(text: str) -> float | str:
+    """A number that YAML takes for text, such as 1e-3."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def names(family: str) -> list[str]:

@@ -7,8 +7,10 @@ Tibshirani 1993, An Introduction to the Bootstrap, chapters 6 and 13).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +49,33 @@ def interval(value: float, resampled: Array) -> Interval:
         return Interval(value, None, None)
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high))
+
+
+def over_seeds(values: Sequence[float], resampled: Array, *, level: float = LEVEL) -> Interval:
+    """The mean over seeds of a value, and an interval that covers two sources of noise: seeds and rows.
+
+    values: (n,) one for each seed. resampled: (n, B), the same values on B resamples of the rows, which are the same
+    for all seeds. Half the width is sqrt((t * s / sqrt(n))^2 + (z * r)^2), where s is the standard deviation over
+    seeds, t Student's quantile at n - 1 degrees of freedom, r the standard deviation over resamples of the mean over
+    seeds, and z the normal quantile. With one seed there is the second part alone. None for the ends where fewer than
+    half of the resamples have a value.
+
+    >>> [round(end, 3) for end in over_seeds([1.0, 2.0, 3.0], np.full((3, 5), 2.0))]
+    [2.0, -0.484, 4.484]
+    >>> [round(end, 3) for end in over_seeds([2.0], np.array([[1.0, 3.0]]))]
+    [2.0, -0.772, 4.772]
+    """
+    from scipy.special import stdtrit
+
+    count, value, tail = len(values), float(np.mean(values)), (1 + level) / 2
+    means = resampled.mean(0)
+    known = means[np.isfinite(means)]
+    if len(known) < 2 or 2 * len(known) < len(means):
+        return Interval(value, None, None)
+    seeds = float(stdtrit(count - 1, tail) * np.std(values, ddof=1) / math.sqrt(count)) if count > 1 else 0.0
+    rows = NormalDist().inv_cdf(tail) * float(np.std(known, ddof=1))
+    half = math.hypot(seeds, rows)
+    return Interval(value, value - half, value + half)
 
 
 def verdict(difference: Interval) -> str:
@@ -157,7 +186,7 @@ class Bootstrap:
 
     def mean_retention(self, system: str) -> Interval | None:
         """The mean over the tasks whose retention is defined; None where there are none."""
-        tasks = self._defined(system)
+        tasks = self.defined(system)
         if not tasks:
             return None
         return interval(float(np.mean([self._point(system, t) for t in tasks])), self._mean(system, tasks))
@@ -167,7 +196,7 @@ class Bootstrap:
 
         A least of several noisy numbers tends to lie below each, so the interval leans to low values.
         """
-        tasks = self._defined(system)
+        tasks = self.defined(system)
         if not tasks:
             return None
         worst = min(tasks, key=lambda task: self._point(system, task) or 0.0)
@@ -177,11 +206,15 @@ class Bootstrap:
 
     def difference(self, system: str, other: str) -> Interval | None:
         """Mean retention of `system` less that of `other`, over the tasks where both are defined."""
-        tasks = [task for task in self._defined(system) if task in self._defined(other)]
+        tasks = [task for task in self.defined(system) if task in self.defined(other)]
         if not tasks:
             return None
         means = [float(np.mean([self._point(s, t) for t in tasks])) for s in (system, other)]
         return interval(means[0] - means[1], self._mean(system, tasks) - self._mean(other, tasks))
+
+    def mean_over(self, system: str, tasks: Sequence[str]) -> tuple[float, Array]:
+        """Mean retention over tasks where it is defined: on all examples, and on each resample."""
+        return float(np.mean([self._point(system, task) for task in tasks])), self._mean(system, tasks)
 
     def task_difference(self, system: str, other: str, task: str) -> Interval:
         """The score of `system` less that of `other`, turned so that more is better."""
@@ -198,10 +231,11 @@ class Bootstrap:
         reference = self.resampled[self.reference or "", task]
         return _retention(self.resampled[system, task], reference, self.better[task])
 
-    def _defined(self, system: str) -> list[str]:
+    def defined(self, system: str) -> list[str]:
+        """The tasks on which the system's retention is defined."""
         return [task for s, task in self.points if s == system and self._point(system, task) is not None]
 
-    def _mean(self, system: str, tasks: list[str]) -> Array:
+    def _mean(self, system: str, tasks: Sequence[str]) -> Array:
         rows = np.stack([self._resamples(system, task) for task in tasks])
         known: NDArray[np.bool_] = ~np.isnan(rows)
         total = np.where(known, rows, 0.0).sum(0)

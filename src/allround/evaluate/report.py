@@ -373,9 +373,12 @@ def _shape(spot: _Spot) -> str:
     return f'{ring}<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{size:g}"/>'
 
 
-def _labels(spots: Sequence[_Spot]) -> list[tuple[_Spot, _Box, str]]:
-    """A place for each name, near its point, over nothing else: the first free one of many tried."""
-    taken = [_Box(s.x - 8, s.y - 8, s.x + 8, s.y + 8) for s in spots]
+def _labels(spots: Sequence[_Spot], others: Iterable[_Box] = ()) -> list[tuple[_Spot, _Box, str]]:
+    """A place for each name, near its point, over nothing else: the first free one of many tried.
+
+    others: what else is drawn.
+    """
+    taken = [*others, *(_Box(s.x - 8, s.y - 8, s.x + 8, s.y + 8) for s in spots)]
     taken += [_Box(s.x - 2, s.high, s.x + 2, s.low) for s in spots]
     leaders: list[tuple[float, float]] = []
     found = []

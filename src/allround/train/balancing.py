@@ -140,8 +140,10 @@ def rescaled(weights: Tensor, everyone: Tensor | None = None) -> Tensor:
     tensor([1.5000])
     """
     whole = weights if everyone is None else everyone
-    total = whole.abs().sum()
-    return weights * (len(whole) / total) if total > 0 else weights
+    largest = whole.abs().max()
+    if not largest > 0:
+        return weights
+    return weights / largest * (len(whole) / (whole / largest).abs().sum())
 
 
 def per_task(values: Any, outline: Outline, what: str, default: float = 1.0) -> list[float]:

@@ -78,11 +78,13 @@ def make_feeds(
         alone = task.table is None or task.splits[split].rows is None
         key = (index,) if alone else (task.table, d.inputs, d.modality, d.instruction, kind(d.kind).per_token)
         together.setdefault(key, []).append(index)
-    feeds = []
+    feeds: list[Feed] = []
     for numbers in together.values():
         first = tasks[numbers[0]]
         name = first.name if len(numbers) == 1 else str(first.table)
-        sizes = [batch_sizes[k] for i in numbers for k in (tasks[i].name, name, tasks[i].definition.kind)
+        if len(numbers) > 1 and name in {*(feed.name for feed in feeds), *(task.name for task in tasks)}:
+            name = "+".join(tasks[i].name for i in numbers)
+        sizes = [batch_sizes[k] for i in numbers for k in (tasks[i].name, tasks[i].table, tasks[i].definition.kind)
                  if k in batch_sizes]  # fmt: skip
         splits = {i: tasks[i].splits[split] for i in numbers}
         feeds.append(_feed(name, splits, tasks, encoder, sizes[0] if sizes else batch_size, seed))

@@ -113,6 +113,9 @@ class Gradients:
         self.shared = [p for n, p in model.named_parameters() if p.requires_grad and not n.startswith("heads.")]
         self.heads = [[p for p in model.heads[t.name].parameters() if p.requires_grad] for t in self.tasks]
         self.sizes = [p.numel() for p in self.shared]
+        if not self.shared and (self.together or "features" in self.needs):
+            raise AllroundError(f"balance by '{entry.name}'", "the encoder has no weights that are trained",
+                                "use another balancer, such as equal")  # fmt: skip
         self.matrix: Tensor | None = None
         self.backward_passes = 0
         self.number = 0
@@ -148,7 +151,8 @@ class Gradients:
     @contextmanager
     def _seeded(self) -> Iterator[None]:
         """Random numbers of this step alone, alike in every process."""
-        with torch.random.fork_rng(devices=[]):
+        device = self.model.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed_of(self.seed, "balance", self.number))
             yield
 
@@ -157,6 +161,8 @@ class Gradients:
         (balancer,) = self.balancers
         with self._seeded():
             everyone = balancer.everyone()
+        if everyone is not None and not self.raw:
+            everyone = rescaled(everyone)
         aim = self._held(held) if "validation" in self.needs else None
         summed = "norms" in self.needs or aim is not None
         total: Gradient = [None] * len(self.shared)
@@ -271,18 +277,24 @@ class Gradients:
             penalty = balancer.penalty([f for f, _ in kept], [s for _, s in kept])
         goal = goal if penalty is None else goal + penalty
         heads = [p for one in found for p in self.heads[one.task]]
-        total = _apart(torch.autograd.grad(goal, [*self.shared, *heads], allow_unused=True))
+        total: Gradient = [None] * (len(self.shared) + len(heads))
+        if goal.requires_grad:
+            total = _apart(torch.autograd.grad(goal, [*self.shared, *heads], allow_unused=True))
         total = self.processes.add_each(total, [*self.shared, *heads])
         self.backward_passes += 1
         if not math.isfinite(_norm(total)):
             return self._without_bad(parts, found)
-        _give(heads, total[len(self.shared) :], 1.0)
+        own = iter(total[len(self.shared) :])
+        for one in found:  # its own rate is that of its head's steps
+            head = self.heads[one.task]
+            _give(head, [next(own) for _ in head], 1 / (self.rates[one.task] or 1.0))
         return self._finish(total[: len(self.shared)], float(scale), found, weights, seen)
 
     def _without_bad(self, parts: Sequence[Part], found: Sequence[_One]) -> Taken:
         """The step without the tasks whose own gradient is not finite."""
         for _ in self._each(parts, False):
             pass
+        self.bad = list(dict.fromkeys(self.bad))
         left = [replace(part, tasks=[t for t in part.tasks if t not in self.bad]) for part in parts]
         if all(one.task not in self.bad for one in found):
             return Taken(None, (), (*self.bad, *(one.task for one in found)))
@@ -296,9 +308,10 @@ class Gradients:
         """
         count = 1 if self.raw else len(found)
         sizes = weights.abs() / weights.abs().sum() if weights.abs().sum() else torch.zeros_like(weights)
-        rate = float(sum(s * self.rates[one.task] for s, one in zip(sizes.tolist(), found, strict=True))) or 1.0
+        rates = [self.rates[one.task] for one in found]
+        rate = float(sum(s * r for s, r in zip(sizes.tolist(), rates, strict=True))) if sizes.any() else 1.0
         # What the tasks' rates share goes into the learning rate: optimisers take a common factor out of gradients.
-        _give(self.shared, total, factor / count / rate)
+        _give(self.shared, total, factor / count / (rate or 1.0))
         weighed = self.entry.facts.get("by") == "losses"
         for one, weight in zip(found, weights.tolist(), strict=True):
             if one.heads:
@@ -394,7 +407,7 @@ class Gradients:
         """The gradient of the mean over tasks of their losses on validation rows."""
         total: Gradient = [None] * len(self.shared)
         for one in self._each(held, True):
-            total = _added(total, one.shared, 1 / len(held))
+            total = _added(total, one.shared, 1 / sum(len(part.tasks) for part in held))
         self.bad.clear()
         return total
 
@@ -422,11 +435,12 @@ class Gradients:
             if not labelled:
                 continue
             mine = [i for i in rows if places[i] >= 0]
+            here = set(mine)
             own = _spread([places[i] >= 0 for i in rows], feed.lengths[rows])
-            among = _spread([i in set(mine) for i in labelled], feed.lengths[labelled])
+            among = _spread([i in here for i in labelled], feed.lengths[labelled])
             terms = int(feed.lengths[labelled].sum())
             value = torch.zeros((), device=device)
-            if mine:
+            if len(own):
                 data = self.tasks[task].splits[part.split].take([int(places[i]) for i in mine])
                 with self.products():
                     used = features if len(own) == len(features) else features[own.to(device)]

@@ -13,13 +13,16 @@ from allround.core.errors import AllroundError
 NOTHING = 1e-14
 
 
-#: Columns of the gradients that `gramian_of` takes at once.
+#: Columns of the gradients that are taken at once.
 COLUMNS = 1 << 20
+#: Columns whose products `gramian_of` adds up in the precision of the gradients.
+BLOCK = 1 << 14
 
 
 def gramian_of(gradients: Tensor) -> Tensor:
-    """The inner products of gradients (k, p), added up in float64: (k, k). In float32, sums over millions of weights
-    are off by so much that dependent gradients no longer look so, and solvers fail.
+    """The inner products of gradients (k, p): blocks of columns in the gradients' own precision, added up in float64:
+    (k, k). In float32 alone, sums over millions of weights are off by up to a hundredth, dependent gradients no longer
+    look so, and solvers fail; in float64 alone it takes nine times as long.
 
     >>> gramian_of(torch.tensor([[1.0, 2.0], [3.0, 0.0]]))
     tensor([[5., 3.],
@@ -27,8 +30,11 @@ def gramian_of(gradients: Tensor) -> Tensor:
     """
     total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
     for start in range(0, gradients.shape[1], COLUMNS):
-        piece = gradients[:, start : start + COLUMNS].double()
-        total += piece @ piece.T
+        piece = gradients[:, start : start + COLUMNS]
+        whole = piece.shape[1] // BLOCK * BLOCK
+        blocks = piece[:, :whole].unflatten(1, (-1, BLOCK)).transpose(0, 1)
+        rest = piece[:, whole:]
+        total += torch.bmm(blocks, blocks.mT).sum(0, dtype=torch.float64) + (rest @ rest.T).double()
     return total
 
 

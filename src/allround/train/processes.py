@@ -50,3 +50,12 @@ class Processes:
             made.append(flat[start : start + g.numel()].view_as(g) if t else None)
             start += g.numel() if t else 0
         return made
+
+
+def leave_group() -> bool:
+    """Take leave of the other processes when all work is done; whether this one is the first, which speaks for all."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return True
+    first = torch.distributed.get_rank() == 0
+    torch.distributed.destroy_process_group()
+    return first

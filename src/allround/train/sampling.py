@@ -120,7 +120,7 @@ def numbers_of(names: Sequence[str], mixture: Mixture, what: str) -> list[int]:
     >>> numbers_of(["b", "a"], Mixture(("a", "b"), (1, 1), ("regression",) * 2), "order")
     [1, 0]
     """
-    if isinstance(names, str) or len({*map(str, names)}) < len(names):
+    if not isinstance(names, list | tuple) or len({*map(str, names)}) < len(names):
         raise AllroundError(
             f"sample with {what} {names!r}", "that is no list of different names", "give each name once, in a list"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import atomic_file
+from allround.core.files import atomic_file, hash_json
 from allround.core.seeds import seed_everything, seed_of
 from allround.models.device import pick_device, precision, products
+from allround.models.encoder import hash_tensors
 from allround.models.head import features_of
-from allround.models.model import MultiTaskModel
+from allround.models.model import MultiTaskModel, Outputs
 from allround.tasks.kind import kind
 from allround.tasks.metric import better, metric
 from allround.tasks.task import Task
@@ -95,16 +97,22 @@ class _Run:
         adapter: Path | None,
     ) -> None:
         self.model, self.tasks, self.settings, self.seed = model, list(tasks), settings, seed
+        _check_tasks(model, self.tasks)
         self.device = pick_device(settings.device)
         self.processes = Processes(cpu=self.device.type == "cpu")
         first = self.processes.number == 0
         self.adapter = adapter if first else None
         self.state_file = scratch / "training.pt" if scratch else None
+        self.made_from = self._made_from() if scratch else ""
         seed_everything(seed_of(seed, "train", *([settings.start] if settings.start else [])))
         self.peft = _add_adapter(model, settings) if settings.tune == "lora" else None
         _choose_trainable(model, settings)
         model.to(self.device)
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if not self.trained:
+            raise AllroundError("train the model", "its encoder has no weights, and heads are frozen",
+                                "let heads be tuned, or use another base")  # fmt: skip
+        model.zero_grad()
 
         self.epochs = settings.epochs or model.encoder.epochs
         self.rate = settings.learning_rate or model.encoder.learning_rate * (4 if self.peft is not None else 1)
@@ -120,7 +128,7 @@ class _Run:
         self.facts = registry.find("sample", settings.sample).facts
         if registry.find("sample", settings.sample).needs:
             pairs = zip(self.feeds, definitions, strict=True)
-            chosen = self.policy.select([features_of(model.encoder, f.rows, d).logits for f, d in pairs])
+            chosen = self.policy.select([_one_each(features_of(model.encoder, f.rows, d)) for f, d in pairs])
             for feed, rows in zip(self.feeds, chosen or [f.use for f in self.feeds], strict=True):
                 feed.use = rows
         self.groups, self.most = parse_mix(settings.mix, kinds)
@@ -226,12 +234,16 @@ class _Run:
         length, after = last - first, after - first
         before = self.done - first
         warm = max(1, round(self.settings.warmup * length))
-        return after / warm if before < warm else max(0.0, (length - before) / max(1, length - warm))
+        return min(1.0, after / warm) if before < warm else max(0.0, (length - before) / max(1, length - warm))
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
     def run(self) -> Course:
         before = self._resume()
+        done = torch.tensor([self.done], dtype=torch.float64)
+        if int(self.processes.add(done)) != self.done * self.processes.count:
+            raise AllroundError("go on with the training", "its processes do not see the same unfinished training",
+                                "put it into a folder that all machines share")  # fmt: skip
         self.started = self.saved = time.perf_counter()
         self.seconds_before = before
         if not self.course.evaluations:
@@ -260,19 +272,26 @@ class _Run:
             held = []
             if "validation" in self.entry.needs:
                 held = [Part(f, f.batch(self.step % f.batches), list(f.tasks), "validation") for f in self.held]
-            taken = self.gradients.step(parts, self.step, self.done / self.batches, held)
+            taken = self._clipped(self.gradients.step(parts, self.step, self.done / self.batches, held))
             self._count(parts, taken)
             if taken.seen is not None:
                 rate = self.rate * self._rate(self.done + len(feeds))
                 for group in self.optimiser.param_groups:
                     group["lr"] = rate * (taken.rate if group["factor"] is None else group["factor"])
-                torch.nn.utils.clip_grad_norm_(self.trained.values(), self.settings.clip)
                 self.optimiser.step()
                 if "after" in self.entry.needs:
-                    tasks = taken.seen.tasks.tolist()
-                    self.balancers[0].stepped(taken.seen, self.gradients.losses(parts, tasks))
+                    losses = self.gradients.losses(parts, taken.seen.tasks.tolist())
+                    if losses.isfinite().all():
+                        self.balancers[0].stepped(taken.seen, losses)
             self.course.steps += 1
         self.done += len(feeds)
+
+    def _clipped(self, taken: Taken) -> Taken:
+        """The step with a gradient no longer than `clip`. A sum of finite gradients that is not finite is no step."""
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.settings.clip)
+        if taken.seen is None or bool(norm.isfinite()):
+            return taken
+        return Taken(None, (), (*taken.bad, *taken.seen.tasks.tolist()))
 
     def _part(self, index: int) -> Part:
         """The next batch of a feed."""
@@ -304,7 +323,15 @@ class _Run:
                 )
         self.course.backward_passes = self.gradients.backward_passes
 
+    def _changed(self) -> dict[str, Tensor]:
+        """All that training changes: trained weights, and what modules count along, such as running means."""
+        counted, lasting = dict(self.model.named_buffers()), self.model.state_dict(keep_vars=True)
+        return {**self.trained, **{name: counted[name] for name in lasting if name in counted}}
+
     def _evaluate(self) -> None:
+        for name, tensor in self._changed().items():
+            if name not in self.trained and tensor.is_floating_point() and self.processes.count > 1:
+                tensor.copy_(self.processes.add(tensor / self.processes.count))
         scores, relative, losses = [], [], []
         for index, task in enumerate(self.tasks):
             score, loss = self._validate(index)
@@ -336,7 +363,7 @@ class _Run:
         if mean > self.best_mean or self.settings.keep == "last":
             self.best_mean = mean
             self.course.best_step = self.step
-            self.best = {n: p.detach().cpu().clone() for n, p in self.trained.items()}
+            self.best = {n: t.detach().cpu().clone() for n, t in self._changed().items()}
 
     def _validate(self, index: int) -> tuple[float, float]:
         """Score and mean loss of a task on its validation rows."""
@@ -353,8 +380,9 @@ class _Run:
 
     def _finish(self) -> None:
         with torch.no_grad():
-            for name, parameter in self.trained.items():
-                parameter.copy_(self.best[name])
+            for name, tensor in self._changed().items():
+                tensor.copy_(self.best[name])
+        self.model.zero_grad()
         if self.settings.restore_heads:
             self._restore_heads()
         if self.peft is not None:
@@ -367,6 +395,8 @@ class _Run:
         self.course.seconds = self.seconds_before + time.perf_counter() - self.started
         if self.state_file and self.processes.number == 0:
             self.state_file.unlink(missing_ok=True)
+            for left in self.state_file.parent.glob(f".{self.state_file.name}.*"):
+                left.unlink()  # by atomic_file, in a run that was killed
 
     def _restore_heads(self) -> None:
         """Give a task the head that it had when it scored best, where that scores better with the final encoder."""
@@ -383,8 +413,13 @@ class _Run:
     # -- going on after a kill ---------------------------------------------------------------------------------------
 
     #: What is kept as it is.
-    _KEPT = ("step", "done", "queue", "stretch_end", "drawn", "best", "best_mean", "best_heads", "task_best", "waits",
-             "bad_in_a_row", "weighed")  # fmt: skip
+    _KEPT = ("made_from", "step", "done", "queue", "stretch_end", "drawn", "best", "best_mean", "best_heads",
+             "task_best", "waits", "bad_in_a_row", "weighed")  # fmt: skip
+
+    def _made_from(self) -> str:
+        """What tells this training from others; the device and the number of processes may change on the way."""
+        settings = {name: value for name, value in self.settings.to_json().items() if name != "device"}
+        return hash_json([settings, self.seed, [t.content for t in self.tasks], hash_tensors(self.model.encoder)])
 
     def _save(self) -> None:
         self.saved = time.perf_counter()
@@ -394,7 +429,7 @@ class _Run:
         self.course.seconds = self.seconds_before + time.perf_counter() - self.started
         state = {
             **{name: getattr(self, name) for name in self._KEPT},
-            "weights": {n: p.detach() for n, p in self.trained.items()},
+            "weights": {n: t.detach() for n, t in self._changed().items()},
             "optimiser": self.optimiser.state_dict(),
             "balancers": [b.state for b in self.balancers],
             "policy": self.policy.state,
@@ -410,22 +445,38 @@ class _Run:
         """Take up unfinished training, if there is any; the seconds that it had taken."""
         if not self.state_file or not self.state_file.is_file():
             return 0.0
-        state: Mapping[str, Any] = torch.load(self.state_file, weights_only=True)
+        state = self._read_state(self.state_file)
         with torch.no_grad():
-            for name, parameter in self.trained.items():
-                parameter.copy_(state["weights"][name])
+            for name, tensor in self._changed().items():
+                tensor.copy_(state["weights"][name])
         self.optimiser.load_state_dict(state["optimiser"])
         for balancer, kept in zip(self.balancers, state["balancers"], strict=True):
             balancer.state.update(kept)
         self.policy.state.update(state["policy"])
         torch.set_rng_state(state["random"])
-        if state["random_cuda"]:
+        if state["random_cuda"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all(state["random_cuda"])
         for name in self._KEPT:
             setattr(self, name, state[name])
         self.course = Course(**state["course"])
         self.gradients.backward_passes = self.course.backward_passes
         return self.course.seconds
+
+    def _read_state(self, path: Path) -> Mapping[str, Any]:
+        asked = f"go on with the training in {path}"
+        try:
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, LookupError, ValueError, pickle.UnpicklingError) as error:
+            raise AllroundError(
+                asked, f"the file is damaged: {type(error).__name__}: {error}", "remove it to begin anew"
+            ) from error
+        if not isinstance(state, dict) or state.get("made_from") != self.made_from:
+            raise AllroundError(
+                asked,
+                "it was begun with other settings, tasks or seed, or from another base",
+                "give the same ones, or remove the file to begin anew",
+            )
+        return state
 
 
 def relative_score(score: float, first: float, direction: str) -> float:
@@ -438,9 +489,32 @@ def relative_score(score: float, first: float, direction: str) -> float:
     return score / max(first, small) if direction == "higher" else first / max(score, 1e-12)
 
 
+def _one_each(features: Outputs) -> Tensor:
+    """One vector for each row: the mean over its words, where features are per word."""
+    if not features.lengths:
+        return features.logits
+    words = features.logits.split(list(features.lengths))
+    return torch.stack([w.mean(0) if len(w) else features.logits.new_zeros(features.logits.shape[1]) for w in words])
+
+
 def precision_of(settings: Settings) -> str:
     """The precision of matrix products that the settings mean, "bf16" or "no"."""
     return precision(settings.precision, settings.device)
+
+
+def _check_tasks(model: MultiTaskModel, tasks: Sequence[Task]) -> None:
+    """Refuse tasks that cannot be trained."""
+    if not tasks:
+        raise AllroundError("train on no task", "there is nothing to learn", "give one task or more")
+    names = [task.name for task in tasks]
+    for task in tasks:
+        model.definition(task.name)
+        asked = f"train on task '{task.name}'"
+        if names.count(task.name) > 1:
+            raise AllroundError(asked, "two tasks have that name", "give each task once, and its own name")
+        for split in ("train", "validation"):
+            if not len(task.splits.get(split, ())):
+                raise AllroundError(asked, f"it has no {split} rows", "give it some, or leave it out")
 
 
 def _add_adapter(model: MultiTaskModel, settings: Settings) -> Any:

@@ -20,8 +20,8 @@ class Cagrad(Balancer):
     """Conflict-averse gradient descent: the worst inner product with a gradient is as high as it can be within a ball
     around the mean gradient g0.
 
-    radius: of the ball, as a share of |g0|. 0 is the plain mean; from 1 on no task gets worse.
-    Formula: w = 1 / k + radius |g0| / |g_a| a, g_a = sum_t a_t g_t, a = argmin{ g_a g0 + radius |g0| |g_a| :
+    c: radius of the ball, as a share of |g0|. 0 is the plain mean; from 1 on no task gets worse.
+    Formula: w = 1 / k + c |g0| / |g_a| a, g_a = sum_t a_t g_t, a = argmin{ g_a g0 + c |g0| |g_a| :
     a >= 0, sum(a) = 1 }
     Differs: solved by cvxpy, as in torchjd; the authors' code has scipy. Where g_a is zero no step helps all tasks, and
     w is zero: the gradients are Pareto stationary.
@@ -29,17 +29,17 @@ class Cagrad(Balancer):
     >>> import torch
     >>> gramian = torch.tensor([[4.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
-    >>> made = Cagrad(Outline(("a", "b"), (2, 2), (10, 10)), radius=0.0)
+    >>> made = Cagrad(Outline(("a", "b"), (2, 2), (10, 10)), c=0.0)
     >>> made.weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
     tensor([0.5000, 0.5000], dtype=torch.float64)
     """
 
-    def __init__(self, outline: Outline, *, radius: float = 0.5) -> None:
+    def __init__(self, outline: Outline, *, c: float = 0.5) -> None:
         from torchjd.aggregation import CAGradWeighting
 
         super().__init__(outline)
-        check_range("cagrad", "radius", radius, 0)
-        self.weighting = CAGradWeighting(c=radius)
+        check_range("cagrad", "c", c, 0)
+        self.weighting = CAGradWeighting(c=c)
 
     def weigh(self, seen: Seen) -> Tensor:
         assert seen.gramian is not None

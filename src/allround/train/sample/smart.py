@@ -64,6 +64,12 @@ class Smart(Policy):
                     f"choose rows of '{name}' by SMART", "some of the base's features are no finite numbers",
                     "check the base and the task's inputs, or sample in another way",
                 )  # fmt: skip
+        widths = sorted({rows.shape[1] for rows in features})
+        if len(widths) > 1:
+            raise AllroundError(
+                "choose rows by SMART", f"the tasks have features of {len(widths)} lengths: {widths}",
+                "use tasks that the encoder reads alike, or sample in another way",
+            )  # fmt: skip
         # Feeds are looked at by name, so that those with equal gains do not depend on their order.
         order = sorted(range(len(features)), key=lambda f: self.mixture.names[f])
         sizes = [len(features[f]) for f in order]

@@ -19,12 +19,15 @@ def weighted(sizes: Sequence[int], *, weights: Sequence[float] = ()) -> list[flo
     >>> weighted([300, 100], weights=[1.0, 3.0])
     [0.5, 0.5]
     """
+    if not isinstance(weights, Sequence):
+        weights = [weights]
     weights = list(weights) or [1.0] * len(sizes)
-    if len(weights) != len(sizes) or not all(0 < w < math.inf for w in weights):
+    fine = all(isinstance(w, int | float) and 0 < w < math.inf for w in weights)
+    if len(weights) != len(sizes) or not fine:
         raise AllroundError(
             f"sample {len(sizes)} tasks with the weights {weights}",
             "they are not one positive number for each task",
             "give as many positive numbers as there are tasks, in their order",
         )
-    parts = [weight * size for weight, size in zip(weights, sizes, strict=True)]
+    parts = [weight / max(weights) * size for weight, size in zip(weights, sizes, strict=True)]
     return [part / sum(parts) for part in parts]
