@@ -347,7 +347,8 @@ def test_budgets_are_those_of_the_authors_code(gains: list[float], sizes: list[i
     total = max(len(gains), round(share * sum(sizes)))
     found, expected = budgets(gains, sizes, total), authors_budgets(gains, sizes, total)
     assert sum(found) == total and all(1 <= part <= size for part, size in zip(found, sizes, strict=True))
-    if 0 not in expected:
+    chances = [1 + gain + 0.5 * gain**2 for gain in gains]
+    if min(chances) * total >= sum(chances):  # else a task gets a row here that it does not get there
         assert found == expected
 
 

@@ -13,7 +13,6 @@ from allround.build import jobs
 from allround.build.joint import (
     TUNED,
     Joint,
-    check_joint,
     joint_settings,
     rate_factors,
     read_joint,
@@ -43,6 +42,7 @@ from allround.evaluate.training import (
 from allround.models.device import pick_device
 from allround.tasks.metric import better
 from allround.train.settings import Settings
+from allround.train.trainer import check_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,7 +107,7 @@ def compare_training(
             "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table",
         )
     for joint in joints:
-        check_joint(joint_settings(joint, settings), suite.tasks)
+        check_settings(joint_settings(joint, settings), list(suite.tasks.values()))
     pick_device(settings.device)
     options = Options(settings=settings, seed=seed, workers=workers, resamples=resamples)
     with locked(out):

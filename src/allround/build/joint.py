@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
-from allround.tasks.kind import kind
 from allround.tasks.task import Task
-from allround.train.balancing import Outline, make_balancer
 from allround.train.settings import Settings
 
 #: Fixed weights, the best of a sweep on validation.
@@ -103,16 +101,6 @@ def specialist_settings(common: Settings, task: Task) -> Settings:
         batch_sizes={n: rows for n, rows in common.batch_sizes.items() if n in names},
         task_rates={n: factor for n, factor in common.task_rates.items() if n == task.name},
     )
-
-
-def check_joint(settings: Settings, tasks: Mapping[str, Task]) -> None:
-    """Make the balancer once, so that settings that it cannot use are found before anything is trained."""
-    outline = Outline(
-        tuple(tasks),
-        tuple(kind(t.definition.kind).outputs(t.definition) for t in tasks.values()),
-        tuple(len(t.splits["train"]) for t in tasks.values()),
-    )
-    make_balancer(settings.balance, settings.balance_settings, outline)
 
 
 def rate_factors(trials: int) -> list[float]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from allround.build import jobs
 from allround.build.budget import Plan, joint_time, learning_time, make_plan, scaled, with_extras
-from allround.build.joint import Joint, check_joint, joint_settings
+from allround.build.joint import Joint, joint_settings
 from allround.build.options import Options
 from allround.build.results import (
     about_machine,
@@ -42,6 +42,7 @@ from allround.models.base import builtin_encoders, check_is_model, find_folder
 from allround.models.device import pick_device
 from allround.models.head import PENALTIES
 from allround.tasks.task import SPLITS, Task
+from allround.train.trainer import check_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -356,7 +357,7 @@ class Run:
         balanced = {}
         for one in self.further:
             settings = joint_settings(one, self.settings.with_(mix="all"))
-            check_joint(settings, self.tasks)
+            check_settings(settings, list(self.tasks.values()))
             balanced[one.name], job = self.joint_piece(settings, seed, "balanced")
             work.append((balanced[one.name], job))
         self.specialists: dict[str, Piece] = {}

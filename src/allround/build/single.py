@@ -27,7 +27,7 @@ from allround.tasks.suite import Suite
 from allround.tasks.task import SPLITS, Task
 from allround.train.processes import Processes
 from allround.train.settings import Settings
-from allround.train.trainer import Course, train
+from allround.train.trainer import Course, check_settings, train
 
 
 def tune_model(
@@ -52,6 +52,7 @@ def tune_model(
     if base is None:
         raise AllroundError(f"tune on '{suite.name}'", "no base was given, and the suite names none", "give --base")
     tasks = list(suite.tasks.values())
+    check_settings(settings, tasks)
     seed_everything(seed_of(seed, "base"))
     made = open_encoder(base, tasks, seed_of(seed, "base"), encoder or {})
     model = MultiTaskModel(made, {})
@@ -67,14 +68,33 @@ def tune_model(
             listed = ", ".join(f"{name} {score:.3f}" for name, score in one["scores"].items())
             best = "  (kept)" if one["step"] == course.best_step else ""
             progress.say(f"step {one['step']}: validation {listed}{best}")
+        for words in _what_happened(course, settings):
+            progress.say(words)
         board = board_of(model, suite, "test", "tuned", course)
-        model.facts = {"made_by": {"base": str(base), "settings": settings.to_json(), "seed": seed},
+        happened = {"skipped": course.skipped_of, "restored": course.restored, "examples": course.examples}
+        model.facts = {"made_by": {"base": str(base), "settings": settings.to_json(), "seed": seed, **happened},
                        "scores": {n: cell_facts(d, board.cells["tuned"][n], "test")
                                   for n, d in board.definitions.items()}}  # fmt: skip
         if folder:
             model.write(folder)
             shutil.rmtree(scratch, ignore_errors=True)
     return board
+
+
+def _what_happened(course: Course, settings: Settings) -> list[str]:
+    """What a user should know of a training beside its scores."""
+    weights = course.evaluations[-1].get("weights", {})
+    said = []
+    if settings.balance != "equal" and len(weights) > 1:
+        listed = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+        said.append(f"weights by {settings.balance} since the evaluation before: {listed}")
+    left_out = {name: count for name, count in course.skipped_of.items() if count}
+    if left_out:
+        listed = ", ".join(f"{name} {count} times" for name, count in left_out.items())
+        said.append(f"left out of a step because its loss or gradient was not finite: {listed}")
+    if course.restored:
+        said.append(f"best head given back: {', '.join(course.restored)}")
+    return said
 
 
 def evaluate_model(folder: Path, suite: Suite, *, split: str = "test", out: Path | None = None) -> Scoreboard:

@@ -85,7 +85,7 @@ def make_feeds(
         if len(numbers) > 1 and name in {*(feed.name for feed in feeds), *(task.name for task in tasks)}:
             name = "+".join(tasks[i].name for i in numbers)
         sizes = [batch_sizes[k] for i in numbers for k in (tasks[i].name, tasks[i].table, tasks[i].definition.kind)
-                 if k in batch_sizes]  # fmt: skip
+                 if k is not None and k in batch_sizes]  # fmt: skip
         splits = {i: tasks[i].splits[split] for i in numbers}
         feeds.append(_feed(name, splits, tasks, encoder, sizes[0] if sizes else batch_size, seed))
     return feeds

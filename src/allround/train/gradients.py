@@ -121,12 +121,7 @@ class Gradients:
         self.number = 0
         self.progress = 0.0
         self.bad: list[int] = []
-        if "features" in self.needs and (flat or accumulate > 1):
-            raise AllroundError(
-                f"balance by '{entry.name}' with " + (f"flat={flat}" if flat else f"accumulate={accumulate}"),
-                f"'{entry.name}' looks at the features of a whole step at once",
-                "leave that out, or choose another balancer",
-            )
+        check_parts(entry, flat, accumulate)
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -498,6 +493,16 @@ class Gradients:
             first = self.shared[0]
             self.matrix = torch.empty(rows, sum(self.sizes), dtype=first.dtype, device=first.device)
         return self.matrix
+
+
+def check_parts(entry: Entry, flat: float, accumulate: int) -> None:
+    """An error for a balancer that cannot work with parts of batches, or with second gradients."""
+    if "features" in entry.needs and (flat or accumulate > 1):
+        raise AllroundError(
+            f"balance by '{entry.name}' with " + (f"flat={flat}" if flat else f"accumulate={accumulate}"),
+            f"'{entry.name}' looks at the features of a whole step at once",
+            "leave that out, or choose another balancer",
+        )
 
 
 def _spread(which: Sequence[bool], lengths: np.ndarray) -> Tensor:

@@ -107,6 +107,9 @@ class Settings:
                 raise AllroundError(
                     f"train with {name}={getattr(self, name)}", "that is too small", f"give at least {low}"
                 )
+        if self.restore_heads and self.heads != "tuned":
+            raise AllroundError("give tasks their best heads back", "heads are frozen, so there is one of each",
+                                "let heads be tuned: heads=tuned (--heads tuned)")  # fmt: skip
         if self.warmup > 1:
             raise AllroundError(f"train with warmup={self.warmup}", "it is a share of all steps", "give at most 1")
         if not 0 <= self.start < self.stop <= 1:

@@ -28,7 +28,7 @@ from allround.tasks.metric import better, metric
 from allround.tasks.task import Task
 from allround.train.balancing import Outline, make_balancer, per_task
 from allround.train.feeds import make_feeds
-from allround.train.gradients import Gradients, Part, Taken
+from allround.train.gradients import Gradients, Part, Taken, check_parts
 from allround.train.processes import Processes
 from allround.train.sampling import Mixture, arrange, counts_of, make_policy, next_stretch, parse_mix
 from allround.train.settings import Settings
@@ -98,6 +98,7 @@ class _Run:
     ) -> None:
         self.model, self.tasks, self.settings, self.seed = model, list(tasks), settings, seed
         _check_tasks(model, self.tasks)
+        check_settings(settings, self.tasks)
         self.device = pick_device(settings.device)
         self.processes = Processes(cpu=self.device.type == "cpu")
         first = self.processes.number == 0
@@ -116,7 +117,11 @@ class _Run:
 
         self.epochs = settings.epochs or model.encoder.epochs
         self.rate = settings.learning_rate or model.encoder.learning_rate * (4 if self.peft is not None else 1)
-        batching: dict[str, Any] = {"batch_size": settings.batch_size, "batch_sizes": self._batch_sizes(), "seed": seed}
+        batching: dict[str, Any] = {
+            "batch_size": settings.batch_size,
+            "batch_sizes": settings.batch_sizes,
+            "seed": seed,
+        }
         self.feeds = make_feeds(self.tasks, model.encoder, **batching)
         definitions = [self.tasks[feed.tasks[0]].definition for feed in self.feeds]
         kinds = tuple(d.kind for d in definitions)
@@ -135,13 +140,7 @@ class _Run:
         self.batches_per_epoch = sum(feed.batches for feed in self.feeds)
         self.batches = self.epochs * self.batches_per_epoch
 
-        outline = Outline(
-            tuple(t.name for t in self.tasks),
-            tuple(kind(t.definition.kind).outputs(t.definition) for t in self.tasks),
-            tuple(len(t.splits["train"]) for t in self.tasks),
-            steps=self.batches,
-            epoch=self.batches_per_epoch,
-        )
+        outline = _outline(self.tasks, self.batches, self.batches_per_epoch)
         self.entry = registry.find("balance", settings.balance)
         rates = per_task(settings.task_rates, outline, "learning rate factors")
         self.gradients = Gradients(
@@ -186,16 +185,6 @@ class _Run:
         self.bad_in_a_row = [0] * len(self.tasks)
         self.weighed: dict[str, list[float]] = {t.name: [0.0, 0.0] for t in self.tasks}
         self._skip_to(self.done)
-
-    def _batch_sizes(self) -> dict[str, int]:
-        known = {n for t in self.tasks for n in (t.name, t.table, t.definition.kind) if n}
-        for name in self.settings.batch_sizes:
-            if name not in known:
-                raise AllroundError(
-                    f"set the batch size of '{name}'", "no task, table or kind of task is called so",
-                    f"use one of: {', '.join(sorted(known))}",
-                )  # fmt: skip
-        return self.settings.batch_sizes
 
     # -- which feeds a step holds ------------------------------------------------------------------------------------
 
@@ -477,6 +466,40 @@ class _Run:
                 "give the same ones, or remove the file to begin anew",
             )
         return state
+
+
+def check_settings(settings: Settings, tasks: Sequence[Task]) -> None:
+    """Find settings that do not fit the tasks, before anything is computed."""
+    entry, outline = registry.find("balance", settings.balance), _outline(tasks)
+    balancer = make_balancer(settings.balance, settings.balance_settings, outline)
+    check_parts(entry, settings.flat, settings.accumulate)
+    per_task(settings.task_rates, outline, "learning rate factors")
+    known = {n for t in tasks for n in (t.name, t.table, t.definition.kind) if n}
+    for name in settings.batch_sizes:
+        if name not in known:
+            raise AllroundError(
+                f"set the batch size of '{name}'", "no task, table or kind of task is called so",
+                f"use one of: {', '.join(sorted(known))}",
+            )  # fmt: skip
+    tables = [t.table for t in tasks if t.table]
+    alone = settings.mix == "one" and len(set(tables)) == len(tables)
+    raw = settings.raw_scale or entry.facts.get("raw")
+    if alone and len(tasks) > 1 and ("features" in entry.needs or (balancer.everyone() is None and not raw)):
+        raise AllroundError(
+            f"balance by '{settings.balance}' with steps of one task each",
+            f"'{settings.balance}' weighs the tasks of a step against each other",
+            "let a step hold several tasks: mix=all (--mix all)",
+        )
+
+
+def _outline(tasks: Sequence[Task], steps: int = 1, epoch: int = 1) -> Outline:
+    return Outline(
+        tuple(t.name for t in tasks),
+        tuple(kind(t.definition.kind).outputs(t.definition) for t in tasks),
+        tuple(len(t.splits["train"]) for t in tasks),
+        steps=steps,
+        epoch=epoch,
+    )
 
 
 def relative_score(score: float, first: float, direction: str) -> float:
