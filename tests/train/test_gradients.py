@@ -433,9 +433,9 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command_in_two_processes(tmp_path: Path) -> None:
     """`torchrun -m allround train`: one folder, written and spoken of once."""
+    options = "--only parity,segments --limit train=60 --limit test=50 --epochs 1 --mix all --balance mgda --device cpu"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "allround",
-               "train", "digits", "--only", "parity,segments", "--limit", "train=60", "--limit", "test=50", "--epochs",
-               "1", "--mix", "all", "--balance", "mgda", "--device", "cpu", "--out", str(tmp_path / "joint")]  # fmt: skip
+               "train", "digits", *options.split(), "--out", str(tmp_path / "joint")]  # fmt: skip
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
                           capture_output=True, text=True, timeout=200, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
