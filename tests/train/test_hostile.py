@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
 import math
@@ -759,6 +760,7 @@ def test_words_and_sentences_in_one_step(bert_folder: Path, text_suite: Suite, b
 def test_a_row_without_words_harms_no_batch(bert_folder: Path, text_suite: Suite) -> None:
     """Alone in its piece of a batch it has no loss, and the step is that of the other words."""
     model, (names,) = texts(bert_folder, text_suite, "names")
+    names = copy.deepcopy(names)  # the suite is everybody's
     run = trainer._Run(model, [names], chosen(heads="tuned"), 0, None, None)
     model.eval()
     feed: Feed = run.feeds[0]

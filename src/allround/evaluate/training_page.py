@@ -300,7 +300,7 @@ def _forest(comparison: TrainingComparison) -> _Drawn:
 
     known = [(one, one.test.mean) for one in comparison.methods if one.test.mean is not None]
     middle = median(mean.value for _, mean in known)
-    reach = max(5 * median(abs(mean.value - middle) for _, mean in known), 0.03)
+    reach = max(5 * median(abs(mean.value - middle) for _, mean in known), 0.1)
     near = [mean for _, mean in known if mean.value >= middle - reach]
     ends = [end for m in near for end in (m.low, m.high, *m.seeds) if end is not None]
     ticks = _ticks(100 * min([*ends, *(m.value for m in near)]), 100 * max([*ends, *(m.value for m in near)]))
