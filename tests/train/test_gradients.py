@@ -145,9 +145,7 @@ def test_every_balancer_gives_a_step(flowers: Any, name: str) -> None:
     assert all(torch.isfinite(g).all() for g in found.values())
     assert any(g.abs().max() > 0 for n, g in found.items() if n.startswith("encoder"))
     if not gradients.raw:
-        assert sum(map(abs, taken.weights)) == pytest.approx(len(tasks)) or "everyone" in vars(
-            type(gradients.balancers[0])
-        )
+        assert sum(map(abs, taken.weights)) == pytest.approx(len(tasks))
 
 
 @pytest.mark.parametrize("name", [n for n in BALANCERS if n not in BY_FEATURES])
@@ -361,7 +359,8 @@ def test_losses_of_partial_labels_have_the_right_denominators() -> None:
     assert int(seen.rows[1]) < 8 <= 16 == int(seen.rows[0]), "the second label is rare"
 
 
-@pytest.mark.parametrize("name", BALANCERS)
+# rep_mtl is not among them: it compares the tasks' saliencies row by row, where rows are the same.
+@pytest.mark.parametrize("name", [n for n in BALANCERS if n != "rep_mtl"])
 def test_one_table_or_two_data_sets_give_the_same_gradients(name: str) -> None:
     found = []
     for table in ("shop", None):
@@ -375,8 +374,6 @@ def test_one_table_or_two_data_sets_give_the_same_gradients(name: str) -> None:
                 parts[index] = Part(part.feed, [int(p) for p in places if p >= 0], [index])
         settle(gradients_of(model, tasks, name), parts, model, steps=2)
         found.append(grads(model))
-    if name == "rep_mtl":
-        pytest.skip("it compares the tasks' saliencies row by row where rows are the same")
     assert close(*found, rtol=1e-3, atol=1e-6)
 
 

@@ -143,12 +143,7 @@ class _Comparing(Run):
         self.joints = {joint.name: joint for joint in joints}
         self.seeds, self.factors = seeds, rate_factors(trials)
         self.weights = sweep_weights(list(self.tasks), sweep, seed_of(seeds[0], "sweep"))
-        say = self.progress.say
-        say(f"suite {self.suite.name}: {len(self.tasks)} tasks, {self._count('train')} training rows; "
-            f"{len(joints)} methods, {trials} learning rates, {len(seeds)} seeds, {self.workers} workers")  # fmt: skip
-        for name, notes in self.suite.notes.items():
-            for note in notes:
-                say(f"data of {name}: {note}", style="yellow")
+        self._announce(f"{len(joints)} methods, {trials} learning rates, {len(seeds)} seeds")
         self.runner = self._runner()
         try:
             self._save_data()

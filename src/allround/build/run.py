@@ -142,12 +142,7 @@ class Run:
         self.found: list[Trial] = []
 
     def run(self) -> Build:
-        say = self.progress.say
-        say(f"suite {self.suite.name}: {len(self.tasks)} tasks, {self._count('train')} training rows; "
-            f"seed {self.options.seed}, {self.workers} workers")  # fmt: skip
-        for name, notes in self.suite.notes.items():
-            for note in notes:
-                say(f"data of {name}: {note}", style="yellow")
+        self._announce(f"seed {self.options.seed}")
         self.runner = self._runner()
         try:
             self._save_data()
@@ -160,6 +155,15 @@ class Run:
         finally:
             self.runner.close()
         return self._finish(board, plan)
+
+    def _announce(self, words: str) -> None:
+        """Say what is worked on, and what is to be known of the data."""
+        say = self.progress.say
+        say(f"suite {self.suite.name}: {len(self.tasks)} tasks, {self._count('train')} training rows; {words}, "
+            f"{self.workers} workers")  # fmt: skip
+        for name, notes in self.suite.notes.items():
+            for note in notes:
+                say(f"data of {name}: {note}", style="yellow")
 
     # -- pieces of work ------------------------------------------------------------------------------------------
 

@@ -175,7 +175,6 @@ class _Run:
         self.course = Course(examples={t.name: 0 for t in self.tasks}, skipped_of={t.name: 0 for t in self.tasks})
         self.step = 0
         self.queue: list[list[int]] = []
-        self.stretch_end = 0
         self.drawn = [0] * len(self.feeds)
         self.best: dict[str, Tensor] = {}
         self.best_mean = -math.inf
@@ -202,14 +201,14 @@ class _Run:
         """The feeds of the next step."""
         if not self.queue:
             start = self.done
-            self.stretch_end, shares = next_stretch(self.policy, start, self.batches)
+            end, shares = next_stretch(self.policy, start, self.batches)
             if self.facts.get("feedback"):
                 evaluation = (start // self.batches_per_epoch + 1) * self.batches_per_epoch
-                self.stretch_end = min(self.stretch_end, evaluation)
+                end = min(end, evaluation)
             if len({f.batch_size for f in self.feeds}) > 1:  # shares are of rows
                 shares = [share / feed.batch_size for share, feed in zip(shares, self.feeds, strict=True)]
                 shares = [share / sum(shares) for share in shares]
-            counts = counts_of(shares, self.stretch_end - start)
+            counts = counts_of(shares, end - start)
             seed = seed_of(self.seed, "tasks", *([start] if start else []))
             self.queue = arrange(counts, self.groups, self.most, seed)
         return self.queue.pop(0)
@@ -402,7 +401,7 @@ class _Run:
     # -- going on after a kill ---------------------------------------------------------------------------------------
 
     #: What is kept as it is.
-    _KEPT = ("made_from", "step", "done", "queue", "stretch_end", "drawn", "best", "best_mean", "best_heads",
+    _KEPT = ("made_from", "step", "done", "queue", "drawn", "best", "best_mean", "best_heads",
              "task_best", "waits", "bad_in_a_row", "weighed")  # fmt: skip
 
     def _made_from(self) -> str:
