@@ -373,6 +373,32 @@ def test_wrong_tasks_and_folders(store: Path, digits: dict[str, Path], tmp_path:
     assert Store.open(store).made["codec"] == "sign"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "stats STORE digits --kind gram -o OUT.safetensors",
+        "merge BASE STORE INK -o OUT",
+        "merge STORE INK INK -o OUT",
+        "diff BASE STORE",
+        "extract-lora STORE BASE -o OUT",
+        "compress BASE STORE -c sparse -o OUT",
+        "tune digits ink --base STORE -o OUT",
+        "build digits --base BASE --specialist ink=STORE --only ink -o OUT",
+        "align STORE INK --by weights -o OUT",
+    ],
+)
+def test_the_model_that_a_store_holds_once_is_taken_for_no_task(
+    command: str, store: Path, digits: dict[str, Path], tmp_path: Path
+) -> None:
+    given = {"STORE": store, "BASE": digits["base"], "INK": digits["ink"], "OUT": tmp_path / "out"}
+    words = [next((word.replace(k, str(v)) for k, v in given.items() if word.endswith(k) or word.startswith(f"{k}.")),
+                  word) for word in command.split()]  # fmt: skip
+    with pytest.raises(AllroundError, match="a store of residuals") as error:
+        cli(*words)
+    assert f"allround materialise {store} TASK" in error.value.do
+    assert not (tmp_path / "out" / "best").exists() and not (tmp_path / "out.safetensors").exists()
+
+
 def test_a_damaged_store_is_refused_in_words(store: Path, tmp_path: Path) -> None:
     def damaged(change: Callable[[Path], None], match: str) -> None:
         copy = tmp_path / "copy"

@@ -116,6 +116,7 @@ def build(
         if name not in suite.tasks:
             raise AllroundError(f"use a given specialist for '{name}'", "the suite has no such task",
                                 f"use one of: {', '.join(suite.tasks)}")  # fmt: skip
+        find_folder(folder, "specialist")
     with locked(out):
         progress = progress or Progress(out / "log.txt")
         return Run(suite, base, options, out, dict(encoder or {}), progress).run()

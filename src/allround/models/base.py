@@ -31,13 +31,14 @@ def builtin_encoders() -> list[str]:
 def find_folder(base: str | Path, what: str = "base") -> Path:
     """The local folder of a model given by path, installed name or Hub id (downloaded where it must be).
 
-    what: it is for, in messages.
+    what: it is for, in messages. Errors: a store of residuals, and what is no model.
     """
     name = str(base)
     asked = _asked(name, what)
     with contextlib.suppress(OSError, RuntimeError):  # no file can have such a name; no such home
         path = Path(base).expanduser()
         if (path / "allround.json").is_file():
+            check_one_model(path, read_json(path / "allround.json"), asked)
             return path / "encoder"
         if not (path / "config.json").is_file() and (path / "encoder" / CONFIG).is_file():
             return path / "encoder"
@@ -55,6 +56,19 @@ def find_folder(base: str | Path, what: str = "base") -> Path:
             asked, "there is no such folder, and it is no Hub id", f"check the path; {suggestion(name, _known(what))}"
         )
     return download(name, what)
+
+
+def check_one_model(folder: Path, about: Any, asked: str) -> None:
+    """An error for a store of residuals: its tasks have other weights each, and its encoder is no task's model.
+
+    about: what its allround.json holds.
+    """
+    if isinstance(about, Mapping) and "residuals" in about:
+        raise AllroundError(
+            asked,
+            f"{folder} is a store of residuals, which has another model for each task",
+            f"write the model of one task, and give that: allround materialise {folder} TASK -o OUT",
+        )
 
 
 def _asked(name: str, what: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import atomic_folder, check_name, read_json, write_json
 from allround.core.version import __version__
-from allround.models.base import load_encoder
+from allround.models.base import check_one_model, load_encoder
 from allround.models.encoder import Batch, Encoder
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
@@ -234,13 +234,14 @@ def load(
     to_tensor: Callable[[tuple[Any, ...]], Tensor] | None = None,
     device: str = "cpu",
 ) -> MultiTaskModel:
-    """Load a saved model.
+    """Load a saved model. A store of residuals is loaded by `allround.load`.
 
     module, to_tensor: the network, and what turns its rows into tensors, when the model was made from a network of
     the user's own.
     """
     folder = Path(folder)
     definitions, facts = read_definitions(folder)
+    check_one_model(folder, facts, f"load the model in {folder}")
     if module is not None:
         from allround.models.encoders.module import give
 
