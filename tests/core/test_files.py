@@ -248,7 +248,7 @@ def test_json_round_trip_and_its_errors(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(AllroundError, match="not readable as JSON"):
             read_json(path)
-    with pytest.raises(AllroundError, match="not readable as JSON"):
+    with pytest.raises(AllroundError, match="it is a folder, not a file"):
         read_json(tmp_path)
 
 

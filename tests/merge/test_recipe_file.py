@@ -190,7 +190,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "large.yml").write_text("#" * (1 << 21))
     with pytest.raises(AllroundError, match="at most"):
         read_recipe(tmp_path / "large.yml")
-    with pytest.raises(AllroundError, match="cannot be read"):
+    with pytest.raises(AllroundError, match="it is a folder, not a file"):
         read_recipe(tmp_path)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allround.core.errors import AllroundError
+from allround.core.reading import open_file, parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,8 @@ SCALED = ("F8_E4M3", "F8_E5M2")
 _OTHERS = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64")
 #: A header of a model with a million tensors is about this long; more is no header.
 _LONGEST = 200_000_000
+#: So many values are in such a header.
+_MOST = 20_000_000
 #: No tensor has more dimensions, as none can be computed with.
 _DIMENSIONS = 64
 
@@ -88,8 +92,8 @@ def read_header(path: Path) -> tuple[dict[str, Place], dict[str, str]]:
     """
     size = 0
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
+        with open_file(path, asked=f"read the weights in {path}") as file:
+            size = os.fstat(file.fileno()).st_size
             return _parse(file.read(8), size, file)
     except (_Broken, OSError) as error:
         raise AllroundError(
@@ -120,8 +124,8 @@ def _parse(start: bytes, size: int, file: Any) -> tuple[dict[str, Place], dict[s
     if length > min(size - 8, _LONGEST):
         raise _Broken(f"its header would be {length} bytes long")
     try:
-        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(file.read(length).decode("utf-8"), max_values=_MOST, object_pairs_hook=_once)
+    except ValueError as error:
         raise _Broken(f"its header is not JSON: {str(error)[:100]}") from error
     if not isinstance(header, dict):
         raise _Broken("its header names no tensors")

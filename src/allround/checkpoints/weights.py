@@ -14,6 +14,7 @@ from allround.checkpoints.header import SIZES, Place, dtype_name, known_dtype, r
 from allround.checkpoints.source import Source
 from allround.core.errors import AllroundError
 from allround.core.files import hash_file, hash_json, read_json
+from allround.core.reading import check_file, open_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,8 +138,9 @@ class _Safe(_File):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.places, self.metadata = read_header(path)
-        self._handle = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._handle)
+        file = open_file(path)
+        self._handle = file.fileno()
+        weakref.finalize(self, file.close)
 
     def read(self, key: str, start: int, stop: int) -> Tensor:
         import torch
@@ -185,6 +187,7 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     import torch
 
     asked = f"read the weights in {path}"
+    check_file(path, asked=asked)
     try:
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from allround.core.errors import AllroundError
+from allround.core.reading import read_text
 
 if TYPE_CHECKING:
     from allround.tasks.suite import Suite
@@ -959,7 +960,7 @@ def methods_show(
             type_ = "float, or one for each model" if p.type == "Each" else p.type
             typer.echo(f"--{p.name.replace('_', '-')} {type_} (default {p.default}{values})")
         path = registry.PACKAGE / registry.FAMILIES[entry.family][1] / f"{entry.name}.py"
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in ast.parse(read_text(path, what="method file")).body:
             if getattr(node, "name", None) == entry.attribute:
                 typer.echo(f"\n{ast.get_docstring(node)}")  # type: ignore[arg-type]
 

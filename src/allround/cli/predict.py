@@ -8,6 +8,7 @@ from typing import Any
 from allround.compose.residuals.store import load
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
+from allround.core.reading import open_file
 from allround.models.model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
@@ -82,11 +83,9 @@ def _input(definition: Definition, value: Any) -> Any:
         from PIL import Image, UnidentifiedImageError
 
         try:
-            with Image.open(value) as image:
+            with open_file(value, asked=f"read the image {value}") as file, Image.open(file) as image:
                 image.load()
                 return image
-        except FileNotFoundError:
-            raise AllroundError(f"read the image {value}", "there is no such file", "check the path") from None
         except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise AllroundError(f"read the image {value!r}", str(error), "give an image file such as a PNG") from error
     return value

@@ -9,34 +9,15 @@ from typing import Any
 import yaml
 
 from allround.core.errors import AllroundError
+from allround.core.reading import read_text
 
-#: Bytes of a file, and values that it may stand for when every alias is written out; the defaults.
-MAX_BYTES = 1 << 20
+#: Values that a file may stand for when every alias is written out; the default.
 MAX_VALUES = 100_000
 
 
 def read_documents(path: Path | str, *, what: str = "file") -> list[Any]:
     """The documents of a YAML file: one, unless `---` parts them. Errors: those of `read_text`, `parse_documents`."""
     return parse_documents(read_text(path, what=what), asked=f"read the {what} '{path}'")
-
-
-def read_text(path: Path | str, *, what: str = "file", max_bytes: int = MAX_BYTES) -> str:
-    """The text of a file that somebody wrote. Errors: no such file, no UTF-8, too large."""
-    path = Path(path)
-    asked = f"read the {what} '{path}'"
-    try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise AllroundError(
-                asked, f"it has {size:,} bytes; a {what} has at most {max_bytes:,}", "check that this is the file"
-            )
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise AllroundError(asked, "the file is not there", "check the path") from None
-    except UnicodeDecodeError as error:
-        raise AllroundError(asked, f"it is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
-    except (OSError, ValueError) as error:
-        raise AllroundError(asked, f"it cannot be read: {error}", "check the path") from error
 
 
 def parse_documents(

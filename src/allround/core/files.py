@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from allround.core.errors import AllroundError
+from allround.core.reading import open_file, parse_json, read_bytes, read_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _UNWRITABLE = (
@@ -148,7 +149,7 @@ def resumable_folder(path: Path | str, made_from: Any) -> Iterator[Path]:
         lock = _lock(work, path)
         try:
             label, key = work / ".made_from", hash_json(made_from)
-            if not label.is_file() or label.read_text(encoding="utf-8") != key:
+            if not label.is_file() or read_text(label) != key:
                 for old in [p for p in work.iterdir() if p != work / ".lock"]:
                     shutil.rmtree(old) if old.is_dir() else old.unlink()
                 label.write_text(key, encoding="utf-8")
@@ -242,14 +243,13 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def read_json(path: Path | str) -> Any:
     """Read JSON, with an error in words when it is missing or broken."""
-    path = Path(path)
+    asked = f"read {path}"
+    found = read_bytes(path, what="JSON file", asked=asked)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AllroundError(f"read {path}", "the file is not there", "check the path") from None
-    except (ValueError, OSError, RecursionError) as error:
+        return parse_json(found.decode("utf-8"))
+    except ValueError as error:
         raise AllroundError(
-            f"read {path}", f"it is not readable as JSON: {error}", "restore the file, or make it again"
+            asked, f"it is not readable as JSON: {error}", "restore the file, or make it again"
         ) from error
 
 
@@ -265,7 +265,7 @@ def hash_json(value: Any) -> str:
 
 def hash_file(path: Path | str) -> str:
     """The SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hash(file)
 
 

@@ -7,12 +7,12 @@ either the whole piece or nothing that looks like one, and the next run takes up
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allround.core.errors import AllroundError
 from allround.core.files import atomic_folder, hash_json, read_json, write_json
 from allround.core.version import __version__
 
@@ -32,11 +32,11 @@ class Piece:
     def done(self) -> bool:
         """Whether the piece is there and whole: every file that it was finished with, in its size."""
         try:
-            written = json.loads((self.folder / "piece.json").read_text(encoding="utf-8"))
+            written = read_json(self.folder / "piece.json")
             files = dict(written["files"])
             dict(written["facts"])
             return all((self.folder / name).stat().st_size == size for name, size in files.items())
-        except (OSError, ValueError, KeyError, TypeError):
+        except (AllroundError, OSError, ValueError, KeyError, TypeError):
             return False
 
     @property

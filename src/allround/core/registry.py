@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from allround.core.errors import AllroundError, suggestion
+from allround.core.reading import read_text
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -231,7 +232,7 @@ def load(family: str, name: str) -> Callable[..., Any]:
 
 @cache
 def _read(family: str, room: str, path: Path, _mtime: int) -> Entry:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse(read_text(path, what="method file"))
     camel = "".join(part.capitalize() for part in path.stem.split("_"))
     module = "allround." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     definition = next(

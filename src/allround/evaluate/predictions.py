@@ -11,6 +11,7 @@ import numpy as np
 
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file
+from allround.core.reading import open_file, parse_json
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.metric import metric
@@ -81,14 +82,13 @@ class Predictions:
 
         path = Path(path)
         try:
-            table = pq.read_table(path)
-            about = json.loads((table.schema.metadata or {})[b"allround"])
+            with open_file(path, asked=f"read predictions from {path}") as file:
+                table = pq.read_table(file)
+            about = parse_json((table.schema.metadata or {})[b"allround"].decode("utf-8"))
             if about["format"] != _FORMAT:
                 raise ValueError(f"its format is {about['format']!r}, not {_FORMAT!r}")
             definition = Definition.from_json(about["definition"])
             targets, predictions = (_encoded(table, name, definition) for name in ("target", "prediction"))
-        except FileNotFoundError:
-            raise AllroundError(f"read predictions from {path}", "the file is not there", "check the path") from None
         except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
             raise AllroundError(
                 f"read predictions from {path}",

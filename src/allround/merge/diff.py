@@ -27,6 +27,7 @@ from allround.checkpoints.source import Source
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, read_json, write_json
 from allround.core.jobs import available_cores
+from allround.core.reading import read_bytes
 from allround.evaluate.scoreboard import count, listed, plural
 from allround.merge.plan import EMBEDDING, OUTPUT, Names, open_model, vocabulary_of
 from allround.merge.recipe import Model
@@ -767,7 +768,7 @@ def _tokens_differ(mine: Path, other: Path) -> str | None:
     """How two files of a tokenizer differ, in words; None where they say the same."""
     if not other.is_file():
         return "not there"
-    if mine.read_bytes() == other.read_bytes():
+    if read_bytes(mine) == read_bytes(other):
         return None
     if mine.suffix != ".json":
         return "other content"

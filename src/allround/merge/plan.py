@@ -16,6 +16,7 @@ from allround.checkpoints.weights import Weights
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import read_json
+from allround.core.reading import read_bytes
 from allround.evaluate.scoreboard import plural
 from allround.merge.recipe import Model, Recipe
 
@@ -424,7 +425,7 @@ class Names:
 def moved_tokens(base: Source, model: Source) -> int:
     """How many tokens of the base have another number in a model's tokenizer, so that their rows are others'."""
     mine, other = (source.path / "tokenizer.json" for source in (base, model))
-    if not mine.is_file() or not other.is_file() or mine.read_bytes() == other.read_bytes():
+    if not mine.is_file() or not other.is_file() or read_bytes(mine) == read_bytes(other):
         return 0
     one, two = vocabulary_of(read_json(mine)), vocabulary_of(read_json(other))
     return sum(two[token] != place for token, place in one.items() if token in two)

@@ -18,6 +18,7 @@ from allround.checkpoints.header import FLOATS, torch_dtype
 from allround.checkpoints.source import Source
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import read_json, write_json
+from allround.core.reading import check_folder, read_text
 from allround.merge.plan import EMBEDDING, OUTPUT, Names
 from allround.merge.recipe import Model, Recipe, Token, Tokenizer
 
@@ -163,7 +164,7 @@ def _template(wanted: str, sources: Sequence[Source]) -> str | None:
 
 def _template_of(source: Source) -> str | None:
     if (source.path / _TEMPLATE).is_file():
-        return (source.path / _TEMPLATE).read_text(encoding="utf-8")
+        return read_text(source.path / _TEMPLATE, what="chat template")
     path = source.path / "tokenizer_config.json"
     config = read_json(path) if path.is_file() else None
     found = config.get("chat_template") if isinstance(config, dict) else None
@@ -461,6 +462,7 @@ def open_tokenizer(folder: Path) -> Any:
         raise AllroundError(asked, "transformers is not installed", "pip install 'allround[text]'") from error
     if not folder.is_dir():
         raise AllroundError(asked, "that is no folder", "give the folder of a model with its tokenizer")
+    check_folder(folder, asked=asked)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever its library raises over a broken or missing tokenizer

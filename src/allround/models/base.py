@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import read_json
+from allround.core.reading import check_folder
 from allround.models.encoder import CONFIG, Encoder
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def load_encoder(folder: Path | str, **overrides: Any) -> Encoder:
             )
     else:
         name, settings = _guess(folder), {}
+    check_folder(folder, asked=f"load the encoder in {folder}")
     try:
         loaded: Encoder = registry.find("encoder", name).load().load(folder, {**settings, **overrides})  # type: ignore[attr-defined]
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from allround.core.documents import parse_documents, read_text
+from allround.core.documents import parse_documents
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
+from allround.core.reading import read_text
 from allround.tasks.make import check_kind, check_metric
 from allround.tasks.task import SPLITS
 

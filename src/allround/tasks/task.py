@@ -14,6 +14,7 @@ import numpy as np
 
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import atomic_folder, hash_json, read_json, write_json
+from allround.core.reading import check_file
 from allround.core.seeds import seed_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
@@ -248,6 +249,7 @@ def _to_arrow(values: list[Any]) -> Any:
 def _read_split(path: Path, definition: Definition) -> Split:
     import pyarrow as pa
 
+    check_file(path)
     with pa.OSFile(str(path), "rb") as file:
         table = pa.ipc.open_file(file).read_all()
     columns: list[list[Any]] = [table.column(f"input_{i}").to_pylist() for i in range(len(definition.inputs))]

@@ -18,6 +18,7 @@ from torch import Tensor
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, hash_json
+from allround.core.reading import check_file
 from allround.core.seeds import seed_everything, seed_of
 from allround.models.device import pick_device, precision, products
 from allround.models.encoder import hash_tensors
@@ -452,6 +453,7 @@ class _Run:
 
     def _read_state(self, path: Path) -> Mapping[str, Any]:
         asked = f"go on with the training in {path}"
+        check_file(path, asked=asked)
         try:
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, EOFError, RuntimeError, LookupError, ValueError, pickle.UnpicklingError) as error:

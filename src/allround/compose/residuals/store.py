@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from allround.compose.residuals.codec import Codec, Damaged
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import atomic_folder, check_name, check_out
+from allround.core.reading import parse_json
 from allround.models import model as models
 from allround.models.base import load_encoder
 from allround.models.encoder import Encoder
@@ -62,11 +62,11 @@ class Residual:
         self.path = path
         weights = Weights(path)
         try:
-            name, values = weights.metadata["codec"], json.loads(weights.metadata["parameters"])
+            name, values = weights.metadata["codec"], parse_json(weights.metadata["parameters"])
             if name not in registry.names("codec"):
                 raise ValueError(f"the codec '{name}' is none of {', '.join(registry.names('codec'))}")
             self.codec = make_codec(name, values)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, AllroundError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, AllroundError) as error:
             found = error.found if isinstance(error, AllroundError) else f"{type(error).__name__}: {error}"
             raise AllroundError(
                 f"read the residual {path}", f"it does not say how to read it ({found})", "make the store again"
