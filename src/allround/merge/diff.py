@@ -29,6 +29,7 @@ from allround.core.files import atomic_file, read_json, write_json
 from allround.core.jobs import available_cores
 from allround.core.reading import read_bytes
 from allround.evaluate.scoreboard import count, listed, plural
+from allround.merge.kernels import compiled
 from allround.merge.plan import EMBEDDING, OUTPUT, Names, open_model, vocabulary_of
 from allround.merge.recipe import Model
 from allround.merge.run import in_threads, one_thread
@@ -629,13 +630,7 @@ def _second(rows: Tensor, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def _compiled() -> dict[str, Any]:
-    from numba import njit
-
-    # Sums of a stretch may be taken in any order, so that several entries are added at once; NaN stays NaN.
-    compile_ = njit(nogil=True, cache=True, boundscheck=False, fastmath={"reassoc", "contract", "nsz"})
-
-    @compile_
+def _compiled() -> dict[str, Callable[..., Any]]:
     def first(rows, zero, gram, changed, largest):  # type: ignore[no-untyped-def]
         count, size = rows.shape
         for start in range(0, size, 1024):
@@ -659,7 +654,6 @@ def _compiled() -> dict[str, Any]:
             for j in range(i):
                 gram[i, j] = gram[j, i]
 
-    @compile_
     def second(rows, zero, least, counts, sums):  # type: ignore[no-untyped-def]
         count, size = rows.shape
         up, down = np.empty(1024, np.int32), np.empty(1024, np.int32)
@@ -687,7 +681,8 @@ def _compiled() -> dict[str, Any]:
         for i in range(count):
             counts[i] += noticed[i]
 
-    return {"first": first, "second": second}
+    # Sums of a stretch may be taken in any order, so that several entries are added at once; NaN stays NaN.
+    return {kernel.__name__: compiled(kernel, fastmath={"reassoc", "contract", "nsz"}) for kernel in (first, second)}
 
 
 # What belongs together, and files beside the weights.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -121,47 +122,64 @@ def _mixed(x: Tensor) -> Tensor:
     return x ^ (x >> 15)
 
 
-@cache
-def _compiled() -> dict[str, Any]:
-    import numpy as np
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """A function that numba compiles at its first call, without the GIL; `options` go to `numba.njit`.
+
+    The machine code is kept in numba's cache for the next process. Where numba finds no place that it may write to,
+    or its cache cannot be read or written (a full disk), every process compiles anew.
+    """
     from numba import njit
 
-    compile_ = njit(nogil=True, cache=True, boundscheck=False)
+    plain: Callable[..., Any] = njit(function, nogil=True, boundscheck=False, **options)
+    kept = njit(function, nogil=True, boundscheck=False, **options)
+    try:
+        kept.enable_caching()
+    except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
+        return plain
 
-    @compile_
+    def call(*arguments: Any) -> Any:
+        try:
+            return kept(*arguments)
+        except (OSError, EOFError, UnpicklingError):  # of the cache, before the kernel runs: it opens no file itself
+            return plain(*arguments)
+
+    return call
+
+
+@cache
+def _compiled() -> dict[str, Callable[..., Any]]:
+    import numpy as np
+
+    # A kernel that calls another would be compiled anew in every process: numba names inner ones at random.
     def upper(bits, histogram):  # type: ignore[no-untyped-def]
         for row in range(bits.shape[0]):
             for column in range(bits.shape[1]):
                 histogram[row, (bits[row, column] >> 16) & 0x7FFF] += 1
 
-    @compile_
-    def count_lower(bits, histogram, bucket):  # type: ignore[no-untyped-def]
+    def lower(bits, histogram, buckets):  # type: ignore[no-untyped-def]
         # Mostly few entries are in the bucket: 64 are passed over at once where none of them is. Changes of bfloat16
         # weights are coarse, and many are: so no branch depends on one entry, and equal ones that follow each other
         # are counted in four places, each addition not waiting for the one before.
-        runs = bits.shape[0] // 64
-        for run in range(runs):
-            some = bits[run * 64 : run * 64 + 64]
-            hits = np.int32(0)
-            for place in range(64):
-                hits |= np.int32(some[place] & np.int32(0x7FFF0000) == bucket)
-            if hits != 0:
-                for first in range(0, 64, 4):
-                    for lane in range(4):
-                        value = some[first + lane]
-                        inside = value & np.int32(0x7FFF0000) == bucket
-                        histogram[np.int64(value & 0xFFFF) if inside else np.int64(0x10000), lane] += 1
-        for place in range(runs * 64, bits.shape[0]):
-            if bits[place] & np.int32(0x7FFF0000) == bucket:
-                histogram[bits[place] & 0xFFFF, 0] += 1
-
-    @compile_
-    def lower(bits, histogram, buckets):  # type: ignore[no-untyped-def]
         for row in range(bits.shape[0]):
             for number in range(buckets.shape[0]):
-                count_lower(bits[row], histogram[number, row], np.int32(buckets[number, row] << 16))
+                values, counts = bits[row], histogram[number, row]
+                bucket = np.int32(buckets[number, row] << 16)
+                runs = values.shape[0] // 64
+                for run in range(runs):
+                    some = values[run * 64 : run * 64 + 64]
+                    hits = np.int32(0)
+                    for place in range(64):
+                        hits |= np.int32(some[place] & np.int32(0x7FFF0000) == bucket)
+                    if hits != 0:
+                        for first in range(0, 64, 4):
+                            for lane in range(4):
+                                value = some[first + lane]
+                                inside = value & np.int32(0x7FFF0000) == bucket
+                                counts[np.int64(value & 0xFFFF) if inside else np.int64(0x10000), lane] += 1
+                for place in range(runs * 64, values.shape[0]):
+                    if values[place] & np.int32(0x7FFF0000) == bucket:
+                        counts[values[place] & 0xFFFF, 0] += 1
 
-    @compile_
     def uniform(out, keys, start):  # type: ignore[no-untyped-def]
         for row in range(out.shape[0]):
             first, second = keys[0, row], keys[1, row]
@@ -182,7 +200,6 @@ def _compiled() -> dict[str, Any]:
                 x ^= x >> np.uint32(15)
                 out[row, column] = np.float32(x >> np.uint32(8)) * np.float32(2.0**-24)
 
-    @compile_
     def by_rank(bits, draws, chances, shift, buckets, inverse):  # type: ignore[no-untyped-def]
         # Unsigned and of 32 bits throughout: loops over other numbers are several times slower.
         length = bits.shape[2]
@@ -217,4 +234,4 @@ def _compiled() -> dict[str, Any]:
                     factor = np.float32(1) / p if inverse else np.float32(1)
                     drawn[place] = factor if drawn[place] < p else np.float32(0)
 
-    return {"upper": upper, "lower": lower, "by_rank": by_rank, "uniform": uniform}
+    return {kernel.__name__: compiled(kernel) for kernel in (upper, lower, by_rank, uniform)}
