@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from allround.core import registry
+from allround.core.declarations import DECLARATIONS
 from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
@@ -140,7 +141,7 @@ def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A family of its own, in an empty folder."""
     (tmp_path / "odd").mkdir()
     monkeypatch.setattr(registry, "PACKAGE", tmp_path)
-    monkeypatch.setattr(registry, "FAMILIES", {"odd": ("room", "odd")})
+    monkeypatch.setattr(registry, "FAMILIES", {"metric": ("room", "odd")})
     return tmp_path / "odd"
 
 
@@ -151,38 +152,88 @@ def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def other():\n    pass\n",
         "def wrong():\n    pass\n",
         "@method\ndef wrong():\n    pass\n",
-        "@method(paper='x')\ndef wrong():\n    pass\n",
         "@decorated(source='x')\nclass Wrong:\n    pass\n",
     ],
 )
 def test_a_file_without_a_marked_function_is_an_error(family: Path, text: str) -> None:
     (family / "wrong.py").write_text(text)
-    assert registry.names("odd") == ["wrong"]
+    assert registry.names("metric") == ["wrong"]
     with pytest.raises(AllroundError) as caught:
-        registry.find("odd", "wrong")
+        registry.find("metric", "wrong")
     assert "wrong.py" in caught.value.asked
     assert "function 'wrong' or class 'Wrong'" in caught.value.found
     assert "start the file name with '_'" in caught.value.do
+
+
+#: A decorator that each family accepts.
+RIGHT = {
+    "metric": "@method(source='x', kinds=('x',), better='lower')",
+    "kind": "@method(source='x')",
+    "balance": "@method(source='x', by='losses')",
+    "merge": "@method(source='x')",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind_of", "text", "found", "do"),
+    [
+        ("metric", "def wrong(:", "not valid Python", "correct the file"),
+        ("metric", "x = '\0'", "not valid Python", "correct the file"),
+        ("metric", "@method(source=SOURCE)\ndef wrong(): ...", "not a literal", "give literals"),
+        ("metric", "@method(source='x')\ndef wrong(*, a=f()): ...", "not a literal", "give literals"),
+        ("metric", "@method('x')\ndef wrong(): ...", "without a keyword", "source=..."),
+        ("metric", "@method(**all)\ndef wrong(): ...", "without a keyword", "source=..."),
+        ("metric", "@method(kinds=('x',), better='lower')\ndef wrong(): ...", "has no source", "declarations"),
+        ("metric", "@method(source='x', kinds=('x',))\ndef wrong(): ...", "has no better", "declarations"),
+        ("metric", "@method(source='x', kinds=('x',), better='less')\ndef wrong(): ...", "'higher' or 'lower'", ""),
+        ("metric", "@method(source='x', kinds=('x',), better='lower', beter=1)\ndef wrong(): ...", "beter", "'better'"),
+        ("metric", "@method(source='x', kinds='x', better='lower')\ndef wrong(): ...", "kinds=", "declarations"),
+        ("kind", "@method(source='x', needs=('y',))\nclass Wrong: ...", "needs=", "declarations"),
+        ("balance", "@method(source='x')\nclass Wrong: ...", "has no by", "declarations"),
+        ("balance", "@method(source='x', by='loss')\nclass Wrong: ...", "by=", "declarations"),
+        ("balance", "@method(source='x', by='losses', needs=('gram',))\nclass Wrong: ...", "needs=", "declarations"),
+        ("balance", "@method(source='x', by='losses', exempt={'a': ''})\nclass Wrong: ...", "exempt=", "declarations"),
+        ("merge", "@method(source='x', needs=('grams',))\ndef wrong(): ...", "no statistic 'grams'", "declarations"),
+        ("merge", "@method(source='x', block='elements')\ndef wrong(): ...", "block=", "declarations"),
+        ("merge", "@method(source='x', build=1)\ndef wrong(): ...", "build=", "declarations"),
+    ],
+)
+def test_a_wrong_declaration_is_an_error_that_names_the_file(
+    family: Path, monkeypatch: pytest.MonkeyPatch, kind_of: str, text: str, found: str, do: str
+) -> None:
+    monkeypatch.setattr(registry, "FAMILIES", {kind_of: ("room", "odd"), "statistic": ("room", "none")})
+    (family / "wrong.py").write_text(text)
+    (family / "right.py").write_text(f'"Right."\n{RIGHT[kind_of]}\ndef right(): ...\n')
+    with pytest.raises(AllroundError) as caught:
+        registry.find(kind_of, "wrong")
+    assert str(family / "wrong.py") in caught.value.asked
+    assert found in caught.value.found and do in caught.value.do, str(caught.value)
+    assert registry.find(kind_of, "right").summary == "Right.", "another file of the family is read all the same"
+
+
+def test_every_family_says_what_may_be_declared() -> None:
+    assert set(DECLARATIONS) == set(registry.FAMILIES)
 
 
 def test_functions_and_classes_are_found_and_private_files_are_not(family: Path) -> None:
     (family / "_shared.py").write_text("x = 1\n")
     (family / "one_thing.py").write_text(
         '"""One thing\nin two lines.\n\nMore."""\n'
-        "@method(source='a book', better='lower')\n"
+        "@method(source='a book', kinds=('some',), better='lower')\n"
         "class OneThing:\n"
         "    def __init__(self, x, *, must: int, may: 'Annotated[float, Search(1, 2)]' = 3): ...\n"
     )
-    (family / "another.py").write_text('"""Another."""\n@method(source="b", needs=("gram",))\ndef another(): ...\n')
-    assert registry.names("odd") == ["another", "one_thing"]
-    entry = registry.find("odd", "one_thing")
+    (family / "another.py").write_text(f'"Another."\n{RIGHT["metric"]}\ndef another(): ...\n')
+    assert registry.names("metric") == ["another", "one_thing"]
+    entry = registry.find("metric", "one_thing")
     assert (entry.attribute, entry.module, entry.summary) == (
         "OneThing",
         "allround.odd.one_thing",
         "One thing in two lines.",
     )
-    assert entry.facts == {"better": "lower"}
-    assert registry.find("odd", "another").needs == ("gram",)
+    assert entry.facts == {"kinds": ("some",), "better": "lower"}
+    asks_for_nothing = {"whole": False, "report": False}
+    assert registry.find("metric", "another").facts == {"kinds": ("x",), "better": "lower", **asks_for_nothing}
     with pytest.raises(AllroundError, match="no value for must"):
         entry.resolve({})
     assert entry.resolve({"must": 1}) == {"must": 1, "may": 3}
@@ -193,6 +244,7 @@ def test_a_changed_file_is_read_anew(family: Path) -> None:
 
     file = family / "one.py"
     for number in (1, 2):
-        file.write_text(f'"""One."""\n@method(source="book {number}")\ndef one(): ...\n')
+        decorator = RIGHT["metric"].replace("'x'", f"'book {number}'", 1)
+        file.write_text(f'"One."\n{decorator}\ndef one(): ...\n')
         os.utime(file, (number, number))
-        assert registry.find("odd", "one").source == f"book {number}"
+        assert registry.find("metric", "one").source == f"book {number}"

@@ -120,11 +120,11 @@ class Options:
             return []
         names = self.balance
         if names is None:
-            names = tuple(entry.name for entry in registry.entries("balance") if entry.facts.get("build"))
+            names = tuple(entry.name for entry in registry.entries("balance") if entry.facts["build"])
         return [read_joint(name) for name in names]
 
     def chosen(self, family: str) -> list[str]:
         """The methods of a family ("merge" or "learn") that are tried."""
         if self.methods is not None:
             return [name for name in self.methods if name in registry.names(family)]
-        return [entry.name for entry in registry.entries(family) if entry.facts.get("build")]
+        return [entry.name for entry in registry.entries(family) if entry.facts["build"]]

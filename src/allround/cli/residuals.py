@@ -63,7 +63,7 @@ def compress_command(
     folder = find_folder(base)
     start = open_model(Model(base), None)
     specialists = [open_specialist(path, open_model(Model(path), start)) for path in models]
-    with_vector = bool(entry.facts.get("vector"))
+    with_vector = entry.facts["vector"]
     default, preset = _SUM if with_vector else _MEAN
     name = method or default
     if (shared is not None and (method or others)) or (name == "none" and others):

@@ -53,8 +53,9 @@ def method(*, source: str, paper: str | None = None, needs: tuple[str, ...] = ()
     """Mark the function or class of a method file; the arguments must be literals.
 
     source: where the formula comes from. paper: its title, when it is one of the papers that allround is
-    made from. needs: what the method takes beside weights (names of statistics); with `needs_by`, the one of them
-    that this parameter names. facts: whatever else the family reads, such as `better="lower"` of a metric.
+    made from. needs: what the method takes beside its usual input. facts: whatever else a method of the family may
+    declare, such as `better="lower"` of a metric. What there is for each family, and of which type, stands in
+    `allround.core.declarations`; the registry checks it when it reads the file.
     """
 
     def mark(what: T) -> T:
@@ -96,6 +97,7 @@ class Entry:
     paper: str | None
     needs: tuple[str, ...]
     parameters: tuple[Parameter, ...]
+    #: What the method declares beside source, paper and needs, defaults included.
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,7 +107,7 @@ class Entry:
     def needed(self, values: Mapping[str, Any]) -> tuple[str, ...]:
         """What the method takes beside weights with these parameters: all that it `needs`, or the one of them that
         the parameter called `needs_by` names."""
-        by = self.facts.get("needs_by")
+        by = self.facts["needs_by"]
         return self.needs if by is None else tuple(need for need in self.needs if need == values[by])
 
     def load(self) -> Callable[..., Any]:
@@ -217,7 +219,8 @@ def find(family: str, name: str) -> Entry:
         )
     room, folder = FAMILIES[family]
     path = PACKAGE / folder / f"{name}.py"
-    return _read(family, room, path, path.stat().st_mtime_ns)
+    known = tuple(names("statistic")) if family == "merge" else ()
+    return _read(family, room, path, path.stat().st_mtime_ns, known)
 
 
 def entries(family: str | None = None) -> list[Entry]:
@@ -231,8 +234,17 @@ def load(family: str, name: str) -> Callable[..., Any]:
 
 
 @cache
-def _read(family: str, room: str, path: Path, _mtime: int) -> Entry:
-    tree = ast.parse(read_text(path, what="method file"))
+def _read(family: str, room: str, path: Path, _mtime: int, statistics: tuple[str, ...]) -> Entry:
+    """What a method file says of itself. statistics: the names that a merge method may need."""
+    from pydantic import ValidationError
+
+    from allround.core.declarations import DECLARATIONS
+
+    asked = f"read the method file {path} of family '{family}'"
+    try:
+        tree = ast.parse(read_text(path, what="method file", asked=asked))
+    except (SyntaxError, ValueError) as error:  # a null byte is a ValueError
+        raise AllroundError(asked, f"it is not valid Python: {error}", "correct the file, or remove it") from error
     camel = "".join(part.capitalize() for part in path.stem.split("_"))
     module = "allround." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     definition = next(
@@ -244,16 +256,39 @@ def _read(family: str, room: str, path: Path, _mtime: int) -> Entry:
         ),
         None,
     )
-    facts = _facts(definition) if definition else None
-    if isinstance(definition, ast.FunctionDef) and facts is not None:
-        given = {_annotation(a.annotation)[0] for a in definition.args.kwonlyargs}
-        facts["whole"], facts["report"] = "Whole" in given, "Report" in given
-    if definition is None or facts is None or "source" not in facts:
+    decorator = _decorator(definition) if definition else None
+    if definition is None or decorator is None:
         raise AllroundError(
-            f"read the method file {path.name} of family '{family}'",
+            asked,
             f"it has no function '{path.stem}' or class '{camel}' marked with @method(source=...)",
-            "name the function as the file and mark it, or start the file name with '_' if it is no method",
+            "name the function as the file and mark it, or start the file name with '_' if it is not a method",
         )
+    literals = "give literals (numbers, texts, tuples): they are read without importing the file"
+    try:
+        written = {k.arg: ast.literal_eval(k.value) for k in decorator.keywords if k.arg}
+        parameters = tuple(_parameters(definition))
+    except ValueError as error:
+        raise AllroundError(
+            asked, f"an argument of @method or a default is not a literal: {error}", literals
+        ) from error
+    if decorator.args or any(k.arg is None for k in decorator.keywords):
+        raise AllroundError(asked, "@method has arguments without a keyword", "write @method(source=..., ...)")
+    try:
+        declared = DECLARATIONS[family].model_validate(written, context={"statistics": statistics})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        raise AllroundError(
+            asked,
+            f"@method(...) has no {key}" if first["type"] == "missing" else f"@method({key}=...): {first['msg']}",
+            suggestion(key, DECLARATIONS[family].model_fields)
+            if first["type"] == "extra_forbidden"
+            else "see allround.core.declarations for what a method of this family declares",
+        ) from error
+    facts = declared.model_dump(exclude={"source", "paper", "needs"})
+    if isinstance(definition, ast.FunctionDef):
+        given = {_annotation(a.annotation)[0] for a in definition.args.kwonlyargs}
+        facts |= {"whole": "Whole" in given, "report": "Report" in given}
     summary = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
     return Entry(
         name=path.stem,
@@ -262,18 +297,18 @@ def _read(family: str, room: str, path: Path, _mtime: int) -> Entry:
         module=module,
         attribute=definition.name,
         summary=summary,
-        source=facts.pop("source"),
-        paper=facts.pop("paper", None),
-        needs=tuple(facts.pop("needs", ())),
-        parameters=tuple(_parameters(definition)),
+        source=declared.source,
+        paper=declared.paper,
+        needs=declared.needs,
+        parameters=parameters,
         facts=facts,
     )
 
 
-def _facts(definition: ast.FunctionDef | ast.ClassDef) -> dict[str, Any] | None:
+def _decorator(definition: ast.FunctionDef | ast.ClassDef) -> ast.Call | None:
     for decorator in definition.decorator_list:
         if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "method":
-            return {k.arg: ast.literal_eval(k.value) for k in decorator.keywords if k.arg}
+            return decorator
     return None
 
 

@@ -93,7 +93,7 @@ CHECKS: dict[str, Callable[[Method, Models], None]] = {
 
 def in_blocks(entry: Entry, base: Tensor, deltas: Tensor, length: int) -> Tensor:
     """What the engine does: the method sees `length` rows (or elements) at a time, and asks for the rest."""
-    compute, by_row = entry.load(), entry.facts.get("block") == "row"
+    compute, by_row = entry.load(), entry.facts["block"] == "row"
     if by_row and base.ndim < 2:
         length = base.numel()  # these stay whole
     rows = base if by_row else base.reshape(-1)
@@ -116,7 +116,7 @@ def in_blocks(entry: Entry, base: Tensor, deltas: Tensor, length: int) -> Tensor
 
 def blocks(entry: Entry) -> None:
     """A method that says it may be given a weight in blocks merges it so to the same result."""
-    if entry.facts.get("block", "tensor") == "tensor" or entry.needs:
+    if entry.facts["block"] == "tensor" or entry.needs:
         return
     for shape in ((23,), (7, 6), (5, 2, 3)):
         base, deltas = (t.double() for t in _inputs(shape, _several(models_of(entry))))
@@ -128,7 +128,7 @@ def blocks(entry: Entry) -> None:
 
 def models_of(entry: Entry) -> Models:
     """The numbers of models to check a method with: what it takes, of one, two and five."""
-    least, most = entry.facts.get("models", (1, None))
+    least, most = entry.facts["models"]
     return tuple(n for n in sorted({*MODELS, least}) if n >= least and (most is None or n <= most))
 
 
@@ -183,7 +183,7 @@ def check_method(compute: Method, exempt: frozenset[str] | set[str] = frozenset(
 
 def checks_of(entry: Entry) -> Iterator[tuple[str, Callable[[], None]]]:
     """The checks that apply to a method of the registry, its documentation among them, by name."""
-    exempt = entry.facts.get("exempt", {})
+    exempt = entry.facts["exempt"]
     unknown = set(exempt) - {*CHECKS, "blocks"}
     assert not unknown, f"{entry.name} is exempt from unknown checks: {unknown}"
     assert all(exempt.values()), f"{entry.name} gives no reason for an exemption"

@@ -150,7 +150,7 @@ def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener
         base,
         models,
         _shards(first, items),
-        recipe.scope or entry.facts.get("scope", "tensor"),
+        recipe.scope or entry.facts["scope"],
         statistics,
         notes,
         finish,

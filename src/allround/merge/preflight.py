@@ -50,7 +50,7 @@ class Estimate:
 
 def estimate(plan: Plan, threads: int) -> Estimate:
     """A rough forecast from shapes alone."""
-    over = plan.entry.facts.get("block", "tensor")
+    over = plan.entry.facts["block"]
     passes = passes_of(plan)
     merged = [item for item in plan.items if item.copied is None]
     taken_over = [item for item in plan.items if item.copied is not None]

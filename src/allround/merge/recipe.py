@@ -113,13 +113,13 @@ class Recipe:
 
     def _check_models(self, entry: registry.Entry) -> None:
         asked = f"merge {len(self.models)} model{'s' * (len(self.models) != 1)} by '{self.method}'"
-        if self.base is None and entry.facts.get("base", "required") == "required":
+        if self.base is None and entry.facts["base"] == "required":
             raise AllroundError(
                 asked,
                 "no base is given, and the method works on changes",
                 "give what the models were tuned from, or average the weights themselves: method average",
             )
-        least, most = entry.facts.get("models", (1, None))
+        least, most = entry.facts["models"]
         too_many = most is not None and len(self.models) > most and not self.mixed
         if len(self.models) < least or too_many:
             wanted = f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"

@@ -157,7 +157,7 @@ class _Merger:
         self.plan, self.device, self.answers = plan, device, answers
         entry = plan.entry
         self.compute: Callable[..., Tensor] = entry.load()
-        self.over = entry.facts.get("block", "tensor")
+        self.over = entry.facts["block"]
         self.asks = entry.facts["whole"]
         self.tells = entry.facts["report"]
         #: What the method told of each tensor.
@@ -213,7 +213,7 @@ class _Merger:
         """What is known of this weight for each model, for each part of the statistic: (k, *block) or (k, *its own
         shape); (k, 0) where nothing is."""
         files = self.plan.statistics[need]
-        parts = registry.find("statistic", need).facts.get("parts", ("",))
+        parts = registry.find("statistic", need).facts["parts"] or ("",)
         lacking = [number for number, name in item.models if stored(name, parts[0]) not in files[number]]
         if len(lacking) == len(item.models):
             return [torch.zeros(len(lacking), 0)] * len(parts)

@@ -145,7 +145,7 @@ def _is_ours(model: Model) -> bool:
 
 def check_base(base: str | None) -> None:
     """An error for names of encoders that each build pretrains anew: nothing was tuned from them."""
-    if base in [e.name for e in registry.entries("encoder") if e.facts.get("builtin")]:
+    if base in [e.name for e in registry.entries("encoder") if e.facts["builtin"]]:
         raise AllroundError(
             f"merge models tuned from '{base}'",
             "that name stands for an encoder that each build pretrains anew",

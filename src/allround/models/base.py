@@ -26,7 +26,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 def builtin_encoders() -> list[str]:
     """Encoders that are pretrained on the spot, on the user's own training rows."""
-    return [e.name for e in registry.entries("encoder") if e.facts.get("builtin")]
+    return [e.name for e in registry.entries("encoder") if e.facts["builtin"]]
 
 
 def find_folder(base: str | Path, what: str = "base") -> Path:

@@ -120,9 +120,9 @@ def check_metric(name: str, kind: str) -> str:
     """The name of a metric that exists and can score this kind, or an error that suggests one."""
     known = registry.names("metric")
     if known:
-        kinds = registry.find("metric", name).facts.get("kinds")
-        if kinds is not None and kind not in kinds:
-            fit = [m for m in known if kind in (registry.find("metric", m).facts.get("kinds") or (kind,))]
+        kinds = registry.find("metric", name).facts["kinds"]
+        if kind not in kinds:
+            fit = [m for m in known if kind in registry.find("metric", m).facts["kinds"]]
             raise AllroundError(
                 f"score a task of kind '{kind}' by '{name}'",
                 f"'{name}' is for {', '.join(kinds)}",

@@ -575,7 +575,7 @@ def documented(entry: Entry) -> None:
 
 def checks_of(entry: Entry) -> Iterator[tuple[str, Callable[[], None]]]:
     """The checks that apply to a balancer of the registry, its documentation among them, by name."""
-    exempt, keeps = entry.facts.get("exempt", {}), tuple(entry.facts.get("keeps", ()))
+    exempt, keeps = entry.facts["exempt"], entry.facts["keeps"]
     unknown = (set(exempt) - set(CHECKS)) | (set(keeps) - set(CLAIMS))
     assert not unknown, f"{entry.name} names unknown checks: {', '.join(sorted(unknown))}"
     assert all(exempt.values()), f"{entry.name} gives no reason for an exemption"

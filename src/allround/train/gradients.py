@@ -103,10 +103,10 @@ class Gradients:
     ) -> None:
         self.model, self.tasks, self.processes, self.products = model, list(tasks), processes, products
         self.entry, self.needs, self.seed = entry, set(entry.needs), seed
-        self.raw = raw_scale or bool(entry.facts.get("raw"))
+        self.raw = raw_scale or entry.facts["raw"]
         self.flat, self.accumulate = flat, accumulate
         self.rates = list(rates or [1.0] * len(self.tasks))
-        self.together = bool(self.needs & {"gramian", "gradients"} or entry.facts.get("together"))
+        self.together = bool(self.needs & {"gramian", "gradients"} or entry.facts["together"])
         # What the neighbourhood adds to the gradients is weighed by a balancer of its own, with its own memory.
         self.balancers = [make()] + ([make()] if flat and self.together else [])
         self.rules = [kind(t.definition.kind) for t in self.tasks]
@@ -226,7 +226,7 @@ class Gradients:
     def _by_features(self, parts: Sequence[Part]) -> Taken:
         """Keep the graphs of all tasks: the balancer looks at features, and at the losses' gradients by them."""
         (balancer,) = self.balancers
-        second = bool(self.entry.facts.get("second_order"))
+        second = self.entry.facts["second_order"]
         found: list[_One] = []
         losses: list[Tensor] = []
         kept: list[tuple[Tensor, Tensor]] = []
@@ -307,7 +307,7 @@ class Gradients:
         rate = float(sum(s * r for s, r in zip(sizes.tolist(), rates, strict=True))) if sizes.any() else 1.0
         # What the tasks' rates share goes into the learning rate: optimisers take a common factor out of gradients.
         _give(self.shared, total, factor / count / (rate or 1.0))
-        weighed = self.entry.facts.get("by") == "losses"
+        weighed = self.entry.facts["by"] == "losses"
         for one, weight in zip(found, weights.tolist(), strict=True):
             if one.heads:
                 _give(self.heads[one.task], one.heads, (weight if weighed else 1) / count)

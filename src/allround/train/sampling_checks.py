@@ -265,14 +265,14 @@ def checked_of(entry: Entry, settings: Mapping[str, Any] | None = None) -> Check
     """A policy of the registry, with these parameters."""
     return Checked(
         lambda mixture: make_policy(entry.name, settings or {}, mixture),
-        feedback=bool(entry.facts.get("feedback")),
+        feedback=entry.facts["feedback"],
         features="features" in entry.needs,
     )
 
 
 def checks_of(entry: Entry) -> Iterator[tuple[str, Callable[[], None]]]:
     """The checks that apply to a policy of the registry, its documentation among them, by name."""
-    exempt = entry.facts.get("exempt", {})
+    exempt = entry.facts["exempt"]
     unknown = {*exempt} - {*CHECKS}
     assert not unknown, f"{entry.name} is exempt from unknown checks: {unknown}"
     assert all(exempt.values()), f"{entry.name} gives no reason for an exemption"

@@ -203,7 +203,7 @@ class _Run:
         if not self.queue:
             start = self.done
             end, shares = next_stretch(self.policy, start, self.batches)
-            if self.facts.get("feedback"):
+            if self.facts["feedback"]:
                 evaluation = (start // self.batches_per_epoch + 1) * self.batches_per_epoch
                 end = min(end, evaluation)
             if len({f.batch_size for f in self.feeds}) > 1:  # shares are of rows
@@ -217,7 +217,7 @@ class _Run:
     def _rate(self, after: int) -> float:
         """The rate at the step with which so many batches are done, as a share of the full one."""
         first, last = 0, self.batches
-        if self.facts.get("restarts"):
+        if self.facts["restarts"]:
             marks = [0, *(round(c * self.batches) for c in self.policy.changes), self.batches]
             first, last = next(((a, b) for a, b in pairwise(marks) if a < after <= b), (0, self.batches))
         length, after = last - first, after - first
@@ -484,7 +484,7 @@ def check_settings(settings: Settings, tasks: Sequence[Task]) -> None:
             )  # fmt: skip
     tables = [t.table for t in tasks if t.table]
     alone = settings.mix == "one" and len(set(tables)) == len(tables)
-    raw = settings.raw_scale or entry.facts.get("raw")
+    raw = settings.raw_scale or entry.facts["raw"]
     if alone and len(tasks) > 1 and ("features" in entry.needs or (balancer.everyone() is None and not raw)):
         raise AllroundError(
             f"balance by '{settings.balance}' with steps of one task each",

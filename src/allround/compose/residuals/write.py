@@ -100,7 +100,7 @@ def write_store(
     made = make_codec(codec, values)
     weights = Weights(find_folder(model, "model"))
     asked = f"compress {plural(len(specialists), 'model')} by '{codec}'"
-    with_vector = bool(entry.facts.get("vector"))
+    with_vector = entry.facts["vector"]
     if with_vector and merged is None:
         raise AllroundError(
             asked, "the codec masks a merged model, and none is given", "name a merge method, such as task_arithmetic"

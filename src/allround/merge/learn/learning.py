@@ -112,11 +112,11 @@ class Learning:
 
     def check(self, definitions: Iterable[Definition]) -> None:
         """An error for tasks of a kind that the objective has no meaning for."""
-        kinds = registry.find("objective", self.objective).facts.get("kinds")
+        kinds = registry.find("objective", self.objective).facts["kinds"]
         for definition in definitions:
             if kinds and definition.kind not in kinds:
                 fitting = [e.name for e in registry.entries("objective")
-                           if definition.kind in e.facts.get("kinds", (definition.kind,))]  # fmt: skip
+                           if definition.kind in (e.facts["kinds"] or (definition.kind,))]  # fmt: skip
                 raise AllroundError(
                     f"learn task '{definition.name}' by '{self.objective}'",
                     f"it is of the kind {definition.kind}, and the objective takes {', '.join(kinds)}",

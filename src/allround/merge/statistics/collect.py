@@ -87,7 +87,7 @@ def collect(
         **({"transposed": sorted(names[n] for n in found.transposed if n in names)} if found.transposed else {}),
     }
     tensors = {names[name]: value for name, value in found.tensors.items() if name in names}
-    write_statistic(out, tensors, tuple(entry.facts.get("parts", ())), facts)
+    write_statistic(out, tensors, entry.facts["parts"], facts)
     left_out = tuple(sorted(name for name in found.tensors if name not in names))
     return Collected(facts, len(tensors), facts["rows"], left_out)
 

@@ -119,7 +119,7 @@ def _of_layers(
 ) -> Measured:
     compute, sees = entry.load(), entry.facts["sees"]
     gradients = "gradients" in sees
-    measured = Measured(tuple(entry.facts.get("parts", ())))
+    measured = Measured(entry.facts["parts"])
     totals: dict[str, list[Tensor]] = {}
     counts: dict[str, int] = {}
     kept: dict[str, list[Tensor]] = {}

@@ -9,7 +9,10 @@ from allround.core.registry import method
 from allround.train.balancing import Balancer
 
 
-@method(source="the baseline of every comparison; why it is hard to beat: Kurin et al., NeurIPS 2022, arXiv:2201.04122")
+@method(
+    source="the baseline of every comparison; why it is hard to beat: Kurin et al., NeurIPS 2022, arXiv:2201.04122",
+    by="losses",
+)
 class Equal(Balancer):
     """Every task weighs the same, whatever its rows, classes or losses.
 

@@ -15,8 +15,7 @@ COLUMNS = 1 << 20
 DEEPEST = 30.0
 
 
-@method(source="He et al., ICML 2024, arXiv:2402.02009, equations 6, 7 and 9", needs=("gradients",), by="losses",
-        weighs=True)  # fmt: skip
+@method(source="He et al., ICML 2024, arXiv:2402.02009, equations 6, 7 and 9", needs=("gradients",), by="losses")
 class Excess(Balancer):
     """Robust multi-task learning with excess risks: g H^-1 g estimates how far a task's loss is above the least that it
     can be, with the roots of summed squared gradients for H; weights grow exponentially with it.

@@ -10,7 +10,6 @@ from allround.core.registry import method
 @method(
     source="features for matching by correlation: Li et al., 2015, arXiv:1511.07543; Stoica et al., arXiv:2305.03053",
     sees=("outputs",),
-    joined="rows",
 )
 def activations(outputs: Tensor, places: Tensor) -> Tensor:
     """The outputs of a layer at some places, one row for each.

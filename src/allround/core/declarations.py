@@ -1,0 +1,147 @@
+"""What a method may declare in `@method(...)`: one typed class for each family.
+
+The registry reads a declaration from the text of the method's file and checks it here. A misspelt key, a value of the
+wrong type and a missing one are found at that moment, and the error names the file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+Text = Annotated[str, Field(min_length=1)]
+#: The shared checks that a method is exempt from, each with the reason.
+Exempt = dict[Text, Text]
+
+
+class Declaration(BaseModel):
+    """What every method declares: where its formula comes from, and the title of the paper that it implements."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    source: Text
+    paper: Text | None = None
+    #: What the method takes beside its usual input. A family that has something to choose from says so below.
+    needs: Annotated[tuple[str, ...], Field(max_length=0)] = ()
+
+
+class Merge(Declaration):
+    """A rule that merges the weights of several models."""
+
+    #: Names of statistics.
+    needs: tuple[Text, ...] = ()
+    #: The parameter whose value is the one of `needs` that is taken.
+    needs_by: Text | None = None
+    base: Literal["required", "optional", "none"] = "required"
+    #: How a weight may be cut.
+    block: Literal["element", "row", "tensor"] = "tensor"
+    #: What thresholds and norms are taken over, unless the recipe says otherwise.
+    scope: Literal["tensor", "model"] = "tensor"
+    #: The smallest and the largest number of models.
+    models: tuple[int, int | None] = (1, None)
+    #: Whether a build tries it without being told to.
+    build: bool = False
+    exempt: Exempt = {}
+
+    @field_validator("needs")
+    @classmethod
+    def _known(cls, needs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = (info.context or {}).get("statistics", ())
+        unknown = [need for need in needs if need not in known]
+        if unknown:
+            raise ValueError(f"there is no statistic '{unknown[0]}'; there are {', '.join(known)}")
+        return needs
+
+
+class Statistic(Declaration):
+    """What is measured of a layer on data."""
+
+    #: What a batch shows of a layer to the function.
+    sees: tuple[Literal["inputs", "outputs", "gradients", "parameters"], ...] = Field(min_length=1)
+    #: Names of the tensors of one weight, where there are several.
+    parts: tuple[Text, ...] = ()
+
+
+class Learn(Declaration):
+    """A learned merge."""
+
+    #: Whether it is solved in closed form, without steps.
+    closed: bool = False
+    build: bool = False
+
+
+class Objective(Declaration):
+    """What a learned merge is judged by."""
+
+    needs: tuple[Literal["labels", "specialist"], ...] = ()
+    #: The kinds of task that it can be computed for; all where it is None.
+    kinds: tuple[Text, ...] | None = None
+
+
+class Codec(Declaration):
+    """How a residual is coded."""
+
+    #: Whether the sum of all changes is stored beside the base.
+    vector: bool = False
+
+
+class Balance(Declaration):
+    """How much each task weighs in a step."""
+
+    needs: tuple[Literal["losses", "norms", "gramian", "gradients", "features", "validation", "after"], ...] = ()
+    #: What the weights multiply: the losses (then a task's own head feels its weight too), or gradients.
+    by: Literal["losses", "gradients", "features"]
+    #: Named properties that it has, and is checked for.
+    keeps: tuple[Text, ...] = ()
+    #: Whether its weights are left on their own scale.
+    raw: bool = False
+    #: Whether its penalty is differentiated through gradients.
+    second_order: bool = False
+    #: Whether it looks at all tasks of a step at once without gradients side by side.
+    together: bool = False
+    build: bool = False
+    exempt: Exempt = {}
+
+
+class Sample(Declaration):
+    """How often each task is drawn."""
+
+    needs: tuple[Literal["features"], ...] = ()
+    #: Whether the schedule of the learning rate begins anew with each stage.
+    restarts: bool = False
+    #: Whether it is told scores and losses while training.
+    feedback: bool = False
+    exempt: Exempt = {}
+
+
+class Metric(Declaration):
+    """A score."""
+
+    kinds: tuple[Text, ...] = Field(min_length=1)
+    better: Literal["higher", "lower"]
+
+
+class Encoder(Declaration):
+    """A sort of encoder."""
+
+    #: Whether `--base` takes it by name, made on the spot.
+    builtin: bool = False
+
+
+#: The class of each family's declarations.
+DECLARATIONS: dict[str, type[Declaration]] = {
+    "merge": Merge,
+    "statistic": Statistic,
+    "learn": Learn,
+    "parametrisation": Declaration,
+    "objective": Objective,
+    "codec": Codec,
+    "balance": Balance,
+    "sample": Sample,
+    "kind": Declaration,
+    "metric": Metric,
+    "encoder": Encoder,
+    "suite": Declaration,
+    "loop": Declaration,
+}
