@@ -440,6 +440,113 @@ def test_an_adapter_without_a_base(tmp_path: Path) -> None:
         assert "'some/base'" in caught.value.do
 
 
+# Bases whose output layer is their embedding
+
+
+def tied(kind: str = "Llama") -> Any:
+    if kind == "Bert":
+        return bert("BertForMaskedLM")
+    if kind == "GPT2":
+        config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=40, n_positions=16)
+        return transformers.GPT2LMHeadModel(config)
+    config = transformers.LlamaConfig(**SIZES, num_key_value_heads=1, vocab_size=40, tie_word_embeddings=True)
+    return transformers.LlamaForCausalLM(config)
+
+
+def trained(folder: Path, seed: int = 0, *, kind: str = "Llama", **settings: Any) -> tuple[Path, Path, Tensor]:
+    """A tied base, an adapter, and the answer of the model that PEFT trains, which is the one that it loads."""
+    torch.manual_seed(0)
+    model = tied(kind)
+    if not (folder / "base").exists():
+        model.save_pretrained(folder / "base")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=6, **settings)).eval()
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+        made.save_pretrained(folder / f"adapter{seed}")
+    return folder / "base", folder / f"adapter{seed}", logits(made)
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(torch.arange(12).reshape(2, 6)).logits
+
+
+def opened(folder: Path, kind: str = "Llama") -> Any:
+    return type(tied(kind)).from_pretrained(folder)
+
+
+TIED = {
+    "embedding saved": ("Llama", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    "output saved": ("Llama", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+    "both saved": ("Llama", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]}),
+    "embedding by LoRA": ("Llama", {"target_modules": ["q_proj", "embed_tokens"]}),
+    "output by LoRA": ("Llama", {"target_modules": ["q_proj", "lm_head"]}),
+    "both by LoRA": ("Llama", {"target_modules": ["q_proj", "lm_head", "embed_tokens"]}),
+    "embedding by DoRA": ("Llama", {"target_modules": ["embed_tokens"], "use_dora": True}),
+    "output by DoRA": ("Llama", {"target_modules": ["lm_head"], "use_dora": True}),
+    "one by LoRA, one saved": ("Llama", {"target_modules": ["embed_tokens"], "modules_to_save": ["lm_head"]}),
+    "GPT-2": ("GPT2", {"target_modules": ["c_attn"], "modules_to_save": ["wte"]}),
+    "masked BERT": ("Bert", {"target_modules": ["query"], "modules_to_save": ["word_embeddings"]}),
+}
+
+
+@pytest.mark.parametrize("case", TIED)
+def test_an_adapter_of_a_tied_layer_changes_that_layer_alone(tmp_path: Path, case: str) -> None:
+    kind, settings = TIED[case]
+    base, adapter, answer = trained(tmp_path, kind=kind, **settings)
+    (tmp_path / "out").mkdir()
+    facts = merge_folders(base, [adapter], tmp_path / "out", method="average")
+    assert any("tie_word_embeddings: false" in note for note in facts["notes"])
+    torch.testing.assert_close(logits(opened(tmp_path / "out", kind)), answer, atol=1e-5, rtol=0)
+    assert read_json(tmp_path / "out" / "config.json")["tie_word_embeddings"] is False
+    assert read_json(base / "config.json")["tie_word_embeddings"] is True
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+    ],
+    ids=str,
+)
+def test_an_adapter_that_keeps_both_layers_tied(tmp_path: Path, settings: dict[str, Any]) -> None:
+    base, adapter, answer = trained(tmp_path, **settings, ensure_weight_tying=True)
+    (tmp_path / "out").mkdir()
+    merge_folders(base, [adapter], tmp_path / "out", method="average")
+    torch.testing.assert_close(logits(opened(tmp_path / "out")), answer, atol=1e-5, rtol=0)
+    assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
+    assert read_json(tmp_path / "out" / "config.json")["tie_word_embeddings"] is True
+
+
+def test_adapters_that_part_the_layers_and_others(tmp_path: Path) -> None:
+    """The mean of three changes: one of the embedding, one of the output layer, one of neither."""
+    base, first, _ = trained(tmp_path, 1, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    _, second, _ = trained(tmp_path, 2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    _, third, _ = trained(tmp_path, 3, target_modules=["q_proj"])
+    (tmp_path / "out").mkdir()
+    merge_folders(base, [third, first, second], tmp_path / "out", method="average")
+    made, old = load_file(tmp_path / "out" / "model.safetensors"), load_file(base / "model.safetensors")
+    for adapter, key, name in (
+        (first, "model.embed_tokens.weight", "model.embed_tokens.weight"),
+        (second, "lm_head.weight", "lm_head.weight"),
+    ):
+        start = old["model.embed_tokens.weight"]
+        new = load_file(adapter / "adapter_model.safetensors")[f"base_model.model.{key}"]
+        torch.testing.assert_close(made[name], start + (new - start) / 3, atol=1e-6, rtol=0)
+
+
+def test_a_tied_base_whose_class_is_not_known(tmp_path: Path) -> None:
+    base, adapter, _ = trained(tmp_path, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    config = read_json(base / "config.json")
+    (base / "config.json").write_text(json.dumps({**config, "architectures": ["ModelOfTomorrow"]}))
+    refused(base, adapter, "tie_word_embeddings", "ModelOfTomorrow", "stores its output layer by itself")
+
+
 # Refusals
 
 
@@ -477,7 +584,6 @@ def refused(base: Path, adapter: Path, *words: str) -> AllroundError:
         ({"alora_invocation_tokens": [3]}, "alora_invocation_tokens"),
         ({"use_qalora": True}, "use_qalora"),
         ({"kasa_config": {"beta": 1}}, "kasa_config"),
-        ({"ensure_weight_tying": True}, "ensure_weight_tying"),
         ({"setting_of_tomorrow": 3}, "allround does not know this setting"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
         ({"target_parameters": ["up_proj"]}, "does not say of which module"),

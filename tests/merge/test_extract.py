@@ -16,6 +16,7 @@ from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
 from allround.core.files import read_json
 from allround.merge.extract import _decompose, extract_lora
+from allround.merge.run import merge_folders
 
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
@@ -46,11 +47,11 @@ def pair(folder: Path, kind: str, *, only: str = "") -> tuple[Path, Path, Any]:
     return folder / "base", folder / "tuned", model
 
 
-def loaded(kind: str, base: Path, adapter: Path) -> Any:
+def loaded(kind: type[Any], base: Path, adapter: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
-        return peft.PeftModel.from_pretrained(type(make(kind)).from_pretrained(base), adapter).eval()
+        return peft.PeftModel.from_pretrained(kind.from_pretrained(base), adapter).eval()
 
 
 def answer(model: Any) -> Tensor:
@@ -67,12 +68,43 @@ def test_at_full_rank_it_is_the_tuned_model(tmp_path: Path, kind: str) -> None:
     source = Adapted(Weights(base), Adapter(tmp_path / "out"))
     for name in source:
         torch.testing.assert_close(source.get(name), wanted[name], atol=1e-6, rtol=0)
-    adapted = loaded(kind, base, tmp_path / "out")
+    adapted = loaded(type(model), base, tmp_path / "out")
     torch.testing.assert_close(answer(adapted), answer(model), atol=2e-5, rtol=0)
     merged = adapted.merge_and_unload().state_dict()
     assert set(merged) == set(wanted)
     for name in merged:
         torch.testing.assert_close(merged[name], wanted[name], atol=1e-6, rtol=0)
+
+
+def llama(*, tied: bool) -> Any:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**SIZES, num_key_value_heads=1, vocab_size=40, tie_word_embeddings=tied)
+    return transformers.LlamaForCausalLM(config)
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["parted", "tied"])
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_an_output_layer_that_the_base_has_as_its_embedding(tmp_path: Path, tied: bool, embeddings: bool) -> None:
+    """Nothing of the tuned model's output layer is lost, whether it is tied as well or has become its own."""
+    base = llama(tied=True)
+    base.save_pretrained(tmp_path / "base")
+    model = llama(tied=tied)
+    model.load_state_dict(base.state_dict())
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if embeddings or "embed" not in name:
+            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.05
+    model.save_pretrained(tmp_path / "tuned")
+    found = extract_lora(tmp_path / "tuned", tmp_path / "base", tmp_path / "out", 64, embeddings=embeddings)
+    assert not found.left_out and not found.extra and found.share > 1 - 1e-6
+    assert ("lm_head.weight" in found.kept) is not tied
+    adapted = loaded(type(base), tmp_path / "base", tmp_path / "out")
+    torch.testing.assert_close(answer(adapted), answer(model), atol=2e-5, rtol=0)
+    (tmp_path / "merged").mkdir()
+    merge_folders(tmp_path / "base", [tmp_path / "out"], tmp_path / "merged", method="average")
+    again = type(model).from_pretrained(tmp_path / "merged")
+    assert again.config.tie_word_embeddings is tied
+    torch.testing.assert_close(answer(again), answer(model), atol=2e-5, rtol=0)
 
 
 def test_the_error_is_the_tail_of_the_spectrum(tmp_path: Path) -> None:
@@ -107,7 +139,7 @@ def test_least_rank_that_keeps_an_energy(tmp_path: Path) -> None:
         squares = torch.linalg.svdvals(Weights(tuned).get(name) - Weights(base).get(name)).square().cumsum(0)
         assert rank == min(12, int((squares < squares[-1] / 2).sum()) + 1)
     assert len(set(found.ranks.values())) > 1
-    adapted = loaded("LlamaForCausalLM", base, tmp_path / "out")
+    adapted = loaded(transformers.LlamaForCausalLM, base, tmp_path / "out")
     source = Adapted(Weights(base), Adapter(tmp_path / "out"))
     for name, tensor in adapted.merge_and_unload().state_dict().items():
         torch.testing.assert_close(source.get(name), tensor, atol=1e-6, rtol=0)

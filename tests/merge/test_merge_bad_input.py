@@ -185,15 +185,20 @@ def test_an_output_layer_that_only_the_base_stores(tmp_path: Path) -> None:
 
 
 def test_an_output_layer_that_only_the_model_stores(tmp_path: Path) -> None:
-    """Of a tied model it only repeats the embedding; of another it would be lost, and that is said."""
+    """Of a tied model it only repeats the embedding; of another it is a change of what the base has as both."""
     rows = {"embed_tokens.weight": torch.ones(3, 2)}
     base = model(tmp_path / "base", rows, TIED)
     both = {"embed_tokens.weight": torch.full((3, 2), 5.0), "lm_head.weight": torch.full((3, 2), 5.0)}
     made = merged([base, model(tmp_path / "tied", both, TIED)], tmp_path / "out")
     assert list(made) == ["embed_tokens.weight"] and made["embed_tokens.weight"].unique().tolist() == [5.0]
-    refused(
-        [base, model(tmp_path / "own", both, HEAD)], tmp_path / "o2", "1 tensor is not in the base (lm_head.weight)"
-    )
+    own = model(tmp_path / "own", {**both, "lm_head.weight": torch.full((3, 2), 9.0)}, HEAD)
+    made = merged([base, own, model(tmp_path / "other", rows, TIED)], tmp_path / "o2")
+    assert made["embed_tokens.weight"].unique().tolist() == [3.0]
+    assert made["lm_head.weight"].unique().tolist() == [5.0]
+    assert json.loads((tmp_path / "o2" / "config.json").read_text()) == {"tie_word_embeddings": False}
+    assert any("tie_word_embeddings: false" in note for note in notes(tmp_path / "o2"))
+    bare = model(tmp_path / "bare", rows, HEAD)  # a base that has no output layer at all
+    refused([bare, own], tmp_path / "o3", "1 tensor is not in the base (lm_head.weight)")
 
 
 def test_a_missing_bias_is_not_the_embedding_of_a_tied_model(tmp_path: Path) -> None:

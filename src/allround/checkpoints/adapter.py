@@ -10,13 +10,14 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allround.checkpoints.header import FLOATS, torch_dtype
 from allround.checkpoints.source import Source
+from allround.checkpoints.tied import EMBEDDING, OUTPUT, Untied, config_of, twins_of
 from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
 from allround.core.files import read_json
@@ -37,12 +38,12 @@ _KNOWN = (
     *("fan_in_fan_out", "bias", "modules_to_save", "target_modules", "exclude_modules", "target_parameters"),
     *("layers_to_transform", "layers_pattern", "lora_dropout", "init_lora_weights", "loftq_config", "eva_config"),
     *("corda_config", "lora_ga_config", "megatron_core", "qalora_group_size", "runtime_config"),
+    "ensure_weight_tying",
 )
 #: Settings under which an adapter is something else than a low-rank change of the base's weights, and what.
 _REFUSED = {
     "layer_replication": "it repeats layers of the base",
     "trainable_token_indices": "it replaces single rows of the embedding",
-    "ensure_weight_tying": "it shares its factors between the embedding and the output layer",
     "alora_invocation_tokens": "an activated LoRA works on some tokens only",
     "arrow_config": "it routes between adapters token by token",
     "kasa_config": "it changes the base's weights when it is loaded",
@@ -76,9 +77,7 @@ FLIPPED_LAYERS = ("c_attn", "c_proj", "c_fc", "q_attn")
 
 def model_type(source: Source) -> str:
     """What a model's configuration says that it is, such as `bert`; empty where there is none."""
-    file = source.path / "config.json"
-    config = read_json(file) if file.is_file() else None
-    return str(config.get("model_type", "")) if isinstance(config, dict) else ""
+    return str(config_of(source).get("model_type", ""))
 
 
 def is_adapter(path: Path | str) -> bool:
@@ -126,6 +125,7 @@ class Adapter:
         self._ranks = [(self._pattern(k), self._count(v, "rank_pattern")) for k, v in self._table("rank_pattern")]
         self._alphas = [(self._pattern(k), self._number(v, "alpha_pattern")) for k, v in self._table("alpha_pattern")]
         self.saved = self._names("modules_to_save")
+        self.tied = self._flag("ensure_weight_tying")
         self._parameters = self._names("target_parameters")
         if self._config.get("bias") not in (None, "none", "all", "lora_only"):
             raise self._wrong("bias", "'none', 'all' or 'lora_only'")
@@ -140,6 +140,11 @@ class Adapter:
     @property
     def files(self) -> list[Path]:
         return [self.path / CONFIG, *self.weights.files]
+
+    @property
+    def names(self) -> list[str]:
+        """The tensors of the model that it changes."""
+        return [*(_tensor(module, part) for module, part in self.low_rank.items()), *self.full]
 
     def _error(self, found: str, do: str) -> AllroundError:
         return AllroundError(self._asked, found, do)
@@ -342,14 +347,19 @@ class Adapted(Source):
     base), and `dtype` says so. Whole tensors that an adapter brings along (`modules_to_save`) and the base lacks are
     tensors of this source beside the base's.
 
+    Where an adapter changes the embedding or the output layer of a base that ties the two, they part, as in the model
+    that PEFT trained: each is a tensor of this source, and the one that no adapter changes keeps the base's values.
+    Differs: `merge_and_unload()` adds a LoRA of either to both, so its model is not the trained one; it warns of that.
+
     same_base: `change` will only be asked from this very base, so that nothing is added and subtracted again, and
     nothing of the base is read where no DoRA needs it. Otherwise the two bases are compared as well.
     Errors: layers that the base lacks, shapes that do not fit, layers whose orientation cannot be told.
     """
 
     def __init__(self, base: Source, adapters: Adapter | Sequence[Adapter], *, same_base: bool = False) -> None:
-        self.base_source = base
         self.adapters = [adapters] if isinstance(adapters, Adapter) else list(adapters)
+        base, twins = _untied(base, self.adapters)
+        self.base_source = base
         self.same_base = same_base
         self.path = self.adapters[0].path if same_base else base.path
         # A copy has no watch: rows that are read for a norm alone must not count as read.
@@ -358,9 +368,9 @@ class Adapted(Source):
         self._norms: dict[tuple[str, int], Tensor] = {}
         self._extra: list[str] = []
         self._kind = model_type(base)
-        finder = _Finder(base)
+        finder = _Finder([*base, *twins])
         for number, adapter in enumerate(self.adapters):
-            self._add(number, adapter, finder)
+            self._add(number, adapter, finder, twins)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_norms": {}, "watch": None}
@@ -537,13 +547,15 @@ class Adapted(Source):
             self._norms[key] = total.sqrt_()
         return self._norms[key]
 
-    def _add(self, number: int, adapter: Adapter, finder: _Finder) -> None:
-        """Find the base's tensor for everything that an adapter holds."""
-        finder.fit([_tensor(module, part) for module, part in adapter.low_rank.items()] + list(adapter.full))
+    def _add(self, number: int, adapter: Adapter, finder: _Finder, twins: Mapping[str, str]) -> None:
+        """Find the base's tensor for everything that an adapter holds, but for twins, which repeat others."""
+        finder.fit(adapter.names)
         missing: list[str] = []
         taken: dict[str, str] = {}
         for name, key in adapter.full.items():
             found = finder.find(name)
+            if found in twins:
+                continue
             if found is not None:
                 self._take(taken, found, name, adapter)
                 self._edits.setdefault(found, []).append(_Edit(number, adapter, full=key))
@@ -557,6 +569,8 @@ class Adapted(Source):
         for module, part in adapter.low_rank.items():
             tensor = _tensor(module, part)
             found = finder.find(tensor)
+            if found in twins:
+                continue
             if found is None:
                 missing.append(tensor)
                 continue
@@ -575,9 +589,7 @@ class Adapted(Source):
             raise AllroundError(
                 f"put the adapter {adapter.path} on {self.base_source.path}",
                 f"{len(missing)} of the tensors that it changes are not in the base ({', '.join(missing[:3])})",
-                "give the base it was tuned from"
-                + (f", '{adapter.base_name}'" if adapter.base_name else "")
-                + "; an output layer that is tied to the embedding cannot be changed alone",
+                "give the base it was tuned from" + (f", '{adapter.base_name}'" if adapter.base_name else ""),
             )
         self._orient(number, adapter, layers)
 
@@ -643,6 +655,27 @@ class Adapted(Source):
             f"'{key}' does not fit '{name}' of the shape {self.shape(name)}: {words}",
             "give the base it was tuned from" + (f", '{adapter.base_name}'" if adapter.base_name else ""),
         )
+
+
+def _untied(base: Source, adapters: Sequence[Adapter]) -> tuple[Source, Mapping[str, str]]:
+    """The base, with its output layer by itself where that is its embedding and an adapter changes either alone; and
+    what the output layer is called (with what it repeats) where adapters change both alike, and it stays tied."""
+    finder = _Finder(base)
+    touching = []
+    for adapter in adapters:
+        finder.fit(adapter.names)
+        places = [finder.find(name) or name for name in adapter.names]
+        if any(EMBEDDING.search(place) or (OUTPUT.search(place) and place.endswith(".weight")) for place in places):
+            touching.append(adapter)
+    if not touching:
+        return base, {}
+    twins = twins_of(base, f"put the adapter {touching[0].path} on {base.path}")
+    finder = _Finder([*base, *twins])
+    for adapter in touching:
+        finder.fit(adapter.names)
+        if not adapter.tied and {*twins, *twins.values()} & {finder.find(name) for name in adapter.names}:
+            return Untied(base, twins), {}
+    return base, twins
 
 
 def _tensor(module: str, part: LowRank) -> str:
@@ -714,7 +747,7 @@ class _Finder:
     A module in the folder `2_Dense` of a sentence-transformers model is `2` in its adapter.
     """
 
-    def __init__(self, base: Source) -> None:
+    def __init__(self, base: Iterable[str]) -> None:
         self.known = {_FOLDER.sub(r"\1.", name, count=1): name for name in base}
         self.folders = {match[0] for name in self.known if (match := re.match(r"\d+\.", name))}
         self.strip = self.add = ""

@@ -24,13 +24,14 @@ from torch import Tensor
 from allround.checkpoints.adapter import Adapted
 from allround.checkpoints.header import FLOATS
 from allround.checkpoints.source import Source
+from allround.checkpoints.tied import EMBEDDING, OUTPUT
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, read_json, write_json
 from allround.core.jobs import available_cores
 from allround.core.reading import read_bytes
 from allround.evaluate.scoreboard import count, listed, plural
 from allround.merge.kernels import compiled
-from allround.merge.plan import EMBEDDING, OUTPUT, Names, open_model, vocabulary_of
+from allround.merge.plan import Names, open_model, untie, vocabulary_of
 from allround.merge.recipe import Model
 from allround.merge.run import in_threads, one_thread
 
@@ -235,7 +236,7 @@ def diff(
         raise AllroundError(f"compare models with {base}", "no model was given", "give at least one beside the base")
     given = [m if isinstance(m, Model) else Model(str(m)) for m in (base, *tuned)]
     first = open_model(given[0], None)
-    sources = [open_model(model, first) for model in given[1:]]
+    first, *sources = untie([first, *(open_model(model, first) for model in given[1:])])
     labels = _labels([str(model) for model in given])
     return _Comparison(first, sources, labels, [str(m) for m in given], largest if spectrum else 0).run(workers)
 

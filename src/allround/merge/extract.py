@@ -15,10 +15,11 @@ from torch import Tensor
 from allround.checkpoints.adapter import CONFIG, FLIPPED, FLIPPED_LAYERS, model_type
 from allround.checkpoints.header import FLOATS, dtype_name
 from allround.checkpoints.source import Source
+from allround.checkpoints.tied import EMBEDDING, twins_of
 from allround.checkpoints.write import write_weights
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_folder, write_json
-from allround.merge.plan import Names, differing_words, missing_words, open_model
+from allround.merge.plan import Names, differing_words, missing_words, open_model, untie
 from allround.merge.recipe import Model
 
 _EMBEDDING = re.compile(
@@ -66,8 +67,11 @@ def extract_lora(
     factors; alpha is the rank, so that nothing is scaled. Norms and biases that changed are stored as they are, as
     PEFT's `modules_to_save` and `bias`. Holds one weight and the adapter in memory.
 
+    Where the base's output layer is its embedding, the adapter changes both alike (`ensure_weight_tying`); but each by
+    itself where they differ in the tuned model.
+
     energy: take the least rank that keeps this share of a weight's squared change, at most `rank`. embeddings: cut
-    these too; where the output layer is tied to the embedding, PEFT adapts it only when it merges.
+    these too.
     Errors: models that differ in their tensors or shapes, that are equal, or in which no linear layer changed.
     """
     asked = f"extract a LoRA of rank {rank} from {getattr(tuned, 'path', tuned)}"
@@ -93,7 +97,9 @@ class _Extraction:
         embeddings: bool,
         device: torch.device,
     ) -> None:
-        self.asked, self.base, self.tuned = asked, base, tuned
+        self.asked, self.tuned = asked, tuned
+        self.base = untie([base, tuned])[0]
+        self.tied = False
         self.rank, self.energy, self.embeddings, self.device = rank, energy, embeddings, device
         self.flipped = model_type(base) in FLIPPED
         self.names = self._pair()
@@ -121,8 +127,9 @@ class _Extraction:
         pairs = {name: other for name, other in found.items() if other is not None}
         used = set(pairs.values())
         self.extra = tuple(
-            n for n in self.tuned if n not in used and self.tuned.dtype(n) in FLOATS and n not in self.base
-        )
+            n for n in self.tuned
+            if n not in used and self.tuned.dtype(n) in FLOATS and n not in self.base and not names.is_tied(n)
+        )  # fmt: skip
         return pairs
 
     def run(self) -> None:
@@ -154,6 +161,7 @@ class _Extraction:
                 "LoRA cannot hold that: keep the checkpoint as it is"
                 + ("" if self.embeddings else ", or extract the embeddings too"),
             )
+        self._repeat_twins()
         self._place_rest()
 
     def _change(self, name: str) -> Tensor:
@@ -169,6 +177,15 @@ class _Extraction:
             found = min(found, int((squares < self.energy * total * (1 - 1e-12)).sum()) + 1)
         root = s[:found].sqrt()
         return u[:, :found] * root, root[:, None] * v[:found], min(1.0, float(squares[found - 1]) / total)
+
+    def _repeat_twins(self) -> None:
+        """An output layer that is the embedding takes the same change: PEFT trains and loads the two by themselves."""
+        changed = [m for m in self.factors if EMBEDDING.search(f"{m}.weight")]
+        for name, origin in twins_of(self.base, self.asked).items() if changed else ():
+            if (module := origin.removesuffix(".weight")) in self.factors:
+                b, a = self.factors[module]
+                self.factors[name.removesuffix(".weight")] = a.T, b.T
+                self.tied = True
 
     def _place_rest(self) -> None:
         """Store what no low rank holds where PEFT loads it as it is: whole norms, and biases."""
@@ -218,6 +235,7 @@ class _Extraction:
             "init_lora_weights": True,
             "use_rslora": False,
             "use_dora": False,
+            **({"ensure_weight_tying": True} if self.tied else {}),
         }
         with atomic_folder(folder) as temporary:
             write_json(temporary / CONFIG, config)

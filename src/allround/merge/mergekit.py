@@ -15,13 +15,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from allround.checkpoints.header import FLOATS
 from allround.checkpoints.source import Source
+from allround.checkpoints.tied import OUTPUT, config_of
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
 from allround.merge import plan as planning
 from allround.merge.plan import Output, Plan, make_plan
 from allround.merge.recipe import Model, Recipe, Tokenizer
 from allround.merge.stage import Reading, Stage, in_order
-from allround.merge.vocabulary import check_template, config_of
+from allround.merge.vocabulary import check_template
 
 _KEYS = (
     *("merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype"),
@@ -716,7 +717,7 @@ class _Layout:
         recipe = _fetched(recipe)
         base = planning.open_model(recipe.base, None) if recipe.base else None
         models = [planning.open_model(model, base) for model in recipe.models]
-        sources = [base, *models] if base is not None else models
+        sources = planning.untie([base, *models] if base is not None else models)
         work = _Work(self, base is not None, sources)
         outputs = work.stacked() if self.sliced else work.same()
         config = {**work.config, **recipe.config}
@@ -796,7 +797,7 @@ class _Work:
             for name in stacks.source:
                 place = stacks.place(name)
                 outside = place.stack != stacks.main(asked)
-                if outside and front == (bool(_FRONT.search(name)) and not planning.OUTPUT.search(name)):
+                if outside and front == (bool(_FRONT.search(name)) and not OUTPUT.search(name)):
                     outputs.append(self.output(name, "", name, one, {part.model: name for part in one.parts}, 0.0))
             if front:
                 outputs.extend(self.layer_outputs(layers))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from allround.checkpoints.adapter import Adapted, Adapter, is_adapter
 from allround.checkpoints.header import FLOATS, SIZES
 from allround.checkpoints.source import Source
+from allround.checkpoints.tied import EMBEDDING, OUTPUT, TIE, Untied, is_untied, ties, twins_in
 from allround.checkpoints.weights import Weights
 from allround.core import registry
 from allround.core.errors import AllroundError
@@ -22,8 +22,6 @@ from allround.merge.recipe import Model, Recipe
 
 #: Bytes of a shard where the base's own files cannot be kept.
 SHARD = 5_000_000_000
-EMBEDDING = re.compile(r"(^|[./])(embed_tokens|wte|word_embeddings|shared|embeddings|tok_embeddings|embed_in)\.weight$")
-OUTPUT = re.compile(r"(^|[./])(lm_head|decoder|embed_out|output)\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
@@ -129,6 +127,14 @@ def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener
     statistics = _statistics(recipe, entry, models)
     notes: list[str] = []
     finish: list[Callable[[Path], None]] = []
+    everyone = untie([base, *models] if base is not None else models)
+    base, models = (everyone[0], everyone[1:]) if base is not None else (None, everyone)
+    if is_untied(everyone[0]):
+        from allround.merge.vocabulary import Configure
+
+        finish.append(Configure({TIE: False}))
+        notes.append(f"the output layer of {everyone[0].path} is its embedding, and that of a model is not: the merged "
+                     f"model stores both ({TIE}: false)")  # fmt: skip
     if recipe.tokenizer or recipe.chat_template or recipe.config or recipe.dtype:
         from allround.merge.vocabulary import prepare
 
@@ -205,9 +211,31 @@ def open_model(model: Model, base: Source | None) -> Source:
     return Adapted(base, [first, *adapters], same_base=True)
 
 
+def untie(sources: Sequence[Source]) -> list[Source]:
+    """The models; the first (the base) with its output layer by itself, where that of another is not the embedding."""
+    first, *others = sources
+    stored = set(first)
+    embeddings = [name for name in stored if EMBEDDING.search(name)]
+    tied = ties(first) and len(embeddings) == 1 and not any(map(_is_output, stored))
+    twins: dict[str, str] = {}
+    for other in others:
+        twins |= {name: origin for name, origin in twins_in(other).items() if name not in stored and origin in stored}
+        names = Names(first, other)
+        rows = names.find(embeddings[0]) if tied and not names.tied else None
+        if rows is not None and not twins:
+            own = (name for name in other if _is_output(name) and other.shape(name) == other.shape(rows))
+            twins |= {names.plain(name): embeddings[0] for name in own}
+    return [Untied(first, twins), *others] if twins else [first, *others]
+
+
+def _is_output(name: str) -> bool:
+    return bool(OUTPUT.search(name)) and name.endswith(".weight")
+
+
 def _same_output(source: Source, name: str, has_base: bool, models: int) -> Output:
     file, key = "", name
-    source = getattr(source, "inner", source)
+    while (inner := getattr(source, "inner", None)) is not None:
+        source = inner
     if isinstance(source, Weights) and name in source:
         path, key = source.file_of(name)
         root = source.path if source.path.is_dir() else source.path.parent
@@ -386,7 +414,7 @@ class Names:
     def __init__(self, base: Source | None, model: Source) -> None:
         self.known = set(model)
         self.prefix = self.stripped = ""
-        self.tied = _ties(model)
+        self.tied = ties(model)
         if base is not None:
             self._find_prefix([n for n in base if base.dtype(n) in FLOATS])
 
@@ -413,9 +441,13 @@ class Names:
             return name[len(self.stripped) :]
         if name in self.known:
             return name
-        if self.tied and OUTPUT.search(name) and name.endswith(".weight"):
+        if self.tied and _is_output(name):
             return next((n for n in sorted(self.known) if EMBEDDING.search(n)), None)
         return None
+
+    def plain(self, name: str) -> str:
+        """What the base would call a tensor of the model's."""
+        return name[len(self.prefix) :] if self.prefix and name.startswith(self.prefix) else self.stripped + name
 
     def is_tied(self, name: str) -> bool:
         """Whether a tensor only repeats another, so that nothing is lost without it."""
@@ -444,16 +476,6 @@ def vocabulary_of(value: Any) -> dict[str, Any]:
         if isinstance(token, dict):
             found[str(token.get("content"))] = token.get("id")
     return found
-
-
-def _ties(model: Source) -> bool:
-    """Whether a model's configuration says that its output layer is its embedding."""
-    path = model.path / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    if not isinstance(config, dict):
-        return False
-    nested = config.get("text_config")
-    return bool(config.get("tie_word_embeddings") or (isinstance(nested, dict) and nested.get("tie_word_embeddings")))
 
 
 def _shards(first: Source, items: Mapping[str, list[Item]]) -> list[Shard]:

@@ -16,10 +16,11 @@ import numpy as np
 
 from allround.checkpoints.header import FLOATS, torch_dtype
 from allround.checkpoints.source import Source
+from allround.checkpoints.tied import EMBEDDING, OUTPUT, TIE, config_of
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import read_json, write_json
 from allround.core.reading import check_folder, read_text
-from allround.merge.plan import EMBEDDING, OUTPUT, Names
+from allround.merge.plan import Names
 from allround.merge.recipe import Model, Recipe, Token, Tokenizer
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ _FILES = (
     *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
 )
 _TEMPLATE = "chat_template.jinja"
+#: Keys of a configuration that are set in all its parts, by all the names that they have.
+_EVERYWHERE = {"dtype": ("dtype", "torch_dtype"), TIE: (TIE,)}
 #: Chat formats by name.
 TEMPLATES = {
     "chatml": (
@@ -80,7 +83,8 @@ def prepare(
 
 @dataclass(frozen=True)
 class Configure:
-    """Sets values in the output's config.json: a `key` where it is found first, `part.key` there, `dtype` in all."""
+    """Sets values in the output's config.json: a `key` where it is found first, `part.key` there, `dtype` and
+    `tie_word_embeddings` in all."""
 
     values: Mapping[str, Any]
 
@@ -95,10 +99,9 @@ class Configure:
 
     def _set(self, config: dict[str, Any], key: str, value: Any) -> None:
         parts = [part for part in config.values() if isinstance(part, dict)]
-        if key == "dtype":
-            names = ("dtype", "torch_dtype")
-            holders = [(part, name) for part in (config, *parts) for name in names if name in part]
-            key = "torch_dtype"
+        if key in _EVERYWHERE:
+            holders = [(part, name) for part in (config, *parts) for name in _EVERYWHERE[key] if name in part]
+            key = _EVERYWHERE[key][-1]
         elif "." in key:
             part, key = key.split(".", 1)
             holders = [(config[part], key)] if isinstance(config.get(part), dict) else [({}, key)]
@@ -425,16 +428,6 @@ def _size(source: Source) -> int | None:
         if isinstance(part.get("vocab_size"), int):
             return int(part["vocab_size"])
     return None
-
-
-def config_of(source: Source) -> dict[str, Any]:
-    """The configuration of a model; of an adapter's model that of the model it is on."""
-    path = source.path / "config.json"
-    if path.is_file():
-        config = read_json(path)
-        return config if isinstance(config, dict) else {}
-    inner = getattr(source, "inner", None)
-    return config_of(inner) if inner is not None else {}
 
 
 def _open_all(named: Sequence[Model], sources: Sequence[Source], notes: list[str]) -> list[Any]:
