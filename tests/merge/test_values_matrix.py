@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.merge.matrices import directions, polar, solve
 from allround.merge.methods.average import average
@@ -141,6 +142,69 @@ def test_spectral_methods_leave_what_nobody_changed(name: str) -> None:
         changed = merged != 1
         assert not changed[4:].any() and not changed[:, :2].any() and not changed[:, 7:].any()
         assert changed[:4, 2:7].any()
+
+
+def iso_reference(deltas: Tensor) -> Tensor:
+    """iso_c of src/utils/iso.py in github.com/danielm1405/iso-merging (d34010a), for one matrix; written again from
+    what it does."""
+    u, s, v = torch.linalg.svd(deltas.sum(0), full_matrices=False)
+    return s.mean() * u @ v
+
+
+def tsv_reference(deltas: Tensor) -> Tensor:
+    """compute_and_sum_svd_mem_reduction of src/utils/TSVM_utils.py in github.com/AntoAndGar/task_singular_vectors
+    (a6c9718), for one matrix; written again from what it does."""
+    count = int(min(deltas.shape[1:]) / len(deltas))
+    parts = [torch.linalg.svd(change, full_matrices=False) for change in deltas]
+    p, _, q = torch.linalg.svd(torch.cat([u[:, :count] for u, _, _ in parts], 1), full_matrices=False)
+    x, _, y = torch.linalg.svd(torch.cat([v[:count] for _, _, v in parts]), full_matrices=False)
+    return (p @ q) @ torch.diag(torch.cat([s[:count] for _, s, _ in parts])) @ (x @ y)
+
+
+def low_rank(tasks: int, rank: int, rows: int, columns: int, *, stored: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Changes of low rank as adapters make them, float32 (tasks, rows, columns), and bases of all their left and right
+    directions (rows, tasks * rank), (columns, tasks * rank). stored: they are the differences of float32 weights of
+    this size, with the rounding of these."""
+    deltas = noise(tasks, rows, rank) @ noise(tasks, rank, columns, seed=1) / (rows * columns) ** 0.5
+    left = torch.linalg.svd(torch.cat(list(deltas), 1), full_matrices=False)[0][:, : tasks * rank]
+    right = torch.linalg.svd(torch.cat(list(deltas)), full_matrices=False)[2][: tasks * rank].T
+    base = stored * noise(rows, columns, seed=2)
+    return (base + deltas).float() - base.float(), left, right
+
+
+LOW = {"exact": 0.0, "from stored weights": 1.0}
+
+
+@pytest.mark.parametrize("stored", LOW.values(), ids=LOW)
+@pytest.mark.parametrize("shape", [(48, 64), (64, 48)], ids=str)
+def test_spectral_methods_of_low_rank_are_the_authors_code_on_the_directions_there_are(
+    shape: tuple[int, int], stored: float
+) -> None:
+    """Seen in the 12 directions that three changes of rank 4 have, they are changes of full rank: there the methods
+    equal the authors' code, whether or not the weights were stored in between; and beyond they do nothing."""
+    deltas, left, right = low_rank(3, 4, *shape, stored=stored)
+    seen = torch.stack([left.T @ d.double() @ right for d in deltas])
+    expected = {
+        "iso_c": iso_reference(seen),
+        "iso_cts": iso_reference(seen),  # all 12 lie within the common share of 48
+        "task_singular_vectors": tsv_reference(seen),
+    }
+    base = stored * noise(*shape, seed=2).float()
+    for name, value in expected.items():
+        found = registry.load("merge", name)(base, deltas) - base
+        assert close(found.double(), left @ value @ right.T, 2e-5 * float(value.norm())), name
+
+
+def test_iso_c_of_low_rank_has_the_authors_sum_of_singular_values_and_no_other_directions() -> None:
+    """The authors' code spreads it over all 48 directions, 36 of them the decomposition's own: what it does in the 12
+    directions of the changes is a quarter of it."""
+    deltas, left, right = low_rank(3, 4, 48, 64)
+    found, theirs = iso_c(torch.zeros(48, 64), deltas).double(), iso_reference(deltas.double())
+    assert torch.linalg.svdvals(found).sum().item() == pytest.approx(
+        torch.linalg.svdvals(theirs).sum().item(), rel=1e-5
+    )
+    assert int((torch.linalg.svdvals(found) > 1e-5).sum()) == 12
+    assert close(left.T @ theirs @ right, left.T @ found @ right * 12 / 48, 1e-5)
 
 
 def test_iso_c_has_a_flat_spectrum() -> None:

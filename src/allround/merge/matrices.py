@@ -28,25 +28,29 @@ def wide(values: Tensor) -> Tensor:
     return values if values.device.type == "mps" else values.double()
 
 
-def directions(matrix: Tensor, count: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def directions(
+    matrix: Tensor, count: int | None = None, *, size: float | Tensor = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """The first singular triples of a matrix, the largest first: all, or `count` of them.
 
     Shapes: matrix (m, n) -> U (m, c), s (c,), V (c, n); matrix = U diag(s) V where c is the shorter side. What is zero
     up to rounding is exactly zero in s, and its directions, which mean nothing, are zero in U and V.
+    size: of the numbers that the matrix was computed from, where they were larger than its singular values: rounding
+    is a share of the larger of the two.
     """
     if matrix.shape[0] > matrix.shape[1]:
-        v, s, u = directions(matrix.T, count)
+        v, s, u = directions(matrix.T, count, size=size)
         return u.T, s, v.T
     count = matrix.shape[0] if count is None else count
     if matrix.dtype != torch.float32 or matrix.device.type == "mps":
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
         u, s, v = u[:, :count], s[:count], v[:count]
-        kept = _kept(s, matrix)
+        kept = _kept(s, matrix, size)
         return u * kept, s * kept, v * kept[:, None]
     squares, vectors = torch.linalg.eigh(_gram(matrix))
     left = vectors.flip(1)[:, :count]
     values = squares.flip(0)[:count].clamp_min(0).sqrt()
-    kept = _kept(values, matrix)
+    kept = _kept(values, matrix, size)
     values, left = values * kept, left * kept
     inverse = torch.where(kept > 0, 1 / values, 0.0)
     right = matrix.new_empty(count, matrix.shape[1])
@@ -56,10 +60,22 @@ def directions(matrix: Tensor, count: int | None = None) -> tuple[Tensor, Tensor
     return left.to(matrix.dtype), values.to(matrix.dtype), right
 
 
-def _kept(values: Tensor, matrix: Tensor) -> Tensor:
+def _kept(values: Tensor, matrix: Tensor, size: float | Tensor) -> Tensor:
     """1 for singular values that are more than rounding, 0 for the others."""
     least = 4 * torch.finfo(matrix.dtype).eps * max(matrix.shape) ** 0.5
-    return (values > least * values.max()).to(values.dtype) if len(values) else values
+    return (values > least * values.max().clamp_min(size)).to(values.dtype) if len(values) else values
+
+
+def typical(weight: Tensor) -> Tensor:
+    """The root mean square of a weight's entries: a change is the difference of two such weights, and its rounding is
+    a share of this."""
+    found: Tensor = torch.linalg.vector_norm(weight) / max(weight.numel(), 1) ** 0.5
+    return found
+
+
+def flat(values: Tensor) -> Tensor:
+    """The mean of the singular values that are not zero; zero where all are."""
+    return values.sum() / (values > 0).sum().clamp_min(1)
 
 
 def _gram(matrix: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Annotated
 from torch import Tensor
 
 from allround.core.registry import Search, method
-from allround.merge.matrices import directions, mean
+from allround.merge.matrices import directions, flat, mean, typical
 
 
 @method(
@@ -21,10 +21,13 @@ def iso_c(
     """Merge k changes of one weight into their sum with a flat spectrum.
 
     Shapes: base (*s), deltas (k, *s) -> merged (*s)
-    Formula: base + scale * mean(S) U V, where U diag(S) V is the singular value decomposition of sum_i d_i. What is no
-    matrix, such as a bias or the weight of a convolution, is averaged: base + scale * mean_i d_i.
-    Differs: directions in which the sum is zero (up to rounding) stay zero; the authors' code fills them with whatever
-    the decomposition returns. The mean is over all singular values, as there. The authors average the matrix called
+    Formula: base + scale * mean(S) U V, where U diag(S) V is the singular value decomposition of sum_i d_i, without the
+    directions in which the sum is zero (up to rounding). What is no matrix, such as a bias or the weight of a
+    convolution, is averaged: base + scale * mean_i d_i.
+    Differs: where the sum has fewer directions than the matrix, as with adapters, the authors' code takes the mean over
+    zeros too and fills the directions without a change with whatever the decomposition returns. Here these stay as they
+    are, and the others get all of the weight: the sum of the singular values is the same. Rounded to bfloat16, changes
+    of low rank have all directions, so give adapters as they are. The authors average the matrix called
     text_projection; here it is a matrix like others, for a method knows no names.
 
     >>> import torch
@@ -34,5 +37,5 @@ def iso_c(
     """
     if base.ndim != 2:
         return base + scale * mean(deltas)
-    u, s, v = directions(deltas.sum(0))
-    return base + (scale * s.mean() * u) @ v
+    u, s, v = directions(deltas.sum(0), size=typical(base))
+    return base + (scale * flat(s) * u) @ v
