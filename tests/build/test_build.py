@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,37 @@ def test_given_specialists_are_taken(first: Build, digits_suite: Suite, base: Pa
     assert board.system("specialists").cost.training_examples == 60 * 2, "only the third was trained here"
 
 
+def test_a_given_specialist_is_known_by_all_of_it(
+    first: Build, digits_suite: Suite, base: Path, tmp_path: Path
+) -> None:
+    """With another head in its folder it is another specialist, though its encoder is the same."""
+    from allround.models.model import read_heads, write_heads
+
+    given = tmp_path / "given"
+    shutil.copytree(next((first.folder / "pieces").glob("specialist-digit-*")), given)
+    suite = Suite("one", [digits_suite.tasks["digit"]])
+    scores = []
+    for _ in range(2):
+        made_ = run(suite, tmp_path / "run", base=base, specialists={"digit": str(given)}, joint=False, methods=())
+        scores.append(made_.scoreboard.cells["specialists"]["digit"].score)
+        heads = read_heads(given / "heads.safetensors")
+        write_heads(given / "heads.safetensors", {"digit": {n: -v for n, v in heads["digit"].items()}})
+    assert scores[0] > 0.5 > scores[1]
+    assert "made  specialist-digit" in last_log(tmp_path / "run")
+
+
+def test_a_network_of_ones_own_is_known_by_how_it_reads_rows(digits_suite: Suite, tmp_path: Path) -> None:
+    """The same weights, given with another `to_tensor`, are another base."""
+    suite = Suite("one", [digits_suite.tasks["digit"]])
+    torch.manual_seed(0)
+    network = Net()
+    for size in (100, 200, 100):
+        base = Module(network, dim=16, to_tensor=partial(bytes_of, size=size))
+        run(suite, tmp_path / "run", base=base, joint=False, methods=(), settings=QUICK.with_(epochs=1))
+    bases = {p.name for p in (tmp_path / "run" / "pieces").glob("base-*")}
+    assert len(bases) == 2 and "have  specialist-digit" in last_log(tmp_path / "run"), "the first was taken up again"
+
+
 def test_a_specialist_of_another_shape_is_refused(
     first: Build, digits_suite: Suite, base: Path, tmp_path: Path
 ) -> None:
@@ -270,11 +302,54 @@ class Net(nn.Module):
         return torch.relu(self.layer(x.flatten(1)))
 
 
+def bytes_of(row: tuple[Any, ...], size: float) -> torch.Tensor:
+    return torch.tensor(list(row[0].tobytes())).float() / size
+
+
 def test_a_network_of_the_users_own(digits_suite: Suite, tmp_path: Path) -> None:
     torch.manual_seed(0)
     made_ = run(digits_suite, tmp_path / "run", base=Module(Net(), dim=16))
     image = digits_suite.tasks["digit"].splits["test"].inputs[0][0]
     assert allround.load(made_.best, module=Net()).predict("digit", [image])[0] in "0123456789"
+
+
+def test_every_specialist_reads_rows_by_its_own_settings(bert_folder: Path, text_suite: Suite, tmp_path: Path) -> None:
+    """Whichever job ran first: texts cut after 8 pieces, and pairs read as one text."""
+    from allround.build import jobs
+    from allround.core.pieces import Pieces
+    from allround.models.base import load_encoder
+    from allround.models.model import MultiTaskModel
+
+    task = text_suite.tasks["alike"]
+    task.save(tmp_path / "data")
+    settings: list[dict[str, Any]] = [{}, {"max_length": 8}, {"pairs": "joint"}, {"pairs": "joint", "max_length": 8}]
+    expected = {}
+    for number, given in enumerate(settings):
+        torch.manual_seed(0)
+        model = MultiTaskModel(load_encoder(bert_folder, **given), {"alike": task.definition})
+        torch.nn.init.normal_(model.heads["alike"].weight)
+        model.save(tmp_path / str(number))
+        _, expected[number] = model.predict_encoded("alike", model.outputs("alike", task.splits["test"].inputs))
+    pieces = Pieces(tmp_path / "pieces")
+    for number in (0, 1, 2, 3, 0):
+        piece = pieces.piece("test", number=number)
+        folder = str(tmp_path / str(number))
+        jobs.predict({"alike": piece}, f"{folder}/encoder", {"alike": folder}, {"alike": str(tmp_path / "data")},
+                     "test", "cpu")  # fmt: skip
+        assert jobs.loaded_predictions(piece).confidence == expected[number]
+    assert len({repr(found) for found in expected.values()}) == 4, "the settings matter to these rows"
+
+
+def test_a_given_specialist_must_have_the_features_of_the_base(
+    bert_folder: Path, text_suite: Suite, tmp_path: Path
+) -> None:
+    from allround.models.base import load_encoder
+
+    (tmp_path / "joint").mkdir()
+    load_encoder(bert_folder, pairs="joint").save(tmp_path / "joint")
+    suite = Suite("one", [text_suite.tasks["alike"]])
+    with pytest.raises(AllroundError, match="gives 32 features for this task, and the base 128"):
+        run(suite, tmp_path / "run", base=bert_folder, specialists={"alike": str(tmp_path / "joint")}, methods=())
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -298,6 +299,24 @@ def test_what_was_made_from_something_else_is_made_again(
     base, other = (load_file(small[n] / shard.name)[name] for n in (0, 2))
     expected = base + 0.25 * (changed[name] - base + other - base)
     assert torch.allclose(load_file(out / shard.name)[name], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", ["tokenizer", "weights"])
+def test_other_files_of_an_input_are_what_it_was_made_from_too(
+    small: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """A tokenizer, which rows of an embedding may follow; weights in a file of the same size and time."""
+    counted, out = Counted(monkeypatch, 4), tmp_path / "out"
+    cli(command(small, out, "average"), 130)
+    path = small[2] / ("tokenizer.json" if change == "tokenizer" else "model-00002-of-00006.safetensors")
+    before = path.stat()
+    data = path.read_bytes()
+    path.write_bytes(data[:-8] + bytes(8) if change == "weights" else data.replace(b"7", b"8"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    counted.again()
+    cli(command(small, out, "average"))
+    assert counted.made == list(range(SHARDS))
 
 
 def test_two_at_once(small: list[Path], tmp_path: Path) -> None:

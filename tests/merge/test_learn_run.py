@@ -647,6 +647,12 @@ def test_settings_of_the_encoder_are_those_of_the_models(
     with pytest.raises(AllroundError, match="read rows in different ways"):
         specialists = [Specialist(tmp_path / "mood" / "encoder", ("mood",)), *bert_specialists.specialists("alike")]
         learn(bert_folder, specialists, text_suite.tasks, preset("layer"))
+    own = tmp_path / "own"
+    own.mkdir()
+    load_encoder(bert_folder).save(own)
+    with pytest.raises(AllroundError, match="gives 32 features for the task 'alike', and the base 128"):
+        specialists = [*bert_specialists.specialists("mood"), Specialist(tmp_path / "alike" / "encoder", ("alike",))]
+        learn(own, specialists, text_suite.tasks, preset("divmerge"))
     models = [str(tmp_path / n) for n in ("mood", "alike")]
     learn_models(str(bert_folder), models, text_suite, tmp_path / "out", preset("layer", {"steps": 1}), device="cpu")
     model = allround.load(tmp_path / "out")

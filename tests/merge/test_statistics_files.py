@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,6 +215,20 @@ def test_a_merge_refuses_statistics_of_another_kind_or_model(
     save_file(tensors, tmp_path / "plain.safetensors")
     plain = (str(tmp_path / "plain.safetensors"), *files["gram"][1:])
     make_plan(recipe(folders, "regmean", statistics={"gram": plain}))
+
+
+def test_statistics_are_refused_for_a_model_that_was_changed_in_any_place(
+    folders: dict[str, Path], files: dict[str, tuple[str, ...]], tmp_path: Path
+) -> None:
+    """Not only in the first elements of a weight: zeros in the last row of one."""
+    shutil.copytree(folders["mood"], tmp_path / "mood")
+    path = tmp_path / "mood" / "encoder" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["embeddings.word_embeddings.weight"][-1] = 0
+    save_file(tensors, path, {"format": "pt"})
+    changed = {**folders, "mood": tmp_path / "mood"}
+    with pytest.raises(AllroundError, match="as it was then"):
+        make_plan(recipe(changed, "regmean", statistics={"gram": files["gram"]}))
 
 
 def test_a_weight_that_one_file_lacks_is_named(

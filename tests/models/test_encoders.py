@@ -17,6 +17,7 @@ from torch import nn
 from allround import load
 from allround.core import registry
 from allround.core.errors import AllroundError
+from allround.core.files import hash_json
 from allround.models.base import load_encoder
 from allround.models.encoder import Batch, Encoder, hash_tensors, load_tensors, save_tensors
 from allround.models.encoders.module import Module, _given, give
@@ -152,6 +153,38 @@ def test_features_have_the_shape_that_is_said(case: Case) -> None:
     assert features.std(0).max() > 1e-3, "features differ between rows"
     if batch.lengths:
         assert batch.lengths == tuple(len(words) for (words,) in case.rows)
+
+
+def test_what_rows_are_prepared_by_is_told_and_stays(case: Case, tmp_path: Path) -> None:
+    told = hash_json(case.encoder.preparation)
+    case.encoder.prepare(case.rows, case.definition)
+    case.encoder.save(tmp_path)
+    loaded = load_encoder(tmp_path)
+    assert told == hash_json(case.encoder.preparation) == hash_json(loaded.preparation)
+
+
+def test_encoders_that_prepare_otherwise_tell_so(
+    bert_folder: Path, hf_folder: Path, small_table: SmallTable, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(hf_folder, other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    columns = [dict(column) for column in small_table.columns]
+    columns[0]["mean"] += 1
+
+    def by(size: int) -> Callable[[tuple[Any, ...]], torch.Tensor]:
+        return lambda row: torch.full((size,), float(len(row[0])))
+
+    encoders = [
+        *(load_encoder(bert_folder, **settings) for settings in ({}, {"max_length": 8}, {"pairs": "joint"})),
+        load_encoder(other),
+        *(SmallImage(size=size) for size in (8, 16)),
+        *(SmallTable(columns=listed, width=16) for listed in (small_table.columns, columns)),
+        *(Module(Net(), dim=12, to_tensor=read) for read in (None, by(64), by(65))),
+    ]
+    assert len({hash_json(encoder.preparation) for encoder in encoders}) == len(encoders)
 
 
 def test_rows_are_independent_of_their_batch(case: Case) -> None:
@@ -573,6 +606,54 @@ def test_a_network_of_ones_own_needs_its_code_to_load(digits_suite: Suite, tmp_p
         loaded = load(tmp_path / "model", module=Net())
         assert torch.equal(loaded.outputs("digit", task.splits["test"].inputs).logits, expected)
         loaded.save(tmp_path / "again")
+    finally:
+        _given.clear()
+        _given.update(kept)
+
+
+class Layers(nn.Module):
+    """A class whose networks differ in size and in what they compute."""
+
+    def __init__(self, width: int, activation: type[nn.Module] = nn.Tanh) -> None:
+        super().__init__()
+        self.one = nn.Linear(64, width)
+        self.activation = activation()
+        self.two = nn.Linear(width, 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.two(self.activation(self.one(x.flatten(1))))
+        return found
+
+
+def test_networks_of_one_class_do_not_take_each_others_place(digits_suite: Suite, tmp_path: Path) -> None:
+    """Two sizes, two activations, two ways to read rows: each saved encoder loads as itself, whatever came later."""
+    task = digits_suite.tasks["digit"]
+    rows = task.splits["test"].inputs[:5]
+
+    def dark(row: tuple[Any, ...]) -> torch.Tensor:
+        return torch.tensor(list(row[0].tobytes())).float() / 100
+
+    torch.manual_seed(0)
+    made = {
+        "small": Module(Layers(8), dim=12),
+        "large": Module(Layers(16), dim=12),
+        "other": Module(Layers(8, nn.ReLU), dim=12),
+        "dark": Module(Layers(8), dim=12, to_tensor=dark),
+    }
+    for name, encoder in made.items():
+        (tmp_path / name).mkdir()
+        encoder.save(tmp_path / name)
+    for name, encoder in made.items():
+        assert torch.equal(run(load_encoder(tmp_path / name), task.definition, rows),
+                           run(encoder, task.definition, rows)), name  # fmt: skip
+    kept = dict(_given)
+    try:
+        _given.clear()
+        give(Layers(16))
+        assert torch.equal(run(load_encoder(tmp_path / "large"), task.definition, rows),
+                           run(made["large"], task.definition, rows))  # fmt: skip
+        with pytest.raises(AllroundError, match="its tensors are not those of the network"):
+            load_encoder(tmp_path / "small")
     finally:
         _given.clear()
         _given.update(kept)

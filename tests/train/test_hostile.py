@@ -350,7 +350,8 @@ def test_the_best_state_has_its_running_means() -> None:
 @pytest.mark.parametrize(
     "changes",
     [{"epochs": 5}, {"mix": "one"}, {"heads": "tuned"}, {"balance": "uw"}, {"balance": "mgda", "flat": 0.1},
-     {"optimiser": "sgd"}, {"sample": "uniform"}, {"batch_size": 4}, "seed", "rows", "tasks", "base"], ids=str
+     {"optimiser": "sgd"}, {"sample": "uniform"}, {"batch_size": 4}, "seed", "rows", "tasks", "base", "head", "reader"],
+    ids=str,
 )  # fmt: skip
 def test_unfinished_training_of_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: Any) -> None:
     """It is an error, and what was done is not touched; with the old arguments it still goes on."""
@@ -368,8 +369,14 @@ def test_unfinished_training_of_something_else(tmp_path: Path, monkeypatch: pyte
     elif changes == "base":
         with torch.no_grad():
             network.first.bias[0] += 1e-3
+    model = model_of(others, network)
+    if changes == "head":
+        with torch.no_grad():
+            model.heads[others[0].name].bias[0] += 1e-3
+    elif changes == "reader":
+        model.encoder.reader = "another"
     with pytest.raises(AllroundError, match="other settings") as caught:
-        train(model_of(others, network), others, new, seed=seed, scratch=tmp_path)
+        train(model, others, new, seed=seed, scratch=tmp_path)
     assert str(tmp_path / "training.pt") in caught.value.asked
     assert (tmp_path / "training.pt").read_bytes() == kept
     train(model_of(tasks, Counting()), tasks, replace(settings, device="auto"), seed=1, scratch=tmp_path)

@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from allround.core.errors import AllroundError
+from allround.core.files import hash_json
 from allround.core.memory import PeakMemory
 from allround.core.pieces import Piece
 from allround.core.progress import Progress
@@ -52,9 +54,9 @@ def _task(folder: str) -> Task:
 _prepared: dict[tuple[str, str, str], list[Any]] = {}
 
 
-def _rows(encoder: Encoder, base: str, task_folder: str, split: str) -> list[Any]:
-    """A split as the encoder prepares it, kept for the next job: every encoder of a build prepares alike."""
-    key = (base, task_folder, split)
+def _rows(encoder: Encoder, task_folder: str, split: str) -> list[Any]:
+    """A split as the encoder prepares it, kept for the next job whose encoder prepares alike: nearly all of a build."""
+    key = (hash_json(encoder.preparation), task_folder, split)
     if key not in _prepared:
         task = _task(task_folder)
         _prepared[key] = encoder.prepare(task.splits[split].inputs, task.definition)
@@ -123,18 +125,24 @@ def assemble(encoder: str, heads: Mapping[str, str], tasks: Sequence[Task]) -> M
     return model.eval()
 
 
-def predict(pieces: Mapping[str, Piece], encoder: str, heads: Mapping[str, str], tasks: Mapping[str, str], split: str,
-            base: str, device: str) -> None:  # fmt: skip
+def predict(
+    pieces: Mapping[str, Piece],
+    encoder: str,
+    heads: Mapping[str, str],
+    tasks: Mapping[str, str],
+    split: str,
+    device: str,
+) -> None:
     """Predictions of one model on a split of several tasks, a piece each."""
     model = assemble(encoder, heads, [_task(f) for f in tasks.values()]).to(pick_device(device))
     for name, folder in tasks.items():
         if not pieces[name].done:
-            _predict_into(pieces[name], model, folder, split, base)
+            _predict_into(pieces[name], model, folder, split)
 
 
-def _predict_into(piece: Piece, model: MultiTaskModel, task_folder: str, split: str, base: str) -> None:
+def _predict_into(piece: Piece, model: MultiTaskModel, task_folder: str, split: str) -> None:
     task = _task(task_folder)
-    rows = _rows(model.encoder, base, task_folder, split)
+    rows = _rows(model.encoder, task_folder, split)
     with piece.make() as (folder, facts):
         found = predict_split(model, task, split, prepared=rows)
         found.save(folder / "predictions.parquet")
@@ -160,7 +168,7 @@ def try_merge(
         merged.mkdir()
         merge_folders(base, _encoders(specialists), merged, method=method, parameters=parameters,
                       statistics=_files(statistics))  # fmt: skip
-        facts["validation"] = _validation(str(merged), specialists, base, tasks, settings)
+        facts["validation"] = _validation(str(merged), specialists, tasks, settings)
         shutil.rmtree(merged)
         facts["seconds"] = time.perf_counter() - started
 
@@ -196,14 +204,14 @@ def _files(statistics: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 
 
 def _validation(
-    encoder: str, heads: Mapping[str, str], base: str, tasks: Mapping[str, str], settings: Mapping[str, Any]
+    encoder: str, heads: Mapping[str, str], tasks: Mapping[str, str], settings: Mapping[str, Any]
 ) -> dict[str, float]:
     """Validation scores of an encoder with heads, in the precision of training."""
     chosen = Settings.from_json(dict(settings))
     model = assemble(encoder, heads, [_task(f) for f in tasks.values()]).to(pick_device(chosen.device))
     scores = {}
     for name, folder in tasks.items():
-        rows = _rows(model.encoder, base, folder, "validation")
+        rows = _rows(model.encoder, folder, "validation")
         with products(chosen.precision, chosen.device):
             scores[name] = score(predict_split(model, _task(folder), "validation", prepared=rows))
     return scores
@@ -247,9 +255,7 @@ def learn_merge(
         )  # fmt: skip
         record = {"preset": preset, "specialists": list(specialists), **made.record}
         write(folder, made, {name: task.definition for name, task in data.items()}, record)
-        facts["validation"] = _validation(
-            str(folder / "encoder"), dict.fromkeys(tasks, str(folder)), base, tasks, settings
-        )
+        facts["validation"] = _validation(str(folder / "encoder"), dict.fromkeys(tasks, str(folder)), tasks, settings)
         facts["rows"] = sum(made.record["rows"].values())
         facts["learning_seconds"] = made.record["seconds"]
         facts["seconds"] = time.perf_counter() - started
@@ -265,8 +271,15 @@ def take_specialist(piece: Piece, given: str, base: str, task: str) -> None:
     source = Path(given)
     encoder_folder = find_folder(given)
     check_alike(Weights(base), [Weights(encoder_folder)])
+    encoder = load_encoder(encoder_folder)
+    read, wanted = encoder.features(data.definition), load_encoder(base).features(data.definition)
+    if read != wanted:
+        raise AllroundError(
+            f"use {given} as the specialist of '{data.name}'",
+            f"its encoder gives {read} features for this task, and the base {wanted}, so one head cannot read both",
+            "give a specialist that was tuned with the encoder settings of this build (how it reads pairs, say)",
+        )
     with piece.make() as (folder, facts):
-        encoder = load_encoder(encoder_folder)
         definitions = read_definitions(source)[0] if (source / "allround.json").is_file() else {}
         if data.name in definitions and definitions[data.name].labels == data.definition.labels:
             head = read_heads(source / "heads.safetensors")[data.name]

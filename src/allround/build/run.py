@@ -29,7 +29,7 @@ from allround.build.single import floor
 from allround.build.systems import Judge, Parts, PredictionGroup
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import disk_errors, hash_folder
+from allround.core.files import disk_errors, hash_folder, hash_json
 from allround.core.jobs import Inline, Job, Runner, available_cores, call, quiet_libraries, runner
 from allround.core.pieces import Piece, Pieces
 from allround.core.progress import Progress
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 REFITTED = "heads fitted anew"
 #: Training rows of each task that statistics are computed from.
 STATISTIC_ROWS = 256
+#: Rows of each task that tell how a network of the user's own reads rows.
+FIRST_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -222,8 +224,9 @@ class Run:
         from allround.models.encoder import hash_tensors
         from allround.models.model import parameters_of
 
-        content = hash_tensors(base.network)
-        piece = self.pieces.piece("base", base=base.label, content=content)
+        read = [base.prepare(t.splits["train"].inputs[:FIRST_ROWS], t.definition) for t in self.tasks.values()]
+        about = [base.label, base.form, base.dim, hash_json([[row.tolist() for row in rows] for rows in read])]
+        piece = self.pieces.piece("base", base=about, content=hash_tensors(base.network))
         if not piece.done:
             with piece.make() as (folder, facts):
                 (folder / "encoder").mkdir()
@@ -369,7 +372,7 @@ class Run:
         for name, task in self.tasks.items():
             if name in self.options.specialists:
                 given = self.options.specialists[name]
-                piece = self.pieces.piece(f"specialist-{name}", given=hash_folder(find_folder(given)),
+                piece = self.pieces.piece(f"specialist-{name}", given=hash_folder(given),
                                           base=self.base_piece.key, task=task.content)  # fmt: skip
                 job = call(jobs.take_specialist, piece=piece, given=str(given), base=self.base_encoder,
                            task=self.data[name])  # fmt: skip
@@ -599,7 +602,6 @@ class Run:
                     heads={n: str(system.heads[n]) for n in names},
                     tasks={n: self.data[n] for n in names},
                     split=split,
-                    base=self.base_encoder,
                     device=self.settings.device,
                 )
                 work.append((PredictionGroup(system.name, split, pieces, names), job))

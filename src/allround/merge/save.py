@@ -94,11 +94,17 @@ def stage_folders(out: Path | None, names: Sequence[str]) -> Iterator[dict[str, 
 
 
 def _made_from(plan: Plan) -> dict[str, Any]:
-    """What the output follows from; files by size and time, since reading them all first would double the work."""
-    files = [
-        [str(file), file.stat().st_size, file.stat().st_mtime_ns] for source in _sources(plan) for file in source.files
-    ]
-    return {"recipe": repr(plan.recipe), "files": files, "allround": __version__}
+    """What the output follows from: weights, and all that lies beside them (tokenizers, configurations, heads); files
+    by size and times, since reading them all first would double the work."""
+    sources = _sources(plan)
+    files = {file for source in sources for file in source.files}
+    files |= {file for source in sources if source.path.is_dir() for file in source.path.rglob("*") if file.is_file()}
+    named = [*([plan.recipe.base] if plan.recipe.base else []), *plan.recipe.models]
+    folders = [Path(path) for model in named for path in (model.path, *model.adapters)]
+    files |= {file for folder in folders if folder.is_dir() for file in folder.iterdir() if file.is_file()}
+    known = [(str(file), file.stat()) for file in sorted(files)]
+    times = [[name, about.st_size, about.st_mtime_ns, about.st_ctime_ns] for name, about in known]
+    return {"recipe": repr(plan.recipe), "files": times, "allround": __version__}
 
 
 def _heads(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:

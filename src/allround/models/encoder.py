@@ -48,6 +48,11 @@ class Encoder(nn.Module, ABC):
     def features(self, definition: Definition) -> int:
         """The length of a feature vector for a task."""
 
+    @property
+    @abstractmethod
+    def preparation(self) -> Any:
+        """Plain data, all that `prepare` depends on beside its arguments: encoders with equal ones prepare alike."""
+
     @abstractmethod
     def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Any]:
         """What can be done once for each row."""

@@ -20,6 +20,7 @@ from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, hash_json
 from allround.core.reading import check_file
 from allround.core.seeds import seed_everything, seed_of
+from allround.core.version import __version__
 from allround.models.device import pick_device, precision, products
 from allround.models.encoder import hash_tensors
 from allround.models.head import features_of
@@ -408,7 +409,10 @@ class _Run:
     def _made_from(self) -> str:
         """What tells this training from others; the device and the number of processes may change on the way."""
         settings = {name: value for name, value in self.settings.to_json().items() if name != "device"}
-        return hash_json([settings, self.seed, [t.content for t in self.tasks], hash_tensors(self.model.encoder)])
+        tasks = [t.content for t in self.tasks]
+        return hash_json(
+            [__version__, settings, self.seed, tasks, hash_tensors(self.model), self.model.encoder.preparation]
+        )
 
     def _save(self) -> None:
         self.saved = time.perf_counter()
@@ -463,7 +467,7 @@ class _Run:
         if not isinstance(state, dict) or state.get("made_from") != self.made_from:
             raise AllroundError(
                 asked,
-                "it was begun with other settings, tasks or seed, or from another base",
+                "it was begun with other settings, tasks or seed, from another base or heads, or by another version",
                 "give the same ones, or remove the file to begin anew",
             )
         return state

@@ -81,8 +81,8 @@ def gather_rows(
 ) -> dict[str, Rows]:
     """At most `learning.rows` rows of a split of every task, drawn by the seed, and the specialists' answers to them.
 
-    One specialist is in memory at a time. encoder: any of the models, which all prepare rows alike. Labels are looked
-    at only where the objective needs them.
+    One specialist is in memory at a time, and answers rows as it reads them itself. encoder: of the merged model.
+    Labels are looked at only where the objective needs them. Errors: a specialist whose features are of another length.
     """
     found: dict[str, Rows] = {}
     for number, specialist in enumerate(specialists):
@@ -102,8 +102,17 @@ def gather_rows(
             features: list[Tensor] = []
             logits = None
             if model is not None:
+                if model.features(definition) != encoder.features(definition):
+                    raise AllroundError(
+                        f"learn a merge with {specialist.encoder}",
+                        f"it gives {model.features(definition)} features for the task '{name}', and the base "
+                        f"{encoder.features(definition)}",
+                        "give models that were tuned with the encoder settings of the base (how it reads pairs, say)",
+                    )
+                alike = model.preparation == encoder.preparation
+                own = ready if alike else model.prepare(rows.inputs, definition)
                 with torch.inference_mode(), products(precision, device.type):
-                    outputs = by_length(model, definition, ready, 64, model)
+                    outputs = by_length(model, definition, own, 64, model)
                 sizes = list(outputs.lengths) if rules.per_token else [1] * len(ready)
                 features = [part.clone() for part in outputs.logits.split(sizes)]
                 if head is not None:

@@ -121,7 +121,9 @@ def learn(
 
 
 def _open(base: Path | str, encoders: Sequence[Path]) -> Encoder:
-    """The base, reading rows as the models do; its own folder need not say how."""
+    """The base, reading rows as its own folder says, or as the models do where it does not say."""
+    if (Path(base) / CONFIG).is_file():
+        return load_encoder(base)
     settings = [read_json(e / CONFIG).get("settings", {}) if (e / CONFIG).is_file() else {} for e in encoders]
     for one in settings:
         if one != settings[0]:

@@ -54,6 +54,10 @@ class Image(Encoder):
     def features(self, definition: Definition) -> int:
         return self.dim
 
+    @property
+    def preparation(self) -> Any:
+        return [self.name, self.channels, self.processor.to_dict()]
+
     def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Tensor]:
         self.check(definition)
         prepared: list[Tensor] = []

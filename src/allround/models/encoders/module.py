@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from allround.core.errors import AllroundError
-from allround.core.files import write_json
+from allround.core.files import hash_json, write_json
 from allround.core.registry import method
 from allround.models.encoder import CONFIG, Batch, Encoder, load_tensors, save_tensors
 from allround.tasks.definition import Definition
 
-#: Networks that this process was given, by the label in their saved folder.
-_given: dict[str, tuple[nn.Module, Callable[[tuple[Any, ...]], Tensor] | None]] = {}
+ToTensor = Callable[[tuple[Any, ...]], Tensor]
+
+#: Networks that this process was given, by label, form and reader, as their saved folders name them; the newest last.
+_given: dict[tuple[str, str, str], tuple[nn.Module, ToTensor | None]] = {}
 
 
 @method(source="the user's own network")
@@ -33,15 +35,12 @@ class Module(Encoder):
     name = "module"
     modalities = ("text", "image", "table")
 
-    def __init__(
-        self, network: nn.Module, *, dim: int, to_tensor: Callable[[tuple[Any, ...]], Tensor] | None = None
-    ) -> None:
+    def __init__(self, network: nn.Module, *, dim: int, to_tensor: ToTensor | None = None) -> None:
         super().__init__()
         self.network = network
         self.dim = dim
         self.to_tensor = to_tensor
-        self.label = f"{type(network).__module__}.{type(network).__qualname__}"
-        _given[self.label] = (network, to_tensor)
+        self.label, self.form, self.reader = _keep(network, to_tensor)
 
     @property
     def backbone(self) -> torch.nn.Module:
@@ -50,6 +49,10 @@ class Module(Encoder):
 
     def features(self, definition: Definition) -> int:
         return self.dim
+
+    @property
+    def preparation(self) -> Any:
+        return [self.label, self.reader]
 
     def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Tensor]:
         if self.to_tensor is not None:
@@ -71,33 +74,87 @@ class Module(Encoder):
 
     def save(self, folder: Path) -> None:
         save_tensors(self.network, folder / "model.safetensors")
-        write_json(folder / CONFIG, {"encoder": self.name, "settings": {"dim": self.dim, "label": self.label}})
+        settings = {"dim": self.dim, "label": self.label, "form": self.form, "reader": self.reader}
+        write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
 
     @classmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> Module:
-        if settings["label"] not in _given:
-            raise AllroundError(
-                f"load the model in {folder}",
-                f"its encoder is the network '{settings['label']}', and a saved model holds no code",
-                "load it from Python and give the network: allround.load(folder, module=Net())",
-            )
-        network, to_tensor = _given[settings["label"]]
+        key = (settings["label"], settings.get("form", ""), settings.get("reader", ""))
+        network, to_tensor = _find(key, folder)
         network = deepcopy(network)
         load_tensors(network, folder / "model.safetensors")
         encoder = cls.__new__(cls)
         nn.Module.__init__(encoder)
-        encoder.network, encoder.to_tensor = network, to_tensor
-        encoder.dim, encoder.label = settings["dim"], settings["label"]
+        encoder.network, encoder.to_tensor, encoder.dim = network, to_tensor, settings["dim"]
+        encoder.label, encoder.form, encoder.reader = key[0], form_of(network), _reader(to_tensor)
         return encoder
 
 
-def give(network: nn.Module, to_tensor: Callable[[tuple[Any, ...]], Tensor] | None = None) -> None:
-    """Make a network known to this process, so that saved models of its class load.
+def _find(key: tuple[str, str, str], folder: Path) -> tuple[nn.Module, ToTensor | None]:
+    """The given network that a folder was saved from: of its class, with its tensors, and if there are several, of its
+    form, with its reader, the newest."""
+    from allround.checkpoints.weights import Weights
+
+    label, form, reader = key
+    known = [other for other in _given if other[0] == label]
+    if not known:
+        raise AllroundError(
+            f"load the model in {folder}",
+            f"its encoder is the network '{label}', and a saved model holds no code",
+            "load it from Python and give the network: allround.load(folder, module=Net())",
+        )
+    weights = Weights(folder / "model.safetensors")
+    shapes = {name: weights.shape(name) for name in weights}
+    fitting = [other for other in known if _shapes(_given[other][0]) == shapes] or known
+    best = max(fitting, key=lambda other: (other[1] == form, other[2] == reader, known.index(other)))
+    return _given[best]
+
+
+def give(network: nn.Module, to_tensor: ToTensor | None = None) -> None:
+    """Make a network known to this process, so that saved models of its class and form load.
 
     Without `to_tensor`, one that was given for this class before stays.
     """
-    label = f"{type(network).__module__}.{type(network).__qualname__}"
-    _given[label] = (network, to_tensor or _given.get(label, (None, None))[1])
+    label, form = _label(network), form_of(network)
+    if to_tensor is None:
+        before = [(key[1] == form, n, key) for n, key in enumerate(_given) if key[0] == label and _given[key][1]]
+        to_tensor = _given[max(before)[2]][1] if before else None
+    _keep(network, to_tensor)
+
+
+def _keep(network: nn.Module, to_tensor: ToTensor | None) -> tuple[str, str, str]:
+    key = _label(network), form_of(network), _reader(to_tensor)
+    _given.pop(key, None)  # so that it is the newest
+    _given[key] = (network, to_tensor)
+    return key
+
+
+def _label(network: nn.Module) -> str:
+    return f"{type(network).__module__}.{type(network).__qualname__}"
+
+
+def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def form_of(network: nn.Module) -> str:
+    """What tells networks of one class apart: their layers with their settings, and their tensors' shapes.
+
+    >>> form_of(nn.Linear(2, 3)) == form_of(nn.Linear(2, 3)), form_of(nn.Linear(2, 3)) == form_of(nn.Linear(3, 2))
+    (True, False)
+    """
+    return hash_json([repr(network), _shapes(network)])[:16]
+
+
+def _reader(to_tensor: ToTensor | None) -> str:
+    """What tells functions apart that read rows: name and place, and plain values that they were made with."""
+    if to_tensor is None:
+        return ""
+    name = getattr(to_tensor, "__qualname__", type(to_tensor).__qualname__)
+    line = getattr(getattr(to_tensor, "__code__", None), "co_firstlineno", 0)
+    held = [cell.cell_contents for cell in getattr(to_tensor, "__closure__", None) or ()]
+    plain = [value for value in held if isinstance(value, (bool, int, float, str))]
+    return f"{to_tensor.__module__}.{name}:{line}" + (f" {plain}" if plain else "")
 
 
 def _plain(row: tuple[Any, ...], modality: str) -> Tensor:

@@ -56,6 +56,10 @@ class SmallImage(Encoder):
     def features(self, definition: Definition) -> int:
         return 128
 
+    @property
+    def preparation(self) -> Any:
+        return [self.name, self.settings]
+
     def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Tensor]:
         self.check(definition)
         size, mode = self.settings["size"], "L" if self.settings["channels"] == 1 else "RGB"

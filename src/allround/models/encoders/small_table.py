@@ -46,6 +46,10 @@ class SmallTable(Encoder):
     def features(self, definition: Definition) -> int:
         return self.width + self.inputs
 
+    @property
+    def preparation(self) -> Any:
+        return [self.name, self.columns]
+
     def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Tensor]:
         self.check(definition)
         names = {c["name"]: i for i, c in enumerate(self.columns)}

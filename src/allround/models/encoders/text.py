@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from allround.core.errors import AllroundError
-from allround.core.files import read_json, write_json
+from allround.core.files import hash_json, read_json, write_json
 from allround.core.registry import method
 from allround.models.encoder import CONFIG, Batch, Encoder
 from allround.tasks.definition import Definition
@@ -50,6 +52,10 @@ class Text(Encoder):
 
     def features(self, definition: Definition) -> int:
         return self.dim * (4 if definition.pair and self.pairs == "separate" else 1)
+
+    @cached_property
+    def preparation(self) -> Any:
+        return [self.name, self.max_length, self.pairs, _of_tokenizer(self.tokenizer)]
 
     def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[dict[str, Any]]:
         self.check(definition)
@@ -148,6 +154,16 @@ class Text(Encoder):
         _check_modules(folder)
         pipeline = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         return cls(pipeline, **settings)
+
+
+def _of_tokenizer(tokenizer: Any) -> str:
+    """A hash of what a tokenizer does with a text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        about = tokenizer.get_vocab()
+    else:  # without what it was asked for in the last call
+        about = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
+    return hash_json([type(tokenizer).__name__, tokenizer.truncation_side, tokenizer.model_input_names, about])
 
 
 def _instructed(definition: Definition, text: str) -> str:

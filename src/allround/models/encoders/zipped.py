@@ -47,6 +47,10 @@ class Zipped(Encoder):
     def features(self, definition: Definition) -> int:
         return len(self.tails) * self.first.features(definition)
 
+    @property
+    def preparation(self) -> Any:
+        return self.first.preparation
+
     def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Any]:
         return self.first.prepare(inputs, definition)
 
