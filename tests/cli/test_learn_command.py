@@ -164,7 +164,7 @@ def test_stopped(flowers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(run._Steps, "_step", stop)
     result = invoke(*models(flowers), "--learn", "task", "--suite", flowers / "suite.yml", "--device", "cpu", "-o",
                     tmp_path / "out")  # fmt: skip
-    assert result.exit_code == 130 and "stopped; nothing was written" in result.output
+    assert result.exit_code == 130 and "stopped: nothing was written" in result.output
     assert list(tmp_path.iterdir()) == []
 
 

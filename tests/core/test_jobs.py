@@ -70,6 +70,12 @@ def test_workers_use_the_threads_they_are_given(processes: Processes) -> None:
     assert dict(processes.run([call(work_to_do.threads)]))[0] == (1, "1")
 
 
+def test_ctrl_c_does_not_reach_a_worker_while_it_starts(processes: Processes) -> None:
+    (blocked,) = dict(processes.run([call(work_to_do.blocked_signals)])).values()
+    assert signal.SIGINT in blocked, "inherited from the moment that it was started in"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set()), "here it is let through again"
+
+
 def test_leaving_early_cancels_the_rest(processes: Processes, tmp_path: Path) -> None:
     todo = [call(work_to_do.square, number=1)]
     todo += [call(work_to_do.note_and_wait, folder=str(tmp_path), seconds=0.5) for _ in range(20)]
@@ -134,6 +140,74 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         for process in family:
             if process.is_running():
                 process.kill()
+
+
+#: A command that waits for two workers, each of which has noted that it began.
+COMMAND = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import typer
+import work_to_do
+from allround.cli.stopping import Commands, heed_sigterm
+from allround.core.jobs import Processes, call
+
+app = typer.Typer(cls=Commands)
+
+@app.command()
+def build():
+    with Processes(2, 1) as made:
+        list(made.run([call(work_to_do.note_and_wait, folder=sys.argv[2]) for _ in range(2)]))
+
+@app.command()
+def other(): ...
+
+if __name__ == "__main__":
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in the background
+    heed_sigterm()
+    app(["build"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_an_interruption_ends_workers_at_once(tmp_path: Path, number: int, to_all: bool) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(COMMAND)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(Path(__file__).parent), str(notes)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    family: list[psutil.Process] = []
+    try:
+        _wait(lambda: len(list(notes.iterdir())) == 2)
+        family = psutil.Process(parent.pid).children(recursive=True)
+        os.killpg(parent.pid, number) if to_all else os.kill(parent.pid, number)
+        _, said = parent.communicate(timeout=30)  # a worker would wait for 60 seconds
+        assert said == "stopped: what is finished is kept; run the same command again to go on from there\n"
+        assert parent.returncode == 128 + number
+        _, alive = psutil.wait_procs(family, timeout=15)
+        assert not alive, "workers outlived the command"
+    finally:
+        for process in [*family, psutil.Process(parent.pid)] if parent.poll() is None else family:
+            if process.is_running():
+                process.kill()
+        parent.wait(10)
+
+
+def test_an_error_waits_for_work_that_has_begun_and_an_interruption_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+    monkeypatch.setattr(Inline, "close", lambda self, *, at_once=False: closed.append(at_once))
+    for error in (ValueError, KeyboardInterrupt, SystemExit):
+        with pytest.raises(error), Inline():
+            raise error
+    with Inline():
+        pass
+    assert closed == [False, True, True, False]
 
 
 def _wait(done: Any, seconds: float = 60.0) -> None:

@@ -23,6 +23,10 @@ def threads() -> tuple[int, str | None]:
     return torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
 
 
+def blocked_signals() -> set[int]:
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, set()))
+
+
 def refuse(asked: str) -> None:
     raise AllroundError(asked, "it is in the way", "walk around it")
 

@@ -239,7 +239,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(small: list[Path], tmp_path: Path
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert said == "stopped; the same command goes on after the last finished file of weights\n"
+    assert said == "stopped: what is finished is kept; run the same command again to go on from there\n"
     assert kept and kept.items() <= finished(out).items() and not out.exists()
     left = [p for p in partial(out).glob(".*") if p.name not in (".lock", ".made_from", ".done")]
     assert left == [], "the file that was being written is gone"

@@ -144,8 +144,7 @@ class _Comparing(Run):
         self.seeds, self.factors = seeds, rate_factors(trials)
         self.weights = sweep_weights(list(self.tasks), sweep, seed_of(seeds[0], "sweep"))
         self._announce(f"{len(joints)} methods, {trials} learning rates, {len(seeds)} seeds")
-        self.runner = self._runner()
-        try:
+        with self._runner() as self.runner:
             self._save_data()
             self._make_base()
             self._fit_heads()
@@ -153,8 +152,6 @@ class _Comparing(Run):
             self._try_weights()
             self._train_all()
             return self._measure()
-        finally:
-            self.runner.close()
 
     # -- pieces of work ------------------------------------------------------------------------------------------
 

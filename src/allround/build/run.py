@@ -146,8 +146,7 @@ class Run:
 
     def run(self) -> Build:
         self._announce(f"seed {self.options.seed}")
-        self.runner = self._runner()
-        try:
+        with self._runner() as self.runner:
             self._save_data()
             self._make_base()
             plan = self._plan()
@@ -155,8 +154,6 @@ class Run:
             self._tune()
             self._merge()
             board = self._score(plan)
-        finally:
-            self.runner.close()
         return self._finish(board, plan)
 
     def _announce(self, words: str) -> None:

@@ -15,7 +15,9 @@ def main() -> None:
 
     try:
         from allround.cli.app import app
+        from allround.cli.stopping import heed_sigterm
 
+        heed_sigterm()
         app()
     except AllroundError as error:
         _say(error)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from allround.cli.stopping import Commands
 from allround.core.errors import AllroundError
 from allround.core.reading import read_text
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from allround.train.settings import Settings
 
 app = typer.Typer(
+    cls=Commands,
     help="Turn many tasks, or many fine-tuned specialists, into one all-round model, and prove it per task.",
     no_args_is_help=True,
     add_completion=False,
@@ -193,20 +195,16 @@ def build(
         workers=workers,
         constraints=Constraints(worst, _pairs(keep, "--keep", float), max_parameters),
     )
-    try:
-        made = run(
-            suite,
-            out=out,
-            base=base,
-            options=options,
-            data_dir=data_dir,
-            only=_split(only, "--only") or None,
-            limit=_pairs(limit, "--limit", int) or None,
-            encoder=_encoder(max_length, pairs),
-        )
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on from what is finished", err=True)
-        raise typer.Exit(130) from None
+    made = run(
+        suite,
+        out=out,
+        base=base,
+        options=options,
+        data_dir=data_dir,
+        only=_split(only, "--only") or None,
+        limit=_pairs(limit, "--limit", int) or None,
+        encoder=_encoder(max_length, pairs),
+    )
     made.scoreboard.print()
     typer.echo(f"\n{made.scoreboard.notes['choice']}")
     typer.echo(f"\nbest model   {made.best}\nreport       {made.report}\nscoreboard   {made.folder}/scoreboard.json")

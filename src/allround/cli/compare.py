@@ -34,12 +34,8 @@ def compare_command(
     from allround.build.compare import METHODS, compare_training
 
     named = methods_of(methods) if methods is not None else METHODS
-    try:
-        made = compare_training(suite, out=out, methods=named, seeds=seeds, trials=trials, sweep=sweep, seed=seed,
-                                base=base, settings=settings, encoder=encoder, workers=workers)  # fmt: skip
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on from what is finished", err=True)
-        raise typer.Exit(130) from None
+    made = compare_training(suite, out=out, methods=named, seeds=seeds, trials=trials, sweep=sweep, seed=seed,
+                            base=base, settings=settings, encoder=encoder, workers=workers)  # fmt: skip
     made.print()
     typer.echo(f"\npage     {out}/comparison.html\nfigure   {out}/comparison.svg\nnumbers  {out}/comparison.json")
 

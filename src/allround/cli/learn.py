@@ -57,9 +57,9 @@ def learn_command(
         made = learn_models(
             paths[0], paths[1:], suite, out, learning, name=name, split=split, start=start, seed=seed, device=device
         )
-    except KeyboardInterrupt:
-        typer.echo("stopped; nothing was written", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:  # a merge that is learned begins anew
+        stop.args = ("nothing was written",)
+        raise
     closed = "form" in made["learning"]
     typer.echo(f"{'merged' if closed else 'learned a merge of'} {len(paths) - 1} models by {name}"
                f"{'' if closed else f': {made_of(made)}'}, {made['seconds']:.0f} s, into {out}")  # fmt: skip

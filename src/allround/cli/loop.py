@@ -41,12 +41,8 @@ def loop_command(
     parameters, values = options_of(name, words, method)
     loop = plan_loop(name, suite, parameters, values)
     told = {"loop": name, "parameters": registry.find("loop", name).resolve(parameters)}
-    try:
-        made = run_loop(loop, suite, out=out, base=base, settings=settings, seed=seed, workers=workers,
-                        encoder=encoder, facts=told)  # fmt: skip
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on from what is finished", err=True)
-        raise typer.Exit(130) from None
+    made = run_loop(loop, suite, out=out, base=base, settings=settings, seed=seed, workers=workers,
+                    encoder=encoder, facts=told)  # fmt: skip
     Console(highlight=False).print(rounds_table(made, suite))
     typer.echo(f"\nround {made.kept} was kept, the best on validation; its scores on test:\n")
     made.scoreboard.print()

@@ -95,11 +95,7 @@ def merge_command(
                 continue
             written = Path(words[0]) if last and is_recipe(words) else None
             cluster = Ray(ray) if ray else None
-            try:
-                made = merge_models(plan, place, workers=workers, device=device, runner=cluster, recipe_file=written)
-            except KeyboardInterrupt:
-                typer.echo("stopped; the same command goes on after the last finished file of weights", err=True)
-                raise
+            made = merge_models(plan, place, workers=workers, device=device, runner=cluster, recipe_file=written)
             if last:
                 listed = ", ".join(f"{key}={value}" for key, value in made["parameters"].items())
                 listed += "; others for some tensors, see merge.json" if "tensors" in made else ""

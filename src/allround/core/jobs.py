@@ -18,11 +18,16 @@ import socket
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from allround.core.errors import AllroundError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -38,26 +43,40 @@ class Job:
         return getattr(importlib.import_module(module), name)(**self.arguments)
 
 
-class Runner(Protocol):
-    """Runs jobs and yields (index, result) as they finish."""
+class Runner(ABC):
+    """Runs jobs and yields (index, result) as they finish. A context: closed at its end, at once if it is interrupted.
 
+    An interruption is what is not an Exception: KeyboardInterrupt, SystemExit.
+    """
+
+    @abstractmethod
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]: ...
 
-    def close(self) -> None: ...
+    @abstractmethod
+    def close(self, *, at_once: bool = False) -> None:
+        """Free what the runner holds. at_once: end jobs that have begun; otherwise wait for them."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(at_once=kind is not None and not issubclass(kind, Exception))
 
 
-class Inline:
+class Inline(Runner):
     """Runs jobs one after the other in this process."""
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
         for index, job in enumerate(jobs):
             yield index, job()
 
-    def close(self) -> None:
-        """Nothing to close."""
+    def close(self, *, at_once: bool = False) -> None:
+        """There is nothing to free."""
 
 
-class Processes:
+class Processes(Runner):
     """Runs jobs in `workers` local processes with `threads` torch threads each.
 
     The processes end with this one, however it ends: a killed run leaves nobody behind who works on.
@@ -80,8 +99,9 @@ class Processes:
             )
         waiting: dict[concurrent.futures.Future[Any], int] = {}
         try:
-            for index, job in enumerate(jobs):
-                waiting[self._pool.submit(_run, job)] = index
+            with _without_interrupts():
+                for index, job in enumerate(jobs):
+                    waiting[self._pool.submit(_run, job)] = index
             for future in concurrent.futures.as_completed(waiting):
                 yield waiting[future], future.result()
         except concurrent.futures.process.BrokenProcessPool as error:
@@ -96,13 +116,18 @@ class Processes:
             for future in waiting:
                 future.cancel()
 
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+    def close(self, *, at_once: bool = False) -> None:
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        if at_once:
+            # Executor.kill_workers does this from Python 3.14 on.
+            for process in list((pool._processes or {}).values()):
+                process.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Ray:
+class Ray(Runner):
     """Runs jobs on a Ray cluster whose machines see the same files.
 
     address: of the cluster (HOST:PORT); `auto` for the one that this machine belongs to; `local` for a new one of this
@@ -147,7 +172,7 @@ class Ray:
             if waiting:  # what has begun puts away its unfinished files before it ends
                 self._ray.wait(list(waiting), num_returns=len(waiting), timeout=30)
 
-    def close(self) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         if self._ours:
             self._ray.shutdown()
 
@@ -194,6 +219,19 @@ def _set_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back while workers are started: they inherit that, and leave the answer to their parent."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(parent: int, threads: int, path: list[str]) -> None:

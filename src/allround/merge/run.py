@@ -24,7 +24,7 @@ from allround.checkpoints.write import WeightsFile, as_bytes, weights_file
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, hash_json, read_json, write_json
-from allround.core.jobs import Inline, available_cores, call
+from allround.core.jobs import Inline, Runner, available_cores, call
 from allround.core.version import __version__
 from allround.merge.plan import Item, Plan, Shard, make_plan
 from allround.merge.recipe import Model, Recipe
@@ -439,7 +439,7 @@ def answers_of(plan: Plan, *, threads: int, device: str = "cpu") -> list[Tensor]
 
 
 def run_plan(
-    plan: Plan, folder: Path, *, workers: int | None = None, device: str = "cpu", runner: Any = None
+    plan: Plan, folder: Path, *, workers: int | None = None, device: str = "cpu", runner: Runner | None = None
 ) -> dict[str, Any]:
     """Carry out a plan into an existing folder, and return what was done; also written there as merge.json.
 

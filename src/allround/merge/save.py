@@ -14,6 +14,7 @@ from allround.checkpoints.source import Source
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import files_of, hash_json, read_json, resumable_folder, write_json
+from allround.core.jobs import Runner
 from allround.core.version import __version__
 from allround.merge.plan import Plan
 from allround.merge.recipe import Model, Recipe
@@ -26,7 +27,7 @@ def merge_models(
     *,
     workers: int | None = None,
     device: str = "cpu",
-    runner: Any = None,
+    runner: Runner | None = None,
     recipe_file: Path | None = None,
 ) -> dict[str, Any]:
     """Carry out a plan into the folder `out`, which appears when it is whole, and return what was done.

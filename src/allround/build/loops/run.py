@@ -96,8 +96,7 @@ class _Loop(Run):
         self.rounds: list[dict[str, Any]] = []
 
     def go(self) -> None:
-        self.runner = self._runner()
-        try:
+        with self._runner() as self.runner:
             self._save_data()
             self._make_base()
             self._fit_heads()
@@ -108,8 +107,6 @@ class _Loop(Run):
             self._note(start)
             for number in range(1, self.loop.rounds + 1):
                 self._round(number)
-        finally:
-            self.runner.close()
         means = [self._mean(entry["validation"]) for entry in self.rounds]
         self.kept = means.index(max(means))
         self.progress.say(f"kept round {self.kept}, the best on validation")

@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM: a command ends at once, what is finished is kept, and one line says how to go on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+#: Commands that take up what they had finished when they are run again.
+RESUMED = {"build", "compare-training", "loop", "merge", "train", "tune"}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: answered as Ctrl-C is."""
+
+
+class Commands(TyperGroup):
+    """The commands, which answer an interruption alike.
+
+    A command that knows better what is left says so: `raise KeyboardInterrupt("nothing was written")`.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            name = ctx.invoked_subcommand
+            kept = "what is finished is kept; run the same command again to go on from there"
+            words = str(stop) or (kept if name in RESUMED else "nothing was written")
+            typer.echo(f"stopped: {words}", err=True)
+            raise typer.Exit(exit_code(stop)) from None
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """What a shell expects of a process that ended by that signal."""
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+
+
+def heed_sigterm() -> None:
+    """From now on SIGTERM interrupts as Ctrl-C does; not in a thread, and not where SIGTERM is handled already."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the end must not be interrupted
+    raise Terminated
