@@ -171,6 +171,48 @@ def test_eight_bit_floats_are_those_of_the_base(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("which", ["base", "model"])
+def test_numbers_where_the_other_has_weights(tmp_path: Path, dtype: torch.dtype, which: str) -> None:
+    """They enter no merge as weights, nor do weights enter them; whole numbers of both are the base's."""
+    plain = weights(0, ids=torch.arange(3))
+    odd = {**plain, "b.weight": plain["b.weight"].to(dtype)}
+    folders = [model(tmp_path / "base", odd if which == "base" else plain)]
+    folders.append(model(tmp_path / "one", odd if which == "model" else plain))
+    found = refused(folders, tmp_path / "out", "'b.weight' is stored as", "in the base as", "dequantize()")
+    assert "F32" in found and str(tmp_path / "one") in found
+    made = merged(folders, tmp_path / "out", "--on-mismatch", "keep-base")
+    assert made["b.weight"].dtype == (dtype if which == "base" else torch.float32) and "ids" in made
+    assert "the base's are kept there" in notes(tmp_path / "out")[0]
+
+
+QUANTISED: dict[str, tuple[dict[str, Tensor], dict[str, str]]] = {
+    "bitsandbytes, 8 bits": ({"a.weight": torch.ones(4, 3, dtype=torch.int8), "a.SCB": torch.ones(4)}, {}),
+    "bitsandbytes, 4 bits": (
+        {"a.weight": torch.ones(6, 1, dtype=torch.uint8), "a.weight.absmax": torch.ones(2)}, {}
+    ),
+    "GPTQ": ({"a.qweight": torch.ones(4, 3, dtype=torch.int32), "a.scales": torch.ones(4).half()}, {}),
+    "float8": (
+        {"a.weight": torch.ones(4, 3).to(torch.float8_e4m3fn), "a.weight_scale_inv": torch.ones(1, 1)}, {}
+    ),
+    "by the configuration": (
+        {"a.weight": torch.ones(4, 3, dtype=torch.int8)},
+        {"config.json": '{"quantization_config": {"quant_method": "any"}}'},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", QUANTISED)
+def test_quantised_models_do_not_merge_not_even_with_one_another(tmp_path: Path, case: str) -> None:
+    """Their scales are floats, which would be merged beside numbers of the base that they do not belong to."""
+    tensors, files = QUANTISED[case]
+    folders = [model(tmp_path / name, {**weights(0), **tensors}, files) for name in ("base", "one")]
+    for more in ((), ("--on-mismatch", "keep-base")):
+        refused(folders, tmp_path / "out", "are quantised: 'a.", "dequantize()", more=more)
+    with pytest.raises(AllroundError, match="are quantised"):
+        cli("extract-lora", folders[1], folders[0], "--rank", "1", "-o", tmp_path / "adapter")
+
+
 # Models that are built otherwise
 
 

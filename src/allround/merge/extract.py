@@ -14,6 +14,7 @@ from torch import Tensor
 
 from allround.checkpoints.adapter import CONFIG, FLIPPED, FLIPPED_LAYERS, model_type
 from allround.checkpoints.header import FLOATS, dtype_name
+from allround.checkpoints.quantised import UNPACK, check_not_quantised
 from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, twins_of
 from allround.checkpoints.write import write_weights
@@ -113,6 +114,8 @@ class _Extraction:
 
     def _pair(self) -> dict[str, str]:
         """Every tensor of the base with its name in the tuned model."""
+        for source in (self.base, self.tuned):
+            check_not_quantised(source, self.asked)
         names = Names(self.base, self.tuned)
         found = {name: names.find(name) for name in self.base if self.base.dtype(name) in FLOATS}
         missing = [name for name, other in found.items() if other is None]
@@ -125,6 +128,10 @@ class _Extraction:
                 words.append(differing_words(differ, shapes))
             raise AllroundError(self.asked, "; ".join(words), f"give the base it was tuned from, not {self.base.path}")
         pairs = {name: other for name, other in found.items() if other is not None}
+        for name, other in pairs.items():
+            if self.tuned.dtype(other) not in FLOATS:
+                stored = f"'{other}' is stored as {self.tuned.dtype(other)}, in the base as {self.base.dtype(name)}"
+                raise AllroundError(self.asked, stored, UNPACK)
         used = set(pairs.values())
         self.extra = tuple(
             n for n in self.tuned

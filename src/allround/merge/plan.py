@@ -10,6 +10,7 @@ from typing import Any
 
 from allround.checkpoints.adapter import Adapted, Adapter, is_adapter
 from allround.checkpoints.header import FLOATS, SIZES
+from allround.checkpoints.quantised import UNPACK, check_not_quantised
 from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, OUTPUT, TIE, Untied, is_untied, ties, twins_in
 from allround.checkpoints.weights import Weights
@@ -127,6 +128,8 @@ def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener
     statistics = _statistics(recipe, entry, models)
     notes: list[str] = []
     finish: list[Callable[[Path], None]] = []
+    for source in [base, *models] if base is not None else models:
+        check_not_quantised(source, f"merge by '{recipe.method}'")
     everyone = untie([base, *models] if base is not None else models)
     base, models = (everyone[0], everyone[1:]) if base is not None else (None, everyone)
     if is_untied(everyone[0]):
@@ -256,6 +259,8 @@ class _Fits:
         self.differ: dict[int, list[str]] = {}
         self.extra: dict[int, list[str]] = {}
         self.strange: dict[int, list[str]] = {}
+        #: Floating point in one and not in the other: the model's dtype and the base's.
+        self.kinds: dict[int, dict[str, tuple[str, str]]] = {}
         first = base or models[0]
         aligned = recipe.tokenizer is not None
         self.moved = [0 if aligned or model is first else moved_tokens(first, model) for model in models]
@@ -282,6 +287,10 @@ class _Fits:
                     self.missing.setdefault(number, []).append(wanted)
                 continue
             self.used.add((number, name))
+            there = self.models[number].dtype(name)
+            if (there in FLOATS) != floating:
+                self.kinds.setdefault(number, {})[name] = there, dtype
+                continue
             if self.moved[number] and (EMBEDDING.search(name) or OUTPUT.search(name)):
                 self.strange.setdefault(number, []).append(name)
                 continue
@@ -342,6 +351,11 @@ class _Fits:
                 parts.append(f"{plural(len(extra), 'tensor')} {are} not in the base ({', '.join(extra[:3])})")
             if differ:
                 parts.append(self._differing(model, differ))
+            if number in self.kinds:
+                name, (there, here) = next(iter(self.kinds[number].items()))
+                more = plural(len(self.kinds[number]) - 1, "more tensor")
+                parts.append(f"'{name}' is stored as {there}, in {whose} as {here}, and one cannot be merged with the "
+                             f"other ({more} like that)")  # fmt: skip
             if number in self.strange:
                 differ = [*differ, *self.strange[number]]
                 moved = self.moved[number]
@@ -354,11 +368,12 @@ class _Fits:
             if self.recipe.on_mismatch == "error":
                 into = self.base.path if self.base else self.models[0].path
                 raise AllroundError(
-                    f"merge {model.path} into {into}", found, self._way_out(differ, bool(missing or differ))
+                    f"merge {model.path} into {into}", found, self._way_out(number, differ, bool(missing or differ))
                 )
             done = f"{whose}'s are kept there" if self.recipe.on_mismatch == "keep-base" else "it is left out there"
+            lacks = missing or differ or number in self.kinds
             left = "what the base lacks is not in the merged model"
-            self.notes.append("; ".join([f"{model.path}: {found}", *([done] if missing or differ else []),
+            self.notes.append("; ".join([f"{model.path}: {found}", *([done] if lacks else []),
                                          *([left] if extra else [])]))  # fmt: skip
 
     def _differing(self, model: Source, differ: list[str]) -> str:
@@ -372,7 +387,9 @@ class _Fits:
             words += " (the vocabularies differ)"
         return words
 
-    def _way_out(self, differ: list[str], lacks: bool) -> str:
+    def _way_out(self, number: int, differ: Sequence[str], lacks: bool) -> str:
+        if number in self.kinds:
+            return f"{UNPACK}; or take the base's tensors there: --on-mismatch keep-base"
         if not lacks:
             return (
                 "merge only checkpoints that were tuned from this base; to go on without these tensors (such as heads "
