@@ -109,6 +109,49 @@ def test_a_broken_index_is_said_in_words(tmp_path: Path, text: str) -> None:
     refused(tmp_path, "model.safetensors.index.json")
 
 
+@pytest.mark.parametrize("outside", ["../model.safetensors", "/model.safetensors", "sub/../../model.safetensors"])
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_an_index_that_leads_out_of_its_folder(tmp_path: Path, outside: str, kind: str) -> None:
+    """Even where the file is there, and holds the tensor."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    outside = outside.replace("safetensors", kind)
+    for place in (tmp_path, folder):
+        if kind == "bin":
+            torch.save({"a": torch.zeros(2)}, place / "model.bin")
+        else:
+            save_file({"a": torch.zeros(2)}, place / "model.safetensors")
+    path = str(tmp_path / outside[1:]) if outside.startswith("/") else outside
+    (folder / f"model.{kind}.index.json").write_text(json.dumps({"weight_map": {"a": path}}))
+    with pytest.raises(AllroundError, match="which is not in its folder"):
+        Weights(folder, pickles=True)
+
+
+def test_an_index_of_pickles_that_names_the_wrong_file(tmp_path: Path) -> None:
+    for name in "ab":
+        torch.save({name: torch.zeros(2)}, tmp_path / f"{name}.bin")
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "a.bin", "b": "b.bin"}}))
+    assert sorted(Weights(tmp_path, pickles=True)) == ["a", "b"]
+    index.write_text(json.dumps({"weight_map": {"a": "a.bin", "b": "a.bin"}}))
+    with pytest.raises(AllroundError, match=r"says that a\.bin holds 'b', and it does not"):
+        Weights(tmp_path, pickles=True)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.zeros(2, device="meta"), "has a shape and no values"),
+        (torch.zeros(1).expand(10**13), "holds only a part of it, to be repeated"),
+    ],
+    ids=["meta", "repeated"],
+)
+def test_a_pickled_tensor_without_its_values(tmp_path: Path, tensor: torch.Tensor, words: str) -> None:
+    torch.save({"a": torch.zeros(2), "b": tensor}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(AllroundError, match=f"'b' in it .*{words}"):
+        Weights(tmp_path, pickles=True)
+
+
 def test_the_same_tensor_twice(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2)}, tmp_path / "one.safetensors")
     save_file({"a": torch.ones(2)}, tmp_path / "two.safetensors")

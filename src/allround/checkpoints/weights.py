@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from allround.checkpoints.header import SIZES, Place, dtype_name, known_dtype, read_header, torch_dtype
 from allround.checkpoints.source import Source
 from allround.core.errors import AllroundError
-from allround.core.files import hash_file, hash_json, read_json
+from allround.core.files import hash_file, hash_json, is_inside, read_json
 from allround.core.reading import check_file, open_file
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Weights(Source):
                 self._where[name] = (file, key)
                 self._places[name] = place
             self.metadata = self.metadata or opened.metadata
-        _check_indexes(self.path, self._where)
+        _check_indexes(self.path, self._where, self._files[0].suffix)
 
     def _opened(self, file: Path) -> _File:
         if file not in self._open:
@@ -212,6 +212,12 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
         if not known_dtype(tensor.dtype) or tensor.layout != torch.strided:
             found = f"'{name}' in it is stored as {tensor.dtype} ({tensor.layout}), which allround does not read"
             raise AllroundError(asked, found, "store the model in float32 or bfloat16")
+        if tensor.is_meta:
+            found = f"'{name}' in it has a shape and no values (torch's meta device)"
+            raise AllroundError(asked, found, "load the whole model before it is saved, not only parts of it")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            found = f"'{name}' in it says {tuple(tensor.shape)}, and the file holds only a part of it, to be repeated"
+            raise AllroundError(asked, found, "save the tensor whole: tensor.contiguous()")
     return {n: t.detach() for n, t in loaded.items()}
 
 
@@ -261,16 +267,22 @@ def indexes(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
                 f"read the weights in {path}", f"{index.name} does not say which file holds which tensor",
                 "copy it again",
             )  # fmt: skip
+        outside = next((name for name in listed.values() if not is_inside(name)), None)
+        if outside is not None:
+            raise AllroundError(
+                f"read the weights in {path}", f"{index.name} names {outside!r}, which is not in its folder",
+                "do not use this model, or copy the file there and name it in the index",
+            )  # fmt: skip
         yield index, listed
 
 
-def _check_indexes(path: Path, where: dict[str, tuple[Path, str]]) -> None:
-    """Every tensor that an index names must be in the file it names; libraries would look there and fail."""
+def _check_indexes(path: Path, where: dict[str, tuple[Path, str]], suffix: str) -> None:
+    """Every tensor that an index of such files names must be in the file it names; libraries would look there."""
     for index, listed in indexes(path):
         prefix = index.parent.relative_to(path).as_posix().lstrip(".")
         for key, file in listed.items():
             name = f"{prefix}/{key}" if prefix else key
-            if index_of(index.name) == ".safetensors" and where.get(name, (None,))[0] != index.parent / file:
+            if index_of(index.name) == suffix and where.get(name, (None,))[0] != index.parent / file:
                 raise AllroundError(
                     f"read the weights in {path}",
                     f"{index.name} says that {file} holds '{key}', and it does not",

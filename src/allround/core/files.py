@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from allround.core.errors import AllroundError
@@ -37,6 +37,16 @@ def check_name(name: str, what: str) -> str:
             "use up to 100 letters, digits, '_' and '-', beginning with a letter or digit",
         )
     return name
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path that others wrote stays in the folder that it is meant to begin in.
+
+    >>> is_inside("images/train"), is_inside("../x"), is_inside("/etc/passwd"), is_inside("a\\\\..\\\\..")
+    (True, False, False, False)
+    """
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    return not Path(path).is_absolute() and not {"..", "/"} & set(parts) and "\0" not in path
 
 
 @contextlib.contextmanager
