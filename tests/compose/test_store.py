@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,37 @@ def test_a_task_does_not_depend_on_what_was_open_before(
     opened = load(tmp_path / "store")
     for name in ("digit", "ink", "digit", "segments", "ink", "digit"):
         assert outputs(opened, digits_suite, name).equal(fresh[name]), "to the bit"
+
+
+@pytest.mark.parametrize("places", ["known", "unknown"])
+def test_threads_get_the_answers_of_their_own_task(
+    places: str, digits_suite: Suite, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by `forward`, and where weights go by way of a folder."""
+    if places == "unknown":
+        monkeypatch.setattr("allround.compose.residuals.store.find_places", lambda encoder, store: None)
+    opened = load(store)
+    rows = {name: task.splits["test"].inputs[:8] for name, task in digits_suite.tasks.items()}
+    expected = {name: opened.outputs(name, given).logits for name, given in rows.items()}
+    encoder, definitions = opened.encoder, opened.definitions
+    batches = {n: encoder.collate(encoder.prepare(given, definitions[n]), definitions[n]) for n, given in rows.items()}
+
+    def ask(number: int) -> bool:
+        name = list(rows)[number * 7 % 11 % len(rows)]
+        with torch.inference_mode():
+            found = opened(name, batches[name]) if number % 3 == 0 else opened.outputs(name, rows[name]).logits
+        return torch.equal(found, expected[name])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(160 if places == "known" else 24)))
+
+
+def test_a_text_model_answers_threads(words: dict[str, Path], text_suite: Suite) -> None:
+    inputs = [row for (row,) in text_suite.tasks["mood"].splits["train"].inputs]
+    expected = [load(words["mood"]).predict("mood", inputs[n : n + 3]) for n in range(12)]
+    model = copy.deepcopy(load(words["mood"]))  # fresh: how texts are cut is not set yet
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda n: model.predict("mood", inputs[n % 12 : n % 12 + 3]), range(48))) == expected * 4
 
 
 def test_an_encoder_that_holds_its_weights_otherwise_is_loaded_by_way_of_a_folder(

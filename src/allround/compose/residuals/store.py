@@ -19,6 +19,7 @@ from allround.compose.residuals.codec import Codec, Damaged
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import atomic_folder, check_name, check_out
+from allround.core.locks import Lock
 from allround.core.reading import parse_json
 from allround.models import model as models
 from allround.models.base import load_encoder
@@ -258,7 +259,7 @@ class StoreModel(MultiTaskModel):
     """The model of a store: every task is answered with the weights of its own specialist.
 
     It holds one encoder. A task's weights are made when it is asked for and stay until another one is: each is the
-    stored weight plus the task's residual, so nothing is left of the task before.
+    stored weight plus the task's residual, so nothing is left of the task before. Threads are answered one at a time.
     """
 
     def __init__(self, store: Store) -> None:
@@ -269,6 +270,7 @@ class StoreModel(MultiTaskModel):
             self.add_task(definition, heads.get(name, {}))
         self._places = find_places(self.encoder, store)
         self._opened: str | None = None
+        self._lock = Lock()
 
     @property
     def parameters_stored(self) -> int:
@@ -279,18 +281,19 @@ class StoreModel(MultiTaskModel):
     def open(self, task: str) -> None:
         """Put a task's weights into the encoder."""
         file = self.store.file(task)
-        if file == self._opened:
-            return
-        self._opened = None  # until all is in: a failure on the way leaves a mixture
-        residual = self.store.residual(file)
-        with torch.inference_mode(False), torch.no_grad():
-            if self._places is None:
-                self.encoder = self._load(residual).to(self.device)
-            else:
-                state = self.encoder.state_dict()
-                for name, place in self._places.items():
-                    state[place].copy_(self.store.tensor(residual, name))
-        self._opened = file
+        with self._lock:
+            if file == self._opened:
+                return
+            self._opened = None  # until all is in: a failure on the way leaves a mixture
+            residual = self.store.residual(file)
+            with torch.inference_mode(False), torch.no_grad():
+                if self._places is None:
+                    self.encoder = self._load(residual).to(self.device)
+                else:
+                    state = self.encoder.state_dict()
+                    for name, place in self._places.items():
+                        state[place].copy_(self.store.tensor(residual, name))
+            self._opened = file
 
     def close(self) -> None:
         """Forget which task is open, as its residual was written anew."""
@@ -303,14 +306,16 @@ class StoreModel(MultiTaskModel):
             return load_encoder(folder).train(self.training)
 
     def forward(self, task: str, batch: Any) -> Tensor:
-        self.open(task)
-        return super().forward(task, batch)
+        with self._lock:
+            self.open(task)
+            return super().forward(task, batch)
 
     @torch.inference_mode()
     def outputs_prepared(self, task: str, prepared: Any, batch_size: int = 64) -> Outputs:
         self.definition(task)
-        self.open(task)
-        return super().outputs_prepared(task, prepared, batch_size)
+        with self._lock:
+            self.open(task)
+            return super().outputs_prepared(task, prepared, batch_size)
 
     def write(self, folder: Path) -> None:
         """A store is copied as a folder, and one task is written by `Store.materialise`."""

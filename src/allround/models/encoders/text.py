@@ -13,6 +13,7 @@ from torch import Tensor
 
 from allround.core.errors import AllroundError
 from allround.core.files import hash_json, read_json, write_json
+from allround.core.locks import Lock
 from allround.core.registry import method
 from allround.models.encoder import CONFIG, Batch, Encoder
 from allround.tasks.definition import Definition
@@ -41,6 +42,7 @@ class Text(Encoder):
             raise AllroundError(f"read pairs as '{pairs}'", "there is no such way", "use one of: joint, separate")
         self.pipeline = pipeline
         self.tokenizer = pipeline.tokenizer
+        self._tokenizing = Lock()  # a tokenizer keeps how it cuts texts, and lets no other thread use it meanwhile
         self.max_length = min(max_length, pipeline.max_seq_length or max_length)
         self.pairs = pairs
         self.dim = int(pipeline.get_embedding_dimension())
@@ -70,18 +72,19 @@ class Text(Encoder):
                 "an encoder reads one text, or a pair",
                 "name one or two columns under 'inputs'",
             )
-        options = {"truncation": True, "max_length": self.max_length, "padding": False}
         if definition.pair and self.pairs == "joint":
-            coded = self.tokenizer(texts[0], texts[1], **options)
+            coded = self._tokenized(*texts)
             types = coded.get("token_type_ids")
             return [{"ids": [ids], "types": types[i] if types else None} for i, ids in enumerate(coded["input_ids"])]
-        sides = [self.tokenizer(side, **options)["input_ids"] for side in texts]
+        sides = [self._tokenized(side)["input_ids"] for side in texts]
         return [{"ids": list(ids)} for ids in zip(*sides, strict=True)]
 
+    def _tokenized(self, *texts: Any, **options: Any) -> Any:
+        with self._tokenizing:
+            return self.tokenizer(*texts, truncation=True, max_length=self.max_length, padding=False, **options)
+
     def _prepare_words(self, rows: list[list[str]]) -> list[dict[str, Any]]:
-        coded = self.tokenizer(
-            rows, is_split_into_words=True, truncation=True, max_length=self.max_length, padding=False
-        )
+        coded = self._tokenized(rows, is_split_into_words=True)
         prepared = []
         for i, words in enumerate(rows):
             first: dict[int, int] = {}
