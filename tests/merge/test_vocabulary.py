@@ -238,6 +238,17 @@ def test_rows_that_only_fill_up_a_model_are_left_behind(tmp_path: Path) -> None:
     assert found == {"<unk>": 10, "a": 11, "b": 12}
 
 
+@pytest.mark.parametrize("source", ["base", "union"])
+def test_rows_that_are_left_behind_are_said(tmp_path: Path, source: str) -> None:
+    write_model(tmp_path / "base", 0, ["<unk>", "a"], size=8)
+    write_model(tmp_path / "first", 10, ["<unk>", "a"], size=3)
+    notes = make_plan(recipe(tmp_path, "first", tokenizer=Tokenizer(source))).notes
+    assert [note.removeprefix(str(tmp_path)) for note in notes] == [
+        "/base: the last 6 rows of its 8 for tokens belong to no token, and are not in the merged model, which has 2",
+        "/first: the last 1 row of its 3 for tokens belong to no token, and are not in the merged model, which has 2",
+    ]
+
+
 def test_tokens_without_a_row_are_nobodys(tmp_path: Path) -> None:
     write_model(tmp_path / "base", 0, ["<unk>", "a", "b"], size=2)  # b has no row
     write_model(tmp_path / "first", 10, ["<unk>", "b", "c"], size=2)  # c has no row

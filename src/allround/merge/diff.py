@@ -25,13 +25,14 @@ from allround.checkpoints.adapter import Adapted
 from allround.checkpoints.header import FLOATS
 from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, OUTPUT
+from allround.checkpoints.tokens import vocabulary_of
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, read_json, write_json
 from allround.core.jobs import available_cores
 from allround.core.reading import read_bytes
 from allround.evaluate.scoreboard import count, listed, plural
 from allround.merge.kernels import compiled
-from allround.merge.plan import Names, open_model, untie, vocabulary_of
+from allround.merge.plan import Names, open_model, untie
 from allround.merge.recipe import Model
 from allround.merge.run import in_threads, one_thread
 

@@ -13,11 +13,10 @@ from allround.checkpoints.header import FLOATS, SIZES
 from allround.checkpoints.quantised import UNPACK, check_not_quantised
 from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, OUTPUT, TIE, Untied, is_untied, ties, twins_in
+from allround.checkpoints.tokens import moved_tokens
 from allround.checkpoints.weights import Weights
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import read_json
-from allround.core.reading import read_bytes
 from allround.evaluate.scoreboard import plural
 from allround.merge.recipe import Model, Recipe
 
@@ -263,8 +262,15 @@ class _Fits:
         self.kinds: dict[int, dict[str, tuple[str, str]]] = {}
         first = base or models[0]
         aligned = recipe.tokenizer is not None
-        self.moved = [0 if aligned or model is first else moved_tokens(first, model) for model in models]
+        self.moved = [0 if aligned or model is first else self._moved(first, model) for model in models]
         self.used: set[tuple[int, str]] = set()
+
+    def _moved(self, first: Source, model: Source) -> int:
+        found = moved_tokens(first.path, model.path)
+        if found is None:
+            self.notes.append(f"{model.path}: whether its tokens have the same numbers as in {first.path} is not "
+                              "known, as their tokenizers differ and one is of a kind that is not read")  # fmt: skip
+        return found or 0
 
     def item(self, output: Output) -> Item | None:
         first = -1 if output.base is not None else next(n for n, name in enumerate(output.models) if name is not None)
@@ -469,30 +475,6 @@ class Names:
     def is_tied(self, name: str) -> bool:
         """Whether a tensor only repeats another, so that nothing is lost without it."""
         return self.tied and bool(OUTPUT.search(name))
-
-
-def moved_tokens(base: Source, model: Source) -> int:
-    """How many tokens of the base have another number in a model's tokenizer, so that their rows are others'."""
-    mine, other = (source.path / "tokenizer.json" for source in (base, model))
-    if not mine.is_file() or not other.is_file() or read_bytes(mine) == read_bytes(other):
-        return 0
-    one, two = vocabulary_of(read_json(mine)), vocabulary_of(read_json(other))
-    return sum(two[token] != place for token, place in one.items() if token in two)
-
-
-def vocabulary_of(value: Any) -> dict[str, Any]:
-    """Token -> id of a tokenizer.json or vocab.json; empty where it is neither."""
-    if not isinstance(value, dict):
-        return {}
-    model = value.get("model")
-    vocab = model.get("vocab") if isinstance(model, dict) else None if "added_tokens" in value else value
-    if isinstance(vocab, list):
-        vocab = {str(entry[0]): n for n, entry in enumerate(vocab) if isinstance(entry, list) and entry}
-    found = dict(vocab) if isinstance(vocab, dict) else {}
-    for token in value.get("added_tokens") or () if isinstance(model, dict) else ():
-        if isinstance(token, dict):
-            found[str(token.get("content"))] = token.get("id")
-    return found
 
 
 def _shards(first: Source, items: Mapping[str, list[Item]]) -> list[Shard]:

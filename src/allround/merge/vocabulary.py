@@ -20,6 +20,7 @@ from allround.checkpoints.tied import EMBEDDING, OUTPUT, TIE, config_of
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import read_json, write_json
 from allround.core.reading import check_folder, read_text
+from allround.evaluate.scoreboard import plural
 from allround.merge.plan import Names
 from allround.merge.recipe import Model, Recipe, Token, Tokenizer
 
@@ -203,6 +204,12 @@ def align(
     step = wanted.multiple_of or 1
     rows = -(-filled // step) * step
     for member in members:
+        padding = member.size - 1 - max((row for row in member.vocabulary.values() if row < member.size), default=-1)
+        if padding > 0:
+            notes.append(
+                f"{member.model}: the last {plural(padding, 'row')} of its {member.size} for tokens belong to no token, "
+                f"and are not in the merged model, which has {rows}"
+            )
         member.own = np.full(rows, -1, np.int64)
         for token, row in vocabulary.items():
             there = member.vocabulary.get(token, -1)
