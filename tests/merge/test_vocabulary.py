@@ -244,8 +244,8 @@ def test_rows_that_are_left_behind_are_said(tmp_path: Path, source: str) -> None
     write_model(tmp_path / "first", 10, ["<unk>", "a"], size=3)
     notes = make_plan(recipe(tmp_path, "first", tokenizer=Tokenizer(source))).notes
     assert [note.removeprefix(str(tmp_path)) for note in notes] == [
-        "/base: the last 6 rows of its 8 for tokens belong to no token, and are not in the merged model, which has 2",
-        "/first: the last 1 row of its 3 for tokens belong to no token, and are not in the merged model, which has 2",
+        "/base: the last 6 rows of its 8 for tokens belong to no token; the merged model has 2, without them",
+        "/first: the last 1 row of its 3 for tokens belong to no token; the merged model has 2, without them",
     ]
 
 

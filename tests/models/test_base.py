@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from allround.core.errors import AllroundError
-from allround.models.base import INSTALLED, builtin_encoders, create_encoder, download, find_folder, load_encoder
+from allround.models.base import (
+    INSTALLED,
+    builtin_encoders,
+    create_encoder,
+    download,
+    find_folder,
+    load_encoder,
+    open_encoder,
+)
 from allround.models.encoder import hash_tensors
 from allround.tasks.suite import Suite
 
@@ -63,6 +71,20 @@ def test_an_unknown_hub_id_without_a_network(name: str) -> None:
         find_folder(name)
     assert "the Hub gave nothing of that name" in caught.value.found
     assert "check the path or id and the network" in caught.value.do
+
+
+def test_a_name_that_is_a_folders_as_well(tmp_path: Path, table_suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is taken in silence; a path says which is meant."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"):
+        Path(name).mkdir(parents=True)
+        with pytest.raises(AllroundError, match=f"of a folder here: {tmp_path / name}") as caught:
+            find_folder(name)
+        assert f"write ./{name}" in caught.value.do
+        assert find_folder(f"./{name}") == find_folder(Path(name)) == Path(name)
+    Path("small_table").mkdir()
+    with pytest.raises(AllroundError, match="pretrained on the spot, and of a folder here"):
+        open_encoder("small_table", list(table_suite.tasks.values()), 0, {})
 
 
 def test_a_mistyped_name_is_answered_with_the_nearest() -> None:

@@ -180,6 +180,8 @@ def test_local_paths_stay_in_the_data_folder(tmp_path: Path) -> None:
         refuse(tmp_path, name, "leads out of the data folder", data_dir=data)
         refuse(tmp_path, {"train": name}, "leads out of the data folder", data_dir=data)
     refuse(tmp_path, "CogComp/trec", "the file is not there", data_dir=data)
+    for name in ("mood", "../data/mood", str(data / "mood"), "CogComp/trec"):
+        refuse(tmp_path, {"hub": name}, "a local copy lies in the data folder", data_dir=data)
 
 
 def test_images_in_folders(tmp_path: Path) -> None:
@@ -297,6 +299,17 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(tmp_path, "a/b")["train"].num_rows == 2
     refuse(tmp_path, "no/net", "Couldn't reach", "check the id", "network", "--data-dir")
     refuse(tmp_path, "no/train", "no train split, only dev, unsupervised")
+    asked.clear()
+    jsonl(tmp_path / "here" / "train.jsonl")
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("../here", "./x", str(tmp_path / "here"), "~/here", "a/b/c", "csv", "imagefolder", ""):
+        refuse(tmp_path, {"hub": name}, "that is no id of a set on the Hub", "owner/name")
+    # A folder of that name where it runs, not beside the suite file: datasets would read it.
+    jsonl(tmp_path / "here" / "mood" / "train.jsonl")
+    for source in ({"hub": "mood"}, "mood"):
+        refuse(tmp_path, source, f"holds something of that name: {tmp_path / 'here' / 'mood'}", "write its path")
+    assert not asked
+    assert load(tmp_path / "here", "mood")["train"].num_rows == 2
 
 
 def test_the_bars_of_datasets_are_off_while_reading_and_then_as_before(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from allround.core.errors import AllroundError
 from allround.core.reading import open_file, parse_json, read_bytes, read_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _UNWRITABLE = (
     *(errno.EACCES, errno.EROFS, errno.EPERM),
     *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EBUSY),
@@ -37,6 +38,15 @@ def check_name(name: str, what: str) -> str:
             "use up to 100 letters, digits, '_' and '-', beginning with a letter or digit",
         )
     return name
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a text can be the id of a model or a data set on the Hub: a name, or an owner and a name.
+
+    >>> is_hub_id("org/name"), is_hub_id("imdb"), is_hub_id("../x"), is_hub_id("/a/b"), is_hub_id("a/b/c")
+    (True, True, False, False, False)
+    """
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def is_inside(path: str) -> bool:

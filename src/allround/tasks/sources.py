@@ -7,6 +7,7 @@ import csv
 import glob
 import json
 import logging
+import os
 import shutil
 import stat
 import tempfile
@@ -14,10 +15,11 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allround.core.errors import AllroundError, suggestion
+from allround.core.files import is_hub_id, is_inside
 from allround.tasks.spec import SourceSpec
 from allround.tasks.task import SPLITS
 
@@ -69,17 +71,18 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 def _path(spec: SourceSpec, base_dir: Path | str, data_dir: Path | str | None) -> Path | None:
     """The path that is meant, or None for a Hub id."""
     if spec.hub is not None:
+        if data_dir is not None:
+            raise AllroundError(
+                f"read '{spec.hub}' as a local copy",
+                "that is an id on the Hub, and a local copy lies in the data folder",
+                "set `local` to a folder or to files in the data folder",
+            )
         return None
     given = spec.path or spec.name or ""
     path = _inside(given, base_dir, data_dir)
     if spec.path is not None or data_dir is not None or path.exists() or _archive(path):
         return path
-    if (
-        given.startswith((".", "/", "~"))
-        or "\\" in given
-        or Path(given).suffix in (*_FORMATS, ".zip")
-        or given.count("/") > 1
-    ):
+    if not is_hub_id(given) or Path(given).suffix in (*_FORMATS, ".zip"):
         return path  # no Hub id looks like this, so the error is about a path
     return None
 
@@ -92,7 +95,7 @@ def _inside(given: str, base_dir: Path | str, data_dir: Path | str | None) -> Pa
         except (OSError, RuntimeError, ValueError) as error:  # a name too long, no such home, a NUL
             raise AllroundError(f"read '{given}'", f"no file can be there: {error}", "check the path") from error
         return path
-    if Path(given).is_absolute() or ".." in PurePosixPath(given.replace("\\", "/")).parts:
+    if not is_inside(given):
         raise AllroundError(
             f"read the local folder '{given}'",
             "it leads out of the data folder",
@@ -367,9 +370,18 @@ def _check_member(member: zipfile.ZipInfo, asked: str) -> None:
 
 def _hub(spec: SourceSpec) -> dict[str, Dataset]:
     import datasets
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
     name = spec.hub or spec.name or ""
     asked = f"read '{name}' from the Hub"
+    if not is_hub_id(name) or name in _PACKAGED_DATASETS_MODULES:
+        raise AllroundError(asked, "that is no id of a set on the Hub", "write it as owner/name; or a path as `path`")
+    if os.path.lexists(name):  # datasets would read it
+        raise AllroundError(
+            asked,
+            f"the current folder holds something of that name: {Path(name).absolute()}",
+            f"to read that, write its path as `path: ...`; to read the Hub's '{name}', run it from another folder",
+        )
     try:
         read = datasets.load_dataset(name, spec.config, revision=spec.revision)
     except Exception as error:
