@@ -386,13 +386,17 @@ def _labels(spots: Sequence[_Spot], others: Iterable[_Box] = ()) -> list[tuple[_
         wide = _LETTER * len(_cut(spot.point.name)) + 2
         best, least = None, math.inf
         for number, (box, anchor) in enumerate(_places(spot, wide)):
+            if 0.8 * number >= least:
+                break  # what lies further away is no better
             out = max(0.0, _LEFT + 2 - box.left) + max(0.0, box.right - _WIDTH + 2)
             out += max(0.0, 2 - box.top) + max(0.0, box.bottom - (_HEIGHT - _BOTTOM - 2))
+            penalty = 0.8 * number + 50 * out + sum(box.overlap(other) for other in taken)
+            if penalty >= least:
+                continue
             line = _line(spot, box)
-            hidden = sum(box.overlap(_around(*dot, 2)) for dot in leaders)
-            hidden += sum(_around(*dot, 2).overlap(other) for dot in line for other in taken)
-            hidden += sum(_around(*dot, 4).overlap(_around(*other, 4)) for dot in line for other in leaders) / 4
-            penalty = 50 * out + sum(box.overlap(other) for other in taken) + hidden + 0.8 * number
+            penalty += sum(box.overlap(_around(*dot, 2)) for dot in leaders)
+            penalty += sum(_around(*dot, 2).overlap(other) for dot in line for other in taken)
+            penalty += sum(_around(*dot, 4).overlap(_around(*other, 4)) for dot in line for other in leaders) / 4
             if penalty < least:
                 best, least = (box, anchor), penalty
         assert best is not None
