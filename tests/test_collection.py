@@ -28,7 +28,7 @@ def collected(folder: Path) -> set[tuple[str, Path]]:
     assert line is not None, "the Makefile has no test command"
     (folder / "recorder.py").write_text(RECORDER)
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", *shlex.split(line[1]), "--collect-only", "-s", "-p", "recorder"],
+        [sys.executable, "-m", "pytest", *shlex.split(line[1]), "--collect-only", "-s", "-n0", "-p", "recorder"],
         cwd=ROOT,
         env={"PYTHONPATH": f"{folder}:{ROOT / 'src'}", "PATH": "/usr/bin:/bin"},
         capture_output=True,
