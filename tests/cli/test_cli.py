@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -22,6 +23,9 @@ from allround.cli import main
 from allround.cli.app import app
 from allround.core.errors import AllroundError
 from allround.models.encoders.small_image import SmallImage
+from allround.models.model import MultiTaskModel
+from allround.tasks.make import picture
+from allround.tasks.sources import load_raw
 from allround.tasks.suite import Suite
 
 
@@ -147,6 +151,52 @@ def test_train_evaluate_and_predict(flowers: Path, model: Path, tmp_path: Path) 
     cli("predict", model, "--task", "species", "--input", tmp_path / "rows.csv", "--output", tmp_path / "answers.jsonl")
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [a["prediction"] for a in answers] == ["s0", "s2"] and answers[0]["length"] == 4.0
+
+
+@pytest.mark.parametrize("kind", ["datasets", "bytes", "struct", "large"])
+def test_images_of_a_parquet_file_are_those_of_a_suite(
+    digits_suite: Suite, small_image: SmallImage, tmp_path: Path, kind: str
+) -> None:
+    """Written by `datasets` or by any other library; grey of 16 bits as well, which the two read alike."""
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    definition = digits_suite.tasks["digit"].definition
+    model = MultiTaskModel(small_image, {})
+    weight = torch.randn(10, 128, generator=torch.Generator().manual_seed(0))
+    model.add_task(definition, {"weight": weight, "bias": torch.zeros(10)})
+    model.save(tmp_path / "model")
+    rows = digits_suite.tasks["digit"].splits["test"].inputs[:4]
+    files = []
+    for number, (image,) in enumerate(rows):
+        if number == 3:
+            image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+        image.save(tmp_path / f"{number}.png")
+        files.append((tmp_path / f"{number}.png").read_bytes())
+    stored = [{"bytes": data, "path": None if number else "zero.png"} for number, data in enumerate(files)]
+    file, labels = tmp_path / "rows.parquet", list("0123")
+    if kind == "datasets":
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+        datasets.Dataset.from_dict({"image": stored, "label": labels}, features=features).to_parquet(file)
+    else:
+        column = {"bytes": pa.array(files), "large": pa.array(files, pa.large_binary()), "struct": pa.array(stored)}
+        pq.write_table(pa.table({"image": column[kind], "label": labels}), file)
+
+    found = [json.loads(line) for line in cli("predict", tmp_path / "model", "--input", file).splitlines()]
+    wanted = model.predict("digit", rows)
+    assert [row["prediction"] for row in found] == wanted and len(set(wanted)) > 1
+    suite = load_raw(str(file), base_dir=tmp_path)["train"]
+    assert model.predict("digit", [picture(row["image"]) for row in suite]) == wanted
+    named = kind in ("datasets", "struct")
+    assert [row["image"] for row in found] == ["zero.png" if named else "row 0", "row 1", "row 2", "row 3"]
+    words = [str(tmp_path / f"{number}.png") for number in range(4)]
+    shown = [json.loads(line) for line in cli("predict", tmp_path / "model", "--json", *words).splitlines()]
+    assert [row["prediction"] for row in shown] == wanted and [row["image"] for row in shown] == words
+    pq.write_table(pa.table({"image": pa.array([{"bytes": b"no image", "path": None}])}), file)
+    with pytest.raises(AllroundError, match="read the image 'row 0'"):
+        cli("predict", tmp_path / "model", "--input", file)
 
 
 def test_predict_errors(model: Path) -> None:

@@ -71,6 +71,18 @@ def test_the_name_is_the_file_stem_by_default(tmp_path: Path) -> None:
     assert read_suite(path).name == "moods"
 
 
+@pytest.mark.parametrize(("file", "better"), [("my.suite.yml", "my_suite"), ("a b.yml", "a_b"), ("...yml", "suite")])
+def test_a_file_whose_name_is_none_for_a_suite(tmp_path: Path, file: str, better: str) -> None:
+    path = tmp_path / file
+    path.write_text(with_task())
+    with pytest.raises(AllroundError) as caught:
+        read_suite(path)
+    assert f"read the suite file '{path}'" in caught.value.asked and "it gives no `name`" in caught.value.found
+    assert caught.value.do == f"write `name: {better}` in the file, or rename it"
+    path.write_text(f"name: {better}\n" + with_task())
+    assert read_suite(path).name == better
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -635,7 +635,7 @@ class _Maker:
         found = []
         for number, value in enumerate(values):
             try:
-                found.append(_picture(value))
+                found.append(picture(value))
             except ValueError as error:
                 raise self.fail(
                     f"input '{name}' of {split} is no image in row {number}: {error}",
@@ -804,8 +804,8 @@ def _is_image(value: Any) -> bool:
     return hasattr(value, "getbands") or (isinstance(value, np.ndarray) and value.ndim in (2, 3))
 
 
-def _picture(value: Any) -> Any:
-    """An image as 8-bit grey ("L") or colour ("RGB")."""
+def picture(value: Any) -> Any:
+    """An image as 8-bit grey ("L") or colour ("RGB"). Errors: a ValueError where it is none, or holds nothing."""
     from PIL import Image
 
     if isinstance(value, np.ndarray):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import glob
+import io
 import json
 import logging
 import os
@@ -60,7 +61,10 @@ def load_raw(
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of one JSONL, JSON, CSV, TSV or Parquet file, as dictionaries."""
+    """The rows of one JSONL, JSON, CSV, TSV or Parquet file, as dictionaries.
+
+    An image of a Parquet file is a dictionary itself: the `bytes` of its file, and that file's `path`; either may lack.
+    """
     if not file.is_file():
         raise AllroundError(f"read {file}", "there is no such file", "check the path")
     with _calm():
@@ -178,7 +182,28 @@ def _file(path: Path, format: str | None) -> Dataset:
             raise _broken(path, format, error, asked) from error
     if not len(rows):
         raise AllroundError(asked, "the file has no rows", "put rows in it")
+    if format == "parquet":
+        return _pictures(rows)
     return _numbers(rows) if format in ("csv", "tsv") else rows
+
+
+def _pictures(rows: Dataset) -> Dataset:
+    """Columns of the bytes of image files become images, also where another library than `datasets` wrote them."""
+    import datasets
+
+    stored = [datasets.Value(f"{size}binary") for size in ("", "large_")]
+    stored += [{"bytes": binary, "path": datasets.Value("string")} for binary in stored]
+    for name in [name for name, feature in rows.features.items() if feature in stored]:
+        from PIL import Image, UnidentifiedImageError
+
+        first = next((v for v in (value.as_py() for value in rows.data.column(name)) if v is not None), None)
+        data = first.get("bytes") if isinstance(first, dict) else first
+        try:
+            Image.open(io.BytesIO(data or b"")).close()
+        except (UnidentifiedImageError, Image.DecompressionBombError):
+            continue
+        rows = rows.cast_column(name, datasets.Image())
+    return rows
 
 
 def _check_text(path: Path, asked: str) -> None:

@@ -136,7 +136,8 @@ def parse_suite(text: str, *, name: str, asked: str = "read a suite") -> SuiteSp
     raw = documents[0] if documents else None
     if not isinstance(raw, dict):
         raise AllroundError(asked, f"it holds {reprlib.repr(raw)}", "write a mapping with the key `tasks`")
-    raw.setdefault("name", name)
+    if "name" not in raw:
+        raw["name"] = _name_of(name, asked)
     try:
         spec = SuiteSpec.model_validate(raw)
     except ValidationError as error:
@@ -153,6 +154,16 @@ def parse_suite(text: str, *, name: str, asked: str = "read a suite") -> SuiteSp
                 check_metric(about.metric, about.kind)
     _check_tables(spec, asked)
     return spec
+
+
+def _name_of(name: str, asked: str) -> str:
+    """The name of a suite whose file gives none. Errors: a file whose own name is none for a suite."""
+    try:
+        return check_name(name, "suite")
+    except AllroundError as error:
+        better = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-")[:100] or "suite"
+        found = f"it gives no `name`, and that of the file, {name!r}, is none for a suite: {error.found}"
+        raise AllroundError(asked, found, f"write `name: {better}` in the file, or rename it") from None
 
 
 def _check_tables(spec: SuiteSpec, asked: str) -> None:
