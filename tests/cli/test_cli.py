@@ -104,6 +104,15 @@ def test_help_of_a_command_has_an_example(command: str) -> None:
     assert f"Example: allround {command}" in " ".join(cli(*command.split(), "--help").split())
 
 
+def test_help_in_no_width(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    monkeypatch.setattr(sys, "argv", ["allround", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    shown = capsys.readouterr().out
+    assert "Usage:" in shown and "predict" in shown
+
+
 def test_version() -> None:
     import allround
 

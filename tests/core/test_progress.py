@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from allround.core.progress import Progress
+import allround
+from allround.core.progress import Progress, drop_useless_width, make_console
 
 
 def console(terminal: bool) -> Console:
@@ -33,6 +35,24 @@ def test_lines_go_to_the_log_and_the_screen(tmp_path: Path) -> None:
     assert len(shown(screen).splitlines()) == 2
     Progress(log, quiet=True).say("third")
     assert len(log.read_text(encoding="utf-8").splitlines()) == 3, "a log goes on"
+
+
+@pytest.mark.parametrize(("columns", "width"), [("0", 80), ("1", 80), ("19", 80), ("20", 20), ("120", 120)])
+def test_a_width_in_which_nothing_can_be_read_is_not_taken(
+    columns: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert make_console().width == make_console(stderr=True).width == width
+    Progress().say("what happens")
+    assert "what" in capsys.readouterr().err
+    drop_useless_width()
+    assert os.environ.get("COLUMNS") == (None if width == 80 else columns)
+
+
+def test_consoles_are_made_in_one_place() -> None:
+    source = Path(allround.__file__).parent
+    made = {p.relative_to(source).as_posix() for p in source.rglob("*.py") if re.search(r"\bConsole\(", p.read_text())}
+    assert made == {"core/progress.py"}
 
 
 def test_quiet_is_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

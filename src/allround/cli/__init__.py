@@ -12,7 +12,9 @@ def main() -> None:
     way, and ends with exit code 1.
     """
     from allround.core.errors import AllroundError
+    from allround.core.progress import drop_useless_width
 
+    drop_useless_width()
     try:
         from allround.cli.app import app
         from allround.cli.stopping import heed_sigterm
@@ -40,6 +42,6 @@ def main() -> None:
 
 
 def _say(error: Exception) -> None:
-    from rich.console import Console
+    from allround.core.progress import make_console
 
-    Console(stderr=True, highlight=False).print(str(error), style="red", markup=False, soft_wrap=True)
+    make_console(stderr=True).print(str(error), style="red", markup=False, soft_wrap=True)

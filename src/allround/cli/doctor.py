@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from allround.core.jobs import available_cores
+from allround.core.progress import make_console
 
 _PACKAGES = {
     "torch": "needed",
@@ -27,9 +28,7 @@ _PACKAGES = {
 
 def examine() -> int:
     """Print the findings; 0 when nothing that is needed is missing, else 1."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = make_console()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     console.print(f"python    {platform.python_version()} on {platform.system()} {platform.machine()}")

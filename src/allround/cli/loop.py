@@ -11,6 +11,7 @@ import typer
 from allround.cli.merge import read_options
 from allround.core import registry
 from allround.core.errors import AllroundError
+from allround.core.progress import make_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,8 +35,6 @@ def loop_command(
     encoder: Mapping[str, Any],
 ) -> None:
     """Tune and merge in rounds as the command line says."""
-    from rich.console import Console
-
     from allround.build.loops import plan_loop, run_loop
 
     parameters, values = options_of(name, words, method)
@@ -43,7 +42,7 @@ def loop_command(
     told = {"loop": name, "parameters": registry.find("loop", name).resolve(parameters)}
     made = run_loop(loop, suite, out=out, base=base, settings=settings, seed=seed, workers=workers,
                     encoder=encoder, facts=told)  # fmt: skip
-    Console(highlight=False).print(rounds_table(made, suite))
+    make_console().print(rounds_table(made, suite))
     typer.echo(f"\nround {made.kept} was kept, the best on validation; its scores on test:\n")
     made.scoreboard.print()
     typer.echo(f"\nmodel   {made.folder}")

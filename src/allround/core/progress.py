@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
+
+
+#: Columns of a line: a console that says fewer than the first knows nothing (`COLUMNS=0`), and is taken for the second.
+_LEAST, _USUAL = 20, 80
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """The console that all output goes to; of a width in which something can be read."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False)
+    if console.width < _LEAST:
+        console.width = _USUAL
+    return console
+
+
+def drop_useless_width() -> None:
+    """Take a width that nothing fits in out of the environment, for consoles that others make (that of `--help`)."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) < _LEAST:
+        del os.environ["COLUMNS"]
 
 
 class Progress:
@@ -30,9 +52,7 @@ class Progress:
     @property
     def console(self) -> Console:
         if self._console is None:
-            from rich.console import Console
-
-            self._console = Console(stderr=True, highlight=False)
+            self._console = make_console(stderr=True)
         return self._console
 
     def say(self, text: str, *, style: str | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import atomic_file, hash_json, read_json, write_json
+from allround.core.progress import make_console
 from allround.evaluate.intervals import Bootstrap, retention, verdict
 from allround.evaluate.predictions import Predictions
 from allround.tasks.definition import Definition
@@ -451,10 +452,9 @@ class Scoreboard:
 
     def print(self, console: Console | None = None) -> None:
         """Print the board in ASCII, in tables that fit the console's width."""
-        from rich.console import Console
         from rich.text import Text
 
-        console = console or Console(highlight=False)
+        console = console or make_console()
         console.print(Text(_plain(" ".join(self.answer()))))
         console.print()
         if self.reference is not None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import atomic_file, hash_json, read_json, write_json
+from allround.core.progress import make_console
 from allround.evaluate.intervals import LEVEL, Bootstrap, Interval, over_seeds, verdict
 from allround.evaluate.predictions import Predictions
 from allround.evaluate.scoreboard import (
@@ -528,10 +529,9 @@ class TrainingComparison:
 
     def print(self, console: Console | None = None) -> None:
         """Print tables and verdict in ASCII, within the console's width."""
-        from rich.console import Console
         from rich.text import Text
 
-        console = console or Console(highlight=False)
+        console = console or make_console()
         head, body = self.table()
         body = [[_wrapped(_plain(row[0])), *map(_plain, row[1:])] for row in body]
         kept = list(range(len(head)))

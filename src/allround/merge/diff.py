@@ -29,6 +29,7 @@ from allround.checkpoints.tokens import vocabulary_of
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, read_json, write_json
 from allround.core.jobs import available_cores
+from allround.core.progress import make_console
 from allround.core.reading import read_bytes
 from allround.evaluate.scoreboard import count, listed, plural
 from allround.merge.kernels import compiled
@@ -191,13 +192,12 @@ class Diff:
 
     def print(self, console: Console | None = None) -> None:
         """Print the verdict and tables in ASCII that fit the console's width."""
-        from rich.console import Console
         from rich.text import Text
 
         from allround.evaluate.scoreboard import _plain
         from allround.merge.diff_words import by_kind, cosines_table, groups_table, legend, models_table, rich_table
 
-        console = console or Console(highlight=False)
+        console = console or make_console()
         for line in self.verdict():
             console.print(Text(_plain(f"- {line}")))
         tables = [models_table(self), groups_table(self, console.width)]
