@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 import allround
-from allround.build import Build, Constraints, Options, build
+from allround.build import Build, Constraints, Options, build, jobs
+from allround.build.run import Run
 from allround.core.errors import AllroundError
+from allround.core.jobs import Inline
 from allround.core.progress import Progress
 from allround.evaluate.predictions import Predictions
 from allround.evaluate.scoreboard import Scoreboard
@@ -124,6 +126,28 @@ def test_costs(first: Build) -> None:
     assert (ties.search_choices, joint.search_choices) == (3, 0)
     assert ties.training_seconds == specialists.training_seconds > 0
     assert specialists.examples_per_second and specialists.examples_per_second > 0
+
+
+def test_precision_is_decided_once_for_a_run(
+    digits_suite: Suite, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "layer_seconds", lambda where: {"fp32": 0.046, "bf16": 0.0213})
+    for decided in ("bf16", "fp32"):  # the second time the machine is busy, and would decide otherwise
+        monkeypatch.setattr(jobs, "precision", lambda name, where, decided=decided: decided)
+        one = Run(digits_suite, base, options(), tmp_path, {}, Progress(quiet=True))
+        one.runner = Inline()
+        one._decide_precision()
+        assert one.settings.precision == "bf16"
+        assert one.precision == "bfloat16, the faster here: a layer takes 21.3 ms, and 46 ms in float32"
+
+
+def test_all_pieces_are_made_in_the_precision_that_was_decided(first: Build) -> None:
+    (piece,) = (first.folder / "pieces").glob("precision-*/piece.json")
+    decided = json.loads(piece.read_text())["facts"]["precision"]
+    for name in ("specialist-digit", "joint"):
+        (piece,) = (first.folder / "pieces").glob(f"{name}-*/piece.json")
+        assert json.loads(piece.read_text())["made_from"]["settings"]["precision"] == decided
+    assert "the faster here: a layer takes" in first.report.read_text()
 
 
 def test_a_second_run_makes_nothing(first: Build, digits_suite: Suite, base: Path) -> None:

@@ -454,6 +454,27 @@ def test_a_killed_run_with_dropout_goes_on_to_the_same_bits(
     assert same(state(model), expected)
 
 
+def test_a_killed_run_goes_on_in_the_precision_that_it_began_with(
+    flowers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = chosen(epochs=2, batch_size=20, precision="auto")
+    monkeypatch.setattr(trainer, "precision", lambda name, device: "bf16")
+    model, tasks = flowers()
+    train(model, tasks, settings, seed=0)
+    expected = state(model)
+    model, tasks = flowers()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        ends_at(patch, 4)
+        train(model, tasks, settings, seed=0, scratch=tmp_path)
+    monkeypatch.setattr(trainer, "precision", lambda name, device: "fp32")
+    model, tasks = flowers()
+    train(model, tasks, settings, seed=0)
+    assert not same(state(model), expected)
+    model, tasks = flowers()
+    train(model, tasks, settings, seed=0, scratch=tmp_path)
+    assert same(state(model), expected)
+
+
 def test_early_stopping_and_a_kill(flowers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience is remembered: a task that was drawn no more stays so."""
     settings = chosen(epochs=4, patience=1, batch_size=20)

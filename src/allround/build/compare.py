@@ -145,8 +145,7 @@ class _Comparing(Run):
         self.weights = sweep_weights(list(self.tasks), sweep, seed_of(seeds[0], "sweep"))
         self._announce(f"{len(joints)} methods, {trials} learning rates, {len(seeds)} seeds")
         with self._runner() as self.runner:
-            self._save_data()
-            self._make_base()
+            self._begin()
             self._fit_heads()
             self._try_rates()
             self._try_weights()

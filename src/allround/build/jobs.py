@@ -27,7 +27,7 @@ from allround.merge.learn.save import write
 from allround.merge.run import merge_folders
 from allround.merge.statistics.collect import collect
 from allround.models.base import find_folder, load_encoder, open_encoder
-from allround.models.device import pick_device, products
+from allround.models.device import layer_seconds, pick_device, precision, products
 from allround.models.encoder import Encoder
 from allround.models.head import fit_head
 from allround.models.model import (
@@ -76,6 +76,13 @@ def make_base(piece: Piece, base: str, tasks: Sequence[str], seed: int, encoder:
         facts["epochs"] = made.epochs
         facts["learning_rate"] = made.learning_rate
         facts["seconds"] = time.perf_counter() - started
+
+
+def decide_precision(piece: Piece, device: str) -> None:
+    """In which precision "auto" computes, and the speeds that decided it."""
+    with piece.make() as (_, facts):
+        facts["precision"] = precision("auto", device)
+        facts["layer"] = layer_seconds(pick_device(device).type)
 
 
 def make_head(piece: Piece, encoder: str, task: str, device: str) -> None:

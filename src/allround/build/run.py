@@ -20,6 +20,7 @@ from allround.build.results import (
     commands,
     peak_memory,
     plain_name,
+    precision_words,
     python_lines,
     save_model,
     task_facts,
@@ -147,8 +148,7 @@ class Run:
     def run(self) -> Build:
         self._announce(f"seed {self.options.seed}")
         with self._runner() as self.runner:
-            self._save_data()
-            self._make_base()
+            self._begin()
             plan = self._plan()
             self._fit_heads()
             self._tune()
@@ -187,6 +187,24 @@ class Run:
                 piece = open_work[index][0]
                 stage.advance()
                 self.progress.say(f"made  {piece.key}{_result(piece)}")
+
+    def _begin(self) -> None:
+        """What every run starts from: the rows, the base, and the precision that all its work computes in."""
+        self._save_data()
+        self._make_base()
+        self._decide_precision()
+
+    def _decide_precision(self) -> None:
+        """Measure once what "auto" means here, and keep to it in all that follows, also after a kill."""
+        if self.settings.precision == "auto":
+            device = self.settings.device
+            piece = self.pieces.piece("precision", device=pick_device(device).type)
+            self._do("precision", [(piece, call(jobs.decide_precision, piece=piece, device=device))])
+            self.settings = self.settings.with_(precision=piece.facts["precision"])
+            self.precision = precision_words(piece.facts["precision"], piece.facts["layer"])
+            self.progress.say(f"matrix products in {self.precision}")
+        else:
+            self.precision = precision_words(self.settings.precision)
 
     def _save_data(self) -> None:
         """Keep the rows in the run folder, where every process finds them."""
@@ -697,6 +715,7 @@ class Run:
             ],
             "tasks": [task_facts(t) for t in self.tasks.values()],
             "budget": plan.words if plan else None,
+            "precision": self.precision,
             **about_machine(),
             "seconds_total": time.perf_counter() - self.started,
             "peak_memory": peak_memory(),

@@ -39,8 +39,8 @@ def write_report(board: Scoreboard, path: Path | str, *, extra: Mapping[str, Any
 
     extra, all optional: title; commands and python (how to use the saved model, as text); choices (a list of
     {method, settings, validation, chosen}: what was tried on validation rows); tasks (a list of {name, kind,
-    metric, train, validation, test, labels, notes}); budget, machine, date (text); versions ({name: version});
-    seconds_total; peak_memory (bytes).
+    metric, train, validation, test, labels, notes}); budget, precision, machine, date (text); versions ({name:
+    version}); seconds_total; peak_memory (bytes).
     """
     text = html(board, extra=extra)
     with atomic_file(path) as temporary:
@@ -177,6 +177,8 @@ def _facts(board: Scoreboard, given: Mapping[str, Any]) -> list[tuple[str, str]]
         facts.append(("Date", str(given["date"])))
     if given.get("machine"):
         facts.append(("Machine", str(given["machine"])))
+    if given.get("precision"):
+        facts.append(("Matrix products in training", str(given["precision"])))
     if given.get("seconds_total"):
         facts.append(("Whole run", duration(float(given["seconds_total"]))))
     if given.get("peak_memory"):

@@ -26,7 +26,7 @@ class Settings:
     the whole training has there, so that parts done one after the other see each row as often as the whole; only the
     optimiser's averages begin anew.
     precision: "bf16" computes matrix products in bfloat16 (weights and the best state stay float32), "fp32" does not;
-    "auto" takes bf16 where the processor or GPU computes it natively. Final predictions are always made in float32.
+    "auto" takes the one that is faster on the processor or GPU. Final predictions are always made in float32.
     sample: how often each task is drawn; `sample_settings` are that method's parameters.
     mix: which tasks a step holds, a batch of each: "one" task, "all" tasks, tasks of one "kind", or a number of them
     ("4"). A task that is drawn less often than others is missing from some steps.

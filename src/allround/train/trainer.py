@@ -104,6 +104,9 @@ class _Run:
         self.device = pick_device(settings.device)
         self.processes = Processes(cpu=self.device.type == "cpu")
         first = self.processes.number == 0
+        half = first and precision(settings.precision, settings.device) == "bf16"
+        # One process decides for all; and a training that goes on does so as it began.
+        self.precision = "bf16" if float(self.processes.add(torch.tensor(float(half)))) else "fp32"
         self.adapter = adapter if first else None
         self.state_file = scratch / "training.pt" if scratch else None
         self.made_from = self._made_from() if scratch else ""
@@ -151,7 +154,7 @@ class _Run:
             self.entry,
             lambda: make_balancer(settings.balance, settings.balance_settings, outline),
             processes=self.processes,
-            products=lambda: products(settings.precision, settings.device),
+            products=lambda: products(self.precision, settings.device),
             raw_scale=settings.raw_scale,
             flat=settings.flat,
             accumulate=settings.accumulate,
@@ -361,7 +364,7 @@ class _Run:
         rules, about, split = kind(task.definition.kind), task.definition, task.splits["validation"]
         feed = next(f for f in self.held if index in f.tasks)
         rows = [i for i in range(len(feed.rows)) if feed.places[index][i] >= 0]
-        with products(self.settings.precision, self.settings.device):
+        with products(self.precision, self.settings.device):
             outputs = self.model.outputs_prepared(task.name, [feed.rows[i] for i in rows])
         split = split.take([int(feed.places[index][i]) for i in rows])
         predicted, _ = self.model.predict_encoded(task.name, outputs)
@@ -403,7 +406,7 @@ class _Run:
     # -- going on after a kill ---------------------------------------------------------------------------------------
 
     #: What is kept as it is.
-    _KEPT = ("made_from", "step", "done", "queue", "drawn", "best", "best_mean", "best_heads",
+    _KEPT = ("made_from", "precision", "step", "done", "queue", "drawn", "best", "best_mean", "best_heads",
              "task_best", "waits", "bad_in_a_row", "weighed")  # fmt: skip
 
     def _made_from(self) -> str:
@@ -523,11 +526,6 @@ def _one_each(features: Outputs) -> Tensor:
         return features.logits
     words = features.logits.split(list(features.lengths))
     return torch.stack([w.mean(0) if len(w) else features.logits.new_zeros(features.logits.shape[1]) for w in words])
-
-
-def precision_of(settings: Settings) -> str:
-    """The precision of matrix products that the settings mean, "bf16" or "no"."""
-    return precision(settings.precision, settings.device)
 
 
 def _check_tasks(model: MultiTaskModel, tasks: Sequence[Task]) -> None:

@@ -97,8 +97,7 @@ class _Loop(Run):
 
     def go(self) -> None:
         with self._runner() as self.runner:
-            self._save_data()
-            self._make_base()
+            self._begin()
             self._fit_heads()
             heads = {name: str(piece.folder) for name, piece in self.heads.items()}
             start = self._piece("round-0", [self.base_piece, *self.heads.values()])

@@ -89,6 +89,7 @@ def learn(
         raise AllroundError("learn a merge", f"{len(specialists)} model is given", "give at least two")
     started = time.perf_counter()
     where = pick_device(device)
+    precision = named_precision(precision, where.type)
     progress = progress or Progress(None)
     shell = _open(base, [one.encoder for one in specialists])
     rows = gather_rows(shell, specialists, tasks, learning, split=split, seed=seed, device=where, precision=precision)
@@ -100,7 +101,7 @@ def learn(
         "rows": {name: len(r.prepared) for name, r in rows.items()},
         "seed": seed,
         "device": where.type,
-        "precision": named_precision(precision, where.type),
+        "precision": precision,
     }
     if learning.group and len(specialists) > learning.group:
         if start is not None:
