@@ -198,8 +198,14 @@ def test_damaged_pieces_are_made_again(first: Build, digits_suite: Suite, base: 
     weights.write_bytes(weights.read_bytes()[:-1])
     next(out.glob("pieces/head-digit-*/piece.json")).write_text("{}")
     next(out.glob("pieces/joint-*/heads.safetensors")).unlink()
+    segments = next(out.glob("pieces/specialist-segments-*/encoder/model.safetensors"))
+    segments.write_bytes(segments.read_bytes()[:4000] + bytes(segments.stat().st_size - 4000))
+    answers = next(out.glob("pieces/test-joint-digit-*/predictions.parquet"))
+    answers.write_bytes(answers.read_bytes()[:1000] + bytes(answers.stat().st_size - 1000))
     again = run(digits_suite, out, base=base)
-    assert sorted(made(last_log(out))) == ["head-digit", "joint", "specialist-ink"]
+    whole = ["head-digit", "joint", "specialist-ink", "specialist-segments", "test predictions of joint (all 3 tasks)"]
+    assert sorted(made(last_log(out))) == whole
+    assert f"note  {segments.parent.parent.name} is made again: encoder/model.safetensors is not" in last_log(out)
     assert again.scoreboard.fingerprint() == first.scoreboard.fingerprint()
 
 

@@ -48,6 +48,59 @@ def test_a_piece_is_done_when_it_is_whole(tmp_path: Path) -> None:
     assert not Pieces(tmp_path).piece("tune", seed=1).done
 
 
+def test_damage_of_equal_size_is_noticed(tmp_path: Path) -> None:
+    """In any file, and in what the piece says of itself; but a piece that is not there is not damaged."""
+    piece = Pieces(tmp_path).piece("tune", seed=0)
+    assert piece.damage is None
+    for name in ("encoder/weights", "heads", "piece.json"):
+        with piece.make() as (folder, facts):
+            (folder / "encoder").mkdir()
+            (folder / "encoder" / "weights").write_bytes(bytes(range(256)) * 9000)
+            (folder / "heads").write_bytes(b"12")
+            facts["score"] = {3: 0.5, 10: 0.75}
+        assert piece.done and piece.damage is None
+        path = piece.folder / name
+        data = bytearray(path.read_bytes())
+        place = data.index(b"0.75") if name == "piece.json" else len(data) - 1
+        data[place] ^= 1
+        path.write_bytes(data)
+        assert not piece.done and piece.damage == f"{name} is not as it was written"
+        assert not Pieces(tmp_path).piece("tune", seed=0).done
+    (piece.folder / "heads").unlink()
+    with piece.make() as (folder, _):
+        (folder / "heads").touch()
+    assert piece.done
+    (piece.folder / "heads").unlink()
+    assert piece.damage == "heads cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "7", "{", '{"files": 3, "check": ""}', "[" * 100_000, '{"files": {}}', "\ud800"]
+)
+def test_a_piece_that_says_nothing_of_itself_is_not_done(tmp_path: Path, text: str) -> None:
+    piece = Pieces(tmp_path).piece("tune", seed=0)
+    piece.folder.mkdir()
+    (piece.folder / "piece.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert not piece.done and piece.damage == "piece.json is not as it was written"
+
+
+def test_a_file_is_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    class Counted:
+        def update(self, block: bytes) -> None:
+            read.append(len(block))
+
+        def hexdigest(self) -> str:
+            return str(sum(read))
+
+    monkeypatch.setattr(module.xxhash, "xxh3_128", Counted)
+    piece = Pieces(tmp_path).piece("tune", seed=0)
+    with piece.make() as (folder, _):
+        (folder / "weights").write_bytes(bytes(2_500_000))
+    assert piece.done and piece.done and sum(read) == 2_500_000
+
+
 def test_a_failure_leaves_nothing_and_a_second_try_works(tmp_path: Path) -> None:
     piece = Pieces(tmp_path).piece("tune", seed=0)
     with pytest.raises(RuntimeError), piece.make() as (folder, _):

@@ -178,7 +178,7 @@ class Run:
         """Run the jobs whose pieces are not there yet, and say what was made and what was found."""
         open_work = []
         for piece, job in work:
-            if piece.done:
+            if self._have(piece):
                 self.progress.say(f"have  {piece.key}{_result(piece)}", style="dim")
             else:
                 open_work.append((piece, job))
@@ -206,12 +206,18 @@ class Run:
         else:
             self.precision = precision_words(self.settings.precision)
 
+    def _have(self, piece: Piece | PredictionGroup) -> bool:
+        """Whether a piece need not be made; says so where it was damaged and is made again."""
+        if piece.damage is not None:
+            self.progress.say(f"note  {piece.key} is made again: {piece.damage}", style="yellow")
+        return piece.done
+
     def _save_data(self) -> None:
         """Keep the rows in the run folder, where every process finds them."""
         self.data: dict[str, str] = {}
         for name, task in self.tasks.items():
             piece = self.pieces.piece(f"data-{name}", content=task.content)
-            if not piece.done:
+            if not self._have(piece):
                 with piece.make() as (folder, facts):
                     task.save(folder)
                     facts["rows"] = {s: len(task.splits[s]) for s in SPLITS}
@@ -242,7 +248,7 @@ class Run:
         read = [base.prepare(t.splits["train"].inputs[:FIRST_ROWS], t.definition) for t in self.tasks.values()]
         about = [base.label, base.form, base.dim, hash_json([[row.tolist() for row in rows] for rows in read])]
         piece = self.pieces.piece("base", base=about, content=hash_tensors(base.network))
-        if not piece.done:
+        if not self._have(piece):
             with piece.make() as (folder, facts):
                 (folder / "encoder").mkdir()
                 base.save(folder / "encoder")
@@ -268,7 +274,7 @@ class Run:
             methods=self.methods,
             joints=[joint.name for joint in self.further],
         )
-        if not decided.done:
+        if not self._have(decided):
             # A first fit of the heads on all rows is the work that follows anyway.
             self._fit_heads()
             heads = {n: str(p.folder) for n, p in self.heads.items()}

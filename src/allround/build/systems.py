@@ -103,6 +103,10 @@ class PredictionGroup:
         return all(self.pieces[n].done for n in self.names)
 
     @property
+    def damage(self) -> str | None:
+        return next((f"{n}: {found}" for n in self.names if (found := self.pieces[n].damage)), None)
+
+    @property
     def facts(self) -> dict[str, Any]:
         return {"seconds": sum(self.pieces[n].facts["seconds"] for n in self.names)}
 

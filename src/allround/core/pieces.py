@@ -1,20 +1,40 @@
 """Finished pieces of work, named by the content hash of what they were made from.
 
 A run folder holds `pieces/<name>-<key>/`. A piece appears only when it is finished, so a killed run leaves
-either the whole piece or nothing that looks like one, and the next run takes up whatever is there.
+either the whole piece or nothing that looks like one, and the next run takes up whatever is there. What was damaged
+since is not taken up: each piece holds the hashes of its files.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_folder, hash_json, read_json, write_json
 from allround.core.version import __version__
+
+#: The hashes of files that this process has read, by what the system knows of them.
+_known: dict[tuple[int, int, int, int], str] = {}
+
+
+def _content(path: Path) -> str:
+    """The xxh3 hash of a file. It is against damage and not against forgery, and has to be as fast as memory."""
+    about = path.stat()
+    key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
+    if key not in _known:
+        digest = xxhash.xxh3_128()
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        _known[key] = digest.hexdigest()
+    return _known[key]
 
 
 @dataclass(frozen=True)
@@ -30,14 +50,31 @@ class Piece:
 
     @property
     def done(self) -> bool:
-        """Whether the piece is there and whole: every file that it was finished with, in its size."""
+        """Whether the piece is there and whole."""
+        return self.folder.is_dir() and self.damage is None
+
+    @property
+    def damage(self) -> str | None:
+        """What is not as it was when the piece was finished; None for a piece that is whole, or not there at all.
+
+        All content is compared. A file that was compared once is so again only when its size or time is another.
+        """
+        if not self.folder.is_dir():
+            return None
         try:
             written = read_json(self.folder / "piece.json")
-            files = dict(written["files"])
-            dict(written["facts"])
-            return all((self.folder / name).stat().st_size == size for name, size in files.items())
-        except (AllroundError, OSError, ValueError, KeyError, TypeError):
-            return False
+            files = written.pop("files")
+            if written.pop("check") != hash_json([written, files]):
+                return "piece.json is not as it was written"
+        except (AllroundError, KeyError, TypeError, AttributeError):
+            return "piece.json is not as it was written"
+        for name, content in files.items():
+            try:
+                if _content(self.folder / name) != content:
+                    return f"{name} is not as it was written"
+            except OSError as error:
+                return f"{name} cannot be read: {error.strerror}"
+        return None
 
     @property
     def scratch(self) -> Path:
@@ -56,9 +93,10 @@ class Piece:
         facts: dict[str, Any] = {}
         with atomic_folder(self.folder) as folder:
             yield folder, facts
-            files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
-            about = {"made_from": dict(self.made_from), "facts": facts, "files": files}
-            write_json(folder / "piece.json", about)
+            found = sorted(p for p in folder.rglob("*") if p.is_file())
+            files = {p.relative_to(folder).as_posix(): _content(p) for p in found}
+            about = json.loads(json.dumps({"made_from": dict(self.made_from), "facts": facts}))
+            write_json(folder / "piece.json", {**about, "files": files, "check": hash_json([about, files])})
 
 
 class Pieces:
