@@ -28,7 +28,7 @@ CASES: dict[str, tuple[Definition, Any, Any]] = {
     "regression": (
         Definition("t", "regression", ("x", "y"), "text", "pearson", center=1 / 3, scale=0.1),
         RNG.normal(size=3),
-        np.array([1e-300, np.nan, 1 / 3]),
+        np.array([1e-300, -1e300, 1 / 3]),
     ),
     "token_classification": (
         Definition("t", "token_classification", ("x",), "text", "span_f1", ("O", "B-X", "I-X")),

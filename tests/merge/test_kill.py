@@ -342,7 +342,7 @@ def test_a_failure_at_the_end_leaves_nothing(small: list[Path], tmp_path: Path, 
     last = sorted(tensors)[-1]
     tensors[last][-1, -1] = float("nan")
     save_file(tensors, shard, {"format": "pt"})
-    with pytest.raises(AllroundError, match="holds NaN or infinity there"):
+    with pytest.raises(AllroundError, match="holds NaN or infinity in"):
         cli([*command(small, tmp_path / "new" / "out", "average"), "--workers", workers])
     assert list((tmp_path / "new").iterdir()) == []
 

@@ -140,7 +140,7 @@ def test_weights_that_are_no_numbers(three: list[Path], tmp_path: Path, which: i
     tensors["a.weight"][1, 1] = value
     save_file(tensors, three[which] / "model.safetensors")
     who = "leave that specialist out" if which else "use a base that is whole"
-    refused(three, tmp_path / "out", "'a.weight'", str(three[which]), "holds NaN or infinity there", who)
+    refused(three, tmp_path / "out", "'a.weight'", str(three[which]), "holds NaN or infinity in", who)
     refused(three[which:], tmp_path / "out", str(three[which]), more=("--no-base",))
 
 

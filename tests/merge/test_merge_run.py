@@ -268,7 +268,7 @@ def test_a_specialist_that_is_not_finite(three: tuple[Path, Path, Path], tmp_pat
 
 def test_a_base_that_is_not_finite(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base = folder(tmp_path / "broken", {**BASE, "w": torch.tensor([[1.0, float("nan")], [0.0, 0.0]])})
-    with pytest.raises(AllroundError, match=f"the base {base} holds NaN or infinity there"):
+    with pytest.raises(AllroundError, match=f"the base {base} holds NaN or infinity in"):
         merge(base, three[1])
 
 

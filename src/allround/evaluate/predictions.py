@@ -40,6 +40,14 @@ class Predictions:
                 f"there are {len(self.predictions)} of them for {len(self.targets)} {self.split} rows",
                 "predict every row once",
             )
+        parts = {"targets": self.targets, "predictions": self.predictions, "confidences": self.confidence}
+        for what, values in parts.items():
+            if odd := _odd(values):
+                raise AllroundError(
+                    f"keep the predictions for the task '{self.definition.name}'",
+                    f"{odd} of {len(self)} {what} are NaN or infinite",
+                    "check the model that they come from",
+                )
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -97,6 +105,13 @@ class Predictions:
             ) from error
         confidence = table["confidence"].to_pylist() if "confidence" in table.column_names else None
         return cls(definition, about["split"], targets, predictions, confidence, about["seconds"])
+
+
+def _odd(values: Any) -> int:
+    """How many numbers are not finite; encoded labels always are."""
+    if isinstance(values, list) and not all(isinstance(value, float) for value in values):
+        return 0
+    return 0 if values is None else int((~np.isfinite(values)).sum())
 
 
 def score(predictions: Predictions) -> float:

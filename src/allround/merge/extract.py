@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from allround.checkpoints.adapter import CONFIG, FLIPPED, FLIPPED_LAYERS, model_type
+from allround.checkpoints.finite import count_odd, odd_words
 from allround.checkpoints.header import FLOATS, dtype_name
 from allround.checkpoints.quantised import UNPACK, check_not_quantised
 from allround.checkpoints.source import Source
@@ -145,7 +146,9 @@ class _Extraction:
             change = self._change(name)
             total = float(change.double().square().sum())
             if not math.isfinite(total):
-                raise AllroundError(self.asked, f"'{name}' holds NaN or infinity", "tune it again, or check the base")
+                who = next((s for s in (self.base, self.tuned) if name in s and count_odd(s.get(name))), self.tuned)
+                found = f"'{name}' in {who.path} holds {odd_words(change)}"
+                raise AllroundError(self.asked, found, "tune it again, or check the base")
             if total == 0:
                 continue
             self.squares[name] = total

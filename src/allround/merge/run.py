@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from allround.checkpoints.finite import check_cast, count_odd, odd_words
 from allround.checkpoints.header import FLOATS, SCALED, torch_dtype
 from allround.checkpoints.source import Source
 from allround.checkpoints.weights import OTHER_WEIGHTS, index_of, indexes
@@ -143,10 +144,10 @@ class _Reader:
         for number, name in [*parts, *self.item.models]:
             source = self.plan.source(number)
             assert name is not None
-            if not torch.isfinite(source.read(name)).all():
+            if count_odd(values := source.read(name)):
                 who = f"the base {source.path}" if number < 0 else str(source.path)
                 do = "use a base that is whole" if number < 0 else "leave that specialist out, or tune it again"
-                return AllroundError(asked, f"{who} holds NaN or infinity there", do)
+                return AllroundError(asked, f"{who} holds {odd_words(values)}", do)
         return AllroundError(asked, "the changes are too large to compute with", "check the checkpoints")
 
 
@@ -235,7 +236,7 @@ class _Merger:
         merged = self._call(reader.item, base, deltas, block, whole)
         unchanged = not reader.totals[block.start] or odd is not None
         if raw is not None and unchanged and not deltas.any():
-            return raw.to(dtype)  # nobody changed it: not even the sign of a zero differs
+            return _cast(raw, dtype, reader.item.name)  # nobody changed it: not even the sign of a zero differs
         if merged.shape != base.shape:
             raise AllroundError(
                 f"merge the tensor '{reader.item.name}' by '{self.plan.recipe.method}'",
@@ -255,10 +256,25 @@ class _Merger:
         return torch.where(odd, raw.to(dtype), out.cpu())
 
 
+def _cast(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """Numbers that are taken over, in the dtype of the output. Errors: those that are too large for it."""
+    found = values.to(dtype)
+    if dtype != values.dtype:
+        check_cast(values, found, f"write the tensor '{name}' as {str(dtype).removeprefix('torch.')}", name)
+    return found
+
+
 def _read_statistic(file: Source, name: str, shape: tuple[int, ...], block: _Block) -> Tensor:
     """The block of a statistic that has an entry for each of the weight's, else all of it."""
     alike = file.shape(name) == shape
-    return file.read(name, block.start, block.stop).reshape(block.shape) if alike else file.get(name)
+    found = file.read(name, block.start, block.stop).reshape(block.shape) if alike else file.get(name)
+    if count_odd(found):
+        raise AllroundError(
+            "merge with statistics",
+            f"'{name}' in {file.path} holds {odd_words(found)}",
+            "compute them again: `allround stats`",
+        )
+    return found
 
 
 def _merge_item(plan: Plan, item: Item, file: WeightsFile, merger: _Merger) -> list[str]:
@@ -270,7 +286,7 @@ def _merge_item(plan: Plan, item: Item, file: WeightsFile, merger: _Merger) -> l
         source, size = plan.source(item.copied), math.prod(item.shape)
         for start in range(0, max(size, 1), 1 << 22):
             values = source.read(name, start, min(start + (1 << 22), size))
-            file.write(item.name, start, values.to(torch_dtype(item.dtype)))
+            file.write(item.name, start, _cast(values, torch_dtype(item.dtype), item.name))
         if item.copied < 0 and any(_differs(plan, item.base, other) for other in plan.models):
             why = f"is stored as {item.dtype}, which is not merged" if item.dtype in SCALED else "is no floating point"
             notes.append(f"{item.name} {why}, and differs between the models: the base's is kept")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from allround.checkpoints.finite import check_finite
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import is_hub_id, read_json
@@ -147,6 +148,7 @@ def load_encoder(folder: Path | str, **overrides: Any) -> Encoder:
             f"its library refuses it: {_first_line(error)}",
             "check that the folder is whole: weights, config.json and tokenizer or processor files",
         ) from error
+    check_finite(loaded.named_parameters(), f"load the encoder in {folder}", folder, "tune it again, or copy it again")
     return loaded.eval()
 
 

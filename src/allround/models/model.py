@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from allround.checkpoints.finite import check_finite, count_odd, odd_words
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import atomic_folder, check_name, read_json, write_json
 from allround.core.version import __version__
@@ -188,6 +189,8 @@ def read_heads(path: Path) -> dict[str, dict[str, Tensor]]:
     for name in weights:
         task, part = name.rsplit(".", 1)
         heads.setdefault(task, {})[part] = weights.get(name)
+    tensors = ((f"{task}.{part}", value) for task, head in heads.items() for part, value in head.items())
+    check_finite(tensors, f"read the heads in {path}", path, "tune the model again, or copy it again")
     return heads
 
 
@@ -264,6 +267,7 @@ def by_length(
     """What `compute` gives for prepared rows, in their order, as float32 on the CPU.
 
     Rows of like length go through together, longest first: padding is little, and memory peaks at once.
+    Errors: numbers that are not finite.
     """
     per_token = kind(definition.kind).per_token
     device = next(encoder.parameters(), torch.empty(0)).device
@@ -277,7 +281,21 @@ def by_length(
         for row, part in zip(rows, parts, strict=True):
             found[row] = part
     lengths = tuple(len(part) for part in found) if per_token else ()
-    return Outputs(torch.cat(found) if found else torch.empty(0), lengths)
+    whole = torch.cat(found) if found else torch.empty(0)
+    if count_odd(whole):
+        raise _not_finite(encoder, definition, found)
+    return Outputs(whole, lengths)
+
+
+def _not_finite(encoder: Encoder, definition: Definition, found: Sequence[Tensor]) -> AllroundError:
+    odd = [row for row, part in enumerate(found) if count_odd(part)]
+    tensors = [*encoder.named_parameters(), *encoder.named_buffers()]
+    why = next((f"; '{name}' of the encoder holds {odd_words(v)}" for name, v in tensors if count_odd(v)), "")
+    return AllroundError(
+        f"answer task '{definition.name}'",
+        f"NaN or infinity came for {len(odd)} of {len(found)} rows, first for row {odd[0]} (counted from 0){why}",
+        "check the model, and these rows; where it came in training, lower the learning rate",
+    )
 
 
 def parameters_of(module: nn.Module) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from allround.checkpoints.finite import check_cast, count_odd
 from allround.checkpoints.header import FLOATS, dtype_name, torch_dtype
 from allround.checkpoints.weights import OTHER_WEIGHTS, Weights, index_of
 from allround.checkpoints.write import write_weights
@@ -179,12 +180,20 @@ class Store:
         return self.dtype if self.dtype is not None and stored in FLOATS else stored
 
     def tensor(self, residual: Residual, name: str) -> Tensor:
-        """A weight of the specialist that a residual belongs to."""
+        """A weight of the specialist that a residual belongs to. Errors: a residual or a sum that is not finite."""
         weight = self.weights.get(name)
         if self.weights.dtype(name) not in FLOATS:
             return weight
         made = residual.add(name, weight, self.vector_of(name) if name in residual else None)
-        return made.to(torch_dtype(self.dtype_of(name)))
+        asked = f"open '{name}' with {residual.path}"
+        if count_odd(made):  # as masks may hold
+            odd = ~torch.isfinite(made) & (torch.isfinite(weight) | torch.isnan(made))
+            if odd.any():
+                words = f"NaN or infinity comes in {int(odd.sum()):,} of {odd.numel():,} places"
+                raise AllroundError(asked, words, "make the store again, of whole models")
+        found = made.to(torch_dtype(self.dtype_of(name)))
+        check_cast(made, found, asked, name)
+        return found
 
     def vector_of(self, name: str) -> Tensor | None:
         """The multi-task vector at a weight; None where it is zero, or the codec has none."""

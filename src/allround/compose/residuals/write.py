@@ -16,6 +16,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from allround.checkpoints.finite import check_cast, count_odd, odd_words
 from allround.checkpoints.header import FLOATS, SIZES, dtype_name, make_header, torch_dtype
 from allround.checkpoints.source import Source
 from allround.checkpoints.weights import Weights
@@ -193,8 +194,7 @@ def _rounded(weights: Weights, name: str, dtype: str | None, asked: str) -> Tens
     if dtype is None or weights.dtype(name) not in FLOATS:
         return weight
     found = weight.to(torch_dtype(dtype))
-    if not torch.equal(torch.isfinite(found), torch.isfinite(weight)):
-        raise AllroundError(asked, f"'{name}' is too large for {dtype}", "store the model in bfloat16, or as it is")
+    check_cast(weight, found, asked, name)
     return found
 
 
@@ -204,9 +204,10 @@ def _change(tuned: Source, start: Source, name: str, device: str) -> Tensor:
     compute = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
     first, second = first.to(compute), second.to(compute)
     found = torch.where(first == second, 0, second - first)
-    if not torch.isfinite(found).all():
+    if count_odd(found):
+        who, values = (tuned.path, second) if count_odd(second) else (start.path, first)
         raise AllroundError(
-            f"compress {tuned.path}", f"'{name}' holds NaN or infinity", "tune it again, or check the base"
+            f"compress {tuned.path}", f"'{name}' in {who} holds {odd_words(values)}", "tune it again, or check the base"
         )
     return found
 

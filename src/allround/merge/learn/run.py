@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from allround.checkpoints.finite import check_finite
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import read_json
@@ -117,6 +118,8 @@ def learn(
             progress.say(f"fitting the head of {name} on the merged encoder")
             fitted_head = fit_head(shell.to(where), tasks[name])
             heads[name] = {"weight": fitted_head.weight, "bias": fitted_head.bias}
+    tensors = [*shell.named_parameters(), *((f"{t}.{k}", v) for t, head in heads.items() for k, v in head.items())]
+    check_finite(tensors, "learn a merge", "the learned model", "take a smaller rate, or other rows")
     record.update(facts, seconds=round(time.perf_counter() - started, 3))
     return Learned(shell.to("cpu").eval(), heads, found, record)
 
