@@ -695,6 +695,33 @@ def test_tensors_that_do_not_fit(
     refused(tiny[0], tmp_path, *words)
 
 
+@pytest.mark.parametrize(
+    "rename",
+    [
+        ("base_model.model.", ""),
+        (".lora_", ".base_layer.lora_"),
+        ("lora_A.weight", "lora_embedding_A"),
+    ],
+    ids=str,
+)
+def test_two_tensors_in_one_place(tiny: tuple[Path, Path], tmp_path: Path, rename: tuple[str, str]) -> None:
+    adapter = edited(tiny, tmp_path)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    more = {name.replace(*rename): tensor + 1 for name, tensor in tensors.items()}
+    save_file(tensors | more, adapter / "adapter_model.safetensors")
+    refused(tiny[0], adapter, "are for the same tensor of the model")
+
+
+@pytest.mark.parametrize("key", ["embed_tokens.modules_to_save.weight", "embed_tokens.base_layer.weight"])
+def test_two_saved_tensors_in_one_place(tiny: tuple[Path, Path], tmp_path: Path, key: str) -> None:
+    adapter = edited(tiny, tmp_path, modules_to_save=["embed_tokens"])
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for number, name in enumerate(("embed_tokens.weight", key)):
+        tensors[f"base_model.model.model.{name}"] = torch.full((40, 32), float(number))
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    refused(tiny[0], adapter, "are for the same tensor of the model", key)
+
+
 def test_two_layers_on_one_of_the_base(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     edited(tiny, tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")

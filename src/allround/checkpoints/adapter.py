@@ -245,17 +245,32 @@ class Adapter:
             name = key.removeprefix("base_model.model.")
             match = _FACTOR.fullmatch(name)
             if match is not None:
-                parts.setdefault(match["module"], {})[match.lastgroup or ""] = key
+                found = parts.setdefault(match["module"], {})
+                self._once(found, match.lastgroup or "", key)
             elif re.search(r"(^|\.)lora_", name):
                 raise self._error(f"it holds '{key}', which is no part of a LoRA that allround knows", _MATERIALISE)
             elif "original_module" not in name.split("."):  # a copy of the base's that PEFT does not use
                 clean = ".".join(part for part in name.split(".") if part not in ("base_layer", "modules_to_save"))
-                if clean == name or clean not in self.full:
-                    self.full[clean] = key
+                self._once(self.full, clean, key)  # PEFT writes some twice: all biases, and modules that it saves
+        whose: dict[str, str] = {}
         for module, found in parts.items():
-            self.low_rank[_plain(module)] = self._factors(module, found)
+            factors = self._factors(module, found)
+            self._once(whose, _plain(module), factors.a)
+            self.low_rank[_plain(module)] = factors
         if not parts and not self.full:
             raise self._error("it holds no tensors", _REWRITE)
+
+    def _once(self, places: dict[str, str], place: str, key: str) -> None:
+        """Put a tensor of the file into its place. Errors: another is there, and has other values."""
+        if place in places and not self._same(places[place], key):
+            raise self._error(f"'{places[place]}' and '{key}' are for the same tensor of the model", _REWRITE)
+        places[place] = key
+
+    def _same(self, one: str, other: str) -> bool:
+        import torch
+
+        alike = self.weights.dtype(one) == self.weights.dtype(other)
+        return alike and torch.equal(self.weights.get(one), self.weights.get(other))
 
     def _factors(self, module: str, found: dict[str, str]) -> LowRank:
         if not {"a", "b"} <= set(found):
