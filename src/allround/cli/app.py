@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from allround.cli.help import PLAIN, Group
 from allround.cli.stopping import Commands
 from allround.core.errors import AllroundError
 from allround.core.reading import read_text
@@ -21,14 +22,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=Commands,
     help="Turn many tasks, or many fine-tuned specialists, into one all-round model, and prove it per task.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
     epilog="Try it: `allround build digits --out runs/digits` (no network, no data needed).",
+    **PLAIN,
 )
-tasks_app = typer.Typer(help="Look at suites and their tasks.", no_args_is_help=True)
-methods_app = typer.Typer(help="Look at the methods there are.", no_args_is_help=True)
+tasks_app = typer.Typer(help="Look at suites and their tasks.", cls=Group, **PLAIN)
+methods_app = typer.Typer(help="Look at the methods there are.", cls=Group, **PLAIN)
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(methods_app, name="methods")
 

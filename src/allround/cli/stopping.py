@@ -8,7 +8,8 @@ from types import FrameType
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+
+from allround.cli.help import Group
 
 #: Commands that take up what they had finished when they are run again.
 RESUMED = {"build", "compare-training", "loop", "merge", "train", "tune"}
@@ -18,7 +19,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: answered as Ctrl-C is."""
 
 
-class Commands(TyperGroup):
+class Commands(Group):
     """The commands, which answer an interruption alike.
 
     A command that knows better what is left says so: `raise KeyboardInterrupt("nothing was written")`.
