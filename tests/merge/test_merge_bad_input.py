@@ -305,6 +305,21 @@ def test_a_base_of_fewer_bits_than_the_models(tmp_path: Path) -> None:
     assert made["w"].dtype == torch.float32 and made["w"].tolist() == [1.375, 258.5]
 
 
+def test_tensors_of_several_dtypes_in_one_model(tmp_path: Path) -> None:
+    """Each is computed in float32 (float64 where one is that), and stored as in the base, unless one is asked for."""
+    kinds = {"a": torch.float16, "b": torch.bfloat16, "c": torch.float32, "d": torch.float64}
+    base = model(tmp_path / "base", {name: torch.full((2,), 1.0, dtype=dtype) for name, dtype in kinds.items()})
+    turned = dict(zip(kinds, reversed(kinds.values()), strict=True))
+    one = model(tmp_path / "one", {name: torch.full((2,), 1.5, dtype=dtype) for name, dtype in turned.items()})
+    two = model(tmp_path / "two", {name: torch.full((2,), 2.0) for name in kinds})
+    made = merged([base, one, two], tmp_path / "out")
+    assert {name: tensor.dtype for name, tensor in made.items()} == kinds
+    assert all(tensor.unique().tolist() == [1.75] for tensor in made.values())
+    made = merged([base, one, two], tmp_path / "o2", "--dtype", "bfloat16")
+    assert {tensor.dtype for tensor in made.values()} == {torch.bfloat16}
+    assert all(tensor.unique().tolist() == [1.75] for tensor in made.values())
+
+
 def test_models_that_are_the_base_or_one_another(three: list[Path], tmp_path: Path) -> None:
     base, one, _ = three
     same = merged([base, base], tmp_path / "same", method="ties")
