@@ -110,7 +110,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_has_an_example(command: str) -> None:
-    assert f"Example: allround {command}" in " ".join(cli(*command.split(), "--help").split())
+    assert f"Example: `allround {command}" in " ".join(cli(*command.split(), "--help").split())
 
 
 def test_help_in_no_width(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
