@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from allround.build import Build, Constraints, Options, build, jobs
 from allround.build.run import Run
 from allround.core.errors import AllroundError
 from allround.core.jobs import Inline
+from allround.core.outputs import LOCK
 from allround.core.progress import Progress
 from allround.evaluate.predictions import Predictions
 from allround.evaluate.scoreboard import Scoreboard
@@ -214,19 +216,23 @@ def test_half_made_pieces_are_swept_and_not_taken(
 ) -> None:
     out = tmp_path / "copy"
     shutil.copytree(first.folder, out)
-    half = out / "pieces" / ".specialist-digit-0.x1"
-    half.mkdir()
-    (half / "heads.safetensors").write_bytes(b"half")
+    half = out / "pieces" / ".specialist-digit-0.partial"
+    (half / "new").mkdir(parents=True)
+    (half / LOCK).touch()
+    (half / "new" / "heads.safetensors").write_bytes(b"half")
+    own = out / "pieces" / ".notes.partial"
+    own.mkdir()
+    (own / "notes.txt").write_text("the user's")
     run(digits_suite, out, base=base)
-    assert not half.exists()
+    assert not half.exists() and (own / "notes.txt").read_text() == "the user's"
 
 
 def test_two_builds_in_one_folder_are_refused(first: Build, digits_suite: Suite, base: Path) -> None:
     import fcntl
 
-    with open(first.folder / ".lock", "w") as handle:
+    with open(first.folder / LOCK) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(AllroundError, match="another build is at work"):
+        with pytest.raises(AllroundError, match="another process is writing it"):
             run(digits_suite, first.folder, base=base)
 
 
@@ -411,22 +417,20 @@ def test_a_full_disk_loses_nothing(
     """The disk fills up in the middle; with space again, the run goes on from what is finished."""
     import errno
 
-    import allround.core.files as files
-
     count = 0
-    sync = files._sync
+    sync = os.fsync
 
-    def full(path: Path) -> None:
+    def full(handle: int) -> None:
         nonlocal count
         count += 1
         if count > 40:
             raise OSError(errno.ENOSPC, "No space left on device")
-        sync(path)
+        sync(handle)
 
-    monkeypatch.setattr(files, "_sync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(AllroundError, match="the disk is full"):
         run(digits_suite, tmp_path / "run", base=base)
-    monkeypatch.setattr(files, "_sync", sync)
+    monkeypatch.setattr(os, "fsync", sync)
     before = {p.name for p in (tmp_path / "run" / "pieces").iterdir()}
     assert before and not any(name.startswith(".") for name in before)
     again = run(digits_suite, tmp_path / "run", base=base)

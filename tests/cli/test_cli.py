@@ -22,6 +22,7 @@ from allround.checkpoints import weights as weights_module
 from allround.cli import main
 from allround.cli.app import app
 from allround.core.errors import AllroundError
+from allround.core.outputs import work_folder
 from allround.models.encoders.small_image import SmallImage
 from allround.models.model import MultiTaskModel
 from allround.tasks.make import picture
@@ -254,9 +255,9 @@ def test_nothing_but_a_model_of_ours_is_replaced(two_specialists: tuple[Path, Pa
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     (tmp_path / "file").write_text("precious")
     for out in ("mine", "file"):
-        with pytest.raises(AllroundError, match="only a model that allround saved is replaced"):
+        with pytest.raises(AllroundError, match="choose another --out, move that away, or give --force"):
             cli("merge", base, digit, ink, "-o", tmp_path / out)
-        with pytest.raises(AllroundError, match="only a model that allround saved is replaced"):
+        with pytest.raises(AllroundError, match="choose another --out, move that away, or give --force"):
             cli("tune", "digits", "ink", "--base", base, "--out", tmp_path / out)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "precious"
     for scale in ("0.5", "0.7"):
@@ -265,8 +266,9 @@ def test_nothing_but_a_model_of_ours_is_replaced(two_specialists: tuple[Path, Pa
 
 
 def test_evaluate_does_not_write_into_a_build(model: Path, flowers: Path, tmp_path: Path) -> None:
-    (tmp_path / "run" / "pieces").mkdir(parents=True)
-    with pytest.raises(AllroundError, match="that is the folder of a build"):
+    with work_folder(tmp_path / "run", "build"):
+        pass
+    with pytest.raises(AllroundError, match="the working folder of 'build'"):
         cli("evaluate", model, flowers / "suite.yml", "--out", tmp_path / "run")
 
 

@@ -15,14 +15,15 @@ from allround.core import files
 from allround.core.errors import AllroundError
 from allround.core.files import (
     atomic_file,
-    atomic_folder,
     check_name,
+    disk_errors,
     hash_file,
     hash_folder,
     hash_json,
     read_json,
     write_json,
 )
+from allround.core.outputs import piece_folder
 
 
 def listing(folder: Path) -> list[str]:
@@ -59,7 +60,7 @@ def test_an_exception_leaves_the_old_file(tmp_path: Path, error: type[BaseExcept
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a"
     for name in ("one", "two"):
-        with atomic_folder(path) as temporary:
+        with piece_folder(path) as temporary:
             (temporary / "deep").mkdir()
             (temporary / "deep" / name).write_text(name)
         assert listing(path) == ["deep", f"deep/{name}"]
@@ -74,7 +75,7 @@ def test_an_exception_leaves_the_old_folder(tmp_path: Path, error: type[BaseExce
     if old:
         path.mkdir()
         (path / "old").write_text("old")
-    with pytest.raises(error), atomic_folder(path) as temporary:
+    with pytest.raises(error), piece_folder(path) as temporary:
         (temporary / "half").write_text("half")
         raise error
     assert listing(tmp_path) == (["a", "a/old"] if old else [])
@@ -95,7 +96,7 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
         real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(AllroundError, match="the disk is full"), atomic_folder(path) as temporary:
+    with pytest.raises(AllroundError, match="the disk is full"), piece_folder(path) as temporary:
         (temporary / "new").write_text("new")
     assert listing(tmp_path) == ["a", "a/old"]
 
@@ -135,7 +136,7 @@ def test_a_full_disk_is_said_in_words(
 
 
 def _folder(path: Path) -> None:
-    with atomic_folder(path) as temporary:
+    with piece_folder(path) as temporary:
         (temporary / "x").write_text("x")
 
 
@@ -149,25 +150,42 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="odd"), atomic_file(tmp_path / "a"):
         raise RuntimeError("odd")
     error = AllroundError("a", "b", "c")
-    with pytest.raises(AllroundError) as caught, atomic_folder(tmp_path / "a"):
+    with pytest.raises(AllroundError) as caught, piece_folder(tmp_path / "a"):
         raise error
     assert caught.value is error
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EPERM])
-def test_a_forbidden_folder_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    def refuse(*_: Any, **__: Any) -> Any:
+@pytest.mark.parametrize(
+    ("code", "found", "do"),
+    [
+        (errno.EACCES, "it cannot be written: Permission denied", "choose a folder that you can write to"),
+        (errno.EPERM, "it cannot be written: Operation not permitted", "choose a folder that you can write to"),
+        (errno.EROFS, "it cannot be written: the disk is read-only", "choose a folder that you can write to"),
+        (errno.ENAMETOOLONG, "it cannot be written: the name is too long", "choose a shorter name"),
+        (errno.ENOSPC, "the disk is full", "free some space"),
+        (errno.EDQUOT, "your share of the disk (quota) is used up", "free some space"),
+        (errno.EFBIG, "the file is larger than that disk", "choose another disk"),
+    ],
+)
+def test_every_hindrance_has_its_own_words(tmp_path: Path, code: int, found: str, do: str) -> None:
+    with pytest.raises(AllroundError) as caught, disk_errors(str(tmp_path / "a")):
         raise OSError(code, os.strerror(code))
+    assert caught.value.asked == f"write {tmp_path / 'a'}"
+    assert caught.value.found.startswith(found) and caught.value.do.startswith(do)
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
-    with pytest.raises(AllroundError, match="choose a folder that you can write to"):
-        write_json(tmp_path / "a.json", 1)
+
+@pytest.mark.parametrize(("code", "do"), [(errno.EROFS, "choose a folder"), (errno.ENOSPC, "free some space")])
+def test_a_hindrance_in_the_words_of_a_library(tmp_path: Path, code: int, do: str) -> None:
+    """As safetensors says it, in Rust."""
+    with pytest.raises(AllroundError) as caught, disk_errors(str(tmp_path / "a")):
+        raise RuntimeError(f"I/O error: something (os error {code})")
+    assert caught.value.do.startswith(do)
 
 
 def test_another_file_that_cannot_be_read_is_not_blamed_on_the_output(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "out"):
+    with pytest.raises(FileNotFoundError), piece_folder(tmp_path / "out"):
         (tmp_path / "input").read_text()
-    with pytest.raises(AllroundError, match="cannot be written"), atomic_folder(tmp_path / ".out") as temporary:
+    with pytest.raises(AllroundError, match="cannot be written"), piece_folder(tmp_path / ".out") as temporary:
         (temporary / "deep" / "file").write_text("x")
     assert listing(tmp_path) == []
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from allround.core.errors import AllroundError
+from allround.core.files import MANIFEST
 from allround.evaluate.predictions import Predictions, score
 from allround.tasks.definition import Definition
 
@@ -64,7 +65,7 @@ def test_the_file_is_readable_as_it_is(tmp_path: Path) -> None:
         "prediction": ["ü <b>", "ü <b>", "a|b"],
         "confidence": [0.5, 0.25, 1.0],
     }
-    assert [path.name for path in tmp_path.iterdir()] == ["p.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST, "p.parquet"]
 
 
 def test_score_is_the_metric_of_the_task() -> None:

@@ -11,6 +11,7 @@ from boards import RIGHT, SYSTEMS, board, parts, slower
 from rich.console import Console
 
 from allround.core.errors import AllroundError
+from allround.core.files import MANIFEST
 from allround.evaluate.scoreboard import Scoreboard, System, shown
 
 
@@ -75,7 +76,7 @@ def test_round_trip(tmp_path: Path) -> None:
     made = board(notes={"tasks": {"one": ["a warning | here"]}, "budget": "Same rows."}, provenance={"seed": 0})
     made.save(tmp_path / "out")
     assert Scoreboard.load(tmp_path / "out") == made
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["scoreboard.json", "scoreboard.md"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [MANIFEST, "scoreboard.json", "scoreboard.md"]
     text = (tmp_path / "out" / "scoreboard.md").read_text(encoding="utf-8")
     assert "a warning \\| here" in text and "Same rows." in text
     with pytest.raises(AllroundError, match="its format is 'other'"):

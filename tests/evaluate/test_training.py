@@ -17,6 +17,7 @@ from rich.console import Console
 from test_report import Page
 
 from allround.core.errors import AllroundError
+from allround.core.files import MANIFEST
 from allround.evaluate.intervals import Interval, over_seeds
 from allround.evaluate.training import EQUAL, SPECIALISTS, TrainingComparison, front, measure, task_level
 from allround.evaluate.training_page import _figures, html, svg
@@ -177,7 +178,8 @@ def test_the_front_of_a_sweep() -> None:
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     made = comparison()
     made.save(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"comparison.{e}" for e in ("html", "json", "md", "svg")]
+    written = [f"comparison.{e}" for e in ("html", "json", "md", "svg")]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [MANIFEST, *written]
     again = TrainingComparison.load(tmp_path)
     assert json.dumps(again.to_json()) == json.dumps(made.to_json())
     assert again.words() == made.words() and again.fingerprint() == made.fingerprint()

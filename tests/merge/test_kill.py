@@ -23,6 +23,7 @@ from allround.checkpoints.write import WeightsFile
 from allround.cli.app import app
 from allround.core.errors import AllroundError
 from allround.core.jobs import Inline, Job
+from allround.core.outputs import LOCK
 
 SHARDS = 6
 
@@ -78,14 +79,20 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def partial(out: Path) -> Path:
+    """What a merge that is at work, or was killed, has beside its output."""
     return out.parent / f".{out.name}.partial"
+
+
+def grown(out: Path) -> Path:
+    """The folder that is to be the output."""
+    return partial(out) / "new" / out.name
 
 
 def finished(out: Path) -> dict[str, tuple[int, int]]:
     """The shards that an unfinished run has finished and noted, as the system knows them."""
     found = {}
-    for note in sorted((partial(out) / ".done").glob("model*.json")):
-        about = (partial(out) / note.stem).stat()
+    for note in sorted((grown(out) / ".done").glob("model*.json")):
+        about = (grown(out) / note.stem).stat()
         found[note.stem] = (about.st_ino, about.st_mtime_ns)
     return found
 
@@ -93,7 +100,7 @@ def finished(out: Path) -> dict[str, tuple[int, int]]:
 def began(out: Path) -> int | None:
     """When something was last put into the unfinished folder, or taken from it."""
     try:
-        return partial(out).stat().st_mtime_ns
+        return grown(out).stat().st_mtime_ns
     except FileNotFoundError:
         return None
 
@@ -241,7 +248,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(small: list[Path], tmp_path: Path
     assert process.returncode == 130
     assert said == "stopped: what is finished is kept; run the same command again to go on from there\n"
     assert kept and kept.items() <= finished(out).items() and not out.exists()
-    left = [p for p in partial(out).glob(".*") if p.name not in (".lock", ".made_from", ".done")]
+    left = [p for p in grown(out).glob(".*") if p.name != ".done"]
     assert left == [], "the file that was being written is gone"
 
 
@@ -324,7 +331,7 @@ def test_two_at_once(small: list[Path], tmp_path: Path) -> None:
 
     out = tmp_path / "out"
     partial(out).mkdir()
-    with open(partial(out) / ".lock", "w") as lock:
+    with open(partial(out) / LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(AllroundError) as caught:
             cli(command(small, out, "average"))

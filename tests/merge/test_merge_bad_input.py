@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 
 from allround.cli.app import app
 from allround.core.errors import AllroundError
+from allround.core.files import MANIFEST
+from allround.core.outputs import LOCK
 
 HEAD = {"config.json": "{}"}
 TIED = {"config.json": '{"tie_word_embeddings": true}'}
@@ -356,7 +358,8 @@ def test_a_pickled_checkpoint_of_tensors(three: list[Path], tmp_path: Path) -> N
     plain, made = merged(three, tmp_path / "plain"), merged([*three[:2], other], tmp_path / "out")
     assert all(torch.equal(tensor, made[name]) for name, tensor in plain.items())
     made = merged([other, *three[:2]], tmp_path / "base")
-    assert sorted(p.name for p in (tmp_path / "base").iterdir()) == ["README.md", "merge.json", "model.safetensors"]
+    written = [MANIFEST, "README.md", "merge.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "base").iterdir()) == written
 
 
 class Trap:
@@ -437,11 +440,11 @@ def test_an_output_that_holds_other_things(three: list[Path], tmp_path: Path) ->
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    refused(three, tmp_path / "mine", "only a model that allround saved is replaced")
+    refused(three, tmp_path / "mine", "which allround did not write")
     refused(three, tmp_path / "file", "there is a file of that name")
     refused(three, tmp_path / "file" / "below", "it cannot be written")
-    refused(three, tmp_path / ("long" * 100), "it cannot be written: File name too long")
-    refused(three, tmp_path / ("long" * 62), "it cannot be written: File name too long")
+    refused(three, tmp_path / ("long" * 100), "it cannot be written: the name is too long")
+    refused(three, tmp_path / ("long" * 62), "it cannot be written: the name is too long")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "in", "mine"]
 
 
@@ -517,7 +520,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
     assert caught.value.asked.startswith(f"write {tmp_path}") and caught.value.found == "the disk is full"
     assert "run the same command again: finished work is kept" in caught.value.do
     assert [content(f) for f in folders] == before and not out.exists()
-    kept = {p.name: p.stat().st_ino for p in (tmp_path / ".out.partial").glob("*.safetensors")}
+    kept = {p.name: p.stat().st_ino for p in (tmp_path / ".out.partial" / "new" / "out").glob("*.safetensors")}
     assert len(kept) == (4 if where == "copy" else 2)
     monkeypatch.undo()
     cli(*words)
@@ -532,8 +535,9 @@ def test_what_is_written_already_needs_no_space_again(
     three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that goes on must not be refused for space that its own files take."""
-    unfinished = tmp_path / ".out.partial"
-    unfinished.mkdir()
+    unfinished = tmp_path / ".out.partial" / "new" / "out"
+    unfinished.mkdir(parents=True)
+    (tmp_path / ".out.partial" / LOCK).touch()
     with open(unfinished / "model.safetensors", "wb") as file:
         file.truncate(60_000_000)
     from allround.merge import preflight

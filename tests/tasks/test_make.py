@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from allround.core.errors import AllroundError
+from allround.core.files import MANIFEST
 from allround.tasks.make import make_task
 from allround.tasks.task import SPLITS, Split, Task, limit_split
 
@@ -446,7 +447,7 @@ def test_saving_and_loading_gives_the_same_task(tmp_path: Path, name: str) -> No
             assert found.splits[split].inputs == task.splits[split].inputs
     assert type(found.splits["train"].targets) is type(task.splits["train"].targets)
     assert sorted(p.name for p in (tmp_path / "t").iterdir()) == [
-        "definition.json", "test.arrow", "train.arrow", "validation.arrow",
+        MANIFEST, "definition.json", "test.arrow", "train.arrow", "validation.arrow",
     ]  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["t"]
 

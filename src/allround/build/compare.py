@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,16 +20,18 @@ from allround.build.joint import (
 )
 from allround.build.options import Options
 from allround.build.results import about_machine, task_facts
-from allround.build.run import Run, locked
+from allround.build.run import Run, run_folder
 from allround.build.systems import Judge, Parts
 from allround.core.errors import AllroundError
 from allround.core.jobs import Job, quiet_libraries
+from allround.core.outputs import check_texts, write_texts
 from allround.core.pieces import Piece
 from allround.core.progress import Progress
 from allround.core.seeds import seed_of
 from allround.evaluate.predictions import Predictions
 from allround.evaluate.training import (
     EQUAL,
+    FILES,
     SPECIALISTS,
     Reference,
     Training,
@@ -71,6 +72,7 @@ def compare_training(
     workers: int | None = None,
     resamples: int = 1000,
     progress: Progress | None = None,
+    force: bool = False,
 ) -> TrainingComparison:
     """Compare ways of training one model on all tasks, with each other and with specialists, and write the result.
 
@@ -81,6 +83,7 @@ def compare_training(
 
     Learning rates and weights are chosen on validation with the first seed; test is predicted once for each finished
     model. Everything is kept in `out`: run again with the same arguments after a kill, it takes up what is finished.
+    What earlier comparisons wrote there is replaced, and what others put there is not, unless `force` says so.
     """
     from allround.tasks.suite import Suite
 
@@ -110,11 +113,12 @@ def compare_training(
         check_settings(joint_settings(joint, settings), list(suite.tasks.values()))
     pick_device(settings.device)
     options = Options(settings=settings, seed=seed, workers=workers, resamples=resamples)
-    with locked(out):
+    with run_folder(out, "compare-training", force=force):
+        check_texts(out, FILES, "compare-training", force=force)
         progress = progress or Progress(out / "log.txt")
         run = _Comparing(suite, base, options, out, dict(encoder or {}), progress)
         made = run.go(joints, tuple(range(seed, seed + seeds)), trials, sweep)
-        made.save(out)
+        write_texts(out, made.files(), "compare-training", force=force)
     return made
 
 
@@ -279,7 +283,7 @@ class _Comparing(Run):
         piece, _ = made
         answers = system.predictions(self.pieces, self.tasks, "test")
         if piece.done and not _has_weights(piece) and not all(answers[task].done for task in tasks):
-            shutil.rmtree(piece.folder)
+            piece.remove()
         work[piece.key] = made
 
     def _train_all(self) -> None:

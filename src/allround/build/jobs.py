@@ -15,6 +15,7 @@ from typing import Any
 from allround.core.errors import AllroundError
 from allround.core.files import hash_json
 from allround.core.memory import PeakMemory
+from allround.core.outputs import remove_empty
 from allround.core.pieces import Piece
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything
@@ -121,7 +122,7 @@ def tune(
         facts["seconds"] = course.seconds
         best = next(e for e in course.evaluations if e["step"] == course.best_step)
         facts["validation"] = best["scores"]
-    shutil.rmtree(piece.scratch, ignore_errors=True)
+    remove_empty(piece.scratch)
 
 
 def assemble(encoder: str, heads: Mapping[str, str], tasks: Sequence[Task]) -> MultiTaskModel:
@@ -152,7 +153,7 @@ def _predict_into(piece: Piece, model: MultiTaskModel, task_folder: str, split: 
     rows = _rows(model.encoder, task_folder, split)
     with piece.make() as (folder, facts):
         found = predict_split(model, task, split, prepared=rows)
-        found.save(folder / "predictions.parquet")
+        found.write(folder / "predictions.parquet")
         facts["score"] = score(found)
         facts["seconds"] = found.seconds
         facts["rows"] = len(found)

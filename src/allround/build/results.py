@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from allround.build.systems import Parts
-from allround.core.files import atomic_folder
 from allround.core.jobs import available_cores
+from allround.core.outputs import output_folder
 from allround.evaluate.scoreboard import Cell, Scoreboard, percent, shown, span_text
 from allround.models.device import processor
 from allround.models.model import write_definitions, write_heads
@@ -86,7 +86,7 @@ def peak_memory() -> int:
     return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
-def save_model(out: Path, system: Parts, board: Scoreboard) -> None:
+def save_model(out: Path, system: Parts, board: Scoreboard, *, force: bool) -> None:
     """The chosen model, with its scores and where it comes from."""
     cells = board.cells[system.name]
     facts = {
@@ -94,7 +94,7 @@ def save_model(out: Path, system: Parts, board: Scoreboard) -> None:
         "scores": {n: cell_facts(d, cells[n], board.split) for n, d in board.definitions.items()},
         "provenance": board.provenance,
     }
-    with atomic_folder(out) as folder:
+    with output_folder(out, "build", force=force) as folder:
         shutil.copytree(next(iter(system.encoders.values())) / "encoder", folder / "encoder")
         write_heads(folder / "heads.safetensors", system.read_heads())
         write_definitions(folder, board.definitions, facts)

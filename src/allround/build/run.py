@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,14 +29,24 @@ from allround.build.single import floor
 from allround.build.systems import Judge, Parts, PredictionGroup
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import disk_errors, hash_folder, hash_json
+from allround.core.files import hash_folder, hash_json
 from allround.core.jobs import Inline, Job, Runner, available_cores, call, quiet_libraries, runner
+from allround.core.outputs import (
+    check_out,
+    check_out_file,
+    check_texts,
+    output_file,
+    remove_stale,
+    sweep,
+    work_folder,
+    write_texts,
+)
 from allround.core.pieces import Piece, Pieces
 from allround.core.progress import Progress
 from allround.core.seeds import seed_of
 from allround.evaluate.predictions import Predictions
-from allround.evaluate.report import write_report
-from allround.evaluate.scoreboard import Cost, Scoreboard, System
+from allround.evaluate.report import html
+from allround.evaluate.scoreboard import FILES, Cost, Scoreboard, System
 from allround.merge.learn.learning import preset
 from allround.models.base import builtin_encoders, check_is_model, find_folder
 from allround.models.device import pick_device
@@ -52,6 +61,8 @@ if TYPE_CHECKING:
     from allround.train.settings import Settings
 
 
+#: The page that a build writes, and the folder of its predictions.
+REPORT, PREDICTIONS = "report.html", "predictions"
 #: What the report calls fitting heads anew on merged encoders.
 REFITTED = "heads fitted anew"
 #: Training rows of each task that statistics are computed from.
@@ -81,13 +92,15 @@ def build(
     limit: Mapping[str, int] | None = None,
     encoder: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    force: bool = False,
 ) -> Build:
     """Build the best single model for a suite, and prove per task how good it is.
 
     suite: a `Suite`, the path of a suite file, or the name of a built-in suite. base: a folder, an installed or Hub
     name, a built-in encoder, or an `allround.models.encoders.module.Module`; left out, the suite's own. encoder:
     settings of the encoder, such as `{"max_length": 64}`. out: the run folder; run again with the same arguments
-    after a kill, it takes up what is finished.
+    after a kill, it takes up what is finished. What earlier builds wrote there is replaced, and what others put there
+    is not, unless `force` says so.
 
     Hyperparameters, checkpoints, coefficients and the winner are chosen on validation; test is scored once for each
     finished system. Same inputs, seed and machine give the same scoreboard, timings apart; with a budget, the cut
@@ -120,19 +133,32 @@ def build(
             raise AllroundError(f"use a given specialist for '{name}'", "the suite has no such task",
                                 f"use one of: {', '.join(suite.tasks)}")  # fmt: skip
         find_folder(folder, "specialist")
-    with locked(out):
+    with run_folder(out, "build", force=force):
+        read = [base, *options.specialists.values()]
+        check_out(out / "best", "build", force=force, inputs=read, data=suite.files)
+        check_texts(out, [*FILES, REPORT], "build", force=force)
+        for path in (out / PREDICTIONS).rglob("*.parquet"):
+            check_out_file(path, "build", force=force, root=out)
         progress = progress or Progress(out / "log.txt")
-        return Run(suite, base, options, out, dict(encoder or {}), progress).run()
+        return Run(suite, base, options, out, dict(encoder or {}), progress, force=force).run()
 
 
 class Run:
     """The pieces of work of a build in its folder, one stage after the other; a loop has stages of its own."""
 
     def __init__(
-        self, suite: Suite, base: Any, options: Options, out: Path, encoder: dict[str, Any], progress: Progress
+        self,
+        suite: Suite,
+        base: Any,
+        options: Options,
+        out: Path,
+        encoder: dict[str, Any],
+        progress: Progress,
+        *,
+        force: bool = False,
     ) -> None:
         self.suite, self.base, self.options, self.out = suite, base, options, out
-        self.encoder, self.progress = encoder, progress
+        self.encoder, self.progress, self.force = encoder, progress, force
         self.pieces = Pieces(out / "pieces")
         self.tasks: dict[str, Task] = dict(suite.tasks)
         self.settings = options.settings
@@ -219,7 +245,7 @@ class Run:
             piece = self.pieces.piece(f"data-{name}", content=task.content)
             if not self._have(piece):
                 with piece.make() as (folder, facts):
-                    task.save(folder)
+                    task.write(folder)
                     facts["rows"] = {s: len(task.splits[s]) for s in SPLITS}
             self.data[name] = str(piece.folder)
 
@@ -687,7 +713,11 @@ class Run:
             provenance=self._provenance(),
         )
         for (system_name, task_name), found in predictions.items():
-            found.save(self.out / "predictions" / system_name / f"{task_name}.parquet")
+            path = self.out / PREDICTIONS / system_name / f"{task_name}.parquet"
+            with output_file(path, "build", force=self.force, root=self.out) as new:
+                found.write(new)
+        kept = [f"{PREDICTIONS}/{system_name}/{task_name}.parquet" for system_name, task_name in predictions]
+        remove_stale(self.out, "build", PREDICTIONS, kept)
         return board
 
     def _provenance(self) -> dict[str, Any]:
@@ -709,8 +739,7 @@ class Run:
     def _finish(self, board: Scoreboard, plan: Plan | None) -> Build:
         assert board.best
         best = next(s for s in self.systems if s.name == board.best)
-        save_model(self.out / "best", best, board)
-        board.save(self.out)
+        save_model(self.out / "best", best, board, force=self.force)
         extra = {
             "title": f"{self.suite.name} on {plain_name(self.base)}",
             "commands": commands(self.out, self.tasks),
@@ -726,8 +755,9 @@ class Run:
             "seconds_total": time.perf_counter() - self.started,
             "peak_memory": peak_memory(),
         }
-        write_report(board, self.out / "report.html", extra=extra)
-        return Build(self.out, self.out / "best", self.out / "report.html", board)
+        texts = {**board.files(), REPORT: html(board, extra=extra)}
+        write_texts(self.out, texts, "build", force=self.force)
+        return Build(self.out, self.out / "best", self.out / REPORT, board)
 
     def _count(self, split: str) -> int:
         return sum(len(t.splits[split]) for t in self.tasks.values())
@@ -752,22 +782,8 @@ def _result(piece: Piece | PredictionGroup) -> str:
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """One build at a time in a run folder; what a killed one left half-made is swept."""
-    import fcntl
-
-    with disk_errors(str(out)):
-        out.mkdir(parents=True, exist_ok=True)
-        handle = open(out / ".lock", "w")  # noqa: SIM115 (held until the end)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise AllroundError(
-                f"build into {out}", "another build is at work in this folder", "wait for it, or choose another --out"
-            ) from error
-        for left in (out / "pieces").glob(".*") if (out / "pieces").is_dir() else []:
-            shutil.rmtree(left, ignore_errors=True)
+def run_folder(out: Path, command: str, *, force: bool) -> Iterator[None]:
+    """One run of a command at a time in its folder; what a killed one left half-made is swept."""
+    with work_folder(out, command, force=force):
+        sweep(out / "pieces")
         yield
-    finally:
-        handle.close()

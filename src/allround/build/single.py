@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from allround.build.results import cell_facts
 from allround.compose.residuals.store import load
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import atomic_folder, check_out
+from allround.core.outputs import check_out, check_texts, output_folder, remove_work, work_folder, write_texts
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything, seed_of
 from allround.evaluate.predict import predict_split
 from allround.evaluate.predictions import Predictions, score
-from allround.evaluate.scoreboard import Cost, Scoreboard, System
+from allround.evaluate.scoreboard import FILES, Cost, Scoreboard, System
 from allround.models.base import open_encoder
 from allround.models.device import pick_device
 from allround.models.head import fit_head
@@ -39,29 +38,37 @@ def tune_model(
     seed: int,
     encoder: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    command: str = "train",
+    force: bool = False,
 ) -> Scoreboard:
     """Fit heads on the frozen base, tune on all tasks of the suite, save into `out`, and score on test.
 
     One task gives a specialist, several a joint model. Unfinished training is kept in `out`.unfinished, so that the
     same call after a kill goes on there. Of several processes (`torchrun`) all train, and the first writes and speaks.
+    command: which one it is, `train` or `tune`; a folder that is there is replaced only where the same wrote it and
+    nothing was changed since, or with `force`.
     """
-    out = check_out(out)
+    base = base or suite.base
+    out = check_out(out, command, force=force, inputs=[base], data=suite.files)
+    scratch = out.parent / f"{out.name}.unfinished"
     first = Processes(cpu=pick_device(settings.device).type == "cpu").number == 0
     progress = progress or Progress(quiet=not first)
-    base = base or suite.base
     if base is None:
         raise AllroundError(f"tune on '{suite.name}'", "no base was given, and the suite names none", "give --base")
     tasks = list(suite.tasks.values())
     check_settings(settings, tasks)
-    seed_everything(seed_of(seed, "base"))
-    made = open_encoder(base, tasks, seed_of(seed, "base"), encoder or {})
-    model = MultiTaskModel(made, {})
-    for task in tasks:
-        head = fit_head(made, task)
-        model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
-        progress.say(f"head of {task.name} on the frozen base: validation {head.tried[head.chosen]:.3f}")
-    scratch = out.parent / f"{out.name}.unfinished"
-    with atomic_folder(out) if first else nullcontext() as folder:
+    with ExitStack() as stack:
+        folder = None
+        if first:
+            stack.enter_context(work_folder(scratch, command, force=force))
+            folder = stack.enter_context(output_folder(out, command, force=force))
+        seed_everything(seed_of(seed, "base"))
+        made = open_encoder(base, tasks, seed_of(seed, "base"), encoder or {})
+        model = MultiTaskModel(made, {})
+        for task in tasks:
+            head = fit_head(made, task)
+            model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
+            progress.say(f"head of {task.name} on the frozen base: validation {head.tried[head.chosen]:.3f}")
         adapter = folder / "adapter" if folder and settings.tune == "lora" else None
         course = train(model, tasks, settings, seed=seed, scratch=scratch, adapter=adapter)
         for one in course.evaluations:
@@ -77,7 +84,8 @@ def tune_model(
                                   for n, d in board.definitions.items()}}  # fmt: skip
         if folder:
             model.write(folder)
-            shutil.rmtree(scratch, ignore_errors=True)
+    if first:
+        remove_work(scratch)
     return board
 
 
@@ -97,12 +105,16 @@ def _what_happened(course: Course, settings: Settings) -> list[str]:
     return said
 
 
-def evaluate_model(folder: Path, suite: Suite, *, split: str = "test", out: Path | None = None) -> Scoreboard:
-    """Score a saved model on the tasks of a suite that it has heads for."""
-    if out is not None and (out / "pieces").exists():
-        raise AllroundError(
-            f"write the scores into {out}", "that is the folder of a build, with its own", "choose another --out"
-        )
+def evaluate_model(
+    folder: Path, suite: Suite, *, split: str = "test", out: Path | None = None, force: bool = False
+) -> Scoreboard:
+    """Score a saved model on the tasks of a suite that it has heads for.
+
+    out: also write the scoreboard into this folder; files that are there are replaced only where `evaluate` wrote them
+    and they are unchanged, or with `force`.
+    """
+    if out is not None:
+        check_texts(out, FILES, "evaluate", force=force)
     if split not in SPLITS:
         raise AllroundError(f"evaluate on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
     model = load(folder)
@@ -118,7 +130,7 @@ def evaluate_model(folder: Path, suite: Suite, *, split: str = "test", out: Path
         _check_labels(model, task, str(folder))
     board = board_of(model, suite, split, "model", None)
     if out is not None:
-        board.save(out)
+        write_texts(out, board.files(), "evaluate", force=force)
     return board
 
 

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 
 def align_command(
-    first: Path, other: Path, out: Path, *, suite: Suite | None, by: str, rows: int, leave: Sequence[str]
+    first: Path, other: Path, out: Path, *, suite: Suite | None, by: str, rows: int, leave: Sequence[str], force: bool
 ) -> None:
     """Write the second model in the first's order, and print what was aligned."""
     from allround.core.jobs import quiet_libraries
+    from allround.core.outputs import check_out, output_folder
     from allround.merge.align.models import align_models, batches_from, example_of
 
     quiet_libraries()
-    target = _check_out(out, (first, other))
+    check_out(out, "align", force=force, inputs=(first, other))
     if suite is None and by == "activations":
         raise AllroundError(
             f"align {other} to {first} by activations",
@@ -35,7 +36,8 @@ def align_command(
     batches = example_of(models) if suite is None else batches_from(models, suite, rows=rows)
     made = align_models(models[0], models[1], batches, by=by, leave=leave)
     made.model.facts["made_by"] |= {"model": str(other), "aligned_to": str(first)}
-    made.model.save(target)
+    with output_folder(out, "align", force=force, inputs=(first, other)) as folder:
+        made.model.write(folder)
     _table(made.matched, made.left)
     typer.echo(f"\nmodel   {out}\nnext    allround merge --no-base {first} {out} -o MERGED")
 
@@ -51,21 +53,24 @@ def zip_command(
     beta: float,
     by: str,
     leave: Sequence[str],
+    force: bool,
 ) -> None:
     """Write the zipped model, and print what was zipped and what it costs."""
     from allround.core.jobs import quiet_libraries
+    from allround.core.outputs import check_out, output_folder
     from allround.merge.align.models import batches_from, zip_models
     from allround.merge.align.networks import mixed
 
     quiet_libraries()
     if len(folders) < 2:
         raise AllroundError("zip models", f"{len(folders)} given", "give two or more")
-    target = _check_out(out, folders)
+    check_out(out, "zip", force=force, inputs=folders)
     models = _load(folders)
     batches = batches_from(models, suite, rows=rows)
     made = zip_models(models, batches, depth=_depth(depth), alpha=alpha, beta=beta, by=by, leave=leave)
     made.model.facts["made_by"] |= {"models": [str(folder) for folder in folders]}
-    made.model.save(target)
+    with output_folder(out, "zip", force=force, inputs=folders) as new:
+        made.model.write(new)
     _table(made.zipped.matched, made.left)
     for (space, part), one in made.zipped.folds.items():
         features = one.unmerge.shape[-1] * (1 if part is None else space.atom.size)
@@ -95,21 +100,6 @@ def _load(folders: Sequence[Path]) -> list[MultiTaskModel]:
     from allround.models.model import load
 
     return [load(folder) for folder in folders]
-
-
-def _check_out(out: Path, folders: Sequence[Path]) -> Path:
-    from allround.core.files import check_out
-
-    target = check_out(out)
-    for folder in folders:
-        path = folder.resolve()
-        if target == path or target in path.parents or path in target.parents:
-            raise AllroundError(
-                f"write {out}",
-                f"{folder} is read for it, and one must not lie within the other",
-                "choose another --out",
-            )
-    return target
 
 
 def _table(matched: Sequence[Matched], left: Sequence[Left]) -> None:

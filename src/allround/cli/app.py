@@ -100,6 +100,9 @@ RestoreOption = Annotated[
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 LengthOption = Annotated[int | None, typer.Option(help="Most tokens of a text.")]
 PairsOption = Annotated[str | None, typer.Option(help="How pairs of texts are read: separate or joint.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Replace what is there, also what allround did not write, or was changed since.")
+]
 WorkersOption = Annotated[int | None, typer.Option(help="Processes. Default: one a core.")]
 
 
@@ -161,6 +164,7 @@ def build(
     device: DeviceOption = None,
     max_length: LengthOption = None,
     pairs: PairsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Build the best single model for a suite, and a report that proves it.
 
@@ -204,6 +208,7 @@ def build(
         only=_split(only, "--only") or None,
         limit=_pairs(limit, "--limit", int) or None,
         encoder=_encoder(max_length, pairs),
+        force=force,
     )
     made.scoreboard.print()
     typer.echo(f"\n{made.scoreboard.notes['choice']}")
@@ -239,6 +244,7 @@ def train(
     device: DeviceOption = None,
     max_length: LengthOption = None,
     pairs: PairsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Train one joint model on all tasks of a suite, and score it.
 
@@ -268,7 +274,8 @@ def train(
         restore_heads=restore_best_per_task or None,
         device=device,
     )
-    board = tune_model(loaded, base, out, settings=settings, seed=seed, encoder=_encoder(max_length, pairs))
+    board = tune_model(loaded, base, out, settings=settings, seed=seed, encoder=_encoder(max_length, pairs),
+                       force=force)  # fmt: skip
     if leave_group():
         board.print()
         typer.echo(f"\nmodel   {out}")
@@ -314,6 +321,7 @@ def compare_training(
     device: DeviceOption = None,
     max_length: LengthOption = None,
     pairs: PairsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Compare ways of joint training with each other and with specialists, fairly, over several seeds.
 
@@ -338,7 +346,7 @@ def compare_training(
     )
     compare_command(_suite(suite, data_dir, only, limit), methods, out, seeds=seeds, trials=trials, sweep=sweep,
                     seed=seed, base=base, settings=settings, encoder=_encoder(max_length, pairs),
-                    workers=workers)  # fmt: skip
+                    workers=workers, force=force)  # fmt: skip
 
 
 @app.command(name="tune", epilog="Example: `allround tune text8 trec --data-dir data --out models/trec --tune lora`")
@@ -361,6 +369,7 @@ def tune_command(
     device: DeviceOption = None,
     max_length: LengthOption = None,
     pairs: PairsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Tune one specialist: fit the head on the frozen base, then tune the encoder."""
     from allround.build.single import tune_model
@@ -377,7 +386,8 @@ def tune_command(
         heads=heads,
         device=device,
     )
-    board = tune_model(loaded, base, out, settings=settings, seed=seed, encoder=_encoder(max_length, pairs))
+    board = tune_model(loaded, base, out, settings=settings, seed=seed, encoder=_encoder(max_length, pairs),
+                       command="tune", force=force)  # fmt: skip
     board.print()
     typer.echo(f"\nmodel   {out}")
 
@@ -456,6 +466,7 @@ def merge(
     start: Annotated[
         str | None, typer.Option(help="Where learning begins: a model folder, or a merge method with its defaults.")
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Merge tuned models into one, from their files. The method's own parameters are options: `--scale 0.5`.
 
@@ -471,7 +482,7 @@ def merge(
                  "--statistics": statistics, "--on-mismatch": on_mismatch, "--ray": ray}  # fmt: skip
         _learn([*inputs, *context.args], out, [option for option, value in fixed.items() if value],
                name=learn, objective=objective, rows=rows, split=on, start=start, dry_run=dry_run,
-               device=device or "auto", suite=suite, data_dir=data_dir, only=only)  # fmt: skip
+               device=device or "auto", suite=suite, data_dir=data_dir, only=only, force=force)  # fmt: skip
         return
     learned = {"--objective": objective, "--rows": rows, "--on": on, "--start": start}
     for option, value in learned.items():
@@ -493,6 +504,7 @@ def merge(
         workers=workers,
         device=device or "cpu",
         ray=ray,
+        force=force,
     )
 
 
@@ -518,6 +530,7 @@ def stats(
     ] = "given",
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
+    force: ForceOption = False,
 ) -> None:
     """Compute a statistic of a model's data for merges that need one, such as regmean, fisher and mats.
 
@@ -538,6 +551,7 @@ def stats(
         labels=labels,
         seed=seed,
         device=device or "cpu",
+        force=force,
     )
 
 
@@ -586,6 +600,7 @@ def align(
         list[str] | None, typer.Option(help="Weights whose features stay in place: a pattern; may be repeated.")
     ] = None,
     data_dir: DataOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Write B with its features in the order of A's, so that models from different starts can be averaged.
 
@@ -594,7 +609,7 @@ def align(
     from allround.cli.align import align_command
 
     loaded = _suite(suite, data_dir, None, None) if suite is not None else None
-    align_command(first, other, out, suite=loaded, by=by, rows=rows, leave=leave or ())
+    align_command(first, other, out, suite=loaded, by=by, rows=rows, leave=leave or (), force=force)
 
 
 @app.command(name="zip", epilog="Example: `allround zip models/a models/b --suite suite.yml --depth 0.5 -o models/ab`")
@@ -615,6 +630,7 @@ def zip_(
         list[str] | None, typer.Option(help="Weights whose features stay in place: a pattern; may be repeated.")
     ] = None,
     data_dir: DataOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Zip models of different tasks and different starts into one, without training: wholly, or up to a depth.
 
@@ -624,7 +640,8 @@ def zip_(
     from allround.cli.align import zip_command
 
     loaded = _suite(suite, data_dir, None, None)
-    zip_command(models, out, suite=loaded, depth=depth, rows=rows, alpha=alpha, beta=beta, by=by, leave=leave or ())
+    zip_command(models, out, suite=loaded, depth=depth, rows=rows, alpha=alpha, beta=beta, by=by, leave=leave or (),
+                force=force)  # fmt: skip
 
 
 @app.command(epilog="Example: `allround diff models/base models/trec models/sst2 --out runs/diff`")
@@ -635,6 +652,7 @@ def diff(
     spectrum: Annotated[bool, typer.Option(help="Also compute the ranks of the changes, which takes longer.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
     workers: Annotated[int | None, typer.Option(help="Threads. Default: one a core, at most eight.")] = None,
+    force: ForceOption = False,
 ) -> None:
     """Show how checkpoints differ from their base and from each other: what to look at before merging.
 
@@ -642,7 +660,7 @@ def diff(
     """
     from allround.cli.merge import diff_command
 
-    diff_command(base, models, out, spectrum=spectrum, as_json=as_json, workers=workers)
+    diff_command(base, models, out, spectrum=spectrum, as_json=as_json, workers=workers, force=force)
 
 
 @app.command(name="extract-lora", epilog="Example: `allround extract-lora models/trec models/base --rank 16 -o lora`")
@@ -656,11 +674,13 @@ def extract_lora(
     ] = None,
     embeddings: Annotated[bool, typer.Option(help="Also of the embeddings.")] = False,
     device: DeviceOption = "cpu",
+    force: ForceOption = False,
 ) -> None:
     """Make a LoRA adapter from a full checkpoint, and say how much of its change the adapter holds."""
     from allround.cli.merge import extract_command
 
-    extract_command(tuned, base, out, rank=rank, energy=energy, embeddings=embeddings, device=device or "cpu")
+    extract_command(tuned, base, out, rank=rank, energy=energy, embeddings=embeddings, device=device or "cpu",
+                    force=force)  # fmt: skip
 
 
 @app.command(
@@ -691,6 +711,7 @@ def loop(
     device: DeviceOption = None,
     max_length: LengthOption = None,
     pairs: PairsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Tune and merge in turns: copies of the base are tuned for a while, merged, and tuned again from there.
 
@@ -711,7 +732,8 @@ def loop(
         device=device,
     )
     loop_command(name, _suite(suite, data_dir, only, limit), context.args, out, method=method, base=base,
-                 settings=settings, seed=seed, workers=workers, encoder=_encoder(max_length, pairs))  # fmt: skip
+                 settings=settings, seed=seed, workers=workers, encoder=_encoder(max_length, pairs),
+                 force=force)  # fmt: skip
 
 
 @app.command(
@@ -747,6 +769,7 @@ def compress(
     ] = None,
     data_dir: DataOption = None,
     device: DeviceOption = "cpu",
+    force: ForceOption = False,
 ) -> None:
     """Store many specialists as one model and a small residual of each.
 
@@ -764,6 +787,7 @@ def compress(
         dtype=dtype,
         suite=_suite(suite, data_dir, None, None) if suite is not None else None,
         device=device or "cpu",
+        force=force,
     )
 
 
@@ -772,11 +796,12 @@ def materialise(
     store: Annotated[Path, typer.Argument(help="A folder that `allround compress` wrote.")],
     task: Annotated[str, typer.Argument(help="The task.")],
     out: OutOption,
+    force: ForceOption = False,
 ) -> None:
     """Write one task's model out of a store, as a folder of its own."""
     from allround.cli.residuals import materialise_command
 
-    materialise_command(store, task, out)
+    materialise_command(store, task, out, force=force)
 
 
 @app.command(epilog="Example: `allround evaluate runs/support/best suite.yml`")
@@ -789,11 +814,12 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write scoreboard and predictions here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scoreboard as JSON.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Score a saved model on the tasks of a suite, with intervals, beside the floor."""
     from allround.build.single import evaluate_model
 
-    board = evaluate_model(model, _suite(suite, data_dir, only, limit), split=split, out=out)
+    board = evaluate_model(model, _suite(suite, data_dir, only, limit), split=split, out=out, force=force)
     if as_json:
         typer.echo(json.dumps(board.to_json(), indent=2))
     else:
@@ -812,16 +838,18 @@ def predict(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write answers here as JSONL instead of on the screen.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a JSON object.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Answer a task for inputs given here or in a file."""
     from allround.cli.predict import answers
+    from allround.core.outputs import check_out_file, output_file
 
+    if output is not None:
+        check_out_file(output, "predict", force=force, inputs=[input_file])
     found = answers(model, task, inputs or [], input_file)
     if output is not None:
-        from allround.core.files import atomic_file
-
-        with atomic_file(output) as temporary:
-            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), "utf-8")
+        with output_file(output, "predict", force=force) as new:
+            new.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), "utf-8")
         typer.echo(f"{len(found)} answers written to {output}")
         return
     for row in found:

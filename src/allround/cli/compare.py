@@ -29,13 +29,14 @@ def compare_command(
     settings: Settings,
     encoder: Mapping[str, Any],
     workers: int | None,
+    force: bool,
 ) -> None:
     """Compare joint trainings as the command line says."""
     from allround.build.compare import METHODS, compare_training
 
     named = methods_of(methods) if methods is not None else METHODS
     made = compare_training(suite, out=out, methods=named, seeds=seeds, trials=trials, sweep=sweep, seed=seed,
-                            base=base, settings=settings, encoder=encoder, workers=workers)  # fmt: skip
+                            base=base, settings=settings, encoder=encoder, workers=workers, force=force)  # fmt: skip
     made.print()
     typer.echo(f"\npage     {out}/comparison.html\nfigure   {out}/comparison.svg\nnumbers  {out}/comparison.json")
 

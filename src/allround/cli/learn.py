@@ -28,6 +28,7 @@ def learn_command(
     start: str | None,
     device: str,
     dry_run: bool,
+    force: bool,
 ) -> None:
     """Learn a merge as the command line says."""
     from allround.core.jobs import quiet_libraries
@@ -54,9 +55,8 @@ def learn_command(
     if out is None:
         raise AllroundError("merge models", "no --out is given", "give a folder for the merged model: -o OUT")
     try:
-        made = learn_models(
-            paths[0], paths[1:], suite, out, learning, name=name, split=split, start=start, seed=seed, device=device
-        )
+        made = learn_models(paths[0], paths[1:], suite, out, learning, name=name, split=split, start=start, seed=seed,
+                            device=device, force=force)  # fmt: skip
     except KeyboardInterrupt as stop:  # a merge that is learned begins anew
         stop.args = ("nothing was written",)
         raise

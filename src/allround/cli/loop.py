@@ -33,6 +33,7 @@ def loop_command(
     seed: int,
     workers: int | None,
     encoder: Mapping[str, Any],
+    force: bool,
 ) -> None:
     """Tune and merge in rounds as the command line says."""
     from allround.build.loops import plan_loop, run_loop
@@ -41,7 +42,7 @@ def loop_command(
     loop = plan_loop(name, suite, parameters, values)
     told = {"loop": name, "parameters": registry.find("loop", name).resolve(parameters)}
     made = run_loop(loop, suite, out=out, base=base, settings=settings, seed=seed, workers=workers,
-                    encoder=encoder, facts=told)  # fmt: skip
+                    encoder=encoder, facts=told, force=force)  # fmt: skip
     make_console().print(rounds_table(made, suite))
     typer.echo(f"\nround {made.kept} was kept, the best on validation; its scores on test:\n")
     made.scoreboard.print()

@@ -34,10 +34,11 @@ def merge_command(
     workers: int | None,
     device: str,
     ray: str | None,
+    force: bool,
 ) -> None:
     """Merge as the command line says."""
-    from allround.core.files import check_out
     from allround.core.jobs import Ray, available_cores, quiet_libraries
+    from allround.core.outputs import check_out
     from allround.merge.preflight import check_space, compare_files, describe
     from allround.merge.save import check_heads, finished, merge_models, stage_folders
 
@@ -46,7 +47,7 @@ def merge_command(
         raise AllroundError("merge models", "no --out is given", "give a folder for the merged model: -o OUT")
     if workers is not None and workers < 1:
         raise AllroundError(f"merge with {workers} workers", "that is nobody", "give at least 1")
-    target = check_out(out) if out is not None else None
+    target = check_out(out, "merge", force=force) if out is not None else None
     if is_recipe(words):
         given = {"--method": method, "--no-base": no_base, "--scope": scope, "--dtype": dtype,
                  "--statistics": statistics, "--on-mismatch": on_mismatch}  # fmt: skip
@@ -95,7 +96,8 @@ def merge_command(
                 continue
             written = Path(words[0]) if last and is_recipe(words) else None
             cluster = Ray(ray) if ray else None
-            made = merge_models(plan, place, workers=workers, device=device, runner=cluster, recipe_file=written)
+            made = merge_models(plan, place, workers=workers, device=device, runner=cluster, recipe_file=written,
+                                force=force)  # fmt: skip
             if last:
                 listed = ", ".join(f"{key}={value}" for key, value in made["parameters"].items())
                 listed += "; others for some tensors, see merge.json" if "tensors" in made else ""
@@ -238,34 +240,44 @@ def _value(text: str, type_: str, option: str) -> Any:
 
 
 def diff_command(
-    base: str, models: Sequence[str], out: Path | None, *, spectrum: bool, as_json: bool, workers: int | None
+    base: str,
+    models: Sequence[str],
+    out: Path | None,
+    *,
+    spectrum: bool,
+    as_json: bool,
+    workers: int | None,
+    force: bool,
 ) -> None:
     """Print how models differ, and write the page."""
     import json
 
     from allround.core.jobs import quiet_libraries
-    from allround.merge.diff import diff
+    from allround.core.outputs import check_texts, write_texts
+    from allround.merge.diff import FILES, diff
 
     quiet_libraries()
+    if out is not None:
+        check_texts(out, FILES, "diff", force=force)
     found = diff(base, models, workers=workers, spectrum=spectrum)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
         found.print()
     if out is not None:
-        found.save(out)
+        write_texts(out, found.files(), "diff", force=force)
         typer.echo(f"\npage      {out / 'diff.html'}\npicture   {out / 'diff.svg'}", err=as_json)
 
 
 def extract_command(
-    tuned: str, base: str, out: Path, *, rank: int, energy: float | None, embeddings: bool, device: str
+    tuned: str, base: str, out: Path, *, rank: int, energy: float | None, embeddings: bool, device: str, force: bool
 ) -> None:
     """Write the adapter and say what it holds."""
     from allround.core.jobs import quiet_libraries
     from allround.merge.extract import extract_lora
 
     quiet_libraries()
-    made = extract_lora(tuned, base, out, rank, energy=energy, embeddings=embeddings, device=device)
+    made = extract_lora(tuned, base, out, rank, energy=energy, embeddings=embeddings, device=device, force=force)
     ranks = sorted(made.ranks.values())
     span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
     typer.echo(f"adapter of {len(ranks)} weights, {span}: it holds {100 * made.share:.1f}% of the squared change")

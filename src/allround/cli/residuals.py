@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,12 +31,13 @@ def compress_command(
     dtype: str | None,
     suite: Suite | None,
     device: str,
+    force: bool,
 ) -> None:
     """Write a store as the command line says, and print what it takes."""
     from allround.build.single import judge_of
     from allround.compose.residuals.write import open_specialist, write_store
-    from allround.core.files import check_out
     from allround.core.jobs import quiet_libraries
+    from allround.core.outputs import check_out, scratch_folder
     from allround.merge.plan import open_model
     from allround.merge.recipe import Model
     from allround.merge.save import check_base
@@ -57,7 +57,7 @@ def compress_command(
         raise AllroundError(f"store weights as '{dtype}'", "there is no such dtype", suggestion(dtype, DTYPES))
     base, *models = paths
     check_base(base)
-    target = check_out(out)
+    target = check_out(out, "compress", force=force, inputs=[*paths, shared])
     device = checked_device(device)
     judge = judge_of(suite) if suite is not None else None
     folder = find_folder(base)
@@ -76,14 +76,14 @@ def compress_command(
         raise AllroundError(
             f"compress by '{codec}' without a merged model", "the codec masks one", "leave --method none out"
         )
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.merged.", dir=_parent(target)) as place:
+    with scratch_folder(target) as place:
         if shared is not None:
             stored, what = find_folder(shared, "model"), shared
         elif name == "none":
             stored, what = folder, "the base"
         else:
             parameters = {**(preset if method is None else {}), **extras(others, name)[1]}
-            stored, what = Path(place), _merge(base, models, name, parameters, Path(place), device)
+            stored, what = place, _merge(base, models, name, parameters, place, device)
         store = write_store(
             target,
             folder if with_vector else stored,
@@ -95,6 +95,7 @@ def compress_command(
             device=device,
             judge=judge,
             facts={"made_by": {"base": base, "models": models, "merged": what}},
+            force=force,
         )
     print_sizes(store, what)
     typer.echo(f"\nstore     {out}")
@@ -117,14 +118,6 @@ def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
         if "=" not in word:
             others += [value for value in [next(rest, None)] if value is not None]
     return own, others
-
-
-def _parent(target: Path) -> Path:
-    from allround.core.files import disk_errors
-
-    with disk_errors(str(target)):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    return target.parent
 
 
 def _merge(base: str, models: Sequence[str], method: str, values: dict[str, Any], folder: Path, device: str) -> str:
@@ -155,11 +148,11 @@ def print_sizes(store: Store, what: str) -> None:
         typer.echo(f"{label:<{width}}{size:>15,} bytes {100 * size / sizes.specialists:>6.1f}%")
 
 
-def materialise_command(folder: Path, task: str, out: Path) -> None:
+def materialise_command(folder: Path, task: str, out: Path, *, force: bool) -> None:
     """Write one task's model as a folder of its own."""
     from allround.compose.residuals.store import Store
     from allround.core.jobs import quiet_libraries
 
     quiet_libraries()
-    Store.open(folder).materialise(task, out)
+    Store.open(folder).materialise(task, out, force=force)
     typer.echo(f"model     {out}")

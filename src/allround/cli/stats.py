@@ -24,12 +24,14 @@ def stats_command(
     labels: str,
     seed: int,
     device: str,
+    force: bool,
 ) -> None:
     """Compute a statistic as the command line says, and say what was written.
 
     only: the tasks; None: those that the model has a head for, and of an encoder alone all of the suite.
     """
     from allround.core.jobs import quiet_libraries
+    from allround.core.outputs import check_out_file
     from allround.merge.statistics.collect import collect
     from allround.merge.statistics.measure import entry_of
     from allround.models.model import read_definitions
@@ -43,10 +45,12 @@ def stats_command(
             "it is a folder" if out.is_dir() else "its name does not end in .safetensors",
             f"give the name of a file, such as -o {kind}.safetensors",
         )
+    check_out_file(out, "stats", force=force)
     if only is None and (Path(model) / "allround.json").is_file():
         only = list(read_definitions(Path(model))[0])
     tasks = list(Suite.load(suite, data_dir=data_dir, only=only, limit=limit).tasks.values())
-    made = collect(model, tasks, kind, out, rows=rows, split=split, labels=labels, seed=seed, device=device)
+    made = collect(model, tasks, kind, out, rows=rows, split=split, labels=labels, seed=seed, device=device,
+                   force=force)  # fmt: skip
     names = ", ".join(task.name for task in tasks)
     typer.echo(f"{kind} of {made.tensors} weights from {made.rows} rows ({split}) of {names}")
     if made.left_out:

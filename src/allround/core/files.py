@@ -8,21 +8,36 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from allround.core.errors import AllroundError
-from allround.core.reading import open_file, parse_json, read_bytes, read_text
+from allround.core.reading import open_file, parse_json, read_bytes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-_UNWRITABLE = (
-    *(errno.EACCES, errno.EROFS, errno.EPERM),
-    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EBUSY),
+#: What allround wrote into a folder is listed in this file there.
+MANIFEST = ".allround-files.json"
+
+#: What hinders writing, by the system's number: what was found, and what to do.
+_FULL = "free some space and run the same command again: finished work is kept"
+_ELSEWHERE = "choose a folder that you can write to"
+_REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+    *(errno.ENOENT, errno.EBUSY, errno.ELOOP, errno.ENOTEMPTY),
 )
+_ERRORS = {
+    **{number: (f"it cannot be written: {os.strerror(number)}", _ELSEWHERE) for number in _REFUSED},
+    errno.ENOSPC: ("the disk is full", _FULL),
+    errno.EDQUOT: ("your share of the disk (quota) is used up", _FULL),
+    errno.EFBIG: ("the file is larger than that disk, or a limit of the system, allows", "choose another disk"),
+    errno.EROFS: ("it cannot be written: the disk is read-only", _ELSEWHERE),
+    errno.ENAMETOOLONG: ("it cannot be written: the name is too long", "choose a shorter name"),
+}
+#: Those that libraries report in words of their own (safetensors, pyarrow); the number or the words remain.
+_WRAPPED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def check_name(name: str, what: str) -> str:
@@ -61,30 +76,25 @@ def is_inside(path: str) -> bool:
 
 @contextlib.contextmanager
 def disk_errors(what: str) -> Iterator[None]:
-    """Turn a full disk or a forbidden folder into an error in three parts."""
+    """Turn what hinders writing (a full or read-only disk, a forbidden folder) into an error in three parts."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise AllroundError(
-                f"write {what}",
-                "the disk is full",
-                "free some space and run the same command again: finished work is kept",
-            ) from error
-        if error.errno in _UNWRITABLE and _concerns(error, what):
-            raise AllroundError(
-                f"write {what}", f"it cannot be written: {error.strerror}", "choose a folder that you can write to"
-            ) from error
+    except AllroundError:
         raise
     except Exception as error:
-        # Libraries wrap the system's error in types of their own (safetensors, pyarrow); the words remain.
-        if "No space left on device" in str(error) or "os error 28" in str(error):
-            raise AllroundError(
-                f"write {what}",
-                "the disk is full",
-                "free some space and run the same command again: finished work is kept",
-            ) from error
-        raise
+        number = _number(error, what)
+        if number is None:
+            raise
+        raise AllroundError(f"write {what}", *_ERRORS[number]) from error
+
+
+def _number(error: Exception, what: str) -> int | None:
+    """The system's number of an error, where it is one of writing there."""
+    if isinstance(error, OSError) and error.errno is not None:
+        everywhere = error.errno in (errno.ENOSPC, errno.EDQUOT)  # inputs are only read: it is the output
+        return error.errno if error.errno in _ERRORS and (everywhere or _concerns(error, what)) else None
+    said = str(error)
+    return next((n for n in _WRAPPED if os.strerror(n) in said or f"os error {n})" in said), None)
 
 
 def _concerns(error: OSError, what: str) -> bool:
@@ -98,8 +108,9 @@ def _concerns(error: OSError, what: str) -> bool:
 
 @contextlib.contextmanager
 def atomic_file(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path` in one step.
+    """Yield a temporary path beside `path`; on success it takes the place of `path` in one step, whatever is there.
 
+    For files in folders of allround's own; outputs of the user's go through `core.outputs`.
     sync: wait until the disk has it, so that it is whole even after a power cut.
     """
     path = Path(path)
@@ -111,154 +122,40 @@ def atomic_file(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
         try:
             yield temporary
             if sync:
-                _sync(temporary)
+                sync_file(temporary)
             temporary.chmod(0o644)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`.
-
-    A folder that was there before is replaced only at the end, so a failure leaves it as it was.
-    """
-    path = Path(path)
-    with disk_errors(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _sync(file)
-            _take_place(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _take_place(folder: Path, path: Path) -> None:
-    """Put a finished folder where `path` is; what was there is gone only when it succeeds."""
-    folder.chmod(0o755)
-    if not path.exists():
-        os.replace(folder, path)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    try:
-        os.replace(path, old / path.name)
-        os.replace(folder, path)
-    finally:
-        if not path.exists():
-            os.replace(old / path.name, path)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def resumable_folder(path: Path | str, made_from: Any) -> Iterator[Path]:
-    """Yield a folder beside `path` that takes its place on success; a run that was killed goes on where it was.
-
-    The folder is `.NAME.partial`. It is found again by a run of the same `made_from` (plain data); one that was made
-    from something else is thrown away. After an error it is removed, unless the disk was full or the user stopped it.
-    A folder that was at `path` before is replaced at the end. Errors: another process at work on the same.
-    """
-    path = Path(path)
-    work = path.parent / f".{path.name}.partial"
-    with disk_errors(str(path)):
-        work.mkdir(parents=True, exist_ok=True)
-        lock = _lock(work, path)
-        try:
-            label, key = work / ".made_from", hash_json(made_from)
-            if not label.is_file() or read_text(label) != key:
-                for old in [p for p in work.iterdir() if p != work / ".lock"]:
-                    shutil.rmtree(old) if old.is_dir() else old.unlink()
-                label.write_text(key, encoding="utf-8")
-            for left in [p for p in work.rglob(".*") if p.is_file() and p not in (label, work / ".lock")]:
-                left.unlink()  # by atomic_file, in a run that was killed
-            try:
-                yield work
-            except Exception as error:
-                if not _disk_is_full(error):
-                    shutil.rmtree(work, ignore_errors=True)
-                raise
-            label.unlink()
-            (work / ".lock").unlink()
-            _take_place(work, path)
-        finally:
-            os.close(lock)
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that there is no space left."""
+    words = [_ERRORS[number][0] for number in (errno.ENOSPC, errno.EDQUOT)]
     while error is not None:
-        if "No space left on device" in str(error) or "the disk is full" in str(error):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if isinstance(error, OSError) and error.errno == errno.EDQUOT:
+        if any(word in str(error) for word in (os.strerror(errno.ENOSPC), *words)):
             return True
         error = error.__cause__
     return False
 
 
-def _lock(work: Path, path: Path) -> int:
-    handle = os.open(work / ".lock", os.O_CREAT | os.O_RDWR)
-    with contextlib.suppress(ImportError):  # only Unix has it; elsewhere two runs at once are not found out
-        import fcntl
-
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise AllroundError(
-                f"write {path}", "another process is writing it at this moment", "wait for it, or choose another --out"
-            ) from None
-    return handle
-
-
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Wait until the disk has a file."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def check_out(out: Path) -> Path:
-    """The folder to write a model to: new, empty, or one that allround saved before; nothing else is replaced."""
-    with disk_errors(str(out)):
-        out = out.resolve()
-        ours = any((out / name).is_file() for name in ("allround.json", "merge.json", "learned.json"))
-        others = out.exists() and not ours and (not out.is_dir() or any(out.iterdir()))
-    if others:
-        raise AllroundError(
-            f"save a model as {out}",
-            "there is a folder with other things in it" if out.is_dir() else "there is a file of that name",
-            "choose another --out: only a model that allround saved is replaced",
-        )
-    strange = _strange(out) if ours else []
-    if strange:
-        raise AllroundError(
-            f"replace the model in {out}",
-            f"there is something in it that was not written with it: {', '.join(strange[:3])}",
-            "move that away, or choose another --out",
-        )
-    return out
-
-
-def files_of(folder: Path) -> list[str]:
-    """The files under a folder by their paths in it, hidden ones left out."""
-    found = [p.relative_to(folder) for p in folder.rglob("*") if p.is_file()]
-    return sorted(p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts))
-
-
-def _strange(out: Path) -> list[str]:
-    """The files in a merged model's folder that its merge.json does not list, where it lists any."""
-    for place in (out, out / "encoder"):
-        known = read_json(place / "merge.json") if (place / "merge.json").is_file() else {}
-        if isinstance(known, dict) and isinstance(known.get("files"), list):
-            return [name for name in files_of(out) if name not in known["files"]]
-    return []
 
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write JSON atomically, keys in the order given; no NaN."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(value), encoding="utf-8")
+
+
+def json_text(value: Any) -> str:
+    """JSON as it is written to files: keys in the order given; no NaN."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path | str) -> Any:
@@ -297,7 +194,7 @@ def _hash(file: Any) -> str:
 
 
 def hash_folder(path: Path | str) -> str:
-    """A hash of all files under a folder: names and bytes."""
+    """A hash of all files under a folder: names and bytes; the list of what allround wrote is no part of it."""
     path = Path(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != MANIFEST)
     return hash_json([[p.relative_to(path).as_posix(), hash_file(p)] for p in files])

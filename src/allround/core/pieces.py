@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,8 @@ from typing import Any
 import xxhash
 
 from allround.core.errors import AllroundError
-from allround.core.files import atomic_folder, hash_json, read_json, write_json
+from allround.core.files import hash_json, read_json, write_json
+from allround.core.outputs import piece_folder, remove_empty
 from allround.core.version import __version__
 
 #: The hashes of files that this process has read, by what the system knows of them.
@@ -91,12 +94,35 @@ class Piece:
     def make(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield a folder and a dictionary of facts to fill; both appear together at the end."""
         facts: dict[str, Any] = {}
-        with atomic_folder(self.folder) as folder:
+        with piece_folder(self.folder) as folder:
             yield folder, facts
             found = sorted(p for p in folder.rglob("*") if p.is_file())
             files = {p.relative_to(folder).as_posix(): _content(p) for p in found}
             about = json.loads(json.dumps({"made_from": dict(self.made_from), "facts": facts}))
             write_json(folder / "piece.json", {**about, "files": files, "check": hash_json([about, files])})
+            self._carry_over(folder)
+
+    def _carry_over(self, folder: Path) -> None:
+        """Bring what somebody else put into the piece into the new one that takes its place."""
+        for path, name, own in self._files():
+            if not own and not os.path.lexists(folder / name):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, folder / name, follow_symlinks=False)
+
+    def _files(self) -> list[tuple[Path, str, bool]]:
+        """All files in the piece's folder, their paths in it, and whether they are the piece's own."""
+        known = {"piece.json"}
+        with contextlib.suppress(AllroundError, KeyError, TypeError):
+            known |= set(read_json(self.folder / "piece.json")["files"])
+        found = [(p, p.relative_to(self.folder).as_posix()) for p in self.folder.rglob("*") if not p.is_dir()]
+        return [(path, name, name in known) for path, name in found]
+
+    def remove(self) -> None:
+        """Remove the files that the piece was finished with; what else lies in its folder stays."""
+        for path, _, own in self._files():
+            if own:
+                path.unlink()
+        remove_empty(self.folder)
 
 
 class Pieces:
@@ -104,6 +130,12 @@ class Pieces:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
+
+    def remove(self) -> None:
+        """Remove all pieces; what somebody else put there stays."""
+        for path in list(self.folder.iterdir()) if self.folder.is_dir() else ():
+            Piece(path, {}).remove()
+        remove_empty(self.folder)
 
     def piece(self, name: str, **made_from: Any) -> Piece:
         """The piece called `name`, made from `made_from` (plain data) by this version of allround."""

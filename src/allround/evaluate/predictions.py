@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from allround.core.errors import AllroundError
-from allround.core.files import atomic_file
+from allround.core.outputs import output_file
 from allround.core.reading import open_file, parse_json
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
@@ -52,7 +52,15 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, *, force: bool = False) -> None:
+        """Write a Parquet file: see `write`.
+
+        A file that is there is replaced only where `save` wrote it and it is unchanged, or with `force`.
+        """
+        with output_file(path, "Predictions.save", force=force) as new:
+            self.write(new)
+
+    def write(self, path: Path) -> None:
         """Write a Parquet file: row, target, prediction (in the words of the task) and confidence.
 
         Encoded numbers that do not follow exactly from the words (regression) have columns of their own. The
@@ -79,8 +87,7 @@ class Predictions:
             "seconds": self.seconds,
         }
         table = pa.table(columns).replace_schema_metadata({"allround": json.dumps(about)})
-        with atomic_file(path) as temporary:
-            pq.write_table(table, temporary)
+        pq.write_table(table, path)
 
     @classmethod
     def load(cls, path: Path | str) -> Predictions:

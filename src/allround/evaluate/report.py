@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allround.core.files import atomic_file
+from allround.core.outputs import write_texts
 from allround.evaluate.scoreboard import (
     Comparison,
     Scoreboard,
@@ -34,17 +34,20 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 22, 50
 _LETTER, _LINE = 8.0, 16.5
 
 
-def write_report(board: Scoreboard, path: Path | str, *, extra: Mapping[str, Any] | None = None) -> None:
+def write_report(
+    board: Scoreboard, path: Path | str, *, extra: Mapping[str, Any] | None = None, force: bool = False
+) -> None:
     """Write one HTML file with inline styles and figures; it asks for nothing from outside and runs no script.
+
+    A file that is there is replaced only where `write_report` wrote it and it is unchanged, or with `force`.
 
     extra, all optional: title; commands and python (how to use the saved model, as text); choices (a list of
     {method, settings, validation, chosen}: what was tried on validation rows); tasks (a list of {name, kind,
     metric, train, validation, test, labels, notes}); budget, precision, machine, date (text); versions ({name:
     version}); seconds_total; peak_memory (bytes).
     """
-    text = html(board, extra=extra)
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    path = Path(path)
+    write_texts(path.parent, {path.name: html(board, extra=extra)}, "write_report", force=force)
 
 
 def template(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import atomic_file, hash_json, read_json, write_json
+from allround.core.files import hash_json, json_text, read_json
+from allround.core.outputs import write_texts
 from allround.core.progress import make_console
 from allround.evaluate.intervals import Bootstrap, retention, verdict
 from allround.evaluate.predictions import Predictions
@@ -25,6 +26,8 @@ ROLES = ("floor", "base", "specialists", "joint", "merge")
 MARKS = {"better": "+", "worse": "-", "no difference found": ""}
 
 _FORMAT = "allround scoreboard 1"
+#: What a scoreboard is saved as.
+FILES = ("scoreboard.json", "scoreboard.md")
 
 
 @dataclass(frozen=True)
@@ -358,12 +361,16 @@ class Scoreboard:
         given["comparisons"] = [Comparison(**c) for c in value["comparisons"]]
         return cls(**given)
 
-    def save(self, folder: Path | str) -> None:
-        """Write scoreboard.json and scoreboard.md."""
-        folder = Path(folder)
-        write_json(folder / "scoreboard.json", self.to_json())
-        with atomic_file(folder / "scoreboard.md") as temporary:
-            temporary.write_text(self.markdown(), encoding="utf-8")
+    def save(self, folder: Path | str, *, force: bool = False) -> None:
+        """Write scoreboard.json and scoreboard.md.
+
+        Files that are there are replaced only where `save` wrote them and they are unchanged, or with `force`.
+        """
+        write_texts(folder, self.files(), "Scoreboard.save", force=force)
+
+    def files(self) -> dict[str, str]:
+        """What `save` writes, by the names of the files."""
+        return dict(zip(FILES, (json_text(self.to_json()), self.markdown()), strict=True))
 
     @classmethod
     def load(cls, folder: Path | str) -> Scoreboard:

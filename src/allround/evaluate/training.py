@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import atomic_file, hash_json, read_json, write_json
+from allround.core.files import hash_json, json_text, read_json
+from allround.core.outputs import write_texts
 from allround.core.progress import make_console
 from allround.evaluate.intervals import LEVEL, Bootstrap, Interval, over_seeds, verdict
 from allround.evaluate.predictions import Predictions
@@ -41,6 +42,8 @@ EQUAL = "equal"
 SPECIALISTS = "specialists"
 
 _FORMAT = "allround training comparison 1"
+#: What a comparison is saved as.
+FILES = ("comparison.json", "comparison.md", "comparison.svg", "comparison.html")
 
 
 @dataclass(frozen=True)
@@ -230,15 +233,18 @@ class TrainingComparison:
                 "read a comparison of trainings", f"a part of it is missing or strange: {error}", "make it again"
             ) from error
 
-    def save(self, folder: Path | str) -> None:
-        """Write comparison.json, comparison.md, comparison.svg and comparison.html."""
+    def save(self, folder: Path | str, *, force: bool = False) -> None:
+        """Write comparison.json, comparison.md, comparison.svg and comparison.html.
+
+        Files that are there are replaced only where `save` wrote them and they are unchanged, or with `force`.
+        """
+        write_texts(folder, self.files(), "TrainingComparison.save", force=force)
+
+    def files(self) -> dict[str, str]:
+        """What `save` writes, by the names of the files."""
         from allround.evaluate.training_page import html, svg
 
-        folder = Path(folder)
-        write_json(folder / "comparison.json", self.to_json())
-        for name, text in {"md": self.markdown(), "svg": svg(self), "html": html(self)}.items():
-            with atomic_file(folder / f"comparison.{name}") as temporary:
-                temporary.write_text(text, encoding="utf-8")
+        return dict(zip(FILES, (json_text(self.to_json()), self.markdown(), svg(self), html(self)), strict=True))
 
     @classmethod
     def load(cls, folder: Path | str) -> TrainingComparison:

@@ -27,8 +27,9 @@ from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, OUTPUT
 from allround.checkpoints.tokens import vocabulary_of
 from allround.core.errors import AllroundError
-from allround.core.files import atomic_file, read_json, write_json
+from allround.core.files import json_text, read_json
 from allround.core.jobs import available_cores
+from allround.core.outputs import write_texts
 from allround.core.progress import make_console
 from allround.core.reading import read_bytes
 from allround.evaluate.scoreboard import count, listed, plural
@@ -49,6 +50,8 @@ HELD = 0.9
 LARGEST = 2048
 
 _FORMAT = "allround diff 1"
+#: What a diff is saved as.
+FILES = ("diff.json", "diff.svg", "diff.html")
 #: Entries of all checkpoints in one stretch: few enough for the processor's cache.
 _STRETCH = 1 << 18
 #: Entries of the largest matrix that is held as a whole: 256 MB.
@@ -144,13 +147,16 @@ class Diff:
         """Read what `save` wrote."""
         return cls.from_json(read_json(Path(folder) / "diff.json"))
 
-    def save(self, folder: Path | str) -> None:
-        """Write diff.json, diff.html and diff.svg; they need nothing from outside and run no script."""
-        folder = Path(folder)
-        write_json(folder / "diff.json", self.to_json())
-        for name, text in (("diff.svg", self.svg()), ("diff.html", self.html())):
-            with atomic_file(folder / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+    def save(self, folder: Path | str, *, force: bool = False) -> None:
+        """Write diff.json, diff.html and diff.svg; they need nothing from outside and run no script.
+
+        Files that are there are replaced only where `save` wrote them and they are unchanged, or with `force`.
+        """
+        write_texts(folder, self.files(), "Diff.save", force=force)
+
+    def files(self) -> dict[str, str]:
+        """What `save` writes, by the names of the files."""
+        return dict(zip(FILES, (json_text(self.to_json()), self.svg(), self.html()), strict=True))
 
     def verdict(self) -> list[str]:
         """What the numbers say, in a few lines."""

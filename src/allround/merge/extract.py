@@ -20,7 +20,8 @@ from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, twins_of
 from allround.checkpoints.write import write_weights
 from allround.core.errors import AllroundError
-from allround.core.files import atomic_folder, write_json
+from allround.core.files import write_json
+from allround.core.outputs import check_out, output_folder
 from allround.merge.plan import Names, differing_words, missing_words, open_model, untie
 from allround.merge.recipe import Model
 
@@ -62,6 +63,7 @@ def extract_lora(
     energy: float | None = None,
     embeddings: bool = False,
     device: str = "cpu",
+    force: bool = False,
 ) -> Extracted:
     """Write the adapter that takes `base` to `tuned`, as closely as a rank allows, into the folder `out`.
 
@@ -74,6 +76,8 @@ def extract_lora(
 
     energy: take the least rank that keeps this share of a weight's squared change, at most `rank`. embeddings: cut
     these too.
+    A folder that is there is replaced only where `extract-lora` wrote it and nothing was changed since, or with
+    `force`; never one of the models.
     Errors: models that differ in their tensors or shapes, that are equal, or in which no linear layer changed.
     """
     asked = f"extract a LoRA of rank {rank} from {getattr(tuned, 'path', tuned)}"
@@ -81,11 +85,12 @@ def extract_lora(
         raise AllroundError(asked, "a rank is a whole number above 0", "choose one such as 16 or 64")
     if energy is not None and not 0 < energy <= 1:
         raise AllroundError(asked, f"energy is a share above 0 and up to 1, not {energy}", "choose one such as 0.9")
+    check_out(out, "extract-lora", force=force, inputs=[base, tuned])
     first, second = (s if isinstance(s, Source) else open_model(Model(str(s)), None) for s in (base, tuned))
     with torch.inference_mode():
         work = _Extraction(asked, first, second, rank, energy, embeddings, torch.device(device))
         work.run()
-        return work.save(Path(out))
+        return work.save(Path(out), force)
 
 
 class _Extraction:
@@ -223,7 +228,7 @@ class _Extraction:
                 flip = self.flipped and module.rpartition(".")[2] in FLIPPED_LAYERS
                 self.factors[module] = (torch.zeros(inner if flip else out, 1), torch.zeros(1, out if flip else inner))
 
-    def save(self, folder: Path) -> Extracted:
+    def save(self, folder: Path, force: bool) -> Extracted:
         tensors = dict(self._tensors())
         ranks = {module: len(a) for module, (_, a) in self.factors.items()}
         usual = max(ranks.values())
@@ -247,7 +252,8 @@ class _Extraction:
             "use_dora": False,
             **({"ensure_weight_tying": True} if self.tied else {}),
         }
-        with atomic_folder(folder) as temporary:
+        read = [path for source in (self.base, self.tuned) for path in (source.path, *source.files)]
+        with output_folder(folder, "extract-lora", force=force, inputs=read) as temporary:
             write_json(temporary / CONFIG, config)
             plan = {n: (dtype_name(t.dtype), tuple(t.shape)) for n, t in tensors.items()}
             write_weights(temporary / "adapter_model.safetensors", plan, tensors.items())

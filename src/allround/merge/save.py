@@ -13,8 +13,9 @@ from allround.checkpoints.header import torch_dtype
 from allround.checkpoints.source import Source
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import files_of, hash_json, read_json, resumable_folder, write_json
+from allround.core.files import hash_json, read_json, write_json
 from allround.core.jobs import Runner
+from allround.core.outputs import check_out, output_folder, remove_output, remove_work, work_folder
 from allround.core.version import __version__
 from allround.merge.plan import Plan
 from allround.merge.recipe import Model, Recipe
@@ -29,18 +30,21 @@ def merge_models(
     device: str = "cpu",
     runner: Runner | None = None,
     recipe_file: Path | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Carry out a plan into the folder `out`, which appears when it is whole, and return what was done.
 
     Models that allround saved keep their heads, each with its task. Killed and run again, the merge goes on after the
     last finished file of weights. recipe_file: what the plan was read from; it is kept beside the model.
+    A folder that is there is replaced only where `merge` wrote it and nothing was changed since, or with `force`.
     """
     from allround.models.model import write_definitions, write_heads
 
-    check_apart(plan, out)
+    read = [path for source in _sources(plan) for path in (source.path, *source.files)]
+    check_out(out, "merge", force=force, inputs=read)
     made_from = _made_from(plan)
     definitions, heads = _heads(plan.recipe)
-    with resumable_folder(out, made_from) as folder:
+    with output_folder(out, "merge", force=force, inputs=read, made_from=made_from) as folder:
         target = folder / "encoder" if definitions else folder
         target.mkdir(exist_ok=True)
         made = run_plan(plan, target, workers=workers, device=device, runner=runner)
@@ -52,23 +56,7 @@ def merge_models(
         (folder / "README.md").write_text(model_card(plan, out.name), encoding="utf-8")
         if recipe_file is not None:
             shutil.copyfile(recipe_file, folder / "recipe.yml")
-        made["files"] = files_of(folder)
-        write_json(target / "merge.json", made)
     return made
-
-
-def check_apart(plan: Plan, out: Path) -> None:
-    """An error when the output would replace what is merged, lie within it, or the other way round."""
-    out = out.resolve()
-    for source in _sources(plan):
-        for path in (source.path, *source.files):
-            path = path.resolve()
-            if out == path or out in path.parents or path in out.parents:
-                raise AllroundError(
-                    f"write {out}",
-                    f"{source.path} is merged into it, and one must not lie within the other",
-                    "choose another --out, outside of what is merged",
-                )
 
 
 def _sources(plan: Plan) -> list[Source]:
@@ -89,9 +77,12 @@ def stage_folders(out: Path | None, names: Sequence[str]) -> Iterator[dict[str, 
     if out is None or not names:
         yield {}
         return
-    parent = out.parent / f".{out.name}.stages"
-    yield {name: parent / name for name in names}
-    shutil.rmtree(parent, ignore_errors=True)
+    with work_folder(out.parent / f".{out.name}.stages", "merge") as parent:
+        folders = {name: parent / name for name in names}
+        yield folders
+        for folder in folders.values():
+            remove_output(folder)
+        remove_work(parent)
 
 
 def _made_from(plan: Plan) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from allround.checkpoints.finite import check_finite, count_odd, odd_words
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import atomic_folder, check_name, read_json, write_json
+from allround.core.files import check_name, read_json, write_json
+from allround.core.outputs import output_folder
 from allround.core.version import __version__
 from allround.models.base import check_one_model, load_encoder
 from allround.models.encoder import Batch, Encoder
@@ -138,10 +139,13 @@ class MultiTaskModel(nn.Module):
         encoded, _ = self.predict_encoded(task, self.outputs(task, rows, batch_size))
         return kind(definition.kind).decode(encoded, definition)
 
-    def save(self, folder: Path | str) -> None:
-        """Write the model into a folder that appears when it is whole."""
-        with atomic_folder(folder) as temporary:
-            self.write(temporary)
+    def save(self, folder: Path | str, *, force: bool = False) -> None:
+        """Write the model into a folder that appears when it is whole.
+
+        A folder that is there is replaced only where `save` wrote it and nothing was changed since, or with `force`.
+        """
+        with output_folder(folder, "MultiTaskModel.save", force=force) as new:
+            self.write(new)
 
     def write(self, folder: Path) -> None:
         """Write the model's files into an existing folder."""

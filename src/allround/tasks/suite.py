@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +29,19 @@ class Suite:
     """
 
     def __init__(
-        self, name: str, tasks: Sequence[Task], *, description: str | None = None, base: str | None = None
+        self,
+        name: str,
+        tasks: Sequence[Task],
+        *,
+        description: str | None = None,
+        base: str | None = None,
+        files: Sequence[Path] = (),
     ) -> None:
+        """files: what the tasks were read from (a suite file, a data folder): no output may replace it."""
         self.name = check_name(name, "suite")
         self.description = description
         self.base = base
+        self.files = tuple(files)
         self.tasks: dict[str, Task] = {}
         for task in tasks:
             # Names become file names, and some disks do not tell "A" from "a".
@@ -69,8 +78,8 @@ class Suite:
             raise AllroundError(f"use the data folder '{data_dir}'", "there is no such folder", "check the path")
         known = registry.names("suite")
         if isinstance(source, str) and source in known:
-            made: Suite = registry.load("suite", source)(data_dir=data_dir, only=only, limit=limit)
-            return made
+            found: Suite = registry.load("suite", source)(data_dir=data_dir, only=only, limit=limit)
+            return found
         path = Path(source)
         if not path.exists() and not path.suffix and path.name == str(source):
             raise AllroundError(
@@ -78,7 +87,9 @@ class Suite:
                 "there is no built-in suite and no file of that name",
                 f"{suggestion(str(source), known)}; or give the path of a suite file",
             )
-        return load_spec(read_suite(path), path.parent, data_dir=data_dir, only=only, limit=limit)
+        made = load_spec(read_suite(path), path.parent, data_dir=data_dir, only=only, limit=limit)
+        made.files += (path,)
+        return made
 
 
 def load_spec(
@@ -101,7 +112,12 @@ def load_spec(
         for given in (spec.limit, about.limit, check_limit(limit)):
             rows.update({str(split): most for split, most in given.items()})
         tasks.append(_make(name, about, data, rows))
-    return Suite(spec.name, tasks, description=spec.description, base=spec.base)
+    sources = [spec.tasks[task.name].source for task in tasks]
+    places = [name for one in sources for name in (one.name, one.path, *one.files.values()) if name is not None]
+    files = [base_dir / os.path.expanduser(name) for name in places]  # noqa: PTH111 (which never raises)
+    if data_dir is not None:
+        files.append(data_dir)
+    return Suite(spec.name, tasks, description=spec.description, base=spec.base, files=files)
 
 
 def choose(known: Sequence[str] | Mapping[str, object], only: Sequence[str] | None, suite: str) -> list[str]:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import atomic_folder, hash_json, read_json, write_json
+from allround.core.files import hash_json, read_json, write_json
+from allround.core.outputs import output_folder
 from allround.core.reading import check_file
 from allround.core.seeds import seed_of
 from allround.tasks.definition import Definition
@@ -126,15 +127,22 @@ class Task:
         }
         return replace(self, definition=definition, splits=splits)
 
-    def save(self, folder: Path | str) -> None:
-        """Write the task as a folder: `definition.json`, and one Arrow file a split. Images are kept as PNG."""
-        with atomic_folder(folder) as temporary:
-            for name in SPLITS:
-                _write_split(temporary / f"{name}.arrow", self.splits[name], len(self.definition.inputs))
-            about = {"format": 1, "definition": self.definition.to_json(), "notes": list(self.notes)}
-            if self.table is not None:
-                about["table"] = self.table
-            write_json(temporary / "definition.json", about)
+    def save(self, folder: Path | str, *, force: bool = False) -> None:
+        """Write the task as a folder: `definition.json`, and one Arrow file a split. Images are kept as PNG.
+
+        A folder that is there is replaced only where `save` wrote it and nothing was changed since, or with `force`.
+        """
+        with output_folder(folder, "Task.save", force=force) as new:
+            self.write(new)
+
+    def write(self, folder: Path) -> None:
+        """Write the task's files into an existing folder."""
+        for name in SPLITS:
+            _write_split(folder / f"{name}.arrow", self.splits[name], len(self.definition.inputs))
+        about = {"format": 1, "definition": self.definition.to_json(), "notes": list(self.notes)}
+        if self.table is not None:
+            about["table"] = self.table
+        write_json(folder / "definition.json", about)
 
     @classmethod
     def load(cls, folder: Path | str) -> Task:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from allround.build.loops.jobs import merge_branches
 from allround.build.loops.loop import Branch, Loop
 from allround.build.options import Options
 from allround.build.results import cell_facts, plain_name
-from allround.build.run import Run, locked
+from allround.build.run import Run, run_folder
 from allround.build.single import board_of
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import atomic_folder, check_out
 from allround.core.jobs import Job, call, quiet_libraries
+from allround.core.outputs import check_out, output_folder, remove_work
 from allround.core.pieces import Piece
 from allround.core.progress import Progress
 from allround.core.seeds import seed_of
@@ -62,36 +61,39 @@ def run_loop(
     encoder: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    force: bool = False,
 ) -> Looped:
     """Tune and merge in rounds, keep the round that is best on validation, save it into `out`, and score it on test.
 
     settings: `epochs` is the budget of all rounds together, so that a loop takes each row as often as one training
     does; a copy is handed in as it is at the end of its part. facts: more to write into the model's allround.json.
     Unfinished work is kept in `out`.unfinished: the same call after a kill goes on with the next unfinished piece.
+    A folder that is there is replaced only where `loop` wrote it and nothing was changed since, or with `force`.
     """
     quiet_libraries()
-    out = check_out(Path(out))
     base = base if base is not None else suite.base
     if base is None:
         raise AllroundError(f"tune and merge on '{suite.name}'", "no base was given, and the suite names none",
                             "give --base")  # fmt: skip
+    out = check_out(out, "loop", force=force, inputs=[base], data=suite.files)
     settings = settings or Settings()
     pick_device(settings.device)
     work = out.parent / f"{out.name}.unfinished"
-    with locked(work):
+    with run_folder(work, "loop", force=force):
         options = Options(settings=settings, seed=seed, workers=workers)
-        run = _Loop(loop, suite, base, options, work, dict(encoder or {}), progress or Progress())
+        run = _Loop(loop, suite, base, options, work, dict(encoder or {}), progress or Progress(), force=force)
         run.go()
         board = run.save(out, dict(facts or {}))
-    shutil.rmtree(work, ignore_errors=True)
+        run.pieces.remove()
+    remove_work(work)
     return Looped(out, board, run.rounds, run.kept)
 
 
 class _Loop(Run):
     """A run whose work, from the heads on, is that of a loop."""
 
-    def __init__(self, loop: Loop, *given: Any) -> None:
-        super().__init__(*given)
+    def __init__(self, loop: Loop, *given: Any, force: bool) -> None:
+        super().__init__(*given, force=force)
         self.loop = loop
         self.rounds: list[dict[str, Any]] = []
 
@@ -152,7 +154,7 @@ class _Loop(Run):
         self.states.append(merged)
         self._note(merged, values, trials)
         for piece in branches.values():  # the merged model is all that the next round needs
-            shutil.rmtree(piece.folder, ignore_errors=True)
+            piece.remove()
 
     def _part(self, branch: Branch, number: int) -> dict[str, Any]:
         """The settings of training for a branch's part of the budget; it ends where that ends."""
@@ -231,7 +233,7 @@ class _Loop(Run):
         )
         for branch in tuned:
             course.examples.update(branch["examples"])
-        with atomic_folder(out) as folder:
+        with output_folder(out, "loop", force=self.force) as folder:
             board = board_of(model, self.suite, "test", "loop", course)
             model.facts = {
                 "made_by": {**facts, "base": plain_name(self.base), "settings": self.settings.to_json(),

@@ -19,8 +19,9 @@ from allround.checkpoints.write import write_weights
 from allround.compose.residuals.codec import Codec, Damaged
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import atomic_folder, check_name, check_out
+from allround.core.files import check_name
 from allround.core.locks import Lock
+from allround.core.outputs import output_folder
 from allround.core.reading import parse_json
 from allround.models import model as models
 from allround.models.base import load_encoder
@@ -216,16 +217,14 @@ class Store:
         model = sum(file.stat().st_size for file in self.weights.files)
         return Sizes(model, vector, residuals, heads, self.made["specialists"])
 
-    def materialise(self, task: str, out: Path | str) -> None:
-        """Write a task's model as a folder of its own: the specialist, as nearly as its residual says."""
+    def materialise(self, task: str, out: Path | str, *, force: bool = False) -> None:
+        """Write a task's model as a folder of its own: the specialist, as nearly as its residual says.
+
+        A folder that is there is replaced only where this wrote it and nothing was changed since, or with `force`.
+        """
         file = self.file(task)
         residual, tasks = self.residual(file), [name for name in self.definitions if self.files[name] == file]
-        out = check_out(Path(out))
-        if out.is_relative_to(self.folder.resolve()) or self.folder.resolve().is_relative_to(out):
-            raise AllroundError(
-                f"write {out}", f"it lies within the store {self.folder}, or the store in it", "choose another --out"
-            )
-        with atomic_folder(out) as folder:
+        with output_folder(out, "materialise", force=force, inputs=[self.folder]) as folder:
             if tasks:
                 heads = read_heads(self.folder / "heads.safetensors")
                 write_heads(folder / "heads.safetensors", {name: heads.get(name, {}) for name in tasks})

@@ -25,7 +25,8 @@ from allround.compose.residuals.codec import narrow
 from allround.compose.residuals.store import VECTOR, Store, StoreModel, make_codec, rewrite
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import atomic_file, atomic_folder, check_out, disk_errors
+from allround.core.files import atomic_file, disk_errors
+from allround.core.outputs import output_folder
 from allround.evaluate.scoreboard import plural
 from allround.models.base import find_folder
 from allround.models.model import read_definitions, read_heads, write_definitions, write_heads
@@ -86,6 +87,7 @@ def write_store(
     device: str = "cpu",
     judge: Judge | None = None,
     facts: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> Store:
     """Write a store into the folder `out`, which appears when it is whole. Holds a few tensors at a time.
 
@@ -93,10 +95,11 @@ def write_store(
     from `model`, which is then the base. dtype: to store the model in; residuals are then those against the rounded
     weights, and the specialists come out in the dtype that the model had. judge: chooses for each specialist those of
     the codec's parameters that have a search range and are not in `values`, on validation rows, say; the first of
-    equally good ones is taken. facts: whatever else allround.json should say.
+    equally good ones is taken. facts: whatever else allround.json should say. A folder that is there is
+    replaced only where `compress` wrote it and nothing was changed since, or with `force`.
     Errors: models with other tensors or shapes, NaN or infinity, tasks that come twice.
     """
-    out, values = check_out(Path(out)), dict(values or {})
+    values = dict(values or {})
     entry = registry.find("codec", codec)
     made = make_codec(codec, values)
     weights = Weights(find_folder(model, "model"))
@@ -106,10 +109,11 @@ def write_store(
         raise AllroundError(
             asked, "the codec masks a merged model, and none is given", "name a merge method, such as task_arithmetic"
         )
-    _check(asked, out, weights, specialists, merged if with_vector else None)
+    _check(asked, weights, specialists, merged if with_vector else None)
     floats = [name for name in weights if weights.dtype(name) in FLOATS]
     restored = max((weights.dtype(n) for n in floats), key=SIZES.__getitem__) if dtype and floats else None
-    with atomic_folder(out) as folder:
+    read = [weights.path, *(s.source.path for s in specialists)]
+    with output_folder(out, "compress", force=force, inputs=read) as folder:
         rewrite(
             weights,
             folder / "encoder",
@@ -153,8 +157,8 @@ def write_store(
     return Store.open(out)
 
 
-def _check(asked: str, out: Path, model: Weights, specialists: Sequence[Specialist], merged: Source | None) -> None:
-    """Errors for models that do not fit together, and for an output that would replace one of them."""
+def _check(asked: str, model: Weights, specialists: Sequence[Specialist], merged: Source | None) -> None:
+    """Errors for models that do not fit together."""
     names = [task for s in specialists for task in s.tasks]
     lower = [name.lower() for name in names]  # some disks do not tell "A" from "a"
     twice = sorted({name for name in names if lower.count(name.lower()) > 1})
@@ -178,14 +182,6 @@ def _check(asked: str, out: Path, model: Weights, specialists: Sequence[Speciali
                 asked, f"'{name}' is {other.shape(name)} in {other.path}, and {model.shape(name)} in {model.path}",
                 "give models tuned from the same base, with the same vocabulary",
             )  # fmt: skip
-    for source in [model, *(s.source for s in specialists)]:
-        path = source.path.resolve()
-        if out == path or out in path.parents or path in out.parents:
-            raise AllroundError(
-                asked,
-                f"{source.path} and {out} lie one within the other",
-                "choose another --out, outside of the models",
-            )
 
 
 def _rounded(weights: Weights, name: str, dtype: str | None, asked: str) -> Tensor:

@@ -12,7 +12,8 @@ from allround.checkpoints.adapter import is_adapter
 from allround.checkpoints.weights import LEARNED
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import atomic_folder, check_out, write_json
+from allround.core.files import write_json
+from allround.core.outputs import check_out, output_folder
 from allround.core.progress import Progress
 from allround.core.version import __version__
 from allround.merge.learn.learning import Learning
@@ -45,17 +46,19 @@ def learn_models(
     device: str = "auto",
     precision: str = "auto",
     progress: Progress | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Merge models by numbers learned on the tasks of a suite, into a folder that appears when it is whole.
 
     models: folders that allround saved, each with its tasks and heads; or plain encoders and adapters, which take the
     suite's tasks in order, one each. start: a folder, or a fixed merge method by name with its default settings.
-    name: of the preset, for the record. Returns what was done.
+    name: of the preset, for the record. Returns what was done. A folder that is there is replaced only where `merge`
+    wrote it and nothing was changed since, or with `force`.
     """
-    out = check_out(Path(out))
+    read = [base, *models, start]
+    out = check_out(out, "merge", force=force, inputs=read)
     check_base(base)
     folder = find_folder(base)
-    _check_apart(out, [base, *models, *([start] if start is not None else [])])
     with ExitStack() as stack:
         specialists, definitions = _specialists(base, models, suite, stack)
         begun = stack.enter_context(_started(start, folder, [s.encoder for s in specialists]))
@@ -76,7 +79,7 @@ def learn_models(
             progress=progress,
         )
     record = {"preset": name, "base": base, "models": list(models), "start": start, **made.record}
-    with atomic_folder(out) as temporary:
+    with output_folder(out, "merge", force=force, inputs=read) as temporary:
         write(temporary, made, {name: task.definition for name, task in tasks.items()}, record)
         (temporary / "README.md").write_text(_card(out.name, record), encoding="utf-8")
     return record
@@ -89,17 +92,6 @@ def tasks_of(base: str, models: Sequence[str], suite: Suite) -> list[str]:
     with ExitStack() as stack:
         specialists, _ = _specialists(base, models, suite, stack)
     return [task for one in specialists for task in one.tasks]
-
-
-def _check_apart(out: Path, given: Sequence[str]) -> None:
-    for name in given:
-        path = Path(name).expanduser().resolve()
-        if path.exists() and (out == path or out in path.parents or path in out.parents):
-            raise AllroundError(
-                f"write {out}",
-                f"{name} is merged into it, and one must not lie within the other",
-                "choose another --out, outside of what is merged",
-            )
 
 
 def write(folder: Path, made: Learned, definitions: Mapping[str, Definition], record: Mapping[str, Any]) -> None:

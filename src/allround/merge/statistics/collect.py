@@ -9,6 +9,7 @@ from typing import Any
 
 from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError, suggestion
+from allround.core.outputs import check_out_file, output_file
 from allround.core.seeds import seed_of
 from allround.core.version import __version__
 from allround.merge.statistics.file import fingerprint, write_statistic
@@ -44,14 +45,18 @@ def collect(
     labels: str = "given",
     seed: int = 0,
     device: str = "cpu",
+    force: bool = False,
 ) -> Collected:
     """Compute a statistic of a model for some rows of each task, and write it into the file `out`.
+
+    A file that is there is replaced only where `stats` wrote it and it is unchanged, or with `force`.
 
     folder: of a model that allround saved, or of an encoder alone, which is enough for statistics without gradients.
     rows: the most of each task, drawn by the seed. labels: `given`, or the model's `own` predictions.
     The tensors are named as those in the encoder's files, which is how merges name weights.
     """
     asked = f"compute {kind} statistics of {folder}"
+    check_out_file(out, "stats", force=force)
     entry = entry_of(kind)
     _check(asked, tasks, rows, split, labels)
     place = find_folder(folder, "model")
@@ -87,7 +92,8 @@ def collect(
         **({"transposed": sorted(names[n] for n in found.transposed if n in names)} if found.transposed else {}),
     }
     tensors = {names[name]: value for name, value in found.tensors.items() if name in names}
-    write_statistic(out, tensors, entry.facts["parts"], facts)
+    with output_file(out, "stats", force=force) as new:
+        write_statistic(new, tensors, entry.facts["parts"], facts)
     left_out = tuple(sorted(name for name in found.tensors if name not in names))
     return Collected(facts, len(tensors), facts["rows"], left_out)
 

@@ -1,0 +1,514 @@
+"""Outputs: what a command or a function leaves for the user, and what of it may be replaced.
+
+An output grows in `.NAME.partial` beside its place, under a lock, and takes its place when it is whole. A manifest says
+what allround wrote, by which command, and how it was: only that is ever replaced, by the same command, unless the user
+forces it. What a process left that was killed is swept by the next one that writes to the same place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from allround.core.errors import AllroundError
+from allround.core.files import MANIFEST, disk_errors, hash_file, hash_json, is_full, read_json, sync_file, write_json
+from allround.core.reading import read_text
+from allround.core.version import __version__
+
+#: Marks a folder of allround's own work, names the command in it, and is locked while that is at work.
+LOCK = ".allround.lock"
+
+_FORMAT = "allround files 1"
+_DO = "choose another --out, move that away, or give --force (force=True in Python)"
+#: Up to this many bytes a file is known by its content, beyond it by its size.
+_HASHED = 1 << 20
+
+
+# -- what may be replaced ----------------------------------------------------------------------------------------------
+
+
+def check_out(
+    path: Path | str, command: str, *, force: bool = False, inputs: Iterable[Any] = (), data: Iterable[Any] = ()
+) -> Path:
+    """The place of an output folder, links followed. Call it before any work; `output_folder` does so again.
+
+    The place is free, empty, or an output of the same `command` in which nothing was changed or added; with `force`,
+    whatever is there. inputs: what the command reads (names that are no paths are left out): the output must not
+    contain one, nor lie within one. data: the same, but the output may lie within.
+    Errors: anything else there; with `force` too, what holds the current folder, the home folder or a git repository.
+    """
+    with disk_errors(str(path)):
+        place = _resolved(path)
+        asked = f"write {path}"
+        _check_apart(asked, place, inputs, data)
+        for what, folder in (("the current folder", _current()), ("the home folder", _home())):
+            if folder is not None and (place == folder or place in folder.parents):
+                raise AllroundError(asked, f"{what} is there, or below it", "choose another --out")
+        if not _is_there(place):
+            return place
+        if not place.is_dir():
+            if not (force and place.is_file()):
+                raise AllroundError(asked, "there is a file of that name", _DO)
+        elif force:
+            if any(".git" in (*folders, *files) for _, folders, files in os.walk(place)):
+                raise AllroundError(asked, "there is a git repository in it", "choose another --out")
+        elif (found := _in_the_way(place, command)) is not None:
+            raise AllroundError(asked, found, _DO)
+        return place
+
+
+def check_out_file(
+    path: Path | str,
+    command: str,
+    *,
+    force: bool = False,
+    inputs: Iterable[Any] = (),
+    root: Path | str | None = None,
+) -> Path:
+    """The place of an output file, links followed. Call it before any work; `output_file` does so again.
+
+    The place is free, or has the output of the same `command` as it was written; with `force`, whatever file but one
+    of the inputs. root: the folder whose manifest lists it, where that is not the one in which it lies.
+    """
+    with disk_errors(str(path)):
+        place, asked = _resolved(path), f"write {path}"
+        _check_apart(asked, place, (), inputs)
+        base = place.parent if root is None else _resolved(root)
+        owner = _owner(base)
+        if owner not in (None, command) and not force:
+            raise AllroundError(asked, f"{base} is the working folder of '{owner}'", _DO)
+        if not _is_there(place):
+            return place
+        if not place.is_file():
+            found = "there is a folder of that name" if place.is_dir() else "it is not a regular file"
+            raise AllroundError(asked, found, "choose another --out")
+        if force:
+            return place
+        entry = read_manifest(base).get(place.relative_to(base).as_posix())
+        if entry is None:
+            raise AllroundError(asked, "there is a file of that name, which allround did not write", _DO)
+        if entry.get("command") != command:
+            raise AllroundError(asked, f"there is a file of that name, which '{entry.get('command')}' wrote", _DO)
+        if not _as_written(place, entry):
+            raise AllroundError(asked, "the file there was changed since it was written", _DO)
+        return place
+
+
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a folder's manifest lists: path -> entry. None, or one that cannot be read, lists nothing."""
+    try:
+        listed = read_json(folder / MANIFEST)["files"]
+        inner = {name: entry for name, entry in listed.items() if isinstance(entry, dict)}
+    except (AllroundError, KeyError, TypeError, AttributeError):
+        return {}
+    return {n: e for n, e in inner.items() if not PurePosixPath(n).is_absolute() and ".." not in PurePosixPath(n).parts}
+
+
+def _in_the_way(folder: Path, command: str) -> str | None:
+    """What hinders a command from replacing a folder, in words; None: nothing."""
+    if not any(folder.iterdir()):
+        return None
+    present = [name for name in _entries(folder) if name != MANIFEST]
+    if LOCK in present:
+        return f"it is the working folder of '{_owner(folder)}'"
+    listed = read_manifest(folder)
+    if not listed and (present or not (folder / MANIFEST).is_file()):
+        return "there is a folder with other things in it, which allround did not write"
+    others = sorted({str(entry.get("command")) for entry in listed.values()} - {command})
+    if others:
+        return f"there is a folder which '{others[0]}' wrote"
+    for words, names in (
+        ("was not written with it", [n for n in present if n not in listed]),
+        ("was changed since", [n for n in present if n in listed and not _as_written(folder / n, listed[n])]),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            return f"there is something in it that {words}: {', '.join(names[:3])}{more}"
+    return None
+
+
+def _entries(folder: Path) -> list[str]:
+    """All that lies under a folder and is no folder itself, by its path in it."""
+    found: list[str] = []
+    for place, folders, files in os.walk(folder):
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        found += [(Path(place) / name).relative_to(folder).as_posix() for name in (*files, *links)]
+    return sorted(found)
+
+
+def _as_written(file: Path, entry: Mapping[str, Any]) -> bool:
+    if file.is_symlink() or not file.is_file() or file.stat().st_size != entry.get("bytes"):
+        return False
+    return "sha256" not in entry or hash_file(file) == entry["sha256"]
+
+
+def _entry(file: Path, command: str) -> dict[str, Any]:
+    size = file.stat().st_size
+    return {"command": command, "bytes": size, **({"sha256": hash_file(file)} if size <= _HASHED else {})}
+
+
+def _check_apart(asked: str, place: Path, inputs: Iterable[Any], data: Iterable[Any]) -> None:
+    for given, within in [*((one, True) for one in inputs), *((one, False) for one in data)]:
+        read = _resolved(given) if isinstance(given, (str, Path)) and os.path.lexists(given) else None
+        if read is not None and (place == read or place in read.parents or (within and read in place.parents)):
+            raise AllroundError(
+                asked,
+                f"{given} is read for it, and one must not lie within the other",
+                "choose another --out, outside of what is read",
+            )
+
+
+def _resolved(path: Path | str) -> Path:
+    try:
+        return Path(path).resolve()
+    except RuntimeError as error:  # how older Pythons say that links lead in a circle
+        raise AllroundError(f"write {path}", "its links lead in a circle", "choose another --out") from error
+
+
+def _is_there(place: Path) -> bool:
+    """Whether something is at an output's place. Errors: nothing can be written there."""
+    _holder(place)
+    try:
+        os.lstat(place)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _holder(path: Path, kind: str = "") -> Path:
+    """The folder beside `path` in which it grows. Errors: somebody else's folder of that name."""
+    holder = path.parent / f".{path.name}{kind}.partial"
+    try:
+        left = os.listdir(holder)  # noqa: PTH208 (whose errors say more than those of pathlib)
+    except FileNotFoundError:
+        left = []
+    if left and LOCK not in left:
+        raise AllroundError(
+            f"write {path}", f"{holder} is needed for it, and holds other things", "move that folder away"
+        )
+    return holder
+
+
+def _current() -> Path | None:
+    with contextlib.suppress(OSError):
+        return Path.cwd().resolve()
+    return None
+
+
+def _home() -> Path | None:
+    with contextlib.suppress(OSError, RuntimeError):
+        return Path.home().resolve()
+    return None
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def output_folder(
+    path: Path | str, command: str, *, force: bool = False, inputs: Iterable[Any] = (), made_from: Any = None
+) -> Iterator[Path]:
+    """Yield a new folder; on success it takes the place of `path`, with a manifest of all that is in it.
+
+    What may be there before: see `check_out`; it is looked at now and again at the end, and replaced only then, so
+    that a failure leaves it as it was. made_from: plain data; a run that was killed, stopped or met a full disk leaves
+    its files, and the next one that is made from the same goes on with them.
+    Errors: another process at work on the same; something at `path` that must not be replaced. Where that came
+    in the meantime, the new folder is kept beside it.
+    """
+    place = check_out(path, command, force=force, inputs=inputs)
+
+    def list_files(folder: Path) -> None:
+        listed = {name: _entry(folder / name, command) for name in _entries(folder) if name != MANIFEST}
+        _write_manifest(folder, listed)
+
+    with _whole(place, made_from, list_files, lambda: check_out(path, command, force=force)) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def output_file(
+    path: Path | str, command: str, *, force: bool = False, root: Path | str | None = None
+) -> Iterator[Path]:
+    """Yield the path of a new file; on success it takes the place of `path`, and a manifest says so.
+
+    What may be there before: see `check_out_file`; it is looked at now and again at the end. root: the folder whose
+    manifest lists the file; by default the one in which it lies. Errors: as `output_folder`.
+    """
+    place = check_out_file(path, command, force=force, root=root)
+    base = place.parent if root is None else _resolved(root)
+    with disk_errors(str(path)), _growing(place) as holder:
+        new = holder / "new" / place.name
+        shutil.rmtree(new.parent, ignore_errors=True)
+        new.parent.mkdir()
+        try:
+            yield new
+            sync_file(new)
+            entry = _entry(new, command)
+            _kept_beside(new, place, lambda: check_out_file(path, command, force=force, root=root))
+            os.replace(new, place)
+        finally:
+            shutil.rmtree(new.parent, ignore_errors=True)
+        with _manifest_of(base) as listed:
+            listed[place.relative_to(base).as_posix()] = entry
+
+
+def check_texts(folder: Path | str, names: Iterable[str], command: str, *, force: bool = False) -> None:
+    """An error where `write_texts` would replace something that it must not."""
+    for name in names:
+        check_out_file(Path(folder) / name, command, force=force)
+
+
+def write_texts(folder: Path | str, texts: Mapping[str, str], command: str, *, force: bool = False) -> None:
+    """Write files of text into a folder, none where one of them must not be replaced."""
+    check_texts(folder, texts, command, force=force)
+    for name, text in texts.items():
+        with output_file(Path(folder) / name, command, force=force) as new:
+            new.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` for what is made on the way to it. It is removed in the end."""
+    with disk_errors(str(path)), _growing(path, ".scratch") as holder:
+        new = holder / "new"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        try:
+            yield new
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def work_folder(path: Path | str, command: str, *, force: bool = False) -> Iterator[Path]:
+    """Yield a folder in which one command works at a time, now and when it goes on after a kill.
+
+    A lock file marks it as that command's. Nothing in it is removed here; see `remove_work`.
+    Errors: a folder that holds other things and is not of the same command (with `force` it is taken, and what is in
+    it stays); another process at work in it.
+    """
+    with disk_errors(str(path)):
+        place = _resolved(path)
+        owner = _owner(place)
+        others = place.is_dir() and any(p.name != LOCK for p in place.iterdir())
+        if others and owner != command and not force:
+            found = "there is a folder with other things in it, which allround did not write"
+            if owner is not None:
+                found = f"it is the working folder of '{owner}'"
+            raise AllroundError(f"work in {path}", found, _DO)
+        with _locked(place, place, command):
+            yield place
+
+
+def remove_output(folder: Path) -> None:
+    """Remove what a folder's manifest lists, as it was written, and what is then empty; all else stays."""
+    listed = read_manifest(folder)
+    for name, entry in listed.items():
+        if _as_written(folder / name, entry):
+            (folder / name).unlink()
+    (folder / MANIFEST).unlink(missing_ok=True)
+    remove_empty(folder)
+
+
+def remove_work(folder: Path, names: Iterable[str] = ()) -> None:
+    """Remove files of a folder of work (by their paths in it), its mark and what is then empty; all else stays."""
+    for name in (*names, LOCK):
+        (folder / name).unlink(missing_ok=True)
+    remove_empty(folder)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder and those in it, as far as there is nothing in them."""
+    for place, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            Path(place).rmdir()
+
+
+def remove_stale(root: Path, command: str, under: str, keep: Iterable[str]) -> None:
+    """Remove what a command wrote under a folder in earlier runs, as its manifest says, but for `keep`.
+
+    Files that were changed since, and all others, stay.
+    """
+    kept = set(keep)
+    with _manifest_of(root) as listed:
+        for name in [n for n in listed if n.startswith(f"{under}/") and n not in kept]:
+            if listed[name].get("command") == command:
+                if _as_written(root / name, listed[name]):
+                    (root / name).unlink()
+                del listed[name]
+    remove_empty(root / under)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-made in a folder; what a living one makes, and all else, stays."""
+    for left in folder.glob(".*.partial") if folder.is_dir() else ():
+        if left.is_dir() and (left / LOCK).is_file():
+            with contextlib.suppress(AllroundError), _growing(folder / left.name[1 : -len(".partial")]) as holder:
+                shutil.rmtree(holder / "new", ignore_errors=True)
+                (holder / "made_from").unlink(missing_ok=True)
+
+
+# -- the mechanism -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def piece_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `path` on success, whatever is there.
+
+    For pieces of work, which list their own files; outputs of the user's go through `output_folder`.
+    """
+    with _whole(path, None, lambda _: None, lambda: None) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def _whole(path: Path, made_from: Any, finish: Callable[[Path], None], check: Callable[[], object]) -> Iterator[Path]:
+    """A new folder that takes the place of `path`, after `finish` was called with it, and `check`."""
+    with disk_errors(str(path)), _growing(path) as holder:
+        new, label = holder / "new" / path.name, holder / "made_from"
+        key = hash_json(made_from)
+        if made_from is None or not label.is_file() or label.read_text(encoding="utf-8") != key:
+            shutil.rmtree(new.parent, ignore_errors=True)
+            label.write_text(key, encoding="utf-8")
+        new.mkdir(parents=True, exist_ok=True)
+        for left in [p for p in new.rglob(".*") if p.is_file()]:
+            left.unlink()  # by atomic_file, in a run that was killed
+        keep = False
+        try:
+            yield new
+            finish(new)
+            for file in new.rglob("*"):
+                if file.is_file():
+                    sync_file(file)
+            _kept_beside(new, path, check)
+            _take_place(new, path, holder)
+        except BaseException as error:
+            keep = made_from is not None and (is_full(error) or not isinstance(error, Exception))
+            raise
+        finally:
+            if not keep:
+                shutil.rmtree(new.parent, ignore_errors=True)
+                label.unlink(missing_ok=True)
+
+
+def _take_place(new: Path, path: Path, holder: Path) -> None:
+    """Put what is finished where `path` is; what was there is gone only when that succeeds."""
+    if not os.path.lexists(path):
+        os.replace(new, path)
+        return
+    old = holder / "old" / path.name
+    old.parent.mkdir()
+    os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        os.replace(old, path)
+        raise
+
+
+def _kept_beside(new: Path, place: Path, check: Callable[[], object]) -> None:
+    """Look once more at what is at `place`; where it must not be replaced, what was made stays beside it."""
+    try:
+        check()
+    except AllroundError as error:
+        names = (place.with_name(f"{place.name}.{number}") for number in itertools.count(1))
+        free = next(name for name in names if not os.path.lexists(name))
+        os.replace(new, free)
+        raise AllroundError(error.asked, f"{error.found}; what was made now lies in {free}", error.do) from error
+
+
+@contextlib.contextmanager
+def _growing(path: Path, kind: str = "", *, wait: bool = False) -> Iterator[Path]:
+    """Yield the locked folder `.NAME.partial` beside `path`: `new/NAME` grows in it, `old/NAME` was there before."""
+    holder = _holder(path, kind)
+    with _locked(holder, path, "output", wait=wait):
+        old = holder / "old" / path.name
+        if os.path.lexists(old) and not os.path.lexists(path):
+            os.replace(old, path)  # a run was killed while it replaced it
+        try:
+            shutil.rmtree(holder / "old", ignore_errors=True)
+            yield holder
+        finally:
+            shutil.rmtree(holder / "old", ignore_errors=True)
+            if [p.name for p in holder.iterdir()] == [LOCK]:
+                remove_work(holder)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, path: Path, command: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder, which is made with it. Errors: another process holds it, and `wait` is False."""
+    handle = _open_lock(folder)
+    while True:
+        if not _lock(handle, wait):
+            os.close(handle)
+            raise AllroundError(
+                f"write {path}",
+                "another process is writing it at this moment",
+                "wait for it, or choose another --out",
+            )
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), (folder / LOCK).lstat()):
+                break
+        os.close(handle)  # the process that held it removed it
+        handle = _open_lock(folder)
+    try:
+        if os.pread(handle, 100, 0) != command.encode():
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, command.encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _open_lock(folder: Path) -> int:
+    """Open a folder's lock, which is made with it, while other processes may be removing both."""
+    if folder.is_symlink():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    while True:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o644)
+
+
+def _lock(handle: int, wait: bool) -> bool:
+    """Whether this process holds the lock now. Where the system has no locks, it does."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # only Unix has it, and not on every disk; two runs at once are not found out there
+        pass
+    return True
+
+
+def _owner(folder: Path) -> str | None:
+    """The command whose folder of work it is."""
+    try:
+        return read_text(folder / LOCK, max_bytes=100)
+    except AllroundError:
+        return None
+
+
+@contextlib.contextmanager
+def _manifest_of(folder: Path) -> Iterator[dict[str, dict[str, Any]]]:
+    """Yield what a folder's manifest lists, to be changed; others that change it wait."""
+    with _growing(folder / MANIFEST, wait=True):
+        listed = read_manifest(folder)
+        before = dict(listed)
+        yield listed
+        if listed != before:
+            _write_manifest(folder, listed)
+
+
+def _write_manifest(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> None:
+    write_json(folder / MANIFEST, {"format": _FORMAT, "allround": __version__, "files": dict(sorted(listed.items()))})
