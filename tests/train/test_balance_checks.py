@@ -207,6 +207,40 @@ class RemembersElsewhere(Plain):
         self.mean = self.mean.index_add(0, seen.tasks, seen.losses)
 
 
+class LearnsByDraw(Plain):
+    """Right but for tasks that come more often."""
+
+    def weigh(self, seen: Seen) -> Tensor:
+        return 1 + 0.01 * self.state["seen"][seen.tasks]
+
+    def early(self, task: int, loss: float, norm: float) -> float:
+        return float(1 + 0.01 * self.state["seen"][task])
+
+
+class DoesNothingAlone(Plain):
+    """Knows its weights without a step, which never change."""
+
+    def everyone(self) -> Tensor:
+        return torch.ones(len(self.outline), dtype=torch.float64)
+
+
+class IsRefusedForNothing(Plain):
+    def everyone(self) -> Tensor:
+        return 1 + torch.arange(len(self.outline), dtype=torch.float64)
+
+    def weigh(self, seen: Seen) -> Tensor:
+        return self.everyone()[seen.tasks]
+
+    def alone(self, raw: bool) -> bool:
+        return False
+
+
+class StopsAtZero(Plain):
+    def weigh(self, seen: Seen) -> Tensor:
+        assert seen.norms is not None
+        return torch.ones(len(seen), dtype=torch.float64) * (seen.norms.min() > 0)
+
+
 class LooksAround(Plain):
     def combine(self, seen: Seen) -> Tensor:
         assert seen.gradients is not None
@@ -273,6 +307,10 @@ PLANTED: list[tuple[type[Balancer], str, tuple[str, ...]]] = [
     (SaysOtherwiseOfEveryone, "everyone_agrees", ()),
     (ForgetsTheMissing, "missing_keeps_state", ()),
     (RemembersElsewhere, "resumes", ("losses",)),
+    (LearnsByDraw, "unequal_draws", ()),
+    (DoesNothingAlone, "alone", ()),
+    (IsRefusedForNothing, "alone", ()),
+    (StopsAtZero, "beside_zero", ("gramian",)),
     (LooksAround, "columns_apart", ("gradients",)),
     (LikesLargeLosses, "scale", ("losses",)),
     (TurnsOneAround, "non_conflicting_when_independent", ("gramian",)),

@@ -232,6 +232,30 @@ def test_heads_follow_their_own_task(flowers: Any, balance: str) -> None:
     assert max(taken.weights) - min(taken.weights) > 1e-4, "the test is about something"
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"), [("rep_mtl", {"tsr": 2.0, "csa": 3.0}), ("covariance", {"strength": 3.0})]
+)
+def test_a_penalty_is_added_to_the_sum_of_the_losses(flowers: Any, name: str, settings: dict[str, float]) -> None:
+    """As in the papers: the trainer divides losses by the number of tasks, and so the penalty."""
+    model, tasks = flowers
+    parts = parts_of(model, tasks)
+    gradients_of(model, tasks, name, settings=settings).step(parts, 0, 0.0)
+    found = grads(model)
+    model.zero_grad()
+    features, losses = [], []
+    for i, part in enumerate(parts):
+        about, rules = tasks[i].definition, kind(tasks[i].definition.kind)
+        data = tasks[i].splits["train"].take([int(part.feed.places[i][row]) for row in part.rows])
+        features.append(model.encoder(model.encoder.collate(model.encoder.prepare(data.inputs, about), about)))
+        losses.append(rules.loss(model.heads[about.name](features[i]), rules.tensor(data.targets), about))
+    slopes = [torch.autograd.grad(loss, f, create_graph=True)[0] for loss, f in zip(losses, features, strict=True)]
+    penalty = make_balancer(name, settings, outline(tasks)).penalty(features, slopes)
+    assert penalty is not None
+    ((torch.stack(losses).sum() + penalty) / len(tasks)).backward()
+    assert close(found, grads(model))
+    assert not close(found, plain(model, tasks, parts[0], 0)) and float(penalty.detach()) > 0.01
+
+
 @pytest.mark.parametrize("balance", ["equal", "mgda", "pcgrad", "graddrop"])
 def test_flat_regions_by_hand(flowers: Any, balance: str) -> None:
     """Loss parts g and flatness parts g_near - g, each aggregated on its own, and added (Phan et al., Algorithm 1)."""

@@ -213,6 +213,20 @@ def test_two_stages_with_their_own_rates(flowers: Any, monkeypatch: pytest.Monke
     assert shared[half - 1] < 0.1 * 0.01, "the first stage ends at about no rate"
 
 
+def test_each_block_of_a_curriculum_has_the_whole_schedule(flowers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log(monkeypatch)
+    model, tasks = flowers()
+    settings = chosen(epochs=3, mix="one", batch_size=10, warmup=0.25, learning_rate=0.01, sample="curriculum",
+                      sample_settings={"mode": "sequential"})  # fmt: skip
+    train(model, tasks, settings, seed=0)
+    means = [
+        sum(rates[0] for (name,), rates in zip(log.steps, log.rates, strict=True) if name == task.name) / 24
+        for task in tasks
+    ]
+    assert [sum(s == [t.name] for s in log.steps) for t in tasks] == [24] * 3
+    assert means == pytest.approx([means[0]] * 3) and means[0] > 0.4 * 0.01
+
+
 def test_smart_trains_on_the_rows_it_chose(flowers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log(monkeypatch)
     model, tasks = flowers()
@@ -238,6 +252,50 @@ def test_stop_and_go_slows_a_task_that_has_converged(flowers: Any, monkeypatch: 
     course = train(model, tasks, chosen(epochs=8, sample="stop_and_go", mix="one", batch_size=8), seed=0)
     others = [n for t, n in course.examples.items() if t != first]
     assert 0 < course.examples[first] < 0.75 * min(others)
+
+
+@pytest.mark.parametrize("sample", [e.name for e in registry.entries("sample") if e.facts.get("feedback")])
+def test_three_epochs_are_enough_to_follow_validation(
+    flowers: Any, monkeypatch: pytest.MonkeyPatch, sample: str
+) -> None:
+    """The default of text and image encoders. One task never scores better than before training."""
+    model, tasks = flowers()
+    first, rising, real = tasks[0].name, iter(range(1, 1000)), trainer._Run._validate
+
+    def validate(run: Any, index: int) -> tuple[float, float]:
+        _, loss = real(run, index)
+        return (0.5 if run.tasks[index].name == first else float(next(rising))), loss
+
+    monkeypatch.setattr(trainer._Run, "_validate", validate)
+    course = train(model, tasks, chosen(epochs=3, sample=sample, mix="one", batch_size=8), seed=0)
+    others = [n for t, n in course.examples.items() if t != first]
+    assert 0 < course.examples[first] < 0.9 * min(others)
+
+
+# Steps with one task each.
+
+
+@pytest.mark.parametrize(("mix", "number"), [("one", 3), ("1", 3), ("kind", 2)])
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_balancer_that_does_nothing_alone_is_refused(flowers: Any, mix: str, number: int, raw: bool) -> None:
+    tasks = flowers()[1][:number]
+    if mix == "kind":
+        assert len({t.definition.kind for t in tasks}) == number, "so no two of them share a step"
+    refused = set()
+    for entry in registry.entries("balance"):
+        settings = chosen(mix=mix, balance=entry.name, raw_scale=raw)
+        try:
+            trainer.check_settings(settings, tasks)
+        except AllroundError as error:
+            assert "against each other" in error.found and "--mix all" in error.do
+            refused.add(entry.name)
+        trainer.check_settings(replace(settings, mix="all"), tasks)
+        trainer.check_settings(settings, tasks[:1])
+    never = {"gradnorm", "rep_mtl", "covariance", "pcgrad", "gradvac", "cagrad", "mgda", "mgda_ub", "imtl_g",
+             "aligned_mtl", "config", "dualproj", "upgrad", "graddrop", "gls", "famo"}  # fmt: skip
+    # On their own scale, these follow a task's own loss, norm or rows.
+    scaled = {"nash_mtl", "fairgrad", "stch", "focal", "normalised"}
+    assert refused == (never if raw else never | scaled)
 
 
 # After a kill.

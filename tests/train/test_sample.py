@@ -121,6 +121,8 @@ def test_a_function_is_a_policy_with_its_parameters() -> None:
         ("two_stage", {"power": -1.0}, "0 or more"),
         ("stop_and_go", {"gap": 0}, "gap"),
         ("stop_and_go", {"better": -0.1}, "threshold"),
+        ("stop_and_go", {"resets": [0.3, 1.0]}, "no list of shares"),
+        ("stop_and_go", {"resets": 0.3}, "no list of shares"),
         ("curriculum", {"mode": "mixde"}, "did you mean 'mixed'"),
         ("curriculum", {"order": ["b"]}, "leaves out a"),
         ("curriculum", {"order": ["b", "a", "c"]}, "nothing of that name"),
@@ -220,6 +222,17 @@ def test_a_stopped_task_goes_again_when_it_gets_worse() -> None:
         made.evaluated([score, 1.0 + step], step / 10)
         found.append(round(made.shares(0.0)[0], 9))
     assert found == [0.5, 0.5, 0.2, 0.2, 0.5, 0.5]
+
+
+def test_stop_and_go_begins_anew_where_it_is_told_to() -> None:
+    made = policy("stop_and_go", (10, 10), resets=[0.3])
+    found = []
+    for step in range(8):
+        made.evaluated([1.0, 1.0 + step], step / 10)
+        found.append(round(made.shares(0.0)[0], 9))
+    # Stops at 0.2; goes again at 0.3, with no best score, and stops two evaluations after the next one.
+    assert found == [0.5, 0.5, 0.2, 0.5, 0.5, 0.5, 0.2, 0.2]
+    assert float(made.state["best"][0]) == 1.0
 
 
 def test_stop_and_go_with_scores_below_zero_and_without_number() -> None:

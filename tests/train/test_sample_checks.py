@@ -170,6 +170,16 @@ class ChangesUnsaid(Equal):
         return by_size(self.mixture.sizes, 1.0 + (progress > 0.3))
 
 
+class ComesLate(Equal):
+    """The first feed is only there at the end, where the rate is next to nothing."""
+
+    changes = (0.9,)
+
+    def shares(self, progress: float) -> list[float]:
+        parts = [float(f > 0 or progress >= 0.9 or len(self.mixture) == 1) for f in range(len(self.mixture))]
+        return [part / sum(parts) for part in parts]
+
+
 class ChoosesUnasked(Equal):
     def select(self, features: Sequence[Tensor]) -> list[list[int]]:
         return [[0] for _ in features]
@@ -212,6 +222,7 @@ WRONG: list[tuple[type[Policy], str, bool, bool]] = [
     (ChangesOutside, "changes", False, False),
     (ChangesNothing, "changes", False, False),
     (ChangesUnsaid, "changes", False, False),
+    (ComesLate, "rates", False, False),
     (FollowsTheOtherWay, "feedback", True, False),
     (Follows, "feedback", False, False),
     (Equal, "feedback", True, False),
@@ -238,6 +249,7 @@ def test_each_check_catches_something() -> None:
 def test_right_policies_pass() -> None:
     check_policy(Checked(Equal))
     check_policy(Checked(Follows, feedback=True))
+    CHECKS["rates"](Checked(ComesLate, restarts=True))
     with pytest.raises(AssertionError, match="shares: shares sum to"):
         check_policy(Checked(TooMuch))
 

@@ -97,6 +97,12 @@ class Balancer:
         their relation to the others, and a task that is alone in its step has its weight too. (T,) or None."""
         return None
 
+    def alone(self, raw: bool) -> bool:
+        """Whether a step with one task follows anything else than that task's plain gradient. The trainer refuses a
+        balancer of which that is not so where every step holds one task. As it stands, the weights of all tasks have to
+        be known without a step. raw: whether weights keep the method's own scale."""
+        return self.everyone() is not None
+
     def combine(self, seen: Seen) -> Tensor:
         """One gradient from those of the tasks present: (k, p) -> (p,); columns do not know of each other."""
         raise NotImplementedError
@@ -188,14 +194,16 @@ class Adam:
     decay: float = 0.0
     betas: tuple[float, float] = field(default=(0.9, 0.999))
 
-    def step(self, name: str, value: Tensor, gradient: Tensor) -> Tensor:
-        """The value after one step down the gradient."""
+    def step(self, name: str, value: Tensor, gradient: Tensor, times: Tensor | float = 1.0) -> Tensor:
+        """The value after one step down the gradient, or after so many steps with one gradient (taken at once: all are
+        as long as the last of them)."""
         gradient = gradient.double() + self.decay * value
         first = self.state.get(f"{name}.first", torch.zeros_like(gradient))
         second = self.state.get(f"{name}.second", torch.zeros_like(gradient))
-        count = self.state.get(f"{name}.count", torch.zeros((), dtype=torch.float64)) + 1
-        first = self.betas[0] * first + (1 - self.betas[0]) * gradient
-        second = self.betas[1] * second + (1 - self.betas[1]) * gradient**2
+        count = self.state.get(f"{name}.count", torch.zeros((), dtype=torch.float64)) + times
+        kept, kept_squares = self.betas[0] ** times, self.betas[1] ** times
+        first = kept * first + (1 - kept) * gradient
+        second = kept_squares * second + (1 - kept_squares) * gradient**2
         self.state.update({f"{name}.first": first, f"{name}.second": second, f"{name}.count": count})
         corrected = (second / (1 - self.betas[1] ** count)).sqrt() + 1e-8
-        return value - self.rate * (first / (1 - self.betas[0] ** count)) / corrected
+        return value - self.rate * times * (first / (1 - self.betas[0] ** count)) / corrected

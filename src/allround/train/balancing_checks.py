@@ -425,6 +425,104 @@ def resumes(subject: Subject) -> None:
     assert not lost, f"after a restart the state differs: {', '.join(lost)}"
 
 
+def unequal_draws(subject: Subject) -> None:
+    """Tasks that are alike in all but how often they are drawn weigh the same in the end, with one task in a step and
+    with several."""
+    count, steps, often = 5, 220, (1.0, 0.4, 0.2, 0.1, 0.06)
+    outline = Outline(tuple("abcde"), (3,) * count, (50,) * count, steps=steps, epoch=20)
+    own = torch.eye(count, COLUMNS, dtype=torch.float64)
+    for several in (False, True):
+        generator = torch.Generator().manual_seed(SEED)
+        balancer = subject.make(outline)
+        for number in range(steps):
+            # All tasks learn alike while the training goes on, and no two steps are quite the same.
+            left = 3 * (1 - 0.7 * number / steps)
+            losses = left * (0.98 + 0.04 * torch.rand(count, generator=generator, dtype=torch.float64))
+            step = replace(
+                step_of(losses, (left * (1 + own)).float(), number / steps),
+                held=torch.ones(COLUMNS),
+                after=0.97 * losses,
+            )
+            if several:
+                there = torch.rand(count, generator=generator) < torch.tensor(often)
+                step = step.of(*there.nonzero().flatten().tolist())
+            else:
+                step = step.of(int(torch.multinomial(torch.tensor(often), 1, generator=generator)))
+            seen = seen_of(subject, step)
+            answer(balancer, subject, seen, number)
+            balancer.learn(seen)
+            if not balancer.state:
+                break  # what remembers nothing does not know how often a task was there
+            if "after" in subject.needs:
+                balancer.stepped(seen, step.after[seen.tasks])
+            if number % outline.epoch == 0:
+                balancer.evaluated(torch.full((count,), left, dtype=torch.float64))
+        last = seen_of(subject, step_of([1.0] * count, (1 + own).float(), 1.0))
+        found = answer(balancer, subject, last)
+        wanted = answer(subject.make(outline), subject, last)
+        if not subject.combines:
+            found, wanted = rescaled(found), rescaled(wanted)
+        assert torch.allclose(found, wanted, atol=0.1), (
+            f"{found.tolist()} for tasks that are alike and were drawn {often}, instead of {wanted.tolist()}"
+        )
+
+
+def alone(subject: Subject) -> None:
+    """Where each step holds one task, weights tell tasks apart, or the balancer says that it is of no use there (and
+    the trainer refuses it)."""
+    count = len(OUTLINE)
+    for raw in (False, True):
+        if subject.facts.get("raw") and not raw:
+            continue
+        balancer = subject.make(OUTLINE)
+        weights = []
+        for number in range(36):
+            task, fall = number % count, 0.97**number
+            losses = torch.tensor([fall ** (t + 1) for t in range(count)], dtype=torch.float64)
+            slopes = torch.linspace(-2, 3, count)[:, None] * torch.ones(count, COLUMNS)
+            step = replace(step_of(losses, slopes + torch.eye(count, COLUMNS), number / 36), held=torch.ones(COLUMNS))
+            seen = seen_of(subject, step.of(task))
+            seen = replace(seen, rows=seen.rows + task, terms=seen.terms + task)
+            found = answer(balancer, subject, seen, SEED + number)
+            if subject.combines:
+                found = (found.norm() / step.gradients[task].norm())[None]
+            elif not raw:
+                torch.manual_seed(SEED + number)
+                found = rescaled(found, balancer.everyone())
+            weights.append(found)
+            balancer.learn(seen)
+            if "after" in subject.needs:
+                balancer.stepped(seen, step.after[seen.tasks])
+            if number % 12 == 0:
+                balancer.evaluated(losses)
+        told = torch.cat(weights)
+        acts = bool((told - told[0]).abs().max() > 1e-3 * told.abs().max())
+        says = balancer.alone(raw)
+        assert acts or not says, "it does nothing where each step holds one task, and is not refused there"
+        assert says or not acts, "it is refused where each step holds one task, though it tells tasks apart"
+
+
+def beside_zero(subject: Subject) -> None:
+    """A task whose gradient is zero does not stop the others: the step is about theirs without it."""
+    for tiny in (0.0, 1e-9):
+        for seed in range(4):
+            gradients = _draw(4, 12, seed) * torch.tensor([1.0, tiny, 1.0, 1.0])[:, None]
+            others = gradients[[0, 2, 3]]
+            found, wanted = (_step(subject, g).double() for g in (gradients, others))
+            along = float(found @ wanted / (wanted @ wanted))
+            assert along > 0.5, f"beside a gradient of {tiny:g}, {100 * along:.3g}% of the others' step is left"
+
+
+def _step(subject: Subject, gradients: Tensor) -> Tensor:
+    """The first step of a training."""
+    found = answer(
+        subject.make(_outline(len(gradients))), subject, seen_of(subject, step_of([1.0] * len(gradients), gradients))
+    )
+    if not (subject.combines or subject.facts.get("raw")):
+        found = rescaled(found)
+    return direction(found, subject, gradients)
+
+
 def columns_apart(subject: Subject) -> None:
     """A combined gradient's columns do not know of each other: it may be made stretch by stretch."""
     if not subject.combines:
@@ -451,6 +549,9 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
         everyone_agrees,
         missing_keeps_state,
         resumes,
+        unequal_draws,
+        alone,
+        beside_zero,
         columns_apart,
     )
 }

@@ -267,10 +267,10 @@ class Gradients:
         weights = weights if self.raw else rescaled(weights)
         scale = 1 if self.raw else len(found)
         rates = [self.rates[one.task] for one in found]
-        goal = sum(w * r * loss for w, r, loss in zip(weights.tolist(), rates, losses, strict=True)) / scale
+        goal = sum(w * r * loss for w, r, loss in zip(weights.tolist(), rates, losses, strict=True))
         with self._seeded():
             penalty = balancer.penalty([f for f, _ in kept], [s for _, s in kept])
-        goal = goal if penalty is None else goal + penalty
+        goal = (goal if penalty is None else goal + penalty) / scale
         heads = [p for one in found for p in self.heads[one.task]]
         total: Gradient = [None] * (len(self.shared) + len(heads))
         if goal.requires_grad:

@@ -57,13 +57,13 @@ def solve(weighting: Callable[[Tensor], Tensor], gramian: Tensor) -> Tensor:
     return weighting(_sound(scaled)) if size else torch.ones(len(gramian), dtype=torch.float64)
 
 
-def solve_nonzero(weighting: Callable[[Tensor, Tensor], Tensor], gramian: Tensor) -> Tensor:
+def solve_nonzero(weighting: Callable[[Tensor, Tensor], Tensor], gramian: Tensor, nothing: float = NOTHING) -> Tensor:
     """The same for a rule that cannot take a gradient of zero: such a task is left out, and weighs as much as the
     others on the average, which leaves their weights in the step as they are. The rule also gets the places that are
-    left."""
+    left. nothing: the share of the mean squared norm below which a squared norm is zero."""
     scaled, size = over_mean(gramian)
     weights = torch.ones(len(gramian), dtype=torch.float64)
-    there = (scaled.diagonal() > NOTHING).nonzero().flatten()
+    there = (scaled.diagonal() > nothing).nonzero().flatten()
     if size:
         found = weighting(_sound(scaled[there][:, there]), there)
         weights *= found.abs().mean()

@@ -65,7 +65,7 @@ class Policy:
 
     def evaluated(self, scores: Sequence[float], progress: float) -> None:
         """Take in an evaluation: for each feed its validation score relative to the one before the first step, which
-        may be given too, at progress 0. Higher is better."""
+        comes first, at progress 0. Higher is better."""
 
     def select(self, features: Sequence[Tensor]) -> list[list[int]] | None:
         """Which training rows of each feed are used at all, ascending, from the base's features (n_f, d) of all of

@@ -33,6 +33,7 @@ class Checked:
     make: Callable[[Mixture], Policy]
     feedback: bool = False
     features: bool = False
+    restarts: bool = False
 
 
 def mixture_of(sizes: Sequence[int]) -> Mixture:
@@ -200,6 +201,21 @@ def changes(checked: Checked) -> None:
             before = now
 
 
+def rates(checked: Checked) -> None:
+    """No feed is drawn only where the learning rate has fallen to almost nothing: its batches have at least half of the
+    mean rate. The rate falls evenly, over the whole training or, with restarts, over each stage."""
+    for sizes in SIZES:
+        policy = checked.make(mixture_of(sizes))
+        drawn, weighed = [0.0] * len(sizes), [0.0] * len(sizes)
+        for start, end in pairwise([0.0, *policy.changes, 1.0]):
+            rate = 1.0 if checked.restarts else 2 - start - end
+            for f, share in enumerate(policy.shares(start)):
+                drawn[f] += (end - start) * share
+                weighed[f] += (end - start) * share * rate
+        for n, all_of_it, at_rate in zip(sizes, drawn, weighed, strict=True):
+            assert at_rate >= 0.5 * all_of_it, f"a feed of {n} rows gets {at_rate / all_of_it:.3g} of the mean rate"
+
+
 def feedback(checked: Checked) -> None:
     """A feed that gets better is drawn more, against feeds that do not, where the policy follows validation; else
     scores change nothing."""
@@ -245,6 +261,7 @@ CHECKS: dict[str, Callable[[Checked], None]] = {
         untouched,
         resumes,
         changes,
+        rates,
         feedback,
         selected,
     )
@@ -267,6 +284,7 @@ def checked_of(entry: Entry, settings: Mapping[str, Any] | None = None) -> Check
         lambda mixture: make_policy(entry.name, settings or {}, mixture),
         feedback=entry.facts["feedback"],
         features="features" in entry.needs,
+        restarts=bool(entry.facts.get("restarts")),
     )
 
 

@@ -341,9 +341,9 @@ class _Run:
                 self.waits[index] += 1
         for balancer in self.balancers:
             balancer.evaluated(torch.tensor(losses, dtype=torch.float64))
-        if self.course.evaluations:
-            of_feeds = [[relative[t] for t in feed.tasks] for feed in self.feeds]
-            self.policy.evaluated([sum(r) / len(r) for r in of_feeds], self.done / self.batches)
+        of_feeds = [[relative[t] for t in feed.tasks] for feed in self.feeds]
+        progress = self.done / self.batches if self.course.evaluations else 0.0
+        self.policy.evaluated([sum(r) / len(r) for r in of_feeds], progress)
         mean = sum(relative) / len(relative)
         names = [t.name for t in self.tasks]
         found = {"step": self.step, "scores": dict(zip(names, scores, strict=True)),
@@ -490,9 +490,9 @@ def check_settings(settings: Settings, tasks: Sequence[Task]) -> None:
                 f"use one of: {', '.join(sorted(known))}",
             )  # fmt: skip
     tables = [t.table for t in tasks if t.table]
-    alone = settings.mix == "one" and len(set(tables)) == len(tables)
-    raw = settings.raw_scale or entry.facts["raw"]
-    if alone and len(tasks) > 1 and ("features" in entry.needs or (balancer.everyone() is None and not raw)):
+    most = parse_mix(settings.mix, [t.definition.kind for t in tasks])[1]
+    single = most == 1 and len(set(tables)) == len(tables)
+    if single and len(tasks) > 1 and not balancer.alone(settings.raw_scale or entry.facts["raw"]):
         raise AllroundError(
             f"balance by '{settings.balance}' with steps of one task each",
             f"'{settings.balance}' weighs the tasks of a step against each other",

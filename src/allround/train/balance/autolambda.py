@@ -24,7 +24,8 @@ class Autolambda(Balancer):
     paper takes it after a trial step and multiplies by differences of the training losses along it. The optimiser is
     seen as plain gradient descent. V is the mean validation loss of all tasks on rows held out, where the code draws
     other training rows and lets the user choose the tasks. Weights start at 1 with a rate of 0.01, where the code has
-    0.1 and 0.0001, and stay above 0.001. What a step teaches counts from the next step on.
+    0.1 and 0.0001, and stay above 0.001. What a step teaches counts from the next step on. A task that was missing
+    takes up to 10 steps of Adam when it comes back, so that how often it is drawn does not matter.
 
     >>> from allround.train.balancing import Outline
     >>> made = Autolambda(Outline(("a", "b"), (2, 2), (10, 10)), rate=0.1)

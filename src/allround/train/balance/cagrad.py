@@ -6,8 +6,12 @@ from torch import Tensor
 
 from allround.core.registry import method
 from allround.train.balancing import Balancer, Outline, Seen
-from allround.train.gramians import solve
+from allround.train.gramians import solve_nonzero
 from allround.train.learned import check_range
+
+#: A combined gradient below this share of the length of all of them together counts as zero; so does a task's own
+#: below twice that.
+ZERO = 1e-4
 
 
 @method(
@@ -23,8 +27,9 @@ class Cagrad(Balancer):
     c: radius of the ball, as a share of |g0|. 0 is the plain mean; from 1 on no task gets worse.
     Formula: w = 1 / k + c |g0| / |g_a| a, g_a = sum_t a_t g_t, a = argmin{ g_a g0 + c |g0| |g_a| :
     a >= 0, sum(a) = 1 }
-    Differs: solved by cvxpy, as in torchjd; the authors' code has scipy. Where g_a is zero no step helps all tasks, and
-    w is zero: the gradients are Pareto stationary.
+    Differs: solved by cvxpy, as in torchjd; the authors' code has scipy. Where g_a is zero though no gradient is, no
+    step helps all tasks, and w is zero: the gradients are Pareto stationary. A task whose gradient is zero, or 5000
+    times shorter than all of them together, is left out of the step; the authors' code follows the mean then.
 
     >>> import torch
     >>> gramian = torch.tensor([[4.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
@@ -39,8 +44,9 @@ class Cagrad(Balancer):
 
         super().__init__(outline)
         check_range("cagrad", "c", c, 0)
-        self.weighting = CAGradWeighting(c=c)
+        self.weighting = CAGradWeighting(c=c, norm_eps=ZERO)
 
     def weigh(self, seen: Seen) -> Tensor:
         assert seen.gramian is not None
-        return solve(self.weighting, seen.gramian)
+        nothing = len(seen) * (2 * ZERO) ** 2
+        return solve_nonzero(lambda gramian, _: self.weighting(gramian), seen.gramian, nothing)

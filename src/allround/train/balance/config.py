@@ -9,7 +9,7 @@ from torch import Tensor
 
 from allround.core.registry import method
 from allround.train.balancing import Balancer, Outline, Seen, per_task
-from allround.train.gramians import solve
+from allround.train.gramians import solve_nonzero
 
 
 @method(
@@ -27,7 +27,8 @@ class Config(Balancer):
     Formula: d = u sum_t g_t u, u the unit vector along U^+ p, U the rows g_t / |g_t|. With D the diagonal of norms, G
     the Gramian and C = D^-1 G D^-1 the cosines, U^+ = U^T C^+, so that w = v (1^T G v) / (v^T G v), v = D^-1 C^+ p
     Differs: worked out from inner products alone, which the paper's code does from the gradients. Eigenvalues of C
-    below 1e-6 of the largest count as zero: more cannot be told of float32 gradients.
+    below 1e-6 of the largest count as zero: more cannot be told of float32 gradients. A task whose gradient is zero is
+    left out of the step.
 
     >>> gramian = torch.tensor([[4.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
@@ -41,15 +42,14 @@ class Config(Balancer):
 
     def weigh(self, seen: Seen) -> Tensor:
         assert seen.gramian is not None
-        wanted = self.preference[seen.tasks]
 
-        def inverse(gramian: Tensor) -> Tensor:
+        def inverse(gramian: Tensor, there: Tensor) -> Tensor:
+            wanted = self.preference[seen.tasks[there]]
             norms = gramian.diagonal().sqrt()
-            shrink = torch.where(norms > 0, 1 / norms, 0.0)
-            cosines = gramian * torch.outer(shrink, shrink)
-            along = shrink * (torch.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ wanted)
+            cosines = gramian / torch.outer(norms, norms)
+            along = 1 / norms * (torch.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ wanted)
             products = gramian @ along
             squared = along @ products
             return along * (products.sum() / squared) if squared > 1e-12 else torch.zeros_like(along)
 
-        return solve(inverse, seen.gramian)
+        return solve_nonzero(inverse, seen.gramian)

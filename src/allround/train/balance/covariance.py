@@ -47,6 +47,9 @@ class Covariance(Balancer):
     def everyone(self) -> Tensor:
         return torch.ones(len(self.outline), dtype=torch.float64)
 
+    def alone(self, raw: bool) -> bool:
+        return False  # the penalty is between tasks
+
     def penalty(self, features: Sequence[Tensor], saliencies: Sequence[Tensor]) -> Tensor | None:
         spread = [self._spread(f) for f in features if float(f.detach().abs().sum()) > 0]
         if len(spread) < 2:

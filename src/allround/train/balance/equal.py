@@ -12,6 +12,7 @@ from allround.train.balancing import Balancer
 @method(
     source="the baseline of every comparison; why it is hard to beat: Kurin et al., NeurIPS 2022, arXiv:2201.04122",
     by="losses",
+    exempt={"alone": "equal weights are what it is for"},
 )
 class Equal(Balancer):
     """Every task weighs the same, whatever its rows, classes or losses.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from allround.core.registry import method
 from allround.train.balancing import Balancer, Outline, Seen
-from allround.train.learned import check_range
+from allround.train.learned import check_range, rounds
 
 #: Columns of the gradients that are looked at together.
 COLUMNS = 1 << 20
@@ -24,8 +24,9 @@ class Excess(Balancer):
     Formula: e_t = sum_j g_tj^2 / sqrt(S_tj + 1e-7), S_t the sum of g_t^2 so far; w_t <- w_t exp(rate e_t / m_t), then
     w <- T w / sum(w), m_t the mean of e_t in the warm-up
     Differs: a step's weights come from the steps before it, so that they are known for tasks that are missing. The
-    warm-up has at least a task's first step. No weight falls below exp(-30) of the largest. Squared gradients are kept
-    for every task and shared weight (float32), in one tensor that is changed in place.
+    warm-up has at least a task's first step. A task that was missing counts for up to 10 steps when it comes back, so
+    that how often it is drawn does not matter. No weight falls below exp(-30) of the largest. Squared gradients are
+    kept for every task and shared weight (float32), in one tensor that is changed in place.
 
     >>> from allround.train.balancing import Outline
     >>> made = Excess(Outline(("a", "b"), (2, 2), (10, 10)), rate=1.0, warmup=0.0)
@@ -52,18 +53,20 @@ class Excess(Balancer):
 
     def learn(self, seen: Seen) -> None:
         assert seen.gradients is not None
-        excess = self._excess(seen.tasks, seen.gradients)
+        far = rounds(self.state, seen.tasks, len(self.outline))
+        excess = self._excess(seen.tasks, seen.gradients, far)
         count = self.state["count"][seen.tasks]
         measured = (count > 0) & (seen.progress >= self.warmup)
-        mean = self.state["total"][seen.tasks] / count.clamp_min(1)
-        gain = torch.where(measured, self.rate * excess / (mean + 1e-7), 0.0)
+        mean = self.state["total"][seen.tasks] / torch.where(count > 0, count, 1.0)
+        gain = torch.where(measured, self.rate * far * excess / (mean + 1e-7), 0.0)
         logits = self.state["logits"].index_add(0, seen.tasks, gain)
         self.state["logits"] = (logits - logits.max()).clamp_min(-DEEPEST)
-        self.state["total"] = self.state["total"].index_add(0, seen.tasks, torch.where(measured, 0.0, excess))
-        self.state["count"] = self.state["count"].index_add(0, seen.tasks, (~measured).double())
+        self.state["total"] = self.state["total"].index_add(0, seen.tasks, torch.where(measured, 0.0, far * excess))
+        self.state["count"] = self.state["count"].index_add(0, seen.tasks, torch.where(measured, 0.0, far))
 
-    def _excess(self, tasks: Tensor, gradients: Tensor) -> Tensor:
-        """The estimate of each task, from stretches of columns one after the other; also adds up the squares."""
+    def _excess(self, tasks: Tensor, gradients: Tensor, far: Tensor) -> Tensor:
+        """The estimate of each task, from stretches of columns one after the other; also adds up the squares, as often
+        as there are rounds."""
         k, p = gradients.shape
         if "squares" not in self.state:
             self.state["squares"] = torch.zeros(len(self.outline), p, device=gradients.device)
@@ -73,6 +76,6 @@ class Excess(Balancer):
         for row, task in enumerate(tasks.tolist()):
             for start in range(0, p, COLUMNS):
                 squares = gradients[row, start : start + COLUMNS] ** 2
-                kept = self.state["squares"][task, start : start + COLUMNS].add_(squares)
+                kept = self.state["squares"][task, start : start + COLUMNS].add_(squares, alpha=float(far[row]))
                 found[row] += (squares / (kept + 1e-7).sqrt()).sum(dtype=torch.float64)
         return found.cpu()

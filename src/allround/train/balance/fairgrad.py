@@ -39,6 +39,9 @@ class Fairgrad(Balancer):
         self.fairness = fairness
         self.weighting = FairGradWeighting(alpha=fairness)
 
+    def alone(self, raw: bool) -> bool:
+        return raw and self.fairness > 0
+
     def weigh(self, seen: Seen) -> Tensor:
         assert seen.gramian is not None
         size = over_mean(seen.gramian)[1]

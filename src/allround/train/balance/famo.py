@@ -22,8 +22,9 @@ class Famo(Balancer):
 
     Formula: w_t = c z_t / D_t, z = softmax(l), D_t = L_t - lower_t + 1e-8, c = 1 / sum_t z_t / D_t; after the step,
     Adam at `rate` with weight decay `decay` moves l down the gradient of sum_t z_t (log D_t - log D_t after)
-    Differs: the softmax is over the tasks present, and only their logits move. A loss below its bound counts as the
-    bound. A step with a single task teaches nothing.
+    Differs: the softmax is over the tasks present, and only their logits move; a task that was missing takes up to 10
+    steps of Adam when it comes back. A loss below its bound counts as the bound. A step with a single task teaches
+    nothing.
 
     >>> from allround.train.balancing import Outline
     >>> made = Famo(Outline(("a", "b"), (2, 2), (10, 10)))
@@ -58,6 +59,8 @@ class Famo(Balancer):
         return weights / weights.sum()
 
     def stepped(self, seen: Seen, losses: Tensor) -> None:
+        if len(seen) < 2:
+            return
         fall = self._above(seen.tasks, seen.losses).log() - self._above(seen.tasks, losses).log()
         shares = self.state["logits"][seen.tasks].softmax(0)
         slope = shares * (fall - (shares * fall).sum())

@@ -13,7 +13,7 @@ from allround.train.balancing import Balancer, Outline, per_task
 
 
 @method(source="linear scalarisation; as strong as any balancer when tuned: Xin et al., NeurIPS 2022, arXiv:2209.11379",
-        by="losses")  # fmt: skip
+        by="losses", exempt={"alone": "without weights given, all are equal"})  # fmt: skip
 class Fixed(Balancer):
     """Every task keeps the weight that it was given: a list in the order of the tasks, or a mapping by name in which
     tasks left out weigh 1.

@@ -37,6 +37,9 @@ class Focal(Balancer):
         check_range("focal", "gamma", gamma, 0, 10)
         self.gamma = gamma
 
+    def alone(self, raw: bool) -> bool:
+        return raw
+
     def early(self, task: int, loss: float, norm: float) -> float:
         loss = max(loss, SMALLEST)
         wrong = -math.expm1(-loss)

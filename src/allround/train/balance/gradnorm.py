@@ -26,7 +26,8 @@ class Gradnorm(Balancer):
     these ratios, both as constants; w = T softmax(logits)
     Differs: weights are a softmax, as in LibMTL, where the paper divides them by their sum after each step. Norms are
     those of all shared weights, where the paper takes the last shared layer. What a step teaches counts from the next
-    step on. Means are over the tasks present, and only their logits move. The warm-up has at least a task's first step.
+    step on. Means are over the tasks present, and only their logits move; a task that was missing takes up to 10 steps
+    of Adam when it comes back. The warm-up has at least a task's first step. Steps with one task are refused.
 
     >>> from allround.train.balancing import Outline
     >>> made = Gradnorm(Outline(("a", "b"), (2, 2), (10, 10)), rate=0.1, warmup=0.0)
@@ -52,6 +53,9 @@ class Gradnorm(Balancer):
 
     def everyone(self) -> Tensor:
         return len(self.outline) * self.state["logits"].softmax(0)
+
+    def alone(self, raw: bool) -> bool:
+        return False  # norms are compared within a step
 
     def learn(self, seen: Seen) -> None:
         assert seen.norms is not None

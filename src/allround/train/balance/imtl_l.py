@@ -19,7 +19,8 @@ class ImtlL(Balancer):
 
     Formula: minimise sum_t exp(s_t) L_t - s_t over s, from s = 0; w_t = exp(s_t)
     Differs: the scales have a `rate` of their own, so that a few hundred steps at a low learning rate move them, and
-    stay between exp(-20) and exp(20).
+    stay between exp(-20) and exp(20). A task that was missing takes up to 10 steps of Adam when it comes back, so that
+    how often it is drawn does not matter.
 
     >>> from allround.train.balancing import Outline
     >>> made = ImtlL(Outline(("a", "b"), (2, 2), (10, 10)), rate=0.1)

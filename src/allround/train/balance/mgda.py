@@ -16,6 +16,7 @@ from allround.train.learned import check_range
     needs=("gramian",),
     by="gradients",
     keeps=("scale", "non_conflicting"),
+    exempt={"beside_zero": "the shortest combination is that gradient of zero itself: the method has arrived"},
 )
 class Mgda(Balancer):
     """Multiple gradient descent: the weighted mean of the gradients that is shortest, found by Frank-Wolfe.
@@ -44,6 +45,9 @@ class Mgda(Balancer):
         check_range("mgda", "tolerance", tolerance, 0, above=True)
         self.normalise = normalise
         self.weighting = MGDAWeighting(epsilon=tolerance, max_iters=iterations)
+
+    def alone(self, raw: bool) -> bool:
+        return raw and self.normalise != "none"
 
     def weigh(self, seen: Seen) -> Tensor:
         assert seen.gramian is not None

@@ -16,6 +16,7 @@ from allround.train.learned import check_range
     needs=("features",),
     by="features",
     keeps=("scale", "non_conflicting"),
+    exempt={"beside_zero": "the shortest combination is that gradient of zero itself: the method has arrived"},
 )
 class MgdaUb(Balancer):
     """The weights of MGDA for the gradients z_t of the losses by the features instead of by the shared weights.
@@ -45,6 +46,9 @@ class MgdaUb(Balancer):
         check_range("mgda_ub", "tolerance", tolerance, 0, above=True)
         self.normalise = normalise
         self.weighting = MGDAWeighting(epsilon=tolerance, max_iters=iterations)
+
+    def alone(self, raw: bool) -> bool:
+        return raw and self.normalise != "none"
 
     def weigh(self, seen: Seen) -> Tensor:
         assert seen.gramian is not None

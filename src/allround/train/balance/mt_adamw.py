@@ -18,6 +18,7 @@ from allround.train.learned import check_range
     by="gradients",
     raw=True,
     keeps=("scale",),
+    exempt={"unequal_draws": "rare tasks weigh more by its formula, so that all count the same in the end"},
 )
 class MtAdamw(Balancer):
     """Each gradient is divided by its norm and by the share of steps that its task is in: made for steps with one task
@@ -53,6 +54,9 @@ class MtAdamw(Balancer):
         self.state["norms"] = torch.zeros(len(outline), dtype=torch.float64)
         self.state["counts"] = torch.zeros(len(outline), dtype=torch.float64)
         self.state["steps"] = torch.zeros((), dtype=torch.float64)
+
+    def alone(self, raw: bool) -> bool:
+        return raw
 
     def early(self, task: int, loss: float, norm: float) -> float:
         norm = self._norm(task, norm)

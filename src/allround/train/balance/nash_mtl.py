@@ -46,6 +46,9 @@ class NashMtl(Balancer):
         self.state["weights"] = torch.ones(len(outline), dtype=torch.float64)
         self.state["steps"] = torch.zeros((), dtype=torch.float64)
 
+    def alone(self, raw: bool) -> bool:
+        return raw
+
     def weigh(self, seen: Seen) -> Tensor:
         assert seen.gramian is not None
         gramian, size = seen.gramian, over_mean(seen.gramian)[1]

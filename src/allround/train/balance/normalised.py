@@ -39,6 +39,9 @@ class Normalised(Balancer):
                                 suggestion(str(by), CHOICES))  # fmt: skip
         self.by = by
 
+    def alone(self, raw: bool) -> bool:
+        return raw and self.by != "task"
+
     def weigh(self, seen: Seen) -> Tensor:
         if self.by == "task":
             return torch.ones(len(seen), dtype=torch.float64)

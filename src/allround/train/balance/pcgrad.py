@@ -6,7 +6,7 @@ from torch import Tensor
 
 from allround.core.registry import method
 from allround.train.balancing import Balancer, Outline, Seen
-from allround.train.gramians import solve
+from allround.train.gramians import solve_nonzero
 
 
 @method(
@@ -21,6 +21,7 @@ class Pcgrad(Balancer):
 
     Formula: w = sum_i c_i, c_i the weights of h_i: from h_i = g_i, for each j != i in drawn order,
     h_i <- h_i - min(0, h_i g_j) / |g_j|^2 g_j
+    Differs: a task whose gradient is zero is left out of the step.
 
     >>> import torch
     >>> gramian = torch.tensor([[4.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
@@ -37,4 +38,4 @@ class Pcgrad(Balancer):
 
     def weigh(self, seen: Seen) -> Tensor:
         assert seen.gramian is not None
-        return solve(self.weighting, seen.gramian)
+        return solve_nonzero(lambda gramian, _: self.weighting(gramian), seen.gramian)

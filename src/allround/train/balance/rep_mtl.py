@@ -28,9 +28,10 @@ class RepMtl(Balancer):
     Formula: tsr mean_b(-sum_t p_bt log p_bt) + csa mean_bt(log sum_{c != b} exp(cos(A_b, A_c) / temperature) -
     cos(A_b, s_bt s_bt^T) / temperature), p_bt = |mean_i s_bti| / sum_u |mean_i s_bui|, A_b = sum_t s_bt s_bt^T
     Differs: features are vectors, so a row has one place. Equation 9 leaves the task open, which is averaged here, as
-    the paper's figure 2 has it. The trainer takes the mean of the losses, the paper their sum. Where tasks have rows of
-    their own, nothing is known of one row for two tasks: the entropy is that of each feature number, of |mean_b s_bti|,
-    and there is no alignment. Neither is there for a single row. The temperature is not given in the paper.
+    the paper's figure 2 has it. As everywhere in the trainer, the sum of losses and terms is divided by the number of
+    tasks. Where tasks have rows of their own, nothing is known of one row for two tasks: the entropy is that of each
+    feature number, of |mean_b s_bti|, and there is no alignment. Neither is there for a single row. The temperature is
+    not given in the paper.
 
     >>> made = RepMtl(Outline(("a", "b"), (2, 2), (10, 10)), csa=0.0, tsr=1.0)
     >>> rows = torch.tensor([[1.0, 2.0]])
@@ -50,6 +51,9 @@ class RepMtl(Balancer):
 
     def everyone(self) -> Tensor:
         return torch.ones(len(self.outline), dtype=torch.float64)
+
+    def alone(self, raw: bool) -> bool:
+        return False  # the penalty is between tasks
 
     def penalty(self, features: Sequence[Tensor], saliencies: Sequence[Tensor]) -> Tensor | None:
         if len(features) < 2:

@@ -63,6 +63,9 @@ class Stch(Balancer):
         nothing = torch.zeros(len(outline), dtype=torch.float64)
         self.state.update(total=nothing, count=nothing.clone())
 
+    def alone(self, raw: bool) -> bool:
+        return raw and self.scale == "log"
+
     def weigh(self, seen: Seen) -> Tensor:
         if self._warming(seen):
             return _inverse(seen.losses)

@@ -20,7 +20,8 @@ class Uw(Balancer):
     Formula: minimise sum_t exp(-s_t) L_t / 2 + s_t / 2 over s, from s = 0; w_t = exp(-s_t) / 2
     Differs: one formula for all kinds of tasks, as in the common implementations; the paper has exp(-s) for
     classification. The variances have a `rate` of their own, so that a few hundred steps at a low learning rate move
-    them, and stay between exp(-20) and exp(20).
+    them, and stay between exp(-20) and exp(20). A task that was missing takes up to 10 steps of Adam when it comes
+    back, so that how often it is drawn does not matter.
 
     >>> from allround.train.balancing import Outline
     >>> made = Uw(Outline(("a", "b"), (2, 2), (10, 10)), rate=0.1)

@@ -14,6 +14,7 @@ from allround.train.sampling import Mixture, Policy, by_size, numbers_of
     source="mixed and sequential curriculum: Bhasin et al., NAACL 2024, arXiv:2404.03558",
     paper="How does Multi-Task Training Affect Transformer In-Context Capabilities? Investigations with Function "
     "Classes",
+    restarts=True,
     exempt={
         "order": "without names in `order`, the order of the feeds is the curriculum",
         "rows": "the place in the curriculum decides how often a feed is drawn",
@@ -22,11 +23,13 @@ from allround.train.sampling import Mixture, Policy, by_size, numbers_of
 class Curriculum(Policy):
     """The training has as many blocks of equal length as there are feeds. A block draws the feed whose turn it is and
     those before it (`mode="mixed"`), or that feed alone ("sequential").
+    The rate's schedule begins anew with each block, so that what comes late is not learned at a rate of nearly zero.
 
     order: the names of all feeds from easy to hard; without it, as they come. power: within a block shares follow
     the rows to this power (0 equal, as in the paper; 1 proportional). The paper's random curriculum is `uniform`.
 
     Formula: share_f ~ n_f^power [place_f <= block] (mixed) or [place_f = block] (sequential), block = floor(progress F)
+    Differs: in the paper's code the rate stays the same all along; here it rises and falls in each block.
 
     >>> feeds = Mixture(("easy", "hard"), (100, 100), ("regression",) * 2)
     >>> [Curriculum(feeds, mode=mode).shares(p) for mode in ("mixed", "sequential") for p in (0.0, 0.5)]
