@@ -1,13 +1,15 @@
-"""The numbers of balancers that look at gradients: those of torchjd's aggregators, of LibMTL's rules written out again,
-or worked out by hand."""
+"""The numbers of balancers that look at gradients: those of the papers' definitions and of LibMTL's rules written out
+again, or worked out by hand; and, where torchjd solves, that nothing was changed on the way to it and back."""
 
 from __future__ import annotations
 
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize, nnls
 from torch import Tensor
 from torchjd import aggregation as jd
 from torchjd.linalg import QuadprogProjector
@@ -150,6 +152,123 @@ def test_graddrop_keeps_the_sign_with_its_odds() -> None:
     assert float((found > 0).float().mean()) == pytest.approx(0.75, abs=0.01)
 
 
+# Definitions, written out for the gradients themselves: no Gramian, and other solvers.
+
+
+def projected(vector: Tensor, gradients: Tensor) -> Tensor:
+    """The nearest vector that goes against no gradient: what is added (Moreau) is the nearest point to -vector in the
+    cone of the gradients, by non-negative least squares."""
+    found, _ = nnls(gradients.T.numpy(), -vector.numpy())
+    return vector + torch.from_numpy(found) @ gradients
+
+
+def shortest(gradients: Tensor) -> Tensor:
+    """The shortest vector in the hull of the gradients, by non-negative least squares: of all cones' points with
+    coefficients about summing to 1, scaled so that they do."""
+    rows = np.vstack([gradients.T.numpy(), np.ones(len(gradients))])
+    found, _ = nnls(rows, np.append(np.zeros(gradients.shape[1]), 1.0))
+    return torch.from_numpy(found / found.sum()) @ gradients
+
+
+#: Gradients that are independent, that are more than their numbers, and that depend on each other.
+SETS = [draw(0), draw(1, columns=3), draw(2, columns=30), draw(3, rows=2, columns=5), draw(4, rows=6, columns=4)]
+SETS.append(torch.cat([draw(5, rows=2), -draw(5, rows=2).sum(0, keepdim=True), draw(6, rows=1)]))
+CONFLICTS = [g for g in SETS if float((g @ g.T).min()) < 0]
+
+
+@pytest.mark.parametrize("wanted", [(), PREFERENCE])
+def test_upgrad_is_the_mean_of_projections(wanted: list[float]) -> None:
+    for gradients in SETS:
+        if wanted and len(gradients) != len(wanted):
+            continue
+        each = torch.stack([projected(g, gradients) for g in gradients])
+        weights = torch.tensor(wanted or [1.0] * len(gradients), dtype=torch.float64) / len(gradients)
+        assert float((gradients @ each.T).min()) > -1e-9, "the reference goes against no task"
+        found = step_of("upgrad", gradients, preference=wanted)
+        assert torch.allclose(found, weights @ each, atol=2e-3 * float(gradients.norm()))
+    assert len(CONFLICTS) == len(SETS), "the test is about something"
+
+
+@pytest.mark.parametrize("wanted", [(), PREFERENCE])
+def test_dualproj_is_the_projection_of_the_mean(wanted: list[float]) -> None:
+    moved = 0
+    for gradients in SETS:
+        if wanted and len(gradients) != len(wanted):
+            continue
+        mean = torch.tensor(wanted or [1.0] * len(gradients), dtype=torch.float64) @ gradients / len(gradients)
+        expected = projected(mean, gradients)
+        found = step_of("dualproj", gradients, preference=wanted)
+        assert torch.allclose(found, expected, atol=2e-3 * float(gradients.norm()))
+        moved += not torch.allclose(expected, mean)
+    assert moved, "the test is about something"
+
+
+@pytest.mark.parametrize("name", ["mgda", "mgda_ub"])
+@pytest.mark.parametrize("normalise", ["none", "l2", "loss", "loss_plus"])
+def test_mgda_is_the_shortest_vector_of_the_hull(name: str, normalise: str) -> None:
+    for gradients in SETS:
+        losses = torch.linspace(0.5, 3, len(gradients), dtype=torch.float64)
+        norms = gradients.norm(dim=1)
+        by = {"none": torch.ones_like(norms), "l2": norms, "loss": losses, "loss_plus": losses * norms}[normalise]
+        expected = shortest(gradients / by[:, None])
+        made = make_balancer(name, {"normalise": normalise, "iterations": 500}, outline(len(gradients)))
+        found = made.weigh(show(gradients, losses)) @ gradients
+        assert torch.allclose(found, expected, atol=0.02 * float((gradients / by[:, None]).norm(dim=1).max()))
+
+
+def test_cagrad_is_the_dual_of_the_paper() -> None:
+    """Algorithm 1: argmin over the simplex by another solver, and the step that belongs to it."""
+    for gradients in SETS[:5]:
+        count, mean = len(gradients), gradients.mean(0)
+
+        def dual(weights: np.ndarray, gradients: Tensor = gradients, mean: Tensor = mean) -> float:
+            combined = torch.from_numpy(weights) @ gradients
+            return float(combined @ mean + 0.5 * mean.norm() * combined.norm())
+
+        best = minimize(dual, np.full(count, 1 / count), bounds=[(0, 1)] * count, tol=1e-12,
+                        constraints={"type": "eq", "fun": lambda w: w.sum() - 1})  # fmt: skip
+        combined = torch.from_numpy(best.x) @ gradients
+        expected = mean + 0.5 * mean.norm() / combined.norm() * combined
+        assert torch.allclose(step_of("cagrad", gradients), expected, atol=5e-3 * float(gradients.norm()))
+
+
+def test_cagrad_of_two_with_a_gradient_of_zero_follows_the_mean() -> None:
+    """As the authors' code does, whose combined gradient of zero adds nothing to the mean."""
+    for tiny in (0.0, 1e-9, 1e-5):
+        gradients = draw(0, rows=2) * torch.tensor([[1.0], [tiny]], dtype=torch.float64)
+        found = step_of("cagrad", gradients)
+        assert torch.nn.functional.cosine_similarity(found, gradients.mean(0), dim=0) > 0.9999
+        assert found.norm() >= gradients.mean(0).norm()
+
+
+def test_config_is_the_papers_operator() -> None:
+    """Equation 2, for the matrix of unit gradients: the direction by the pseudo-inverse, then the length."""
+    for gradients in SETS[:4]:
+        units = gradients / gradients.norm(dim=1, keepdim=True)
+        direction = torch.linalg.pinv(units) @ torch.ones(len(units), dtype=torch.float64)
+        direction = direction / direction.norm()
+        expected = (gradients @ direction).sum() * direction
+        assert torch.allclose(step_of("config", gradients), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("strength", ["min", "median", "rmse"])
+def test_aligned_mtl_makes_singular_values_equal(strength: str) -> None:
+    gradients = draw(3, rows=5)
+    left, values, right = torch.linalg.svd(gradients, full_matrices=False)
+    size = {"min": values[-1], "median": values[2], "rmse": (values**2).mean().sqrt()}[strength]
+    found = step_of("aligned_mtl", gradients, strength=strength)
+    assert torch.allclose(found, float(size) * (left @ right).mean(0), atol=1e-4)
+
+
+def test_imtl_g_has_equal_projections() -> None:
+    gradients = draw(3)
+    step = step_of("imtl_g", gradients)
+    cosines = gradients @ step / gradients.norm(dim=1)
+    assert torch.allclose(cosines, cosines[0].expand(4), rtol=1e-3)
+    weights = make_balancer("imtl_g", {}, outline(4)).weigh(show(gradients))
+    assert float(weights.sum()) == pytest.approx(1.0)
+
+
 # LibMTL's rules, from gradients, written out again.
 
 
@@ -227,16 +346,6 @@ def test_mgda_of_two_is_libmtls(normalise: str) -> None:
         assert torch.allclose(step, share * scaled[0] + (1 - share) * scaled[1], atol=1e-6)
 
 
-def test_mgda_ub_weighs_as_mgda_does_with_the_gradients_that_it_is_shown() -> None:
-    gradients, losses = draw(0), torch.tensor([1.0, 2.0, 3.0, 4.0]).double()
-    for normalise in ("none", "loss_plus"):
-        one, other = (
-            make_balancer(n, {"normalise": normalise}, outline(4)).weigh(show(gradients, losses))
-            for n in ("mgda", "mgda_ub")
-        )
-        assert torch.equal(one, other)
-
-
 def test_cagrad_serves_the_worst_task_best_within_its_ball() -> None:
     """By its definition: no step within the ball has a better worst inner product."""
     gradients = draw(4, rows=3, columns=4)
@@ -248,20 +357,6 @@ def test_cagrad_serves_the_worst_task_best_within_its_ball() -> None:
     within = mean + 0.5 * mean.norm() * others / others.norm(dim=1, keepdim=True)
     best = float((within @ gradients.T).min(1).values.max())
     assert best <= worst + 1e-6 and best == pytest.approx(worst, abs=0.05)
-
-
-def test_imtl_g_has_equal_projections() -> None:
-    gradients = draw(3)
-    step = step_of("imtl_g", gradients)
-    cosines = gradients @ step / gradients.norm(dim=1)
-    assert torch.allclose(cosines, cosines[0].expand(4), rtol=1e-3)
-
-
-def test_aligned_mtl_makes_singular_values_equal() -> None:
-    gradients = draw(3)
-    left, values, right = torch.linalg.svd(gradients, full_matrices=False)
-    wanted = float(values[-1]) * (left @ right).mean(0)
-    assert torch.allclose(step_of("aligned_mtl", gradients), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e6])
@@ -307,7 +402,7 @@ def test_nash_solves_for_the_tasks_present() -> None:
     assert made.state["weights"][[0, 2]].tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("name", ["gradvac", "fairgrad", "nash_mtl"])
+@pytest.mark.parametrize("name", ["gradvac", "fairgrad", "nash_mtl", "cagrad", "config"])
 def test_a_gradient_of_zero_is_left_out(name: str) -> None:
     gradients = draw(1, rows=3)
     with_zero = torch.cat([torch.zeros_like(gradients[:1]), gradients])

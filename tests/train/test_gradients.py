@@ -383,6 +383,34 @@ def test_losses_of_partial_labels_have_the_right_denominators() -> None:
     assert int(seen.rows[1]) < 8 <= 16 == int(seen.rows[0]), "the second label is rare"
 
 
+@pytest.mark.parametrize("table", ["shop", None], ids=["one table", "two data sets"])
+def test_mgda_ub_by_hand(table: str | None) -> None:
+    """The shortest point between two gradients by the features: of all rows side by side where the rows are shared,
+    else summed over each task's own rows."""
+    data = {split: [{**row, "conversion": "yes" if row["a"] + row["b"] > 0 else "no"} for row in rows]
+            for split, rows in shop().items()}  # fmt: skip
+    tasks = [
+        make_task(t, kind="classification", inputs=["a", "b"], target=t, data=data, table=table)
+        for t in ("click", "conversion")
+    ]
+    model = shop_model(tasks)
+    parts = parts_of(model, tasks, 16)
+    taken = gradients_of(model, tasks, "mgda_ub").step(parts, 0, 0.0)
+    slopes = []
+    for index, task in enumerate(tasks):
+        about, rules = task.definition, kind(task.definition.kind)
+        part = next(p for p in parts if index in p.tasks)
+        rows = task.splits["train"].take([int(part.feed.places[index][row]) for row in part.rows])
+        features = model.encoder(model.encoder.collate(model.encoder.prepare(rows.inputs, about), about))
+        loss = rules.loss(model.heads[about.name](features), rules.tensor(rows.targets), about)
+        (slope,) = torch.autograd.grad(loss, features)
+        slopes.append(slope.double().flatten() if table else slope.double().sum(0))
+    one, two = slopes
+    share = float(((two - one) @ two / (two - one).square().sum()).clamp(0, 1))
+    assert taken.weights == pytest.approx((2 * share, 2 - 2 * share), abs=1e-4)
+    assert 0.02 < share < 0.98, "the test is about something"
+
+
 # rep_mtl is not among them: it compares the tasks' saliencies row by row, where rows are the same.
 @pytest.mark.parametrize("name", [n for n in BALANCERS if n != "rep_mtl"])
 def test_one_table_or_two_data_sets_give_the_same_gradients(name: str) -> None:
