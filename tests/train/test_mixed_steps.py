@@ -254,7 +254,7 @@ def test_stop_and_go_slows_a_task_that_has_converged(flowers: Any, monkeypatch: 
     assert 0 < course.examples[first] < 0.75 * min(others)
 
 
-@pytest.mark.parametrize("sample", [e.name for e in registry.entries("sample") if e.facts.get("feedback")])
+@pytest.mark.parametrize("sample", [e.name for e in registry.entries("sample") if e.facts["feedback"]])
 def test_three_epochs_are_enough_to_follow_validation(
     flowers: Any, monkeypatch: pytest.MonkeyPatch, sample: str
 ) -> None:

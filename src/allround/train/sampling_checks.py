@@ -284,7 +284,7 @@ def checked_of(entry: Entry, settings: Mapping[str, Any] | None = None) -> Check
         lambda mixture: make_policy(entry.name, settings or {}, mixture),
         feedback=entry.facts["feedback"],
         features="features" in entry.needs,
-        restarts=bool(entry.facts.get("restarts")),
+        restarts=entry.facts["restarts"],
     )
 
 
