@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import zipfile
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from allround.core.errors import AllroundError
 from allround.tasks import sources
+from allround.tasks.columns import Columns
 from allround.tasks.make import make_task
 from allround.tasks.sources import load_raw
 from allround.tasks.spec import SourceSpec
@@ -38,6 +40,14 @@ def picture(path: Path, level: int) -> Path:
 def load(folder: Path, source: Any, **more: Any) -> dict[str, Any]:
     given = source if isinstance(source, str) else SourceSpec.model_validate(source)
     return load_raw(given, base_dir=folder, **more)
+
+
+def cells(rows: Any) -> dict[str, list[Any]]:
+    return dict(rows) if isinstance(rows, Columns) else rows[:]
+
+
+def count(rows: Any) -> int:
+    return rows.count if isinstance(rows, Columns) else rows.num_rows
 
 
 def refuse(folder: Path, source: Any, *words: str, **more: Any) -> None:
@@ -82,8 +92,8 @@ def test_single_files(tmp_path: Path, name: str, write: Callable[[Path], Any]) -
     write(folder / name)
     read = load(folder, name)
     assert list(read) == ["train"]
-    assert read["train"][:] == {"text": ["one", "two"], "label": [0, 1]}
-    assert load(tmp_path, str(folder / name))["train"].num_rows == 2
+    assert cells(read["train"]) == {"text": ["one", "two"], "label": [0, 1]}
+    assert count(load(tmp_path, str(folder / name))["train"]) == 2
 
 
 def test_a_changed_file_is_read_anew_and_nothing_is_left_behind(
@@ -126,14 +136,14 @@ def test_files_by_split_and_format(tmp_path: Path) -> None:
 def test_columns_are_renamed_at_once(tmp_path: Path) -> None:
     jsonl(tmp_path / "a.jsonl", [{"label": 3, "label_text": "x"}])
     read = load(tmp_path, {"path": "a.jsonl", "columns": {"label": "code", "label_text": "label"}})
-    assert read["train"][:] == {"code": [3], "label": ["x"]}
+    assert cells(read["train"]) == {"code": [3], "label": ["x"]}
     refuse(tmp_path, {"path": "a.jsonl", "columns": {"lable": "y"}}, "'lable' of train", "did you mean 'label'?")
     refuse(tmp_path, {"path": "a.jsonl", "columns": {"label": "label_text"}}, "another column of that name")
 
 
 def test_words_that_spell_a_missing_cell(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("country,size\nNA,1.5\nDE,NA\nnull,\n")
-    read = load(tmp_path, "a.csv")["train"][:]
+    read = cells(load(tmp_path, "a.csv")["train"])
     assert read == {"country": ["NA", "DE", "null"], "size": [1.5, None, None]}
 
 
@@ -162,6 +172,58 @@ def test_broken_files(tmp_path: Path) -> None:
     refuse(tmp_path, {"path": "nowhere"}, "the file is not there")
 
 
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv", "train.parquet"])
+def test_pipes_and_devices_are_refused_at_once(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    for source in (name, ".", {"train": name}):
+        refuse(tmp_path, source, "is a pipe, not a file")
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    refuse(tmp_path, name, "is a device, not a file")
+    with pytest.raises(AllroundError, match="is a device, not a file"):
+        sources.read_rows(tmp_path / name)
+
+
+def test_a_pipe_among_images(tmp_path: Path) -> None:
+    picture(tmp_path / "d" / "a" / "1.png", 1)
+    (tmp_path / "d" / "b").mkdir()
+    os.mkfifo(tmp_path / "d" / "b" / "1.png")
+    refuse(tmp_path, "d", "1.png'", "is a pipe, not a file")
+
+
+def test_an_image_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PIL only warns up to twice its limit."""
+    from PIL import Image
+
+    for label in ("a", "b"):
+        for number in range(3):
+            picture(tmp_path / "d" / label / f"{number}.png", number)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    with pytest.raises(AllroundError, match=r"image 0 of train .* cannot be read: Image size \(6 pix"):
+        make_task("t", kind="classification", inputs="image", target="label", data=load(tmp_path, "d"))
+
+
+def test_parquet_files_that_name_files_or_are_too_wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    data = picture(tmp_path / "secret.png", 7).read_bytes()
+    secret = str(tmp_path / "secret.png")
+    for paths, found in (([None, None], None), ([None, secret], "secret.png' is named, and is not in it")):
+        images = [{"bytes": None if place else data, "path": place} for place in paths]
+        rows = datasets.Dataset.from_dict({"image": images, "label": [0, 1]}, features=features)
+        pq.write_table(rows.data.table, tmp_path / "a.parquet")
+        if found is None:
+            assert load(tmp_path, "a.parquet")["train"][1]["image"].size == (2, 3)
+        else:
+            refuse(tmp_path, "a.parquet", found, "column 'image' of train")
+    monkeypatch.setattr(sources, "MAX_COLUMNS", 3)
+    pq.write_table(pa.table({f"c{i}": [1] for i in range(4)}), tmp_path / "wide.parquet")
+    refuse(tmp_path, "wide.parquet", "more than 3 columns")
+
+
 def test_folders_that_say_nothing_or_too_much(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "readme.md").write_text("x")
@@ -175,7 +237,7 @@ def test_local_paths_stay_in_the_data_folder(tmp_path: Path) -> None:
     data = tmp_path / "data"
     jsonl(data / "mood" / "train.jsonl")
     jsonl(tmp_path / "secret.jsonl")
-    assert load(tmp_path, "mood", data_dir=data)["train"].num_rows == 2
+    assert count(load(tmp_path, "mood", data_dir=data)["train"]) == 2
     for name in ("../secret.jsonl", "mood/../../secret.jsonl", "..\\secret.jsonl", str(tmp_path / "secret.jsonl")):
         refuse(tmp_path, name, "leads out of the data folder", data_dir=data)
         refuse(tmp_path, {"train": name}, "leads out of the data folder", data_dir=data)
@@ -261,7 +323,7 @@ def test_an_archive_that_lies_about_its_size(tmp_path: Path) -> None:
 def test_rows_in_an_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("train.jsonl", '{"a": 1}\n')
-    assert load(tmp_path, "x.zip")["train"][:] == {"a": [1]}
+    assert cells(load(tmp_path, "x.zip")["train"]) == {"a": [1]}
 
 
 @pytest.mark.parametrize("name", sources.SKLEARN)
@@ -296,7 +358,7 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = load(tmp_path, {"hub": "a/b", "config": "c", "revision": "r", "columns": {"text": "t"}})
     assert asked == [(("a/b", "c"), {"revision": "r"})]
     assert list(read) == ["train", "validation"] and read["validation"].column_names == ["t", "label"]
-    assert load(tmp_path, "a/b")["train"].num_rows == 2
+    assert count(load(tmp_path, "a/b")["train"]) == 2
     refuse(tmp_path, "no/net", "Couldn't reach", "check the id", "network", "--data-dir")
     refuse(tmp_path, "no/train", "no train split, only dev, unsupervised")
     asked.clear()
@@ -309,7 +371,7 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for source in ({"hub": "mood"}, "mood"):
         refuse(tmp_path, source, f"holds something of that name: {tmp_path / 'here' / 'mood'}", "write its path")
     assert not asked
-    assert load(tmp_path / "here", "mood")["train"].num_rows == 2
+    assert count(load(tmp_path / "here", "mood")["train"]) == 2
 
 
 def test_the_bars_of_datasets_are_off_while_reading_and_then_as_before(tmp_path: Path) -> None:

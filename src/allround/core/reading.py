@@ -6,10 +6,13 @@ library that opens files by itself is given a path only after `check_file` or `c
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import stat
+import warnings
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -98,6 +101,16 @@ def read_text(path: Path | str, *, what: str = "file", max_bytes: int = MAX_WRIT
         return found.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise AllroundError(asked, f"it is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
+
+
+@contextlib.contextmanager
+def pixel_limit() -> Iterator[None]:
+    """Make the warning of PIL that an image has very many pixels (90 million) an error, as it is for twice as many."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def parse_json(text: str, *, max_values: int = MAX_VALUES, **hooks: Any) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
+from allround.core.reading import pixel_limit
 from allround.core.seeds import seed_of
 from allround.tasks.definition import MODALITIES, Definition
 from allround.tasks.kind import Kind
@@ -196,6 +197,7 @@ class _Maker:
         self.targets = targets
         self.many_targets = many_targets
         self.label_names = {_plain(k): v for k, v in labels.items()} if labels else None
+        self.spellings = _spellings(labels or {})
         self.numeric = kind == "regression"
         self.missing = missing
         self.table = table
@@ -305,10 +307,7 @@ class _Maker:
         if hasattr(rows, "iloc") and hasattr(rows, "columns"):
             return list(rows.columns), lambda name: _Column(rows[name].tolist())
         if isinstance(rows, Mapping):
-            for name, values in rows.items():
-                if isinstance(values, str) or not hasattr(values, "__len__"):
-                    raise self.fail(f"column '{name}' of {split} is {_short(values)}", "give a list of values")
-            return list(rows), lambda name: _Column(list(rows[name]))
+            return list(rows), lambda name: self._mapped_column(split, name, rows[name])
         if isinstance(rows, Sequence) and not isinstance(rows, str):
             for number, row in enumerate(rows):
                 if not isinstance(row, Mapping):
@@ -320,13 +319,19 @@ class _Maker:
             "give a list of dictionaries, a dictionary of columns, a DataFrame or a Dataset",
         )
 
+    def _mapped_column(self, split: str, name: str, values: Any) -> _Column:
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            raise self.fail(f"column '{name}' of {split} is {_short(values)}", "give a list of values")
+        return _Column(list(values))
+
     def _dataset_column(self, split: str, rows: Any, name: str) -> _Column:
         feature = rows.features[name]
         if type(feature).__name__ == "Image":
             images = []
             try:
-                for row in rows.select_columns([name]):
-                    images.append(row[name])
+                with pixel_limit():
+                    for row in rows.select_columns([name]):
+                        images.append(row[name])
             except Exception as error:
                 raise self.fail(
                     f"image {len(images)} of {split} (column '{name}') cannot be read: {error}",
@@ -454,7 +459,7 @@ class _Maker:
         unknown: Counter[str] = Counter()
         result = []
         for code, name in zip(raw, shown, strict=True):
-            label = self.label_names.get(name, self.label_names.get(code, name if name in known else None))
+            label = self.spellings.get(name, self.spellings.get(code, name if name in known else None))
             if label is None:
                 unknown[name] += 1
             result.append(label or "")
@@ -798,6 +803,22 @@ def _plain(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value)
+
+
+def _spellings(labels: Mapping[Any, str]) -> dict[str, str]:
+    """Label names by every way in which a file may spell their value; what is given as text is spelt one way.
+
+    >>> _spellings({1: "yes", "01": "no"})
+    {'1.0': 'yes', '1': 'yes', '01': 'no'}
+    """
+    more: dict[str, str] = {}
+    for value, name in labels.items():
+        plain = _plain(value)
+        if isinstance(value, bool):
+            more.update({plain.lower(): name, plain.upper(): name})
+        elif isinstance(value, (int, float)) and plain.lstrip("-").isdigit():
+            more[f"{plain}.0"] = name
+    return more | {_plain(value): name for value, name in labels.items()}
 
 
 def _is_image(value: Any) -> bool:

@@ -1,12 +1,10 @@
-"""Rows from files, folders, archives, the Hub and scikit-learn, all as `datasets.Dataset`."""
+"""Rows from files, folders, archives, the Hub and scikit-learn."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import glob
 import io
-import json
 import logging
 import os
 import shutil
@@ -14,18 +12,24 @@ import stat
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import is_hub_id, is_inside
+from allround.core.reading import check_file, open_file, pixel_limit, read_bytes
+from allround.tasks.columns import MAX_COLUMNS, Columns, read_columns
 from allround.tasks.spec import SourceSpec
 from allround.tasks.task import SPLITS
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from datasets import Dataset
+
+    #: Columns of files of text, and data sets of all others.
+    Rows: TypeAlias = Dataset | Columns
 
 SKLEARN = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
 MAX_UNPACKED = 8 * 1024**3
@@ -33,30 +37,37 @@ MAX_UNPACKED = 8 * 1024**3
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-_MISSING_WORDS = {"na", "n/a", "nan", "null", "none"}
 _LAYOUTS = "<label>/<image> or <split>/<label>/<image>"
 
 
 def load_raw(
-    source: str | SourceSpec, *, base_dir: Path | str, data_dir: Path | str | None = None
-) -> dict[str, Dataset]:
+    source: str | SourceSpec,
+    *,
+    base_dir: Path | str,
+    data_dir: Path | str | None = None,
+    as_written: Collection[str] = (),
+) -> dict[str, Rows]:
     """Read a source: split ("train", "validation", "test") -> rows, in memory, with columns renamed.
 
     base_dir: where relative paths begin. data_dir: given for a `local` source, whose paths then lie in that
     folder and may not leave it. Images have the columns `image` and `label`.
+    as_written: columns (by their new names) that stay text as it stands in CSV, TSV and JSON files; see `read_columns`.
     Nothing is left behind on disk, except that Hub sets stay in the user's Hub cache.
 
     Raises `AllroundError` where the source is missing, empty, broken or hostile.
     """
     spec = SourceSpec(name=source) if isinstance(source, str) else source
-    with _calm():
-        if spec.sklearn is not None:
-            read = _sklearn(spec.sklearn)
-        elif spec.files:
-            read = {s: _file(_inside(f, base_dir, data_dir), spec.format) for s, f in spec.files.items()}
-        else:
-            path = _path(spec, base_dir, data_dir)
-            read = _place(path, spec.format) if path is not None else _hub(spec)
+    written = {theirs for theirs, ours in spec.columns.items() if ours in as_written}
+    written.update(name for name in as_written if name not in spec.columns)
+    read: dict[str, Rows]
+    if spec.sklearn is not None:
+        read = {**_sklearn(spec.sklearn)}
+    elif spec.files:
+        files = {split: _inside(name, base_dir, data_dir) for split, name in spec.files.items()}
+        read = _whole(_files(files, spec.format, written))
+    else:
+        path = _path(spec, base_dir, data_dir)
+        read = _whole(_place(path, spec.format, written)) if path is not None else {**_hub(spec)}
     return {split: _rename(rows, spec.columns, split) for split, rows in read.items()}
 
 
@@ -65,11 +76,11 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
     An image of a Parquet file is a dictionary itself: the `bytes` of its file, and that file's `path`; either may lack.
     """
-    if not file.is_file():
-        raise AllroundError(f"read {file}", "there is no such file", "check the path")
-    with _calm():
-        rows: list[dict[str, Any]] = _file(file, None).to_list()
-    return rows
+    rows = _files({"train": file}, None)["train"]
+    if isinstance(rows, Columns):
+        return [rows.row(number) for number in range(rows.count)]
+    found: list[dict[str, Any]] = rows.to_list()
+    return found
 
 
 def _path(spec: SourceSpec, base_dir: Path | str, data_dir: Path | str | None) -> Path | None:
@@ -111,15 +122,15 @@ def _inside(given: str, base_dir: Path | str, data_dir: Path | str | None) -> Pa
 # Files and folders.
 
 
-def _place(path: Path, format: str | None) -> dict[str, Dataset]:
+def _place(path: Path, format: str | None, written: Collection[str]) -> dict[str, Rows]:
     archive = _archive(path)
     if archive is not None:
         with tempfile.TemporaryDirectory(prefix="allround-") as folder:
             _unpack(archive, Path(folder))
-            return _folder(Path(folder) / path.relative_to(archive), path, format)
+            return _folder(Path(folder) / path.relative_to(archive), path, format, written)
     if path.is_dir():
-        return _folder(path, path, format)
-    return {"train": _file(path, format)}
+        return _folder(path, path, format, written)
+    return _files({"train": path}, format, written)
 
 
 def _archive(path: Path) -> Path | None:
@@ -127,13 +138,13 @@ def _archive(path: Path) -> Path | None:
     return next((p for p in (path, *path.parents) if p.suffix.lower() == ".zip" and p.is_file()), None)
 
 
-def _folder(folder: Path, shown: Path, format: str | None) -> dict[str, Dataset]:
+def _folder(folder: Path, shown: Path, format: str | None, written: Collection[str]) -> dict[str, Rows]:
     if not folder.is_dir():
         raise AllroundError(f"read '{shown}'", "there is no such folder in the archive", "check the path")
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()):
         split = _SPLIT_NAMES.get(file.stem.lower())
-        if split and file.is_file() and file.suffix.lower() in _FORMATS and format != "images":
+        if split and not file.is_dir() and file.suffix.lower() in _FORMATS and format != "images":
             found.setdefault(split, []).append(file)
     for split, files in found.items():
         if len(files) > 1:
@@ -143,16 +154,21 @@ def _folder(folder: Path, shown: Path, format: str | None) -> dict[str, Dataset]
                 "keep one, or name the files: source: {train: ..., test: ...}",
             )
     if found:
-        return {split: _file(found[split][0], format) for split in SPLITS if split in found}
-    return _images(folder, shown)
+        return _files({split: found[split][0] for split in SPLITS if split in found}, format, written)
+    return {**_images(folder, shown)}
 
 
-def _file(path: Path, format: str | None) -> Dataset:
+def _files(files: Mapping[str, Path], format: str | None, written: Collection[str] = ()) -> dict[str, Rows]:
+    """The rows of one file for each split."""
+    formats = {split: _format(path, format) for split, path in files.items()}
+    text = {split: (path, formats[split]) for split, path in files.items() if formats[split] != "parquet"}
+    read: dict[str, Rows] = dict(read_columns(text, written))
+    return {split: read[split] if split in read else _parquet(path) for split, path in files.items()}
+
+
+def _format(path: Path, format: str | None) -> str:
     asked = f"read '{path}'"
-    if not path.exists():
-        raise AllroundError(asked, "the file is not there", "check the path")
-    if not path.is_file():
-        raise AllroundError(asked, "it is no file", "name a file of each split")
+    check_file(path, asked=asked)
     format = format or _FORMATS.get(path.suffix.lower())
     if format is None or format == "images":
         raise AllroundError(
@@ -162,29 +178,35 @@ def _file(path: Path, format: str | None) -> Dataset:
         )
     if path.stat().st_size == 0:
         raise AllroundError(asked, "the file is empty", "put rows in it")
-    import datasets
+    return format
 
-    if format != "parquet":
-        _check_text(path, asked)
-    # Not load_dataset: it tells the Hub of every use, even of local files.
-    if format in ("csv", "tsv"):
-        separator = "\t" if format == "tsv" else ","
-        _check_header(path, separator, asked)
-        read = partial(datasets.Dataset.from_csv, sep=separator, keep_default_na=False, na_values=[""])
-    else:
-        read = datasets.Dataset.from_json if format == "json" else datasets.Dataset.from_parquet
-        if format == "json":
-            _check_objects(path, asked)
-    with tempfile.TemporaryDirectory(prefix="allround-") as cache:
+
+def _parquet(path: Path) -> Dataset:
+    import datasets
+    import pyarrow.parquet as pq
+
+    asked = f"read '{path}'"
+    with _calm(), tempfile.TemporaryDirectory(prefix="allround-") as cache:
         try:
-            rows = read(glob.escape(str(path.absolute())), cache_dir=cache, keep_in_memory=True)
+            with open_file(path, asked=asked) as file:
+                columns, count = pq.ParquetFile(file).metadata.num_columns, 0
+            if columns <= MAX_COLUMNS:
+                # Not load_dataset: it tells the Hub of every use, even of local files.
+                name = glob.escape(str(path.absolute()))
+                rows = datasets.Dataset.from_parquet(name, cache_dir=cache, keep_in_memory=True)
+                count = len(rows)
         except Exception as error:
-            raise _broken(path, format, error, asked) from error
-    if not len(rows):
+            if "corresponds to no data" in str(error):
+                raise AllroundError(asked, "the file has no rows", "put rows in it") from error
+            cause = error.__cause__ or error
+            found = f"it is not readable as parquet: {str(cause).strip()}"
+            raise AllroundError(asked, found, "correct the file") from error
+    if columns > MAX_COLUMNS:
+        found = f"it has more than {MAX_COLUMNS:,} columns"
+        raise AllroundError(asked, found, "keep the columns that the tasks need")
+    if not count:
         raise AllroundError(asked, "the file has no rows", "put rows in it")
-    if format == "parquet":
-        return _pictures(rows)
-    return _numbers(rows) if format in ("csv", "tsv") else rows
+    return _pictures(rows)
 
 
 def _pictures(rows: Dataset) -> Dataset:
@@ -199,98 +221,31 @@ def _pictures(rows: Dataset) -> Dataset:
         first = next((v for v in (value.as_py() for value in rows.data.column(name)) if v is not None), None)
         data = first.get("bytes") if isinstance(first, dict) else first
         try:
-            Image.open(io.BytesIO(data or b"")).close()
-        except (UnidentifiedImageError, Image.DecompressionBombError):
+            with pixel_limit():
+                Image.open(io.BytesIO(data or b"")).close()
+        except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning):
             continue
         rows = rows.cast_column(name, datasets.Image())
     return rows
 
 
-def _check_text(path: Path, asked: str) -> None:
-    try:
-        with open(path, encoding="utf-8") as file:
-            while file.read(1 << 20):
-                pass
-    except UnicodeDecodeError as error:
-        raise AllroundError(asked, f"it is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
-
-
-def _check_objects(path: Path, asked: str) -> None:
-    """An array of objects, or an object a line: on some other JSON the reader crashes."""
-    do = "write one JSON object a line"
-    with open(path, encoding="utf-8-sig") as file:
-        if file.read(1 << 16).lstrip().startswith("["):
-            file.seek(0)
-            try:
-                rows = json.load(file)
-            except ValueError as error:
-                raise AllroundError(asked, f"it is not readable as JSON: {error}", do) from error
-            if not all(isinstance(row, dict) for row in rows):
-                raise AllroundError(asked, "it is an array of other things than objects", do)
-            return
-        file.seek(0)
-        for number, line in enumerate(file, 1):
-            if line.strip() and not line.lstrip().startswith("{"):
-                raise AllroundError(asked, f"line {number} is no JSON object: {line.strip()[:60]}", do)
-
-
-def _check_header(path: Path, separator: str, asked: str) -> None:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file, delimiter=separator), [])
-    except csv.Error as error:
-        raise AllroundError(asked, f"its first line is not readable: {error}", "correct the file") from error
-    twice = [name for name, n in Counter(header).items() if n > 1]
-    if twice:
-        raise AllroundError(asked, f"it has {header.count(twice[0])} columns called '{twice[0]}'", "rename all but one")
-
-
-def _numbers(rows: Dataset) -> Dataset:
-    """Columns of numbers in which a missing cell is spelt out ("NA") become numbers."""
-    import pyarrow as pa
+def _whole(read: dict[str, Rows]) -> dict[str, Rows]:
+    """The same, whose images lie in it: of a path in its place, any file that somebody names there would be opened."""
     import pyarrow.compute as pc
 
-    table = rows.data.table
-    for i, field in enumerate(table.schema):
-        if not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+    for split, rows in read.items():
+        if isinstance(rows, Columns):
             continue
-        words = set(pc.unique(table.column(i)).to_pylist()) - {None}
-        spelt = {w for w in words if w.strip().lower() in _MISSING_WORDS}
-        if spelt and words - spelt and all(_is_number(w) for w in words - spelt):
-            values = [None if v is None or v in spelt else float(v) for v in table.column(i).to_pylist()]
-            rows = rows.remove_columns(field.name).add_column(field.name, values)
-    return rows
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _broken(path: Path, format: str, error: Exception, asked: str) -> AllroundError:
-    """Why a file could not be read, with the line where that can be found."""
-    if format == "json":
-        text = path.read_text(encoding="utf-8")
-        if not text.strip() or text.strip() == "[]":
-            return AllroundError(asked, "the file has no rows", "put rows in it")
-        if not text.lstrip().startswith("["):
-            for number, line in enumerate(text.splitlines(), 1):
-                if not line.strip():
-                    continue
-                try:
-                    if not isinstance(json.loads(line), dict):
-                        return AllroundError(asked, f"line {number} is no JSON object", "write one object a line")
-                except (ValueError, RecursionError) as problem:
-                    return AllroundError(
-                        asked, f"line {number} is not readable as JSON: {problem}", "correct or remove that line"
+        for name in [name for name, feature in rows.features.items() if type(feature).__name__ == "Image"]:
+            for chunk in rows.data.column(name).chunks:
+                named = pc.and_(pc.struct_field(chunk, "bytes").is_null(), pc.struct_field(chunk, "path").is_valid())
+                if pc.any(named).as_py():
+                    raise AllroundError(
+                        f"read the images in the column '{name}' of {split}",
+                        f"{pc.struct_field(chunk, 'path').filter(named)[0].as_py()!r} is named, and is not in it",
+                        "write the file with the images in it",
                     )
-    if "corresponds to no data" in str(error):
-        return AllroundError(asked, "the file has no rows", "put rows in it")
-    cause = error.__cause__ or error
-    return AllroundError(asked, f"it is not readable as {format}: {str(cause).strip()}", "correct the file")
+    return read
 
 
 # Images.
@@ -309,7 +264,7 @@ def _images(folder: Path, shown: Path) -> dict[str, Dataset]:
         p.relative_to(folder)
         for p in folder.rglob("*")
         if p.suffix.lower() in _IMAGES
-        and p.is_file()
+        and not p.is_dir()
         and not any(_is_junk(Path(n)) for n in p.relative_to(folder).parts)
     )
     if not files:
@@ -338,7 +293,7 @@ def _images(folder: Path, shown: Path) -> dict[str, Dataset]:
     return {
         split: datasets.Dataset.from_dict(
             {
-                "image": [{"bytes": (folder / f).read_bytes(), "path": f.name} for f in by_split[split]],
+                "image": [{"bytes": read_bytes(folder / f, what="image"), "path": f.name} for f in by_split[split]],
                 "label": [f.parts[-2] for f in by_split[split]],
             },
             features=features,
@@ -356,7 +311,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     """Extract a zip file, after its member names and sizes were checked."""
     asked = f"unpack '{archive}'"
     try:
-        with zipfile.ZipFile(archive) as file:
+        with open_file(archive, asked=asked) as raw, zipfile.ZipFile(raw) as file:
             members = file.infolist()
             total = sum(m.file_size for m in members)
             if total > MAX_UNPACKED:
@@ -408,7 +363,8 @@ def _hub(spec: SourceSpec) -> dict[str, Dataset]:
             f"to read that, write its path as `path: ...`; to read the Hub's '{name}', run it from another folder",
         )
     try:
-        read = datasets.load_dataset(name, spec.config, revision=spec.revision)
+        with _calm():
+            read = datasets.load_dataset(name, spec.config, revision=spec.revision)
     except Exception as error:
         raise AllroundError(
             asked,
@@ -440,7 +396,8 @@ def _sklearn(name: str) -> dict[str, Dataset]:
     rows = datasets.Dataset.from_pandas(bunch.frame, preserve_index=False)
     labels = [str(label) for label in getattr(bunch, "target_names", ())]
     if "target" in rows.column_names and labels:
-        rows = rows.cast_column("target", datasets.ClassLabel(names=labels))
+        with _calm():
+            rows = rows.cast_column("target", datasets.ClassLabel(names=labels))
     if name == "digits":
         from PIL import Image
 
@@ -453,10 +410,10 @@ def _sklearn(name: str) -> dict[str, Dataset]:
 # Help.
 
 
-def _rename(rows: Dataset, columns: dict[str, str], split: str) -> Dataset:
+def _rename(rows: Rows, columns: dict[str, str], split: str) -> Rows:
     if not columns:
         return rows
-    have = rows.column_names
+    have = list(rows) if isinstance(rows, Columns) else rows.column_names
     for theirs in columns:
         if theirs not in have:
             raise AllroundError(
@@ -470,7 +427,7 @@ def _rename(rows: Dataset, columns: dict[str, str], split: str) -> Dataset:
             "there is another column of that name",
             "give that one another name too, under `columns`",
         )
-    return rows.rename_columns(columns)
+    return rows.rename(columns) if isinstance(rows, Columns) else rows.rename_columns(columns)
 
 
 @contextlib.contextmanager

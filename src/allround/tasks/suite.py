@@ -18,6 +18,8 @@ from allround.tasks.task import SPLITS, Task, check_limit, row_key, text_row
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from allround.tasks.columns import Columns
+
 
 class Suite:
     """Tasks by name, with the base that they are made for, if one is named.
@@ -102,10 +104,11 @@ def load_spec(
 ) -> Suite:
     """Load the data of a suite file. base_dir: where its relative paths begin; the rest as in `Suite.load`."""
     tasks = []
-    tables: dict[str | None, dict[str, Dataset]] = {}
+    tables: dict[str | None, dict[str, Dataset | Columns]] = {}
     for name in choose(spec.tasks, only, spec.name):
         about = spec.tasks[name]
-        data = tables.get(about.table) or _read(name, about, base_dir, data_dir)
+        members = [about] if about.table is None else [t for t in spec.tasks.values() if t.table == about.table]
+        data = tables.get(about.table) or _read(name, about, _labels(members), base_dir, data_dir)
         if about.table is not None:  # read once: a file that changes meanwhile would give its tasks other rows
             tables[about.table] = data
         rows: dict[str, int] = {}
@@ -176,11 +179,18 @@ def _check_tables(asked: str, tasks: Iterable[Task]) -> None:
                     )
 
 
-def _read(name: str, spec: TaskSpec, base_dir: Path, data_dir: Path | None) -> dict[str, Dataset]:
+def _labels(tasks: Sequence[TaskSpec]) -> set[str]:
+    """The columns that hold labels: they are text as it is written. Columns of 0 and 1 are numbers."""
+    return {task.target for task in tasks if isinstance(task.target, str) and task.kind != "regression"}
+
+
+def _read(
+    name: str, spec: TaskSpec, labels: set[str], base_dir: Path, data_dir: Path | None
+) -> dict[str, Dataset | Columns]:
     try:
         if data_dir is not None and spec.local is not None:
-            return load_raw(spec.local, base_dir=base_dir, data_dir=data_dir)
-        return load_raw(spec.source, base_dir=base_dir)
+            return load_raw(spec.local, base_dir=base_dir, data_dir=data_dir, as_written=labels)
+        return load_raw(spec.source, base_dir=base_dir, as_written=labels)
     except AllroundError as error:
         raise AllroundError(f"load the task '{name}': {error.asked}", error.found, error.do) from error
 
