@@ -61,7 +61,7 @@ def comparison(
 ) -> TrainingComparison:
     definitions = {task: definition(task) for task in tasks}
     found = measure([SPECIALISTS, *names], definitions, seeds, predictions(tasks, seeds), resamples=200)
-    cost = TrainingCost(12.0, 300, 3.0, dict.fromkeys(tasks, 4800.0), 2**30, 0, 3)
+    cost = TrainingCost(12.0, 300.0, 3.0, dict.fromkeys(tasks, 4800.0), 2**30, 0, 3)
 
     def tried(name: str, factor: float = 1.0, chosen: bool = True, **more: Any) -> Tried:
         kept = {task: RIGHT[name][number % 3] / 0.9 * factor for number, task in enumerate(tasks)}

@@ -12,6 +12,7 @@ import numpy as np
 from allround.core.errors import AllroundError
 from allround.core.outputs import output_file
 from allround.core.reading import open_file, parse_json
+from allround.core.schema import STRICT, fitted
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.metric import metric
@@ -39,6 +40,15 @@ class Predictions:
                 f"keep the predictions for the task '{self.definition.name}'",
                 f"there are {len(self.predictions)} of them for {len(self.targets)} {self.split} rows",
                 "predict every row once",
+            )
+        pairs = [(self.targets, self.predictions)]
+        if isinstance(self.targets, list):
+            pairs = list(zip(self.targets, self.predictions, strict=True))
+        if any(np.shape(one) != np.shape(other) for one, other in pairs):
+            raise AllroundError(
+                f"keep the predictions for the task '{self.definition.name}'",
+                "one is of another length than the target of its row",
+                "predict every word once",
             )
         parts = {"targets": self.targets, "predictions": self.predictions, "confidences": self.confidence}
         for what, values in parts.items():
@@ -99,19 +109,53 @@ class Predictions:
         try:
             with open_file(path, asked=f"read predictions from {path}") as file:
                 table = pq.read_table(file)
-            about = parse_json((table.schema.metadata or {})[b"allround"].decode("utf-8"))
-            if about["format"] != _FORMAT:
-                raise ValueError(f"its format is {about['format']!r}, not {_FORMAT!r}")
-            definition = Definition.from_json(about["definition"])
+            about = fitted(_About, parse_json((table.schema.metadata or {})[b"allround"].decode("utf-8")))
+            if about.format != _FORMAT:
+                raise ValueError(f"its format is {about.format!r}, not {_FORMAT!r}")
+            definition = Definition.from_json(about.definition)
+            _check_columns(table)
             targets, predictions = (_encoded(table, name, definition) for name in ("target", "prediction"))
-        except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+            confidence = table["confidence"].to_pylist() if "confidence" in table.column_names else None
+            return cls(definition, about.split, targets, predictions, confidence, about.seconds)
+        except (pa.ArrowException, KeyError, TypeError, ValueError, OSError, AllroundError) as error:
+            found = error.found if isinstance(error, AllroundError) else str(error)
             raise AllroundError(
                 f"read predictions from {path}",
-                f"it is not a file of predictions: {error}",
+                f"it is not a file of predictions: {found}",
                 "give a Parquet file that allround wrote, or make it again",
             ) from error
-        confidence = table["confidence"].to_pylist() if "confidence" in table.column_names else None
-        return cls(definition, about["split"], targets, predictions, confidence, about["seconds"])
+
+
+@dataclass(frozen=True)
+class _About:
+    """What a file of predictions says of itself."""
+
+    __pydantic_config__ = STRICT
+
+    format: str
+    definition: dict[str, Any]
+    split: str
+    seconds: float
+
+
+def _check_columns(table: Any) -> None:
+    """A ValueError unless a table has just the columns that are written, of their types, with no gaps."""
+    import pyarrow as pa
+
+    kinds = [pa.string(), pa.list_(pa.string()), pa.float64()]
+    found = dict(zip(table.schema.names, table.schema.types, strict=True))
+    form = found.get("target")
+    wanted = {"row": pa.int64(), "target": form, "prediction": form}
+    wanted |= {"target_encoded": pa.float64(), "prediction_encoded": pa.float64()} if form == pa.float64() else {}
+    wanted |= {"confidence": pa.float64()} if "confidence" in found else {}
+    if len(found) < len(table.schema) or found != wanted or form not in kinds:
+        raise ValueError(f"it has the columns {', '.join(f'{n} ({t})' for n, t in found.items())[:200]}")
+    for name in found:
+        column = table[name].combine_chunks()
+        if column.null_count or (form == pa.list_(pa.string()) and found[name] == form and column.values.null_count):
+            raise ValueError(f"its column '{name}' has gaps")
+    if not np.array_equal(table["row"].to_numpy(), np.arange(len(table))):
+        raise ValueError("its rows are not in their order")
 
 
 def _odd(values: Any) -> int:

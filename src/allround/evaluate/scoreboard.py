@@ -12,6 +12,7 @@ from allround.core.errors import AllroundError, suggestion
 from allround.core.files import hash_json, json_text, read_json
 from allround.core.outputs import write_texts
 from allround.core.progress import make_console
+from allround.core.schema import STRICT, checked, fitted
 from allround.evaluate.intervals import Bootstrap, retention, verdict
 from allround.evaluate.predictions import Predictions
 from allround.tasks.definition import Definition
@@ -28,6 +29,8 @@ MARKS = {"better": "+", "worse": "-", "no difference found": ""}
 _FORMAT = "allround scoreboard 1"
 #: What a scoreboard is saved as.
 FILES = ("scoreboard.json", "scoreboard.md")
+#: The notes that are shown, and what they are.
+_NOTES: dict[str, Any] = {"tasks": dict[str, list[str]] | None, "budget": list[str] | str | None, "choice": str | None}
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Cost:
     predicting. search_choices: settings compared on validation rows, in search_seconds. merge_seconds: of merging
     itself, once; merge_rows: rows that it looked at.
     """
+
+    __pydantic_config__ = STRICT
 
     training_seconds: float = 0.0
     training_examples: int = 0
@@ -54,6 +59,8 @@ class Cost:
 @dataclass(frozen=True)
 class System:
     """Something that answers every task. single: all tasks share one set of encoder weights."""
+
+    __pydantic_config__ = STRICT
 
     name: str
     role: str
@@ -73,6 +80,8 @@ class System:
 class Cell:
     """One system on one task: score and retention with their 95% intervals, on n rows. None: undefined."""
 
+    __pydantic_config__ = STRICT
+
     score: float
     low: float | None
     high: float | None
@@ -86,6 +95,8 @@ class Cell:
 class Summary:
     """Retention over all tasks where it is defined: the mean, or the worst and the task it belongs to."""
 
+    __pydantic_config__ = STRICT
+
     value: float
     low: float | None
     high: float | None
@@ -95,6 +106,8 @@ class Summary:
 @dataclass(frozen=True)
 class Comparison:
     """`system` beside `other`: the paired difference of mean retention, and a verdict for each task's score."""
+
+    __pydantic_config__ = STRICT
 
     system: str
     other: str
@@ -147,6 +160,8 @@ class Scoreboard:
     Scores are of `split`; `validation` has the scores that choices were made by. `comparisons` are with the
     reference and with the best system. notes: {"tasks": {task: [warning]}, "budget": words}.
     """
+
+    __pydantic_config__ = STRICT
 
     definitions: dict[str, Definition]
     systems: list[System]
@@ -344,22 +359,51 @@ class Scoreboard:
         return {"format": _FORMAT, **value}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Scoreboard:
-        """The inverse of `to_json`."""
-        if value.get("format") != _FORMAT:
-            raise AllroundError(
-                "read a scoreboard",
-                f"its format is {value.get('format')!r}, not {_FORMAT!r}",
-                "give a scoreboard.json that this version of allround wrote",
-            )
-        given = {key: item for key, item in value.items() if key != "format"}
-        given["definitions"] = {name: Definition.from_json(d) for name, d in value["definitions"].items()}
-        given["systems"] = [System(**{**s, "cost": Cost(**s["cost"])}) for s in value["systems"]]
-        given["cells"] = {s: {t: Cell(**c) for t, c in cells.items()} for s, cells in value["cells"].items()}
-        for key in ("mean", "worst"):
-            given[key] = {s: Summary(**summary) for s, summary in value[key].items()}
-        given["comparisons"] = [Comparison(**c) for c in value["comparisons"]]
-        return cls(**given)
+    def from_json(cls, value: Mapping[str, Any], *, asked: str = "read a scoreboard") -> Scoreboard:
+        """The inverse of `to_json`. Errors: any other data."""
+        do = "give a scoreboard.json that this version of allround wrote"
+        if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
+            found = repr(value.get("format"))[:50] if isinstance(value, Mapping) else type(value).__name__
+            raise AllroundError(asked, f"its format is {found}, not {_FORMAT!r}", do)
+        made = checked(cls, {key: item for key, item in value.items() if key != "format"}, asked, do)
+        try:
+            for name, definition in value["definitions"].items():
+                if Definition.from_json(definition).name != name:
+                    raise ValueError(f"the definition of '{name}' has another name")
+            made._check_names()
+            for key, kind in _NOTES.items():
+                fitted(kind, made.notes.get(key))
+        except ValueError as error:
+            raise AllroundError(asked, f"it is damaged: {error}", do) from None
+        return made
+
+    def _check_names(self) -> None:
+        """A ValueError where a part speaks of other systems or tasks than those of the board."""
+        names, tasks = [system.name for system in self.systems], list(self.definitions)
+        if len(set(names)) < len(names):
+            raise ValueError("a system is in it twice")
+        whole: list[tuple[Iterable[str], list[str]]] = [
+            (self.cells, names),
+            *((cells, tasks) for cells in self.cells.values()),
+        ]
+        whole += [(c.tasks, tasks) for c in self.comparisons]
+        some: list[tuple[Iterable[str | None], list[str]]] = [
+            (self.mean, names),
+            (self.worst, names),
+            (self.validation, names),
+        ]
+        some += [(scores, tasks) for scores in self.validation.values()]
+        some += [([n for n in (self.reference, self.best) if n is not None], names)]
+        some += [((c.system, c.other), names) for c in self.comparisons]
+        some += [([s.task], tasks) for s in self.worst.values()]
+        some += [([c.verdict, *c.tasks.values()], list(MARKS)) for c in self.comparisons]
+        for given, known in whole:
+            if set(given) != set(known):
+                raise ValueError(f"{', '.join(sorted(set(given) ^ set(known)))[:100]} is in one part of it only")
+        for part, known in some:
+            strange = [str(name) for name in part if name not in known]
+            if strange:
+                raise ValueError(f"'{strange[0][:50]}' is none of {', '.join(known)[:200]}")
 
     def save(self, folder: Path | str, *, force: bool = False) -> None:
         """Write scoreboard.json and scoreboard.md.
@@ -375,7 +419,8 @@ class Scoreboard:
     @classmethod
     def load(cls, folder: Path | str) -> Scoreboard:
         """Read what `save` wrote."""
-        return cls.from_json(read_json(Path(folder) / "scoreboard.json"))
+        path = Path(folder) / "scoreboard.json"
+        return cls.from_json(read_json(path), asked=f"read {path}")
 
     def fingerprint(self) -> str:
         """A hash of all but timings, dates and the machine: the same for two runs with one seed."""

@@ -13,6 +13,7 @@ from allround.core.errors import AllroundError, suggestion
 from allround.core.files import hash_json, json_text, read_json
 from allround.core.outputs import write_texts
 from allround.core.progress import make_console
+from allround.core.schema import STRICT, checked
 from allround.evaluate.intervals import LEVEL, Bootstrap, Interval, over_seeds, verdict
 from allround.evaluate.predictions import Predictions
 from allround.evaluate.scoreboard import (
@@ -50,6 +51,8 @@ FILES = ("comparison.json", "comparison.md", "comparison.svg", "comparison.html"
 class Estimate:
     """A mean over seeds on the test rows: the value, its interval (None: undefined), and the value of each seed."""
 
+    __pydantic_config__ = STRICT
+
     value: float
     low: float | None
     high: float | None
@@ -78,6 +81,8 @@ class Tried:
     retention: validation score / the specialist's validation score, for each task; None where that is undefined.
     """
 
+    __pydantic_config__ = STRICT
+
     learning_rate: float
     mean: float
     retention: dict[str, float | None]
@@ -98,6 +103,8 @@ class TrainingCost:
     because its loss was not finite, over all seeds. choices: settings compared on validation to find this one. unmoved:
     trainings, over all seeds, whose best state on validation is that before the first step."""
 
+    __pydantic_config__ = STRICT
+
     seconds: float = 0.0
     steps: float = 0.0
     backward_passes: float = 0.0
@@ -112,6 +119,8 @@ class TrainingCost:
 class Beside:
     """A method beside another system. mean: the difference of mean retention at 95%. tasks: differences of scores,
     turned so that more is better, each at a level that is right for all tasks together (Bonferroni)."""
+
+    __pydantic_config__ = STRICT
 
     mean: Estimate | None
     tasks: dict[str, Estimate]
@@ -128,6 +137,8 @@ class Beside:
 @dataclass(frozen=True)
 class Measured:
     """A system on the test rows. scores and retention by task; mean over the tasks where retention is defined."""
+
+    __pydantic_config__ = STRICT
 
     scores: dict[str, Estimate]
     retention: dict[str, Estimate]
@@ -147,6 +158,8 @@ class Training:
 
     settings: what differs from the others. validation: mean retention on the validation rows, for each seed.
     """
+
+    __pydantic_config__ = STRICT
 
     name: str
     settings: dict[str, Any]
@@ -176,6 +189,8 @@ class Training:
 class Reference:
     """The specialists: for each task the learning rates tried with their validation scores, and the one chosen."""
 
+    __pydantic_config__ = STRICT
+
     rates: dict[str, float]
     tried: dict[str, dict[str, float]]
     scores: dict[str, Estimate]
@@ -189,6 +204,8 @@ class TrainingComparison:
     seeds: those that everything was trained with. sweep: fixed weights tried on validation at the rate of `equal`.
     tasks: facts of the data. settings: what all trainings have in common. level: of the intervals.
     """
+
+    __pydantic_config__ = STRICT
 
     definitions: dict[str, Definition]
     methods: list[Training]
@@ -212,26 +229,41 @@ class TrainingComparison:
         return {"format": _FORMAT, **plain, "definitions": definitions, "words": self.words()}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> TrainingComparison:
-        """The comparison that `to_json` was made from."""
-        if value.get("format") != _FORMAT:
-            raise AllroundError(
-                "read a comparison of trainings",
-                f"its format is {value.get('format')!r}, not {_FORMAT!r}",
-                "read a comparison.json that this version of allround wrote",
-            )
-        found = {key: item for key, item in value.items() if key not in ("format", "words")}
+    def from_json(
+        cls, value: Mapping[str, Any], *, asked: str = "read a comparison of trainings"
+    ) -> TrainingComparison:
+        """The comparison that `to_json` was made from. Errors: any other data."""
+        do = "read a comparison.json that this version of allround wrote, or make it again"
+        if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
+            found = repr(value.get("format"))[:50] if isinstance(value, Mapping) else type(value).__name__
+            raise AllroundError(asked, f"its format is {found}, not {_FORMAT!r}", do)
+        made = checked(cls, {k: v for k, v in value.items() if k not in ("format", "words")}, asked, do)
         try:
-            found["definitions"] = {n: Definition.from_json(d) for n, d in found["definitions"].items()}
-            found["methods"] = [_training(one) for one in found["methods"]]
-            found["reference"] = _reference(found["reference"])
-            found["sweep"] = [Tried(**one) for one in found["sweep"]]
-            found["seeds"] = tuple(found["seeds"])
-            return cls(**found)
-        except (KeyError, TypeError) as error:
-            raise AllroundError(
-                "read a comparison of trainings", f"a part of it is missing or strange: {error}", "make it again"
-            ) from error
+            for name, definition in value["definitions"].items():
+                if Definition.from_json(definition).name != name:
+                    raise ValueError(f"the definition of '{name}' has another name")
+            made._check_names()
+        except ValueError as error:
+            raise AllroundError(asked, f"it is damaged: {error}", do) from None
+        return made
+
+    def _check_names(self) -> None:
+        """A ValueError where a part lacks a task, a seed or a choice."""
+        tasks, seeds, test = set(self.definitions), len(self.seeds), [one.test for one in self.methods]
+        if not self.methods or not seeds or len({one.name for one in self.methods}) < len(self.methods):
+            raise ValueError("there is no method or no seed in it, or one twice")
+        if any(sum(tried.chosen for tried in one.tried) != 1 for one in self.methods):
+            raise ValueError("of the settings of a method that were tried, not one is chosen")
+        whole: list[Mapping[str, Any]] = [self.rows, self.reference.rates, self.reference.tried, self.reference.scores]
+        whole += [part for one in test for part in (one.scores, one.equal.tasks, one.specialists.tasks)]
+        if any(set(part) != tasks for part in whole):
+            raise ValueError("a part of it has other tasks than the rest")
+        kept = [set(one.retention) for one in test]
+        if any(found != kept[0] or not found <= tasks for found in kept):
+            raise ValueError("retention is of other tasks than the rest")
+        estimates = [e for one in test for part in (one.scores, one.retention) for e in part.values()]
+        if any(len(one.validation) != seeds for one in self.methods) or any(len(e.seeds) > seeds for e in estimates):
+            raise ValueError("a part of it has other seeds than the rest")
 
     def save(self, folder: Path | str, *, force: bool = False) -> None:
         """Write comparison.json, comparison.md, comparison.svg and comparison.html.
@@ -249,7 +281,8 @@ class TrainingComparison:
     @classmethod
     def load(cls, folder: Path | str) -> TrainingComparison:
         """Read what `save` wrote."""
-        return cls.from_json(read_json(Path(folder) / "comparison.json"))
+        path = Path(folder) / "comparison.json"
+        return cls.from_json(read_json(path), asked=f"read {path}")
 
     def fingerprint(self) -> str:
         """A hash of all but timings, memory, dates and the machine: the same for two runs with one seed."""
@@ -692,31 +725,3 @@ def _blocks(names: Sequence[str], width: int) -> Iterable[list[int]]:
         used += wide
     if block:
         yield block
-
-
-def _of_estimate(value: Mapping[str, Any] | None) -> Estimate | None:
-    return None if value is None else Estimate(**{**value, "seeds": tuple(value["seeds"])})
-
-
-def _estimates(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
-    return {task: Estimate(**{**one, "seeds": tuple(one["seeds"])}) for task, one in values.items()}
-
-
-def _beside(value: Mapping[str, Any]) -> Beside:
-    return Beside(_of_estimate(value["mean"]), _estimates(value["tasks"]))
-
-
-def _training(value: Mapping[str, Any]) -> Training:
-    test = value["test"]
-    measured = Measured(
-        _estimates(test["scores"]), _estimates(test["retention"]), _of_estimate(test["mean"]),
-        _beside(test["equal"]), _beside(test["specialists"]),
-    )  # fmt: skip
-    tried = [Tried(**one) for one in value["tried"]]
-    made = {"tried": tried, "validation": tuple(value["validation"]), "cost": TrainingCost(**value["cost"])}
-    return Training(**{**value, **made, "test": measured})
-
-
-def _reference(value: Mapping[str, Any]) -> Reference:
-    cost = TrainingCost(**value["cost"])
-    return Reference(**{**value, "scores": _estimates(value["scores"]), "cost": cost})

@@ -15,6 +15,7 @@ from functools import cache
 from itertools import combinations
 from pathlib import Path
 from statistics import median
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from allround.core.jobs import available_cores
 from allround.core.outputs import write_texts
 from allround.core.progress import make_console
 from allround.core.reading import read_bytes
+from allround.core.schema import STRICT, checked
 from allround.evaluate.scoreboard import count, listed, plural
 from allround.merge.kernels import compiled
 from allround.merge.plan import Names, open_model, untie
@@ -81,6 +83,8 @@ class Part:
     medians over its matrices, and `most` is the largest `held_by`.
     """
 
+    __pydantic_config__ = STRICT
+
     name: str
     tensors: int
     entries: int
@@ -113,6 +117,8 @@ class Diff:
     {what, name, models}: what is one of missing, extra, shape, dtype, values, setting, tokenizer.
     """
 
+    __pydantic_config__ = STRICT
+
     base: str
     models: list[str]
     paths: list[str]
@@ -122,7 +128,7 @@ class Diff:
     cosines: list[list[float | None]]
     kept: list[float | None]
     likeness: list[float | None]
-    differences: list[dict[str, Any]]
+    differences: list[dict[str, str | dict[str, str | None] | None]]
     notes: list[str]
     spectrum: bool = True
 
@@ -132,20 +138,28 @@ class Diff:
         return {"format": _FORMAT, "verdict": self.verdict(), **facts, **asdict(self)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Diff:
+    def from_json(cls, value: Mapping[str, Any], *, asked: str = "read a diff") -> Diff:
         """What `to_json` gave. Errors: anything else."""
         if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
-            raise AllroundError("read a diff", "the data are not what `allround diff` writes", "make it again")
-        given = {k: v for k, v in value.items() if k in cls.__dataclass_fields__}
-        given["total"] = Part(**value["total"])
-        for key in ("groups", "tensors"):
-            given[key] = [Part(**part) for part in value[key]]
-        return cls(**given)
+            raise AllroundError(asked, "the data are not what `allround diff` writes", "make it again")
+        given = {k: v for k, v in value.items() if k not in ("format", "verdict", "noticeable", "held")}
+        made = checked(cls, given, asked, "make it again")
+        models, parts = len(made.models), [made.total, *made.groups, *made.tensors]
+        lists: list[list[Any]] = [made.paths[1:], made.cosines, made.kept, made.likeness, *made.cosines]
+        lists += [part for one in parts for part in (one.norm, one.relative, one.changed, one.largest)]
+        some = [part for one in parts for part in (one.rank, one.held_by, one.most, one.side)]
+        if any(len(part) != models for part in lists) or any(len(part) not in (0, models) for part in some):
+            raise AllroundError(asked, "it is damaged: a list in it is not of all models", "make it again")
+        keys: dict[str, Any] = {"what": str, "name": str, "base": (str, NoneType), "models": dict}
+        if any(set(d) != set(keys) or any(not isinstance(d[k], t) for k, t in keys.items()) for d in made.differences):
+            raise AllroundError(asked, "it is damaged: a difference in it is not one", "make it again")
+        return made
 
     @classmethod
     def load(cls, folder: Path | str) -> Diff:
         """Read what `save` wrote."""
-        return cls.from_json(read_json(Path(folder) / "diff.json"))
+        path = Path(folder) / "diff.json"
+        return cls.from_json(read_json(path), asked=f"read {path}")
 
     def save(self, folder: Path | str, *, force: bool = False) -> None:
         """Write diff.json, diff.html and diff.svg; they need nothing from outside and run no script.
@@ -339,7 +353,7 @@ class _Comparison:
     def __init__(self, base: Source, models: list[Source], labels: list[str], paths: list[str], largest: int) -> None:
         self.base, self.models, self.labels, self.paths, self.largest = base, models, labels, paths, largest
         self.names = [Names(base, model) for model in models]
-        self.differences: list[dict[str, Any]] = []
+        self.differences: list[dict[str, str | dict[str, str | None] | None]] = []
         self.left_out: list[str] = []
         #: The tensors that are compared as weights: the base's name, and model -> its name there.
         self.weights: list[tuple[str, dict[int, str]]] = []

@@ -26,6 +26,7 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, hash_json, read_json, write_json
 from allround.core.jobs import Inline, Runner, available_cores, call
+from allround.core.schema import STRICT, checked
 from allround.core.version import __version__
 from allround.merge.plan import Item, Plan, Shard, make_plan
 from allround.merge.recipe import Model, Recipe
@@ -477,7 +478,7 @@ def run_plan(
     ]
     for index, made in (runner or Inline()).run(jobs):
         write_json(_done_file(done, plan.shards[waiting[index]]), made)
-    facts = [read_json(_done_file(done, shard)) for shard in plan.shards]
+    facts = [_Done.read(_done_file(done, shard)) for shard in plan.shards]
     _write_indexes(plan, folder)
     copy_files(plan, folder)
     for finish in plan.finish:
@@ -490,6 +491,22 @@ def run_plan(
 
 def _done_file(done: Path, shard: Shard) -> Path:
     return done / (shard.file.replace("/", "__") + ".json")
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What is noted of a finished file of weights."""
+
+    __pydantic_config__ = STRICT
+
+    notes: list[str]
+    hashes: dict[str, dict[str, str]]
+    reports: dict[str, dict[str, int | float]]
+
+    @classmethod
+    def read(cls, path: Path) -> _Done:
+        asked = f"go on with the merge in {path.parent.parent}"
+        return checked(cls, read_json(path), asked, "remove that folder, and merge again")
 
 
 def _is_done(folder: Path, done: Path, shard: Shard) -> bool:
@@ -517,16 +534,16 @@ def _write_indexes(plan: Plan, folder: Path) -> None:
         write_json(folder / index, value)
 
 
-def _provenance(plan: Plan, facts: list[dict[str, Any]]) -> dict[str, Any]:
+def _provenance(plan: Plan, facts: list[_Done]) -> dict[str, Any]:
     recipe = plan.recipe
     parameters = plan.entry.resolve(recipe.values)
     inputs = {}
     for number in range(-1 if plan.base else 0, len(plan.models)):
-        hashes = {k: v for fact in facts for k, v in fact["hashes"].get(str(number), {}).items()}
+        hashes = {k: v for fact in facts for k, v in fact.hashes.get(str(number), {}).items()}
         name = str(recipe.models[number] if number >= 0 else recipe.base)
         inputs[number] = {"path": name, "content": hash_json(hashes), "tensors": len(hashes)}
     own = plan.own_values
-    reports = {name: told for fact in facts for name, told in sorted(fact["reports"].items())}
+    reports = {name: told for fact in facts for name, told in sorted(fact.reports.items())}
     told = [f"{recipe.method}: {line}" for line in in_words(reports)]
     return {
         "method": recipe.method,
@@ -538,7 +555,7 @@ def _provenance(plan: Plan, facts: list[dict[str, Any]]) -> dict[str, Any]:
         "allround": __version__,
         "inputs": {"base": inputs.get(-1), "models": [inputs[n] for n in range(len(plan.models))]},
         **({"reports": reports} if reports else {}),
-        **({"notes": notes} if (notes := [*plan.notes, *(n for f in facts for n in f["notes"]), *told]) else {}),
+        **({"notes": notes} if (notes := [*plan.notes, *(n for f in facts for n in f.notes), *told]) else {}),
     }
 
 

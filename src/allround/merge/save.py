@@ -68,7 +68,8 @@ def _sources(plan: Plan) -> list[Source]:
 def finished(plan: Plan, out: Path) -> bool:
     """Whether a folder holds the whole outcome of just this plan."""
     path = out / "merge.json"
-    return path.is_file() and read_json(path).get("run") == hash_json(_made_from(plan))
+    made = read_json(path) if path.is_file() else None
+    return isinstance(made, dict) and made.get("run") == hash_json(_made_from(plan))
 
 
 @contextmanager

@@ -185,13 +185,20 @@ def write_heads(path: Path, heads: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 
 def read_heads(path: Path) -> dict[str, dict[str, Tensor]]:
-    """What `write_heads` wrote."""
+    """What `write_heads` wrote. Errors: a file of anything else, and numbers that are not finite."""
+    from allround.checkpoints.header import FLOATS
     from allround.checkpoints.weights import Weights
 
     weights = Weights(path)
     heads: dict[str, dict[str, Tensor]] = {}
     for name in weights:
-        task, part = name.rsplit(".", 1)
+        task, _, part = name.rpartition(".")
+        if not task or part not in ("weight", "bias") or weights.dtype(name) not in FLOATS:
+            raise AllroundError(
+                f"read the heads in {path}",
+                f"'{name}' ({weights.dtype(name)}) is neither the weight nor the bias of a task's head",
+                "copy the model again, whole",
+            )
         heads.setdefault(task, {})[part] = weights.get(name)
     tensors = ((f"{task}.{part}", value) for task, head in heads.items() for part, value in head.items())
     check_finite(tensors, f"read the heads in {path}", path, "tune the model again, or copy it again")

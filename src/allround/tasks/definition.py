@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from types import NoneType
 from typing import Any
 
 from allround.core import registry
+from allround.core.schema import STRICT, fitted
 
 MODALITIES = ("text", "image", "table")
 
@@ -20,6 +19,8 @@ class Definition:
     `inputs` are column names: two of them make a pair. `labels` are in the order of the model's outputs (token
     classification: tags). `center` and `scale` standardise a regression target. `metric` names the score.
     """
+
+    __pydantic_config__ = STRICT
 
     name: str
     kind: str
@@ -45,17 +46,19 @@ class Definition:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Definition:
         """The inverse of `to_json`; a ValueError in words for what cannot be one."""
-        for name, known in (("kind", registry.names("kind")), ("modality", MODALITIES)):
-            if value[name] not in known:
-                raise ValueError(f"{name} {value[name]!r} is none of {', '.join(known)}")
-        for name, least in (("inputs", 1), ("labels", 0)):
-            texts = value[name]
-            if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts) or len(texts) < least:
-                raise ValueError(f"{name} is no list of names")
-            if len(set(texts)) < len(texts):
+        made = fitted(cls, value)
+        for name, known in (
+            ("kind", registry.names("kind")),
+            ("modality", MODALITIES),
+            ("metric", registry.names("metric")),
+        ):
+            if getattr(made, name) not in known:
+                raise ValueError(f"{name} {getattr(made, name)!r} is none of {', '.join(known)}")
+        if not made.inputs:
+            raise ValueError("inputs names nothing")
+        for name in ("inputs", "labels"):
+            if len(set(getattr(made, name))) < len(getattr(made, name)):
                 raise ValueError(f"{name} names something twice")
-        if not all(isinstance(value[n], int | float) and math.isfinite(value[n]) for n in ("center", "scale")):
-            raise ValueError("center and scale are no numbers")
-        if not isinstance(value["instruction"], str | NoneType):
-            raise ValueError("instruction is no text")
-        return cls(**{**value, "inputs": tuple(value["inputs"]), "labels": tuple(value["labels"])})
+        if made.scale <= 0:
+            raise ValueError("scale is not above 0")
+        return made

@@ -23,6 +23,7 @@ from allround.core.files import check_name
 from allround.core.locks import Lock
 from allround.core.outputs import output_folder
 from allround.core.reading import parse_json
+from allround.core.schema import STRICT, fitted
 from allround.models import model as models
 from allround.models.base import load_encoder
 from allround.models.encoder import Encoder
@@ -109,6 +110,20 @@ def make_codec(name: str, values: Mapping[str, Any]) -> Codec:
     return made
 
 
+@dataclass(frozen=True)
+class _Manifest:
+    """What allround.json says under `residuals`."""
+
+    __pydantic_config__ = STRICT
+
+    codec: str
+    parameters: dict[str, Any]
+    files: dict[str, str]
+    dtype: str | None
+    specialists: int
+    chosen: dict[str, dict[str, Any]]
+
+
 @dataclass
 class Store:
     """An opened store.
@@ -146,16 +161,17 @@ class Store:
                 "make a store: allround compress BASE MODEL... -o STORE",
             )
         try:
-            files, dtype = dict(made["files"]), made["dtype"]
+            about = fitted(_Manifest, made)
+            files, dtype = about.files, about.dtype
             for name, file in files.items():
                 check_name(name, "task")
                 check_name(file, "residual")
             if dtype is not None and dtype not in FLOATS:
                 raise ValueError(f"the dtype {dtype!r} is none of {', '.join(FLOATS)}")
-            if not files or not set(definitions) <= set(files) or type(made["specialists"]) is not int:
+            if not files or not set(definitions) <= set(files) or about.specialists <= 0:
                 raise ValueError("it does not list the residuals of all tasks, and the bytes of the specialists")
-        except (KeyError, TypeError, ValueError, AllroundError) as error:
-            found = error.found if isinstance(error, AllroundError) else f"{type(error).__name__}: {error}"
+        except (ValueError, AllroundError) as error:
+            found = error.found if isinstance(error, AllroundError) else str(error)
             raise _damaged(folder, f"allround.json: {found}") from error
         store = cls(folder, files, dtype, definitions, made)
         for file in dict.fromkeys(files.values()):

@@ -10,11 +10,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from allround.checkpoints.header import dtype_name
+from allround.checkpoints.header import FLOATS, dtype_name
 from allround.checkpoints.source import Source
 from allround.checkpoints.weights import Weights
 from allround.checkpoints.write import as_bytes, weights_file
+from allround.core import registry
 from allround.core.errors import AllroundError
+from allround.core.reading import parse_json
+from allround.core.schema import fitted
 
 #: Elements of each tensor that a fingerprint reads, in stretches spread evenly over it: tuning changes nearly all of a
 #: weight (of an embedding, the rows of words that were seen), and a model may be large.
@@ -71,7 +74,14 @@ def stored(name: str, part: str) -> str:
 
 def transposed_in(file: Source) -> frozenset[str]:
     """The weights that a file of statistics calls stored as (in, out)."""
-    return frozenset(json.loads(getattr(file, "metadata", {}).get("transposed", "[]")))
+    try:
+        return frozenset(fitted(list[str], parse_json(getattr(file, "metadata", {}).get("transposed", "[]"))))
+    except ValueError as error:
+        raise AllroundError(
+            f"read the statistics in {file.path}",
+            f"what it says of weights stored as (in, out) is damaged: {error}",
+            "compute them again: `allround stats`",
+        ) from None
 
 
 def check_made_for(kind: str, files: Sequence[Weights], models: Sequence[Source], asked: str) -> None:
@@ -91,6 +101,7 @@ def check_made_for(kind: str, files: Sequence[Weights], models: Sequence[Source]
                 f"{file.path} holds statistics of the kind '{said}', and is given as '{kind}'",
                 f"compute them: {command(kind, model.path)}",
             )
+        _check_shapes(kind, file, model, asked)
         made_for = file.metadata.get("fingerprint")
         if made_for is None or made_for == mark(number):
             continue
@@ -103,6 +114,28 @@ def check_made_for(kind: str, files: Sequence[Weights], models: Sequence[Source]
             "give the files in the order of the models" if other else f"compute them again: {command(kind, model.path)}"
         )
         raise AllroundError(asked, found, do)
+
+
+def _check_shapes(kind: str, file: Weights, model: Source, asked: str) -> None:
+    """An error where a statistic of a weight has not the shape that its kind gives for a weight of that shape."""
+    facts, turned = registry.find("statistic", kind).facts, transposed_in(file)
+    for name in model:
+        shape = model.shape(name)
+        if not shape or (len(shape) != 2 and "parameters" not in facts["sees"]):
+            continue
+        out, width = shape[::-1] if name in turned else (shape[0], shape[-1])
+        for part in facts["parts"] or ("",):
+            key = stored(name, part)
+            if key not in file:
+                continue
+            side = out if part == "output" else width
+            known = [shape] if "parameters" in facts["sees"] else [(side, side), (shape[0],)]
+            if "outputs" not in facts["sees"] and (file.shape(key) not in known or file.dtype(key) not in FLOATS):
+                raise AllroundError(
+                    asked,
+                    f"'{key}' in {file.path} is {file.dtype(key)} {file.shape(key)}, which is not {kind} of {shape}",
+                    f"compute them again: {command(kind, model.path)}",
+                )
 
 
 def command(kind: str, model: Path | str) -> str:
