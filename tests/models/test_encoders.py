@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from allround import load
@@ -27,6 +28,8 @@ from allround.models.encoders.zipped import Zipped, copies
 from allround.models.model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
+from allround.train.settings import Settings
+from allround.train.trainer import train
 
 
 class Net(nn.Module):
@@ -252,6 +255,96 @@ def test_what_an_encoder_says_of_itself(case: Case) -> None:
     assert 0 < case.encoder.learning_rate < 1 and case.encoder.epochs >= 1
     assert isinstance(case.encoder.backbone, nn.Module)
     assert sum(p.numel() for p in case.encoder.backbone.parameters()) > 0
+
+
+# Weights of every precision, by the files and by the configuration.
+
+
+def stored_as(folder: Path, dtype: str, named: dict[str, str]) -> None:
+    """Store the floating tensors of all files in a dtype, and name one in the configuration, where there is one."""
+    for file in folder.rglob("*.safetensors"):
+        tensors = {n: t.to(getattr(torch, dtype)) if t.is_floating_point() else t for n, t in load_file(file).items()}
+        save_file(tensors, file, {"format": "pt"})
+    if (folder / "config.json").is_file():
+        config = json.loads((folder / "config.json").read_text())
+        config.pop("dtype", None)
+        (folder / "config.json").write_text(json.dumps({**config, **named}))
+
+
+def dtypes_in(folder: Path) -> set[torch.dtype]:
+    tensors = [t for file in folder.rglob("*.safetensors") for t in load_file(file).values()]
+    return {t.dtype for t in tensors if t.is_floating_point()}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "named", "close"),
+    [
+        ("float32", {"dtype": "bfloat16"}, 0.0),
+        ("float32", {"torch_dtype": "float64"}, 0.0),
+        ("float16", {"torch_dtype": "float16"}, 2e-3),
+        ("bfloat16", {"dtype": "bfloat16"}, 2e-2),
+        ("float64", {"dtype": "float64"}, 1e-6),
+        ("bfloat16", {"dtype": "float16"}, 2e-2),
+    ],
+    ids=lambda value: "-".join(*value.items()) if isinstance(value, dict) else str(value),
+)
+@pytest.mark.parametrize("name", registry.names("encoder"))
+def test_every_encoder_is_read_in_float32_whatever_it_is_stored_as(
+    name: str, dtype: str, named: dict[str, str], close: float, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    case = CASES[name](request)
+    folder = tmp_path / "stored"
+    folder.mkdir()
+    case.encoder.save(folder)
+    stored_as(folder, dtype, named)
+    encoder = load_encoder(folder)
+    floats = [t for t in (*encoder.parameters(), *encoder.buffers()) if t.is_floating_point()]
+    assert {t.dtype for t in floats} == {torch.float32}
+    expected = run(case.encoder, case.definition, case.rows)
+    assert torch.allclose(run(encoder, case.definition, case.rows), expected, atol=close * float(expected.abs().max()))
+
+    suites = {"image": "digits_suite", "table": "table_suite", "text": "text_suite"}
+    task = request.getfixturevalue(suites[case.definition.modality]).tasks[case.definition.name]
+    model = MultiTaskModel(encoder, {task.name: task.definition})
+    nn.init.normal_(model.heads[task.name].weight)
+    before = hash_tensors(model.encoder)
+    rows = task.limit({"train": 8, "validation": 6})
+    course = train(model, [rows], Settings(epochs=1, batch_size=8, keep="last", precision="fp32"))
+    assert course.steps == 1 and not course.skipped and hash_tensors(model.encoder) != before
+    model.save(tmp_path / "tuned")
+    assert dtypes_in(tmp_path / "tuned") == {torch.float32}
+    loaded = load(tmp_path / "tuned")
+    assert torch.equal(loaded.outputs(task.name, case.rows).logits, model.outputs(task.name, case.rows).logits)
+    assert len(loaded.predict(task.name, case.rows)) == len(case.rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("read", [torch.float16, torch.float32, torch.float64])
+def test_a_network_of_ones_own_keeps_its_precision(
+    dtype: torch.dtype, read: torch.dtype, digits_suite: Suite, tmp_path: Path
+) -> None:
+    task = digits_suite.tasks["digit"].limit({"train": 8, "validation": 6})
+    rows = task.splits["test"].inputs[:3]
+    encoder = Module(
+        Net().to(dtype), dim=12, to_tensor=lambda row: torch.full((64,), row[0].getpixel((4, 4)), dtype=read)
+    )
+    model = MultiTaskModel(encoder, {"digit": task.definition})
+    nn.init.normal_(model.heads["digit"].weight)
+    assert run(encoder, task.definition, rows).dtype == torch.float32
+    assert train(model, [task], Settings(epochs=1, batch_size=8, precision="fp32")).skipped == 0
+    model.save(tmp_path / "model")
+    assert {t.dtype for t in load_file(tmp_path / "model" / "encoder" / "model.safetensors").values()} == {dtype}
+    assert torch.equal(load(tmp_path / "model").outputs("digit", rows).logits, model.outputs("digit", rows).logits)
+
+
+@pytest.mark.parametrize("name", registry.names("encoder"))
+def test_numbers_that_are_no_floats_are_no_weights(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    CASES[name](request).encoder.save(tmp_path)
+    file = sorted(tmp_path.rglob("*.safetensors"))[-1]
+    tensors = load_file(file)
+    first = next(n for n, t in tensors.items() if t.is_floating_point())
+    save_file({**tensors, first: tensors[first].to(torch.int8)}, file)
+    refused(tmp_path, first.removeprefix("1."))
 
 
 # Tensors on disk.

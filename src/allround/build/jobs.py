@@ -72,6 +72,7 @@ def make_base(piece: Piece, base: str, tasks: Sequence[str], seed: int, encoder:
         made = open_encoder(base, [_task(t) for t in tasks], seed, encoder)
         (folder / "encoder").mkdir()
         made.save(folder / "encoder")
+        facts["notes"] = list(made.notes)
         facts["parameters"] = parameters_of(made)
         facts["encoder"] = made.name
         facts["epochs"] = made.epochs

@@ -266,6 +266,8 @@ class Run:
         job = call(jobs.make_base, piece=self.base_piece, base=str(self.base), tasks=list(self.data.values()),
                    seed=seed, encoder=self.encoder)  # fmt: skip
         self._do("base", [(self.base_piece, job)])
+        for note in self.base_piece.facts.get("notes", ()):
+            self.progress.say(f"base: {note}", style="yellow")
 
     def _keep_module(self, base: Any) -> Piece:
         from allround.models.encoder import hash_tensors

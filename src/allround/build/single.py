@@ -64,6 +64,8 @@ def tune_model(
             folder = stack.enter_context(output_folder(out, command, force=force))
         seed_everything(seed_of(seed, "base"))
         made = open_encoder(base, tasks, seed_of(seed, "base"), encoder or {})
+        for note in made.notes:
+            progress.say(f"base: {note}", style="yellow")
         model = MultiTaskModel(made, {})
         for task in tasks:
             head = fit_head(made, task)

@@ -10,6 +10,7 @@ from typing import Any
 
 from allround.checkpoints.adapter import Adapted, Adapter, is_adapter
 from allround.checkpoints.header import FLOATS, SIZES
+from allround.checkpoints.prefixes import find_prefix
 from allround.checkpoints.quantised import UNPACK, check_not_quantised
 from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, OUTPUT, TIE, Untied, is_untied, ties, twins_in
@@ -439,23 +440,7 @@ class Names:
         self.prefix = self.stripped = ""
         self.tied = ties(model)
         if base is not None:
-            self._find_prefix([n for n in base if base.dtype(n) in FLOATS])
-
-    def _find_prefix(self, names: list[str]) -> None:
-        lacking = [n for n in names if n not in self.known]
-        if not lacking:
-            return
-        best = len(names) - len(lacking)
-        for longer, shorter, attribute in ((self.known, names, "prefix"), (names, self.known, "stripped")):
-            some = next(iter(sorted(shorter, key=len, reverse=True)), "")
-            for prefix in {n[: -len(some)] for n in longer if some and n.endswith("." + some)}:
-                if attribute == "prefix":
-                    count = sum(prefix + n in self.known for n in names)
-                else:
-                    count = sum(n.startswith(prefix) and n[len(prefix) :] in self.known for n in names)
-                if count > best:
-                    best, self.prefix, self.stripped = count, "", ""
-                    setattr(self, attribute, prefix)
+            self.prefix, self.stripped = find_prefix([n for n in base if base.dtype(n) in FLOATS], self.known)
 
     def find(self, name: str) -> str | None:
         if self.prefix and self.prefix + name in self.known:

@@ -140,8 +140,8 @@ def load_encoder(folder: Path | str, **overrides: Any) -> Encoder:
     check_folder(folder, asked=f"load the encoder in {folder}")
     try:
         loaded: Encoder = registry.find("encoder", name).load().load(folder, {**settings, **overrides})  # type: ignore[attr-defined]
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+    except Exception as error:  # libraries raise whatever comes of a damaged or hostile file
+        if isinstance(error, AllroundError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise AllroundError(
             f"load the encoder in {folder}",

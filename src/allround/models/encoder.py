@@ -43,6 +43,8 @@ class Encoder(nn.Module, ABC):
     modalities: ClassVar[tuple[str, ...]]
     learning_rate: float = 1e-3
     epochs: int = 3
+    #: What a user should know of the files that it was loaded from.
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def features(self, definition: Definition) -> int:
@@ -72,7 +74,7 @@ class Encoder(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> Encoder:
-        """Read what `save` wrote, or what the encoder's own library writes."""
+        """Read what `save` wrote, or what the encoder's own library writes; into float32, whatever it is stored as."""
 
     @property
     def backbone(self) -> nn.Module:
@@ -93,13 +95,28 @@ class Encoder(nn.Module, ABC):
             )
 
 
+def try_out(encoder: Encoder, definition: Definition, row: tuple[Any, ...]) -> None:
+    """Compute the features of one row, so that what cannot work is found where the encoder is loaded."""
+    encoder.eval()
+    with torch.inference_mode():
+        found = encoder(encoder.collate(encoder.prepare([row], definition), definition))
+    if tuple(found.shape) != (1, encoder.features(definition)):
+        raise ValueError(f"its features have the shape {tuple(found.shape)}, and its configuration says "
+                         f"{(1, encoder.features(definition))}")  # fmt: skip
+
+
 def load_tensors(module: nn.Module, path: Path) -> None:
-    """Read all of a module's tensors from a safetensors file; names and shapes must match."""
+    """Read all of a module's tensors from a safetensors file into its own dtypes; names and shapes must match."""
+    from allround.checkpoints.header import FLOATS
     from allround.checkpoints.weights import Weights
 
     weights = Weights(path)
     own = module.state_dict()
-    wrong = sorted(set(own) ^ set(weights)) or [n for n in own if tuple(own[n].shape) != weights.shape(n)]
+    wrong = sorted(set(own) ^ set(weights)) or [
+        name
+        for name, tensor in own.items()
+        if tuple(tensor.shape) != weights.shape(name) or tensor.is_floating_point() != (weights.dtype(name) in FLOATS)
+    ]
     if wrong:
         raise AllroundError(
             f"load {path}",

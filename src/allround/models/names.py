@@ -67,7 +67,7 @@ def _equal(parameter: Tensor, weights: Source, name: str) -> bool:
     for start in range(0, size, 1 << 22):
         stop = min(start + (1 << 22), size)
         stored = weights.read(name, start, stop)
-        if not torch.equal(flat[start:stop].cpu().to(stored.dtype), stored):
+        if not torch.equal(flat[start:stop].cpu(), stored.to(flat.dtype)):
             return False
     return True
 

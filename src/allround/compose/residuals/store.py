@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from allround.checkpoints.finite import check_cast, count_odd
-from allround.checkpoints.header import FLOATS, dtype_name, torch_dtype
+from allround.checkpoints.header import FLOATS, torch_dtype
 from allround.checkpoints.weights import OTHER_WEIGHTS, Weights, index_of
 from allround.checkpoints.write import write_weights
 from allround.compose.residuals.codec import Codec, Damaged
@@ -354,7 +354,7 @@ def find_places(encoder: Encoder, store: Store) -> dict[str, str] | None:
     """Where an encoder that was loaded from a store's files holds each of their floating tensors.
 
     The tensors of a folder of files lie under one prefix, with the values of the files. None where that is not so:
-    the library renames or joins them, or computes in another dtype.
+    the library renames or joins them.
     """
     state = encoder.state_dict()
     groups: dict[str, list[str]] = {}
@@ -363,10 +363,12 @@ def find_places(encoder: Encoder, store: Store) -> dict[str, str] | None:
             groups.setdefault(name.rpartition("/")[0], []).append(name)
 
     def same(name: str, place: str) -> bool:
-        held, dtype = state.get(place), store.dtype_of(name)
-        if held is None or dtype_name(held.dtype) != dtype or tuple(held.shape) != store.weights.shape(name):
+        held = state.get(place)
+        if held is None or tuple(held.shape) != store.weights.shape(name):
             return False
-        return torch.equal(held.cpu(), store.weights.get(name).to(held.dtype))
+        stored = store.weights.get(name)
+        wide = torch.promote_types(held.dtype, stored.dtype)
+        return torch.equal(held.cpu().to(wide), stored.to(wide))
 
     places: dict[str, str] = {}
     for names in groups.values():

@@ -16,6 +16,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from allround.checkpoints.finite import check_finite
+from allround.checkpoints.header import FLOATS, torch_dtype
+from allround.checkpoints.weights import Weights
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import read_json
@@ -118,10 +120,18 @@ def learn(
             progress.say(f"fitting the head of {name} on the merged encoder")
             fitted_head = fit_head(shell.to(where), tasks[name])
             heads[name] = {"weight": fitted_head.weight, "bias": fitted_head.bias}
+    shell.to("cpu", _stored_dtype(base))
     tensors = [*shell.named_parameters(), *((f"{t}.{k}", v) for t, head in heads.items() for k, v in head.items())]
     check_finite(tensors, "learn a merge", "the learned model", "take a smaller rate, or other rows")
     record.update(facts, seconds=round(time.perf_counter() - started, 3))
-    return Learned(shell.to("cpu").eval(), heads, found, record)
+    return Learned(shell.eval(), heads, found, record)
+
+
+def _stored_dtype(folder: Path | str) -> torch.dtype:
+    """The dtype of a model's largest weight in its files. What is merged comes out in the base's."""
+    weights = Weights(folder)
+    floats = [name for name in weights if weights.dtype(name) in FLOATS]
+    return torch_dtype(weights.dtype(max(floats, key=weights.numel))) if floats else torch.float32
 
 
 def _open(base: Path | str, encoders: Sequence[Path]) -> Encoder:

@@ -12,11 +12,14 @@ from torch import Tensor
 from allround.core.errors import AllroundError
 from allround.core.files import write_json
 from allround.core.registry import method
-from allround.models.encoder import CONFIG, Batch, Encoder
+from allround.models.encoder import CONFIG, Batch, Encoder, try_out
+from allround.models.pretrained import LOADING, check_config, check_processor, check_size, whole
 from allround.tasks.definition import Definition
 
 #: How an image is given to a network that reads so many channels.
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+#: What an encoder is tried out with when it is loaded.
+_TRIAL = Definition("trial", "classification", ("image",), "image", "accuracy", ("no", "yes"))
 
 
 @method(source="the model's own pooler output, or the mean over patches where it has none")
@@ -102,7 +105,8 @@ class Image(Encoder):
 
     @classmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> Image:
-        from allround.checkpoints.weights import Weights
+        import PIL.Image
+
         from allround.core.jobs import quiet_libraries
 
         quiet_libraries()
@@ -114,7 +118,12 @@ class Image(Encoder):
                 "the package transformers is not installed",
                 "pip install 'allround[text]'",
             ) from error
-        Weights(folder)
+        check_config(folder)
+        check_processor(folder)
+        check_size(folder)
         options = {"local_files_only": True, "trust_remote_code": False}
-        model = AutoModel.from_pretrained(str(folder), use_safetensors=True, **options)
-        return cls(model, AutoImageProcessor.from_pretrained(str(folder), **options), **settings)
+        model, notes = whole(folder, AutoModel.from_pretrained(str(folder), **options, **LOADING))
+        encoder = cls(model, AutoImageProcessor.from_pretrained(str(folder), **options), **settings)
+        encoder.notes = notes
+        try_out(encoder, _TRIAL, (PIL.Image.new("L", (8, 8)),))
+        return encoder

@@ -29,7 +29,8 @@ class Module(Encoder):
 
     `to_tensor` turns one row (the tuple of its inputs) into a tensor; left out, images become (channels, height,
     width) in [0, 1] and tables a vector of numbers. A saved model holds weights only, no code: to load it in
-    another process, give the network again (`allround.load(folder, module=Net())`).
+    another process, give the network again (`allround.load(folder, module=Net())`). The network keeps the precision
+    that it is given in: it gets numbers in that, and its features become float32.
     """
 
     name = "module"
@@ -69,8 +70,10 @@ class Module(Encoder):
         return Batch({"x": torch.stack(list(prepared))}, len(prepared))
 
     def forward(self, batch: Batch) -> Tensor:
-        found: Tensor = self.network(batch.tensors["x"]).flatten(1)
-        return found
+        x = batch.tensors["x"]
+        own = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), x.dtype)
+        found: Tensor = self.network(x.to(own) if x.is_floating_point() else x).flatten(1)
+        return found.float()
 
     def save(self, folder: Path) -> None:
         save_tensors(self.network, folder / "model.safetensors")

@@ -15,8 +15,17 @@ from allround.core.errors import AllroundError
 from allround.core.files import hash_json, read_json, write_json
 from allround.core.locks import Lock
 from allround.core.registry import method
-from allround.models.encoder import CONFIG, Batch, Encoder
+from allround.models.encoder import CONFIG, Batch, Encoder, try_out
+from allround.models.pretrained import LOADING, check_config, check_size, check_tokenizer, whole
 from allround.tasks.definition import Definition
+
+#: Modules of sentence-transformers that may come after the network.
+_MODULES = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling")
+#: Files with which sentence-transformers loads the network, and what they may pass on to transformers for it.
+_SETTINGS = "sentence_*_config.json"
+_PASSED_ON = ("attn_implementation", "dtype", "torch_dtype", "trust_remote_code")
+#: What an encoder is tried out with when it is loaded.
+_TRIAL = Definition("trial", "classification", ("one", "other"), "text", "accuracy", ("no", "yes"))
 
 
 @method(source="pair features u, v, |u - v|, u * v: Conneau et al., EMNLP 2017, arXiv:1705.02364")
@@ -43,7 +52,8 @@ class Text(Encoder):
         self.pipeline = pipeline
         self.tokenizer = pipeline.tokenizer
         self._tokenizing = Lock()  # a tokenizer keeps how it cuts texts, and lets no other thread use it meanwhile
-        self.max_length = min(max_length, pipeline.max_seq_length or max_length)
+        self.max_length = _length(max_length, pipeline, joint=pairs == "joint")
+        self.tokens = _tokens(self.backbone)
         self.pairs = pairs
         self.dim = int(pipeline.get_embedding_dimension())
 
@@ -62,7 +72,7 @@ class Text(Encoder):
     def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[dict[str, Any]]:
         self.check(definition)
         if definition.kind == "token_classification":
-            return self._prepare_words([list(words) for (words,) in inputs])
+            return self._prepare_words([list(words) for (words,) in inputs], definition)
         texts = [[_instructed(definition, str(row[0])) for row in inputs]]
         if definition.pair:
             texts.append([str(row[1]) for row in inputs])
@@ -73,18 +83,28 @@ class Text(Encoder):
                 "name one or two columns under 'inputs'",
             )
         if definition.pair and self.pairs == "joint":
-            coded = self._tokenized(*texts)
+            coded = self._tokenized(definition, *texts)
             types = coded.get("token_type_ids")
             return [{"ids": [ids], "types": types[i] if types else None} for i, ids in enumerate(coded["input_ids"])]
-        sides = [self._tokenized(side)["input_ids"] for side in texts]
+        sides = [self._tokenized(definition, side)["input_ids"] for side in texts]
         return [{"ids": list(ids)} for ids in zip(*sides, strict=True)]
 
-    def _tokenized(self, *texts: Any, **options: Any) -> Any:
+    def _tokenized(self, definition: Definition, *texts: Any, **options: Any) -> Any:
+        """What the tokenizer makes of texts; a token that the network does not know is an error."""
         with self._tokenizing:
-            return self.tokenizer(*texts, truncation=True, max_length=self.max_length, padding=False, **options)
+            coded = self.tokenizer(*texts, truncation=True, max_length=self.max_length, padding=False, **options)
+        highest = max((max(ids, default=0) for ids in coded["input_ids"]), default=0)
+        if self.tokens is not None and highest >= self.tokens:
+            raise AllroundError(
+                f"read the texts of task '{definition.name}'",
+                f"the tokenizer gives {self.tokenizer.convert_ids_to_tokens(highest)!r} the number {highest}, and the "
+                f"network knows {self.tokens} tokens, from 0 on",
+                "use the tokenizer that the base was trained with",
+            )
+        return coded
 
-    def _prepare_words(self, rows: list[list[str]]) -> list[dict[str, Any]]:
-        coded = self._tokenized(rows, is_split_into_words=True)
+    def _prepare_words(self, rows: list[list[str]], definition: Definition) -> list[dict[str, Any]]:
+        coded = self._tokenized(definition, rows, is_split_into_words=True)
         prepared = []
         for i, words in enumerate(rows):
             first: dict[int, int] = {}
@@ -154,9 +174,18 @@ class Text(Encoder):
                 "the package sentence-transformers is not installed",
                 "pip install 'allround[text]'",
             ) from error
-        _check_modules(folder)
-        pipeline = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        return cls(pipeline, **settings)
+        place = _check_modules(folder)
+        check_config(place)
+        check_tokenizer(place)
+        check_size(place)
+        options: dict[str, Any] = {"device": "cpu", "local_files_only": True, "trust_remote_code": False}
+        pipeline: Any = SentenceTransformer(str(folder), model_kwargs=dict(LOADING), **options)
+        check_tokenizer(place, pipeline.tokenizer)
+        pipeline[0].model, notes = whole(place, pipeline[0].model)
+        encoder = cls(pipeline, **settings)
+        encoder.notes = notes
+        try_out(encoder, _TRIAL, ("a", "a"))
+        return encoder
 
 
 def _of_tokenizer(tokenizer: Any) -> str:
@@ -173,34 +202,98 @@ def _instructed(definition: Definition, text: str) -> str:
     return f"{definition.instruction} {text}" if definition.instruction else text
 
 
-def _check_modules(folder: Path) -> None:
-    """Refuse pipelines that would import code from outside sentence-transformers, and pickled weights."""
+def _length(asked: int, pipeline: Any, *, joint: bool) -> int:
+    """How many tokens of a text are read: as many as asked for, if the tokenizer and the network can take them.
+
+    joint: whether two texts are read as one sequence.
+    """
+    network = pipeline[0].model
+    limits = [pipeline.max_seq_length, getattr(network.config, "max_position_embeddings", None)]
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Embedding) and "position" in name.rpartition(".")[2]:
+            # Some count positions from behind the padding's own row.
+            limits.append(module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
+    most = min((limit for limit in limits if limit is not None and limit != -1), default=None)
+    special = pipeline.tokenizer.num_special_tokens_to_add(pair=joint)
+    for words, length in (("the base can read", most), ("asked for are", asked)):
+        if length is not None and (isinstance(length, bool) or not length >= special + 1):
+            raise AllroundError(
+                f"read texts of up to {asked} tokens",
+                f"{words} {length} tokens, and {special} of a text's tokens are marks such as its end",
+                f"give a --max-length of at least {special + 1}; check max_position_embeddings in the base's "
+                "config.json and model_max_length in its tokenizer_config.json",
+            )
+    return int(asked if most is None else min(asked, most))
+
+
+def _tokens(network: Any) -> int | None:
+    """How many tokens a network knows; None where it reads letters or bytes by other means than a table."""
+    try:
+        table = network.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    return table.num_embeddings if isinstance(table, torch.nn.Embedding) else None
+
+
+def _check_modules(folder: Path) -> Path:
+    """The folder of the network. Refuses what is no known pipeline, what would run code, and pickled weights."""
+    from allround.checkpoints.header import FLOATS
+    from allround.checkpoints.quantised import UNPACK
     from allround.checkpoints.weights import Weights
 
-    Weights(folder)
-    listed = folder / "modules.json"
-    modules = read_json(listed) if listed.is_file() else []
-    if not isinstance(modules, list) or not all(isinstance(module, Mapping) for module in modules):
-        raise AllroundError(
-            f"load the encoder in {folder}", "modules.json is not a list of modules", "copy or download it again"
-        )
-    for module in modules:
-        if not str(module.get("type", "")).startswith("sentence_transformers."):
+    asked = f"load the encoder in {folder}"
+    weights = Weights(folder)
+    if not (folder / "modules.json").is_file():
+        return folder
+    modules = read_json(folder / "modules.json")
+    if not isinstance(modules, list) or not modules or not all(isinstance(module, Mapping) for module in modules):
+        raise AllroundError(asked, "modules.json is not a list of modules", "copy or download it again")
+    for number, module in enumerate(modules):
+        kind, path = str(module.get("type", "")), str(module.get("path", ""))
+        known = _MODULES if number else ("Transformer",)
+        if not kind.startswith("sentence_transformers."):
             raise AllroundError(
-                f"load the encoder in {folder}",
-                f"modules.json names the class '{module.get('type')}', which is not of sentence-transformers",
+                asked,
+                f"modules.json names the class '{kind}', which is not of sentence-transformers",
                 "allround runs no code that comes with a model; use a model made of standard modules",
             )
-        if ".." in Path(str(module.get("path", ""))).parts or Path(str(module.get("path", ""))).is_absolute():
+        if kind.rpartition(".")[2] not in known:
             raise AllroundError(
-                f"load the encoder in {folder}",
-                f"modules.json points outside the folder: '{module.get('path')}'",
-                "get the model from a source you trust",
+                asked,
+                f"module {number} in modules.json is of the kind '{kind}'",
+                f"use a model that begins with Transformer, and goes on with {', '.join(_MODULES)}",
             )
-        place = folder / str(module.get("path", ""))
-        if list(place.glob("*.bin")) and not list(place.glob("*.safetensors")):
+        if ".." in Path(path).parts or Path(path).is_absolute():
             raise AllroundError(
-                f"load the encoder in {folder}",
-                f"the weights of its module '{module.get('path')}' are pickled, and a pickle can run code",
+                asked, f"modules.json points outside the folder: '{path}'", "get the model from a source you trust"
+            )
+        if list((folder / path).glob("*.bin")) and not list((folder / path).glob("*.safetensors")):
+            raise AllroundError(
+                asked,
+                f"the weights of its module '{path}' are pickled, and a pickle can run code",
                 "save the model as safetensors where you trust it: SentenceTransformer(folder).save(new_folder)",
+            )
+        odd = [n for n in weights if number and path and n.startswith(f"{path}/") and weights.dtype(n) not in FLOATS]
+        if odd:
+            raise AllroundError(asked, f"'{odd[0]}' is stored as {weights.dtype(odd[0])}", UNPACK)
+    place = folder / str(modules[0].get("path", ""))
+    for file in place.glob(_SETTINGS):
+        _check_settings(asked, file)
+    return place
+
+
+def _check_settings(asked: str, file: Path) -> None:
+    """Refuse settings of sentence-transformers under which it would read other files than those of the folder."""
+    settings = read_json(file)
+    if not isinstance(settings, Mapping):
+        raise AllroundError(asked, f"{file.name} holds no settings", "copy or download it again")
+    for key, value in settings.items():
+        passed = value if key.endswith(("_args", "_kwargs")) and isinstance(value, Mapping) else {}
+        odd = [k for k in passed if key.startswith("model_") and k not in _PASSED_ON]
+        odd += [k for k, v in passed.items() if not isinstance(v, bool | int | float | str) or "/" in str(v)]
+        if key in ("backend", "tokenizer_name_or_path") or odd:
+            raise AllroundError(
+                asked,
+                f"{file.name} sets '{'.'.join([key, *odd[:1]])}', by which other files or code could be read",
+                f"remove it from {file.name} if the model works without it",
             )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_iter
 
+from allround.core.errors import AllroundError
 from allround.core.files import write_json
 from allround.core.registry import method
 from allround.models.encoder import CONFIG, Batch, Encoder
@@ -86,14 +87,24 @@ class Zipped(Encoder):
 
     @classmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> Zipped:
+        from allround.checkpoints.header import FLOATS
         from allround.checkpoints.weights import Weights
         from allround.models.base import load_encoder
 
         first = load_encoder(folder / "first")
         own = Weights(folder / "model.safetensors")
         states: list[dict[str, Tensor]] = [{} for _ in range(settings["tails"])]
+        known = _tensors(first)
         for name in own:
-            number, tensor = name.split(".", 1)
+            number, _, tensor = name.partition(".")
+            place = known.get(tensor)
+            fits = place is not None and own.shape(name) == tuple(place.shape) and own.dtype(name) in FLOATS
+            if not fits or number not in map(str, range(1, len(states))):
+                raise AllroundError(
+                    f"load the encoder in {folder}",
+                    f"'{name}' in its model.safetensors is no tensor of a tail",
+                    "copy the folder again, whole",
+                )
             states[int(number)][tensor] = own.get(name)
         return cls(copies(first, states))
 
