@@ -188,6 +188,13 @@ def test_numbers_where_the_other_has_weights(tmp_path: Path, dtype: torch.dtype,
     assert "the base's are kept there" in notes(tmp_path / "out")[0]
 
 
+def test_whole_numbers_beside_a_scale_are_no_quantised_weights(tmp_path: Path) -> None:
+    more = {"steps": torch.tensor([3]), "scale": torch.ones(1), "n.scale": torch.ones(2), "n.steps": torch.tensor(7)}
+    said = {"config.json": '{"quantization_config": {"quant_method": "any"}}'}  # of a model that was unpacked
+    folders = [model(tmp_path / name, weights(0, **more), said) for name in ("base", "one")]
+    assert set(merged(folders, tmp_path / "out")) == {"a.weight", "b.weight", *more}
+
+
 QUANTISED: dict[str, tuple[dict[str, Tensor], dict[str, str]]] = {
     "bitsandbytes, 8 bits": ({"a.weight": torch.ones(4, 3, dtype=torch.int8), "a.SCB": torch.ones(4)}, {}),
     "bitsandbytes, 4 bits": (
@@ -197,6 +204,7 @@ QUANTISED: dict[str, tuple[dict[str, Tensor], dict[str, str]]] = {
     "float8": (
         {"a.weight": torch.ones(4, 3).to(torch.float8_e4m3fn), "a.weight_scale_inv": torch.ones(1, 1)}, {}
     ),
+    "compressed": ({"a.weight_packed": torch.ones(4, 3, dtype=torch.int32), "a.weight_scale": torch.ones(4)}, {}),
     "by the configuration": (
         {"a.weight": torch.ones(4, 3, dtype=torch.int8)},
         {"config.json": '{"quantization_config": {"quant_method": "any"}}'},

@@ -11,6 +11,10 @@ from allround.core.errors import AllroundError
 
 #: What bitsandbytes, GPTQ, AWQ, compressed-tensors and torch call the scales, beside a layer's weight or under it.
 _SCALE = re.compile(r"(^|.*[._])(scales?|scale_inv|SCB|absmax|qzeros|zero_points?)")
+#: What they call the packed weights.
+_PACKED = re.compile(r"q?weight|weight_packed")
+#: The dtypes of positions, counters and masks, which quantised models hold as any other does.
+_PLAIN = ("I64", "BOOL")
 UNPACK = (
     "give it in float32, float16 or bfloat16: the model before it was quantised, or with transformers "
     "model.dequantize().save_pretrained(folder)"
@@ -25,10 +29,11 @@ def check_not_quantised(source: Source, asked: str) -> None:
         layer, _, end = name.rpartition(".")
         if _SCALE.fullmatch(end):
             scales[layer.removesuffix(".weight")] = name
-    said = "quantization_config" in config_of(source)
+    said = bool(config_of(source).get("quantization_config"))
     for name in packed:
         layer, _, end = name.rpartition(".")
-        if (scale := scales.get(layer)) not in (None, name) or (said and end == "weight"):
+        scale = scales.get(layer) if _PACKED.fullmatch(end) else None
+        if scale or (said and source.dtype(name) not in _PLAIN):
             why = f"beside '{scale}'" if scale else "and its config.json has a quantization_config"
             raise AllroundError(
                 asked, f"the weights of {source.path} are quantised: '{name}' is {source.dtype(name)}, {why}", UNPACK
