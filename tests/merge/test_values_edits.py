@@ -15,10 +15,14 @@ from torch import Tensor
 from allround.core.errors import AllroundError
 from allround.merge import kernels
 from allround.merge.methods.breadcrumbs import breadcrumbs
+from allround.merge.methods.cclip import cclip
 from allround.merge.methods.consensus import consensus
 from allround.merge.methods.dare import dare
 from allround.merge.methods.della import della
+from allround.merge.methods.fedgma import fedgma
+from allround.merge.methods.fednova import fednova
 from allround.merge.methods.lwptv import lwptv
+from allround.merge.methods.median import median
 from allround.merge.methods.metagpt import metagpt
 from allround.merge.methods.pcb import pcb
 from allround.merge.whole import WHOLE, Blocks, over_blocks
@@ -190,6 +194,62 @@ def test_metagpt_by_hand() -> None:
     merged = over_model(metagpt, [torch.zeros(2), torch.ones(1)], [first, second])
     assert merged[0].tolist() == pytest.approx([(4 * 2 + 12 * 2) / 25, 12 * 2 / 25])
     assert merged[1].tolist() == pytest.approx([1 + (9 * 3 - 12 * 2) / 25])
+
+
+# Aggregators of federated learning, as src/ta_algorithms.py in github.com/SilviaTao/one_shot_fl_task_arithmetic has
+# them: median_of_tvs, fednova, fedgma, cclip.
+
+SPREAD = torch.tensor([[3.0, -4.0, 0.0, 1.0], [1.0, 2.0, -2.0, 4.0], [-8.0, 6.0, 0.0, 0.0]])
+
+
+def test_median_by_hand() -> None:
+    """Columns (-8, 1, 3), (-4, 2, 6), (-2, 0, 0), (0, 1, 4); of the first two rows (1, 3), (-4, 2), (-2, 0), (1, 4)."""
+    assert median(torch.zeros(4), SPREAD).tolist() == [1.0, 2.0, 0.0, 1.0]
+    assert median(torch.ones(4), SPREAD, scale=2.0).tolist() == [3.0, 5.0, 1.0, 3.0]
+    assert median(torch.zeros(4), SPREAD[:2]).tolist() == [2.0, -1.0, -1.0, 2.5]
+    theirs = SPREAD.median(dim=0).values
+    assert torch.equal(median(torch.zeros(4), SPREAD), theirs), "torch's own, as the authors take it, for odd numbers"
+
+
+def test_fednova_by_hand() -> None:
+    """Steps 10, 20, 60: their mean 30 over each is 3, 3/2, 1/2, and a third of these is 1, 1/2, 1/6."""
+    found = fednova(torch.zeros(4), SPREAD, steps=[10, 20, 60])
+    assert found.tolist() == pytest.approx([3 + 0.5 - 8 / 6, -4 + 1 + 1, -1, 1 + 2])
+    assert torch.allclose(fednova(torch.ones(4), SPREAD, steps=5.0), torch.ones(4) + SPREAD.mean(0))
+    with pytest.raises(AllroundError, match="not all of them are above zero"):
+        fednova(torch.zeros(4), SPREAD, steps=[10, 0, 60])
+
+
+def test_fednova_takes_lengths_for_steps_over_the_model() -> None:
+    """Lengths 5 and 10 over both tensors, 7.5 on average: half of 7.5 / 5 and of 7.5 / 10."""
+    first, second = torch.tensor([[3.0, 0.0], [6.0, 0.0]]), torch.tensor([[4.0], [8.0]])
+    merged = over_model(fednova, [torch.zeros(2), torch.ones(1)], [first, second])
+    assert merged[0].tolist() == pytest.approx([0.75 * 3 + 0.375 * 6, 0])
+    assert merged[1].tolist() == pytest.approx([1 + 0.75 * 4 + 0.375 * 8])
+
+
+@pytest.mark.parametrize(("agreement", "mask"), [(0.3, [1, 1, 1, 1]), (0.5, [1 / 3, 1 / 3, 1 / 3, 1])])
+def test_fedgma_by_hand(agreement: float, mask: list[float]) -> None:
+    """Signs + + -, - + +, 0 - 0, + + 0: they agree to 1/3, 1/3, 1/3, 2/3; the sum is -4, 4, -2, 5."""
+    found = fedgma(torch.ones(4), SPREAD, agreement=agreement, scale=0.5)
+    total = [-4, 4, -2, 5]
+    assert found.tolist() == pytest.approx([1 + 0.5 * m * t for m, t in zip(mask, total, strict=True)])
+
+
+@pytest.mark.parametrize(("radius", "length"), [(0.0, 5.0), (0.5, 7.5), (1.0, 10.0)])
+def test_cclip_by_hand(radius: float, length: float) -> None:
+    """Lengths 5 and 10 over both tensors; the third model is the base."""
+    first, second = torch.tensor([[3.0, 0.0], [6.0, 0.0], [0.0, 0.0]]), torch.tensor([[4.0], [8.0], [0.0]])
+    merged = over_model(cclip, [torch.zeros(2), torch.ones(1)], [first, second], radius=radius, scale=0.5)
+    share = length / 10
+    assert merged[0].tolist() == pytest.approx([0.5 * (3 + share * 6), 0])
+    assert merged[1].tolist() == pytest.approx([1 + 0.5 * (4 + share * 8)])
+
+
+@pytest.mark.parametrize(("method", "values"), [(fedgma, {"agreement": 1.5}), (cclip, {"radius": -0.1})])
+def test_aggregators_refuse_what_is_no_share(method: Callable[..., Tensor], values: dict[str, Any]) -> None:
+    with pytest.raises(AllroundError, match="no share"):
+        method(torch.zeros(4), SPREAD, **values)
 
 
 # lwptv
