@@ -151,6 +151,34 @@ def make_points(suite: Suite, folder: Path) -> Tuned:
 
 
 @pytest.fixture(scope="session")
+def digit_specialists(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    """A small image encoder tuned to tell scikit-learn's real digits apart, and from there three specialists."""
+    from allround.models.base import load_encoder
+    from allround.models.encoders.small_image import SmallImage
+    from allround.models.head import fit_head
+    from allround.models.model import MultiTaskModel
+    from allround.tasks.suite import Suite
+    from allround.train.settings import Settings
+    from allround.train.trainer import train
+
+    folder = tmp_path_factory.mktemp("digits")
+    suite = Suite.load("digits", only=["digit", "loops", "mirrored", "inverted"])
+
+    def tune(encoder: Encoder, task: Task, out: Path) -> None:
+        model, head = MultiTaskModel(encoder, {}), fit_head(encoder, task)
+        model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
+        train(model, [task], Settings(epochs=2, device="cpu", precision="fp32"))
+        model.save(out)
+
+    first, *others = suite.tasks.values()
+    tune(SmallImage.create(first.splits["train"].inputs, first.definition, 0), first, folder / first.name)
+    base = folder / first.name / "encoder"
+    for task in others:
+        tune(load_encoder(base), task, folder / task.name)
+    return Tuned(suite, base, {task.name: folder / task.name for task in others})
+
+
+@pytest.fixture(scope="session")
 def tune_on() -> Callable[..., None]:
     """`tune_on(base, task, out, steps=..., rate=...)` writes a model of one task."""
     return _tune

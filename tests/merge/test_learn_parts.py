@@ -100,7 +100,7 @@ def test_coefficients_are_the_formula(name: str, bound: str) -> None:
         "none": lambda: raw,
         "unit": lambda: raw.clamp(0, 1),
         "tanh": lambda: raw.tanh(),
-        "simplex": lambda: made.size.detach() * raw.exp() / raw.exp().sum(1, keepdim=True),
+        "simplex": lambda: made.size.detach().clamp(0, 1) * raw.exp() / raw.exp().sum(1, keepdim=True),
     }[bound]()
     title = {n: made.titles.index(t) for n, t in groups(list(deltas), name).items()}
     for n, merged in made().items():
@@ -108,6 +108,17 @@ def test_coefficients_are_the_formula(name: str, bound: str) -> None:
         assert torch.allclose(merged, expected, rtol=0, atol=1e-14)
     listed = made.describe()["coefficients"]
     assert list(listed) == made.titles and listed[made.titles[-1]] == pytest.approx(c[-1].tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "most"), [(0.25, 1.0), (0.5, 1.5)])
+@pytest.mark.parametrize("asked", [-1.0, 0.5, 9.0])
+def test_a_size_stays_between_the_base_and_the_models(scale: float, most: float, asked: float) -> None:
+    """Three models: their coefficients add up to at most 1, or to three times the scale where that is more."""
+    made = make("layer", model(torch.float64), bound="simplex", scale=scale)
+    with torch.no_grad():
+        made.size.fill_(asked)
+    expected = torch.full((len(made.titles),), min(max(asked, 0), most)).double()
+    assert torch.allclose(made.coefficients().sum(1), expected)
 
 
 CHECKED = [

@@ -27,7 +27,9 @@ class Learning:
     added up. phases: which of the parametrisation's parts are learned in how many steps, one after the other; by
     default all of them in `steps`. clip: the most that the norm of the gradient may be (0: any). decay: whether the
     rate falls to zero, by a half cosine. group: merge so many models at a time, and then the merged ones (0: all at
-    once).
+    once). centred: the changes are those from the mean of the models, which is the base then. guard: of the start and
+    the states after each quarter of the steps, the one is kept whose answers are nearest to the specialists', for
+    objectives that get better while answers get worse.
     """
 
     parametrisation: str
@@ -49,6 +51,8 @@ class Learning:
     rows: int = 256
     phases: tuple[tuple[str, int], ...] = ()
     group: int = 0
+    centred: bool = False
+    guard: bool = False
 
     def __post_init__(self) -> None:
         registry.find("parametrisation", self.parametrisation).resolve(self.settings)
@@ -76,8 +80,9 @@ class Learning:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What the objective takes beside the rows: "labels", "specialist"."""
-        return registry.find("objective", self.objective).needs
+        """What is looked at beside the rows: "labels", "specialist"."""
+        needs = registry.find("objective", self.objective).needs
+        return (*needs, "specialist") if self.guard and "specialist" not in needs else needs
 
     @property
     def labelled(self) -> bool:

@@ -136,10 +136,12 @@ class Changes:
     buffers: dict[str, Tensor]
 
 
-def gather_changes(base: Encoder, encoders: Sequence[Path], *, keep: float = 1.0, elect: bool = False) -> Changes:
+def gather_changes(
+    base: Encoder, encoders: Sequence[Path], *, keep: float = 1.0, elect: bool = False, centred: bool = False
+) -> Changes:
     """Read k tuned encoders, one at a time, and keep what they changed.
 
-    keep, elect: as in `Learning`. Errors: models of other shapes.
+    keep, elect, centred: as in `Learning`. Errors: models of other shapes.
     """
     weights = {n: p.detach() for n, p in base.named_parameters() if p.is_floating_point()}
     floating = {n: b for n, b in base.named_buffers() if b.is_floating_point()}
@@ -163,6 +165,11 @@ def gather_changes(base: Encoder, encoders: Sequence[Path], *, keep: float = 1.0
             else:
                 sums[name] += other
         del model, tuned
+    if centred:
+        for name, delta in deltas.items():
+            middle = delta.mean(0)
+            weights[name] = weights[name] + middle
+            delta -= middle
     edit(deltas, keep, elect)
     buffers = {n: (s / len(encoders)).to(floating[n].dtype) for n, s in sums.items()}
     return Changes(weights, {n: d for n, d in deltas.items() if d.any()}, buffers)

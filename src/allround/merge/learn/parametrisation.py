@@ -50,7 +50,8 @@ class Coefficients(Parametrisation):
 
     level: "task" has one group, "layer" one for each layer, "block" one for each weight; "none" learns nothing.
     bound: "none"; "unit" cuts c to [0, 1]; "tanh" makes it tanh(w); "simplex" makes the c of a group a learned size
-    times a softmax over the models.
+    times a softmax over the models, the size cut to what lies between the base and the models: from 0 to 1, or to where
+    it starts if that is more.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Coefficients(Parametrisation):
         raw = torch.atanh(begun) if bound == "tanh" else torch.zeros_like(begun) if bound == "simplex" else begun
         self.raw = nn.Parameter(raw, requires_grad=self.learned)
         self.size = nn.Parameter(begun.sum(1, keepdim=True), requires_grad=self.learned) if bound == "simplex" else None
+        self.most = max(1.0, float(scale) * len(first))
         self._first = self._bounded().detach().clone()
 
     def _bounded(self) -> Tensor:
@@ -92,7 +94,7 @@ class Coefficients(Parametrisation):
         if self.bound == "tanh":
             return self.raw.tanh()
         if self.size is not None:
-            return self.size * self.raw.softmax(1)
+            return self.size.clamp(0, self.most) * self.raw.softmax(1)
         return self.raw
 
     def coefficients(self) -> Tensor:

@@ -23,6 +23,7 @@ from allround.core.errors import AllroundError
 from allround.core.files import read_json
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything, seed_of
+from allround.merge.learn.guard import ROWS, Guard, distance
 from allround.merge.learn.learning import ClosedForm, Learning
 from allround.merge.learn.material import Changes, Rows, Specialist, gather_changes, gather_rows
 from allround.merge.learn.objective import Answers
@@ -106,6 +107,10 @@ def learn(
         "device": where.type,
         "precision": precision,
     }
+    if learning.centred and start is not None:
+        raise AllroundError(
+            "begin from a start of your own", "changes from the mean of the models begin there", "give no start"
+        )
     if learning.group and len(specialists) > learning.group:
         if start is not None:
             raise AllroundError("merge in groups from a start of your own", "each group begins anew", "give no start")
@@ -166,7 +171,7 @@ def _fit(
     """Learn one merge: merged weights and buffers, learned numbers, learned heads, facts."""
     if isinstance(learning, ClosedForm):
         return _closed(shell, encoders, rows, learning, device)
-    changes = gather_changes(shell, encoders, keep=learning.keep, elect=learning.elect)
+    changes = gather_changes(shell, encoders, keep=learning.keep, elect=learning.elect, centred=learning.centred)
     begun = start_of(changes, learning.scale, load_encoder(start) if start is not None else None)
     if not changes.deltas:
         progress.say("none of the models differs from the base: there is nothing to learn")
@@ -302,6 +307,8 @@ class _Steps:
         function = objective.load()
         self.objective = lambda *given: function(*given, **settings)
         self.skipped = self.skipped_in_a_row = 0
+        learned = [*made.parameters(), *(v for h in self.heads.values() for v in h.values() if v.requires_grad)]
+        self.guard = Guard(learned) if learning.guard and learning.all_steps else None
 
     def run(self) -> dict[str, Any]:
         """Take all steps; what happened."""
@@ -310,6 +317,8 @@ class _Steps:
         phases = self.learning.phases or (("", self.learning.steps),)
         losses: list[float] = []
         batches = {n: r.batches(self.learning.batch, self.learning.all_steps) for n, r in self.rows.items()}
+        looks = {round(quarter * self.learning.all_steps / 4) for quarter in range(1, 5)}
+        self._look(0)
         with self.progress.stage("learning", self.learning.all_steps) as stage:
             for phase, steps in phases:
                 if phase and phase not in parts:
@@ -317,6 +326,9 @@ class _Steps:
                     raise AllroundError(f"learn '{phase}'", f"'{self.learning.parametrisation}' has: {known}",
                                         "use the phases that it has")  # fmt: skip
                 chosen = {phase: parts[phase]} if phase else parts
+                for name, part in parts.items():
+                    for parameter in part:
+                        parameter.requires_grad_(name in chosen)
                 optimiser = self._optimiser(chosen)
                 for number in range(steps):
                     if self.learning.decay:
@@ -324,10 +336,13 @@ class _Steps:
                             group["lr"] = group["initial_lr"] * 0.5 * (1 + math.cos(math.pi * number / steps))
                     losses.append(self._step(optimiser, {n: b[len(losses)] for n, b in batches.items()}))
                     stage.advance()
+                    if len(losses) in looks:
+                        self._look(len(losses))
         if losses and self.skipped == len(losses):
             raise self._no_number()
         self.made.eval()
         return {
+            **(self.guard.take_back() if self.guard else {}),
             "steps": len(losses),
             "skipped": self.skipped,
             "rows_seen": sum(len(b) for listed in batches.values() for b in listed),
@@ -377,17 +392,40 @@ class _Steps:
             self._skip()
         return total
 
-    def _loss(self, name: str, numbers: Sequence[int], leaves: Mapping[str, Tensor]) -> Tensor:
-        rows = self.rows[name]
-        batch, given, targets = rows.batch(self.shell, numbers, self.device)
+    def _answers(
+        self, name: str, numbers: Sequence[int], weights: Mapping[str, Tensor]
+    ) -> tuple[Answers, Answers, Tensor]:
+        """The merged model's answers to rows of a task, the specialist's, and the targets."""
+        batch, given, targets = self.rows[name].batch(self.shell, numbers, self.device)
         with products(self.precision, self.device.type):
-            features = functional_call(self.shell, {**self.fixed, **leaves}, (batch,), strict=False)
+            features = functional_call(self.shell, {**self.fixed, **weights}, (batch,), strict=False)
             logits = None
             if name in self.heads:
                 head = self.heads[name]
                 logits = F.linear(features, head["weight"].to(features.dtype), head["bias"].to(features.dtype))
-        loss: Tensor = self.objective(Answers(features, logits), given, targets, rows.definition)
+        return Answers(features, logits), given, targets
+
+    def _loss(self, name: str, numbers: Sequence[int], leaves: Mapping[str, Tensor]) -> Tensor:
+        merged, given, targets = self._answers(name, numbers, leaves)
+        loss: Tensor = self.objective(merged, given, targets, self.rows[name].definition)
         return loss
+
+    @torch.no_grad()
+    def _look(self, step: int) -> None:
+        """Show the guard how far the merged model's answers are from the specialists', summed over the tasks."""
+        if self.guard is None:
+            return
+        self.made.eval()
+        merged = {n: t.to(self.dtypes[n]) for n, t in self.weights().items()}
+        total = 0.0
+        for name, rows in self.rows.items():
+            count = len(rows.prepared)
+            chosen = range(0, count, math.ceil(count / ROWS))
+            for first in range(0, len(chosen), self.learning.batch):
+                numbers = chosen[first : first + self.learning.batch]
+                answers, given, _ = self._answers(name, numbers, merged)
+                total += float(distance(answers, given, rows.definition)) * len(numbers) / len(chosen)
+        self.guard.see(step, total)
 
     def _skip(self) -> None:
         self.skipped += 1

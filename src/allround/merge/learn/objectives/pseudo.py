@@ -12,14 +12,20 @@ from allround.tasks.definition import Definition
 
 @method(source="Model Tinting (SyMerge), arXiv:2412.19098", needs=("specialist",))
 def pseudo(
-    merged: Answers, specialist: Answers, targets: Tensor, definition: Definition, *, filtered: bool = True
+    merged: Answers,
+    specialist: Answers,
+    targets: Tensor,
+    definition: Definition,
+    *,
+    filtered: bool = True,
+    threshold: float = 0.0,
 ) -> Tensor:
     """Cross-entropy with the specialist's most probable answers.
 
     Shapes: logits (n, outputs) -> ()
-    Formula: mean of -log p(y) over the rows with argmax p = y or max p <= max q, where y = argmax q; p of the merged
-    model, q of the specialist. Without `filtered` over all rows. Zero where no row is left. A number is learned by half
-    the squared difference from the specialist's; there is no telling who is surer.
+    Formula: mean of -log p(y) over the rows with max q > threshold, and argmax p = y or max p <= max q, where
+    y = argmax q; p of the merged model, q of the specialist. Without `filtered` whatever p is. Zero where no row is
+    left. A number is learned by half the squared difference from the specialist's; there is no telling who is surer.
 
     >>> import torch
     >>> task = Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b"))
@@ -33,8 +39,8 @@ def pseudo(
     own = log_probabilities(merged, definition).flatten(0, 1)
     surest, answer = log_probabilities(specialist, definition).flatten(0, 1).max(-1)
     losses = F.nll_loss(own, answer, reduction="none")
-    if not filtered:
-        return losses.mean()
-    sure, mine = own.detach().max(-1)
-    taken = ((mine == answer) | (sure <= surest)).to(losses.dtype)
+    taken = surest.exp() > threshold
+    if filtered:
+        sure, mine = own.detach().max(-1)
+        taken &= (mine == answer) | (sure <= surest)
     return (losses * taken).sum() / taken.sum().clamp_min(1)

@@ -16,11 +16,12 @@ from allround.merge.learn.parametrisation import Coefficients
 class Mask(Coefficients):
     """B + m * (S - B + sum_t (c_t - scale) e_t), B the base, with m a mask of numbers in (0, 1) divided by its mean.
 
-    In training m is a sample of relaxed Bernoulli variables, sigmoid((l + logistic noise) / temperature), with a
-    logit l for each weight; else sigmoid(l). The logits start at zero.
+    While the mask is learned m is a sample of relaxed Bernoulli variables, sigmoid((l + logistic noise) / temperature),
+    with a logit l for each weight; else, also while only coefficients are learned, sigmoid(l). The logits start at
+    zero.
     level: of the coefficients, as in `Coefficients`; "none" keeps them. speed: of the logits, in rates of the
     coefficients.
-    Differs: outside of training the authors' code draws a sample too, or takes its binary form.
+    Differs: where the mask is not learned the authors' code takes one sample of it, or its binary form.
 
     >>> made = Mask({"w": torch.zeros(2)}, {"w": torch.ones(2)}, {"w": torch.ones(3, 2)})
     >>> made.eval()()["w"].tolist(), list(made.parts())
@@ -50,7 +51,7 @@ class Mask(Coefficients):
         """The masks, each with the mean 1."""
         found = {}
         for name, logit in zip(self.names, self.logits, strict=True):
-            if self.training:
+            if self.training and logit.requires_grad:
                 noise = torch.rand_like(logit).clamp_(1e-6, 1 - 1e-6).logit_()
                 drawn = ((logit + noise) / self.temperature).sigmoid()
             else:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from allround.core.errors import AllroundError
 from allround.core.registry import method
 from allround.merge.learn.parametrisation import Coefficients
 from allround.merge.matrices import directions
@@ -21,7 +22,8 @@ class Singular(Coefficients):
     """S + sum_t (c_t U_t diag(m_t s_t) V_t - scale e_t) for matrices; other weights have their coefficients alone.
 
     m_t is 1 where sigmoid(l_t / temperature) > 1/2, else 0; its gradient is that of the sigmoid (straight through). The
-    logits l_t start at `margin`, so that all components take part. Convolutions are matrices (out, in * kernel).
+    logits l_t start at `margin` for the first components, the share `rank` of them, which take part in the start, and
+    at -`margin` for the others: S is then less by scale times these. Convolutions are matrices (out, in * kernel).
     Embeddings have coefficients alone, unless `embeddings`.
     level: of the coefficients, as in `Coefficients`. speed: of the logits, in rates of the coefficients.
     Differs: the authors' code takes components of attention and MLP weights only, by their names.
@@ -43,11 +45,17 @@ class Singular(Coefficients):
         bound: str = "none",
         temperature: float = 10.0,
         margin: float = 0.1,
+        rank: float = 1.0,
         embeddings: bool = False,
         speed: float = 1.0,
     ) -> None:
         super().__init__(base, start, deltas, level=level, scale=scale, bound=bound)
+        if not 0 < rank <= 1:
+            raise AllroundError(
+                f"start with the share {rank} of the components", "that is no share between 0 and 1", "give 0.16"
+            )
         self.temperature, self.speed = temperature, speed
+        self.start = dict(start)
         self.matrices = [n for n, d in deltas.items() if d.ndim > 2 and (embeddings or not _EMBEDDING.search(n))]
         self.factors: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         logits = []
@@ -56,8 +64,16 @@ class Singular(Coefficients):
             left = torch.cat([u for u, _, _ in found], 1)
             values = torch.stack([s for _, s, _ in found])
             self.factors[name] = left, values, torch.cat([v for _, _, v in found])
-            logits.append(nn.Parameter(torch.full_like(values, margin)))
+            begun = torch.full_like(values, margin)
+            begun[:, int(rank * values.shape[1]) :] = -margin
+            logits.append(nn.Parameter(begun))
         self.logits = nn.ParameterList(logits)
+        self.begun = [mask.detach() for mask in self._masks()]
+        if rank < 1:
+            left_out = [
+                self._first[self.group[n]][:, None] * (m - 1) for n, m in zip(self.matrices, self.begun, strict=True)
+            ]
+            self.start.update(self._moved(left_out))
 
     def _masks(self) -> list[Tensor]:
         found = []
@@ -66,16 +82,23 @@ class Singular(Coefficients):
             found.append(soft + ((soft > 0.5).to(soft.dtype) - soft).detach())
         return found
 
-    def forward(self) -> dict[str, Tensor]:
-        merged = self.sums([n for n in self.deltas if n not in self.factors])
-        moved = self.moved()
-        for name, mask in zip(self.matrices, self._masks(), strict=True):
+    def _moved(self, weights: Sequence[Tensor]) -> dict[str, Tensor]:
+        """S + sum_t U_t diag(w_t s_t) V_t of the matrices, for a weight (k, components) of each."""
+        found = {}
+        for name, weight in zip(self.matrices, weights, strict=True):
             left, values, right = self.factors[name]
-            group = self.group[name]
-            # c m - scale, in a form that is exactly zero as made.
-            change = (moved[group][:, None] * mask + self._first[group][:, None] * (mask - 1)) * values
-            start = self.start[name].to(change.dtype)
-            merged[name] = start + ((left * change.flatten()) @ right).reshape(start.shape)
+            start = self.start[name].to(values.dtype)
+            found[name] = start + ((left * (weight * values).flatten()) @ right).reshape(start.shape)
+        return found
+
+    def forward(self) -> dict[str, Tensor]:
+        moved = self.moved()
+        # c m - scale m0, in a form that is exactly zero as made.
+        weights = [
+            moved[self.group[name]][:, None] * mask + self._first[self.group[name]][:, None] * (mask - begun)
+            for name, mask, begun in zip(self.matrices, self._masks(), self.begun, strict=True)
+        ]
+        merged = {**self.sums([n for n in self.deltas if n not in self.factors]), **self._moved(weights)}
         return {name: merged[name] for name in self.deltas}
 
     def parts(self) -> dict[str, list[nn.Parameter]]:

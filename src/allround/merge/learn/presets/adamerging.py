@@ -18,13 +18,16 @@ def adamerging(
     scale: float = 0.3,
     steps: int = 60,
     rate: float = 0.01,
+    guard: bool = True,
 ) -> Learning:
     """base + sum_t c_t d_t, c in [0, 1], by the entropy of predictions on rows without labels.
 
     level: "task", "layer" or "block", which has a coefficient for each weight tensor: that is what the paper calls
     layer-wise. plus: AdaMerging++, where d_t are the changes as TIES trims (to a fifth) and elects them.
-    Differs: the paper takes 500 steps at the rate 0.001 on the test inputs; here fewer and longer ones, on validation
-    inputs unless others are asked for. Checked against the authors' code: start, bounds, optimiser, objective, TIES.
+    guard: keep the best of the start and the states on the way by agreement with the specialists.
+    Differs: the paper takes 500 steps at the rate 0.001 on the test inputs, and has no guard; here fewer and longer
+    steps, on validation inputs unless others are asked for. Checked against the authors' code: start, bounds,
+    optimiser, objective, TIES.
 
     >>> adamerging(plus=True).keep, adamerging(level="task").parametrisation
     (0.2, 'task')
@@ -41,4 +44,5 @@ def adamerging(
         elect=plus,
         steps=steps,
         rate=rate,
+        guard=guard,
     )

@@ -13,6 +13,7 @@ from allround.merge.learn.learning import Learning
 def atlas(
     *,
     objective: str = "label",
+    threshold: float = 0.99,
     scale: float = 0.0,
     steps: int = 60,
     rate: float = 0.02,
@@ -20,17 +21,21 @@ def atlas(
 ) -> Learning:
     """base + sum_t c_t,w d_t for each weight tensor w, c from zero, by AdamW.
 
-    objective: "label" is the paper's for adding tasks; "entropy" its one for adapting without labels.
-    Differs: fewer and longer steps; the rate falls to zero. Checked against the authors' code: start at zero, one
-    coefficient for each parameter tensor, AdamW with this decay, gradients clipped to the norm 1, the sum of the tasks'
-    cross-entropies.
+    objective: "label" is the paper's for adding tasks. "pseudo" is near to its one for adapting without labels: the
+    most probable answers are labels where they are more probable than `threshold`.
+    Differs: fewer and longer steps; the rate falls to zero. Without labels the answers are those of each task's
+    specialist; the authors have none for the task, and take those of the model itself to other views of the image, as
+    probabilities. Checked against the authors' code: start at zero, one coefficient for each parameter tensor, AdamW
+    with this decay, gradients clipped to the norm 1, the sum of the tasks' cross-entropies, the threshold.
 
-    >>> atlas().scale, atlas(objective="entropy").needs
-    (0.0, ())
+    >>> atlas().scale, atlas(objective="pseudo").needs
+    (0.0, ('specialist',))
     """
     return Learning(
         "block",
         objective,
+        {},
+        {"filtered": False, "threshold": threshold} if objective == "pseudo" else {},
         scale=scale,
         steps=steps,
         rate=rate,

@@ -20,14 +20,17 @@ def concrete(
     steps: int = 60,
     rate: float = 0.01,
     speed: float = 10.0,
+    guard: bool = True,
 ) -> Learning:
     """base + m * sum_t c_t d_t, m a mask of Concrete variables divided by its mean, by the entropy of predictions.
 
     coefficients: "fixed" is Concrete task arithmetic; "task" and "block" are Concrete AdaMerging: half of the steps
-    for the mask, then half for the coefficients under it, in [0, 1]. speed: rate of the mask's logits in rates of the
-    coefficients.
+    for the mask, a draw each, then half for the coefficients under the mask as it is then, in [0, 1].
+    speed: rate of the mask's logits in rates of the coefficients.
+    guard: keep the best of the start and the states on the way by agreement with the specialists.
     Differs: the authors take 2,000 steps for the mask at 0.001, each after one step of coefficients that is undone,
-    and 1,000 for the coefficients. Checked against their code: temperature, start, division by the mean.
+    and 1,000 for the coefficients, and have no guard. For the coefficients and in the result they take one draw of the
+    mask, here it is the mask without noise. Checked against their code: temperature, start, division by the mean.
 
     >>> concrete().parametrisation, concrete(coefficients="block").phases
     ('mask', (('mask', 30), ('coefficients', 30)))
@@ -43,4 +46,4 @@ def concrete(
         "speed": speed,
     }
     phases = () if coefficients == "fixed" else (("mask", steps // 2), ("coefficients", steps - steps // 2))
-    return Learning("mask", objective, settings, scale=scale, steps=steps, rate=rate, phases=phases)
+    return Learning("mask", objective, settings, scale=scale, steps=steps, rate=rate, phases=phases, guard=guard)

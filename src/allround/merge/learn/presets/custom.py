@@ -20,8 +20,12 @@ def custom(
     rate: float = 0.01,
     decay: bool = True,
     group: int = 0,
+    guard: bool = False,
 ) -> Learning:
     """Any parametrisation with any objective.
+
+    guard: keep the best of the start and the states on the way by agreement with the specialists. Worth it with
+    `entropy` and `contrastive`, which do not ask whether the answers are right.
 
     >>> custom(parametrisation="task", objective="label").needs
     ('labels',)
@@ -38,4 +42,5 @@ def custom(
         rate=rate,
         decay=decay,
         group=group,
+        guard=guard,
     )

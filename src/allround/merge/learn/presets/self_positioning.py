@@ -16,12 +16,16 @@ def self_positioning(
     scale: float = 0.3,
     steps: int = 60,
     rate: float = 0.05,
+    guard: bool = True,
 ) -> Learning:
-    """base + s * sum_t a_t d_t, a = softmax over the models, s a size; both by stochastic gradient descent.
+    """base + s * sum_t a_t d_t, a = softmax over the models, s a size of at most 1 (or as it begins, if that is more);
+    both by stochastic gradient descent.
 
     The probe set are equally many rows of every task, in batches of 32. Needs labels and no heads.
-    Differs: the paper's probe set are pairs of texts with their contrastive loss; here rows of one label are near to
-    each other. No code of the authors' is public. Checked by hand.
+    guard: keep the best of the start and the states on the way by agreement with the specialists: heads that are kept
+    may fit worse to features that are better apart.
+    Differs: the paper's probe set are pairs of texts with their contrastive loss, for models that were tuned by it;
+    here rows of one label are near to each other. It has no guard. No code of the authors' is public. Checked by hand.
 
     >>> self_positioning().settings["bound"], self_positioning().optimiser
     ('simplex', 'sgd')
@@ -36,4 +40,5 @@ def self_positioning(
         rate=rate,
         optimiser="sgd",
         batch=32,
+        guard=guard,
     )
