@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import socket
 import tracemalloc
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 
+import allround
+from allround.core import registry
+from allround.core.documents import parse_documents
 from allround.core.errors import AllroundError
 from allround.core.files import hash_file, read_json
 from allround.core.reading import (
@@ -116,3 +120,77 @@ def test_wide_json_takes_no_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 10**6
     finally:
         tracemalloc.stop()
+
+
+SOURCE = Path(allround.__file__).parent
+#: Calls that open a file -> where they stand, and why that is safe.
+ALLOWED = {
+    ("core/reading.py", "os.open"): "the one place",
+    ("core/outputs.py", "os.open"): "a lock, which is never read",
+    ("core/files.py", "open"): "a file that was just written, to have the disk keep it",
+    ("core/memory.py", ".read_text"): "a file of the system's",
+    ("models/device.py", ".read_text"): "a file of the system's",
+    ("tasks/sources.py", "ZipFile"): "of an open file",
+    ("tasks/sources.py", "ParquetFile"): "of an open file",
+    ("tasks/sources.py", "from_parquet"): "after its header was read from an open file",
+    ("tasks/sources.py", "Image.open"): "of bytes",
+    ("tasks/sources.py", "load_dataset"): "of the Hub alone",
+    ("tasks/task.py", "OSFile"): "after check_file",
+    ("tasks/task.py", "Image.open"): "of bytes",
+    ("evaluate/predictions.py", "read_table"): "of an open file",
+    ("checkpoints/weights.py", "torch.load"): "after check_file",
+    ("train/trainer.py", "torch.load"): "after check_file",
+    ("models/encoders/image.py", "from_pretrained"): "load_encoder has called check_folder",
+    ("models/encoders/text.py", "SentenceTransformer"): "load_encoder has called check_folder",
+    ("merge/vocabulary.py", "from_pretrained"): "after check_folder",
+    ("cli/predict.py", "Image.open"): "of an open file or of bytes",
+}
+OPENERS = {"ZipFile", "ParquetFile", "from_parquet", "load_dataset", "OSFile", "read_table", "SentenceTransformer"}
+OPENERS |= {"from_pretrained", "safe_open", "load_file", "read_csv", "from_csv", "from_file", "memory_map"}
+
+
+def opened(call: ast.Call) -> str | None:
+    """How a call opens a file for reading; None where it does not, or writes."""
+    name = ast.unparse(call.func)
+    last = name.rpartition(".")[2]
+    modes = [a.value for a in (*call.args[1:2], *(k.value for k in call.keywords if k.arg == "mode"))
+             if isinstance(a, ast.Constant) and isinstance(a.value, str)]  # fmt: skip
+    if name == "open":
+        return None if modes and not set(modes[0]) & {"r", "+"} else "open"
+    if last in ("read_text", "read_bytes") and "." in name:
+        return f".{last}"
+    if name in ("os.open", "torch.load", "Image.open", "np.load", "json.load", "yaml.load", "yaml.safe_load"):
+        return None if name == "os.open" and "O_WRONLY" in ast.unparse(call) else name
+    return last if last in OPENERS else None
+
+
+def test_every_file_is_opened_by_this_module() -> None:
+    """Files are opened by `core/reading.py`, or by a library that was given what it had opened or checked."""
+    found = {
+        (path.relative_to(SOURCE).as_posix(), how)
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and (how := opened(node)) is not None
+    }
+    assert found == set(ALLOWED)
+
+
+def test_wide_and_deep_yaml_is_refused_at_once() -> None:
+    tracemalloc.start()
+    try:
+        for text, found in (
+            ("- 1\n" * 1_500_000, "it has more than 100,000 lines and commas"),
+            ("[" + "1," * 1_500_000 + "1]", "it has more than 100,000 lines and commas"),
+            ("[" * 200_000, "nested more than 64 levels deep"),
+            ("- " * 200_000, "nested more than 64 levels deep"),
+        ):
+            with pytest.raises(AllroundError, match=found):
+                parse_documents(text)
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
+    assert parse_documents("[" * 64 + "]" * 64)
+    with pytest.raises(AllroundError, match="more than 1,000 values"):
+        parse_documents("- - - - - - - - - a\n" * 900, max_values=1000)
+    with pytest.raises(AllroundError, match="not of the form key=value"):
+        registry.spelled("merge", "ties:keep=" + "[" * 5000)

@@ -165,7 +165,7 @@ def test_statistics_are_one_file_for_each_model(tmp_path: Path) -> None:
         ("just words", ("should be a mapping",)),
         ("a: 1\n---\nb: 2\n", ("2 documents", "`stages`")),
         ("a: !!python/object/apply:os.system [ls]", ("could not determine a constructor",)),
-        ("{" * 3000, ("nested too deeply",)),
+        ("{" * 3000, ("nested more than 64 levels deep",)),
         ("a: &a [*a]", ("holds itself",)),
         ("a: 2024-99-99", ("not readable",)),
         ("models: {a: 1, b: *none}", ("undefined alias",)),

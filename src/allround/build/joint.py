@@ -67,14 +67,14 @@ def read_joint(text: str) -> Joint:
 
 
 def _changes(parts: Sequence[str], text: str) -> dict[str, Any]:
-    import yaml
+    from allround.core.documents import parse_value
 
     found: dict[str, Any] = {}
     for part in parts:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not value:
             raise AllroundError(f"read the method {text!r}", f"{part!r} has no value", f"write {key}=VALUE")
-        found[key] = value if key in ("sample", "mix") else yaml.safe_load(value)
+        found[key] = value if key in ("sample", "mix") else parse_value(value)
     return found
 
 

@@ -161,10 +161,7 @@ class Adapter:
             raise self._error(f"the folder holds no {CONFIG}", "give a folder that PEFT's save_pretrained wrote")
         if file.stat().st_size > _LONGEST:
             raise self._error(f"its {CONFIG} is {file.stat().st_size} bytes long", _REWRITE)
-        try:
-            config = read_json(file)
-        except RecursionError:
-            raise self._error(f"its {CONFIG} is nested too deeply", _REWRITE) from None
+        config = read_json(file)
         if not isinstance(config, dict):
             raise self._error(f"its {CONFIG} holds no settings", _REWRITE)
         return config

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from allround.core.errors import AllroundError
-from allround.core.reading import read_text
+from allround.core.reading import MAX_DEPTH, read_text
 
 #: Values that a file may stand for when every alias is written out; the default.
 MAX_VALUES = 100_000
@@ -25,12 +25,15 @@ def parse_documents(
 ) -> list[Any]:
     """The documents in a text.
 
+    max_values: lists, mappings and values, when all aliases are written out; far longer texts are not even read.
     plain_words: only `true` and `false` are truth values; `no`, `on` and the like are words.
-    Errors: broken YAML, a key that stands twice, aliases that grow.
+    Errors: broken YAML, a key that stands twice, aliases that grow, too many values, too deep nesting.
 
     >>> parse_documents("a: [1, 2e-3, no]"), parse_documents("a: [true, no]", plain_words=True)
     ([{'a': [1, 0.002, False]}], [{'a': [True, 'no']}])
     """
+    if text.count("\n") + text.count(",") > max_values:
+        raise AllroundError(asked, f"it has more than {max_values:,} lines and commas", "check that this is the file")
     try:
         loader = (_PlainWords if plain_words else _Loader)(text, max_values)
         try:
@@ -44,10 +47,18 @@ def parse_documents(
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise AllroundError(asked, f"{where}{error.problem}", "correct the YAML there") from None
-    except RecursionError:
-        raise AllroundError(asked, "it is nested too deeply", "write it flat, as the documentation shows") from None
     except (yaml.YAMLError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         raise AllroundError(asked, f"it is not readable as YAML: {error}", "correct the YAML") from None
+
+
+def parse_value(text: str) -> Any:
+    """A single value, as an option gives it; None where the text is empty. Errors: those of `parse_documents`.
+
+    >>> parse_value("1e-3"), parse_value("[a, 2]"), parse_value("")
+    (0.001, ['a', 2], None)
+    """
+    documents = parse_documents(text, asked=f"read the value {text[:60]!r}")
+    return documents[0] if documents else None
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,6 +67,19 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str, max_values: int) -> None:
         super().__init__(text)
         self.max_values = max_values
+        self.nodes = self.depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.nodes += 1
+        self.depth += 1
+        mark = self.peek_event().start_mark
+        if self.nodes > self.max_values:
+            raise yaml.constructor.ConstructorError(None, None, f"more than {self.max_values:,} values", mark)
+        if self.depth > MAX_DEPTH:
+            raise yaml.constructor.ConstructorError(None, None, f"nested more than {MAX_DEPTH} levels deep", mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def get_data(self) -> Any:
         node = self.get_node()

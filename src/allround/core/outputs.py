@@ -374,7 +374,7 @@ def _whole(path: Path, made_from: Any, finish: Callable[[Path], None], check: Ca
     with disk_errors(str(path)), _growing(path) as holder:
         new, label = holder / "new" / path.name, holder / "made_from"
         key = hash_json(made_from)
-        if made_from is None or not label.is_file() or label.read_text(encoding="utf-8") != key:
+        if made_from is None or not label.is_file() or read_text(label) != key:
             shutil.rmtree(new.parent, ignore_errors=True)
             label.write_text(key, encoding="utf-8")
         new.mkdir(parents=True, exist_ok=True)

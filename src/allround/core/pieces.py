@@ -21,6 +21,7 @@ import xxhash
 from allround.core.errors import AllroundError
 from allround.core.files import hash_json, read_json, write_json
 from allround.core.outputs import piece_folder, remove_empty
+from allround.core.reading import open_file
 from allround.core.version import __version__
 
 #: The hashes of files that this process has read, by what the system knows of them.
@@ -33,7 +34,7 @@ def _content(path: Path) -> str:
     key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
     if key not in _known:
         digest = xxhash.xxh3_128()
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
         _known[key] = digest.hexdigest()

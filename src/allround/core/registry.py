@@ -169,7 +169,7 @@ def spelled(family: str, text: str) -> tuple[str, dict[str, Any]]:
     >>> spelled("merge", "ties:keep=3e-1;scale=1")
     ('ties', {'keep': 0.3, 'scale': 1})
     """
-    import yaml
+    from allround.core.documents import parse_value
 
     name, _, rest = text.strip().partition(":")
     entry = find(family, name.strip())
@@ -179,9 +179,8 @@ def spelled(family: str, text: str) -> tuple[str, dict[str, Any]]:
         try:
             if not equals or not key.strip():
                 raise ValueError("no '='")
-            read = yaml.safe_load(value)
-            values[key.strip()] = _number(read) if isinstance(read, str) else read
-        except (ValueError, yaml.YAMLError) as error:
+            values[key.strip()] = parse_value(value)
+        except (ValueError, AllroundError) as error:
             raise AllroundError(
                 f"read {_WORDS.get(family, family)} {text!r}",
                 f"{part!r} is not of the form key=value",
@@ -189,14 +188,6 @@ def spelled(family: str, text: str) -> tuple[str, dict[str, Any]]:
             ) from error
     entry.resolve(values)
     return entry.name, values
-
-
-def _number(text: str) -> float | str:
-    """A number that YAML takes for text, such as 1e-3."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def names(family: str) -> list[str]:
