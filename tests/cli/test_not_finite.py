@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
+from allround.checkpoints.finite import count_odd
 from allround.checkpoints.weights import Weights
 from allround.cli.app import app
 from allround.compose.residuals.store import load
@@ -193,3 +194,13 @@ def test_in_predictions(part: str, table_suite: Suite) -> None:
     given[part][1] = INF
     with pytest.raises(AllroundError, match=rf"1 of 3 {part[:9]}.* are NaN or infinite"):
         Predictions(table_suite.tasks["petal"].definition, "test", **given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
+def test_they_are_counted_in_every_dtype(dtype: torch.dtype) -> None:
+    """The largest and the least numbers of a dtype are finite."""
+    values = torch.ones(8).to(dtype)
+    values[:3] = torch.tensor([torch.finfo(dtype).max, torch.finfo(dtype).min, torch.finfo(dtype).tiny], dtype=dtype)
+    assert count_odd(values) == 0
+    values[5:7] = torch.tensor([NAN, -INF], dtype=dtype)
+    assert count_odd(values) == 2 and count_odd(values.view(2, 4).T) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from allround.core.errors import AllroundError
-from allround.core.files import hash_json, read_json, write_json
+from allround.core.files import read_json, write_json
 from allround.core.locks import Lock
 from allround.core.registry import method
 from allround.models.encoder import CONFIG, Batch, Encoder, try_out
@@ -67,7 +68,8 @@ class Text(Encoder):
 
     @cached_property
     def preparation(self) -> Any:
-        return [self.name, self.max_length, self.pairs, _of_tokenizer(self.tokenizer)]
+        with self._tokenizing:
+            return [self.name, self.max_length, self.pairs, *_of_tokenizer(self.tokenizer)]
 
     def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[dict[str, Any]]:
         self.check(definition)
@@ -188,14 +190,17 @@ class Text(Encoder):
         return encoder
 
 
-def _of_tokenizer(tokenizer: Any) -> str:
-    """A hash of what a tokenizer does with a text."""
+def _of_tokenizer(tokenizer: Any) -> list[Any]:
+    """What a tokenizer does with a text; its vocabulary and rules by their hash."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        about = tokenizer.get_vocab()
-    else:  # without what it was asked for in the last call
-        about = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
-    return hash_json([type(tokenizer).__name__, tokenizer.truncation_side, tokenizer.model_input_names, about])
+        about = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    else:
+        backend.no_truncation()  # as they were asked for in the last call; the next one sets them again
+        backend.no_padding()
+        about = backend.to_str()
+    content = hashlib.sha256(about.encode()).hexdigest()
+    return [type(tokenizer).__name__, tokenizer.truncation_side, tokenizer.model_input_names, content]
 
 
 def _instructed(definition: Definition, text: str) -> str:
