@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: dtypes as torch writes them -> as safetensors does.
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+#: Rows of an embedding are padded to a multiple of at most this: no processor gains by more, and memory is finite.
+_MULTIPLE = 4096
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,13 @@ class Reading:
             raise self.wrong(where, f"{reprlib.repr(value)}, and it should be text", do)
         return value
 
-    def whole(self, value: Any, where: str, least: int = 0) -> int:
-        if type(value) is not int or value < least:
+    def whole(self, value: Any, where: str, least: int = 0, most: int | None = None) -> int:
+        if type(value) is not int or value < least or (most is not None and value > most):
+            end = "on" if most is None else f"to {most}"
             raise self.wrong(
-                where, f"{reprlib.repr(value)}, and it should be a whole number from {least} on", "write such a number"
+                where,
+                f"{reprlib.repr(value)}, and it should be a whole number from {least} {end}",
+                "write such a number",
             )
         return value
 
@@ -182,7 +187,7 @@ class Reading:
         return Tokenizer(
             self._tokenizer_source(about.get("source", "union"), f"{where}.source", model),
             {text: self._token(token, f"{where}.tokens.{text}", model) for text, token in tokens.items()},
-            None if step is None else self.whole(step, f"{where}.pad_to_multiple_of", 1),
+            None if step is None else self.whole(step, f"{where}.pad_to_multiple_of", 1, _MULTIPLE),
         )
 
     @staticmethod
