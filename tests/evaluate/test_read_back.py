@@ -108,6 +108,10 @@ def test_a_diff(tmp_path: Path) -> None:
         save_file(tensors | ({"extra": torch.ones(2)} if number == 1 else {}), tmp_path / name / "model.safetensors")
     found = diff(str(tmp_path / "base"), [str(tmp_path / "one"), str(tmp_path / "two")])
     survives(lambda value: Diff.from_json(value).verdict(), json.loads(json.dumps(found.to_json())), 2, 150)
+    value = json.loads(json.dumps(found.to_json()))
+    value["groups"][0]["norm"][0] = 1e308
+    with pytest.raises(AllroundError, match="larger than any norm"):
+        Diff.from_json(value)
 
 
 def test_a_definition(text_suite: Suite) -> None:

@@ -52,6 +52,8 @@ HELD = 0.9
 LARGEST = 2048
 
 _FORMAT = "allround diff 1"
+#: No norm is larger, and its square is still a number.
+_LARGEST = 1e150
 #: What a diff is saved as.
 FILES = ("diff.json", "diff.svg", "diff.html")
 #: Entries of all checkpoints in one stretch: few enough for the processor's cache.
@@ -150,6 +152,9 @@ class Diff:
         some = [part for one in parts for part in (one.rank, one.held_by, one.most, one.side)]
         if any(len(part) != models for part in lists) or any(len(part) not in (0, models) for part in some):
             raise AllroundError(asked, "it is damaged: a list in it is not of all models", "make it again")
+        numbers = [x for part in [*made.cosines, *(p.norm for p in parts), *some] for x in part if x is not None]
+        if any(abs(x) > _LARGEST for x in [*numbers, *(p.base_norm for p in parts)]):
+            raise AllroundError(asked, "it is damaged: a number in it is larger than any norm", "make it again")
         keys: dict[str, Any] = {"what": str, "name": str, "base": (str, NoneType), "models": dict}
         if any(set(d) != set(keys) or any(not isinstance(d[k], t) for k, t in keys.items()) for d in made.differences):
             raise AllroundError(asked, "it is damaged: a difference in it is not one", "make it again")
