@@ -378,7 +378,7 @@ def test_models_that_do_not_fit(plain: Callable[..., Path], tmp_path: Path) -> N
         with pytest.raises(AllroundError, match=match):
             cli("compress", *words, "-o", out)
         assert not out.exists() and not list(tmp_path.glob(".store*")), words
-    with pytest.raises(AllroundError, match="one within the other"):
+    with pytest.raises(AllroundError, match="one must not lie within the other"):
         write_store(good / "store", base, [open_specialist(good)], codec="sign")
     with pytest.raises(AllroundError, match="the codec masks a merged model"):
         write_store(out, base, [open_specialist(good)], codec="mask")
@@ -399,7 +399,7 @@ def test_wrong_tasks_and_folders(store: Path, digits: dict[str, Path], tmp_path:
         cli("predict", store, "--task", "digt", "x.png")
     with pytest.raises(AllroundError, match="without residuals"):
         Store.open(digits["ink"])
-    with pytest.raises(AllroundError, match="within the store"):
+    with pytest.raises(AllroundError, match="one must not lie within the other"):
         cli("materialise", store, "ink", "-o", store / "ink")
     base, *models = digits.values()
     cli("compress", base, *models, "-c", "sign", "-o", store)  # a store may be made anew in its place

@@ -125,6 +125,23 @@ def test_making_again_replaces(tmp_path: Path) -> None:
     assert sorted(p.name for p in piece.folder.iterdir()) == ["piece.json", "two"]
 
 
+def test_what_the_user_puts_into_a_piece_stays(tmp_path: Path) -> None:
+    """Also when the piece is made again, when it was damaged, and when it is removed."""
+    piece = Pieces(tmp_path).piece("tune", seed=0)
+    for name in ("one", "two", "three"):
+        with piece.make() as (folder, _):
+            (folder / name).touch()
+        (piece.folder / "notes").mkdir(exist_ok=True)
+        (piece.folder / "notes" / f"{name}.txt").write_text("the user's")
+        (piece.folder / name).write_text("damaged")
+    notes = [f"{name}.txt" for name in ("one", "three", "two")]
+    assert sorted(p.name for p in piece.folder.rglob("*")) == ["notes", *notes[:1], "piece.json", "three", *notes[1:]]
+    piece.remove()
+    assert sorted(p.name for p in piece.folder.rglob("*")) == ["notes", *notes]
+    Pieces(tmp_path).remove()
+    assert piece.folder.is_dir()
+
+
 def test_scratch_is_beside_the_pieces(tmp_path: Path) -> None:
     piece = Piece(tmp_path / "tune-1", {})
     assert piece.scratch == tmp_path / "unfinished" / "tune-1"

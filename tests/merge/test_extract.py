@@ -14,7 +14,7 @@ from torch import Tensor
 from allround.checkpoints.adapter import Adapted, Adapter
 from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
-from allround.core.files import read_json
+from allround.core.files import MANIFEST, read_json
 from allround.merge.extract import _decompose, extract_lora
 from allround.merge.run import merge_folders
 
@@ -236,4 +236,4 @@ def test_whole_rank_is_written_once(tmp_path: Path) -> None:
     base, tuned, _ = pair(tmp_path, "bert")
     found = [extract_lora(tuned, base, tmp_path / name, 6) for name in ("one", "two")]
     one, two = (sorted((f.name, f.read_bytes()) for f in report.path.iterdir()) for report in found)
-    assert one == two and [name for name, _ in one] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert one == two and [name for name, _ in one] == [MANIFEST, "adapter_config.json", "adapter_model.safetensors"]

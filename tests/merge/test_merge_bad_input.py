@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -537,6 +538,18 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
         tensors = [load_file(f / f"model-{number:05d}-of-00004.safetensors")[name] for f in (*folders, out)]
         assert torch.allclose(tensors[3], (tensors[1] + tensors[2]) / 2, atol=1e-6)
     assert not (tmp_path / ".out.partial").exists()
+
+
+def test_a_disk_that_is_read_only_is_not_called_full(
+    three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no free space either, and freeing some would not help."""
+    from allround.merge import preflight
+
+    system = os.statvfs(tmp_path)
+    fields = {"f_flag": os.ST_RDONLY, "f_bavail": 0, "f_frsize": system.f_frsize}
+    monkeypatch.setattr(preflight.os, "statvfs", lambda _: SimpleNamespace(**fields))
+    refused(three, tmp_path / "out", "it cannot be written: the disk is read-only", "choose a folder")
 
 
 def test_what_is_written_already_needs_no_space_again(

@@ -273,7 +273,7 @@ def test_the_command(
 
     monkeypatch.setattr(Suite, "load", loaded)
     common: dict = {"data_dir": None, "only": None, "limit": None, "rows": 4, "split": "train", "labels": "own",
-                    "seed": 0, "device": "cpu"}  # fmt: skip
+                    "seed": 0, "device": "cpu", "force": False}  # fmt: skip
     stats_command(str(folders["names"]), "words", "fisher", tmp_path / "f.safetensors", **common)
     assert asked["only"] == ["names"], "the tasks that it has heads for"
     said = capsys.readouterr().out

@@ -21,22 +21,21 @@ def align_command(
 ) -> None:
     """Write the second model in the first's order, and print what was aligned."""
     from allround.core.jobs import quiet_libraries
-    from allround.core.outputs import check_out, output_folder
+    from allround.core.outputs import output_folder
     from allround.merge.align.models import align_models, batches_from, example_of
 
     quiet_libraries()
-    check_out(out, "align", force=force, inputs=(first, other))
     if suite is None and by == "activations":
         raise AllroundError(
             f"align {other} to {first} by activations",
             "no suite is given, and the two are compared on rows of their tasks",
             "give --suite SUITE, or --by weights, which needs no rows",
         )
-    models = _load((first, other))
-    batches = example_of(models) if suite is None else batches_from(models, suite, rows=rows)
-    made = align_models(models[0], models[1], batches, by=by, leave=leave)
-    made.model.facts["made_by"] |= {"model": str(other), "aligned_to": str(first)}
     with output_folder(out, "align", force=force, inputs=(first, other)) as folder:
+        models = _load((first, other))
+        batches = example_of(models) if suite is None else batches_from(models, suite, rows=rows)
+        made = align_models(models[0], models[1], batches, by=by, leave=leave)
+        made.model.facts["made_by"] |= {"model": str(other), "aligned_to": str(first)}
         made.model.write(folder)
     _table(made.matched, made.left)
     typer.echo(f"\nmodel   {out}\nnext    allround merge --no-base {first} {out} -o MERGED")
@@ -57,19 +56,18 @@ def zip_command(
 ) -> None:
     """Write the zipped model, and print what was zipped and what it costs."""
     from allround.core.jobs import quiet_libraries
-    from allround.core.outputs import check_out, output_folder
+    from allround.core.outputs import output_folder
     from allround.merge.align.models import batches_from, zip_models
     from allround.merge.align.networks import mixed
 
     quiet_libraries()
     if len(folders) < 2:
         raise AllroundError("zip models", f"{len(folders)} given", "give two or more")
-    check_out(out, "zip", force=force, inputs=folders)
-    models = _load(folders)
-    batches = batches_from(models, suite, rows=rows)
-    made = zip_models(models, batches, depth=_depth(depth), alpha=alpha, beta=beta, by=by, leave=leave)
-    made.model.facts["made_by"] |= {"models": [str(folder) for folder in folders]}
     with output_folder(out, "zip", force=force, inputs=folders) as new:
+        models = _load(folders)
+        batches = batches_from(models, suite, rows=rows)
+        made = zip_models(models, batches, depth=_depth(depth), alpha=alpha, beta=beta, by=by, leave=leave)
+        made.model.facts["made_by"] |= {"models": [str(folder) for folder in folders]}
         made.model.write(new)
     _table(made.zipped.matched, made.left)
     for (space, part), one in made.zipped.folds.items():

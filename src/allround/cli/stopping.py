@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
+import sys
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import typer
 
 from allround.cli.help import Group
+from allround.core.errors import AllroundError
 
 #: Commands that take up what they had finished when they are run again.
 RESUMED = {"build", "compare-training", "loop", "merge", "train", "tune"}
@@ -26,6 +30,7 @@ class Commands(Group):
     """
 
     def invoke(self, ctx: Any) -> Any:
+        check_current_folder()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
@@ -34,6 +39,18 @@ class Commands(Group):
             words = str(stop) or (kept if name in RESUMED else "nothing was written")
             typer.echo(f"stopped: {words}", err=True)
             raise typer.Exit(exit_code(stop)) from None
+
+
+def check_current_folder() -> None:
+    """An error where the current folder was removed: libraries that are loaded then end the process."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise AllroundError(
+            shlex.join(["run", "allround", *sys.argv[1:]]),
+            f"the current folder is not there any more: {error.strerror}",
+            "change to a folder that exists, such as: cd ~",
+        ) from error
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:

@@ -21,7 +21,7 @@ from allround.checkpoints.tied import EMBEDDING, twins_of
 from allround.checkpoints.write import write_weights
 from allround.core.errors import AllroundError
 from allround.core.files import write_json
-from allround.core.outputs import check_out, output_folder
+from allround.core.outputs import output_folder
 from allround.merge.plan import Names, differing_words, missing_words, open_model, untie
 from allround.merge.recipe import Model
 
@@ -85,12 +85,12 @@ def extract_lora(
         raise AllroundError(asked, "a rank is a whole number above 0", "choose one such as 16 or 64")
     if energy is not None and not 0 < energy <= 1:
         raise AllroundError(asked, f"energy is a share above 0 and up to 1, not {energy}", "choose one such as 0.9")
-    check_out(out, "extract-lora", force=force, inputs=[base, tuned])
     first, second = (s if isinstance(s, Source) else open_model(Model(str(s)), None) for s in (base, tuned))
-    with torch.inference_mode():
+    read = [base, tuned, *(path for source in (first, second) for path in (source.path, *source.files))]
+    with torch.inference_mode(), output_folder(out, "extract-lora", force=force, inputs=read) as folder:
         work = _Extraction(asked, first, second, rank, energy, embeddings, torch.device(device))
         work.run()
-        return work.save(Path(out), force)
+        return work.write(folder, Path(out))
 
 
 class _Extraction:
@@ -228,7 +228,8 @@ class _Extraction:
                 flip = self.flipped and module.rpartition(".")[2] in FLIPPED_LAYERS
                 self.factors[module] = (torch.zeros(inner if flip else out, 1), torch.zeros(1, out if flip else inner))
 
-    def save(self, folder: Path, force: bool) -> Extracted:
+    def write(self, folder: Path, out: Path) -> Extracted:
+        """Write the adapter into a folder that will be at `out`."""
         tensors = dict(self._tensors())
         ranks = {module: len(a) for module, (_, a) in self.factors.items()}
         usual = max(ranks.values())
@@ -252,15 +253,13 @@ class _Extraction:
             "use_dora": False,
             **({"ensure_weight_tying": True} if self.tied else {}),
         }
-        read = [path for source in (self.base, self.tuned) for path in (source.path, *source.files)]
-        with output_folder(folder, "extract-lora", force=force, inputs=read) as temporary:
-            write_json(temporary / CONFIG, config)
-            plan = {n: (dtype_name(t.dtype), tuple(t.shape)) for n, t in tensors.items()}
-            write_weights(temporary / "adapter_model.safetensors", plan, tensors.items())
+        write_json(folder / CONFIG, config)
+        plan = {n: (dtype_name(t.dtype), tuple(t.shape)) for n, t in tensors.items()}
+        write_weights(folder / "adapter_model.safetensors", plan, tensors.items())
         whole = sum(self.squares.values())
         lost = sum((1 - self.kept[n]) * self.squares[n] for n in self.kept) + sum(self.rest.values())
         return Extracted(
-            folder,
+            out,
             {name: ranks[name.removesuffix(".weight")] for name in self.kept},
             self.kept,
             tuple(name for name in self.full if name in self.squares),

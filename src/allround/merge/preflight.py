@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any
 
 from allround.checkpoints.header import FLOATS, SIZES
 from allround.core.errors import AllroundError
-from allround.core.files import read_json
+from allround.core.files import disk_errors, read_json
 from allround.evaluate.scoreboard import count, duration
 from allround.merge.plan import Item, Plan
 from allround.merge.run import block_length, encoder_settings
@@ -102,10 +103,13 @@ def passes_of(plan: Plan) -> int:
 
 
 def check_space(plan: Plan, out: Path) -> None:
-    """An error when the disk cannot hold the output."""
+    """An error when the disk cannot hold the output, or nothing at all."""
     place = out.resolve()
     while not place.exists():
         place = place.parent
+    with disk_errors(str(out)):
+        if os.statvfs(place).f_flag & os.ST_RDONLY:  # such a disk has no free space either
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(place))
     free = shutil.disk_usage(place).free
     for folder, _, files in os.walk(out.parent / f".{out.name}.partial"):  # is gone on with, or thrown away
         for file in files:

@@ -92,7 +92,7 @@ def run_loop(
 class _Loop(Run):
     """A run whose work, from the heads on, is that of a loop."""
 
-    def __init__(self, loop: Loop, *given: Any, force: bool) -> None:
+    def __init__(self, loop: Loop, *given: Any, force: bool = False) -> None:
         super().__init__(*given, force=force)
         self.loop = loop
         self.rounds: list[dict[str, Any]] = []

@@ -13,7 +13,7 @@ from allround.checkpoints.weights import LEARNED
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import write_json
-from allround.core.outputs import check_out, output_folder
+from allround.core.outputs import output_folder
 from allround.core.progress import Progress
 from allround.core.version import __version__
 from allround.merge.learn.learning import Learning
@@ -56,10 +56,10 @@ def learn_models(
     wrote it and nothing was changed since, or with `force`.
     """
     read = [base, *models, start]
-    out = check_out(out, "merge", force=force, inputs=read)
     check_base(base)
     folder = find_folder(base)
     with ExitStack() as stack:
+        new = stack.enter_context(output_folder(out, "merge", force=force, inputs=read))
         specialists, definitions = _specialists(base, models, suite, stack)
         begun = stack.enter_context(_started(start, folder, [s.encoder for s in specialists]))
         check_alike(
@@ -78,10 +78,9 @@ def learn_models(
             precision=precision,
             progress=progress,
         )
-    record = {"preset": name, "base": base, "models": list(models), "start": start, **made.record}
-    with output_folder(out, "merge", force=force, inputs=read) as temporary:
-        write(temporary, made, {name: task.definition for name, task in tasks.items()}, record)
-        (temporary / "README.md").write_text(_card(out.name, record), encoding="utf-8")
+        record = {"preset": name, "base": base, "models": list(models), "start": start, **made.record}
+        write(new, made, {name: task.definition for name, task in tasks.items()}, record)
+        (new / "README.md").write_text(_card(new.name, record), encoding="utf-8")
     return record
 
 
