@@ -16,6 +16,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 WIDTH, INNER, VOCABULARY, LAYERS = 1536, 4096, 32000, 23
@@ -89,6 +91,18 @@ def measured(command: list[str], log: Path) -> tuple[float, float]:
     return time.perf_counter() - started, usage.ru_maxrss / 1e6
 
 
+@contextmanager
+def beside(count: int) -> Iterator[None]:
+    """So many processes at work meanwhile that compute without a pause."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
 def numbers_of(method: str) -> tuple[int, ...]:
     """Which of the tuned models a method is given."""
     return (1,) if method in TWO else (1, 2) if method == "nuslerp" else (1, 2, 3, 4)
@@ -126,6 +140,7 @@ def main() -> None:
     options.add_argument("--layers", type=int, default=LAYERS)
     options.add_argument("--rounds", type=int, default=3, help="of allround; the median is printed")
     options.add_argument("--mergekit", default=shutil.which("mergekit-yaml"), help="mergekit's command; '' for none")
+    options.add_argument("--busy", type=int, default=0, help="other processes that compute beside each merge")
     given = options.parse_args()
     folder = given.folder / str(given.layers)
     make(folder, given.layers)
@@ -134,16 +149,20 @@ def main() -> None:
             while opened.read(1 << 24):
                 pass
     count = sum(a * (b[0] if b else 1) for a, *b in shapes(given.layers).values())
-    print(f"{count / 1e9:.2f} billion parameters, bfloat16, base and 4 models; {os.cpu_count()} cores")
+    print(
+        f"{count / 1e9:.2f} billion parameters, bfloat16, base and 4 models; {os.cpu_count()} cores, "
+        f"{given.busy} other processes at work"
+    )
     print(f"{'method':<24}{'allround s':>11}{'GB':>6}{'mergekit s':>12}{'GB':>6}{'ratio':>7}")
-    for method in given.methods.split(","):
-        rounds = sorted(ours(folder, method, folder / "log") for _ in range(given.rounds))
-        seconds, _ = rounds[len(rounds) // 2]
-        line = f"{method:<24}{seconds:>11.2f}{max(r[1] for r in rounds):>6.2f}"
-        if given.mergekit and method in PEER:
-            peer = theirs(folder, method, given.mergekit, folder / "log")
-            line += f"{peer[0]:>12.2f}{peer[1]:>6.2f}{peer[0] / seconds:>7.1f}"
-        print(line, flush=True)
+    with beside(given.busy):
+        for method in given.methods.split(","):
+            rounds = sorted(ours(folder, method, folder / "log") for _ in range(given.rounds))
+            seconds, _ = rounds[len(rounds) // 2]
+            line = f"{method:<24}{seconds:>11.2f}{max(r[1] for r in rounds):>6.2f}"
+            if given.mergekit and method in PEER:
+                peer = theirs(folder, method, given.mergekit, folder / "log")
+                line += f"{peer[0]:>12.2f}{peer[1]:>6.2f}{peer[0] / seconds:>7.1f}"
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ pytest.importorskip("numba")
 from numba.core import caching, config
 
 from allround.merge import diff, kernels
+from allround.merge.parts import combine
 
 
 def _twice(values, out):  # type: ignore[no-untyped-def]
@@ -43,7 +44,7 @@ def test_every_kernel_runs_where_no_cache_can_be_written(fresh, monkeypatch):
     kernels.count_bits(rows, histogram, None)
     assert histogram.sum(1).tolist() == [4, 4]
     assert histogram[0, 0x3F80] == 1 and histogram[1, 0x3F00] == 2  # 1.0, and twice 0.5
-    assert set(kernels._compiled()) == {"upper", "lower", "uniform", "by_rank"}
+    assert set(kernels._compiled()) == {"upper", "lower", "elected", "uniform", "by_rank"}
     gram, changed, largest = diff._first(rows)
     assert gram.tolist() == [[21.0, -4.5], [-4.5, 2.5]] and changed.tolist() == [4] and largest.tolist() == [1]
 
@@ -79,3 +80,16 @@ def test_kernels_are_not_compiled_anew_in_the_next_process(fresh, monkeypatch, t
         kernels.count_bits(rows, histogram, buckets)
         assert histogram[0, 0, :-1].sum() == 1 and histogram[0, 0, 0].sum() == 1
         assert len(list(tmp_path.rglob("*.nbc"))) == 1
+
+
+def test_elected_changes_are_added_up_as_torch_does() -> None:
+    draw = torch.Generator().manual_seed(0)
+    deltas = torch.randn(4, 3001, generator=draw)
+    deltas[:, ::7] = 0
+    cut = torch.tensor([0.5, 1.0, 0.0, 0.2])
+    for weights in (1.0, 2.5, [1.0, -0.5, 2.0, 0.0]):
+        for normalize in (False, True):
+            given = {"elect": True, "normalize": normalize, "cut": cut}
+            found = combine(deltas, weights, **given)
+            expected = combine(deltas.double(), weights, **{**given, "cut": cut.double()})  # this one without a kernel
+            assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-6)

@@ -43,7 +43,7 @@ def over_model(method: Callable[..., Tensor], bases: list[Tensor], deltas: list[
     whole = Blocks(sum(base.numel() for base in bases))
 
     def one(number: int) -> Tensor:
-        whole.at(number, 0)
+        whole.at(number, 0, number)
         return method(bases[number], deltas[number], whole=whole, **values)
 
     while True:

@@ -38,6 +38,17 @@ def count_bits(rows: Tensor, histogram: Tensor, buckets: Tensor | None) -> None:
         _compiled()["lower"](view, histogram.numpy(), buckets.numpy())
 
 
+def elected(deltas: Tensor, cut: Tensor, factors: Tensor, *, normalize: bool) -> Tensor:
+    """Weighted changes added up, of each entry those that agree in sign with the sum of all; plus where that is zero.
+
+    Shapes: deltas (k, n), float32 on the processor; cut (k,): smaller entries count as zero; factors (k,) -> (n,).
+    normalize: divide by the factors of those that agree.
+    """
+    out = torch.empty(deltas.shape[1], dtype=torch.float32)
+    _compiled()["elected"](deltas.contiguous().numpy(), cut.numpy(), factors.numpy(), normalize, out.numpy())
+    return out
+
+
 def uniform(like: Tensor, key: int, start: int, seed: int) -> Tensor:
     """Numbers in [0, 1) with 24 random bits from a hash of (seed, key, row, place); like (k, *s), float32.
 
@@ -180,6 +191,31 @@ def _compiled() -> dict[str, Callable[..., Any]]:
                     if values[place] & np.int32(0x7FFF0000) == bucket:
                         counts[values[place] & 0xFFFF, 0] += 1
 
+    def elected(rows, cuts, factors, normalize, out):  # type: ignore[no-untyped-def]
+        zero, one_ = np.float32(0), np.float32(1)
+        total, divisor = np.empty(1024, np.float32), np.empty(1024, np.float32)
+        for start in range(0, rows.shape[1], 1024):
+            length = min(1024, rows.shape[1] - start)
+            merged = out[start : start + length]
+            total[:], divisor[:], merged[:] = zero, zero, zero
+            for model in range(rows.shape[0]):
+                some, cut, factor = rows[model, start : start + length], cuts[model], factors[model]
+                for place in range(length):
+                    value = some[place]
+                    total[place] += (value if abs(value) >= cut else zero) * factor
+            for model in range(rows.shape[0]):
+                some, cut, factor = rows[model, start : start + length], cuts[model], factors[model]
+                for place in range(length):
+                    value = some[place]
+                    value = (value if abs(value) >= cut else zero) * factor
+                    value = value if total[place] >= zero else -value
+                    merged[place] += max(value, zero)
+                    divisor[place] += factor if value > zero else zero
+            for place in range(length):
+                value = merged[place] if total[place] >= zero else -merged[place]
+                share = divisor[place] if normalize and divisor[place] != zero else one_
+                merged[place] = value / share
+
     def uniform(out, keys, start):  # type: ignore[no-untyped-def]
         for row in range(out.shape[0]):
             first, second = keys[0, row], keys[1, row]
@@ -234,4 +270,5 @@ def _compiled() -> dict[str, Callable[..., Any]]:
                     factor = np.float32(1) / p if inverse else np.float32(1)
                     drawn[place] = factor if drawn[place] < p else np.float32(0)
 
-    return {kernel.__name__: compiled(kernel) for kernel in (upper, lower, by_rank, uniform)}
+    kernels = (upper, lower, elected, by_rank, uniform)
+    return {kernel.__name__: compiled(kernel) for kernel in kernels}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from allround.core.errors import AllroundError
+from allround.merge import kernels
 from allround.merge.whole import Whole
 
 #: A parameter that is one number for all models, or one number for each.
@@ -45,11 +46,15 @@ def trim(deltas: Tensor, keep: Each, base: Tensor, whole: Whole) -> Tensor:
 
     Shapes: deltas (k, *s) -> (k, *s); keep: a share of the entries, for all or for each.
     """
+    cut = trim_at(deltas, keep, base, whole)
+    return deltas if cut is None else keep_from(deltas, cut)
+
+
+def trim_at(deltas: Tensor, keep: Each, base: Tensor, whole: Whole) -> Tensor | None:
+    """The magnitude of the smallest entry that `trim` keeps of each change (k,); None where all stay."""
     size = whole.size(base)
     kept = counts(keep, size, len(deltas))
-    if all(count == size for count in kept):
-        return deltas
-    return keep_from(deltas, whole.cut(deltas, kept))
+    return None if all(count == size for count in kept) else whole.cut(deltas, kept)
 
 
 def keep_from(deltas: Tensor, cut: Tensor) -> Tensor:
@@ -62,27 +67,31 @@ def keep_from(deltas: Tensor, cut: Tensor) -> Tensor:
     return kept
 
 
-def combine(deltas: Tensor, weights: Each, *, elect: bool, normalize: bool) -> Tensor:
+def combine(deltas: Tensor, weights: Each, *, elect: bool, normalize: bool, cut: Tensor | None = None) -> Tensor:
     """Add up weighted changes.
 
     Shapes: deltas (k, *s) -> (*s). elect: take only the entries whose weighted change has the sign of the weighted sum
     over all models (plus, where that is zero). normalize: divide by the weights of those that were taken; without elect
-    by all weights (unless they cancel).
+    by all weights (unless they cancel). cut (k,): entries that are smaller count as zero.
     """
     column = each(weights, deltas).flatten()
+    alike = bool((column == column[0]).all()) and float(column[0]) > 0
+    factors = torch.ones_like(column) if alike else column
+    if elect and deltas.device.type == "cpu" and deltas.dtype == torch.float32:
+        least = torch.zeros_like(column) if cut is None else cut
+        total: Tensor = kernels.elected(deltas.reshape(len(deltas), -1), least, factors, normalize=normalize)
+        total = total if normalize or not alike else total.mul_(column[0])
+        return total.reshape(deltas.shape[1:])
+    deltas = deltas if cut is None else keep_from(deltas, cut)
     if not elect:
-        total: Tensor = torch.tensordot(column, deltas, 1)
+        total = torch.tensordot(column, deltas, 1)
         divisor = float(column.sum())
         return total.div_(divisor) if normalize and abs(divisor) >= 1e-8 else total
-    alike = bool((column == column[0]).all()) and float(column[0]) > 0
     weighted = deltas if alike else deltas * each(weights, deltas)
     sign = torch.copysign(torch.ones((), dtype=deltas.dtype, device=deltas.device), weighted.sum(0))
     agreeing = (weighted * sign).clamp_min_(0)
     total = agreeing.sum(0).mul_(sign)
     if not normalize:
         return total.mul_(column[0]) if alike else total
-    agreeing.sign_()
-    if alike:
-        return total.div_(agreeing.sum(0).clamp_min_(1))
-    divisor = torch.tensordot(column, agreeing, 1)
-    return total.div_(divisor.masked_fill_(divisor == 0, 1))
+    share = torch.tensordot(factors, agreeing.sign_(), 1)
+    return total.div_(share.masked_fill_(share == 0, 1))

@@ -157,7 +157,7 @@ class _Merger:
 
     def __init__(self, plan: Plan, device: torch.device, answers: list[Tensor] | None = None) -> None:
         self.plan, self.device, self.answers = plan, device, answers
-        entry = plan.entry
+        self.entry = entry = plan.entry
         self.compute: Callable[..., Tensor] = entry.load()
         self.over = entry.facts["block"]
         self.asks = entry.facts["whole"]
@@ -165,7 +165,10 @@ class _Merger:
         #: What the method told of each tensor.
         self.reports: dict[str, dict[str, float]] = {}
         self.transposed = {n for files in plan.statistics.values() for file in files for n in transposed_in(file)}
-        self.size = sum(math.prod(i.shape) for i in plan.items if i.copied is None) if plan.scope == "model" else 0
+        merged = [item for item in plan.items if item.copied is None] if plan.scope == "model" else []
+        #: The entries of the whole model, and the numbers of its tensors, where that is the scope.
+        self.size = sum(math.prod(item.shape) for item in merged)
+        self.numbers = {item.name: number for number, item in enumerate(merged)}
 
     def pieces(self, item: Item) -> Iterator[tuple[int, Tensor]]:
         """The merged tensor in stretches: where each begins, and its values in the dtype of the output."""
@@ -191,7 +194,7 @@ class _Merger:
         reader = _Reader(self.plan, item, self.device)
         for block in _blocks(item.shape, len(item.models), self.over, self.device):
             base, deltas, *_ = reader.read(block)
-            whole.at(name_key(item.name), block.start)
+            whole.at(name_key(item.name), block.start, self.numbers[item.name])
             try:
                 self._call(item, base, deltas, block, whole)
             except NeedMore:
@@ -201,7 +204,7 @@ class _Merger:
         extra: dict[str, Any] = {"whole": whole} if self.asks else {}
         if self.tells:
             extra["report"] = report = Kept()
-        for need in self.plan.entry.needed(item.values):
+        for need in self.entry.needed(item.values):
             found = [part.to(base.device, base.dtype) for part in self._statistic(need, item, block)]
             extra[need] = tuple(found) if len(found) > 1 else found[0]
         if turned := base.ndim == 2 and any(name in self.transposed for _, name in item.models):
@@ -233,7 +236,8 @@ class _Merger:
     def _finish(self, reader: _Reader, block: _Block, whole: Whole, dtype: torch.dtype) -> Tensor:
         base, deltas, raw, odd = reader.read(block)
         if isinstance(whole, Blocks):
-            whole.at(name_key(reader.item.name), block.start)
+            name = reader.item.name
+            whole.at(name_key(name), block.start, self.numbers.get(name, 0))
         merged = self._call(reader.item, base, deltas, block, whole)
         unchanged = not reader.totals[block.start] or odd is not None
         if raw is not None and unchanged and not deltas.any():

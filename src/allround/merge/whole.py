@@ -51,6 +51,13 @@ class Whole:
         """The largest over all blocks, elementwise."""
         return part
 
+    def tensors(self, part: Tensor) -> tuple[Tensor, Tensor]:
+        """What each tensor of the whole adds up to: this one, and all of them. part: what this block adds.
+
+        Shapes: part (*s) -> (*s), (number of tensors, *s)
+        """
+        return part, part[None]
+
     def cut(self, values: Tensor, counts: Counts) -> Tensor:
         """The magnitude of the count-th largest entry of each row: the least of those that a selection keeps.
 
@@ -141,6 +148,27 @@ class _Max(Part):
         return self.best
 
 
+class _Tensors(Part):
+    """Sums of their own for each tensor, which are numbered from 0."""
+
+    def __init__(self, tensor: int = 0) -> None:
+        self.tensor = tensor
+        self.sums: dict[int, _Sum] = {}
+
+    def add(self, value: Tensor) -> None:
+        self.sums.setdefault(self.tensor, _Sum()).add(value)
+
+    def join(self, other: _Tensors) -> None:
+        for tensor, one in other.sums.items():
+            self.sums.setdefault(tensor, _Sum()).join(one)
+
+    def fork(self) -> _Tensors:
+        return _Tensors()
+
+    def finish(self) -> Tensor | None:
+        return torch.stack([total for n in range(len(self.sums)) if (total := self.sums[n].finish()) is not None])
+
+
 class _Cut(Part):
     """The count-th largest of float32 magnitudes, exactly, from two passes: without its sign, the bits of a float are
     ordered as the float is, so a histogram of the upper half finds the bucket and one of the lower half the value."""
@@ -224,15 +252,16 @@ class Blocks(Whole):
 
     def __init__(self, size: int, answers: list[Tensor] | None = None) -> None:
         self.answers = [] if answers is None else answers
+        self.tensor = 0
         self.part: Part | None = None
         self._size = size
         self._asked = 0
         #: Whether any block asked for what is not known yet.
         self.asked = False
 
-    def at(self, key: int, start: int) -> None:
-        """Begin a block."""
-        self.key, self.start, self._asked = key, start, 0
+    def at(self, key: int, start: int, tensor: int = 0) -> None:
+        """Begin a block. tensor: the number of its tensor in the whole."""
+        self.key, self.start, self.tensor, self._asked = key, start, tensor, 0
 
     def size(self, base: Tensor) -> int:
         return self._size
@@ -246,6 +275,12 @@ class Blocks(Whole):
     def cut(self, values: Tensor, counts: Counts) -> Tensor:
         fast = values.dtype == torch.float32
         return self._ask(lambda: _Cut(counts) if fast else _SortedCut(counts), values)
+
+    def tensors(self, part: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.part, _Tensors):
+            self.part.tensor = self.tensor
+        found = self._ask(lambda: _Tensors(self.tensor), part)
+        return found[self.tensor], found
 
     def _ask(self, make: Callable[[], Part], value: Tensor) -> Tensor:
         number = self._asked

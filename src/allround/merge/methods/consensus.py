@@ -8,7 +8,7 @@ from torch import Tensor
 
 from allround.core.errors import AllroundError
 from allround.core.registry import Search, method
-from allround.merge.parts import Each, combine, each, trim
+from allround.merge.parts import Each, combine, each, trim_at
 from allround.merge.whole import WHOLE, Whole
 
 
@@ -45,7 +45,7 @@ def consensus(
     """
     if votes < 0:
         raise AllroundError(f"keep what {votes} models need", "that is no number of models", "give one such as 2")
-    total = combine(trim(deltas, keep, base, whole), 1.0, elect=elect, normalize=False)
+    total = combine(deltas, 1.0, elect=elect, normalize=False, cut=trim_at(deltas, keep, base, whole))
     # In place on floats, as comparisons to bool are slow: 1 where a task votes for a weight, 0 elsewhere.
     lacking = (total - deltas).abs_().mul_(each(threshold, deltas)).sub_(deltas.abs()).le_(0)
     return base + lacking.sum(0).ge_(votes).mul_(total).mul_(scale)

@@ -11,13 +11,11 @@ from allround.core.registry import Search, method
 from allround.merge.parts import Each, combine, counts, each
 from allround.merge.whole import WHOLE, Whole
 
-_BUCKETS = 1 << 15
-
 
 @method(
     source="Zhang et al., 2025, arXiv:2506.09093",
     paper="Merging Smarter, Generalizing Better: Enhancing Model Merging on OOD Data",
-    block="tensor",
+    block="element",
     scope="model",
 )
 def lwptv(
@@ -37,8 +35,8 @@ def lwptv(
     Formula: base + scale * sum_i w_i m_i d_i; m_i = 1 if the saliency of this tensor for task i is among the largest
     of all tensors of the model (the share `keep` of them), else 0; saliency = root of the mean of d_i^2 in the tensor
     Differs: the saliency is ours: we did not find the paper's own formula. From the paper are a score for each task
-    and layer, and that the base's weights stay in the layers of a low score. A layer is here a tensor, and scores
-    less than 1 % apart may count as equal. `elect` takes only the changes with the sign of their sum, as TIES does;
+    and layer, and that the base's weights stay in the layers of a low score. A layer is here a tensor.
+    `elect` takes only the changes with the sign of their sum, as TIES does;
     `normalize` divides by the weights of the changes that count. A tensor by itself (`scope="tensor"`) is always among
     the largest.
 
@@ -46,14 +44,10 @@ def lwptv(
     tensor([2.0000, 0.5000])
     """
     flat = deltas.reshape(len(deltas), -1)
-    score = torch.linalg.vector_norm(flat, dim=1) / max(1, flat.shape[1]) ** 0.5
-    # The upper half of a float's bits is ordered as the float is, and counts the tensors in steps below 1 %.
-    bucket = (score.float().view(torch.int32) >> 16).long()[:, None]
-    found = whole.sum(torch.zeros(len(deltas), _BUCKETS, device=deltas.device).scatter_(1, bucket, 1.0))
-    reached = found.flip(1).cumsum(1).flip(1)  # (k, buckets): how many tensors have as much, or more
-    kept = counts(keep, int(found[0].sum()), len(deltas))
-    # A tensor stays if fewer than are kept have more: those in the buckets above its own.
-    above = torch.nn.functional.pad(reached, (0, 1)).gather(1, bucket + 1).flatten()
-    mask = above < torch.tensor(kept, device=deltas.device)
+    squares = torch.linalg.vector_norm(flat, dim=1).double().square()
+    own, every = whole.tensors(torch.cat([squares, squares.new_tensor([flat.shape[1]])]))
+    score, scores = own[:-1] / own[-1], every[:, :-1] / every[:, -1:]  # (k,), (tensors, k): squares of saliencies
+    kept = torch.tensor(counts(keep, len(scores), len(deltas)), device=deltas.device)
+    mask = (scores > score).sum(0) < kept
     factors = each(weights, flat).flatten() * mask
     return base + scale * combine(deltas, factors.tolist(), elect=elect, normalize=normalize)

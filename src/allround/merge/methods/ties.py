@@ -7,7 +7,7 @@ from typing import Annotated
 from torch import Tensor
 
 from allround.core.registry import Search, method
-from allround.merge.parts import Each, combine, trim
+from allround.merge.parts import Each, combine, trim_at
 from allround.merge.whole import WHOLE, Whole
 
 
@@ -40,5 +40,5 @@ def ties(
     >>> ties(torch.zeros(4), torch.tensor([[4.0, 0.1, -2.0, 0.0], [2.0, 0.2, 3.0, 0.0]]), keep=0.5)
     tensor([3., 0., 3., 0.])
     """
-    trimmed = trim(deltas, keep, base, whole)
-    return base + scale * combine(trimmed, weights, elect=True, normalize=normalize)
+    cut = trim_at(deltas, keep, base, whole)
+    return base + scale * combine(deltas, weights, elect=True, normalize=normalize, cut=cut)
