@@ -23,6 +23,7 @@ from allround.build.joint import (
 )
 from allround.core import registry
 from allround.core.errors import AllroundError
+from allround.core.outputs import LOCK
 from allround.core.progress import Progress
 from allround.evaluate.training import TrainingComparison
 from allround.models.encoders.small_table import SmallTable
@@ -88,6 +89,7 @@ def begun(out: Path, new: Path) -> Path:
     for name in ("data", "base", "head"):
         for folder in (out / "pieces").glob(f"{name}-*"):
             shutil.copytree(folder, new / "pieces" / folder.name)
+    shutil.copy(out / LOCK, new)  # which says whose folder of work it is
     return new
 
 

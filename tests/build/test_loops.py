@@ -19,6 +19,7 @@ from allround.build.loops.convex import convex_search
 from allround.build.loops.jobs import cosines, mixed
 from allround.build.loops.run import _Loop
 from allround.build.options import Options
+from allround.build.run import run_folder
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import hash_folder
@@ -50,7 +51,8 @@ def base(small_image: SmallImage, digits_suite: Suite, tmp_path_factory: pytest.
     folder.mkdir()
     small_image.save(folder)
     begun, options = folder.parent / "begun", Options(settings=QUICK, workers=1)
-    _Loop(plan("atm", digits_suite, rounds=0), digits_suite, folder, options, begun, {}, Progress(quiet=True)).go()
+    with run_folder(begun, "loop", force=False):
+        _Loop(plan("atm", digits_suite, rounds=0), digits_suite, folder, options, begun, {}, Progress(quiet=True)).go()
     return folder
 
 

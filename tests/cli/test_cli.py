@@ -306,11 +306,11 @@ def test_json_that_holds_no_rows_is_refused_and_does_not_crash(text: str, tmp_pa
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("kind", 5, "kind 5 is none of"),
-        ("inputs", "length", "inputs is no list of names"),
-        ("inputs", [], "inputs is no list of names"),
+        ("kind", 5, "kind: Input should be a valid string"),
+        ("inputs", "length", "inputs: Input should be a valid array"),
+        ("inputs", [], "inputs names nothing"),
         ("labels", ["a", "a"], "labels names something twice"),
-        ("scale", "x", "no numbers"),
+        ("scale", "x", "scale: Input should be a valid number"),
     ],
 )
 def test_a_tampered_model_is_refused(field: str, value: object, words: str, model: Path, tmp_path: Path) -> None:

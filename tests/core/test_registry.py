@@ -40,6 +40,7 @@ PAPERS = (
     "Resolving Interference When Merging Models",
     "SMART: Submodular Data Mixture Strategy for Instruction Tuning",
     "SUPERMERGE: An Approach For Gradient-Based Model Merging",
+    "Task Arithmetic Through The Lens Of One-Shot Federated Learning",
     "Tint Your Models Task-wise for Improved Multi-task Model Merging",
     "Twin-Merging: Dynamic Integration of Modular Expertise in Model Merging",
     "Understanding and Improving Information Transfer in Multi-Task Learning",

@@ -399,7 +399,7 @@ def test_json_there_and_back(tmp_path: Path) -> None:
     assert Diff.from_json(json.loads(text)) == found
     found.save(tmp_path / "out")
     assert Diff.load(tmp_path / "out") == found
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["diff.html", "diff.json", "diff.svg"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["diff.html", "diff.json", "diff.svg"]
     with pytest.raises(AllroundError, match="not what `allround diff` writes"):
         Diff.from_json({"format": "other"})
 

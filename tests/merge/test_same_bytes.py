@@ -35,7 +35,7 @@ def recipe(name: str, folders: list[Path]) -> Recipe:
 
 
 def everything(folders: list[Path], out: Path, workers: int) -> dict[str, bytes]:
-    """What each kind gives: the weights and merge.json."""
+    """What each kind gives: the weights, merge.json, the model card, and the list of these files."""
     for name in KINDS:
         merge_models(make_plan(recipe(name, folders)), out / name, workers=workers)
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}

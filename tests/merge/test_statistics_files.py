@@ -317,6 +317,7 @@ def test_names_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
 def test_names_of_files_in_half_precision_and_in_folders(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Linear(3, 2, bias=False))
     (tmp_path / "2_Dense").mkdir()
+    network.bfloat16().float()  # as it is after loading
     save_file({"linear.weight": network[0].weight.detach().bfloat16()}, tmp_path / "2_Dense" / "model.safetensors")
     assert file_names(network, Weights(tmp_path)) == {"0.weight": "2_Dense/linear.weight"}
     assert common_suffix("a.b.c", "x.b.c") == 2 and common_suffix("c", "a.c") == 1 and common_suffix("a", "b") == 0

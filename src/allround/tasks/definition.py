@@ -47,11 +47,7 @@ class Definition:
     def from_json(cls, value: Mapping[str, Any]) -> Definition:
         """The inverse of `to_json`; a ValueError in words for what cannot be one."""
         made = fitted(cls, value)
-        for name, known in (
-            ("kind", registry.names("kind")),
-            ("modality", MODALITIES),
-            ("metric", registry.names("metric")),
-        ):
+        for name, known in (("kind", registry.names("kind")), ("modality", MODALITIES)):
             if getattr(made, name) not in known:
                 raise ValueError(f"{name} {getattr(made, name)!r} is none of {', '.join(known)}")
         if not made.inputs:
@@ -59,6 +55,8 @@ class Definition:
         for name in ("inputs", "labels"):
             if len(set(getattr(made, name))) < len(getattr(made, name)):
                 raise ValueError(f"{name} names something twice")
+        if registry.load("kind", made.kind)().outputs(made) < 1:
+            raise ValueError("labels names nothing")
         if made.scale <= 0:
             raise ValueError("scale is not above 0")
         return made
