@@ -109,6 +109,13 @@ def test_a_broken_index_is_said_in_words(tmp_path: Path, text: str) -> None:
     refused(tmp_path, "model.safetensors.index.json")
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "\0", "a/" * 3000 + "b"])
+def test_an_index_that_names_what_no_file_can_be_called(tmp_path: Path, name: str) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    refused(tmp_path, "model.safetensors.index.json")
+
+
 @pytest.mark.parametrize("outside", ["../model.safetensors", "/model.safetensors", "sub/../../model.safetensors"])
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_an_index_that_leads_out_of_its_folder(tmp_path: Path, outside: str, kind: str) -> None:

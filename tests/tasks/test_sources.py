@@ -320,6 +320,25 @@ def test_an_archive_that_lies_about_its_size(tmp_path: Path) -> None:
     refuse(tmp_path, "lie.zip", "not readable as a zip file")
 
 
+@pytest.mark.parametrize(("packing", "sign"), [(zipfile.ZIP_DEFLATED, b"\xff"), (zipfile.ZIP_LZMA, b"\xff")])
+def test_whatever_a_decompressor_raises_is_refused(tmp_path: Path, packing: int, sign: bytes) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("train.csv", "a\n" + "1\n" * 100)
+    data = path.read_bytes()
+    start = 30 + len("train.csv") + (4 if packing == zipfile.ZIP_LZMA else 0)
+    path.write_bytes(data[:start] + sign * 8 + data[start + 8 :])
+    refuse(tmp_path, "x.zip", "not readable as a zip file")
+
+
+def test_a_name_in_a_zip_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("é.csv", "a\n1\n")
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xff", 1))
+    refuse(tmp_path, "x.zip", "not readable as a zip file")
+
+
 def test_rows_in_an_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("train.jsonl", '{"a": 1}\n')

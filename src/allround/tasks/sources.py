@@ -330,10 +330,13 @@ def _unpack(archive: Path, folder: Path) -> None:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with file.open(member) as packed, open(place, "xb") as out:
                     shutil.copyfileobj(packed, out)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise AllroundError(asked, f"it is not readable as a zip file: {error}", "make the archive again") from error
+    except AllroundError:
+        raise
     except OSError as error:
         raise AllroundError(asked, f"it cannot be unpacked: {error}", "check the archive and the free space") from error
+    except Exception as error:  # whatever zipfile and each of its decompressors raise of a broken archive
+        found = f"it is not readable as a zip file: {str(error) or type(error).__name__}"
+        raise AllroundError(asked, found, "make the archive again") from error
 
 
 def _check_member(member: zipfile.ZipInfo, asked: str) -> None:
