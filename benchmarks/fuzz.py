@@ -43,6 +43,8 @@ SLOW, SILENT = 2.0, 20.0
 MEMORY, ADDRESSES = 500 << 20, 2 << 30
 #: So many files are given to each reader, where there are as many.
 LEAST = 20_000
+#: Bytes that repeating a chunk may make: what is long is read for long, in YAML about 10 microseconds for each byte.
+LONGEST = 30_000
 #: A reader that kills its process so often is left.
 DEATHS = 10
 #: The exit status of a worker that fails by itself, outside of a reader.
@@ -384,7 +386,7 @@ def _remove(rng: random.Random, data: bytes) -> bytes:
 
 def _repeat(rng: random.Random, data: bytes) -> bytes:
     start, stop = _chunk(rng, data)
-    times = min(rng.choice((2, 2, 2, 3, 10, 1000)), 1 + 100_000 // (stop - start + 1))
+    times = min(rng.choice((2, 2, 2, 3, 10, 1000)), 1 + LONGEST // (stop - start + 1))
     return data[:start] + data[start:stop] * times + data[stop:]
 
 
