@@ -552,7 +552,10 @@ def _work(samples: list[Sample], reader: str, seed: int, numbers: range, shared:
     _limit_addresses()
     start, most = _peak(), MEMORY
     seen: set[str] = set()
+    parent = os.getppid()
     for number in numbers:
+        if os.getppid() != parent:  # it was ended
+            return
         shared[_NUMBER_NOW] = number
         which, data = made_file(seed, reader, number, valid)
         sample = samples[which]
