@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import faulthandler
 import json
 import mmap
@@ -465,7 +466,7 @@ def _edit(rng: random.Random, data: bytes) -> bytes:
         elif what == 3 and isinstance(holder, list):
             holder.insert(key, json.loads(json.dumps(holder[key])))
         else:
-            holder[key] = rng.choice((rng.choice(_OTHERS), rng.choice(_NUMBERS), rng.choice(_FLOATS)))
+            holder[key] = copy.deepcopy(rng.choice((rng.choice(_OTHERS), rng.choice(_NUMBERS), rng.choice(_FLOATS))))
     text = json.dumps(tree[0] if tree else None, indent=rng.choice((None, None, 1)))
     return text.encode()
 
