@@ -470,7 +470,7 @@ def test_a_damaged_store_is_refused_in_words(store: Path, tmp_path: Path) -> Non
     damaged(about(dtype="F7"), "none of F64")
     damaged(about(specialists="many"), "specialists: Input should be a valid integer")
     damaged(about(specialists=0), "bytes of the specialists")
-    damaged(residual(lambda t, m: m.update(codec="zip")), "'zip' is none of")
+    damaged(residual(lambda t, m: m.update(codec="zip")), "'zip' is not one of")
     damaged(residual(lambda t, m: m.update(parameters="[1")), "does not say how to read it")
     damaged(residual(lambda t, m: m.update(parameters="[1]")), "does not say how to read it")
     damaged(residual(lambda t, m: m.update(parameters='{"keep": 7}')), "does not say how to read it")

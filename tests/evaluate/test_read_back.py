@@ -246,5 +246,5 @@ def test_what_is_not_of_the_type_is_refused(value: Any) -> None:
     deep: Any = []
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(ValueError, match="no plain data"):
+    with pytest.raises(ValueError, match="not plain data"):
         fitted(list[Any], deep)

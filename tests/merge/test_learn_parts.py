@@ -630,7 +630,7 @@ WRONG: list[tuple[Callable[[], Learning], str]] = [
     (lambda: preset("tint", {"rate": 0.0}), "no positive number"),
     (lambda: preset("tint", {"rate": math.nan}), "not a finite number|no positive number"),
     (lambda: preset("supermerge", {"group": 1}), "group of one is no merge"),
-    (lambda: preset("layer", {"keep": 0.0}), "no share between 0 and 1"),
+    (lambda: preset("layer", {"keep": 0.0}), "not between 0 and 1"),
     (lambda: preset("concrete", {"temperature": 0.0}), "temperature=0.0"),
     (lambda: preset("concrete", {"speed": -1.0}), "speed=-1.0"),
     (lambda: preset("self_positioning", {"temperature": -0.1}), "temperature=-0.1"),

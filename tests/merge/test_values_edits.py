@@ -248,7 +248,7 @@ def test_cclip_by_hand(radius: float, length: float) -> None:
 
 @pytest.mark.parametrize(("method", "values"), [(fedgma, {"agreement": 1.5}), (cclip, {"radius": -0.1})])
 def test_aggregators_refuse_what_is_no_share(method: Callable[..., Tensor], values: dict[str, Any]) -> None:
-    with pytest.raises(AllroundError, match="no share"):
+    with pytest.raises(AllroundError, match="not between 0 and 1"):
         method(torch.zeros(4), SPREAD, **values)
 
 

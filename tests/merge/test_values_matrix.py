@@ -231,7 +231,7 @@ def test_iso_cts_of_tiny_matrices_with_many_models() -> None:
 
 
 def test_iso_cts_refuses_a_share_that_is_none() -> None:
-    with pytest.raises(AllroundError, match="no share"):
+    with pytest.raises(AllroundError, match="not between 0 and 1"):
         iso_cts(torch.zeros(2, 2), torch.zeros(1, 2, 2), common=1.5)
 
 

@@ -272,7 +272,7 @@ def test_a_description_that_is_none(saved: Path, text: str) -> None:
 def test_an_unknown_kind_or_metric(saved: Path, field: str) -> None:
     change(saved, lambda value: value["tasks"][0].update({field: "../x"}))
     if field == "kind":
-        refused(saved, "kind '../x' is none of")
+        refused(saved, "kind '../x' is not one of")
     else:
         load(saved)  # predicting needs no metric
 

@@ -384,7 +384,7 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jsonl(tmp_path / "here" / "train.jsonl")
     monkeypatch.chdir(tmp_path / "here")
     for name in ("../here", "./x", str(tmp_path / "here"), "~/here", "a/b/c", "csv", "imagefolder", ""):
-        refuse(tmp_path, {"hub": name}, "that is no id of a set on the Hub", "owner/name")
+        refuse(tmp_path, {"hub": name}, "it is not the id of a data set on the Hub", "owner/name")
     # A folder of that name where it runs, not beside the suite file: datasets would read it.
     jsonl(tmp_path / "here" / "mood" / "train.jsonl")
     for source in ({"hub": "mood"}, "mood"):

@@ -51,7 +51,7 @@ def check_finite(tensors: Iterable[tuple[str, Tensor]], asked: str, where: objec
 
 
 def check_cast(values: Tensor, found: Tensor, asked: str, name: str) -> None:
-    """An error where numbers that were finite are so no more in the dtype that they were cast to."""
+    """An error where finite numbers overflowed in the dtype that they were cast to."""
     import torch
 
     if count_odd(found) > count_odd(values):

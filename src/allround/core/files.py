@@ -194,7 +194,7 @@ def _hash(file: Any) -> str:
 
 
 def hash_folder(path: Path | str) -> str:
-    """A hash of all files under a folder: names and bytes; the list of what allround wrote is no part of it."""
+    """A hash of all files under a folder: names and bytes; the list of what allround wrote is left out."""
     path = Path(path)
     files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != MANIFEST)
     return hash_json([[p.relative_to(path).as_posix(), hash_file(p)] for p in files])

@@ -39,7 +39,7 @@ def check_out(
     """The place of an output folder, links followed. Call it before any work; `output_folder` does so again.
 
     The place is free, empty, or an output of the same `command` in which nothing was changed or added; with `force`,
-    whatever is there. inputs: what the command reads (names that are no paths are left out): the output must not
+    whatever is there. inputs: what the command reads (names that are not paths are left out): the output must not
     contain one, nor lie within one. data: the same, but the output may lie within.
     Errors: anything else there; with `force` too, what holds the current folder, the home folder or a git repository.
     """
@@ -134,7 +134,7 @@ def _in_the_way(folder: Path, command: str) -> str | None:
 
 
 def _entries(folder: Path) -> list[str]:
-    """All that lies under a folder and is no folder itself, by its path in it."""
+    """All that lies under a folder and is not a folder itself, by its path in it."""
     found: list[str] = []
     for place, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(place) / name).is_symlink()]

@@ -116,7 +116,7 @@ def pixel_limit() -> Iterator[None]:
 def parse_json(text: str, *, max_values: int = MAX_VALUES, **hooks: Any) -> Any:
     """The value that JSON stands for. hooks: those of `json.loads`, such as `object_pairs_hook`.
 
-    Errors: a ValueError where it is no JSON, where it is nested too deeply, and, before it takes any memory, where it
+    Errors: a ValueError where it is not JSON, where it is nested too deeply, and, before it takes any memory, where it
     has too many values.
 
     >>> parse_json('{"a": [1, 2.5]}')

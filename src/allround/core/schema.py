@@ -37,7 +37,7 @@ def fitted(kind: type[T], value: Any) -> T:
         where = ".".join(str(part) for part in first["loc"])[:100]
         raise ValueError(f"{where}: {first['msg']}" if where else str(first["msg"])) from None
     except (TypeError, RecursionError) as error:
-        raise ValueError(f"it is no plain data: {error}") from None
+        raise ValueError(f"it is not plain data: {error}") from None
     return found
 
 

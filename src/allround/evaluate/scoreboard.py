@@ -403,7 +403,7 @@ class Scoreboard:
         for part, known in some:
             strange = [str(name) for name in part if name not in known]
             if strange:
-                raise ValueError(f"'{strange[0][:50]}' is none of {', '.join(known)[:200]}")
+                raise ValueError(f"'{strange[0][:50]}' is not one of {', '.join(known)[:200]}")
 
     def save(self, folder: Path | str, *, force: bool = False) -> None:
         """Write scoreboard.json and scoreboard.md.

@@ -35,9 +35,7 @@ def counts(share: Each, size: int, models: int, *, what: str = "keep") -> list[i
     shares = [share] * models if isinstance(share, (int, float)) else list(share)
     for one in shares:
         if not 0 < one <= 1:
-            raise AllroundError(
-                f"{what} {one} of each change", "that is no share between 0 and 1", "give one such as 0.2"
-            )
+            raise AllroundError(f"{what} {one} of each change", "it is not between 0 and 1", "give one such as 0.2")
     return [max(1, int(one * size)) for one in shares]
 
 

@@ -203,7 +203,7 @@ def _check_floats(folder: Path, weights: Weights, names: Mapping[str, str]) -> N
     if odd:
         raise AllroundError(
             f"load the encoder in {folder}",
-            f"its weights are no floating point numbers of 16 bits or more ({odd[0][0]}: {odd[0][1]})",
+            f"its weights are not floating-point numbers of 16 bits or more ({odd[0][0]}: {odd[0][1]})",
             UNPACK,
         )
 

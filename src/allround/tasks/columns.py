@@ -206,7 +206,7 @@ def _lines(path: Path, asked: str, newline: str) -> Iterator[str]:
                     found = f"line {number} has more than {MAX_LINE:,} letters"
                     raise AllroundError(asked, found, "check that this is a file of rows")
                 if "\0" in line:
-                    raise AllroundError(asked, f"line {number} holds a NUL, so it is no text", "save it as UTF-8")
+                    raise AllroundError(asked, f"line {number} holds a NUL byte, so it is not text", "save it as UTF-8")
                 yield line
         except UnicodeDecodeError as error:
             raise AllroundError(asked, f"it is not UTF-8 text: {error.reason}", "save it as UTF-8") from error

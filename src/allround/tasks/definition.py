@@ -49,7 +49,7 @@ class Definition:
         made = fitted(cls, value)
         for name, known in (("kind", registry.names("kind")), ("modality", MODALITIES)):
             if getattr(made, name) not in known:
-                raise ValueError(f"{name} {getattr(made, name)!r} is none of {', '.join(known)}")
+                raise ValueError(f"{name} {getattr(made, name)!r} is not one of {', '.join(known)}")
         if not made.inputs:
             raise ValueError("inputs names nothing")
         for name in ("inputs", "labels"):

@@ -358,7 +358,9 @@ def _hub(spec: SourceSpec) -> dict[str, Dataset]:
     name = spec.hub or spec.name or ""
     asked = f"read '{name}' from the Hub"
     if not is_hub_id(name) or name in _PACKAGED_DATASETS_MODULES:
-        raise AllroundError(asked, "that is no id of a set on the Hub", "write it as owner/name; or a path as `path`")
+        raise AllroundError(
+            asked, "it is not the id of a data set on the Hub", "write it as owner/name; or a path as `path`"
+        )
     if os.path.lexists(name):  # datasets would read it
         raise AllroundError(
             asked,

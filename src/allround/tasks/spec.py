@@ -160,7 +160,7 @@ def _name_of(name: str, asked: str) -> str:
         return check_name(name, "suite")
     except AllroundError as error:
         better = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-")[:100] or "suite"
-        found = f"it gives no `name`, and that of the file, {name!r}, is none for a suite: {error.found}"
+        found = f"it gives no `name`, and the file's name, {name!r}, cannot be a suite's name: {error.found}"
         raise AllroundError(asked, found, f"write `name: {better}` in the file, or rename it") from None
 
 

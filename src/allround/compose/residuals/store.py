@@ -68,7 +68,7 @@ class Residual:
         try:
             name, values = weights.metadata["codec"], parse_json(weights.metadata["parameters"])
             if name not in registry.names("codec"):
-                raise ValueError(f"the codec '{name}' is none of {', '.join(registry.names('codec'))}")
+                raise ValueError(f"the codec '{name}' is not one of {', '.join(registry.names('codec'))}")
             self.codec = make_codec(name, values)
         except (KeyError, TypeError, ValueError, AttributeError, AllroundError) as error:
             found = error.found if isinstance(error, AllroundError) else f"{type(error).__name__}: {error}"
@@ -167,7 +167,7 @@ class Store:
                 check_name(name, "task")
                 check_name(file, "residual")
             if dtype is not None and dtype not in FLOATS:
-                raise ValueError(f"the dtype {dtype!r} is none of {', '.join(FLOATS)}")
+                raise ValueError(f"the dtype {dtype!r} is not one of {', '.join(FLOATS)}")
             if not files or not set(definitions) <= set(files) or about.specialists <= 0:
                 raise ValueError("it does not list the residuals of all tasks, and the bytes of the specialists")
         except (ValueError, AllroundError) as error:

@@ -74,9 +74,7 @@ class Learning:
             if name in ("temperature", "speed") and not value > 0:
                 raise AllroundError(f"learn with {name}={value}", "that is no positive number", "give one such as 0.5")
         if not 0 < self.keep <= 1:
-            raise AllroundError(
-                f"keep {self.keep} of each change", "that is no share between 0 and 1", "give one such as 0.2"
-            )
+            raise AllroundError(f"keep {self.keep} of each change", "it is not between 0 and 1", "give one such as 0.2")
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def _places(keep: Each, outliers: Each, size: int, models: int) -> tuple[list[in
         for value, what, least in ((share, "keep", share > 0), (top, "drop as outliers", top >= 0)):
             if not (least and value <= 1):
                 raise AllroundError(
-                    f"{what} {value} of each change", "that is no share between 0 and 1", "give one such as 0.1"
+                    f"{what} {value} of each change", "it is not between 0 and 1", "give one such as 0.1"
                 )
         count = max(1, int(share * size))
         above = 0 if share == 1 else min(int(top * size), size - count)

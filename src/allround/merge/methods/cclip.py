@@ -39,7 +39,7 @@ def cclip(
     tensor([1., 1.])
     """
     if not 0 <= radius <= 1:
-        raise AllroundError(f"clip to the radius {radius}", "that is no share from 0 to 1", "give one such as 0.0")
+        raise AllroundError(f"clip to the radius {radius}", "it is not between 0 and 1", "give one such as 0.0")
     norms = torch.linalg.vector_norm(deltas.reshape(len(deltas), -1), dim=1).double()
     lengths = whole.sum(norms.square()).sqrt()
     longest = lengths.max()

@@ -33,8 +33,6 @@ def fedgma(
     tensor([2.0000, 0.0000, 1.5000])
     """
     if not 0 <= agreement <= 1:
-        raise AllroundError(
-            f"ask for the agreement {agreement}", "that is no share from 0 to 1", "give one such as 0.4"
-        )
+        raise AllroundError(f"ask for the agreement {agreement}", "it is not between 0 and 1", "give one such as 0.4")
     agreed = torch.sign(deltas).mean(0).abs_()
     return base + scale * torch.where(agreed >= agreement, 1.0, agreed).mul_(deltas.sum(0))

@@ -45,7 +45,7 @@ def iso_cts(
     if not 0 <= common <= 1:
         raise AllroundError(
             f"take the share {common} of all directions from the sum",
-            "that is no share from 0 to 1",
+            "it is not between 0 and 1",
             "give one such as 0.8",
         )
     if base.ndim != 2:

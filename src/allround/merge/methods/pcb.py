@@ -45,7 +45,7 @@ def pcb(
     tensor([1., 1., 0., 0.])
     """
     if not 0 < keep <= 1:
-        raise AllroundError(f"keep {keep} of each change", "that is no share between 0 and 1", "give one such as 0.1")
+        raise AllroundError(f"keep {keep} of each change", "it is not between 0 and 1", "give one such as 0.1")
     models, size = len(deltas), whole.size(base)
     last, first = (size - int(size * _ENDS)), (size - max(0, int(size * (1 - _ENDS) - 1)))
     kept = max(1, size - int(size * (1 - keep)))

@@ -38,7 +38,7 @@ def sce(
     tensor([ 1., -3.])
     """
     if not 0 <= keep <= 1:
-        raise AllroundError(f"keep {keep} of the entries", "that is no share between 0 and 1", "give one such as 0.3")
+        raise AllroundError(f"keep {keep} of the entries", "it is not between 0 and 1", "give one such as 0.3")
     if keep < 1:
         deltas = _selected(deltas, keep, whole)
     squares = gram(deltas, whole).diagonal() / max(1, whole.size(base))

@@ -241,7 +241,7 @@ def _tokens(network: Any) -> int | None:
 
 
 def _check_modules(folder: Path) -> Path:
-    """The folder of the network. Refuses what is no known pipeline, what would run code, and pickled weights."""
+    """The folder of the network. Refuses what is not a known pipeline, what would run code, and pickled weights."""
     from allround.checkpoints.header import FLOATS
     from allround.checkpoints.quantised import UNPACK
     from allround.checkpoints.weights import Weights

@@ -102,7 +102,7 @@ class Zipped(Encoder):
             if not fits or number not in map(str, range(1, len(states))):
                 raise AllroundError(
                     f"load the encoder in {folder}",
-                    f"'{name}' in its model.safetensors is no tensor of a tail",
+                    f"'{name}' in its model.safetensors does not belong to that module",
                     "copy the folder again, whole",
                 )
             states[int(number)][tensor] = own.get(name)

@@ -61,7 +61,7 @@ class StopAndGo(Policy):
         if not isinstance(resets, list | tuple) or not all(isinstance(at, float) and 0 < at < 1 for at in resets):
             raise AllroundError(
                 f"sample by stop and go with resets={resets!r}",
-                "that is no list of shares of the training",
+                "it is not a list of shares of the training",
                 "give numbers above 0 and below 1 in a list, such as [0.3, 0.4]",
             )
         self.better, self.worse, self.gap, self.resets = better, worse, gap, resets

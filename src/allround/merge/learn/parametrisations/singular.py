@@ -52,7 +52,7 @@ class Singular(Coefficients):
         super().__init__(base, start, deltas, level=level, scale=scale, bound=bound)
         if not 0 < rank <= 1:
             raise AllroundError(
-                f"start with the share {rank} of the components", "that is no share between 0 and 1", "give 0.16"
+                f"start with the share {rank} of the components", "it is not between 0 and 1", "give 0.16"
             )
         self.temperature, self.speed = temperature, speed
         self.start = dict(start)
