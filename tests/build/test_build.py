@@ -80,6 +80,8 @@ def test_it_leaves_a_scoreboard_a_report_predictions_and_the_best_model(first: B
     assert names[:-2] == ["floor", "base", "specialists", "joint", *fixed, *learned]
     assert names[-2] in [f"{name}+heads" for name in fixed] and names[-1] in [f"{name}+heads" for name in learned]
     assert Scoreboard.load(first.folder).fingerprint() == board.fingerprint()
+    log = (first.folder / "log.txt").read_text()
+    assert all(f"test predictions of {n.removesuffix('+heads')} and {n} (" in log for n in names[-2:]), "one encoder"
     report = first.report.read_text()
     assert "digits on small_image" in report
     assert f"<code>allround predict {first.best} --task digit picture.png\nallround predict" in report
@@ -370,7 +372,7 @@ def test_every_specialist_reads_rows_by_its_own_settings(bert_folder: Path, text
     for number in (0, 1, 2, 3, 0):
         piece = pieces.piece("test", number=number)
         folder = str(tmp_path / str(number))
-        jobs.predict({"alike": piece}, f"{folder}/encoder", {"alike": folder}, {"alike": str(tmp_path / "data")},
+        jobs.predict([{"alike": piece}], f"{folder}/encoder", [{"alike": folder}], {"alike": str(tmp_path / "data")},
                      "test", "cpu")  # fmt: skip
         assert jobs.loaded_predictions(piece).confidence == expected[number]
     assert len({repr(found) for found in expected.values()}) == 4, "the settings matter to these rows"

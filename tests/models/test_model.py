@@ -21,6 +21,7 @@ from allround.models.encoders.small_table import SmallTable
 from allround.models.model import (
     MultiTaskModel,
     by_length,
+    outputs_alike,
     parameters_of,
     read_definitions,
     read_heads,
@@ -228,6 +229,32 @@ def test_heads_in_one_file(tmp_path: Path) -> None:
     read = read_heads(tmp_path / "heads.safetensors")
     assert set(read) == set(heads)
     assert all(torch.equal(read[n][k], heads[n][k]) for n in heads for k in ("weight", "bias"))
+
+
+def test_models_that_share_an_encoder_answer_as_each_alone(
+    small_image: SmallImage, digits_suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, read = [0], SmallImage.forward
+
+    def forward(self: SmallImage, batch: Batch) -> torch.Tensor:
+        calls[0] += 1
+        return read(self, batch)
+
+    monkeypatch.setattr(SmallImage, "forward", forward)
+    definitions = {n: t.definition for n, t in digits_suite.tasks.items()}
+    encoder = copy.deepcopy(small_image)
+    models = [random_heads(MultiTaskModel(encoder, definitions), seed) for seed in (1, 2, 3)]
+    for name, task in digits_suite.tasks.items():
+        rows = encoder.prepare(task.splits["test"].inputs, task.definition)
+        alone = [model.outputs_prepared(name, rows, 8) for model in models]
+        calls[0] = 0
+        together = outputs_alike(models, name, rows, 8)
+        assert calls[0] == -(-len(rows) // 8), "each row goes through the encoder once"
+        for one, other in zip(together, alone, strict=True):
+            assert torch.equal(one.logits, other.logits) and one.lengths == other.lengths
+        assert [len(made.logits) for made in outputs_alike(models, name, [])] == [0, 0, 0]
+    with pytest.raises(ValueError, match="encoders of their own"):
+        outputs_alike([models[0], random_heads(MultiTaskModel(copy.deepcopy(encoder), definitions))], name, rows)
 
 
 # Saved folders that are broken, or hostile.

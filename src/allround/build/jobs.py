@@ -19,7 +19,7 @@ from allround.core.outputs import remove_empty
 from allround.core.pieces import Piece
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything
-from allround.evaluate.predict import predict_split
+from allround.evaluate.predict import predict_alike, predict_split
 from allround.evaluate.predictions import Predictions, score
 from allround.merge.learn import learning
 from allround.merge.learn.material import Specialist
@@ -128,36 +128,46 @@ def tune(
 
 def assemble(encoder: str, heads: Mapping[str, str], tasks: Sequence[Task]) -> MultiTaskModel:
     """A model from an encoder folder and, for each task, the folder that holds its head."""
-    model = MultiTaskModel(load_encoder(encoder), {})
+    return with_heads(load_encoder(encoder), heads, tasks)
+
+
+def with_heads(encoder: Encoder, heads: Mapping[str, str], tasks: Sequence[Task]) -> MultiTaskModel:
+    """A model from an encoder and, for each task, the folder that holds its head."""
+    model = MultiTaskModel(encoder, {})
     for task in tasks:
         model.add_task(task.definition, read_heads(Path(heads[task.name]) / "heads.safetensors").get(task.name, {}))
     return model.eval()
 
 
 def predict(
-    pieces: Mapping[str, Piece],
+    pieces: Sequence[Mapping[str, Piece]],
     encoder: str,
-    heads: Mapping[str, str],
+    heads: Sequence[Mapping[str, str]],
     tasks: Mapping[str, str],
     split: str,
     device: str,
 ) -> None:
-    """Predictions of one model on a split of several tasks, a piece each."""
-    model = assemble(encoder, heads, [_task(f) for f in tasks.values()]).to(pick_device(device))
+    """Predictions of models that share one encoder, on a split of several tasks; a piece for each model and task.
+
+    The encoder reads each row once, whatever the number of models. pieces and heads: by task, one of each a model.
+    """
+    loaded, listed = load_encoder(encoder), [_task(f) for f in tasks.values()]
+    models = [with_heads(loaded, one, listed).to(pick_device(device)) for one in heads]
     for name, folder in tasks.items():
-        if not pieces[name].done:
-            _predict_into(pieces[name], model, folder, split)
+        todo = [(made[name], model) for made, model in zip(pieces, models, strict=True) if not made[name].done]
+        if todo:
+            _predict_into(todo, folder, split)
 
 
-def _predict_into(piece: Piece, model: MultiTaskModel, task_folder: str, split: str) -> None:
-    task = _task(task_folder)
-    rows = _rows(model.encoder, task_folder, split)
-    with piece.make() as (folder, facts):
-        found = predict_split(model, task, split, prepared=rows)
-        found.write(folder / "predictions.parquet")
-        facts["score"] = score(found)
-        facts["seconds"] = found.seconds
-        facts["rows"] = len(found)
+def _predict_into(todo: Sequence[tuple[Piece, MultiTaskModel]], task_folder: str, split: str) -> None:
+    rows = _rows(todo[0][1].encoder, task_folder, split)
+    found = predict_alike([model for _, model in todo], _task(task_folder), split, prepared=rows)
+    for (piece, _), predicted in zip(todo, found, strict=True):
+        with piece.make() as (folder, facts):
+            predicted.write(folder / "predictions.parquet")
+            facts["score"] = score(predicted)
+            facts["seconds"] = predicted.seconds
+            facts["rows"] = len(predicted)
 
 
 def try_merge(

@@ -639,21 +639,30 @@ class Run:
     # -- scoring -------------------------------------------------------------------------------------------------
 
     def _predict(self, split: str) -> None:
-        """Predict a split with every system that has not done so yet."""
-        work: list[tuple[Piece | PredictionGroup, Job]] = []
+        """Predict a split with every system that has not done so yet; those that share an encoder do so together."""
+        sharing: dict[tuple[Path, tuple[str, ...]], list[Parts]] = {}
         for system in self.systems:
-            pieces = system.predictions(self.pieces, self.tasks, split)
             for folder, names in system.groups().items():
-                job = call(
-                    jobs.predict,
-                    pieces={n: pieces[n] for n in names},
-                    encoder=str(folder / "encoder"),
-                    heads={n: str(system.heads[n]) for n in names},
-                    tasks={n: self.data[n] for n in names},
-                    split=split,
-                    device=self.settings.device,
-                )
-                work.append((PredictionGroup(system.name, split, pieces, names), job))
+                sharing.setdefault((folder, tuple(names)), []).append(system)
+        work: list[tuple[Piece | PredictionGroup, Job]] = []
+        for (folder, answered), systems in sharing.items():
+            pieces = {s.name: s.predictions(self.pieces, self.tasks, split) for s in systems}
+            done = [s for s in systems if all(pieces[s.name][n].done for n in answered)]
+            for members in [*([s] for s in done), [s for s in systems if s not in done]]:
+                if members:
+                    job = call(
+                        jobs.predict,
+                        pieces=[{n: pieces[s.name][n] for n in answered} for s in members],
+                        encoder=str(folder / "encoder"),
+                        heads=[{n: str(s.heads[n]) for n in answered} for s in members],
+                        tasks={n: self.data[n] for n in answered},
+                        split=split,
+                        device=self.settings.device,
+                    )
+                    group = PredictionGroup(
+                        tuple(s.name for s in members), split, tuple(pieces[s.name] for s in members), answered
+                    )
+                    work.append((group, job))
         self._do(f"predicting the {split} rows", work)
 
     def _validation(self, system: Parts) -> dict[str, float]:

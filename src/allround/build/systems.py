@@ -85,30 +85,34 @@ class Parts:
 
 @dataclass(frozen=True)
 class PredictionGroup:
-    """The prediction pieces that one job makes, with the face of a piece."""
+    """The prediction pieces that one job makes, with the face of a piece: of systems that share an encoder."""
 
-    system: str
+    systems: Sequence[str]
     split: str
-    pieces: Mapping[str, Piece]
+    pieces: Sequence[Mapping[str, Piece]]
     names: Sequence[str]
 
     @property
     def key(self) -> str:
-        whole = len(self.names) == len(self.pieces) > 1
+        whole = len(self.names) == len(self.pieces[0]) > 1
         listed = f"all {len(self.names)} tasks" if whole else ", ".join(self.names)
-        return f"{self.split} predictions of {self.system} ({listed})"
+        return f"{self.split} predictions of {' and '.join(self.systems)} ({listed})"
 
     @property
     def done(self) -> bool:
-        return all(self.pieces[n].done for n in self.names)
+        return all(piece.done for piece in self._listed)
 
     @property
     def damage(self) -> str | None:
-        return next((f"{n}: {found}" for n in self.names if (found := self.pieces[n].damage)), None)
+        return next((f"{one.key}: {found}" for one in self._listed if (found := one.damage)), None)
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"seconds": sum(self.pieces[n].facts["seconds"] for n in self.names)}
+        return {"seconds": sum(self.pieces[0][n].facts["seconds"] for n in self.names)}
+
+    @property
+    def _listed(self) -> list[Piece]:
+        return [pieces[n] for pieces in self.pieces for n in self.names]
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from allround.evaluate.predictions import Predictions
-from allround.models.model import MultiTaskModel
+from allround.models.model import MultiTaskModel, outputs_alike
 from allround.tasks.task import Task
 
 
@@ -25,3 +26,20 @@ def predict_split(
     encoded, confidence = model.predict_encoded(task.name, outputs)
     seconds = time.perf_counter() - started
     return Predictions(task.definition, split, task.splits[split].targets, encoded, confidence, seconds)
+
+
+def predict_alike(
+    models: Sequence[MultiTaskModel], task: Task, split: str, *, prepared: list[Any], batch_size: int = 64
+) -> list[Predictions]:
+    """Predict every row of a split with models that share one encoder, which reads each row once.
+
+    The time of each is what it would take alone: that of the encoder and all heads.
+    """
+    started = time.perf_counter()
+    found = [
+        model.predict_encoded(task.name, outputs)
+        for model, outputs in zip(models, outputs_alike(models, task.name, prepared, batch_size), strict=True)
+    ]
+    seconds = time.perf_counter() - started
+    targets = task.splits[split].targets
+    return [Predictions(task.definition, split, targets, *one, seconds) for one in found]

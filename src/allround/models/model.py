@@ -268,6 +268,30 @@ def load(
     return model.to(device).eval()
 
 
+@torch.inference_mode()
+def outputs_alike(
+    models: Sequence[MultiTaskModel], task: str, prepared: Sequence[Any], batch_size: int = 64
+) -> list[Outputs]:
+    """What `outputs_prepared` of each model gives, for models that share one encoder: it is run once.
+
+    Errors: models with encoders of their own.
+    """
+    first = models[0]
+    if len(models) == 1 or not prepared:
+        return [model.outputs_prepared(task, prepared, batch_size) for model in models]
+    if any(model.encoder is not first.encoder for model in models):
+        raise ValueError("the models have encoders of their own")
+    heads = [model.eval().heads[task] for model in models]
+
+    def compute(batch: Batch) -> Tensor:
+        features = first.encoder(batch)
+        return torch.cat([head(features) for head in heads], 1)
+
+    made = by_length(first.encoder, first.definition(task), prepared, batch_size, compute)
+    width = made.logits.shape[1] // len(models)
+    return [Outputs(part, made.lengths) for part in made.logits.split(width, 1)]
+
+
 def by_length(
     encoder: Encoder,
     definition: Definition,
