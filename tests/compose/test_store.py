@@ -467,7 +467,7 @@ def test_a_damaged_store_is_refused_in_words(store: Path, tmp_path: Path) -> Non
     damaged(about(files={"digit": "digit", "ink": "../../evil", "segments": "segments"}), "not safe as such")
     damaged(about(files={"digit": "digit"}), "does not list the residuals")
     damaged(about(files=7), "it is damaged")
-    damaged(about(dtype="F7"), "none of F64")
+    damaged(about(dtype="F7"), "not one of F64")
     damaged(about(specialists="many"), "specialists: Input should be a valid integer")
     damaged(about(specialists=0), "bytes of the specialists")
     damaged(residual(lambda t, m: m.update(codec="zip")), "'zip' is not one of")

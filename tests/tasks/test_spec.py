@@ -205,3 +205,9 @@ def test_any_value_of_a_suite_is_read_or_refused(key: str, value: object) -> Non
 @given(st.sampled_from([*spec_module.TaskSpec.model_fields, "x"]), nested)
 def test_any_value_of_a_task_is_read_or_refused(key: str, value: object) -> None:
     checked(yaml.safe_dump({"tasks": {"t": {**TASK, key: value}}}))
+
+
+def test_a_key_that_is_not_text_of_unicode() -> None:
+    with pytest.raises(AllroundError) as caught:
+        parse_suite('{"lim\\ud800t": 1, tasks: {}}', name="s", asked="read it")
+    assert caught.value.found.startswith("the file: ") and caught.value.do == "correct the file"

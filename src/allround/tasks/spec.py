@@ -213,7 +213,7 @@ def _explain(error: ValidationError, raw: Any, asked: str) -> AllroundError:
     value = _value(raw, key)
     last = str(key[-1]) if key else ""
     known = _KNOWN[_level(key)]
-    do = f"correct `{'.'.join(map(str, key))}`"
+    do = f"correct `{'.'.join(map(str, key))}`" if key else "correct the file"
     if first["type"] == "extra_forbidden" or (first["type"] == "literal_error" and _level(key) == "limit"):
         found = "there is no such key"
         do = suggestion(last, known)
@@ -227,7 +227,7 @@ def _explain(error: ValidationError, raw: Any, asked: str) -> AllroundError:
     elif first["type"] == "too_short":
         found = "it is empty"
         do = f"put something in `{'.'.join(map(str, key))}`"
-    elif first["loc"][-1] == "[key]":
+    elif first["loc"][-1:] == ("[key]",):
         found = "this key should be text"
         do = "put the key in quotes"
     else:
