@@ -200,9 +200,13 @@ def _read(text: str) -> Any:
 
 
 def untimed(value: Any) -> Any:
-    """Plain data without what is named like a time, and without hashes and sizes of files that hold times."""
+    """Plain data without what is named like a time, and without hashes and sizes of what holds times."""
     if isinstance(value, Mapping):
-        return {k: untimed(v) for k, v in value.items() if not TIMED.search(str(k)) and k not in ("files", "sha256")}
+        return {
+            k: untimed(v)
+            for k, v in value.items()
+            if not TIMED.search(str(k)) and k not in ("files", "sha256", "check")
+        }
     if isinstance(value, list):
         return [untimed(one) for one in value]
     return value
