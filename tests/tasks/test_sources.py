@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from allround.core import reading
 from allround.core.errors import AllroundError
 from allround.tasks import sources
 from allround.tasks.columns import Columns
@@ -219,7 +220,7 @@ def test_parquet_files_that_name_files_or_are_too_wide(tmp_path: Path, monkeypat
             assert load(tmp_path, "a.parquet")["train"][1]["image"].size == (2, 3)
         else:
             refuse(tmp_path, "a.parquet", found, "column 'image' of train")
-    monkeypatch.setattr(sources, "MAX_COLUMNS", 3)
+    monkeypatch.setattr(reading, "MAX_COLUMNS", 3)
     pq.write_table(pa.table({f"c{i}": [1] for i in range(4)}), tmp_path / "wide.parquet")
     refuse(tmp_path, "wide.parquet", "more than 3 columns")
 
@@ -281,7 +282,7 @@ def test_images_that_do_not_lie_as_they_should(tmp_path: Path) -> None:
     broken = picture(tmp_path / "f" / "a" / "1.png", 1)
     picture(tmp_path / "f" / "b" / "1.png", 1)
     broken.write_bytes(broken.read_bytes()[:40])
-    with pytest.raises(AllroundError, match=r"image 0 of train \(column 'image'\) cannot be read"):
+    with pytest.raises(AllroundError, match=r"image 0 of train \(column 'image', 'a/1.png'\) cannot be read"):
         make_task("t", kind="classification", inputs="image", target="label", data=load(tmp_path, "f"))
 
 

@@ -20,7 +20,7 @@ from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, OUTPUT, Untied, config_of, twins_of
 from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
-from allround.core.files import read_json
+from allround.core.files import read_settings
 
 if TYPE_CHECKING:
     import torch
@@ -161,7 +161,7 @@ class Adapter:
             raise self._error(f"the folder holds no {CONFIG}", "give a folder that PEFT's save_pretrained wrote")
         if file.stat().st_size > _LONGEST:
             raise self._error(f"its {CONFIG} is {file.stat().st_size} bytes long", _REWRITE)
-        config = read_json(file)
+        config = read_settings(file)
         if not isinstance(config, dict):
             raise self._error(f"its {CONFIG} holds no settings", _REWRITE)
         return config

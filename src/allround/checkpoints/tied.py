@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from allround.checkpoints.source import Source
 from allround.core.errors import AllroundError
-from allround.core.files import read_json
+from allround.core.files import read_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ def config_of(source: Source) -> dict[str, Any]:
     if inner is not None:
         return config_of(inner)
     path = source.path / "config.json"
-    config = read_json(path) if path.is_file() else None
+    config = read_settings(path) if path.is_file() else None
     return config if isinstance(config, dict) else {}
 
 

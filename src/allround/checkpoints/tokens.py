@@ -99,7 +99,8 @@ def vocabulary_of(value: Any) -> dict[str, int]:
     if isinstance(vocab, list):
         vocab = {str(entry[0]): n for n, entry in enumerate(vocab) if isinstance(entry, list) and entry}
     found = {token: row for token, row in vocab.items() if type(row) is int} if isinstance(vocab, dict) else {}
-    for token in value.get("added_tokens") or () if isinstance(model, dict) else ():
+    added = value.get("added_tokens") if isinstance(model, dict) else None
+    for token in added if isinstance(added, list) else ():
         if isinstance(token, dict) and type(token.get("id")) is int:
             found[str(token.get("content"))] = token["id"]
     return found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from allround.checkpoints.header import SIZES, Place, dtype_name, known_dtype, read_header, torch_dtype
 from allround.checkpoints.source import Source
 from allround.core.errors import AllroundError
-from allround.core.files import hash_file, hash_json, is_inside, read_json
+from allround.core.files import hash_file, hash_json, is_inside, read_settings
 from allround.core.reading import check_file, open_file
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def indexes(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """The index files of a folder: which file holds which tensor. Errors: one that is broken."""
     found = (file for file in path.rglob("*.json") if index_of(file.name) in (".safetensors", ".bin"))
     for index in sorted(found) if path.is_dir() else ():
-        value = read_json(index)
+        value = read_settings(index)
         listed = value.get("weight_map") if isinstance(value, dict) else None
         if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
             raise AllroundError(

@@ -9,7 +9,7 @@ from typing import Any
 from allround.compose.residuals.store import load
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
-from allround.core.reading import open_file, pixel_limit
+from allround.core.reading import image_errors, open_file
 from allround.models.model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
@@ -104,8 +104,8 @@ def _image(value: str | dict[str, Any], row: int) -> Any:
     asked = f"read the image {shown!r}"
     try:
         with io.BytesIO(data) if data is not None else open_file(shown, asked=asked) as file:
-            with pixel_limit(), Image.open(file) as image:
+            with image_errors(), Image.open(file) as image:
                 image.load()
             return picture(image)
-    except (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (OSError, ValueError) as error:
         raise AllroundError(asked, str(error), "give an image file such as a PNG") from error

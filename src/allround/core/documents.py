@@ -13,6 +13,8 @@ from allround.core.reading import MAX_DEPTH, read_text
 
 #: Values that a file may stand for when every alias is written out; the default.
 MAX_VALUES = 100_000
+#: Bits of a whole number: more than any float can hold, and few enough to be written out in an error.
+_BITS = 1024
 
 
 def read_documents(path: Path | str, *, what: str = "file") -> list[Any]:
@@ -81,6 +83,12 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        found = super().construct_yaml_int(node)
+        if found.bit_length() > _BITS:
+            raise yaml.constructor.ConstructorError(None, None, "a whole number that is too long", node.start_mark)
+        return found
+
     def get_data(self) -> Any:
         node = self.get_node()
         _count(node, self.max_values, {}, ())
@@ -99,6 +107,7 @@ class _Loader(yaml.SafeLoader):
         return made
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")

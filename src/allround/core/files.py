@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from allround.core.errors import AllroundError
-from allround.core.reading import open_file, parse_json, read_bytes
+from allround.core.reading import MAX_SETTINGS, MAX_VALUES, open_file, parse_json, read_bytes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -147,23 +147,31 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    """Write JSON atomically, keys in the order given; no NaN."""
+def write_json(path: Path | str, value: Any, *, allow_nan: bool = False) -> None:
+    """Write JSON atomically: see `json_text`."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json_text(value), encoding="utf-8")
+        temporary.write_text(json_text(value, allow_nan=allow_nan), encoding="utf-8")
 
 
-def json_text(value: Any) -> str:
-    """JSON as it is written to files: keys in the order given; no NaN."""
-    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+def json_text(value: Any, *, allow_nan: bool = False) -> str:
+    """JSON as it is written to files: keys in the order given.
+
+    allow_nan: write NaN and infinity as Python reads them, for settings of others that hold them already.
+    """
+    return json.dumps(value, indent=2, allow_nan=allow_nan) + "\n"
 
 
-def read_json(path: Path | str) -> Any:
-    """Read JSON, with an error in words when it is missing or broken."""
+def read_settings(path: Path | str) -> Any:
+    """Read JSON as `read_json` does, settings or a record, which have far fewer values than a tokenizer."""
+    return read_json(path, max_values=MAX_SETTINGS)
+
+
+def read_json(path: Path | str, *, max_values: int = MAX_VALUES) -> Any:
+    """Read JSON, with an error in words when it is missing or broken, or has more values."""
     asked = f"read {path}"
     found = read_bytes(path, what="JSON file", asked=asked)
     try:
-        return parse_json(found.decode("utf-8"))
+        return parse_json(found.decode("utf-8"), max_values=max_values)
     except ValueError as error:
         raise AllroundError(
             asked, f"it is not readable as JSON: {error}", "restore the file, or make it again"

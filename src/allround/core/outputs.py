@@ -17,7 +17,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from allround.core.errors import AllroundError
-from allround.core.files import MANIFEST, disk_errors, hash_file, hash_json, is_full, read_json, sync_file, write_json
+from allround.core.files import (
+    MANIFEST,
+    disk_errors,
+    hash_file,
+    hash_json,
+    is_full,
+    read_settings,
+    sync_file,
+    write_json,
+)
 from allround.core.reading import read_text
 from allround.core.version import __version__
 
@@ -103,7 +112,7 @@ def check_out_file(
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """What a folder's manifest lists: path -> entry. None, or one that cannot be read, lists nothing."""
     try:
-        listed = read_json(folder / MANIFEST)["files"]
+        listed = read_settings(folder / MANIFEST)["files"]
         inner = {name: entry for name, entry in listed.items() if isinstance(entry, dict)}
     except (AllroundError, KeyError, TypeError, AttributeError):
         return {}

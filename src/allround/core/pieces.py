@@ -19,7 +19,7 @@ from typing import Any
 import xxhash
 
 from allround.core.errors import AllroundError
-from allround.core.files import hash_json, read_json, write_json
+from allround.core.files import hash_json, read_settings, write_json
 from allround.core.outputs import piece_folder, remove_empty
 from allround.core.reading import open_file
 from allround.core.version import __version__
@@ -66,7 +66,7 @@ class Piece:
         if not self.folder.is_dir():
             return None
         try:
-            written = read_json(self.folder / "piece.json")
+            written = read_settings(self.folder / "piece.json")
             files = written.pop("files")
             if written.pop("check") != hash_json([written, files]):
                 return "piece.json is not as it was written"
@@ -88,7 +88,7 @@ class Piece:
     @property
     def facts(self) -> dict[str, Any]:
         """What the work wrote down about itself when it finished."""
-        facts: dict[str, Any] = read_json(self.folder / "piece.json")["facts"]
+        facts: dict[str, Any] = read_settings(self.folder / "piece.json")["facts"]
         return facts
 
     @contextlib.contextmanager
@@ -114,7 +114,7 @@ class Piece:
         """All files in the piece's folder, their paths in it, and whether they are the piece's own."""
         known = {"piece.json"}
         with contextlib.suppress(AllroundError, KeyError, TypeError):
-            known |= set(read_json(self.folder / "piece.json")["files"])
+            known |= set(read_settings(self.folder / "piece.json")["files"])
         found = [(p, p.relative_to(self.folder).as_posix()) for p in self.folder.rglob("*") if not p.is_dir()]
         return [(path, name, name in known) for path, name in found]
 

@@ -24,8 +24,17 @@ MAX_WRITTEN = 1 << 20
 #: Bytes and values of a document that a program wrote, such as the tokenizer of 256,000 tokens: about three times that.
 MAX_BYTES = 100 << 20
 MAX_VALUES = 5_000_000
+#: Values of settings and records, such as a config.json with the names of 100,000 classes: what reads them is slow with
+#: more, and takes up to 700 bytes for each.
+MAX_SETTINGS = 500_000
 #: How deeply lists and objects may lie in each other: more than any program writes, less than any library's own limit.
 MAX_DEPTH = 64
+#: Columns of a table.
+MAX_COLUMNS = 10_000
+#: Cells and letters that a Parquet file may stand for: so many for each of its bytes, and so many in any case.
+_EXPANDED, _SMALL = 100, 20_000_000
+#: Rows of a Parquet file that are measured at once.
+_BATCH = 10_000
 
 _SORTS = (
     (stat.S_ISDIR, "a folder"),
@@ -104,13 +113,52 @@ def read_text(path: Path | str, *, what: str = "file", max_bytes: int = MAX_WRIT
 
 
 @contextlib.contextmanager
-def pixel_limit() -> Iterator[None]:
-    """Make the warning of PIL that an image has very many pixels (90 million) an error, as it is for twice as many."""
+def image_errors() -> Iterator[None]:
+    """While PIL reads an image, whatever it raises becomes a ValueError: of damaged images it raises anything.
+
+    Its warning that an image has very many pixels (90 million) is an error, as it is for twice as many.
+    """
     from PIL import Image
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+        try:
+            yield
+        except Exception as error:
+            raise ValueError(str(error).strip() or type(error).__name__) from error
+
+
+def check_parquet(file: BufferedReader, *, asked: str) -> None:
+    """An error where a Parquet file has too many columns, or stands for far more than its size: equal cells take no
+    room in it.
+
+    Columns of text are read by their dictionaries, in which each cell stands once. Errors: also those of Arrow.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    size = os.fstat(file.fileno()).st_size
+    most = _EXPANDED * size + _SMALL
+    found = pq.ParquetFile(file)
+    if found.metadata.num_columns > MAX_COLUMNS:
+        raise AllroundError(asked, f"it has more than {MAX_COLUMNS:,} columns", "keep those that are needed")
+    total = found.metadata.num_rows * found.metadata.num_columns
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    texts = [field.name for field in found.schema_arrow if any(is_kind(field.type) for is_kind in kinds)]
+    if total <= most and texts:
+        coded = pq.ParquetFile(file, read_dictionary=texts)
+        for batch in coded.iter_batches(batch_size=_BATCH, columns=texts):
+            for column in batch.columns:
+                total += pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
+            if total > most:
+                break
+    if total > most:
+        raise AllroundError(
+            asked,
+            f"its {size:,} bytes stand for more than {most:,} cells and letters",
+            "check that this is the file; or write the same rows as CSV or JSONL",
+        )
 
 
 def parse_json(text: str, *, max_values: int = MAX_VALUES, **hooks: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 
 from allround.core.errors import AllroundError
 from allround.core.outputs import output_file
-from allround.core.reading import open_file, parse_json
+from allround.core.reading import check_parquet, open_file, parse_json
 from allround.core.schema import STRICT, fitted
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
@@ -108,6 +108,7 @@ class Predictions:
         path = Path(path)
         try:
             with open_file(path, asked=f"read predictions from {path}") as file:
+                check_parquet(file, asked=f"read predictions from {path}")
                 table = pq.read_table(file)
             about = fitted(_About, parse_json((table.schema.metadata or {})[b"allround"].decode("utf-8")))
             if about.format != _FORMAT:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import hash_json, json_text, read_json
+from allround.core.files import hash_json, json_text, read_settings
 from allround.core.outputs import write_texts
 from allround.core.progress import make_console
 from allround.core.schema import STRICT, checked, fitted
@@ -420,7 +420,7 @@ class Scoreboard:
     def load(cls, folder: Path | str) -> Scoreboard:
         """Read what `save` wrote."""
         path = Path(folder) / "scoreboard.json"
-        return cls.from_json(read_json(path), asked=f"read {path}")
+        return cls.from_json(read_settings(path), asked=f"read {path}")
 
     def fingerprint(self) -> str:
         """A hash of all but timings, dates and the machine: the same for two runs with one seed."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import hash_json, json_text, read_json
+from allround.core.files import hash_json, json_text, read_settings
 from allround.core.outputs import write_texts
 from allround.core.progress import make_console
 from allround.core.schema import STRICT, checked
@@ -282,7 +282,7 @@ class TrainingComparison:
     def load(cls, folder: Path | str) -> TrainingComparison:
         """Read what `save` wrote."""
         path = Path(folder) / "comparison.json"
-        return cls.from_json(read_json(path), asked=f"read {path}")
+        return cls.from_json(read_settings(path), asked=f"read {path}")
 
     def fingerprint(self) -> str:
         """A hash of all but timings, memory, dates and the machine: the same for two runs with one seed."""

@@ -28,7 +28,7 @@ from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, OUTPUT
 from allround.checkpoints.tokens import vocabulary_of
 from allround.core.errors import AllroundError
-from allround.core.files import json_text, read_json
+from allround.core.files import json_text, read_json, read_settings
 from allround.core.jobs import available_cores
 from allround.core.outputs import write_texts
 from allround.core.progress import make_console
@@ -164,7 +164,7 @@ class Diff:
     def load(cls, folder: Path | str) -> Diff:
         """Read what `save` wrote."""
         path = Path(folder) / "diff.json"
-        return cls.from_json(read_json(path), asked=f"read {path}")
+        return cls.from_json(read_settings(path), asked=f"read {path}")
 
     def save(self, folder: Path | str, *, force: bool = False) -> None:
         """Write diff.json, diff.html and diff.svg; they need nothing from outside and run no script.

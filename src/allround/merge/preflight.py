@@ -15,7 +15,7 @@ from typing import Any
 
 from allround.checkpoints.header import FLOATS, SIZES
 from allround.core.errors import AllroundError
-from allround.core.files import disk_errors, read_json
+from allround.core.files import disk_errors, read_settings
 from allround.evaluate.scoreboard import count, duration
 from allround.merge.plan import Item, Plan
 from allround.merge.run import block_length, encoder_settings
@@ -146,7 +146,7 @@ def compare_files(plan: Plan) -> list[str]:
             notes.append(f"{model.path}: its labels (id2label) differ; those of {first.path} are kept")
         for name in ("1_Pooling/config.json", "preprocessor_config.json", "modules.json", CONFIG):
             one, two = first.path / name, model.path / name
-            if one.is_file() and two.is_file() and read_json(one) != read_json(two):
+            if one.is_file() and two.is_file() and read_settings(one) != read_settings(two):
                 notes.append(f"{model.path}: its {name} differs; that of {first.path} is kept")
         if _dtypes(first) != _dtypes(model):
             notes.append(f"{model.path}: stored as {'/'.join(_dtypes(model))}, {first.path} as "
@@ -155,7 +155,7 @@ def compare_files(plan: Plan) -> list[str]:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    value = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    value = read_settings(path / "config.json") if (path / "config.json").is_file() else {}
     return value if isinstance(value, dict) else {}
 
 

@@ -24,7 +24,7 @@ from allround.checkpoints.weights import OTHER_WEIGHTS, index_of, indexes
 from allround.checkpoints.write import WeightsFile, as_bytes, weights_file
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import atomic_file, hash_json, read_json, write_json
+from allround.core.files import atomic_file, hash_json, read_settings, write_json
 from allround.core.jobs import Inline, Runner, available_cores, call
 from allround.core.schema import STRICT, checked
 from allround.core.version import __version__
@@ -510,7 +510,7 @@ class _Done:
     @classmethod
     def read(cls, path: Path) -> _Done:
         asked = f"go on with the merge in {path.parent.parent}"
-        return checked(cls, read_json(path), asked, "remove that folder, and merge again")
+        return checked(cls, read_settings(path), asked, "remove that folder, and merge again")
 
 
 def _is_done(folder: Path, done: Path, shard: Shard) -> bool:
@@ -576,7 +576,7 @@ def copy_files(plan: Plan, folder: Path) -> None:
         with atomic_file(target) as temporary:
             shutil.copyfile(source, temporary)
     if len(said := encoder_settings(plan)) == 1 and said[0] is not None:
-        write_json(folder / CONFIG, said[0])
+        write_json(folder / CONFIG, said[0], allow_nan=True)
 
 
 def encoder_settings(plan: Plan) -> list[Any]:
@@ -586,7 +586,7 @@ def encoder_settings(plan: Plan) -> list[Any]:
         return []
     said: list[Any] = []
     for path in (model.path / CONFIG for model in plan.models):
-        value = read_json(path) if path.is_file() else None
+        value = read_settings(path) if path.is_file() else None
         said += [value] if value not in said else []
     return said
 

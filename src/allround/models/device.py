@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import read_json, write_json
+from allround.core.files import read_settings, write_json
 
 #: The layer that precisions are compared by: rows of a batch of short texts, and the widest layer of MiniLM.
 _ROWS, _IN, _OUT = 256, 384, 1536
@@ -126,7 +126,7 @@ def _read(path: Path | None) -> dict[str, dict[str, float]]:
     """What was measured before; nothing where that cannot be read."""
     found: dict[str, dict[str, float]] = {}
     try:
-        listed = read_json(path) if path is not None and path.is_file() else {}
+        listed = read_settings(path) if path is not None and path.is_file() else {}
         for key, times in dict(listed).items():
             seconds = {str(name): float(value) for name, value in dict(times).items()}
             if "fp32" in seconds and all(0 < value < math.inf for value in seconds.values()):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from allround.checkpoints.finite import check_finite, count_odd, odd_words
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import check_name, read_json, write_json
+from allround.core.files import check_name, read_settings, write_json
 from allround.core.outputs import output_folder
 from allround.core.version import __version__
 from allround.models.base import check_one_model, load_encoder
@@ -220,7 +220,7 @@ def read_definitions(folder: Path) -> tuple[dict[str, Definition], dict[str, Any
             "the folder has no allround.json" if folder.is_dir() else "there is no such folder",
             "give the folder of a model that allround saved, such as runs/NAME/best",
         )
-    value = read_json(path)
+    value = read_settings(path)
     try:
         if value["format"] > FORMAT:
             raise AllroundError(

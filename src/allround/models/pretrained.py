@@ -19,7 +19,7 @@ from allround.checkpoints.prefixes import find_prefix
 from allround.checkpoints.quantised import UNPACK
 from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
-from allround.core.files import read_json
+from allround.core.files import read_settings
 
 #: How transformers is to load a network. Tensors of another shape are found, and said, by `whole`.
 LOADING: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "ignore_mismatched_sizes": True}
@@ -50,7 +50,7 @@ def check_config(folder: Path) -> None:
         raise AllroundError(
             asked, "it is an adapter of PEFT, not a whole model", "merge it into its base: allround merge --help"
         )
-    config = read_json(folder / "config.json")
+    config = read_settings(folder / "config.json")
     if not isinstance(config, Mapping):
         raise AllroundError(asked, "its config.json holds no settings", "copy or download it again")
     for key, (found, do) in _REFUSED.items():
@@ -84,7 +84,7 @@ def check_tokenizer(folder: Path, tokenizer: Any = None) -> None:
     file = folder / "tokenizer_config.json"
     if tokenizer is not None:
         names = tuple(dict.fromkeys(tokenizer.vocab_files_names.values()))
-    elif file.is_file() and _reads_bytes(read_json(file)):
+    elif file.is_file() and _reads_bytes(read_settings(file)):
         names = ()
     else:
         names = _TOKENIZERS

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allround.core.errors import AllroundError
-from allround.core.reading import MAX_VALUES, open_file, parse_json
+from allround.core.reading import MAX_COLUMNS, MAX_VALUES, open_file, parse_json
 
 if TYPE_CHECKING:
     from pyarrow import Array, ChunkedArray
 
 #: What each format of text parts its cells by; JSON has no cells.
 SEPARATORS = {"csv": ",", "tsv": "\t", "json": ""}
-MAX_COLUMNS = 10_000
 #: Letters of a cell and of a line.
 MAX_LINE = 16 << 20
 #: Letters and values of a file that is one JSON array, which is read as a whole.

@@ -14,7 +14,7 @@ import numpy as np
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
-from allround.core.reading import pixel_limit
+from allround.core.reading import image_errors
 from allround.core.seeds import seed_of
 from allround.tasks.definition import MODALITIES, Definition
 from allround.tasks.kind import Kind
@@ -329,12 +329,16 @@ class _Maker:
         if type(feature).__name__ == "Image":
             images = []
             try:
-                with pixel_limit():
+                with image_errors():
                     for row in rows.select_columns([name]):
                         images.append(row[name])
-            except Exception as error:
+            except ValueError as error:
+                import datasets
+
+                stored = rows.cast_column(name, datasets.Image(decode=False))[len(images)][name]
+                file = f", {stored['path']!r}" if stored and stored["path"] else ""
                 raise self.fail(
-                    f"image {len(images)} of {split} (column '{name}') cannot be read: {error}",
+                    f"image {len(images)} of {split} (column '{name}'{file}) cannot be read: {error}",
                     "replace or remove that file",
                 ) from error
             return _Column(images)

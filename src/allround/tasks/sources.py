@@ -13,13 +13,14 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import is_hub_id, is_inside
-from allround.core.reading import check_file, open_file, pixel_limit, read_bytes
-from allround.tasks.columns import MAX_COLUMNS, Columns, read_columns
+from allround.core.reading import check_file, check_parquet, image_errors, open_file, read_bytes
+from allround.tasks.columns import Columns, read_columns
 from allround.tasks.spec import SourceSpec
 from allround.tasks.task import SPLITS
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 SKLEARN = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
 MAX_UNPACKED = 8 * 1024**3
+MAX_MEMBERS = 200_000
 
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
@@ -127,7 +129,11 @@ def _place(path: Path, format: str | None, written: Collection[str]) -> dict[str
     if archive is not None:
         with tempfile.TemporaryDirectory(prefix="allround-") as folder:
             _unpack(archive, Path(folder))
-            return _folder(Path(folder) / path.relative_to(archive), path, format, written)
+            try:
+                return _folder(Path(folder) / path.relative_to(archive), path, format, written)
+            except AllroundError as error:
+                asked, found = (part.replace(folder, str(archive)) for part in (error.asked, error.found))
+                raise AllroundError(asked, found, error.do) from error
     if path.is_dir():
         return _folder(path, path, format, written)
     return _files({"train": path}, format, written)
@@ -183,28 +189,24 @@ def _format(path: Path, format: str | None) -> str:
 
 def _parquet(path: Path) -> Dataset:
     import datasets
-    import pyarrow.parquet as pq
 
     asked = f"read '{path}'"
     with _calm(), tempfile.TemporaryDirectory(prefix="allround-") as cache:
         try:
             with open_file(path, asked=asked) as file:
-                columns, count = pq.ParquetFile(file).metadata.num_columns, 0
-            if columns <= MAX_COLUMNS:
-                # Not load_dataset: it tells the Hub of every use, even of local files.
-                name = glob.escape(str(path.absolute()))
-                rows = datasets.Dataset.from_parquet(name, cache_dir=cache, keep_in_memory=True)
-                count = len(rows)
+                check_parquet(file, asked=asked)
+            # Not load_dataset: it tells the Hub of every use, even of local files.
+            name = glob.escape(str(path.absolute()))
+            rows = datasets.Dataset.from_parquet(name, cache_dir=cache, keep_in_memory=True)
+        except AllroundError:
+            raise
         except Exception as error:
             if "corresponds to no data" in str(error):
                 raise AllroundError(asked, "the file has no rows", "put rows in it") from error
             cause = error.__cause__ or error
             found = f"it is not readable as parquet: {str(cause).strip()}"
             raise AllroundError(asked, found, "correct the file") from error
-    if columns > MAX_COLUMNS:
-        found = f"it has more than {MAX_COLUMNS:,} columns"
-        raise AllroundError(asked, found, "keep the columns that the tasks need")
-    if not count:
+    if not len(rows):
         raise AllroundError(asked, "the file has no rows", "put rows in it")
     return _pictures(rows)
 
@@ -216,14 +218,14 @@ def _pictures(rows: Dataset) -> Dataset:
     stored = [datasets.Value(f"{size}binary") for size in ("", "large_")]
     stored += [{"bytes": binary, "path": datasets.Value("string")} for binary in stored]
     for name in [name for name, feature in rows.features.items() if feature in stored]:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         first = next((v for v in (value.as_py() for value in rows.data.column(name)) if v is not None), None)
         data = first.get("bytes") if isinstance(first, dict) else first
         try:
-            with pixel_limit():
+            with image_errors():
                 Image.open(io.BytesIO(data or b"")).close()
-        except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        except ValueError:
             continue
         rows = rows.cast_column(name, datasets.Image())
     return rows
@@ -293,7 +295,9 @@ def _images(folder: Path, shown: Path) -> dict[str, Dataset]:
     return {
         split: datasets.Dataset.from_dict(
             {
-                "image": [{"bytes": read_bytes(folder / f, what="image"), "path": f.name} for f in by_split[split]],
+                "image": [
+                    {"bytes": read_bytes(folder / f, what="image"), "path": f.as_posix()} for f in by_split[split]
+                ],
                 "label": [f.parts[-2] for f in by_split[split]],
             },
             features=features,
@@ -311,7 +315,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     """Extract a zip file, after its member names and sizes were checked."""
     asked = f"unpack '{archive}'"
     try:
-        with open_file(archive, asked=asked) as raw, zipfile.ZipFile(raw) as file:
+        with open_file(archive, asked=asked) as raw, zipfile.ZipFile(cast(BinaryIO, _Listed(raw, asked))) as file:
             members = file.infolist()
             total = sum(m.file_size for m in members)
             if total > MAX_UNPACKED:
@@ -337,6 +341,22 @@ def _unpack(archive: Path, folder: Path) -> None:
     except Exception as error:  # whatever zipfile and each of its decompressors raise of a broken archive
         found = f"it is not readable as a zip file: {str(error) or type(error).__name__}"
         raise AllroundError(asked, found, "make the archive again") from error
+
+
+class _Listed:
+    """A zip file that is refused while it is opened, if its list names very many members: `zipfile` reads that list at
+    once, and makes an object of each."""
+
+    def __init__(self, file: BufferedReader, asked: str) -> None:
+        self.file, self.asked = file, asked
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(size)
+        if data.count(zipfile.stringCentralDir) > MAX_MEMBERS:  # type: ignore[attr-defined]
+            found = f"it has more than {MAX_MEMBERS:,} members"
+            raise AllroundError(self.asked, found, "unpack it yourself, and name the folder")
+        return data
 
 
 def _check_member(member: zipfile.ZipInfo, asked: str) -> None:

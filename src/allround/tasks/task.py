@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from allround.core.errors import AllroundError, suggestion
-from allround.core.files import hash_json, read_json, write_json
+from allround.core.files import hash_json, read_settings, write_json
 from allround.core.outputs import output_folder
-from allround.core.reading import check_file
+from allround.core.reading import check_file, image_errors
 from allround.core.seeds import seed_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
@@ -148,7 +148,7 @@ class Task:
     def load(cls, folder: Path | str) -> Task:
         """Read what `save` wrote: equal rows, in the same order, with the same `content`."""
         folder = Path(folder)
-        about = read_json(folder / "definition.json")
+        about = read_settings(folder / "definition.json")
         try:
             definition = Definition.from_json(about["definition"])
             splits = {name: _read_split(folder / f"{name}.arrow", definition) for name in SPLITS}
@@ -260,6 +260,7 @@ def _read_split(path: Path, definition: Definition) -> Split:
     check_file(path)
     with pa.OSFile(str(path), "rb") as file:
         table = pa.ipc.open_file(file).read_all()
+    table.validate(full=True)  # lengths of a damaged file may lead out of it
     columns: list[list[Any]] = [table.column(f"input_{i}").to_pylist() for i in range(len(definition.inputs))]
     if definition.modality == "image":
         columns = [[_from_png(v) for v in column] for column in columns]
@@ -284,6 +285,7 @@ def _to_png(image: Any) -> bytes:
 def _from_png(data: bytes) -> Any:
     from PIL import Image
 
-    image = Image.open(io.BytesIO(data), formats=["PNG"])
-    image.load()
+    with image_errors():
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        image.load()
     return image

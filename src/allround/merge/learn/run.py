@@ -20,7 +20,7 @@ from allround.checkpoints.header import FLOATS, torch_dtype
 from allround.checkpoints.weights import Weights
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import read_json
+from allround.core.files import read_settings
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything, seed_of
 from allround.merge.learn.guard import ROWS, Guard, distance
@@ -143,7 +143,7 @@ def _open(base: Path | str, encoders: Sequence[Path]) -> Encoder:
     """The base, reading rows as its own folder says, or as the models do where it does not say."""
     if (Path(base) / CONFIG).is_file():
         return load_encoder(base)
-    settings = [read_json(e / CONFIG).get("settings", {}) if (e / CONFIG).is_file() else {} for e in encoders]
+    settings = [read_settings(e / CONFIG).get("settings", {}) if (e / CONFIG).is_file() else {} for e in encoders]
     for one in settings:
         if one != settings[0]:
             raise AllroundError(

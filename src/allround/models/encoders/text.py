@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from allround.core.errors import AllroundError
-from allround.core.files import read_json, write_json
+from allround.core.files import read_settings, write_json
 from allround.core.locks import Lock
 from allround.core.registry import method
 from allround.models.encoder import CONFIG, Batch, Encoder, try_out
@@ -250,7 +250,7 @@ def _check_modules(folder: Path) -> Path:
     weights = Weights(folder)
     if not (folder / "modules.json").is_file():
         return folder
-    modules = read_json(folder / "modules.json")
+    modules = read_settings(folder / "modules.json")
     if not isinstance(modules, list) or not modules or not all(isinstance(module, Mapping) for module in modules):
         raise AllroundError(asked, "modules.json is not a list of modules", "copy or download it again")
     for number, module in enumerate(modules):
@@ -289,7 +289,7 @@ def _check_modules(folder: Path) -> Path:
 
 def _check_settings(asked: str, file: Path) -> None:
     """Refuse settings of sentence-transformers under which it would read other files than those of the folder."""
-    settings = read_json(file)
+    settings = read_settings(file)
     if not isinstance(settings, Mapping):
         raise AllroundError(asked, f"{file.name} holds no settings", "copy or download it again")
     for key, value in settings.items():
