@@ -143,7 +143,6 @@ ALLOWED = {
     ("models/encoders/image.py", "from_pretrained"): "load_encoder has called check_folder",
     ("models/pretrained.py", "from_pretrained"): "load_encoder has called check_folder",
     ("models/encoders/text.py", "SentenceTransformer"): "load_encoder has called check_folder",
-    ("models/pretrained.py", "from_pretrained"): "load_encoder has called check_folder",
     ("merge/vocabulary.py", "from_pretrained"): "after check_folder",
     ("cli/predict.py", "Image.open"): "of an open file or of bytes",
 }
