@@ -170,9 +170,11 @@ def test_values_that_mean_nothing(models: list[str], tmp_path: Path) -> None:
     out, recipe = tmp_path / "out", tmp_path / "recipe.yml"
     with pytest.raises(AllroundError, match="the weights add up to zero"):
         cli("merge", *models, "-m", "average", "--weights", "1,-1", "-o", out)
-    recipe.write_text(f"base: base\nmodels: [first]\nmethod: ties\nparameters: {{scale: 1{'0' * 400}}}\n")
-    with pytest.raises(AllroundError, match="not a finite number"):
-        cli("merge", recipe, "-o", out)
+    for scale, words in ((f"1{'0' * 400}", "line 4, column 21: a whole number that is too long"),
+                         (f"1{'0' * 302}", "not a finite number"), (".inf", "not a finite number")):  # fmt: skip
+        recipe.write_text(f"base: base\nmodels: [first]\nmethod: ties\nparameters: {{scale: {scale}}}\n")
+        with pytest.raises(AllroundError, match=words):
+            cli("merge", recipe, "-o", out)
     recipe.write_text("base: base\nmodels: [first]\nmethod: ties\nrules: [{match: '*nothing*', scale: 2.0}]\n")
     with pytest.raises(AllroundError, match="no tensor has such a name"):
         cli("merge", recipe, "-o", out)
