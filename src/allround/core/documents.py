@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.resolver import Resolver
 
 from allround.core.errors import AllroundError
 from allround.core.reading import MAX_DEPTH, read_text
@@ -63,18 +66,41 @@ def parse_value(text: str) -> Any:
     return documents[0] if documents else None
 
 
-class _Loader(yaml.SafeLoader):
+def _parser() -> Any:
+    """libyaml's parser, or PyYAML's own where it was built without: that takes ten times as long, so that a megabyte
+    takes several seconds."""
+    if yaml.__with_libyaml__:
+        from yaml.cyaml import CParser  # type: ignore[attr-defined]
+
+        return CParser
+
+    class Parser(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser):
+        def __init__(self, text: str) -> None:
+            yaml.reader.Reader.__init__(self, text)
+            yaml.scanner.Scanner.__init__(self)
+            yaml.parser.Parser.__init__(self)
+
+    return Parser
+
+
+_Parser: Any = _parser()
+
+
+class _Loader(Composer, _Parser, SafeConstructor, Resolver):
     """Plain data only; a key twice is an error; `1e-3` is a number, as everybody expects."""
 
     def __init__(self, text: str, max_values: int) -> None:
-        super().__init__(text)
+        _Parser.__init__(self, text)
+        Composer.__init__(self)
+        SafeConstructor.__init__(self)
+        Resolver.__init__(self)
         self.max_values = max_values
         self.nodes = self.depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.nodes += 1
         self.depth += 1
-        mark = self.peek_event().start_mark
+        mark: Any = self.peek_event().start_mark
         if self.nodes > self.max_values:
             raise yaml.constructor.ConstructorError(None, None, f"more than {self.max_values:,} values", mark)
         if self.depth > MAX_DEPTH:
