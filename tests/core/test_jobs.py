@@ -148,7 +148,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import typer
 import work_to_do
-from allround.cli.stopping import Commands, heed_sigterm
+from allround.cli.stopping import Commands, heed_interruptions
 from allround.core.jobs import Processes, call
 
 app = typer.Typer(cls=Commands)
@@ -164,7 +164,7 @@ def other(): ...
 if __name__ == "__main__":
     import signal
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in the background
-    heed_sigterm()
+    heed_interruptions()
     app(["build"])
 """
 
@@ -197,6 +197,40 @@ def test_an_interruption_ends_workers_at_once(tmp_path: Path, number: int, to_al
             if process.is_running():
                 process.kill()
         parent.wait(10)
+
+
+#: A command that is interrupted in a destructor, where Python drops what is raised, and would then run for a minute.
+DROPPED = """
+import os, signal, sys, time
+import typer
+from allround.cli.stopping import Commands, heed_interruptions
+
+class Gone:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0.01)
+
+app = typer.Typer(cls=Commands)
+
+@app.command()
+def build():
+    Gone()
+    time.sleep(60)
+
+@app.command()
+def other(): ...
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+heed_interruptions()
+app(["build"])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_that_python_drops_is_not_lost(number: int) -> None:
+    done = subprocess.run([sys.executable, "-c", DROPPED, str(int(number))], capture_output=True, text=True, timeout=30)
+    assert done.stderr == "stopped: what is finished is kept; run the same command again to go on from there\n"
+    assert done.returncode == 128 + number
 
 
 def test_an_error_waits_for_work_that_has_begun_and_an_interruption_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ def main() -> None:
     drop_useless_width()
     try:
         from allround.cli.app import app
-        from allround.cli.stopping import heed_sigterm
+        from allround.cli.stopping import heed_interruptions
 
-        heed_sigterm()
+        heed_interruptions()
         app()
     except AllroundError as error:
         _say(error)

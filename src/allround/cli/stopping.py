@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -58,12 +59,38 @@ def exit_code(stop: KeyboardInterrupt) -> int:
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
-def heed_sigterm() -> None:
-    """From now on SIGTERM interrupts as Ctrl-C does; not in a thread, and not where SIGTERM is handled already."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+def heed_interruptions() -> None:
+    """From now on SIGTERM interrupts as Ctrl-C does, and no interruption is lost; not in a thread, and SIGTERM not where
+    it is handled already.
+
+    Python drops what is raised while it runs a destructor or the callback of a weak reference, an interruption too: the
+    command would go on. There the signal is sent once more, a moment later.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
+    others = sys.unraisablehook
+
+    def hook(dropped: Any) -> None:
+        if isinstance(dropped.exc_value, KeyboardInterrupt):
+            _send_again(dropped.exc_value)
+        else:
+            others(dropped)
+
+    sys.unraisablehook = hook
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the end must not be interrupted
     raise Terminated
+
+
+def _send_again(dropped: KeyboardInterrupt) -> None:
+    number = signal.SIGINT
+    if isinstance(dropped, Terminated):
+        number = signal.SIGTERM
+        signal.signal(number, _terminate)
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
