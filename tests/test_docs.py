@@ -90,12 +90,19 @@ def test_the_commands_of_the_tutorial_run_after_its_code(tmp_path: Path) -> None
         assert "Warning" not in ran.stderr, run
 
 
+#: Commands that train or score on rows: the pages are run with few of them.
+ON_ROWS = {"build", "train", "tune", "loop", "evaluate", "compare-training"}
+FEW = ["--limit", "train=100", "--limit", "validation=100", "--limit", "test=100"]
+
+
 def run_page(page: str, folder: Path) -> str:
-    """Run the commands and the Python blocks of a page, in their order; what they print."""
+    """Run the commands, with few rows, and the Python blocks of a page, in their order; what they print."""
     lines = ["from allround.cli.app import app"]  # one process, since each command would load torch and transformers
     for language, code in _FENCE.findall((DOCS / page).read_text(encoding="utf-8")):
         lines += [code] if language == "python" else []
-        lines += [f"app({shlex.split(line)[1:]!r}, standalone_mode=False)" for line in lines_of_commands(code)]
+        for _, name, *words in map(shlex.split, lines_of_commands(code)):
+            words += FEW if name in ON_ROWS else []
+            lines += [f"app({[name, *words]!r}, standalone_mode=False)"]
     script = folder / "page.py"
     # Worker processes begin by importing the script.
     body = "\n".join("    " + line for line in "\n".join(lines).splitlines())

@@ -310,7 +310,7 @@ def test_one_task_alone(digits_suite: Suite, base: Path, tmp_path: Path) -> None
 
 
 def test_a_table_suite(table_suite: Suite, tmp_path: Path) -> None:
-    made_ = run(table_suite, tmp_path / "run", base="small_table")
+    made_ = run(table_suite, tmp_path / "run", base="small_table", methods=("average",))
     board = made_.scoreboard
     assert board.cells["specialists"]["species"].score > 0.6 > board.cells["floor"]["species"].score
     assert allround.load(made_.best).predict("species", [(5.1, 3.5, 1.4, "small")]) == ["0"]
@@ -318,7 +318,8 @@ def test_a_table_suite(table_suite: Suite, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_text_suite_of_every_kind(text_suite: Suite, bert_folder: Path, tmp_path: Path) -> None:
-    made_ = run(text_suite, tmp_path / "run", base=bert_folder, encoder={"max_length": 32}, trials=2)
+    made_ = run(text_suite, tmp_path / "run", base=bert_folder, encoder={"max_length": 32},
+                methods=("average", "ties"), trials=2)  # fmt: skip
     model = allround.load(made_.best)
     assert model.encoder.max_length == 32
     (tags,) = model.predict("names", [["the", "cat", "saw", "ada"]])
@@ -392,19 +393,20 @@ def test_a_given_specialist_must_have_the_features_of_the_base(
 
 @pytest.mark.slow
 def test_lora(digits_suite: Suite, base: Path, tmp_path: Path) -> None:
-    made_ = run(digits_suite, tmp_path / "run", base=base, settings=QUICK.with_(tune="lora", lora_rank=4), joint=False)
+    made_ = run(digits_suite, tmp_path / "run", base=base, settings=QUICK.with_(tune="lora", lora_rank=4), joint=False,
+                methods=("average",))  # fmt: skip
     adapter = next((made_.folder / "pieces").glob("specialist-digit-*")) / "adapter"
     assert (adapter / "adapter_model.safetensors").is_file()
 
 
 def test_a_budget_scales_work_down_and_says_so(digits_suite: Suite, base: Path, tmp_path: Path) -> None:
-    small = run(digits_suite, tmp_path / "run", base=base, budget=0.001)
+    small = run(digits_suite, tmp_path / "run", base=base, budget=0.001, methods=("average",))
     words = small.scoreboard.notes["budget"]
     assert words.startswith("Budget 0.001 min, where the whole work was estimated at")
     assert "training took 1 epoch instead of 2" in words and "more than the budget" in words
     assert words in small.report.read_text().replace("&#39;", "'")
     assert small.scoreboard.system("specialists").cost.training_examples == 3 * 60, "one epoch"
-    large = run(digits_suite, tmp_path / "run2", base=base, budget=60.0)
+    large = run(digits_suite, tmp_path / "run2", base=base, budget=60.0, methods=("average",))
     assert "nothing was cut" in large.scoreboard.notes["budget"]
 
 

@@ -441,8 +441,8 @@ def test_killed_in_the_middle_and_run_again(two_specialists: tuple[Path, Path, P
     from allround.evaluate.scoreboard import Scoreboard
 
     base = two_specialists[0]
-    words = ["build", "digits", "--only", "digit,ink,segments", "--limit", "train=200", "--limit", "test=60", "--base",
-             base, "--trials", "3", "--workers", "2", "--epochs", "3"]  # fmt: skip
+    words = ["build", "digits", "--only", "digit,ink,segments", "--limit", "train=120", "--limit", "test=40", "--base",
+             base, "--trials", "3", "--workers", "2", "--epochs", "2", "--methods", "average,ties"]  # fmt: skip
     command = [sys.executable, "-m", "allround", *[str(w) for w in words], "--out", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120

@@ -44,7 +44,13 @@ def test_every_kernel_runs_where_no_cache_can_be_written(fresh, monkeypatch):
     kernels.count_bits(rows, histogram, None)
     assert histogram.sum(1).tolist() == [4, 4]
     assert histogram[0, 0x3F80] == 1 and histogram[1, 0x3F00] == 2  # 1.0, and twice 0.5
-    assert set(kernels._compiled()) == {"upper", "lower", "elected", "uniform", "by_rank"}
+    score, limits = torch.empty(2, 4), torch.tensor([[4.0, 1.0], [0.0, 0.0], [2.0, 2.0], [1.0, 1.0]])
+    assert kernels.competition(rows, rows.sum(0), *limits[:2], out=score) == [12.0, 1.0]
+    assert score[0, 3] == 12.0 and score[1, 2] == 1.0  # the largest magnitudes: n = 1
+    merged = kernels.competed(rows, score, limits)
+    assert merged is not None and merged.tolist() == [0.0, 0.0, 0.0, 4.0]
+    names = {"upper", "lower", "elected", "competition", "competed", "uniform", "by_rank"}
+    assert set(kernels._compiled()) == names
     gram, changed, largest = diff._first(rows)
     assert gram.tolist() == [[21.0, -4.5], [-4.5, 2.5]] and changed.tolist() == [4] and largest.tolist() == [1]
 

@@ -123,7 +123,7 @@ def ended(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_killed_at_ten_moments(slow: list[Path], tmp_path: Path) -> None:
+def test_killed_at_five_moments(slow: list[Path], tmp_path: Path) -> None:
     """Until it is whole there is nothing at OUT, and a shard that was finished stays the file that it is."""
     words, out = command(slow, tmp_path / "killed" / "out"), tmp_path / "killed" / "out"
     cli(command(slow, tmp_path / "whole" / "out"))
@@ -132,7 +132,7 @@ def test_killed_at_ten_moments(slow: list[Path], tmp_path: Path) -> None:
     draw = random.Random(0)
     kept: dict[str, tuple[int, int]] = {}
     kills = 0
-    while kills < 10:
+    while kills < 5:
         before = began(out)
         process = start(words)
         with ended(process):

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from allround.core import registry
+from allround.merge import run
 from allround.merge.plan import make_plan
 from allround.merge.recipe import Model, Recipe
 from allround.merge.save import merge_models
@@ -68,6 +69,14 @@ def alone(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict
 @pytest.mark.parametrize("workers", [2, 5])
 def test_any_number_of_threads(folders: list[Path], alone: dict[str, bytes], tmp_path: Path, workers: int) -> None:
     found = everything(folders, tmp_path, workers)
+    assert [name for name, data in alone.items() if found[name] != data] == []
+
+
+def test_whether_blocks_are_kept_between_passes_or_read_again(
+    folders: list[Path], alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_KEPT", 0)
+    found = everything(folders, tmp_path, 1)
     assert [name for name, data in alone.items() if found[name] != data] == []
 
 

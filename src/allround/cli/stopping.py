@@ -60,8 +60,8 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 
 
 def heed_interruptions() -> None:
-    """From now on SIGTERM interrupts as Ctrl-C does, and no interruption is lost; not in a thread, and SIGTERM not where
-    it is handled already.
+    """From now on SIGTERM interrupts as Ctrl-C does, unless it is handled already, and no interruption is lost. In
+    another thread than the main one this does nothing.
 
     Python drops what is raised while it runs a destructor or the callback of a weak reference, an interruption too: the
     command would go on. There the signal is sent once more, a moment later.

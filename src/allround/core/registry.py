@@ -196,22 +196,30 @@ def names(family: str) -> list[str]:
     >>> "ties" in names("merge")
     True
     """
+    return list(_names(family))
+
+
+def _names(family: str) -> tuple[str, ...]:
     folder = PACKAGE / FAMILIES[family][1]
-    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+    return _listed(folder, folder.stat().st_mtime_ns) if folder.is_dir() else ()
+
+
+@cache
+def _listed(folder: Path, _mtime: int) -> tuple[str, ...]:
+    """The methods that a folder holds; it is read again only when a file came or went."""
+    return tuple(sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_")))
 
 
 def find(family: str, name: str) -> Entry:
     """The entry of one method, or an error that suggests the nearest name."""
-    if name not in names(family):
+    if name not in _names(family):
         raise AllroundError(
             f"use the {_WORDS.get(family, family)} '{name}'",
             f"there is no {_WORDS.get(family, family)} of that name",
             suggestion(name, names(family)),
         )
-    room, folder = FAMILIES[family]
-    path = PACKAGE / folder / f"{name}.py"
-    known = tuple(names("statistic")) if family == "merge" else ()
-    return _read(family, room, path, path.stat().st_mtime_ns, known)
+    path = PACKAGE / FAMILIES[family][1] / f"{name}.py"
+    return _read(family, path, path.stat().st_mtime_ns, _names("statistic") if family == "merge" else ())
 
 
 def entries(family: str | None = None) -> list[Entry]:
@@ -225,7 +233,7 @@ def load(family: str, name: str) -> Callable[..., Any]:
 
 
 @cache
-def _read(family: str, room: str, path: Path, _mtime: int, statistics: tuple[str, ...]) -> Entry:
+def _read(family: str, path: Path, _mtime: int, statistics: tuple[str, ...]) -> Entry:
     """What a method file says of itself. statistics: the names that a merge method may need."""
     from pydantic import ValidationError
 
@@ -284,7 +292,7 @@ def _read(family: str, room: str, path: Path, _mtime: int, statistics: tuple[str
     return Entry(
         name=path.stem,
         family=family,
-        room=room,
+        room=FAMILIES[family][0],
         module=module,
         attribute=definition.name,
         summary=summary,

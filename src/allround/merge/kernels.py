@@ -49,6 +49,36 @@ def elected(deltas: Tensor, cut: Tensor, factors: Tensor, *, normalize: bool) ->
     return out
 
 
+def competition(changes: Tensor, total: Tensor, high: Tensor, low: Tensor, *, out: Tensor) -> list[float] | None:
+    """exp(k (n^2 - 1)) * d * total where that is more than zero, else zero; n = |d| limited to low .. high of its row
+    and brought to 0 .. 1 between the two. Returns the largest d * total of each row; None, and nothing done, where
+    there is no kernel for such numbers.
+
+    Shapes: changes (k, n), float32 on the processor; total (n,); high, low (k,) -> out (k, n). The exponential is
+    Cody and Waite's: a power of two times a polynomial of degree 6, good to 2 units in the last place.
+    """
+    if changes.dtype != torch.float32 or changes.device.type != "cpu":
+        return None
+    peaks = torch.empty(len(changes))
+    limits = torch.stack([high, low]).numpy()
+    _compiled()["competition"](changes.contiguous().numpy(), total.numpy(), limits, out.numpy(), peaks.numpy())
+    return peaks.tolist()
+
+
+def competed(changes: Tensor, scores: Tensor, limits: Tensor) -> Tensor | None:
+    """The mean of limited changes, each entry weighted by its score brought to 0 .. 1; None where there is no kernel
+    for such numbers.
+
+    Shapes: changes, scores (k, n), float32 on the processor; limits (4, k): the largest and the smallest magnitude that
+    a change may have, the score that counts as 1, and the one up to which it is 0 -> (n,)
+    """
+    if changes.dtype != torch.float32 or changes.device.type != "cpu":
+        return None
+    out = torch.empty(changes.shape[1])
+    _compiled()["competed"](changes.contiguous().numpy(), scores.numpy(), limits.contiguous().numpy(), out.numpy())
+    return out
+
+
 def uniform(like: Tensor, key: int, start: int, seed: int) -> Tensor:
     """Numbers in [0, 1) with 24 random bits from a hash of (seed, key, row, place); like (k, *s), float32.
 
@@ -216,6 +246,55 @@ def _compiled() -> dict[str, Callable[..., Any]]:
                 share = divisor[place] if normalize and divisor[place] != zero else one_
                 merged[place] = value / share
 
+    def competition(changes, total, limits, out, peaks):  # type: ignore[no-untyped-def]
+        one_, zero = np.float32(1), np.float32(0)
+        models = np.float32(changes.shape[0])
+        for row in range(changes.shape[0]):
+            some, made, high, low = changes[row], out[row], limits[0, row], limits[1, row]
+            width = high - low if high > low else one_
+            peak = np.int32(0)  # the bits of numbers that are not negative are in their order
+            for place in range(some.shape[0]):
+                value = some[place]
+                n = (min(max(abs(value), low), high) - low) / width
+                power = max((n * n - one_) * models, np.float32(-87))
+                twos = np.floor(power * np.float32(1.44269504) + np.float32(0.5))
+                rest = power - twos * np.float32(0.693359375)
+                rest = rest + twos * np.float32(2.12194440e-4)
+                e = np.float32(1.9875691500e-4)
+                e = e * rest + np.float32(1.3981999507e-3)
+                e = e * rest + np.float32(8.3334519073e-3)
+                e = e * rest + np.float32(4.1665795894e-2)
+                e = e * rest + np.float32(1.6666665459e-1)
+                e = e * rest + np.float32(5.0000001201e-1)
+                e = e * rest * rest + rest + one_
+                scaled = np.int32((np.int32(twos) + np.int32(127)) << np.int32(23)).view(np.float32)
+                agreement = max(value * total[place], zero)
+                peak = max(peak, np.float32(agreement).view(np.int32))
+                made[place] = e * scaled * agreement
+            peaks[row] = np.int32(peak).view(np.float32)
+
+    def competed(changes, scores, limits, out):  # type: ignore[no-untyped-def]
+        one_, zero, least = np.float32(1), np.float32(0), np.float32(1e-12)
+        divisor = np.empty(1024, np.float32)
+        for start in range(0, changes.shape[1], 1024):
+            length = min(1024, changes.shape[1] - start)
+            merged = out[start : start + length]
+            divisor[:], merged[:] = zero, zero
+            for model in range(changes.shape[0]):
+                some, score = changes[model, start : start + length], scores[model, start : start + length]
+                high, low, most, limit = limits[0, model], limits[1, model], limits[2, model], limits[3, model]
+                width = most - limit if most > limit else one_
+                full = one_ if most > zero else zero  # of each that counts, where all of them are alike
+                for place in range(length):
+                    value = some[place]
+                    share = max(score[place] - limit, zero) / width
+                    share = share if most > limit else (full if score[place] >= limit else zero)
+                    size = min(max(abs(value), low), high)
+                    merged[place] += np.copysign(size, value) * share
+                    divisor[place] += share
+            for place in range(length):
+                merged[place] /= max(divisor[place], least)
+
     def uniform(out, keys, start):  # type: ignore[no-untyped-def]
         for row in range(out.shape[0]):
             first, second = keys[0, row], keys[1, row]
@@ -270,5 +349,5 @@ def _compiled() -> dict[str, Callable[..., Any]]:
                     factor = np.float32(1) / p if inverse else np.float32(1)
                     drawn[place] = factor if drawn[place] < p else np.float32(0)
 
-    kernels = (upper, lower, elected, by_rank, uniform)
+    kernels = (upper, lower, elected, competition, competed, by_rank, uniform)
     return {kernel.__name__: compiled(kernel) for kernel in kernels}

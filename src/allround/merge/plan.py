@@ -85,9 +85,10 @@ class Plan:
     @property
     def own_values(self) -> dict[str, dict[str, Any]]:
         """The parameters of tensors that do not have those of the recipe."""
-        common = self.entry.resolve(self.recipe.values)
+        entry = self.entry
+        common = entry.resolve(self.recipe.values)
         merged = [item for item in self.items if item.copied is None]
-        return {i.name: dict(i.values) for i in merged if self.entry.resolve(i.values) != common}
+        return {i.name: dict(i.values) for i in merged if entry.resolve(i.values) != common}
 
     def source(self, number: int) -> Source:
         """A model by its number, or the base by -1."""

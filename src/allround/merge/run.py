@@ -39,6 +39,9 @@ from allround.models.encoder import CONFIG
 _OF_FOLDER = ("README.md", "merge.json", "learned.json", "allround.json", "adapter_config.json")
 #: Elements of all models in one block: few enough for the processor's cache, enough to be worth the calls.
 _BLOCK = 1 << 20
+#: Numbers of a weight, its base and its changes, that a thread keeps while it goes over them several times (128 MiB of
+#: float32); larger weights are read anew each time.
+_KEPT = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,13 @@ class _Reader:
     #: Buffers of each thread, for one block after the other: getting them anew from the system takes long.
     _buffers = threading.local()
 
-    def __init__(self, plan: Plan, item: Item, device: torch.device) -> None:
+    def __init__(self, plan: Plan, item: Item, device: torch.device, *, again: bool = False) -> None:
+        """again: blocks will be read more than once; they are kept where they are few enough."""
         self.plan, self.item, self.device = plan, item, device
+        size = math.prod(item.shape) * (len(item.models) + 1)
+        self.kept: dict[int, tuple[Tensor, Tensor, Tensor | None, Tensor | None]] | None = (
+            {} if again and size <= _KEPT else None
+        )
         #: The sum of each block's changes, by where it begins: whether they are finite, and whether there are any.
         self.totals: dict[int, float] = {}
         names = [plan.source(n).dtype(name) for n, name in item.models]
@@ -90,9 +98,12 @@ class _Reader:
 
         Errors: any other entry that is not finite.
         """
+        if self.kept is not None and block.start in self.kept:
+            return self.kept[block.start]
         item, count = self.item, block.stop - block.start
         raw = None
-        both = self._buffer((len(item.models) + 1) * count).view(-1, count)
+        rows = len(item.models) + 1
+        both = self._buffer(rows * block.start if self.kept is not None else 0, rows * count).view(-1, count)
         base, deltas = both[0], both[1:]
         if item.base is None:
             base.zero_()
@@ -118,7 +129,10 @@ class _Reader:
             deltas[:, odd] = 0
         if self.device.type != "cpu":
             base, deltas = base.to(self.device), deltas.to(self.device)
-        return base.reshape(block.shape), deltas.reshape(len(deltas), *block.shape), raw, odd
+        found = base.reshape(block.shape), deltas.reshape(len(deltas), *block.shape), raw, odd
+        if self.kept is not None:
+            self.kept[block.start] = found
+        return found
 
     def _unchanged(self, block: _Block, raw: Tensor) -> Tensor:
         """Which entries are the base's in all models, to the bit."""
@@ -130,14 +144,16 @@ class _Reader:
             same &= (other.view(torch.uint8) == raw.view(torch.uint8)).view(len(raw), -1).all(1)
         return same
 
-    def _buffer(self, count: int) -> Tensor:
-        """Room for `count` numbers, until this thread's next block. Large tensors that come whole get their own."""
-        if count > 2 * _BLOCK:
+    def _buffer(self, start: int, count: int) -> Tensor:
+        """Room for `count` numbers from `start` on, until this thread's next block, or its next weight where blocks are
+        kept. Large tensors that come whole get their own."""
+        if self.kept is None and count > 2 * _BLOCK:
             return torch.empty(count, dtype=self.dtype)
-        kept: Tensor | None = getattr(self._buffers, "kept", None)
-        if kept is None or kept.dtype != self.dtype or len(kept) < count:
-            kept = self._buffers.kept = torch.empty(max(count, _BLOCK + _BLOCK // 4), dtype=self.dtype)
-        return kept[:count]
+        least = count if self.kept is None else math.prod(self.item.shape) * (len(self.item.models) + 1)
+        room: Tensor | None = getattr(self._buffers, "room", None)
+        if room is None or room.dtype != self.dtype or len(room) < least:
+            room = self._buffers.room = torch.empty(max(least, _BLOCK + _BLOCK // 4), dtype=self.dtype)
+        return room[start : start + count]
 
     def not_finite(self) -> AllroundError:
         asked = f"merge the tensor '{self.item.name}'"
@@ -172,10 +188,11 @@ class _Merger:
 
     def pieces(self, item: Item) -> Iterator[tuple[int, Tensor]]:
         """The merged tensor in stretches: where each begins, and its values in the dtype of the output."""
-        reader = _Reader(self.plan, item, self.device)
         blocks = _blocks(item.shape, len(item.models), self.over, self.device)
         dtype = torch_dtype(item.dtype)
-        if not self.asks or (len(blocks) == 1 and self.answers is None):
+        once = not self.asks or (len(blocks) == 1 and self.answers is None)
+        reader = _Reader(self.plan, item, self.device, again=not once and self.answers is None)
+        if once:
             for block in blocks:
                 whole = Whole()
                 whole.key, whole.start = name_key(item.name), block.start

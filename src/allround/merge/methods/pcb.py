@@ -9,6 +9,7 @@ from torch import Tensor
 
 from allround.core.errors import AllroundError
 from allround.core.registry import Search, method
+from allround.merge import kernels
 from allround.merge.whole import WHOLE, Whole
 
 #: The share of the smallest and of the largest magnitudes that are limited.
@@ -50,24 +51,31 @@ def pcb(
     last, first = (size - int(size * _ENDS)), (size - max(0, int(size * (1 - _ENDS) - 1)))
     kept = max(1, size - int(size * (1 - keep)))
     flat = deltas.reshape(models, -1)
-    high, low = whole.cut(flat, [[first] * models, [last] * models]).tolist()
+    ends = whole.cut(flat, [[first] * models, [last] * models])
+    high, low = ends.tolist()
     total = flat.sum(0)
     score = torch.empty_like(flat)
-    for change, row, top, bottom in zip(flat, score, high, low, strict=True):
+    peaks = kernels.competition(flat, total, *ends, out=score)
+    for place, (change, row, top, bottom) in enumerate(zip(flat, score, high, low, strict=True)):
+        if peaks is not None and peaks[place] <= _LINEAR:
+            continue
         # exp(k n^2) up to a factor, so that it stays finite for any number of models.
         torch.abs(change, out=row).clamp_(bottom, top).sub_(bottom).div_(top - bottom if top > bottom else 1.0)
-        row.square_().sub_(1).mul_(models).exp_()
-        agreement = change * total
-        if deltas.dtype != torch.float32 or float(agreement.amax()) > _LINEAR:
-            agreement.tanh_()
-        row.mul_(agreement).clamp_min_(0)
-    best, least = whole.cut(score, [[1] * models, [kept] * models]).tolist()
-    merged = torch.zeros_like(total)
-    for change, row, most, limit, top, bottom in zip(flat, score, best, least, high, low, strict=True):
+        row.square_().sub_(1).mul_(models).exp_().mul_(torch.tanh_(change * total)).clamp_min_(0)
+    bounds = whole.cut(score, [[1] * models, [kept] * models])
+    merged = kernels.competed(flat, score, torch.cat([ends, bounds]))
+    if merged is None:
+        merged = _weighted(flat, score, ends.tolist(), bounds.tolist())
+    return base + scale * merged.reshape(base.shape)
+
+
+def _weighted(flat: Tensor, score: Tensor, ends: list[list[float]], bounds: list[list[float]]) -> Tensor:
+    """sum_i b_i t_i / sum_i b_i; the scores become the b_i."""
+    merged = torch.zeros_like(flat[0])
+    for change, row, top, bottom, most, limit in zip(flat, score, *ends, *bounds, strict=True):
         if most > limit:
             row.sub_(limit).clamp_min_(0).div_(most - limit)
         else:
             row.ge_(limit).mul_(float(most > 0))
         merged.addcmul_(change.abs().clamp_(bottom, top).copysign_(change), row)
-    merged.div_(score.sum(0).clamp_min_(1e-12))
-    return base + scale * merged.reshape(base.shape)
+    return merged.div_(score.sum(0).clamp_min_(1e-12))
