@@ -172,7 +172,7 @@ _RECIPES = (
 def recipe_files(folder: Path) -> list[Sample]:
     import yaml
 
-    from allround.merge.recipe_file import read_recipe
+    from allround.merging.recipe_file import read_recipe
 
     samples = []
     for number, about in enumerate(_RECIPES):
@@ -211,7 +211,7 @@ def statistics_files(folder: Path) -> list[Sample]:
     import torch
 
     from allround.checkpoints.weights import Weights
-    from allround.merge.statistics.file import check_made_for, fingerprint, transposed_in, write_statistic
+    from allround.merging.statistics.file import check_made_for, fingerprint, transposed_in, write_statistic
 
     _model(folder / "model" / "model.safetensors")
     model, path = Weights(folder / "model"), folder / "gram.safetensors"
@@ -231,7 +231,7 @@ def statistics_files(folder: Path) -> list[Sample]:
 def _predictions(scale: float = 0.0) -> Any:
     import numpy as np
 
-    from allround.evaluate.predictions import Predictions
+    from allround.evaluation.predictions import Predictions
     from allround.tasks.definition import Definition
 
     if scale:
@@ -243,7 +243,7 @@ def _predictions(scale: float = 0.0) -> Any:
 
 
 def scoreboard_files(folder: Path) -> list[Sample]:
-    from allround.evaluate.scoreboard import Cost, Scoreboard, System
+    from allround.evaluation.scoreboard import Cost, Scoreboard, System
 
     one, other = _predictions(), _predictions(2.0)
     systems = [System("specialists", "specialists", "Each", single=False), System("ties", "merge", cost=Cost(1.0, 9))]
@@ -259,7 +259,7 @@ def scoreboard_files(folder: Path) -> list[Sample]:
 
 
 def prediction_files(folder: Path) -> list[Sample]:
-    from allround.evaluate.predictions import Predictions
+    from allround.evaluation.predictions import Predictions
 
     samples = []
     for name, made in (("labels", _predictions()), ("numbers", _predictions(2.0))):

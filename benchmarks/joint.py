@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 from seeds import spoken
 
-from allround.build.jobs import assemble
+from allround.building.jobs import assemble
 from allround.core.jobs import quiet_libraries
 from allround.core.seeds import seed_of
-from allround.evaluate.intervals import retention
-from allround.evaluate.predict import predict_split
-from allround.evaluate.predictions import score
-from allround.evaluate.scoreboard import Scoreboard, percent
+from allround.evaluation.intervals import retention
+from allround.evaluation.predict import predict_split
+from allround.evaluation.predictions import score
+from allround.evaluation.scoreboard import Scoreboard, percent
 from allround.tasks.metric import better
 from allround.tasks.suite import Suite
-from allround.train.settings import Settings
-from allround.train.trainer import train
+from allround.training.settings import Settings
+from allround.training.trainer import train
 
 
 def joint(run: Path, board: Scoreboard, suite: Suite, values: dict[str, Any], out: Path) -> dict[str, Any]:

@@ -18,11 +18,11 @@ import numpy as np
 
 from allround.core.jobs import quiet_libraries
 from allround.core.progress import Progress
-from allround.evaluate.predict import predict_split
-from allround.evaluate.predictions import score
-from allround.merge.learn.learning import preset
-from allround.merge.learn.material import Specialist
-from allround.merge.learn.run import learn
+from allround.evaluation.predict import predict_split
+from allround.evaluation.predictions import score
+from allround.merging.learn.learning import preset
+from allround.merging.learn.material import Specialist
+from allround.merging.learn.run import learn
 from allround.models.base import load_encoder
 from allround.models.device import products
 from allround.models.head import fit_head

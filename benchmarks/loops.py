@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from allround.build.loops import Branch, Loop, Looped, plan_loop, run_loop
+from allround.building.loops import Branch, Loop, Looped, plan_loop, run_loop
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything
 from allround.models.base import open_encoder
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
-from allround.train.settings import Settings
+from allround.training.settings import Settings
 
 TASKS = ["digit", "parity", "rotated", "inverted"]
 

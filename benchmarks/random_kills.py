@@ -274,13 +274,13 @@ def trial(
 
 
 def go(kills: int, seed: int, only: list[str], say: Callable[[str], None]) -> Report:
-    import allround.build
-    import allround.build.compare
-    import allround.build.loops
+    import allround.building
+    import allround.building.compare
+    import allround.building.loops
     import allround.cli.app
-    import allround.compose
-    import allround.evaluate.report
-    import allround.merge  # noqa: F401
+    import allround.composition
+    import allround.evaluation.report
+    import allround.merging  # noqa: F401
 
     draw = random.Random(seed)
     report = Report()

@@ -17,11 +17,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from allround.cli.residuals import compress_command
-from allround.compose.residuals.store import Store, load
+from allround.composition.residuals.store import Store, load
 from allround.core.jobs import quiet_libraries
-from allround.evaluate.intervals import retention
-from allround.evaluate.predict import predict_split
-from allround.evaluate.predictions import score
+from allround.evaluation.intervals import retention
+from allround.evaluation.predict import predict_split
+from allround.evaluation.predictions import score
 from allround.models.model import read_definitions
 from allround.tasks.metric import better
 from allround.tasks.suite import Suite

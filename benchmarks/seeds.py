@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from allround.evaluate.scoreboard import Scoreboard, count, duration, percent
+from allround.evaluation.scoreboard import Scoreboard, count, duration, percent
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -33,10 +33,10 @@ def measure(given: argparse.Namespace) -> None:
     from allround.models.model import MultiTaskModel
     from allround.tasks.kind import kind
     from allround.tasks.suite import Suite
-    from allround.train.balancing import Outline, make_balancer
-    from allround.train.feeds import make_feeds
-    from allround.train.gradients import Gradients, Part
-    from allround.train.processes import Processes
+    from allround.training.balancing import Outline, make_balancer
+    from allround.training.feeds import make_feeds
+    from allround.training.gradients import Gradients, Part
+    from allround.training.processes import Processes
 
     quiet_libraries()
     suite = Suite.load(given.suite, data_dir=given.data_dir, limit={"train": 400, "validation": 100, "test": 50})

@@ -43,6 +43,6 @@ def test_every_file_with_tests_or_examples_is_collected(tmp_path: Path) -> None:
     found = collected(tmp_path)
     tests = {path for path in (ROOT / "tests").rglob("*.py") if re.search(r"^\s*def test_", path.read_text(), re.M)}
     modules = {path for path in (ROOT / "src").rglob("*.py") if ">>>" in path.read_text()}
-    assert {path.parent.name for path in tests} >= {"build", "core", "merge", "train"}
+    assert {path.parent.name for path in tests} >= {"building", "core", "merging", "training"}
     assert tests - {path for kind, path in found if kind == "Module"} == set(), "tests that never run"
     assert modules - {path for kind, path in found if kind == "DoctestModule"} == set(), "examples that never run"

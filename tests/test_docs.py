@@ -80,7 +80,8 @@ def test_the_tutorial_runs_from_top_to_bottom_and_prints_no_warnings(tmp_path: P
 def test_the_commands_of_the_tutorial_run_after_its_code(tmp_path: Path) -> None:
     # Only the first build, the file of rows and the suite file: what the commands need.
     code = "\n".join(blocks(DOCS / "tutorial.md", "python"))
-    (tmp_path / "tutorial.py").write_text(code.partition("from allround.build import Constraints")[0], encoding="utf-8")
+    first = code.partition("from allround.building import Constraints")[0]
+    (tmp_path / "tutorial.py").write_text(first, encoding="utf-8")
     runs: list[list[str]] = [[sys.executable, "tutorial.py"]]
     runs += [[sys.executable, "-m", *shlex.split(line)] for line in commands(DOCS / "tutorial.md")]
     assert len(runs) == 4
@@ -183,7 +184,7 @@ def test_names_that_the_docs_import_exist() -> None:
 
 def test_the_example_of_a_merge_method_is_that_method() -> None:
     (code,) = (c for c in blocks(ROOT / "CONTRIBUTING.md", "python") if "def median" in c)
-    assert code.strip() == (ROOT / "src/allround/merge/methods/median.py").read_text(encoding="utf-8").strip()
+    assert code.strip() == (ROOT / "src/allround/merging/methods/median.py").read_text(encoding="utf-8").strip()
 
 
 def test_the_example_of_a_threshold_passes_every_check_and_is_the_same_in_blocks() -> None:
@@ -191,7 +192,7 @@ def test_the_example_of_a_threshold_passes_every_check_and_is_the_same_in_blocks
 
     import torch
 
-    from allround.merge.checks import check_method, in_blocks
+    from allround.merging.checks import check_method, in_blocks
 
     (code,) = (c for c in blocks(DOCS / "methods.md", "python") if "whole.sum" in c)
     space: dict[str, Any] = {"__name__": "strongest"}
@@ -206,7 +207,7 @@ def test_the_example_of_a_threshold_passes_every_check_and_is_the_same_in_blocks
 
 
 def test_recipes_in_the_docs_are_read(tmp_path: Path) -> None:
-    from allround.merge.recipe_file import read_recipe
+    from allround.merging.recipe_file import read_recipe
 
     found = blocks(DOCS / "recipes.md", "yaml")
     for number, code in enumerate(found):
@@ -217,7 +218,7 @@ def test_recipes_in_the_docs_are_read(tmp_path: Path) -> None:
 
 
 def test_the_page_on_recipes_has_every_method_of_mergekit() -> None:
-    from allround.merge.mergekit import METHODS
+    from allround.merging.mergekit import METHODS
 
     page = (DOCS / "recipes.md").read_text(encoding="utf-8")
     for name, about in METHODS.items():

@@ -39,24 +39,24 @@ from allround.checkpoints.tied import config_of
 from allround.checkpoints.tokens import moved_tokens
 from allround.checkpoints.weights import Weights
 from allround.cli.predict import _image
-from allround.compose.residuals.store import Store
-from allround.compose.residuals.write import open_specialist, write_store
+from allround.composition.residuals.store import Store
+from allround.composition.residuals.write import open_specialist, write_store
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST, hash_file, read_json
 from allround.core.outputs import read_manifest
 from allround.core.pieces import Piece
-from allround.evaluate.predictions import Predictions
-from allround.evaluate.scoreboard import Scoreboard
-from allround.evaluate.training import TrainingComparison
-from allround.merge.diff import Diff, diff
-from allround.merge.plan import make_plan
-from allround.merge.preflight import compare_files
-from allround.merge.recipe import Model, Recipe
-from allround.merge.recipe_file import read_recipe
-from allround.merge.run import _Done, encoder_settings
-from allround.merge.save import finished
-from allround.merge.statistics.file import check_made_for, transposed_in, write_statistic
-from allround.merge.vocabulary import Configure, open_tokenizer
+from allround.evaluation.predictions import Predictions
+from allround.evaluation.scoreboard import Scoreboard
+from allround.evaluation.training import TrainingComparison
+from allround.merging.diff import Diff, diff
+from allround.merging.plan import make_plan
+from allround.merging.preflight import compare_files
+from allround.merging.recipe import Model, Recipe
+from allround.merging.recipe_file import read_recipe
+from allround.merging.run import _Done, encoder_settings
+from allround.merging.save import finished
+from allround.merging.statistics.file import check_made_for, transposed_in, write_statistic
+from allround.merging.vocabulary import Configure, open_tokenizer
 from allround.models import device
 from allround.models.base import load_encoder
 from allround.models.encoders.small_image import SmallImage
@@ -65,7 +65,7 @@ from allround.tasks.sources import load_raw, read_rows
 from allround.tasks.spec import read_suite
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
-from allround.train.trainer import _Run
+from allround.training.trainer import _Run
 
 sys.path.insert(0, str(Path(__file__).parent / "evaluate"))
 
@@ -340,8 +340,8 @@ def readers(shared: Shared) -> list[Reader]:
     numbers = '{"a": {"fp32": 1.0}}'
     return [
         Reader("suite", "yaml", text("a.yml", suite), read_suite, ("tasks/spec.py",)),
-        Reader("recipe", "yaml", text("a.yml", own), read_recipe, ("core/documents.py", "merge/recipe_file.py")),
-        Reader("recipe of mergekit", "yaml-", text("a.yml", mergekit), read_recipe, ("merge/recipe_file.py",)),
+        Reader("recipe", "yaml", text("a.yml", own), read_recipe, ("core/documents.py", "merging/recipe_file.py")),
+        Reader("recipe of mergekit", "yaml-", text("a.yml", mergekit), read_recipe, ("merging/recipe_file.py",)),
         Reader("csv", "csv", text("a.csv", rows), raw, ("tasks/columns.py", "tasks/sources.py")),
         Reader("tsv", "tsv", text("a.tsv", rows.replace(",", "\t")), raw, ("tasks/columns.py",)),
         Reader("json rows", "rows", text("a.json", '[{"text": "a", "label": 0}]'), raw, ("tasks/columns.py",)),
@@ -373,7 +373,7 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("pooling", "json", copied(shared.pipeline, "1_Pooling/config.json"), encoder, ("models/base.py",)),
         Reader("settings of an encoder", "json", model("encoder/allround_encoder.json"), encoder, ("models/base.py",)),
         Reader("tokenizer of a model", "json", copied(shared.hf, "tokenizer.json"), tokens,
-               ("checkpoints/tokens.py", "merge/vocabulary.py")),
+               ("checkpoints/tokens.py", "merging/vocabulary.py")),
         Reader("vocabulary", "text", vocabulary("vocab.txt", b"a\nb\nc"),
                lambda path: moved_tokens(path.parents[1] / "base", path.parent), ("checkpoints/tokens.py",),
                absent=True),
@@ -381,25 +381,25 @@ def readers(shared: Shared) -> list[Reader]:
                lambda path: moved_tokens(path.parents[1] / "base", path.parent), ("checkpoints/tokens.py",),
                absent=True),
         Reader("config that is changed", "json", pair("config.json"), configured,
-               ("merge/vocabulary.py", "checkpoints/tied.py"), absent=True),
+               ("merging/vocabulary.py", "checkpoints/tied.py"), absent=True),
         Reader("config that is compared", "json", pair("config.json"), lambda path: compare_files(plan_of(path)),
-               ("merge/preflight.py", "checkpoints/tied.py"), absent=True),
+               ("merging/preflight.py", "checkpoints/tied.py"), absent=True),
         Reader("pooling that is compared", "json", pair("1_Pooling/config.json"),
-               lambda path: compare_files(plan_of(path)), ("merge/preflight.py",), absent=True),
+               lambda path: compare_files(plan_of(path)), ("merging/preflight.py",), absent=True),
         Reader("settings that are compared", "json", pair("allround_encoder.json"),
-               lambda path: encoder_settings(plan_of(path)), ("merge/run.py",), absent=True),
+               lambda path: encoder_settings(plan_of(path)), ("merging/run.py",), absent=True),
         Reader("tokenizer that is compared", "json", pair("tokenizer.json"),
-               lambda path: diff(str(path.parents[1] / "base"), [str(path.parent)]), ("merge/diff.py",), absent=True),
+               lambda path: diff(str(path.parents[1] / "base"), [str(path.parent)]), ("merging/diff.py",), absent=True),
         Reader("record of a merge", "json", pair("merge.json"), lambda path: finished(plan_of(path), path.parent),
-               ("merge/save.py",), absent=True),
-        Reader("notes of a shard", "json", text("a.json", done), _Done.read, ("merge/run.py",)),
+               ("merging/save.py",), absent=True),
+        Reader("notes of a shard", "json", text("a.json", done), _Done.read, ("merging/run.py",)),
         Reader("statistics", "safetensors-", statistics, read_statistics, ("checkpoints/header.py",)),
         Reader("scoreboard", "json", saved(board, "scoreboard.json"), lambda path: Scoreboard.load(path.parent),
-               ("evaluate/scoreboard.py",)),
+               ("evaluation/scoreboard.py",)),
         Reader("comparison", "json", saved(comparison, "comparison.json"),
-               lambda path: TrainingComparison.load(path.parent), ("evaluate/training.py",)),
-        Reader("diff", "json", differences, lambda path: Diff.load(path.parent), ("merge/diff.py",)),
-        Reader("predictions", "parquet", predictions, Predictions.load, ("evaluate/predictions.py",)),
+               lambda path: TrainingComparison.load(path.parent), ("evaluation/training.py",)),
+        Reader("diff", "json", differences, lambda path: Diff.load(path.parent), ("merging/diff.py",)),
+        Reader("predictions", "parquet", predictions, Predictions.load, ("evaluation/predictions.py",)),
         Reader("model", "json", model("allround.json"), lambda path: read_definitions(path.parent),
                ("models/model.py",)),
         Reader("heads", "safetensors", model("heads.safetensors"), lambda path: load(path.parent),
@@ -416,7 +416,7 @@ def readers(shared: Shared) -> list[Reader]:
                quiet=True),
         Reader("measured speeds", "json", text("a.json", numbers), device._read, ("models/device.py",), quiet=True),
         Reader("unfinished training", "bytes", training, lambda path: _Run._read_state(state, path),  # type: ignore[arg-type]
-               ("train/trainer.py",)),
+               ("training/trainer.py",)),
         Reader("json", "json-", text("a.json", "{}"), read_json, ("core/files.py",)),
         Reader("any file", "any", text("a", "b"), hash_file, ("core/files.py",)),
     ]  # fmt: skip
@@ -840,7 +840,7 @@ def test_a_reader_reads_or_says_why_not(name: str, case: str, ends: dict[tuple[s
 OTHERS = {
     "cli/app.py": "it shows a method file, which the registry has read",
     "core/registry.py": "method files lie in the package alone",
-    "merge/learn/run.py": "settings of an encoder, which load_encoder reads as well",
+    "merging/learn/run.py": "settings of an encoder, which load_encoder reads as well",
 }
 OPENERS = {"open_file", "check_file", "check_folder", "read_bytes", "read_text", "read_json", "read_settings",
            "read_documents", "hash_file", "read_header"}  # fmt: skip

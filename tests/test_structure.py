@@ -40,8 +40,8 @@ def test_the_rooms_depend_one_way(copy: Path) -> None:
     ("file", "line"),
     [
         ("core/seeds.py", "from allround.tasks import suite"),
-        ("merge/run.py", "from allround.train import trainer"),
-        ("merge/methods/ties.py", "from allround.merge.methods import average"),
+        ("merging/run.py", "from allround.training import trainer"),
+        ("merging/methods/ties.py", "from allround.merging.methods import average"),
     ],
 )
 def test_a_planted_violation_fails(copy: Path, file: str, line: str) -> None:

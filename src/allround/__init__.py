@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from allround.core.version import __version__
 
 if TYPE_CHECKING:
-    from allround.compose.residuals.store import load
+    from allround.composition.residuals.store import load
     from allround.core.errors import AllroundError
-    from allround.evaluate.scoreboard import Scoreboard
+    from allround.evaluation.scoreboard import Scoreboard
     from allround.models.model import MultiTaskModel
     from allround.tasks.make import make_task
     from allround.tasks.suite import Suite
@@ -20,9 +20,9 @@ __all__ = ["AllroundError", "MultiTaskModel", "Scoreboard", "Suite", "__version_
 _HOMES = {
     "AllroundError": "allround.core.errors",
     "MultiTaskModel": "allround.models.model",
-    "Scoreboard": "allround.evaluate.scoreboard",
+    "Scoreboard": "allround.evaluation.scoreboard",
     "Suite": "allround.tasks.suite",
-    "load": "allround.compose.residuals.store",
+    "load": "allround.composition.residuals.store",
     "make_task": "allround.tasks.make",
 }
 

@@ -21,8 +21,8 @@ from allround.checkpoints.adapter import Adapted, Adapter, is_adapter
 from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
 from allround.core.files import read_json
-from allround.merge.recipe import Model, Recipe
-from allround.merge.run import make_plan, merge_folders, run_plan
+from allround.merging.recipe import Model, Recipe
+from allround.merging.run import make_plan, merge_folders, run_plan
 
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")

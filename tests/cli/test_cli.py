@@ -438,7 +438,7 @@ def test_killed_in_the_middle_and_run_again(two_specialists: tuple[Path, Path, P
     """SIGKILL after some pieces: the second run takes them up, and ends as a run that nobody killed."""
     import psutil
 
-    from allround.evaluate.scoreboard import Scoreboard
+    from allround.evaluation.scoreboard import Scoreboard
 
     base = two_specialists[0]
     words = ["build", "digits", "--only", "digit,ink,segments", "--limit", "train=120", "--limit", "test=40", "--base",

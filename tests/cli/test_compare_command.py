@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from allround.cli.app import app
 from allround.cli.compare import methods_of
 from allround.core.errors import AllroundError
-from allround.evaluate.training import TrainingComparison
+from allround.evaluation.training import TrainingComparison
 
 
 def run(*words: object) -> str:

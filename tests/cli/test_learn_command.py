@@ -156,7 +156,7 @@ def test_a_dry_run_writes_nothing(flowers: Path, tmp_path: Path) -> None:
 
 
 def test_stopped(flowers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from allround.merge.learn import run
+    from allround.merging.learn import run
 
     def stop(*given: Any) -> None:
         raise KeyboardInterrupt

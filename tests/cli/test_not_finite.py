@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from allround.checkpoints.finite import count_odd
 from allround.checkpoints.weights import Weights
 from allround.cli.app import app
-from allround.compose.residuals.store import load
+from allround.composition.residuals.store import load
 from allround.core.errors import AllroundError
-from allround.evaluate.predict import predict_split
-from allround.evaluate.predictions import Predictions
+from allround.evaluation.predict import predict_split
+from allround.evaluation.predictions import Predictions
 from allround.models.base import load_encoder
 from allround.models.encoders.small_image import SmallImage
 from allround.models.encoders.small_table import SmallTable

@@ -22,9 +22,9 @@ from allround.core import outputs
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST, read_json, write_json
 from allround.core.outputs import LOCK
-from allround.evaluate.predictions import Predictions
-from allround.evaluate.report import write_report
-from allround.evaluate.scoreboard import Scoreboard
+from allround.evaluation.predictions import Predictions
+from allround.evaluation.report import write_report
+from allround.evaluation.scoreboard import Scoreboard
 from allround.models.encoders.small_table import SmallTable, _column
 from allround.tasks.suite import Suite
 
@@ -353,4 +353,4 @@ def test_every_save_can_be_forced_and_nothing_goes_around_the_guard() -> None:
                 given = {argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]}
                 unforced += [place] if "force" not in given else []
     assert around == ["core/outputs.py", "core/pieces.py"]
-    assert unforced == ["build/loops/run.py", "models/encoder.py"], "a loop's own, and an encoder's into its folder"
+    assert unforced == ["building/loops/run.py", "models/encoder.py"], "a loop's own, and an encoder's into its folder"

@@ -139,13 +139,13 @@ ALLOWED = {
     ("tasks/task.py", "OSFile"): "after check_file",
     ("tasks/task.py", "Image.open"): "of bytes",
     ("core/reading.py", "ParquetFile"): "of an open file",
-    ("evaluate/predictions.py", "read_table"): "of an open file",
+    ("evaluation/predictions.py", "read_table"): "of an open file",
     ("checkpoints/weights.py", "torch.load"): "after check_file",
-    ("train/trainer.py", "torch.load"): "after check_file",
+    ("training/trainer.py", "torch.load"): "after check_file",
     ("models/encoders/image.py", "from_pretrained"): "load_encoder has called check_folder",
     ("models/pretrained.py", "from_pretrained"): "load_encoder has called check_folder",
     ("models/encoders/text.py", "SentenceTransformer"): "load_encoder has called check_folder",
-    ("merge/vocabulary.py", "from_pretrained"): "after check_folder",
+    ("merging/vocabulary.py", "from_pretrained"): "after check_folder",
     ("cli/predict.py", "Image.open"): "of an open file or of bytes",
 }
 OPENERS = {"ZipFile", "ParquetFile", "from_parquet", "load_dataset", "OSFile", "read_table", "SentenceTransformer"}

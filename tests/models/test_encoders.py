@@ -28,8 +28,8 @@ from allround.models.encoders.zipped import Zipped, copies
 from allround.models.model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
-from allround.train.settings import Settings
-from allround.train.trainer import train
+from allround.training.settings import Settings
+from allround.training.trainer import train
 
 
 class Net(nn.Module):

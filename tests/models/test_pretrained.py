@@ -456,14 +456,14 @@ def test_heads_that_are_cut_short(cut: int, tmp_path: Path) -> None:
 def test_a_merge_in_another_precision_is_a_model_and_a_base(
     bert_folder: Path, text_suite: Suite, dtype: str, tmp_path: Path
 ) -> None:
-    from allround.build.single import evaluate_model, tune_model
+    from allround.building.single import evaluate_model, tune_model
     from allround.checkpoints.header import dtype_name
     from allround.core.progress import Progress
-    from allround.merge.plan import make_plan
-    from allround.merge.recipe import Model, Recipe
-    from allround.merge.save import merge_models
+    from allround.merging.plan import make_plan
+    from allround.merging.recipe import Model, Recipe
+    from allround.merging.save import merge_models
     from allround.models.model import MultiTaskModel, load
-    from allround.train.settings import Settings
+    from allround.training.settings import Settings
 
     task = text_suite.tasks["mood"]
     for number, name in enumerate(("mood", "warmth")):

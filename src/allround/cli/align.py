@@ -11,7 +11,7 @@ import typer
 from allround.core.errors import AllroundError
 
 if TYPE_CHECKING:
-    from allround.merge.align.networks import Left, Matched
+    from allround.merging.align.networks import Left, Matched
     from allround.models.model import MultiTaskModel
     from allround.tasks.suite import Suite
 
@@ -22,7 +22,7 @@ def align_command(
     """Write the second model in the first's order, and print what was aligned."""
     from allround.core.jobs import quiet_libraries
     from allround.core.outputs import output_folder
-    from allround.merge.align.models import align_models, batches_from, example_of
+    from allround.merging.align.models import align_models, batches_from, example_of
 
     quiet_libraries()
     if suite is None and by == "activations":
@@ -57,8 +57,8 @@ def zip_command(
     """Write the zipped model, and print what was zipped and what it costs."""
     from allround.core.jobs import quiet_libraries
     from allround.core.outputs import output_folder
-    from allround.merge.align.models import batches_from, zip_models
-    from allround.merge.align.networks import mixed
+    from allround.merging.align.models import batches_from, zip_models
+    from allround.merging.align.networks import mixed
 
     quiet_libraries()
     if len(folders) < 2:

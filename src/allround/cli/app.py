@@ -17,7 +17,7 @@ from allround.core.reading import read_text
 
 if TYPE_CHECKING:
     from allround.tasks.suite import Suite
-    from allround.train.settings import Settings
+    from allround.training.settings import Settings
 
 app = typer.Typer(
     cls=Commands,
@@ -172,8 +172,8 @@ def build(
     method with settings chosen on validation, scores all of them and the floors on test, and saves the best single
     model. Killed and run again, it goes on from what is finished.
     """
-    from allround.build import Constraints, Options
-    from allround.build import build as run
+    from allround.building import Constraints, Options
+    from allround.building import build as run
     from allround.cli.compare import methods_of
 
     options = Options(
@@ -250,8 +250,8 @@ def train(
 
     Started by `torchrun` or `accelerate launch` in several processes, each computes its share of every batch.
     """
-    from allround.build.single import tune_model
-    from allround.train.processes import leave_group
+    from allround.building.single import tune_model
+    from allround.training.processes import leave_group
 
     loaded = _suite(suite, data_dir, only, limit)
     settings = _settings(
@@ -372,7 +372,7 @@ def tune_command(
     force: ForceOption = False,
 ) -> None:
     """Tune one specialist: fit the head on the frozen base, then tune the encoder."""
-    from allround.build.single import tune_model
+    from allround.building.single import tune_model
 
     loaded = _suite(suite, data_dir, task, limit)
     settings = _settings(
@@ -817,7 +817,7 @@ def evaluate(
     force: ForceOption = False,
 ) -> None:
     """Score a saved model on the tasks of a suite, with intervals, beside the floor."""
-    from allround.build.single import evaluate_model
+    from allround.building.single import evaluate_model
 
     board = evaluate_model(model, _suite(suite, data_dir, only, limit), split=split, out=out, force=force)
     if as_json:
@@ -985,7 +985,7 @@ def methods_show(
             values = f"; searched: {', '.join(str(v) for v in p.search)}" if p.search else ""
             type_ = "float, or one for each model" if p.type == "Each" else p.type
             typer.echo(f"--{p.name.replace('_', '-')} {type_} (default {p.default}{values})")
-        path = registry.PACKAGE / registry.FAMILIES[entry.family][1] / f"{entry.name}.py"
+        path = registry.PACKAGE / registry.FAMILIES[entry.family] / f"{entry.name}.py"
         for node in ast.parse(read_text(path, what="method file")).body:
             if getattr(node, "name", None) == entry.attribute:
                 typer.echo(f"\n{ast.get_docstring(node)}")  # type: ignore[arg-type]
@@ -1019,7 +1019,7 @@ def _suite(suite: str, data_dir: Path | None, only: str | None, limit: list[str]
 
 def _settings(**given: Any) -> Settings:
     from allround.core.registry import spelled
-    from allround.train.settings import Settings
+    from allround.training.settings import Settings
 
     for family in ("sample", "balance"):
         if given.get(family) is not None:

@@ -13,7 +13,7 @@ from allround.core.errors import AllroundError
 
 if TYPE_CHECKING:
     from allround.tasks.suite import Suite
-    from allround.train.settings import Settings
+    from allround.training.settings import Settings
 
 
 def compare_command(
@@ -32,7 +32,7 @@ def compare_command(
     force: bool,
 ) -> None:
     """Compare joint trainings as the command line says."""
-    from allround.build.compare import METHODS, compare_training
+    from allround.building.compare import METHODS, compare_training
 
     named = methods_of(methods) if methods is not None else METHODS
     made = compare_training(suite, out=out, methods=named, seeds=seeds, trials=trials, sweep=sweep, seed=seed,

@@ -12,7 +12,7 @@ from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 
 if TYPE_CHECKING:
-    from allround.merge.learn.learning import Learning
+    from allround.merging.learn.learning import Learning
     from allround.tasks.suite import Suite
 
 
@@ -32,7 +32,7 @@ def learn_command(
 ) -> None:
     """Learn a merge as the command line says."""
     from allround.core.jobs import quiet_libraries
-    from allround.merge.learn.save import learn_models, tasks_of
+    from allround.merging.learn.save import learn_models, tasks_of
     from allround.tasks.task import SPLITS
 
     quiet_libraries()
@@ -80,7 +80,7 @@ def read_learning(
 ) -> tuple[list[str], Learning, int]:
     """Paths, the learning that `--learn NAME` and the options after it mean, and the seed."""
     from allround.cli.merge import read_options
-    from allround.merge.learn.learning import preset
+    from allround.merging.learn.learning import preset
 
     family, entry = ("learn", "custom") if name in registry.names("parametrisation") else ("learn", name)
     if entry not in registry.names("learn"):

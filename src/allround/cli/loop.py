@@ -16,9 +16,9 @@ from allround.core.progress import make_console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from allround.build.loops import Looped
+    from allround.building.loops import Looped
     from allround.tasks.suite import Suite
-    from allround.train.settings import Settings
+    from allround.training.settings import Settings
 
 
 def loop_command(
@@ -36,7 +36,7 @@ def loop_command(
     force: bool,
 ) -> None:
     """Tune and merge in rounds as the command line says."""
-    from allround.build.loops import plan_loop, run_loop
+    from allround.building.loops import plan_loop, run_loop
 
     parameters, values = options_of(name, words, method)
     loop = plan_loop(name, suite, parameters, values)
@@ -71,7 +71,7 @@ def rounds_table(made: Looped, suite: Suite) -> Table:
     """The rounds: validation scores, the mean cosine of the branches' changes, and how they were merged."""
     from rich.table import Table
 
-    from allround.evaluate.scoreboard import shown
+    from allround.evaluation.scoreboard import shown
 
     table = Table(box=None, pad_edge=False, header_style="bold", title="on validation", title_justify="left")
     table.add_column("round")

@@ -12,8 +12,8 @@ from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 
 if TYPE_CHECKING:
-    from allround.merge.recipe import Recipe
-    from allround.merge.stage import Stage
+    from allround.merging.recipe import Recipe
+    from allround.merging.stage import Stage
 
 #: How an output's dtype may be written, and what a file calls it.
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
@@ -39,8 +39,8 @@ def merge_command(
     """Merge as the command line says."""
     from allround.core.jobs import Ray, available_cores, quiet_libraries
     from allround.core.outputs import check_out
-    from allround.merge.preflight import check_space, compare_files, describe
-    from allround.merge.save import check_heads, finished, merge_models, stage_folders
+    from allround.merging.preflight import check_space, compare_files, describe
+    from allround.merging.save import check_heads, finished, merge_models, stage_folders
 
     quiet_libraries()
     if out is None and not dry_run:
@@ -140,7 +140,7 @@ def is_recipe(words: Sequence[str]) -> bool:
 
 
 def _read(words: Sequence[str], given: Mapping[str, Any], compat: str | None) -> list[Stage]:
-    from allround.merge.recipe_file import read_recipe
+    from allround.merging.recipe_file import read_recipe
 
     asked = f"merge by the recipe '{words[0]}'"
     if len(words) > 1:
@@ -151,7 +151,7 @@ def _read(words: Sequence[str], given: Mapping[str, Any], compat: str | None) ->
 
 
 def _stage(recipe: Recipe) -> Stage:
-    from allround.merge.stage import Stage
+    from allround.merging.stage import Stage
 
     return Stage("merged", recipe)
 
@@ -165,8 +165,8 @@ def _recipe(
     dtype: str | None,
     statistics: Mapping[str, str],
 ) -> Recipe:
-    from allround.merge.recipe import Model, Recipe
-    from allround.merge.save import check_base
+    from allround.merging.recipe import Model, Recipe
+    from allround.merging.save import check_base
 
     paths, values = extras(words, method)
     if len(paths) < (1 if no_base else 2):
@@ -254,7 +254,7 @@ def diff_command(
 
     from allround.core.jobs import quiet_libraries
     from allround.core.outputs import check_texts, write_texts
-    from allround.merge.diff import FILES, diff
+    from allround.merging.diff import FILES, diff
 
     quiet_libraries()
     if out is not None:
@@ -274,7 +274,7 @@ def extract_command(
 ) -> None:
     """Write the adapter and say what it holds."""
     from allround.core.jobs import quiet_libraries
-    from allround.merge.extract import extract_lora
+    from allround.merging.extract import extract_lora
 
     quiet_libraries()
     made = extract_lora(tuned, base, out, rank, energy=energy, embeddings=embeddings, device=device, force=force)

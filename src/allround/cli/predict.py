@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from allround.compose.residuals.store import load
+from allround.composition.residuals.store import load
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
 from allround.core.reading import image_errors, open_file

@@ -13,7 +13,7 @@ from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 
 if TYPE_CHECKING:
-    from allround.compose.residuals.store import Store
+    from allround.composition.residuals.store import Store
     from allround.tasks.suite import Suite
 
 #: What is stored once where --method does not say: for a codec with a multi-task vector, and for others.
@@ -34,13 +34,13 @@ def compress_command(
     force: bool,
 ) -> None:
     """Write a store as the command line says, and print what it takes."""
-    from allround.build.single import judge_of
-    from allround.compose.residuals.write import open_specialist, write_store
+    from allround.building.single import judge_of
+    from allround.composition.residuals.write import open_specialist, write_store
     from allround.core.jobs import quiet_libraries
     from allround.core.outputs import check_out, scratch_folder
-    from allround.merge.plan import open_model
-    from allround.merge.recipe import Model
-    from allround.merge.save import check_base
+    from allround.merging.plan import open_model
+    from allround.merging.recipe import Model
+    from allround.merging.save import check_base
     from allround.models.base import find_folder
 
     quiet_libraries()
@@ -122,9 +122,9 @@ def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _merge(base: str, models: Sequence[str], method: str, values: dict[str, Any], folder: Path, device: str) -> str:
     """Merge into a folder that is there; what was done, in words."""
-    from allround.merge.plan import make_plan
-    from allround.merge.recipe import Model, Recipe
-    from allround.merge.run import run_plan
+    from allround.merging.plan import make_plan
+    from allround.merging.recipe import Model, Recipe
+    from allround.merging.run import run_plan
 
     recipe = Recipe(method, tuple(Model(path) for path in models), Model(base), values)
     made = run_plan(make_plan(recipe), folder, device=device)
@@ -150,7 +150,7 @@ def print_sizes(store: Store, what: str) -> None:
 
 def materialise_command(folder: Path, task: str, out: Path, *, force: bool) -> None:
     """Write one task's model as a folder of its own."""
-    from allround.compose.residuals.store import Store
+    from allround.composition.residuals.store import Store
     from allround.core.jobs import quiet_libraries
 
     quiet_libraries()

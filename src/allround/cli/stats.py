@@ -32,8 +32,8 @@ def stats_command(
     """
     from allround.core.jobs import quiet_libraries
     from allround.core.outputs import check_out_file
-    from allround.merge.statistics.collect import collect
-    from allround.merge.statistics.measure import entry_of
+    from allround.merging.statistics.collect import collect
+    from allround.merging.statistics.measure import entry_of
     from allround.models.model import read_definitions
     from allround.tasks.suite import Suite
 

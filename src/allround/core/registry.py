@@ -22,21 +22,21 @@ from allround.core.reading import read_text
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-#: family -> (room, folder of the package)
-FAMILIES: dict[str, tuple[str, str]] = {
-    "merge": ("merge", "merge/methods"),
-    "statistic": ("merge", "merge/statistics/kinds"),
-    "learn": ("merge", "merge/learn/presets"),
-    "parametrisation": ("merge", "merge/learn/parametrisations"),
-    "objective": ("merge", "merge/learn/objectives"),
-    "codec": ("compose", "compose/residuals/codecs"),
-    "balance": ("train", "train/balance"),
-    "sample": ("train", "train/sample"),
-    "kind": ("tasks", "tasks/kinds"),
-    "metric": ("tasks", "tasks/metrics"),
-    "encoder": ("models", "models/encoders"),
-    "suite": ("tasks", "tasks/suites"),
-    "loop": ("build", "build/loops/methods"),
+#: family -> folder of the package; the first part of it is the room
+FAMILIES: dict[str, str] = {
+    "merge": "merging/methods",
+    "statistic": "merging/statistics/kinds",
+    "learn": "merging/learn/presets",
+    "parametrisation": "merging/learn/parametrisations",
+    "objective": "merging/learn/objectives",
+    "codec": "composition/residuals/codecs",
+    "balance": "training/balance",
+    "sample": "training/sample",
+    "kind": "tasks/kinds",
+    "metric": "tasks/metrics",
+    "encoder": "models/encoders",
+    "suite": "tasks/suites",
+    "loop": "building/loops/methods",
 }
 
 #: Types of arguments that the machinery gives, so that nobody sets them: statistics, what a block belongs to, and
@@ -200,7 +200,7 @@ def names(family: str) -> list[str]:
 
 
 def _names(family: str) -> tuple[str, ...]:
-    folder = PACKAGE / FAMILIES[family][1]
+    folder = PACKAGE / FAMILIES[family]
     return _listed(folder, folder.stat().st_mtime_ns) if folder.is_dir() else ()
 
 
@@ -218,7 +218,7 @@ def find(family: str, name: str) -> Entry:
             f"there is no {_WORDS.get(family, family)} of that name",
             suggestion(name, names(family)),
         )
-    path = PACKAGE / FAMILIES[family][1] / f"{name}.py"
+    path = PACKAGE / FAMILIES[family] / f"{name}.py"
     return _read(family, path, path.stat().st_mtime_ns, _names("statistic") if family == "merge" else ())
 
 
@@ -292,7 +292,7 @@ def _read(family: str, path: Path, _mtime: int, statistics: tuple[str, ...]) -> 
     return Entry(
         name=path.stem,
         family=family,
-        room=FAMILIES[family][0],
+        room=FAMILIES[family].partition("/")[0],
         module=module,
         attribute=definition.name,
         summary=summary,

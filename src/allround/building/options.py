@@ -1,0 +1,130 @@
+"""What a user can ask of `build`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from allround.building.joint import TUNED, Joint, read_joint
+from allround.core import registry
+from allround.core.errors import AllroundError, suggestion
+from allround.training.settings import Settings
+
+#: The largest retention that can be asked for; more is a typo (2 for 2%, say).
+MOST = 1.5
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What the best single model must satisfy; all of it is judged on validation.
+
+    worst: smallest retention that every task must have. keep: the same for single tasks. max_parameters: most
+    parameters that the model may store.
+    """
+
+    worst: float | None = None
+    keep: Mapping[str, float] = field(default_factory=dict)
+    max_parameters: int | None = None
+
+    def __post_init__(self) -> None:
+        for value in [self.worst, *self.keep.values()]:
+            if value is not None and not 0 < value <= MOST:
+                raise AllroundError(
+                    f"ask for a retention of {value}",
+                    f"retention is a share of the specialist's score, and this is not between 0 and {MOST}",
+                    "give a share such as 0.95",
+                )
+        if self.max_parameters is not None and self.max_parameters < 1:
+            raise AllroundError(
+                f"ask for at most {self.max_parameters} parameters", "no model is as small", "give at least 1"
+            )
+
+    def check(self, tasks: Mapping[str, Any]) -> None:
+        for name in self.keep:
+            if name not in tasks:
+                raise AllroundError(f"keep the retention of task '{name}'", "the suite has no such task",
+                                    suggestion(name, tasks))  # fmt: skip
+
+    def broken(self, retentions: Mapping[str, float | None], parameters: int) -> list[str]:
+        """What a system breaks, in words.
+
+        >>> Constraints(worst=0.9).broken({"a": 0.95, "b": 0.8}, 10)
+        ['retains 80.0% of b, less than the 90.0% asked for']
+        """
+        found = []
+        for task, retention in retentions.items():
+            wanted = self.keep.get(task, self.worst)
+            if wanted is not None and retention is not None and retention < wanted:
+                found.append(f"retains {100 * retention:.1f}% of {task}, less than the {100 * wanted:.1f}% asked for")
+        if self.max_parameters is not None and parameters > self.max_parameters:
+            found.append(f"stores {parameters:,} parameters, more than the {self.max_parameters:,} allowed")
+        return found
+
+    def words(self) -> str:
+        """The constraints as a sentence, or nothing."""
+        parts = [f"every task retains at least {100 * self.worst:g}%"] if self.worst is not None else []
+        parts += [f"{task} retains at least {100 * least:g}%" for task, least in self.keep.items()]
+        if self.max_parameters is not None:
+            parts.append(f"at most {self.max_parameters:,} parameters stored")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to build.
+
+    methods: merge methods and presets of learned merges; `None` for those that are worth trying. trials: most settings
+    tried for each. joint: whether to train the joint model. balance: further joint models, with a batch of every task
+    in each step, by balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying.
+    specialists: folders of models that are already tuned, by task. budget: minutes, or `None`. workers: processes,
+    `None` for one a core.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    seed: int = 0
+    methods: tuple[str, ...] | None = None
+    trials: int = 12
+    joint: bool = True
+    balance: tuple[str, ...] | None = None
+    specialists: Mapping[str, str] = field(default_factory=dict)
+    budget: float | None = None
+    workers: int | None = None
+    constraints: Constraints = field(default_factory=Constraints)
+    resamples: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in self.methods or ():
+            if name not in registry.names("learn"):
+                registry.find("merge", name)
+        for joint in self.joints():
+            if joint.name == TUNED:
+                raise AllroundError(
+                    f"build a joint model by '{TUNED}'",
+                    "tuned weights come from a sweep of many joint models",
+                    "run `allround compare-training`, and give the weights that it chose: fixed:weights={TASK: WEIGHT}",
+                )
+        for name, low in {"trials": 1, "resamples": 100}.items():
+            if getattr(self, name) < low:
+                raise AllroundError(f"build with {name}={getattr(self, name)}", "that is too few",
+                                    f"give at least {low}")  # fmt: skip
+        if self.budget is not None and not 0 < self.budget < math.inf:
+            raise AllroundError(f"build in {self.budget} minutes", "that is no time at all", "give a positive budget")
+        if self.workers is not None and self.workers < 1:
+            raise AllroundError(f"build with {self.workers} workers", "that is nobody", "give at least 1")
+
+    def joints(self) -> list[Joint]:
+        """The further joint models that are tried."""
+        if not self.joint:
+            return []
+        names = self.balance
+        if names is None:
+            names = tuple(entry.name for entry in registry.entries("balance") if entry.facts["build"])
+        return [read_joint(name) for name in names]
+
+    def chosen(self, family: str) -> list[str]:
+        """The methods of a family ("merge" or "learn") that are tried."""
+        if self.methods is not None:
+            return [name for name in self.methods if name in registry.names(family)]
+        return [entry.name for entry in registry.entries(family) if entry.facts["build"]]

@@ -1,0 +1,202 @@
+"""Single jobs of the command line: tune one model, merge given models, evaluate a saved one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from allround.building.results import cell_facts
+from allround.composition.residuals.store import load
+from allround.core.errors import AllroundError, suggestion
+from allround.core.outputs import check_out, check_texts, output_folder, remove_work, work_folder, write_texts
+from allround.core.progress import Progress
+from allround.core.seeds import seed_everything, seed_of
+from allround.evaluation.predict import predict_split
+from allround.evaluation.predictions import Predictions, score
+from allround.evaluation.scoreboard import FILES, Cost, Scoreboard, System
+from allround.models.base import open_encoder
+from allround.models.device import pick_device
+from allround.models.head import fit_head
+from allround.models.model import MultiTaskModel, parameters_of
+from allround.tasks.kind import kind
+from allround.tasks.metric import better
+from allround.tasks.suite import Suite
+from allround.tasks.task import SPLITS, Task
+from allround.training.processes import Processes
+from allround.training.settings import Settings
+from allround.training.trainer import Course, check_settings, train
+
+
+def tune_model(
+    suite: Suite,
+    base: str | None,
+    out: Path,
+    *,
+    settings: Settings,
+    seed: int,
+    encoder: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    command: str = "train",
+    force: bool = False,
+) -> Scoreboard:
+    """Fit heads on the frozen base, tune on all tasks of the suite, save into `out`, and score on test.
+
+    One task gives a specialist, several a joint model. Unfinished training is kept in `out`.unfinished, so that the
+    same call after a kill goes on there. Of several processes (`torchrun`) all train, and the first writes and speaks.
+    command: which one it is, `train` or `tune`; a folder that is there is replaced only where the same wrote it and
+    nothing was changed since, or with `force`.
+    """
+    base = base or suite.base
+    out = check_out(out, command, force=force, inputs=[base], data=suite.files)
+    scratch = out.parent / f"{out.name}.unfinished"
+    first = Processes(cpu=pick_device(settings.device).type == "cpu").number == 0
+    progress = progress or Progress(quiet=not first)
+    if base is None:
+        raise AllroundError(f"tune on '{suite.name}'", "no base was given, and the suite names none", "give --base")
+    tasks = list(suite.tasks.values())
+    check_settings(settings, tasks)
+    with ExitStack() as stack:
+        folder = None
+        if first:
+            stack.enter_context(work_folder(scratch, command, force=force))
+            folder = stack.enter_context(output_folder(out, command, force=force))
+        seed_everything(seed_of(seed, "base"))
+        made = open_encoder(base, tasks, seed_of(seed, "base"), encoder or {})
+        for note in made.notes:
+            progress.say(f"base: {note}", style="yellow")
+        model = MultiTaskModel(made, {})
+        for task in tasks:
+            head = fit_head(made, task)
+            model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
+            progress.say(f"head of {task.name} on the frozen base: validation {head.tried[head.chosen]:.3f}")
+        adapter = folder / "adapter" if folder and settings.tune == "lora" else None
+        course = train(model, tasks, settings, seed=seed, scratch=scratch, adapter=adapter)
+        for one in course.evaluations:
+            listed = ", ".join(f"{name} {score:.3f}" for name, score in one["scores"].items())
+            best = "  (kept)" if one["step"] == course.best_step else ""
+            progress.say(f"step {one['step']}: validation {listed}{best}")
+        for words in _what_happened(course, settings):
+            progress.say(words)
+        board = board_of(model, suite, "test", "tuned", course)
+        happened = {"skipped": course.skipped_of, "restored": course.restored, "examples": course.examples}
+        model.facts = {"made_by": {"base": str(base), "settings": settings.to_json(), "seed": seed, **happened},
+                       "scores": {n: cell_facts(d, board.cells["tuned"][n], "test")
+                                  for n, d in board.definitions.items()}}  # fmt: skip
+        if folder:
+            model.write(folder)
+    if first:
+        remove_work(scratch)
+    return board
+
+
+def _what_happened(course: Course, settings: Settings) -> list[str]:
+    """What a user should know of a training beside its scores."""
+    weights = course.evaluations[-1].get("weights", {})
+    said = []
+    if settings.balance != "equal" and len(weights) > 1:
+        listed = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+        said.append(f"weights by {settings.balance} since the evaluation before: {listed}")
+    left_out = {name: count for name, count in course.skipped_of.items() if count}
+    if left_out:
+        listed = ", ".join(f"{name} {count} times" for name, count in left_out.items())
+        said.append(f"left out of a step because its loss or gradient was not finite: {listed}")
+    if course.restored:
+        said.append(f"best head given back: {', '.join(course.restored)}")
+    return said
+
+
+def evaluate_model(
+    folder: Path, suite: Suite, *, split: str = "test", out: Path | None = None, force: bool = False
+) -> Scoreboard:
+    """Score a saved model on the tasks of a suite that it has heads for.
+
+    out: also write the scoreboard into this folder; files that are there are replaced only where `evaluate` wrote them
+    and they are unchanged, or with `force`.
+    """
+    if out is not None:
+        check_texts(out, FILES, "evaluate", force=force)
+    if split not in SPLITS:
+        raise AllroundError(f"evaluate on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
+    model = load(folder)
+    lacking = [name for name in suite.tasks if name not in model.definitions]
+    if lacking:
+        shared = [name for name in suite.tasks if name in model.definitions]
+        raise AllroundError(
+            f"evaluate {folder} on '{suite.name}'",
+            f"the model has no head for {', '.join(lacking)}; it has: {', '.join(model.definitions)}",
+            f"evaluate what it can do: --only {','.join(shared)}" if shared else "use the suite it was made with",
+        )
+    for task in suite.tasks.values():
+        _check_labels(model, task, str(folder))
+    board = board_of(model, suite, split, "model", None)
+    if out is not None:
+        write_texts(out, board.files(), "evaluate", force=force)
+    return board
+
+
+def judge_of(suite: Suite) -> Callable[[MultiTaskModel, str], float]:
+    """What scores a model on the validation rows of one task of a suite, by its metric; more is better."""
+
+    def judge(model: MultiTaskModel, name: str) -> float:
+        if name not in suite.tasks:
+            raise AllroundError(
+                f"score the task '{name}' on validation",
+                f"the suite '{suite.name}' has none of that name",
+                "give a suite with all tasks of the models, or leave it out",
+            )
+        _check_labels(model, suite.tasks[name], "the specialist")
+        found = score(predict_split(model, suite.tasks[name].as_defined(model.definition(name)), "validation"))
+        return found if better(model.definition(name).metric) == "higher" else -found
+
+    return judge
+
+
+def _check_labels(model: MultiTaskModel, task: Task, what: str) -> None:
+    labels, name = model.definition(task.name).labels, task.name
+    if labels != task.definition.labels:
+        odd = sorted(set(task.definition.labels) ^ set(labels))
+        raise AllroundError(
+            f"evaluate '{name}' with {what}",
+            f"the model's labels are not those of the suite: {', '.join(odd[:5])} differ",
+            "use the suite that the model was made with, or map its labels (`labels:` in the suite file)",
+        )
+
+
+def board_of(model: MultiTaskModel, suite: Suite, split: str, name: str, course: Course | None) -> Scoreboard:
+    """The scoreboard of one model, called `name`, beside the floor. course: the training that it came from."""
+    predictions: dict[tuple[str, str], Predictions] = {}
+    for task_name, task in suite.tasks.items():
+        # The model's own definition scales a regression target as it was trained.
+        own = task.as_defined(model.definition(task_name))
+        predictions[name, task_name] = predict_split(model, own, split)
+        predictions["floor", task_name] = floor(own, split)
+    rows = sum(len(p) for (s, _), p in predictions.items() if s == name)
+    seconds = sum(p.seconds for (s, _), p in predictions.items() if s == name)
+    heads = [parameters_of(model.heads[t]) for t in suite.tasks]
+    encoder = parameters_of(model.encoder)
+    cost = Cost(
+        training_seconds=course.seconds if course else 0.0,
+        training_examples=sum(course.examples.values()) if course else 0,
+        parameters_stored=model.parameters_stored,
+        parameters_used=encoder + max(heads),
+        examples_per_second=rows / seconds if seconds else None,
+    )
+    systems = [
+        System("floor", "floor", "majority class, or mean"),
+        System(name, "joint", "the model", cost=cost),
+    ]
+    notes = {"tasks": {n: list(t.notes) for n, t in suite.tasks.items() if t.notes}}
+    return Scoreboard.make(
+        {n: model.definitions[n] for n in suite.tasks}, systems, predictions, reference=None, notes=notes
+    )
+
+
+def floor(task: Task, split: str = "test") -> Predictions:
+    """The trivial predictions of a task: the majority class of the training rows, or their mean."""
+    rules = kind(task.definition.kind)
+    targets = task.splits[split].targets
+    lengths = [len(t) for t in targets] if rules.per_token else []
+    found = rules.floor(task.splits["train"].targets, len(targets), lengths)
+    return Predictions(task.definition, split, targets, found, None, 0.0)

@@ -1,0 +1,244 @@
+"""Aligning and zipping models that allround saved: encoders with their heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allround.core.errors import AllroundError, suggestion
+from allround.core.seeds import seed_of
+from allround.merging.align.apply import Folds, Orders
+from allround.merging.align.networks import (
+    Batches,
+    Left,
+    Matched,
+    Zipped,
+    check_alike,
+    head_of,
+    learn,
+    left_of,
+    match_activations,
+    match_weights,
+    permute,
+    reset_statistics,
+    zip_networks,
+)
+from allround.merging.align.spaces import spaces_of
+from allround.merging.align.trace import Trace, tensors_of
+from allround.models.encoder import Batch
+from allround.models.encoders.zipped import Zipped as ZippedEncoder
+from allround.models.encoders.zipped import copies
+from allround.models.model import MultiTaskModel
+from allround.tasks.definition import Definition
+from allround.tasks.suite import Suite
+from allround.tasks.task import limit_split
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A model in another's order. matched: what was aligned; left: the layers that were not."""
+
+    model: MultiTaskModel
+    matched: list[Matched]
+    left: list[Left]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Models zipped into one. zipped: what became of the weights; flops: of one row, by `single`, `merged`, `apart`."""
+
+    model: MultiTaskModel
+    zipped: Zipped
+    left: list[Left]
+    flops: Mapping[str, int]
+    statistics: int
+
+
+def batches_from(models: Sequence[MultiTaskModel], suite: Suite, *, rows: int = 256, seed: int = 0) -> Batches:
+    """Rows of the models' tasks, without their targets: up to `rows` training rows of each task of the suite."""
+    definitions = _definitions(models)
+    shared = [name for name in suite.tasks if name in definitions]
+    lacking = [name for name in definitions if name not in suite.tasks]
+    if not shared or rows < 2:
+        raise AllroundError(
+            f"take {rows} rows for each task of {', '.join(definitions)} from the suite '{suite.name}'",
+            "that is too few" if shared else f"it has none of them ({', '.join(lacking)})",
+            "give --rows 256, and the suite that the models were made with",
+        )
+    found = []
+    for name in shared:
+        split = limit_split(suite.tasks[name].splits["train"], rows, seed_of(seed, "align", name))
+        found += _batches(models, definitions[name], split.inputs)
+    return found
+
+
+def example_of(models: Sequence[MultiTaskModel]) -> Batches:
+    """Made-up rows, one batch for each task: enough to see how a network computes, not to compare features."""
+    from PIL import Image
+
+    found = []
+    for definition in _definitions(models).values():
+        per_word = definition.kind == "token_classification"
+        value: Any = {"text": "one two three", "image": Image.new("RGB", (64, 64)), "table": None}[definition.modality]
+        row = (value.split(),) if per_word else (value,) * len(definition.inputs)
+        found += _batches(models, definition, [row] * 2)
+    return found
+
+
+def _definitions(models: Sequence[MultiTaskModel]) -> dict[str, Definition]:
+    return {name: definition for model in models for name, definition in model.definitions.items()}
+
+
+def _batches(
+    models: Sequence[MultiTaskModel], definition: Definition, inputs: Sequence[Any]
+) -> list[tuple[str, Batch]]:
+    made = []
+    for model in models:
+        prepared = model.encoder.prepare(inputs, definition)
+        made.append(
+            [model.encoder.collate(prepared[i : i + _BATCH], definition) for i in range(0, len(inputs), _BATCH)]
+        )
+    for other in made[1:]:
+        if any(not _same(one, two) for one, two in zip(made[0], other, strict=True)):
+            raise AllroundError(
+                "align the features of two models",
+                f"they read the same rows of '{definition.name}' in different ways (another vocabulary or size, other "
+                "columns)",
+                "give models that were tuned or trained with the same encoder settings",
+            )
+    return [(definition.name, batch.to(models[0].device)) for batch in made[0]]
+
+
+def _same(one: Batch, two: Batch) -> bool:
+    return one.tensors.keys() == two.tensors.keys() and all(
+        torch.equal(tensor, two.tensors[name]) for name, tensor in one.tensors.items()
+    )
+
+
+def _check(models: Sequence[MultiTaskModel]) -> None:
+    if any(type(model.encoder) is not type(models[0].encoder) for model in models):
+        names = ", ".join(model.encoder.name for model in models)
+        raise AllroundError("align the features of models", f"their encoders are {names}", "give models of one sort")
+    for model in models[1:]:
+        check_alike(models[0].encoder, model.encoder)
+
+
+@torch.no_grad()
+def _load(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors_of(network).items():
+        tensor.copy_(state[name])
+
+
+@torch.no_grad()
+def align_models(
+    first: MultiTaskModel,
+    other: MultiTaskModel,
+    batches: Batches,
+    *,
+    by: str = "activations",
+    leave: Sequence[str] = (),
+) -> Aligned:
+    """The second model with its features in the first's order. It answers as before; only now the two can be averaged.
+
+    by: `activations` on the same rows, or `weights` (then the rows only show how the network computes).
+    """
+    if by not in ("activations", "weights"):
+        raise AllroundError(
+            f"align models by '{by}'", "there is no such way", suggestion(by, ("activations", "weights"))
+        )
+    _check([first, other])
+    trace = learn([first.encoder, other.encoder], batches, free_output=True, leave=leave)
+    if by == "weights":
+        matched = match_weights(trace, first.encoder, other.encoder)
+    else:
+        matched = match_activations(trace, first.encoder, other.encoder, batches)
+    orders = {one.space: one.order for one in matched}
+    made = deepcopy(other)
+    _load(made.encoder, permute(trace, other.encoder, orders))
+    for name, head in made.heads.items():
+        weight = head.get_parameter("weight")
+        weight.copy_(_head(trace, weight, name, [orders], {}, 0))
+    made.facts = {"made_by": {"aligned_by": by}}
+    return Aligned(made, matched, left_of(trace, spaces_of(trace)))
+
+
+@torch.no_grad()
+def zip_models(
+    models: Sequence[MultiTaskModel],
+    batches: Batches,
+    *,
+    depth: float | str = 1.0,
+    alpha: float = 0.3,
+    beta: float = 0.125,
+    by: str = "zip",
+    leave: Sequence[str] = (),
+) -> Merged:
+    """One model for the tasks of several, whose features need not correspond.
+
+    Zipped wholly it is a model like each of them; zipped to a depth it has one trunk and a tail for each. The rest as
+    `networks.zip_networks`. BatchNorm gets its statistics anew, from the same rows.
+    """
+    _check(models)
+    names = [name for model in models for name in model.definitions]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise AllroundError(
+            "zip models", f"the task '{twice[0]}' is in two of them", "give each task once: there is one head for each"
+        )
+    encoders = [model.encoder for model in models]
+    trace = learn(encoders, batches, free_output=True, leave=leave)
+    zipped = zip_networks(trace, encoders, batches, depth=depth, alpha=alpha, beta=beta, by=by)
+    first = deepcopy(encoders[0])
+    _load(first, zipped.states[0])
+    whole = len(zipped.shared) == len(trace.weights)
+    tails = [first]
+    if not whole:
+        own = [{n: t for n, t in state.items() if n not in zipped.shared} for state in zipped.states]
+        tails = copies(first, own)
+    statistics = [reset_statistics(tail, batches) for tail in tails]
+    encoder = first if whole else ZippedEncoder(tails)
+    made = MultiTaskModel(encoder, {})
+    for number, model in enumerate(models):
+        for name, definition in model.definitions.items():
+            head = model.heads[name].state_dict()
+            if whole:
+                head["weight"] = _head(trace, head["weight"], name, zipped.orders, zipped.folds, number)
+            else:
+                parts = [torch.zeros_like(head["weight"]) for _ in models]
+                parts[number] = head["weight"]
+                head["weight"] = torch.cat(parts, 1)
+            made.add_task(definition, head)
+    made.to(models[0].device).eval()
+    made.facts = {"made_by": {"zipped_by": by, "depth": zipped.depth, "cut": zipped.cut, "alpha": alpha, "beta": beta}}
+    single = flops_of(encoders[0], batches)
+    flops = {"single": single, "merged": flops_of(encoder, batches), "apart": len(models) * single}
+    return Merged(made, zipped, left_of(trace, spaces_of(trace)), flops, statistics[0])
+
+
+def _head(trace: Trace, weight: Tensor, task: str, orders: Sequence[Orders], folds: Folds, model: int) -> Tensor:
+    if task not in trace.outputs:
+        raise AllroundError(
+            f"adapt the head of task '{task}'",
+            "no rows of the task were given, so it is not known which features it reads",
+            "give a suite with all tasks of the models",
+        )
+    return head_of(trace, weight, task, orders, folds, model)
+
+
+@torch.no_grad()
+def flops_of(network: nn.Module, batches: Batches) -> int:
+    """Floating-point operations of one row, as torch counts them (a multiplication and an addition are two)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    batch = batches[0][1]
+    network.eval()
+    with FlopCounterMode(display=False) as counter:
+        network(batch)
+    return int(counter.get_total_flops()) // int(batch.size)

@@ -1,0 +1,333 @@
+"""What a comparison of checkpoints says in words and tables: only what follows from its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from statistics import median
+from typing import Any
+
+from allround.evaluation.scoreboard import count, listed
+from allround.merging.diff import ALIGNED, EMBEDDINGS, HELD, KINDS, NEAR, NOTICEABLE, OTHER, TITLES, Diff
+
+
+def verdict(found: Diff) -> list[str]:
+    """What the numbers say, in a few lines."""
+    return [line for lines in (_distance, _sizes, _pairs, _places, _ranks, _obstacles) for line in lines(found)]
+
+
+def _changed(found: Diff) -> list[int]:
+    return [i for i, norm in enumerate(found.total.norm) if norm]
+
+
+def _distance(found: Diff) -> Iterator[str]:
+    far = [i for i, like in enumerate(found.likeness) if like is not None and like < 0.5]
+    for i in far:
+        yield (
+            f"{found.models[i]} has little in common with {found.base} (cosine between their weights "
+            f"{cosine_text(found.likeness[i])}): as it is, it hardly was tuned from it."
+        )
+
+
+def _sizes(found: Diff) -> Iterator[str]:
+    changed = _changed(found)
+    same = [name for i, name in enumerate(found.models) if i not in changed and found.total.norm[i] is not None]
+    if same:
+        yield f"{listed(same)} {'has' if len(same) == 1 else 'have'} the same weights as {found.base}."
+    known = [i for i in changed if found.total.relative[i] is not None]
+    if not known:
+        return
+    relative = {i: found.total.relative[i] or 0.0 for i in known}
+    low, high = min(relative, key=lambda i: relative[i]), max(relative, key=lambda i: relative[i])
+    touched = [found.total.changed[i] or 0.0 for i in known]
+    entries = (
+        "nearly all" if 0.99 < min(touched) < 1 else "all" if min(touched) == 1 else _span(min(touched), max(touched))
+    )
+    entries += " entries" if entries.endswith("all") else " of the entries"
+    if len(known) == 1:
+        name = found.models[low]
+        yield f"{name} changes the weights by {share_text(relative[low])} of their norm, in {entries}."
+    else:
+        size = _span(relative[low], relative[high])
+        yield f"The models change the weights by {size} of their norm, in {entries}."
+    norm = [found.total.norm[i] or 0.0 for i in known]
+    if len(known) > 1 and max(norm) >= 3 * min(norm):
+        big, small = known[norm.index(max(norm))], known[norm.index(min(norm))]
+        yield (
+            f"{found.models[big]} changes {max(norm) / min(norm):.1f} times as much as {found.models[small]}, and "
+            "outweighs it in a plain average."
+        )
+
+
+def _kind(cosine: float) -> str:
+    if abs(cosine) < NEAR:
+        return "nearly orthogonal"
+    if abs(cosine) < ALIGNED:
+        return "partly aligned" if cosine > 0 else "partly opposed"
+    return "aligned" if cosine > 0 else "opposed"
+
+
+def _pairs(found: Diff) -> Iterator[str]:
+    changed = _changed(found)
+    pairs = {(i, j): c for i, j in combinations(changed, 2) if (c := found.cosines[i][j]) is not None}
+    if not pairs:
+        return
+    part, names = found.total, found.models
+    least, most = min(pairs, key=lambda p: pairs[p]), max(pairs, key=lambda p: pairs[p])
+    low, high = pairs[least], pairs[most]
+    if len(pairs) == 1:
+        yield f"The changes of {names[least[0]]} and {names[least[1]]} are {_kind(low)}: cosine {cosine_text(low)}."
+    elif _kind(low) == _kind(high):
+        cosines = (
+            cosine_text(low) if cosine_text(low) == cosine_text(high) else f"{cosine_text(low)} to {cosine_text(high)}"
+        )
+        yield f"The changes of all pairs are {_kind(low)}: cosine {cosines}."
+    else:
+        yield (
+            f"The changes range from {_kind(low)} ({names[least[0]]} and {names[least[1]]}: cosine "
+            f"{cosine_text(low)}) to {_kind(high)} ({names[most[0]]} and {names[most[1]]}: {cosine_text(high)})."
+        )
+    if part.shared is not None and part.shared < 0.2:
+        yield (
+            "They are mostly in different weights: of the entries that are changed noticeably, "
+            f"{share_text(part.shared)} are by more than one model."
+        )
+    if part.conflict is not None:
+        yield (
+            f"Where two or more models change an entry noticeably, their signs conflict in {share_text(part.conflict)} "
+            f"({share_text(part.chance)} if signs were random); adding the changes cancels "
+            f"{share_text(part.cancelled)} of their magnitude."
+        )
+    kept = {i: k for i in changed if (k := found.kept[i]) is not None}
+    if kept:
+        few, many = min(kept, key=lambda i: kept[i]), max(kept, key=lambda i: kept[i])
+        least_kept, most_kept = share_text(kept[few]), share_text(kept[many])
+        if least_kept == most_kept:
+            each = f"{least_kept} of each"
+        elif len(kept) == 2:
+            each = f"{least_kept} of {names[few]} and {most_kept} of {names[many]}"
+        else:
+            each = f"between {least_kept} ({names[few]}) and {most_kept} ({names[many]}) of each"
+        if kept[few] > 0.75:
+            yield f"Expect averaging to lose little: of the changes it keeps {each}, along their own directions."
+        elif kept[few] <= 0:
+            yield f"Expect averaging to undo {names[few]}: of the changes it keeps {each}, along their own directions."
+        else:
+            yield f"Expect averaging to weaken the changes: it keeps {each}, along their own directions."
+
+
+def _places(found: Diff) -> Iterator[str]:
+    """Where the changes are concentrated, by their squared norm, each model counting the same."""
+    changed = _changed(found)
+    if not changed:
+        return
+    weight = {g.name: sum(((g.norm[i] or 0.0) / (found.total.norm[i] or 1.0)) ** 2 for i in changed) / len(changed)
+              for g in found.groups}  # fmt: skip
+    size = {g.name: g.entries / max(1, found.total.entries) for g in found.groups}
+    for name in (EMBEDDINGS, OTHER):
+        if weight.get(name, 0) > 0.5 and weight[name] > 1.5 * size[name] and len(weight) > 1:
+            where = "embeddings" if name == EMBEDDINGS else "head and other tensors outside the layers"
+            of_all = share_text(size[name])
+            yield f"{share_text(weight[name])} of the squared change is in the {where} ({of_all} of the entries)."
+    layers = [g for g in found.groups if g.name.startswith("layer ")]
+    total = sum(weight[g.name] for g in layers)
+    if len(layers) < 4 or total <= 0:
+        return
+    # The shortest run of layers that holds three quarters of what the layers change.
+    runs = [
+        (b - a, -sum(weight[g.name] for g in layers[a:b]), a)
+        for a in range(len(layers))
+        for b in range(a + 1, len(layers) + 1)
+    ]
+    length, held, start = min(run for run in runs if -run[1] >= 0.75 * total)
+    last = layers[start + length - 1].name[6:]
+    where = layers[start].name if length == 1 else f"layers {layers[start].name[6:]} to {last}"
+    among = "the change of the layers" if total < 0.999 else "the change"
+    if length <= len(layers) / 2:
+        yield f"{share_text(-held / total)} of the squared norm of {among} is in {where}, of {len(layers)} layers."
+    else:
+        yield (
+            f"{among[0].upper()}{among[1:]} is spread over the depth: three quarters of its squared norm take {length} "
+            f"of {len(layers)} layers."
+        )
+
+
+def _ranks(found: Diff) -> Iterator[str]:
+    kinds: dict[str, list[int]] = {}
+    for i in _changed(found):
+        shares = [h / s for p in found.tensors if (h := at(p.held_by, i)) and (s := at(p.side, i)) and s >= 16]
+        if shares:
+            share = median(shares)
+            kind = "low" if share <= 0.1 else "not low" if share >= 0.3 else "between"
+            kinds.setdefault(kind, []).append(i)
+    words = {"low": "low-rank", "not low": "not low-rank", "between": "neither low-rank nor full"}
+    for kind, numbers in kinds.items():
+        alone = len(numbers) == len(found.models)
+        if not alone:
+            who = f"{listed([found.models[i] for i in numbers])} {'is' if len(numbers) == 1 else 'are'} {words[kind]}"
+        elif len(numbers) == 1:
+            who = f"The change is {words[kind]}"
+        else:
+            who = "No change is low-rank" if kind == "not low" else f"All changes are {words[kind]}"
+        held = [at(found.total.held_by, i) or 0 for i in numbers]
+        side = [at(found.total.side, i) or 0 for i in numbers]
+        most = max(at(found.total.most, i) or 0 for i in numbers)
+        few = f"{min(held):.0f}" if round(min(held)) == round(max(held)) else f"{min(held):.0f} to {max(held):.0f}"
+        yield (
+            f"{who}: in the median matrix {few} of {max(side):.0f} singular values hold {share_text(HELD)} of the "
+            f"squared norm, {most:.0f} at most."
+        )
+
+
+def at(values: Sequence[float | None], i: int) -> float | None:
+    return values[i] if i < len(values) else None
+
+
+def _obstacles(found: Diff) -> Iterator[str]:
+    counts = {what: len({d["name"] for d in found.differences if d["what"] == what}) for what in KINDS}
+    stops = {"missing": "missing", "extra": "not in the base", "shape": "of another shape"}
+    parts = [f"{counts[what]} {words}" for what, words in stops.items() if counts[what]]
+    if parts:
+        yield f"Not all tensors fit ({', '.join(parts)}): a merge stops there unless told what to do (--on-mismatch)."
+    if any(d["what"] == "dtype" for d in found.differences):
+        yield "Weights are stored in other dtypes than the base's: changes may contain rounding."
+    if counts["tokenizer"]:
+        yield "The tokenizers differ; see below."
+
+
+# Numbers in words, and tables.
+
+
+def share_text(value: float | None) -> str:
+    """A share in percent with two digits.
+
+    >>> [share_text(x) for x in (0.41234, 0.0123, 1.414, 0.0, 2e-7, 0.9999)]
+    ['41%', '1.2%', '141%', '0%', '0.00002%', '99.99%']
+    """
+    if value is None:
+        return "-"
+    x = 100 * abs(value)
+    digits = 0 if x >= 10 or x == 0 else min(7, 1 - math.floor(math.log10(x)))
+    if 99 < x < 100:
+        digits = min(4, max(0, -math.floor(math.log10(100 - x))))
+    text = f"{x:.{digits}f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return f"{'-' if value < 0 and float(text) else ''}{text}%"
+
+
+def _span(low: float, high: float) -> str:
+    one, two = share_text(low), share_text(high)
+    return one if one == two else f"{one} to {two}"
+
+
+def cosine_text(value: float | None) -> str:
+    """
+    >>> cosine_text(0.0312), cosine_text(-0.001), cosine_text(None)
+    ('0.03', '0.00', '-')
+    """
+    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"
+
+
+def number_text(value: float | None) -> str:
+    """
+    >>> number_text(12.345), number_text(1234.5), number_text(0.00012345), number_text(None)
+    ('12.3', '1234', '0.000123', '-')
+    """
+    return "-" if value is None else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def by_kind(differences: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """What differs besides values, a title and lines each."""
+    differences = list(differences)
+    for what in KINDS:
+        lines = []
+        for one in (d for d in differences if d["what"] == what):
+            values: dict[str, list[str]] = {}
+            for model, value in one["models"].items():
+                values.setdefault("absent" if value is None else value, []).append(model)
+            if what == "missing":
+                lines.append(f"{one['name']}: in {listed(list(one['models']))}")
+                continue
+            said = "; ".join(f"{value} in {listed(models)}" for value, models in values.items())
+            base = "absent" if one["base"] is None and what == "setting" else one["base"]
+            lines.append(f"{one['name']}: {f'{base} in the base, ' if base else ''}{said}")
+        if lines:
+            yield TITLES[what], lines
+
+
+_Table = tuple[str, list[str], list[list[str]]]
+
+
+def models_table(found: Diff) -> _Table:
+    part, k = found.total, len(found.models)
+    head = ["", "model", "change", "entries", "largest"]
+    head += ["kept"] if k > 1 else []
+    head += ["rank", f"hold {share_text(HELD)}"] if found.spectrum else []
+    body = []
+    for i, name in enumerate(found.models):
+        row = [
+            str(i + 1),
+            name,
+            share_text(part.relative[i]),
+            share_text(part.changed[i]),
+            number_text(part.largest[i]),
+        ]
+        row += [share_text(found.kept[i])] if k > 1 else []
+        row += [number_text(at(part.rank, i)), number_text(at(part.held_by, i))] if found.spectrum else []
+        body.append(row)
+    return f"Changes from {found.base} ({count(part.entries)} weights)", head, body
+
+
+def groups_table(found: Diff, width: int) -> _Table:
+    k = len(found.models)
+    wide = k <= max(2, (width - 52) // 7)
+    head = ["", "weights", *([str(i + 1) for i in range(k)] if wide else ["least", "most"])]
+    head += ["cosine", "conflict", "cancelled"] if k > 1 else []
+    body = []
+    for part in [*found.groups, found.total]:
+        known = [r for r in part.relative if r is not None]
+        ends = [share_text(min(known)), share_text(max(known))] if known else ["-", "-"]
+        row = [part.name, count(part.entries), *([share_text(r) for r in part.relative] if wide else ends)]
+        row += [cosine_text(part.cosine), share_text(part.conflict), share_text(part.cancelled)] if k > 1 else []
+        body.append(row)
+    what = "Change by model" if wide else "Change, least and most of the models"
+    return f"{what}, and how the changes agree" if k > 1 else "Change by layer", head, body
+
+
+def cosines_table(found: Diff) -> _Table:
+    k = len(found.models)
+    body = [[str(i + 1), *(cosine_text(c) for c in row)] for i, row in enumerate(found.cosines)]
+    return "Cosine between the changes", ["", *(str(i + 1) for i in range(k))], body
+
+
+def legend(found: Diff) -> list[str]:
+    lines = ["Change: norm of the change / norm of the base's weights. Entries: share that is not the base's."]
+    if len(found.models) > 1:
+        lines[0] += " Kept: what an average of all keeps of it, along its own direction."
+        lines.append(
+            "Conflict: signs differ, among entries that two or more models change by over "
+            f"{share_text(NOTICEABLE)} of the root mean square of their change in the tensor. Cancelled: "
+            "1 - |sum| / sum of magnitudes. Cosine: mean of all pairs."
+        )
+    if found.spectrum:
+        lines.append(
+            "Rank: exp of the entropy of the normalised squared singular values; "
+            f"hold {share_text(HELD)}: how many hold that share of the squared norm; medians over matrices."
+        )
+    return lines
+
+
+def rich_table(head: list[str], body: list[list[str]]) -> Any:
+    from rich.text import Text
+
+    from allround.evaluation.scoreboard import _plain, _table
+
+    table = _table()
+    for number, title in enumerate(head):
+        left = number == 0 or title == "model"
+        table.add_column(title, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+    for row in body:
+        table.add_row(*(Text(_plain(cell)) for cell in row), style="bold" if row[0] == "all" else None)
+    return table

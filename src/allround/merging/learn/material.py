@@ -1,0 +1,201 @@
+"""What a learned merge is made of: the base, the changes of the models, and rows with the specialists' answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from allround.core.errors import AllroundError
+from allround.core.seeds import seed_of
+from allround.merging.learn.learning import Learning
+from allround.merging.learn.objective import Answers
+from allround.models.base import load_encoder
+from allround.models.batches import draw_batches
+from allround.models.device import products
+from allround.models.encoder import Batch, Encoder
+from allround.models.model import by_length
+from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
+from allround.tasks.task import Task, limit_split
+
+
+@dataclass(frozen=True)
+class Specialist:
+    """A tuned model: its encoder's folder, its tasks, and its heads (weight, bias) for those where it has any."""
+
+    encoder: Path
+    tasks: tuple[str, ...]
+    heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+
+@dataclass
+class Rows:
+    """The rows of one task: as the encoder prepared them, their targets where labels are used, and what the task's
+    specialist answers. Lists have an entry for each row; in tasks per word it holds the row's words. model: the number
+    of the specialist."""
+
+    definition: Definition
+    prepared: list[Any]
+    targets: list[Tensor] | None
+    features: list[Tensor]
+    logits: list[Tensor] | None
+    head: dict[str, Tensor] | None
+    lengths: list[int]
+    seed: int
+    model: int
+
+    def batches(self, size: int, steps: int) -> list[list[int]]:
+        """Row numbers of so many batches: one pass over the rows after the other, each in another order."""
+        found: list[list[int]] = []
+        while len(found) < steps:
+            found += draw_batches(self.lengths, size, seed_of(self.seed, "pass", len(found)))
+        return found[:steps]
+
+    def batch(self, encoder: Encoder, rows: Sequence[int], device: torch.device) -> tuple[Batch, Answers, Tensor]:
+        """A batch with the specialist's answers and the targets (empty where labels are not used)."""
+
+        def taken(parts: list[Tensor] | None) -> Tensor:
+            return torch.cat([parts[row] for row in rows]).to(device) if parts else torch.empty(0, device=device)
+
+        batch = encoder.collate([self.prepared[row] for row in rows], self.definition).to(device)
+        logits = taken(self.logits) if self.logits is not None else None
+        return batch, Answers(taken(self.features), logits), taken(self.targets)
+
+
+def gather_rows(
+    encoder: Encoder,
+    specialists: Sequence[Specialist],
+    tasks: Mapping[str, Task],
+    learning: Learning,
+    *,
+    split: str,
+    seed: int,
+    device: torch.device,
+    precision: str = "auto",
+) -> dict[str, Rows]:
+    """At most `learning.rows` rows of a split of every task, drawn by the seed, and the specialists' answers to them.
+
+    One specialist is in memory at a time, and answers rows as it reads them itself. encoder: of the merged model.
+    Labels are looked at only where the objective needs them. Errors: a specialist whose features are of another length.
+    """
+    found: dict[str, Rows] = {}
+    for number, specialist in enumerate(specialists):
+        asked = "specialist" in learning.needs and learning.all_steps > 0
+        model = load_encoder(specialist.encoder).to(device).eval() if asked else None
+        for name in specialist.tasks:
+            definition, whole = tasks[name].definition, tasks[name].splits[split]
+            rules = kind(definition.kind)
+            labelled = "labels" in learning.needs
+            strata = rules.strata(whole.targets) if labelled else None
+            rows = limit_split(whole, learning.rows, seed_of(seed, "rows", name), strata)
+            ready = encoder.prepare(rows.inputs, definition)
+            head = dict(specialist.heads[name]) if name in specialist.heads else None
+            targets = None
+            if labelled:
+                targets = [rules.tensor(rows.take([n]).targets) for n in range(len(rows))]
+            features: list[Tensor] = []
+            logits = None
+            if model is not None:
+                if model.features(definition) != encoder.features(definition):
+                    raise AllroundError(
+                        f"learn a merge with {specialist.encoder}",
+                        f"it gives {model.features(definition)} features for the task '{name}', and the base "
+                        f"{encoder.features(definition)}",
+                        "give models that were tuned with the encoder settings of the base (how it reads pairs, say)",
+                    )
+                alike = model.preparation == encoder.preparation
+                own = ready if alike else model.prepare(rows.inputs, definition)
+                with torch.inference_mode(), products(precision, device.type):
+                    outputs = by_length(model, definition, own, 64, model)
+                sizes = list(outputs.lengths) if rules.per_token else [1] * len(ready)
+                features = [part.clone() for part in outputs.logits.split(sizes)]
+                if head is not None:
+                    logits = [F.linear(f, head["weight"], head["bias"]) for f in features]
+            lengths = [encoder.length(one) for one in ready]
+            found[name] = Rows(definition, ready, targets, features, logits, head, lengths, seed_of(seed, name), number)
+    return found
+
+
+@dataclass
+class Changes:
+    """Floating weights of the base by the names of the encoder's own parameters, and how k models differ from them.
+
+    base: name -> (*s), all of them. deltas: name -> (k, *s) in the weights' own dtype, of those that any model changed
+    (and where an edit left something).
+    buffers: name -> mean over the models of what is no parameter, such as running means; it is not learned.
+    """
+
+    base: dict[str, Tensor]
+    deltas: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+
+def gather_changes(
+    base: Encoder, encoders: Sequence[Path], *, keep: float = 1.0, elect: bool = False, centred: bool = False
+) -> Changes:
+    """Read k tuned encoders, one at a time, and keep what they changed.
+
+    keep, elect, centred: as in `Learning`. Errors: models of other shapes.
+    """
+    weights = {n: p.detach() for n, p in base.named_parameters() if p.is_floating_point()}
+    floating = {n: b for n, b in base.named_buffers() if b.is_floating_point()}
+    deltas = {n: torch.zeros(len(encoders), *p.shape, dtype=p.dtype) for n, p in weights.items()}
+    sums = {n: torch.zeros_like(b, dtype=torch.float64) for n, b in floating.items()}
+    for number, folder in enumerate(encoders):
+        model = load_encoder(folder)
+        tuned = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for name, weight in {**weights, **floating}.items():
+            other = tuned.get(name)
+            if other is None or other.shape != weight.shape:
+                raise AllroundError(
+                    f"merge {folder} with the others",
+                    f"its weight '{name}' is {tuple(other.shape) if other is not None else 'missing'}, and the base's "
+                    f"is {tuple(weight.shape)}",
+                    "give models that were tuned from this base",
+                )
+            if name in weights:
+                wide = torch.promote_types(weight.dtype, torch.float32)
+                deltas[name][number] = other.detach().to(wide) - weight.to(wide)
+            else:
+                sums[name] += other
+        del model, tuned
+    if centred:
+        for name, delta in deltas.items():
+            middle = delta.mean(0)
+            weights[name] = weights[name] + middle
+            delta -= middle
+    edit(deltas, keep, elect)
+    buffers = {n: (s / len(encoders)).to(floating[n].dtype) for n, s in sums.items()}
+    return Changes(weights, {n: d for n, d in deltas.items() if d.any()}, buffers)
+
+
+def edit(deltas: dict[str, Tensor], keep: float, elect: bool) -> None:
+    """Trim changes in place to the `keep` largest entries of each model, and to those of the elected sign (TIES).
+
+    Shapes: name -> (k, *s). The threshold is one for all weights of a model, and entries as large as it stay; the sign
+    elected is that of the sum over models (plus, where that is zero).
+
+    >>> found = {"w": torch.tensor([[4.0, 0.1, -2.0, 0.0], [2.0, 0.2, 3.0, 0.0]])}
+    >>> edit(found, 0.5, True)
+    >>> found["w"].tolist()
+    [[4.0, 0.0, 0.0, 0.0], [2.0, 0.0, 3.0, 0.0]]
+    """
+    if keep < 1:
+        models = len(next(iter(deltas.values())))
+        for number in range(models):
+            sizes = torch.cat([d[number].flatten().abs() for d in deltas.values()])
+            count = max(1, int(keep * len(sizes)))
+            least = sizes.kthvalue(len(sizes) - count + 1).values
+            for delta in deltas.values():
+                row = delta[number]
+                row[row.abs() < least] = 0
+    if elect:
+        for delta in deltas.values():
+            sign = torch.where(delta.sum(0) < 0, -1, 1).to(delta.dtype)
+            delta.masked_fill_(delta * sign <= 0, 0)

@@ -1,0 +1,192 @@
+"""Running a network over rows and taking a statistic of what its layers see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allround.core import registry
+from allround.core.errors import AllroundError, suggestion
+from allround.core.seeds import seed_of
+from allround.merging.statistics.layers import LOOKUP, TRANSPOSED, Call, Watch
+from allround.merging.statistics.likelihood import terms
+from allround.models.encoder import Batch, Encoder
+from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded
+from allround.tasks.kind import kind as kind_of_task
+
+#: Rows in a batch. Gradients of parameters are taken one row at a time.
+BATCH = 32
+#: The key of the batch's mask: one where a position counts, zero where it is padding.
+MASK = "attention_mask"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of one task as the encoder prepared them, with encoded targets where gradients are taken."""
+
+    definition: Definition
+    prepared: Sequence[Any]
+    targets: Encoded = None
+
+
+@dataclass
+class Measured:
+    """A statistic by parameter name: one tensor for each of its parts. transposed: weights stored as (in, out)."""
+
+    parts: tuple[str, ...]
+    tensors: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    transposed: set[str] = field(default_factory=set)
+
+
+def entry_of(kind: str) -> registry.Entry:
+    """A kind of statistic, or an error that suggests the nearest."""
+    if kind not in registry.names("statistic"):
+        raise AllroundError(f"compute the statistic '{kind}'", "there is none of that name",
+                            suggestion(kind, registry.names("statistic")))  # fmt: skip
+    return registry.find("statistic", kind)
+
+
+def needs_head(kind: str) -> bool:
+    """Whether a kind of statistic is one of gradients, which come from a task's head and labels."""
+    return bool({"gradients", "parameters"} & set(entry_of(kind).facts["sees"]))
+
+
+def measure(
+    encoder: Encoder,
+    examples: Sequence[Examples],
+    kind: str,
+    *,
+    heads: Mapping[str, nn.Module] | None = None,
+    labels: str = "given",
+    seed: int = 0,
+    positions: int = 1024,
+    batch_size: int = BATCH,
+) -> Measured:
+    """A statistic of an encoder for the rows of one task or more, all of which count alike.
+
+    heads: by task, for kinds that take gradients. positions: the most that are kept of each layer, for kinds that keep
+    rows. The encoder is put into evaluation mode, and runs on the device that it is on.
+    """
+    entry = entry_of(kind)
+    encoder.eval()
+    for name in heads or {}:
+        assert heads is not None
+        heads[name].eval()
+    if "parameters" in entry.facts["sees"]:
+        return _of_parameters(encoder, examples, entry, heads or {}, labels, seed)
+    return _of_layers(encoder, examples, entry, heads or {}, labels, seed, positions, batch_size)
+
+
+def _of_parameters(
+    encoder: Encoder,
+    examples: Sequence[Examples],
+    entry: registry.Entry,
+    heads: Mapping[str, nn.Module],
+    labels: str,
+    seed: int,
+) -> Measured:
+    compute = entry.load()
+    named = {name: p for name, p in encoder.named_parameters() if p.requires_grad and p.is_floating_point()}
+    totals = {name: torch.zeros(p.shape, device=p.device) for name, p in named.items()}
+    generator = torch.Generator().manual_seed(seed_of(seed, entry.name))
+    count = 0
+    for one, batch, targets in _batches(encoder, examples, 1):
+        found = terms(heads[one.definition.name](encoder(batch)), targets, one.definition, labels, generator)
+        for number, term in enumerate(found, 1):
+            gradients = torch.autograd.grad(term, list(named.values()), retain_graph=number < len(found),
+                                            allow_unused=True)  # fmt: skip
+            for name, gradient in zip(named, gradients, strict=True):
+                if gradient is not None:
+                    totals[name] += compute(gradient)
+        count += 1
+    return Measured((), {name: ((total / max(1, count)).cpu(),) for name, total in totals.items()})
+
+
+def _of_layers(
+    encoder: Encoder,
+    examples: Sequence[Examples],
+    entry: registry.Entry,
+    heads: Mapping[str, nn.Module],
+    labels: str,
+    seed: int,
+    positions: int,
+    batch_size: int,
+) -> Measured:
+    compute, sees = entry.load(), entry.facts["sees"]
+    gradients = "gradients" in sees
+    measured = Measured(entry.facts["parts"])
+    totals: dict[str, list[Tensor]] = {}
+    counts: dict[str, int] = {}
+    kept: dict[str, list[Tensor]] = {}
+    calls: list[Call] = []
+    watch = Watch(encoder)
+    generator = torch.Generator().manual_seed(seed_of(seed, entry.name))
+    number = 0
+    share = -(-positions // max(1, sum(-(-len(one.prepared) // batch_size) for one in examples)))
+
+    def add(call: Call, *found: Tensor) -> None:
+        name = call.layer.weight
+        if call.layer.form == TRANSPOSED:
+            measured.transposed.add(name)
+        counts[name] = counts.get(name, 0) + len(call.inputs)
+        for total, part in zip(totals.setdefault(name, [torch.zeros_like(part) for part in found]), found, strict=True):
+            total += part
+
+    def take(call: Call) -> None:
+        if gradients:
+            if call.layer.form != LOOKUP:
+                calls.append(call)
+        elif "inputs" in sees:
+            add(call, compute(call.inputs, call.layer.width))
+        else:
+            rows = call.layer.rows_out(call.outputs, call.mask)
+            drawn = torch.Generator().manual_seed(seed_of(seed, entry.name, number))
+            places = torch.randperm(len(rows), generator=drawn)[:share].sort().values.to(rows.device)
+            kept.setdefault(call.layer.weight, []).append(compute(rows, places).cpu())
+
+    watch.take = take
+    with watch.on():
+        for number, (one, batch, targets) in enumerate(_batches(encoder, examples, batch_size)):  # noqa: B007 (take)
+            watch.mask = batch.tensors.get(MASK)
+            if not gradients:
+                with torch.inference_mode():
+                    encoder(batch)
+                continue
+            calls.clear()
+            found = terms(heads[one.definition.name](encoder(batch)), targets, one.definition, labels, generator)
+            called = [call for call in calls if call.outputs.requires_grad]
+            seen: list[list[Tensor]] = [[] for _ in called]
+            for place, term in enumerate(found, 1):
+                slopes = torch.autograd.grad(term, [call.outputs for call in called], retain_graph=place < len(found),
+                                             allow_unused=True)  # fmt: skip
+                for call, slope, listed in zip(called, slopes, seen, strict=True):
+                    if slope is not None:
+                        listed.append(call.layer.rows_out(slope, call.mask))
+            for call, listed in zip(called, seen, strict=True):
+                if listed:
+                    add(call, *compute(call.inputs.detach(), torch.cat(listed)))
+    for name, listed in kept.items():
+        measured.tensors[name] = (torch.cat(listed)[:positions],)
+    for name, parts in totals.items():
+        measured.tensors[name] = tuple((part / max(1, counts[name])).cpu() for part in parts)
+    return measured
+
+
+def _batches(
+    encoder: Encoder, examples: Sequence[Examples], batch_size: int
+) -> Iterator[tuple[Examples, Batch, Tensor]]:
+    """Batches of rows of like length, the longest first, with their targets."""
+    device = next(encoder.parameters()).device
+    for one in examples:
+        rules = kind_of_task(one.definition.kind)
+        order = sorted(range(len(one.prepared)), key=lambda i: (-encoder.length(one.prepared[i]), i))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = encoder.collate([one.prepared[i] for i in rows], one.definition).to(device)
+            targets = torch.empty(0) if one.targets is None else rules.tensor([one.targets[i] for i in rows])
+            yield one, batch, targets.to(device)

@@ -1,0 +1,166 @@
+"""What a user can choose about training; defaults live here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from allround.core import registry
+from allround.core.errors import AllroundError, suggestion
+from allround.training.sampling import parse_mix
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. `None` leaves the choice to the encoder (its own rate and number of epochs).
+
+    tune: "full" (all encoder weights) or "lora" (low-rank changes of rank `lora_rank`).
+    heads: "frozen" keeps the heads as fitted on the frozen base, so that all specialists write into one feature
+    space; "tuned" trains them along.
+    patience: evaluations without a better validation score after which a task is drawn no more; `None` trains to
+    the end.
+    keep: "best" leaves the model in its best state on validation, "last" as it is at the end.
+    optimiser: "adamw", or "sgd" (plain gradient descent, without momentum).
+    start, stop: the part of the training that is done, as shares of all its steps. Tasks, rows and rate are those that
+    the whole training has there, so that parts done one after the other see each row as often as the whole; only the
+    optimiser's averages begin anew.
+    precision: "bf16" computes matrix products in bfloat16 (weights and the best state stay float32), "fp32" does not;
+    "auto" takes the one that is faster on the processor or GPU. Final predictions are always made in float32.
+    sample: how often each task is drawn; `sample_settings` are that method's parameters.
+    mix: which tasks a step holds, a batch of each: "one" task, "all" tasks, tasks of one "kind", or a number of them
+    ("4"). A task that is drawn less often than others is missing from some steps.
+    balance: how much each task of a step weighs; `balance_settings` are that method's parameters. Weights are rescaled
+    to sum to the number of tasks, unless `raw_scale` is set; a step follows the mean of the weighted gradients.
+    flat: the radius within which each task's loss is to be flat (sharpness-aware steps around the balancer), or 0.
+    accumulate: a batch is computed in so many parts, one after the other, to save memory.
+    batch_sizes: rows in a batch, for tasks or kinds that are to have another number than `batch_size`.
+    task_rates: factors on the learning rate for single tasks: of their heads, and of their part of a step.
+    restore_heads: at the end, a task whose head scored better on validation at another time gets that one back, where
+    it scores better with the final encoder too.
+    """
+
+    epochs: int | None = None
+    batch_size: int = 16
+    learning_rate: float | None = None
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    clip: float = 1.0
+    patience: int | None = None
+    keep: str = "best"
+    optimiser: str = "adamw"
+    start: float = 0.0
+    stop: float = 1.0
+    tune: str = "full"
+    lora_rank: int = 8
+    heads: str = "frozen"
+    sample: str = "proportional"
+    sample_settings: dict[str, Any] = field(default_factory=dict)
+    mix: str = "one"
+    balance: str = "equal"
+    balance_settings: dict[str, Any] = field(default_factory=dict)
+    raw_scale: bool = False
+    flat: float = 0.0
+    accumulate: int = 1
+    batch_sizes: dict[str, Any] = field(default_factory=dict)
+    task_rates: dict[str, Any] = field(default_factory=dict)
+    restore_heads: bool = False
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            _check_type(one.name, str(one.type), getattr(self, one.name))
+        for name, known in {
+            "tune": ("full", "lora"),
+            "heads": ("frozen", "tuned"),
+            "keep": ("best", "last"),
+            "optimiser": ("adamw", "sgd"),
+            "precision": ("auto", "fp32", "bf16"),
+        }.items():
+            if getattr(self, name) not in known:
+                raise AllroundError(
+                    f"train with {name}={getattr(self, name)!r}",
+                    "there is no such choice",
+                    suggestion(str(getattr(self, name)), known),
+                )
+        registry.find("sample", self.sample).resolve(self.sample_settings)
+        registry.find("balance", self.balance).resolve(self.balance_settings)
+        parse_mix(self.mix, ("classification",))
+        for name, rows in self.batch_sizes.items():
+            if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
+                raise AllroundError(f"train '{name}' with batches of {rows!r} rows", "that is no number of rows",
+                                    "give 1 or more")  # fmt: skip
+        lowest = {
+            "batch_size": 1,
+            "accumulate": 1,
+            "flat": 0,
+            "patience": 1,
+            "lora_rank": 1,
+            "clip": 1e-9,
+            "weight_decay": 0,
+            "warmup": 0,
+        }
+        for name, low in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise AllroundError(
+                    f"train with {name}={getattr(self, name)}", "that is too small", f"give at least {low}"
+                )
+        if self.restore_heads and self.heads != "tuned":
+            raise AllroundError("give tasks their best heads back", "heads are frozen, so there is one of each",
+                                "let heads be tuned: heads=tuned (--heads tuned)")  # fmt: skip
+        if self.warmup > 1:
+            raise AllroundError(f"train with warmup={self.warmup}", "it is a share of all steps", "give at most 1")
+        if not 0 <= self.start < self.stop <= 1:
+            raise AllroundError(f"train from {self.start} to {self.stop} of all steps", "that is no part of them",
+                                "give shares with 0 <= start < stop <= 1")  # fmt: skip
+        for name in ("epochs", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise AllroundError(f"train with {name}={value}", "it must be positive", f"leave {name} out for the "
+                                    "encoder's own")  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Settings:
+        known = {f.name for f in fields(cls)}
+        for name in value:
+            if name not in known:
+                raise AllroundError(f"set '{name}' for training", "there is no such setting", suggestion(name, known))
+        return cls(**value)
+
+    def with_(self, **changes: Any) -> Settings:
+        """A copy with some values changed; `None` leaves a value as it is."""
+        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "dict[str, Any]": (dict,),
+}
+
+
+def _check_type(name: str, type_: str, value: Any) -> None:
+    plain = type_.removesuffix(" | None")
+    if value is None and plain != type_:
+        return
+    if (
+        not isinstance(value, _TYPES[plain])
+        or isinstance(value, bool) != (plain == "bool")
+        or value in (math.inf, -math.inf)
+        or value != value
+    ):
+        raise AllroundError(
+            f"train with {name}={value!r}",
+            f"that is a {type(value).__name__}, and the setting is a {plain}",
+            "give "
+            + {"int": "a whole number", "float": "a finite number", "str": "a word", "bool": "true or false"}.get(
+                plain, "a mapping"
+            ),
+        )

@@ -1,0 +1,154 @@
+"""The page holds everything it needs, says what was given, and trusts no name."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from boards import SYSTEMS, board, parts
+
+from allround.evaluation.report import Point, _labels, _scatter, _Spot, html, write_report
+
+HOSTILE = '"><script>alert(1)</script><img src=//evil.example/x onerror=alert(1)>'
+EXTRA: dict[str, Any] = {
+    "title": "Three tasks",
+    "commands": "allround predict model --task one < rows.csv",
+    "python": 'model.predict("one", ["text"])',
+    "choices": [
+        {"method": "ties", "settings": {"keep": 0.1}, "validation": 0.91, "chosen": False},
+        {"method": "ties", "settings": {"keep": 0.2}, "validation": 0.93, "chosen": True},
+    ],
+    "tasks": [{"name": "one", "train": 1000, "validation": 200, "notes": ["Four rows occur twice."]}],
+    "budget": "The same rows for all.",
+    "machine": "a machine",
+    "date": "2026-01-02",
+    "versions": {"torch": "2.0"},
+    "seconds_total": 75.0,
+    "peak_memory": 2**30,
+}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; tags must be closed in order."""
+
+    VOID = frozenset({"meta", "br", "wbr", "line", "circle", "rect", "polygon", "img"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_everything_given_is_shown_in_order(tmp_path: Path) -> None:
+    write_report(board(), tmp_path / "report.html", extra=EXTRA)
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    order = [
+        "chosen on validation rows, is ties (TIES)",
+        "Systems and scores",
+        "Retention, task by task",
+        "Retention against cost",
+        "What was chosen on validation rows",
+        "Four rows occur twice.",
+        "allround predict model --task one < rows.csv",
+        'model.predict("one", ["text"])',
+        "How this was measured",
+        "The same rows for all.",
+    ]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    for part in (
+        "1 min 15 s",
+        "1.0 GiB",
+        "torch 2.0",
+        "2026-01-02",
+        "a machine",
+        "keep 0.1",
+        "93.0",
+        "1,200 test rows",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("extra", [None, EXTRA])
+def test_nothing_is_fetched_and_nothing_runs(extra: dict[str, Any] | None) -> None:
+    text = html(board(), extra=extra)
+    page = Page(text)
+    assert not {"script", "img", "link", "iframe", "object", "embed"} & set(page.tags)
+    assert not [(n, v) for n, v in page.attributes if n in ("src", "href", "srcset", "data") or n.startswith("on")]
+    assert "url(" not in text and "@import" not in text
+    assert re.findall(r"https?://[^\"' ]+", text) in ([], ["http://www.w3.org/2000/svg"] * 2)
+
+
+def test_hostile_words_stay_words() -> None:
+    names = ("one", HOSTILE)
+    warned = {"tasks": {"one": [HOSTILE]}, "budget": HOSTILE}
+    given = {**EXTRA, "title": HOSTILE, "commands": HOSTILE, "python": HOSTILE, "machine": HOSTILE}
+    given["choices"] = [{"method": HOSTILE, "settings": {HOSTILE: HOSTILE}, "validation": None, "chosen": True}]
+    page = Page(html(board(names=names, label=HOSTILE, notes=warned), extra=given))
+    assert "script" not in page.tags and "img" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert page.text.count("<script>alert(1)</script>") >= 8
+
+
+def test_a_hostile_system_name_stays_a_name_in_the_figures() -> None:
+    svg = str(
+        _scatter([Point("<b>&", "merge", True, 10, 90, 89, 91), Point("x", "joint", False, 90, 95, 94, 96)], "<i>", "&")
+    )
+    assert "<b>" not in svg and "<i>" not in svg and "&lt;b&gt;&amp;" in svg
+
+
+def test_absent_parts_are_left_out() -> None:
+    text = Page(html(board(validation=None))).text
+    assert "How to use" not in text and "What was chosen" not in text and "Machine" not in text
+    given = {**parts(), "systems": [SYSTEMS[3]]}
+    alone = Page(html(board(**given, validation=None, best=None))).text
+    assert "Retention against cost" not in alone and "etention is" not in alone
+    assert "1 system on 3 tasks, scored on 1,200 test rows." in alone
+
+
+def test_undefined_retention_is_a_dash() -> None:
+    given = parts()
+    for (_, task), made in given["predictions"].items():
+        if task == "one":
+            made.predictions[:] = 0
+    text = Page(html(board(**given))).text
+    assert "A dash: undefined" in text and "–" in text
+    assert "A dash: undefined" not in Page(html(board())).text
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_names_in_figures_overlap_neither_each_other_nor_points(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    spots = []
+    for i in range(9):
+        y = float(rng.uniform(60, 250))
+        spots.append(_Spot(Point(f"a_system_{i}", "merge", i == 0, 1, 1, 1, 1), float(rng.choice([80, 300])), y, y, y))
+    boxes = [box for _, box, _ in _labels(spots)]
+    assert all(a.overlap(b) == 0 for a, b in itertools.combinations(boxes, 2))
+    assert not [1 for b in boxes for s in spots if b.left < s.x < b.right and b.top < s.y < b.bottom]
+    assert all(b.left >= 0 and b.right <= 520 and b.top >= 0 for b in boxes)
