@@ -1,4 +1,19 @@
-"""allround: many tasks, or many fine-tuned specialists, into one all-round model, with proof per task."""
+"""allround: many tasks, or many fine-tuned specialists, into one all-round model, with proof per task.
+
+    import allround as ar
+
+    made = ar.build("digits", out="runs/digits")      # specialists, joint model, merges; the best single model
+    made.scoreboard.print()
+    model = ar.load(made.best)
+    model.predict("digit", [image])
+
+    ar.tune("suite.yml", "topic", base="all-MiniLM-L6-v2", out="models/topic")            # one specialist
+    ar.train("suite.yml", base="all-MiniLM-L6-v2", out="models/joint")                    # one joint model
+    ar.merge(["models/topic", "models/mood"], base="models/base", out="models/both")      # or state dicts in memory
+    ar.evaluate("models/both", "suite.yml").print()
+
+`help(ar.build)` and its like say more; `ar.methods()` lists the methods.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +22,60 @@ from typing import TYPE_CHECKING, Any
 from allround.core.version import __version__
 
 if TYPE_CHECKING:
+    from allround.building import Build, Constraints, Options, build, compare_training, evaluate, train, tune
     from allround.composition.residuals.store import load
     from allround.core.errors import AllroundError
+    from allround.core.registry import methods
     from allround.evaluation.scoreboard import Scoreboard
+    from allround.merging.call import merge
     from allround.models.model import MultiTaskModel
     from allround.tasks.make import make_task
     from allround.tasks.suite import Suite
+    from allround.tasks.task import Task
+    from allround.training.settings import Settings
 
+__all__ = [
+    "AllroundError",
+    "Build",
+    "Constraints",
+    "MultiTaskModel",
+    "Options",
+    "Scoreboard",
+    "Settings",
+    "Suite",
+    "Task",
+    "__version__",
+    "build",
+    "compare_training",
+    "evaluate",
+    "load",
+    "make_task",
+    "merge",
+    "methods",
+    "train",
+    "tune",
+]
 
-__all__ = ["AllroundError", "MultiTaskModel", "Scoreboard", "Suite", "__version__", "load", "make_task"]
-
+#: Where each name lives; it is imported when it is first asked for, so that `import allround` takes no time.
 _HOMES = {
     "AllroundError": "allround.core.errors",
+    "Build": "allround.building",
+    "Constraints": "allround.building",
     "MultiTaskModel": "allround.models.model",
+    "Options": "allround.building",
     "Scoreboard": "allround.evaluation.scoreboard",
+    "Settings": "allround.training.settings",
     "Suite": "allround.tasks.suite",
+    "Task": "allround.tasks.task",
+    "build": "allround.building",
+    "compare_training": "allround.building",
+    "evaluate": "allround.building",
     "load": "allround.composition.residuals.store",
     "make_task": "allround.tasks.make",
+    "merge": "allround.merging.call",
+    "methods": "allround.core.registry",
+    "train": "allround.building",
+    "tune": "allround.building",
 }
 
 
@@ -33,3 +85,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'allround' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -456,7 +456,7 @@ def test_heads_that_are_cut_short(cut: int, tmp_path: Path) -> None:
 def test_a_merge_in_another_precision_is_a_model_and_a_base(
     bert_folder: Path, text_suite: Suite, dtype: str, tmp_path: Path
 ) -> None:
-    from allround.building.single import evaluate_model, tune_model
+    from allround.building.single import evaluate, train
     from allround.checkpoints.header import dtype_name
     from allround.core.progress import Progress
     from allround.merging.plan import make_plan
@@ -479,8 +479,8 @@ def test_a_merge_in_another_precision_is_a_model_and_a_base(
     assert stored == {getattr(torch, dtype)}
 
     few = Suite("few", [task.limit({"train": 8, "validation": 6})])
-    assert 0 <= evaluate_model(tmp_path / "merged", few).cells["model"]["mood"].score <= 1
-    board = tune_model(few, str(tmp_path / "merged"), tmp_path / "tuned", settings=Settings(epochs=1), seed=0,
-                       progress=Progress(tmp_path / "log.txt", quiet=True))  # fmt: skip
+    assert 0 <= evaluate(tmp_path / "merged", few).cells["model"]["mood"].score <= 1
+    board = train(few, base=tmp_path / "merged", out=tmp_path / "tuned", settings=Settings(epochs=1),
+                  progress=Progress(tmp_path / "log.txt", quiet=True))  # fmt: skip
     assert board.cells["tuned"]["mood"].n == len(few.tasks["mood"].splits["test"])
     assert load(tmp_path / "tuned").predict("mood", ["the cat is fine"])[0] in task.definition.labels

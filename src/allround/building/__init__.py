@@ -1,6 +1,8 @@
 """The main job: from a suite and a base to specialists, candidates, one scoreboard, the best model and a report."""
 
+from allround.building.compare import compare_training
 from allround.building.options import Constraints, Options
 from allround.building.run import Build, build
+from allround.building.single import evaluate, train, tune
 
-__all__ = ["Build", "Constraints", "Options", "build"]
+__all__ = ["Build", "Constraints", "Options", "build", "compare_training", "evaluate", "train", "tune"]

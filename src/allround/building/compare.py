@@ -85,7 +85,7 @@ def compare_training(
     model. Everything is kept in `out`: run again with the same arguments after a kill, it takes up what is finished.
     What earlier comparisons wrote there is replaced, and what others put there is not, unless `force` says so.
     """
-    from allround.tasks.suite import Suite
+    from allround.tasks.suite import as_suite
 
     quiet_libraries()
     out = Path(out)
@@ -94,8 +94,7 @@ def compare_training(
         if value < low:
             raise AllroundError(f"compare trainings with {name}={value}", "that is too few", f"give at least {low}")
     joints = _joints(methods, sweep)
-    if not isinstance(suite, Suite):
-        suite = Suite.load(suite, data_dir=Path(data_dir) if data_dir else None, only=only, limit=limit)
+    suite = as_suite(suite, data_dir=data_dir, only=only, limit=limit)
     if len(suite.tasks) < 2:
         raise AllroundError(
             f"compare joint trainings on '{suite.name}'",

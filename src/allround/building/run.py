@@ -106,13 +106,12 @@ def build(
     finished system. Same inputs, seed and machine give the same scoreboard, timings apart; with a budget, the cut
     follows from measured speed and is kept in the run folder.
     """
-    from allround.tasks.suite import Suite
+    from allround.tasks.suite import as_suite
 
     quiet_libraries()
     out = Path(out)
     options = options or Options()
-    if not isinstance(suite, Suite):
-        suite = Suite.load(suite, data_dir=Path(data_dir) if data_dir else None, only=only, limit=limit)
+    suite = as_suite(suite, data_dir=data_dir, only=only, limit=limit)
     base = base if base is not None else suite.base
     if base is None:
         raise AllroundError(

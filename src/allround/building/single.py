@@ -1,4 +1,4 @@
-"""Single jobs of the command line: tune one model, merge given models, evaluate a saved one."""
+"""Single jobs: train a joint model, tune one specialist, evaluate a system."""
 
 from __future__ import annotations
 
@@ -22,32 +22,79 @@ from allround.models.head import fit_head
 from allround.models.model import MultiTaskModel, parameters_of
 from allround.tasks.kind import kind
 from allround.tasks.metric import better
-from allround.tasks.suite import Suite
+from allround.tasks.suite import Suite, as_suite
 from allround.tasks.task import SPLITS, Task
+from allround.training import trainer
 from allround.training.processes import Processes
 from allround.training.settings import Settings
-from allround.training.trainer import Course, check_settings, train
+from allround.training.trainer import Course, check_settings
 
 
-def tune_model(
-    suite: Suite,
-    base: str | None,
-    out: Path,
+def train(
+    suite: Suite | str | Path,
     *,
-    settings: Settings,
-    seed: int,
+    out: Path | str,
+    base: str | Path | None = None,
+    settings: Settings | None = None,
+    seed: int = 0,
     encoder: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-    command: str = "train",
     force: bool = False,
 ) -> Scoreboard:
-    """Fit heads on the frozen base, tune on all tasks of the suite, save into `out`, and score on test.
+    """Train one joint model on all tasks of a suite, save it into the folder `out`, and score it on test.
 
-    One task gives a specialist, several a joint model. Unfinished training is kept in `out`.unfinished, so that the
-    same call after a kill goes on there. Of several processes (`torchrun`) all train, and the first writes and speaks.
-    command: which one it is, `train` or `tune`; a folder that is there is replaced only where the same wrote it and
-    nothing was changed since, or with `force`.
+    Heads are fitted on the frozen base first. suite: a suite, a suite file, or the name of a built-in one. base: a
+    model folder, a Hub id or a built-in encoder; by default the suite's own. encoder: settings of the encoder, such as
+    `{"max_length": 64}`. Unfinished training is kept in `out`.unfinished, so that the same call after a kill goes on
+    there. Of several processes (`torchrun`) all train, and the first writes and speaks. A folder that is there is
+    replaced only where `train` wrote it and nothing was changed since, or with `force`.
     """
+    return _tune(as_suite(suite), base, Path(out), settings, seed, encoder, progress, "train", force)
+
+
+def tune(
+    suite: Suite | str | Path,
+    task: str | None = None,
+    *,
+    out: Path | str,
+    base: str | Path | None = None,
+    settings: Settings | None = None,
+    seed: int = 0,
+    encoder: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    force: bool = False,
+) -> Scoreboard:
+    """Tune one specialist: for the task of the suite that is named, or for the only one there is. Otherwise as `train`.
+
+    Errors: no task of that name; none named where there are several.
+    """
+    suite = as_suite(suite)
+    if task is None and len(suite.tasks) > 1:
+        raise AllroundError(
+            f"tune a specialist on '{suite.name}'",
+            f"it has {len(suite.tasks)} tasks, and none is named",
+            f"name one: {', '.join(suite.tasks)}; or train a joint model on all of them: train",
+        )
+    if task is not None and task not in suite.tasks:
+        raise AllroundError(
+            f"tune a specialist for '{task}'", f"'{suite.name}' has no such task", suggestion(task, suite.tasks)
+        )
+    chosen = suite if task is None else suite.part([task])
+    return _tune(chosen, base, Path(out), settings, seed, encoder, progress, "tune", force)
+
+
+def _tune(
+    suite: Suite,
+    base: str | Path | None,
+    out: Path,
+    settings: Settings | None,
+    seed: int,
+    encoder: Mapping[str, Any] | None,
+    progress: Progress | None,
+    command: str,
+    force: bool,
+) -> Scoreboard:
+    settings = settings or Settings()
     base = base or suite.base
     out = check_out(out, command, force=force, inputs=[base], data=suite.files)
     scratch = out.parent / f"{out.name}.unfinished"
@@ -72,7 +119,7 @@ def tune_model(
             model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
             progress.say(f"head of {task.name} on the frozen base: validation {head.tried[head.chosen]:.3f}")
         adapter = folder / "adapter" if folder and settings.tune == "lora" else None
-        course = train(model, tasks, settings, seed=seed, scratch=scratch, adapter=adapter)
+        course = trainer.train(model, tasks, settings, seed=seed, scratch=scratch, adapter=adapter)
         for one in course.evaluations:
             listed = ", ".join(f"{name} {score:.3f}" for name, score in one["scores"].items())
             best = "  (kept)" if one["step"] == course.best_step else ""
@@ -107,29 +154,37 @@ def _what_happened(course: Course, settings: Settings) -> list[str]:
     return said
 
 
-def evaluate_model(
-    folder: Path, suite: Suite, *, split: str = "test", out: Path | None = None, force: bool = False
+def evaluate(
+    model: MultiTaskModel | Path | str,
+    suite: Suite | str | Path,
+    *,
+    split: str = "test",
+    out: Path | str | None = None,
+    force: bool = False,
 ) -> Scoreboard:
-    """Score a saved model on the tasks of a suite that it has heads for.
+    """Score a model, or a saved one by its folder, on the tasks of a suite that it has heads for.
 
     out: also write the scoreboard into this folder; files that are there are replaced only where `evaluate` wrote them
     and they are unchanged, or with `force`.
     """
+    suite = as_suite(suite)
     if out is not None:
+        out = Path(out)
         check_texts(out, FILES, "evaluate", force=force)
     if split not in SPLITS:
         raise AllroundError(f"evaluate on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
-    model = load(folder)
+    what = "the model" if isinstance(model, MultiTaskModel) else str(model)
+    model = model if isinstance(model, MultiTaskModel) else load(model)
     lacking = [name for name in suite.tasks if name not in model.definitions]
     if lacking:
         shared = [name for name in suite.tasks if name in model.definitions]
         raise AllroundError(
-            f"evaluate {folder} on '{suite.name}'",
+            f"evaluate {what} on '{suite.name}'",
             f"the model has no head for {', '.join(lacking)}; it has: {', '.join(model.definitions)}",
             f"evaluate what it can do: --only {','.join(shared)}" if shared else "use the suite it was made with",
         )
     for task in suite.tasks.values():
-        _check_labels(model, task, str(folder))
+        _check_labels(model, task, what)
     board = board_of(model, suite, split, "model", None)
     if out is not None:
         write_texts(out, board.files(), "evaluate", force=force)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allround.core.errors import AllroundError
+from allround.core.errors import AllroundError, suggestion
 from allround.core.reading import open_file, parse_json
 
 if TYPE_CHECKING:
@@ -77,6 +77,21 @@ def dtype_name(dtype: torch.dtype) -> str:
     'F16'
     """
     return _NAMES[str(dtype).removeprefix("torch.")]
+
+
+#: The dtypes in which weights may be asked for, as torch calls them -> as files do.
+WRITTEN = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def asked_dtype(name: str, what: str = "write weights") -> str:
+    """A dtype that a user asks for, as files call it. Errors: one that weights are not written in.
+
+    >>> asked_dtype("bfloat16")
+    'BF16'
+    """
+    if name not in WRITTEN:
+        raise AllroundError(f"{what} as '{name}'", "there is no such dtype", suggestion(name, WRITTEN))
+    return WRITTEN[name]
 
 
 def known_dtype(dtype: torch.dtype) -> bool:

@@ -250,7 +250,7 @@ def train(
 
     Started by `torchrun` or `accelerate launch` in several processes, each computes its share of every batch.
     """
-    from allround.building.single import tune_model
+    from allround.building.single import train as run
     from allround.training.processes import leave_group
 
     loaded = _suite(suite, data_dir, only, limit)
@@ -274,8 +274,8 @@ def train(
         restore_heads=restore_best_per_task or None,
         device=device,
     )
-    board = tune_model(loaded, base, out, settings=settings, seed=seed, encoder=_encoder(max_length, pairs),
-                       force=force)  # fmt: skip
+    board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=_encoder(max_length, pairs),
+                force=force)  # fmt: skip
     if leave_group():
         board.print()
         typer.echo(f"\nmodel   {out}")
@@ -372,7 +372,7 @@ def tune_command(
     force: ForceOption = False,
 ) -> None:
     """Tune one specialist: fit the head on the frozen base, then tune the encoder."""
-    from allround.building.single import tune_model
+    from allround.building.single import tune as run
 
     loaded = _suite(suite, data_dir, task, limit)
     settings = _settings(
@@ -386,8 +386,8 @@ def tune_command(
         heads=heads,
         device=device,
     )
-    board = tune_model(loaded, base, out, settings=settings, seed=seed, encoder=_encoder(max_length, pairs),
-                       command="tune", force=force)  # fmt: skip
+    board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=_encoder(max_length, pairs),
+                force=force)  # fmt: skip
     board.print()
     typer.echo(f"\nmodel   {out}")
 
@@ -817,9 +817,9 @@ def evaluate(
     force: ForceOption = False,
 ) -> None:
     """Score a saved model on the tasks of a suite, with intervals, beside the floor."""
-    from allround.building.single import evaluate_model
+    from allround.building.single import evaluate as run
 
-    board = evaluate_model(model, _suite(suite, data_dir, only, limit), split=split, out=out, force=force)
+    board = run(model, _suite(suite, data_dir, only, limit), split=split, out=out, force=force)
     if as_json:
         typer.echo(json.dumps(board.to_json(), indent=2))
     else:
@@ -938,12 +938,8 @@ def methods_list(
 ) -> None:
     """List every method: name, room, family, what it needs, and the paper it comes from."""
     from allround.core import registry
-    from allround.core.errors import suggestion
 
-    if family is not None and family not in registry.FAMILIES:
-        raise AllroundError(f"list the methods of family '{family}'", "there is no such family",
-                            suggestion(family, registry.FAMILIES))  # fmt: skip
-    found = registry.entries(family)
+    found = [registry.find(one, name) for one, names in registry.methods(family).items() for name in names]
     if as_json:
         typer.echo(json.dumps([_about(e) for e in found], indent=2))
         return

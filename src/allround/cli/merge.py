@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from allround.merging.recipe import Recipe
     from allround.merging.stage import Stage
 
-#: How an output's dtype may be written, and what a file calls it.
-DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
-
 
 def merge_command(
     words: Sequence[str],
@@ -165,6 +162,7 @@ def _recipe(
     dtype: str | None,
     statistics: Mapping[str, str],
 ) -> Recipe:
+    from allround.checkpoints.header import asked_dtype
     from allround.merging.recipe import Model, Recipe
     from allround.merging.save import check_base
 
@@ -173,8 +171,6 @@ def _recipe(
         raise AllroundError(
             "merge models", f"{len(paths)} given", "give the base and at least one model: allround merge BASE MODEL..."
         )
-    if dtype is not None and dtype not in DTYPES:
-        raise AllroundError(f"write weights as '{dtype}'", "there is no such dtype", suggestion(dtype, DTYPES))
     base = None if no_base else paths[0]
     check_base(base)
     return Recipe(
@@ -183,7 +179,7 @@ def _recipe(
         Model(base) if base else None,
         values,
         scope=scope,
-        dtype=DTYPES[dtype] if dtype else None,
+        dtype=asked_dtype(dtype) if dtype else None,
         on_mismatch=on_mismatch or "error",
         statistics={kind: tuple(files.split(",")) for kind, files in statistics.items()},
     )

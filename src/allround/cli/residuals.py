@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from allround.cli.merge import DTYPES, checked_device, extras, read_options
+from allround.checkpoints.header import asked_dtype
+from allround.cli.merge import checked_device, extras, read_options
 from allround.core import registry
-from allround.core.errors import AllroundError, suggestion
+from allround.core.errors import AllroundError
 
 if TYPE_CHECKING:
     from allround.composition.residuals.store import Store
@@ -53,8 +54,7 @@ def compress_command(
             f"{len(paths)} given",
             "give the base and the models: allround compress BASE MODEL...",
         )
-    if dtype is not None and dtype not in DTYPES:
-        raise AllroundError(f"store weights as '{dtype}'", "there is no such dtype", suggestion(dtype, DTYPES))
+    stored_as = None if dtype is None else asked_dtype(dtype, "store weights")
     base, *models = paths
     check_base(base)
     target = check_out(out, "compress", force=force, inputs=[*paths, shared])
@@ -91,7 +91,7 @@ def compress_command(
             codec=codec,
             values=values,
             merged=open_model(Model(str(stored)), None) if with_vector else None,
-            dtype=DTYPES[dtype] if dtype else None,
+            dtype=stored_as,
             device=device,
             judge=judge,
             facts={"made_by": {"base": base, "models": models, "merged": what}},

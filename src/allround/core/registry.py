@@ -227,6 +227,17 @@ def entries(family: str | None = None) -> list[Entry]:
     return [find(f, n) for f in ([family] if family else FAMILIES) for n in names(f)]
 
 
+def methods(family: str | None = None) -> dict[str, list[str]]:
+    """The names of all methods by family, or of one family's. Errors: no family of that name.
+
+    >>> methods("statistic")
+    {'statistic': ['activations', 'fisher', 'gram', 'kfac']}
+    """
+    if family is not None and family not in FAMILIES:
+        raise AllroundError(f"list the methods of '{family}'", "there is no such family", suggestion(family, FAMILIES))
+    return {one: names(one) for one in ([family] if family else FAMILIES)}
+
+
 def load(family: str, name: str) -> Callable[..., Any]:
     """The function or class of a method."""
     return find(family, name).load()

@@ -299,7 +299,7 @@ def _read_statistic(file: Source, name: str, shape: tuple[int, ...], block: _Blo
     return found
 
 
-def _merge_item(plan: Plan, item: Item, file: WeightsFile, merger: _Merger) -> list[str]:
+def _merge_item(plan: Plan, item: Item, file: WeightsFile | _Tensors, merger: _Merger) -> list[str]:
     """Write one tensor; returns what is worth knowing about it."""
     notes = []
     if item.copied is not None:
@@ -403,6 +403,33 @@ def write_shard(
         for _, source in sources:
             source.watch = None
     return {"notes": notes, "hashes": hashes.found(), "reports": merger.reports}
+
+
+class _Tensors:
+    """Merged tensors in memory, filled stretch by stretch."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.found = {item.name: torch.empty(item.shape, dtype=torch_dtype(item.dtype)) for item in items}
+
+    def write(self, name: str, start: int, values: Tensor) -> None:
+        self.found[name].view(-1)[start : start + values.numel()] = values
+
+
+def merged_tensors(plan: Plan, *, threads: int = 1, device: str = "cpu") -> dict[str, Tensor]:
+    """Carry out a plan in memory: the merged tensors by name. The same numbers come as in files."""
+    items = list(plan.items)
+    answers = answers_of(plan, threads=threads, device=device)
+    merger = _Merger(plan, torch.device(device), answers)
+    made = _Tensors(items)
+
+    def work(number: int) -> None:
+        with torch.inference_mode():
+            _merge_item(plan, items[number], made, merger)
+
+    with one_thread():
+        for _ in in_threads(work, range(len(items)), threads):
+            pass
+    return made.found
 
 
 def _order(shard: Shard) -> list[Item]:

@@ -11,14 +11,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from allround.checkpoints.header import WRITTEN
 from allround.core.errors import AllroundError, suggestion
 from allround.merging.recipe import Model, Recipe, Token, Tokenizer
 
 if TYPE_CHECKING:
     from allround.merging.plan import Plan
 
-#: dtypes as torch writes them -> as safetensors does.
-DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 #: Rows of an embedding are padded to a multiple of at most this: no processor gains by more, and memory is finite.
 _MULTIPLE = 4096
 
@@ -148,10 +147,10 @@ class Reading:
 
     def dtype(self, value: Any, where: str) -> str:
         text = self.text(value, where).removeprefix("torch.")
-        if text not in DTYPES:
+        if text not in WRITTEN:
             known = "weights have floating-point dtypes" if text == "int64" else f"there is no choice '{text}'"
-            raise self.wrong(where, known, suggestion(text, DTYPES))
-        return DTYPES[text]
+            raise self.wrong(where, known, suggestion(text, WRITTEN))
+        return WRITTEN[text]
 
     def path(self, value: Any, where: str) -> str:
         """A stage's name; else a path, from the recipe file's folder or the current one; else what may be a Hub id."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,9 @@ class Suite:
 
     >>> rows = [{"x": i, "y": 2 * i} for i in range(10)]
     >>> double = make_task("double", kind="regression", inputs="x", target="y", data={"train": rows})
-    >>> list(Suite("sums", [double]).tasks)
-    ['double']
+    >>> suite = Suite("sums", [double])
+    >>> suite, len(suite), suite["double"].definition.kind
+    (Suite('sums': double), 1, 'regression')
     """
 
     def __init__(
@@ -55,6 +56,29 @@ class Suite:
         if not self.tasks:
             raise AllroundError(f"make the suite '{name}'", "it has no tasks", "give at least one task")
         _check_tables(f"make the suite '{name}'", self.tasks.values())
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks.values())
+
+    def __getitem__(self, name: str) -> Task:
+        if name not in self.tasks:
+            raise AllroundError(f"take the task '{name}' of the suite '{self.name}'", "it has no such task",
+                                suggestion(name, self.tasks))  # fmt: skip
+        return self.tasks[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tasks
+
+    def __repr__(self) -> str:
+        return f"Suite({self.name!r}: {', '.join(self.tasks)})"
+
+    def part(self, names: Sequence[str]) -> Suite:
+        """The suite with these of its tasks only, in this order."""
+        tasks = [self[name] for name in names]
+        return Suite(self.name, tasks, description=self.description, base=self.base, files=self.files)
 
     @property
     def notes(self) -> dict[str, tuple[str, ...]]:
@@ -92,6 +116,23 @@ class Suite:
         made = load_spec(read_suite(path), path.parent, data_dir=data_dir, only=only, limit=limit)
         made.files += (path,)
         return made
+
+
+def as_suite(
+    suite: Suite | str | Path,
+    *,
+    data_dir: Path | str | None = None,
+    only: Sequence[str] | None = None,
+    limit: Mapping[str, int] | None = None,
+) -> Suite:
+    """A suite as it is, or what `Suite.load` makes of a file or a name. Errors: a suite with more to load."""
+    if not isinstance(suite, Suite):
+        return Suite.load(suite, data_dir=data_dir, only=only, limit=limit)
+    given = {"data_dir": data_dir, "only": only, "limit": limit}
+    for name, value in given.items():
+        if value:
+            raise AllroundError(f"use {suite!r} with {name}", "it is loaded already", f"give {name} to Suite.load")
+    return suite
 
 
 def load_spec(

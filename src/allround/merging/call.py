@@ -1,0 +1,160 @@
+"""Merging from Python: models as folders, Hub ids, adapters, networks or state dicts, into a folder or a state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from torch import Tensor, nn
+
+from allround.checkpoints.header import asked_dtype, dtype_name
+from allround.checkpoints.source import Source
+from allround.core.errors import AllroundError
+from allround.core.jobs import available_cores
+from allround.merging.plan import Plan, make_plan, open_model
+from allround.merging.recipe import Model, Recipe
+from allround.merging.run import merged_tensors
+from allround.merging.save import check_base, check_heads, merge_models
+
+#: What stands for a model: a folder, a file, a Hub id, an adapter; or its weights in memory.
+Weights = str | Path | nn.Module | Mapping[str, Tensor]
+
+
+class Memory(Source):
+    """The weights of a network, or a state dict, as they are in memory."""
+
+    def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        self.path = Path(name)
+        self._tensors = tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def dtype(self, name: str) -> str:
+        return dtype_name(self._tensors[name].dtype)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        values = self._tensors[name].detach().reshape(-1)[start:stop].cpu()
+        if self.watch is not None:
+            self.watch(name, start, values)
+        return values
+
+    @property
+    def files(self) -> list[Path]:
+        return []
+
+
+@overload
+def merge(
+    models: Sequence[Weights],
+    *,
+    base: Weights | None = None,
+    method: str | None = None,
+    out: None = None,
+    **more: Any,
+) -> dict[str, Tensor]: ...
+
+
+@overload
+def merge(
+    models: Sequence[Weights],
+    *,
+    base: Weights | None = None,
+    method: str | None = None,
+    out: Path | str,
+    **more: Any,
+) -> Path: ...
+
+
+def merge(
+    models: Sequence[Weights],
+    *,
+    base: Weights | None = None,
+    method: str | None = None,
+    out: Path | str | None = None,
+    scope: str | None = None,
+    dtype: str | None = None,
+    on_mismatch: str = "error",
+    statistics: Mapping[str, Sequence[Path | str]] | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
+    force: bool = False,
+    **parameters: Any,
+) -> dict[str, Tensor] | Path:
+    """Merge models that were tuned from one base.
+
+    models, base: folders, files, Hub ids and LoRA adapters, or weights in memory: networks and state dicts. Without a
+    base the weights themselves are merged. method: see `allround.methods("merge")`; by default `ties`, and `average`
+    without a base. parameters: the method's own, such as `keep=0.2`; where it says so, one number for each model.
+    out: the folder of the merged model, which appears when it is whole; models in memory have no configuration or
+    tokenizer, so they cannot be merged into a folder. scope, dtype, on_mismatch, statistics (kind -> a file for each
+    model), workers, device, force: as of `allround merge`.
+
+    Returns the merged weights by name (as the base names them, on the CPU), or the folder.
+
+    >>> import torch
+    >>> base, one, two = ({"weight": torch.tensor([0.0, x])} for x in (0.0, 2.0, 4.0))
+    >>> merge([one, two], base=base, method="task_arithmetic", scale=0.5)
+    {'weight': tensor([0., 3.])}
+    """
+    method = method or ("average" if base is None else "ties")
+    named: dict[str, Mapping[str, Tensor]] = {}
+    if isinstance(models, (str, Path, nn.Module, Mapping)):
+        raise AllroundError("merge models", "a single model is given, and no list", "give a list: merge([one, two])")
+    recipe = Recipe(
+        method,
+        tuple(_model(model, f"models[{number}]", named) for number, model in enumerate(models)),
+        None if base is None else _model(base, "base", named),
+        parameters,
+        scope=scope,
+        dtype=None if dtype is None else asked_dtype(dtype),
+        on_mismatch=on_mismatch,
+        statistics={kind: tuple(map(str, files)) for kind, files in (statistics or {}).items()},
+    )
+    if base is not None and recipe.base is not None and recipe.base.path not in named:
+        check_base(recipe.base.path)
+    threads = workers or min(available_cores(), 8)
+    if out is not None:
+        if named:
+            raise AllroundError(
+                f"merge into the folder {out}",
+                f"{next(iter(named))} is in memory, without configuration and tokenizer",
+                "leave `out` out and load the weights that are returned, or give folders",
+            )
+        check_heads(recipe)
+        merge_models(make_plan(recipe), Path(out), workers=workers, device=device, force=force)
+        return Path(out)
+    return merged_tensors(_plan(recipe, named), threads=threads, device=device)
+
+
+def _model(weights: Weights, name: str, named: dict[str, Mapping[str, Tensor]]) -> Model:
+    if isinstance(weights, (str, Path)):
+        return Model(str(weights))
+    tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    for key, value in tensors.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise AllroundError(
+                f"merge {name}",
+                f"{key!r} is a {type(value).__name__}, and weights are tensors by name",
+                "give a network, or what its state_dict() gives",
+            )
+    label = f"<{name}>"
+    named[label] = tensors
+    return Model(label)
+
+
+def _plan(recipe: Recipe, named: Mapping[str, Mapping[str, Tensor]]) -> Plan:
+    def open_one(model: Model, base: Source | None) -> Source:
+        return Memory(model.path, named[model.path]) if model.path in named else open_model(model, base)
+
+    return make_plan(recipe, opener=open_one)
