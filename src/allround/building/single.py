@@ -95,7 +95,7 @@ def _tune(
     force: bool,
 ) -> Scoreboard:
     settings = settings or Settings()
-    base = base or suite.base
+    base = str(base) if base is not None else suite.base
     out = check_out(out, command, force=force, inputs=[base], data=suite.files)
     scratch = out.parent / f"{out.name}.unfinished"
     first = Processes(cpu=pick_device(settings.device).type == "cpu").number == 0
