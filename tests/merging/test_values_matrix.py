@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -305,6 +306,17 @@ WUDI = {
         [0.86579, -0.24098, -0.63056],
     ],
 }
+
+
+@pytest.mark.parametrize("shape", [(2, 90, 7), (2, 70, 300)])
+def test_wudi_takes_its_steps_for_some_rows_at_a_time(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deltas = 1e-3 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    base = torch.zeros(shape[1:])
+    whole = wudi(base, deltas, steps=20)
+    monkeypatch.setattr(sys.modules[wudi.__module__], "_STRETCH", 1)  # 64 rows
+    assert torch.allclose(wudi(base, deltas, steps=20), whole, atol=1e-7)
 
 
 @pytest.mark.parametrize("shape", WUDI)

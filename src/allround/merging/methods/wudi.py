@@ -11,6 +11,9 @@ from allround.core.errors import AllroundError
 from allround.core.registry import Search, method
 from allround.merging.matrices import mean, solve, wide
 
+#: Entries of a weight whose steps are taken at a time.
+_STRETCH = 1 << 19
+
 
 @method(source="Cheng et al., ICML 2025, arXiv:2503.08099", block="tensor")
 def wudi(
@@ -52,16 +55,26 @@ def wudi(
         moved = solve(matrix @ matrix.T, apart, eps) @ matrix if few else solve(matrix, apart, eps)
         return base + scale * (start - moved.to(start.dtype))
     matrix, apart = _quadratic(start, deltas, few)
-    apart = apart @ matrix if few else apart
-    moved, first, second = (torch.zeros_like(start) for _ in range(3))
+    merged = torch.empty_like(base)
+    rows = max(64, _STRETCH // base.shape[1])  # each row goes its own way, so a few at a time save memory
+    for first in range(0, len(base), rows):
+        part = slice(first, first + rows)
+        side = apart[part] @ matrix if few else apart[part]
+        merged[part] = base[part] + scale * (start[part] + _descend(side, matrix, few, steps, learning_rate))
+    return merged
+
+
+def _descend(side: Tensor, matrix: Tensor, few: bool, steps: int, learning_rate: float) -> Tensor:
+    """Where Adam is after some steps from zero, with the gradient 2 (X C + side) for rows X (r, n)."""
+    moved, first, second = (torch.zeros_like(side) for _ in range(3))
     for step in range(1, steps + 1):
         left, right = (moved @ matrix.T, matrix) if few else (moved, matrix)
-        gradient = torch.addmm(apart, left, right, beta=2, alpha=2)
+        gradient = torch.addmm(side, left, right, beta=2, alpha=2)
         first.lerp_(gradient, 0.1)
         second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
         root = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
         moved.addcdiv_(first, root, value=-learning_rate / (1 - 0.9**step))
-    return base + scale * (start + moved)
+    return moved
 
 
 def _quadratic(start: Tensor, deltas: Tensor, few: bool) -> tuple[Tensor, Tensor]:
@@ -70,15 +83,23 @@ def _quadratic(start: Tensor, deltas: Tensor, few: bool) -> tuple[Tensor, Tensor
     few: the changes have so few rows (k m of them) that C is kept as R (k m, n) with C = R^T R, and the second
     as what is yet to be multiplied with R (m, k m).
     """
-    peaks = deltas.abs().amax((1, 2), keepdim=True)
-    units = deltas / torch.where(peaks > 0, peaks, 1)
-    units /= units.square().sum((1, 2), keepdim=True).sqrt().clamp_min(1e-30)
     if few:
-        apart = torch.cat([(start - change) @ unit.T for change, unit in zip(deltas, units, strict=True)], 1)
-        return units.reshape(-1, units.shape[2]), apart
+        units = torch.cat([_unit(change) for change in deltas])
+        apart = torch.cat(
+            [(start - change) @ unit.T for change, unit in zip(deltas, units.split(len(start)), strict=True)], 1
+        )
+        return units, apart
     total, apart = start.new_zeros(start.shape[1], start.shape[1]), torch.zeros_like(start)
-    for change, unit in zip(deltas, units, strict=True):
+    for change in deltas:
+        unit = _unit(change)
         part = unit.T @ unit
         total += part
-        apart.addmm_(start - change, part)
+        apart.addmm_(torch.sub(start, change, out=unit), part)
     return total, apart
+
+
+def _unit(change: Tensor) -> Tensor:
+    """A change over its norm; zero where there is none. The largest entry comes first, so that no square is lost."""
+    peak = change.abs().amax()
+    unit = change / torch.where(peak > 0, peak, 1)
+    return unit.div_(torch.linalg.vector_norm(unit).clamp_min(1e-30))
