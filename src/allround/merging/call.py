@@ -18,7 +18,7 @@ from allround.merging.run import merged_tensors
 from allround.merging.save import check_base, check_heads, merge_models
 
 #: What stands for a model: a folder, a file, a Hub id, an adapter; or its weights in memory.
-Weights = str | Path | nn.Module | Mapping[str, Tensor]
+ModelLike = str | Path | nn.Module | Mapping[str, Tensor]
 
 
 class Memory(Source):
@@ -56,9 +56,9 @@ class Memory(Source):
 
 @overload
 def merge(
-    models: Sequence[Weights],
+    models: Sequence[ModelLike],
     *,
-    base: Weights | None = None,
+    base: ModelLike | None = None,
     method: str | None = None,
     out: None = None,
     **more: Any,
@@ -67,9 +67,9 @@ def merge(
 
 @overload
 def merge(
-    models: Sequence[Weights],
+    models: Sequence[ModelLike],
     *,
-    base: Weights | None = None,
+    base: ModelLike | None = None,
     method: str | None = None,
     out: Path | str,
     **more: Any,
@@ -77,9 +77,9 @@ def merge(
 
 
 def merge(
-    models: Sequence[Weights],
+    models: Sequence[ModelLike],
     *,
-    base: Weights | None = None,
+    base: ModelLike | None = None,
     method: str | None = None,
     out: Path | str | None = None,
     scope: str | None = None,
@@ -137,7 +137,7 @@ def merge(
     return merged_tensors(_plan(recipe, named), threads=threads, device=device)
 
 
-def _model(weights: Weights, name: str, named: dict[str, Mapping[str, Tensor]]) -> Model:
+def _model(weights: ModelLike, name: str, named: dict[str, Mapping[str, Tensor]]) -> Model:
     if isinstance(weights, (str, Path)):
         return Model(str(weights))
     tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
