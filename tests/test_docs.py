@@ -97,13 +97,16 @@ ON_ROWS = {"build", "train", "tune", "loop", "evaluate", "compare-training"}
 FEW = ["--limit", "train=100", "--limit", "validation=100", "--limit", "test=100"]
 
 
-def run_page(page: str, folder: Path) -> str:
-    """Run the commands, with few rows, and the Python blocks of a page, in their order; what they print."""
+def run_page(page: str, folder: Path, *, few: bool = True) -> str:
+    """Run the commands and the Python blocks of a page, in their order; what they print.
+
+    few: with few rows; not where tuning must get somewhere.
+    """
     lines = ["from allround.cli.app import app"]  # one process, since each command would load torch and transformers
     for language, code in _FENCE.findall((DOCS / page).read_text(encoding="utf-8")):
         lines += [code] if language == "python" else []
         for _, name, *words in map(shlex.split, lines_of_commands(code)):
-            words += FEW if name in ON_ROWS else []
+            words += FEW if few and name in ON_ROWS else []
             lines += [f"app({[name, *words]!r}, standalone_mode=False)"]
     script = folder / "page.py"
     # Worker processes begin by importing the script.
@@ -119,7 +122,7 @@ def run_page(page: str, folder: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_core")
 def test_the_page_on_merging_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    printed = run_page("merge.md", tmp_path)
+    printed = run_page("merge.md", tmp_path, few=False)
     assert printed.count("merged 2 models by") == 4
     assert (tmp_path / "runs" / "diff" / "diff.html").is_file()
     assert (tmp_path / "models" / "from-adapters" / "README.md").is_file()
