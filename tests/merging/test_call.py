@@ -77,6 +77,8 @@ def test_what_cannot_be_merged_is_said(three: list[Weights], folders: list[Path]
         ("'a' is a int, and weights are tensors by name", [{"a": 1}], {"base": three[0]}),
         ("there is no such dtype", three[1:], {"base": three[0], "dtype": "int8"}),
         ("has no parameter 'kep'", three[1:], {"base": three[0], "kep": 0.1}),
+        ("workers must be at least 1", three[1:], {"base": three[0], "workers": 0}),
+        ("there is no such device", three[1:], {"base": three[0], "device": "gpu"}),
     ]
     for found, models, more in wrong:
         with pytest.raises(AllroundError) as caught:

@@ -112,7 +112,7 @@ class Options:
         if self.budget is not None and not 0 < self.budget < math.inf:
             raise AllroundError(f"build in {self.budget} minutes", "that is no time at all", "give a positive budget")
         if self.workers is not None and self.workers < 1:
-            raise AllroundError(f"build with {self.workers} workers", "that is nobody", "give at least 1")
+            raise AllroundError(f"build with {self.workers} workers", "workers must be at least 1", "give at least 1")
 
     def joints(self) -> list[Joint]:
         """The further joint models that are tried."""

@@ -36,14 +36,14 @@ def merge_command(
     """Merge as the command line says."""
     from allround.core.jobs import Ray, available_cores, quiet_libraries
     from allround.core.outputs import check_out
+    from allround.merging.call import check_workers, checked_device
     from allround.merging.preflight import check_space, compare_files, describe
     from allround.merging.save import check_heads, finished, merge_models, stage_folders
 
     quiet_libraries()
     if out is None and not dry_run:
         raise AllroundError("merge models", "no --out is given", "give a folder for the merged model: -o OUT")
-    if workers is not None and workers < 1:
-        raise AllroundError(f"merge with {workers} workers", "that is nobody", "give at least 1")
+    check_workers(workers)
     target = check_out(out, "merge", force=force) if out is not None else None
     if is_recipe(words):
         given = {"--method": method, "--no-base": no_base, "--scope": scope, "--dtype": dtype,
@@ -61,10 +61,6 @@ def merge_command(
                 )
             )
         ]
-    if device not in ("cpu", "cuda", "auto"):
-        raise AllroundError(
-            f"merge on '{device}'", "there is no such device", suggestion(device, ("cpu", "cuda", "auto"))
-        )
     device = checked_device(device)
     threads = workers or min(available_cores(), 8)
     folders: dict[str, Path] = {}
@@ -103,22 +99,6 @@ def merge_command(
                            f"{f' ({listed})' if listed else ''} into {out}")  # fmt: skip
                 for note in made.get("notes", [])[len(plan.notes) :]:
                     typer.echo(f"note: {note}", err=True)
-
-
-def checked_device(device: str) -> str:
-    """cpu or cuda; auto is cuda where there is one. Errors: cuda where there is none."""
-    known = ("cpu", "cuda", "auto")
-    if device not in known:
-        raise AllroundError(f"merge on '{device}'", "there is no such device", suggestion(device, known))
-    if device == "cpu":
-        return device
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if device == "auto":
-        return "cpu"
-    raise AllroundError("merge on 'cuda'", "torch finds no such device here", "leave --device out")
 
 
 def later(stage: Stage) -> str:

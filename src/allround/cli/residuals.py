@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from allround.checkpoints.header import asked_dtype
-from allround.cli.merge import checked_device, extras, read_options
+from allround.cli.merge import extras, read_options
 from allround.core import registry
 from allround.core.errors import AllroundError
 
@@ -39,6 +39,7 @@ def compress_command(
     from allround.composition.residuals.write import open_specialist, write_store
     from allround.core.jobs import quiet_libraries
     from allround.core.outputs import check_out, scratch_folder
+    from allround.merging.call import checked_device
     from allround.merging.plan import open_model
     from allround.merging.recipe import Model
     from allround.merging.save import check_base

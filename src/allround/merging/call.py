@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import torch
 from torch import Tensor, nn
 
 from allround.checkpoints.header import asked_dtype, dtype_name
 from allround.checkpoints.source import Source
-from allround.core.errors import AllroundError
+from allround.core.errors import AllroundError, suggestion
 from allround.core.jobs import available_cores
 from allround.merging.plan import Plan, make_plan, open_model
 from allround.merging.recipe import Model, Recipe
@@ -107,6 +108,8 @@ def merge(
     >>> merge([one, two], base=base, method="task_arithmetic", scale=0.5)
     {'weight': tensor([0., 3.])}
     """
+    check_workers(workers)
+    device = checked_device(device)
     method = method or ("average" if base is None else "ties")
     named: dict[str, Mapping[str, Tensor]] = {}
     if isinstance(models, (str, Path, nn.Module, Mapping)):
@@ -135,6 +138,28 @@ def merge(
         merge_models(make_plan(recipe), Path(out), workers=workers, device=device, force=force)
         return Path(out)
     return merged_tensors(_plan(recipe, named), threads=threads, device=device)
+
+
+def check_workers(workers: int | None) -> None:
+    """An error for a number of threads that is less than one."""
+    if workers is not None and workers < 1:
+        raise AllroundError(
+            f"merge with {workers} workers", "workers must be at least 1", "leave it out, or give at least 1"
+        )
+
+
+def checked_device(device: str) -> str:
+    """cpu or cuda; auto is cuda where there is one. Errors: cuda where there is none."""
+    known = ("cpu", "cuda", "auto")
+    if device not in known:
+        raise AllroundError(f"merge on '{device}'", "there is no such device", suggestion(device, known))
+    if device == "cpu":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "auto":
+        return "cpu"
+    raise AllroundError("merge on 'cuda'", "torch finds no such device here", "leave --device out")
 
 
 def _model(weights: ModelLike, name: str, named: dict[str, Mapping[str, Tensor]]) -> Model:

@@ -436,6 +436,6 @@ class _Steps:
     def _no_number(self) -> AllroundError:
         return AllroundError(
             f"learn a merge by '{self.learning.objective}'",
-            f"the loss or its gradient was no finite number in {self.skipped_in_a_row} steps in a row",
+            f"the loss or its gradient was not finite in {self.skipped_in_a_row} steps in a row",
             "lower the rate or the scale, and check the models",
         )
