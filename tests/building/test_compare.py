@@ -322,7 +322,7 @@ def test_more_rates_and_weights_begin_with_the_same_ones() -> None:
         ({"sweep": -1}, "too few"),
         ({"seeds": 0}, "too few"),
         ({"trials": 0}, "too few"),
-        ({"workers": 0}, "nobody"),
+        ({"workers": 0}, "workers must be at least 1"),
         ({"base": None}, "no base was given"),
     ],
 )

@@ -295,7 +295,7 @@ def test_a_loss_that_is_no_number_is_left_out_and_ten_in_a_row_are_an_error(
     assert fit(point_specialists, learning).record["skipped"] == 9, "nine are not ten"
     bad |= set(range(10))
     calls[0] = 0
-    with pytest.raises(AllroundError, match="no finite number in 10 steps in a row"):
+    with pytest.raises(AllroundError, match="was not finite in 10 steps in a row"):
         save(point_specialists, tmp_path / "none", learning)
     calls[0] = 0
     with pytest.raises(AllroundError, match="no finite number in 4 steps in a row"):
