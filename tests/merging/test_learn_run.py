@@ -298,7 +298,7 @@ def test_a_loss_that_is_no_number_is_left_out_and_ten_in_a_row_are_an_error(
     with pytest.raises(AllroundError, match="was not finite in 10 steps in a row"):
         save(point_specialists, tmp_path / "none", learning)
     calls[0] = 0
-    with pytest.raises(AllroundError, match="no finite number in 4 steps in a row"):
+    with pytest.raises(AllroundError, match="was not finite in 4 steps in a row"):
         save(point_specialists, tmp_path / "none", learning.with_(steps=4))
     assert not (tmp_path / "none").exists() and not list(tmp_path.glob(".none*"))
 
