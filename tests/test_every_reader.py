@@ -38,7 +38,6 @@ from allround.checkpoints.adapter import Adapter
 from allround.checkpoints.tied import config_of
 from allround.checkpoints.tokens import moved_tokens
 from allround.checkpoints.weights import Weights
-from allround.cli.predict import _image
 from allround.composition.residuals.store import Store
 from allround.composition.residuals.write import open_specialist, write_store
 from allround.core.errors import AllroundError
@@ -61,13 +60,14 @@ from allround.models import device
 from allround.models.base import load_encoder
 from allround.models.encoders.small_image import SmallImage
 from allround.models.model import MultiTaskModel, load, read_definitions, read_heads
+from allround.tasks.modalities.image import Image as ImageModality
 from allround.tasks.sources import load_raw, read_rows
 from allround.tasks.spec import read_suite
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 from allround.training.trainer import _Run
 
-sys.path.insert(0, str(Path(__file__).parent / "evaluate"))
+sys.path.insert(0, str(Path(__file__).parent / "evaluation"))
 
 from boards import board
 from comparisons import comparison
@@ -342,14 +342,15 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("suite", "yaml", text("a.yml", suite), read_suite, ("tasks/spec.py",)),
         Reader("recipe", "yaml", text("a.yml", own), read_recipe, ("core/documents.py", "merging/recipe_file.py")),
         Reader("recipe of mergekit", "yaml-", text("a.yml", mergekit), read_recipe, ("merging/recipe_file.py",)),
-        Reader("csv", "csv", text("a.csv", rows), raw, ("tasks/columns.py", "tasks/sources.py")),
-        Reader("tsv", "tsv", text("a.tsv", rows.replace(",", "\t")), raw, ("tasks/columns.py",)),
-        Reader("json rows", "rows", text("a.json", '[{"text": "a", "label": 0}]'), raw, ("tasks/columns.py",)),
-        Reader("jsonl", "jsonl", text("a.jsonl", '{"text": "a", "label": 0}\n'), raw, ("tasks/columns.py",)),
+        Reader("csv", "csv", text("a.csv", rows), raw, ("tasks/text_files.py", "tasks/sources.py")),
+        Reader("tsv", "tsv", text("a.tsv", rows.replace(",", "\t")), raw, ("tasks/text_files.py",)),
+        Reader("json rows", "rows", text("a.json", '[{"text": "a", "label": 0}]'), raw, ("tasks/text_files.py",)),
+        Reader("jsonl", "jsonl", text("a.jsonl", '{"text": "a", "label": 0}\n'), raw, ("tasks/text_files.py",)),
         Reader("rows to answer", "csv", text("a.csv", rows), read_rows, ("tasks/sources.py",)),
         Reader("parquet", "parquet", parquet, raw, ("tasks/sources.py",)),
         Reader("zip", "zip", archive, raw, ("tasks/sources.py",)),
-        Reader("image to answer", "image", picture, lambda path: _image(str(path), 0), ("cli/predict.py",)),
+        Reader("image to answer", "image", picture, lambda path: ImageModality().parse(str(path), 0),
+               ("tasks/modalities/image.py",)),
         Reader("folder of images", "image", pictures, lambda path: Suite.load(path.parents[3] / "suite.yml"),
                ("tasks/sources.py",), absent=True),
         Reader("safetensors", "safetensors", weights, read_all, ("checkpoints/weights.py", "checkpoints/header.py")),

@@ -153,7 +153,7 @@ def test_data_of_the_wrong_form() -> None:
     refuse({"train": 3}, "the rows of train are a int")
     refuse({"train": [3]}, "row 0 of train is 3", "give rows as dictionaries")
     refuse({"train": {"text": "abc", "label": [1]}}, "column 'text' of train is 'abc'", "give a list")
-    refuse({"train": {"text": ["a"], "label": [1, 2]}}, "not equally long: 'text' has 1, 'label' has 2")
+    refuse({"train": {"text": ["a"], "label": [1, 2]}}, "do not have the same length: 'text' has 1, 'label' has 2")
 
 
 def test_columns_that_are_not_there_or_twice() -> None:
@@ -204,7 +204,7 @@ def test_labels_that_training_lacks() -> None:
 
 
 def test_lists_where_one_label_belongs() -> None:
-    refuse(swap("train", 0, label=["a"]), "no single label in 1 of 4 rows, such as ['a']", "multilabel")
+    refuse(swap("train", 0, label=["a"]), "is not a single label in 1 of 4 rows, such as ['a']", "multilabel")
 
 
 def test_inputs_that_are_missing_or_no_text() -> None:
@@ -279,7 +279,7 @@ def test_the_modality_follows_the_data() -> None:
     assert make(columns(p=["x", "y"]), inputs="p", modality="table").definition.modality == "table"
     assert make(columns(p=["x", "y"], q=["x", "y"]), inputs=["p", "q"]).definition.pair
     three = columns(p=["x", "y"], q=["x", "y"], r=["x", "y"])
-    refuse(three, "`inputs` names 3 columns of text", "modality: table", inputs=["p", "q", "r"])
+    refuse(three, "a text task has 3 input columns", "modality: table", inputs=["p", "q", "r"])
     refuse(three, "a text task has 3 input columns", inputs=["p", "q", "r"], modality="text")
     refuse(columns(p=["x", "y"], q=[picture] * 2), "joins an image with other columns", inputs=["p", "q"])
     refuse(columns(p=[1, 2], q=[1, 2]), "an image task has 2 input columns", inputs=["p", "q"], modality="image")
@@ -312,7 +312,7 @@ def test_images_become_grey_or_colour() -> None:
             assert found.mode == mode and found.size == (3, 2)
     assert found.getpixel((0, 0)) == (0, 0, 0)
     assert make(columns(p=[wide, grey]), inputs="p").splits["train"].inputs[0][0].getpixel((0, 0)) == 7
-    refuse(columns(p=[grey, grey.astype(float)]), "input 'p' of train is no image in row 1: an array of float64 (2, 3)", inputs="p")  # noqa: E501  # fmt: skip
+    refuse(columns(p=[grey, grey.astype(float)]), "input 'p' of train is not an image in row 1: an array of float64 (2, 3)", inputs="p")  # noqa: E501  # fmt: skip
     refuse(columns(p=[grey, None]), "input 'p' of train is missing in 1 of 2 rows", inputs="p")
     refuse(columns(p=[grey, "x.png"]), "it is 'x.png'", "give PIL images", inputs="p")
 

@@ -16,10 +16,10 @@ import pytest
 from allround.core import reading
 from allround.core.errors import AllroundError
 from allround.tasks import sources
-from allround.tasks.columns import Columns
 from allround.tasks.make import make_task
 from allround.tasks.sources import load_raw
 from allround.tasks.spec import SourceSpec
+from allround.tasks.text_files import Columns
 
 ROWS = [{"text": "one", "label": 0}, {"text": "two", "label": 1}]
 

@@ -102,7 +102,7 @@ def test_a_file_whose_name_is_none_for_a_suite(tmp_path: Path, file: str, better
         (with_task(target={"a": 1}), ["tasks.trec.target"]),
         (with_task(limit=0), ["tasks.trec.limit", "greater than or equal to 1"]),
         (with_task(limit="many"), ["tasks.trec.limit: 'many'"]),
-        (with_task(modality="audio"), ["tasks.trec.modality: 'audio' is none of", "'text'"]),
+        (with_task(modality="audio"), ["tasks.trec.modality: there is no modality of that name", "image, table, text"]),
         (with_task(labels={0: 1}), ["tasks.trec.labels.0", "quotes"]),
         (
             with_task(source={"hub": "a", "path": "b"}),

@@ -20,17 +20,16 @@ from allround.evaluation.scoreboard import Cell, Scoreboard, percent, shown, spa
 from allround.models.device import processor
 from allround.models.model import write_definitions, write_heads
 from allround.tasks.definition import Definition
+from allround.tasks.modality import modality_of
 from allround.tasks.task import SPLITS, Task
-
-_EXAMPLES = {"text": '"Some text"', "image": "picture.png", "table": "1.0 2.5"}
 
 
 def commands(out: Path, tasks: Mapping[str, Task]) -> str:
     """Command lines that use the saved model."""
     first = next(iter(tasks.values())).definition
-    given = '"First text" "Second text"' if first.pair else _EXAMPLES[first.modality]
+    example = modality_of(first).example(len(first.inputs))
     lines = [
-        f"allround predict {out}/best --task {first.name} {given}",
+        f"allround predict {out}/best --task {first.name} {example.words}",
         f"allround predict {out}/best --task {first.name} --input rows.jsonl --output answers.jsonl",
     ]
     return "\n".join(lines)
@@ -39,12 +38,14 @@ def commands(out: Path, tasks: Mapping[str, Task]) -> str:
 def python_lines(out: Path, tasks: Mapping[str, Task]) -> str:
     """Python lines that use the saved model."""
     first = next(iter(tasks.values())).definition
-    given = {"text": '["Some text"]', "image": '[Image.open("picture.png")]', "table": "[(1.0, 2.5)]"}[first.modality]
-    if first.pair:
-        given = '[("First text", "Second text")]'
-    lines = ["import allround", "", f'model = allround.load("{out}/best")', f'model.predict("{first.name}", {given})']
-    if first.modality == "image":
-        lines.insert(1, "from PIL import Image")
+    example = modality_of(first).example(len(first.inputs))
+    lines = [
+        "import allround",
+        *example.imports,
+        "",
+        f'model = allround.load("{out}/best")',
+        f'model.predict("{first.name}", {example.python})',
+    ]
     return "\n".join(lines)
 
 

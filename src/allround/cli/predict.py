@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 from allround.composition.residuals.store import load
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
-from allround.core.reading import image_errors, open_file
 from allround.models.model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
+from allround.tasks.modality import modality_of
 
 
 def answers(folder: Path, task: str | None, inputs: list[str], file: Path | None) -> list[dict[str, Any]]:
@@ -37,22 +36,18 @@ def answers(folder: Path, task: str | None, inputs: list[str], file: Path | None
 
 def _answer(model: MultiTaskModel, task: str, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     definition = model.definition(task)
-    rows = [tuple(_input(definition, row[c], i) for c in definition.inputs) for i, row in enumerate(columns)]
+    rules = modality_of(definition)
+    rows = [tuple(rules.parse(row[c], i) for c in definition.inputs) for i, row in enumerate(columns)]
     encoded, confidence = model.predict_encoded(task, model.outputs(task, rows))
     decoded = kind(definition.kind).decode(encoded, definition)
     return [
         {
-            **{column: _shown(value, i) for column, value in row.items()},
+            **{column: rules.shown(value, i) for column, value in row.items()},
             "prediction": answer,
             "confidence": confidence[i] if confidence else None,
         }
         for i, (row, answer) in enumerate(zip(columns, decoded, strict=True))
     ]
-
-
-def _shown(value: Any, row: int) -> Any:
-    """What stands beside an answer: the input, or the name of an image that a file holds."""
-    return (value.get("path") or f"row {row}") if isinstance(value, dict) else value
 
 
 def _from_words(definition: Definition, words: list[str]) -> list[dict[str, Any]]:
@@ -78,34 +73,3 @@ def _from_file(definition: Definition, file: Path) -> list[dict[str, Any]]:
                 f"name the columns {', '.join(definition.inputs)}",
             )
     return [{c: row[c] for c in definition.inputs} for row in rows]
-
-
-def _input(definition: Definition, value: Any, row: int) -> Any:
-    """A text, a list of words, an image, or a number, from what stands in a file or on the command line."""
-    if definition.kind == "token_classification":
-        return value.split() if isinstance(value, str) else list(value)
-    if definition.modality == "table" and isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    if definition.modality == "image" and isinstance(value, str | dict):
-        return _image(value, row)
-    return value
-
-
-def _image(value: str | dict[str, Any], row: int) -> Any:
-    """An image of a file of its own, or of a row of a Parquet file, as images of a suite are."""
-    from PIL import Image
-
-    from allround.tasks.make import picture
-
-    shown, data = _shown(value, row), value.get("bytes") if isinstance(value, dict) else None
-    asked = f"read the image {shown!r}"
-    try:
-        with io.BytesIO(data) if data is not None else open_file(shown, asked=asked) as file:
-            with image_errors(), Image.open(file) as image:
-                image.load()
-            return picture(image)
-    except (OSError, ValueError) as error:
-        raise AllroundError(asked, str(error), "give an image file such as a PNG") from error

@@ -140,6 +140,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "balance": Balance,
     "sample": Sample,
     "kind": Declaration,
+    "modality": Declaration,
     "metric": Metric,
     "encoder": Encoder,
     "suite": Declaration,

@@ -33,6 +33,7 @@ FAMILIES: dict[str, str] = {
     "balance": "training/balance",
     "sample": "training/sample",
     "kind": "tasks/kinds",
+    "modality": "tasks/modalities",
     "metric": "tasks/metrics",
     "encoder": "models/encoders",
     "suite": "tasks/suites",

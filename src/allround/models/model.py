@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from allround.models.base import check_one_model, load_encoder
 from allround.models.encoder import Batch, Encoder
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
+from allround.tasks.modality import modality_of
 
 FORMAT = 1
 
@@ -157,24 +157,16 @@ class MultiTaskModel(nn.Module):
 
 def _check_inputs(definition: Definition, rows: Sequence[tuple[Any, ...]]) -> None:
     """An error for the first row that a task cannot read."""
-    fits: dict[str, tuple[str, Callable[[Any], bool]]] = {
-        "text": ("a text", lambda v: isinstance(v, str)),
-        "image": ("an opened image", lambda v: hasattr(v, "convert") or hasattr(v, "__array__")),
-        "table": ("a number or a text", lambda v: isinstance(v, str | int | float | NoneType)),
-    }
-    wanted, fit = fits[definition.modality]
-    if definition.kind == "token_classification":
-        wanted = "a list of words"
-        fit = lambda v: isinstance(v, list) and all(isinstance(word, str) for word in v)  # noqa: E731
+    rules = modality_of(definition)
     for number, row in enumerate(rows):
         asked = f"answer task '{definition.name}'"
         if len(row) != len(definition.inputs):
             do = f"give {len(definition.inputs)}: {', '.join(definition.inputs)}"
             raise AllroundError(asked, f"input {number} has {len(row)} parts", do)
         for column, value in zip(definition.inputs, row, strict=True):
-            if not fit(value):
+            if not rules.fits(value):
                 found = f"'{column}' of input {number} is of type {type(value).__name__}"
-                raise AllroundError(asked, found, f"give {wanted}")
+                raise AllroundError(asked, found, f"give {rules.noun}")
 
 
 def write_heads(path: Path, heads: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 from allround.core import registry
 from allround.core.schema import STRICT, fitted
 
-MODALITIES = ("text", "image", "table")
-
 
 @dataclass(frozen=True)
 class Definition:
@@ -34,7 +32,8 @@ class Definition:
 
     @property
     def pair(self) -> bool:
-        return self.modality == "text" and len(self.inputs) == 2
+        """Whether the two inputs of each row make a pair."""
+        return len(self.inputs) == 2 and bool(registry.load("modality", self.modality).pairs)  # type: ignore[attr-defined]
 
     def with_facts(self, facts: Mapping[str, Any]) -> Definition:
         """The same task with what its kind learned from the training targets."""
@@ -47,7 +46,7 @@ class Definition:
     def from_json(cls, value: Mapping[str, Any]) -> Definition:
         """The inverse of `to_json`; a ValueError in words for what cannot be one."""
         made = fitted(cls, value)
-        for name, known in (("kind", registry.names("kind")), ("modality", MODALITIES)):
+        for name, known in (("kind", registry.names("kind")), ("modality", registry.names("modality"))):
             if getattr(made, name) not in known:
                 raise ValueError(f"{name} {getattr(made, name)!r} is not one of {', '.join(known)}")
         if not made.inputs:

@@ -25,6 +25,14 @@ class Kind(ABC):
 
     metric: ClassVar[str]
     per_token: ClassVar[bool] = False
+    #: Whether a target is a number, not a label.
+    numeric: ClassVar[bool] = False
+    #: Whether a target is a list of labels or tags.
+    lists: ClassVar[bool] = False
+    #: Whether targets may be given as columns of 0 and 1, one for each label.
+    indicators: ClassVar[bool] = False
+    #: The smallest number of labels that leaves something to tell apart.
+    least_labels: ClassVar[int] = 2
 
     @abstractmethod
     def facts(self, values: Sequence[Any]) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import is_hub_id, is_inside
 from allround.core.reading import check_file, check_parquet, image_errors, open_file, read_bytes
-from allround.tasks.columns import Columns, read_columns
 from allround.tasks.spec import SourceSpec
 from allround.tasks.task import SPLITS
+from allround.tasks.text_files import Columns, read_columns
 
 if TYPE_CHECKING:
     from typing import TypeAlias

@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from allround.core import registry
 from allround.core.documents import parse_documents
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
 from allround.core.reading import read_text
-from allround.tasks.make import check_kind, check_metric
+from allround.tasks.question import check_kind, check_metric
 from allround.tasks.task import SPLITS
 
 #: Suites may list many labels, so there is more room than in other files that people write.
@@ -90,7 +91,7 @@ class TaskSpec(_Strict):
     kind: str
     inputs: Annotated[tuple[str, ...], BeforeValidator(_tuple), Field(min_length=1)]
     target: Annotated[str | tuple[str, ...], BeforeValidator(_maybe_tuple)]
-    modality: Literal["text", "image", "table"] | None = None
+    modality: str | None = None
     metric: str | None = None
     labels: dict[str | int | float | bool, str] | None = None
     instruction: str | None = None
@@ -150,6 +151,9 @@ def parse_suite(text: str, *, name: str, asked: str = "read a suite") -> SuiteSp
         with _at(asked, f"tasks.{task}.metric"):
             if about.metric is not None:
                 check_metric(about.metric, about.kind)
+        with _at(asked, f"tasks.{task}.modality"):
+            if about.modality is not None:
+                registry.find("modality", about.modality)
     _check_tables(spec, asked)
     return spec
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
+from allround.tasks.kind import kind
 from allround.tasks.make import make_task
 from allround.tasks.sources import load_raw
 from allround.tasks.spec import SuiteSpec, TaskSpec, read_suite
@@ -18,7 +19,7 @@ from allround.tasks.task import SPLITS, Task, check_limit, row_key, text_row
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from allround.tasks.columns import Columns
+    from allround.tasks.text_files import Columns
 
 
 class Suite:
@@ -222,7 +223,7 @@ def _check_tables(asked: str, tasks: Iterable[Task]) -> None:
 
 def _labels(tasks: Sequence[TaskSpec]) -> set[str]:
     """The columns that hold labels: they are text as it is written. Columns of 0 and 1 are numbers."""
-    return {task.target for task in tasks if isinstance(task.target, str) and task.kind != "regression"}
+    return {task.target for task in tasks if isinstance(task.target, str) and not kind(task.kind).numeric}
 
 
 def _read(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,10 +14,12 @@ import numpy as np
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import hash_json, read_settings, write_json
 from allround.core.outputs import output_folder
-from allround.core.reading import check_file, image_errors
+from allround.core.reading import check_file
 from allround.core.seeds import seed_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
+from allround.tasks.modality import modality_of
+from allround.tasks.values import Row, Value
 
 SPLITS = ("train", "validation", "test")
 
@@ -30,7 +31,7 @@ class Split:
     rows: for a task of a table, the number of each row in the table, int64.
     """
 
-    inputs: list[tuple[Any, ...]]
+    inputs: list[Row]
     targets: Encoded
     rows: np.ndarray | None = None
 
@@ -138,7 +139,7 @@ class Task:
     def write(self, folder: Path) -> None:
         """Write the task's files into an existing folder."""
         for name in SPLITS:
-            _write_split(folder / f"{name}.arrow", self.splits[name], len(self.definition.inputs))
+            _write_split(folder / f"{name}.arrow", self.splits[name], self.definition)
         about = {"format": 1, "definition": self.definition.to_json(), "notes": list(self.notes)}
         if self.table is not None:
             about["table"] = self.table
@@ -207,12 +208,12 @@ def check_limit(limit: int | Mapping[str, int] | None) -> dict[str, int]:
     return limits
 
 
-def row_key(row: tuple[Any, ...]) -> tuple[Any, ...]:
+def row_key(row: Row) -> tuple[object, ...]:
     """Hashable inputs of one row, equal exactly where the inputs are."""
-    return tuple(_image_key(v) if hasattr(v, "tobytes") else tuple(v) if isinstance(v, list) else v for v in row)
+    return tuple(_value_key(value) for value in row)
 
 
-def text_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
+def text_row(row: Row) -> Row:
     """Inputs of one row with words joined to text: the same for a task that tags them and one that labels the text.
 
     >>> text_row((["so", "good"], 1.0))
@@ -221,14 +222,19 @@ def text_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(" ".join(v) if isinstance(v, list) else v for v in row)
 
 
-def _image_key(image: Any) -> tuple[Any, ...]:
-    return image.mode, image.size, hashlib.sha256(image.tobytes()).digest()
+def _value_key(value: Value) -> object:
+    if isinstance(value, list):
+        return tuple(value)
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    return value.mode, value.size, hashlib.sha256(value.tobytes()).digest()
 
 
-def _write_split(path: Path, split: Split, inputs: int) -> None:
+def _write_split(path: Path, split: Split, definition: Definition) -> None:
     import pyarrow as pa
 
-    columns = {f"input_{i}": _to_arrow([row[i] for row in split.inputs]) for i in range(inputs)}
+    rules = modality_of(definition)
+    columns = {f"input_{i}": rules.to_arrow([row[i] for row in split.inputs]) for i in range(len(definition.inputs))}
     targets = split.targets
     if isinstance(targets, np.ndarray) and targets.ndim == 2:
         columns["target"] = pa.FixedSizeListArray.from_arrays(pa.array(targets.reshape(-1)), targets.shape[1])
@@ -243,17 +249,6 @@ def _write_split(path: Path, split: Split, inputs: int) -> None:
         writer.write_table(table)
 
 
-def _to_arrow(values: list[Any]) -> Any:
-    import pyarrow as pa
-
-    first = next((v for v in values if v is not None), 0.0)
-    if hasattr(first, "tobytes"):
-        return pa.array([_to_png(v) for v in values], pa.large_binary())
-    if isinstance(first, list):
-        return pa.array(values, pa.large_list(pa.large_string()))
-    return pa.array(values, pa.large_string() if isinstance(first, str) else pa.float64())
-
-
 def _read_split(path: Path, definition: Definition) -> Split:
     import pyarrow as pa
 
@@ -261,9 +256,8 @@ def _read_split(path: Path, definition: Definition) -> Split:
     with pa.OSFile(str(path), "rb") as file:
         table = pa.ipc.open_file(file).read_all()
     table.validate(full=True)  # lengths of a damaged file may lead out of it
-    columns: list[list[Any]] = [table.column(f"input_{i}").to_pylist() for i in range(len(definition.inputs))]
-    if definition.modality == "image":
-        columns = [[_from_png(v) for v in column] for column in columns]
+    rules = modality_of(definition)
+    columns = [rules.from_arrow(table.column(f"input_{i}")) for i in range(len(definition.inputs))]
     target = table.column("target").combine_chunks()
     targets: Encoded
     if pa.types.is_fixed_size_list(target.type):
@@ -274,18 +268,3 @@ def _read_split(path: Path, definition: Definition) -> Split:
         targets = target.to_numpy(zero_copy_only=False).copy()
     rows = table.column("row").to_numpy().copy() if "row" in table.column_names else None
     return Split(list(zip(*columns, strict=True)), targets, rows)
-
-
-def _to_png(image: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def _from_png(data: bytes) -> Any:
-    from PIL import Image
-
-    with image_errors():
-        image = Image.open(io.BytesIO(data), formats=["PNG"])
-        image.load()
-    return image

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from allround.core.errors import AllroundError
 from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def log_probabilities(answers: Answers, definition: Definition) -> Tensor:
     A task of numbers has none.
     """
     logits = logits_of(answers, definition)
-    if definition.kind == "multilabel":
+    if kind(definition.kind).indicators:
         logits = torch.stack([torch.zeros_like(logits), logits], -1)
     else:
         logits = logits.unsqueeze(1)

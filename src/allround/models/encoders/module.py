@@ -7,7 +7,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from allround.core.files import hash_json, write_json
 from allround.core.registry import method
 from allround.models.encoder import CONFIG, Batch, Encoder, load_tensors, save_tensors
 from allround.tasks.definition import Definition
+from allround.tasks.modality import modality_of
 
 ToTensor = Callable[[tuple[Any, ...]], Tensor]
 
@@ -58,13 +58,16 @@ class Module(Encoder):
     def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Tensor]:
         if self.to_tensor is not None:
             return [self.to_tensor(row) for row in inputs]
-        if definition.modality == "text":
+        rules = modality_of(definition)
+        arrays = [rules.numbers(row) for row in inputs]
+        plain = [array for array in arrays if array is not None]
+        if len(plain) < len(arrays):
             raise AllroundError(
-                f"read the texts of task '{definition.name}' with a network of your own",
-                "it was given without a way to turn text into numbers",
+                f"read the {definition.modality} inputs of task '{definition.name}' with a network of your own",
+                f"it was given without a way to turn {rules.noun} into numbers",
                 "give to_tensor=, a function from a row to a tensor",
             )
-        return [_plain(row, definition.modality) for row in inputs]
+        return [torch.from_numpy(array) for array in plain]
 
     def collate(self, prepared: Sequence[Tensor], definition: Definition) -> Batch:
         return Batch({"x": torch.stack(list(prepared))}, len(prepared))
@@ -158,10 +161,3 @@ def _reader(to_tensor: ToTensor | None) -> str:
     held = [cell.cell_contents for cell in getattr(to_tensor, "__closure__", None) or ()]
     plain = [value for value in held if isinstance(value, (bool, int, float, str))]
     return f"{to_tensor.__module__}.{name}:{line}" + (f" {plain}" if plain else "")
-
-
-def _plain(row: tuple[Any, ...], modality: str) -> Tensor:
-    if modality == "image":
-        array = np.asarray(row[0], dtype=np.float32) / 255
-        return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
-    return torch.tensor([float(value) for value in row])

@@ -19,6 +19,7 @@ from allround.core.registry import method
 from allround.models.encoder import CONFIG, Batch, Encoder, try_out
 from allround.models.pretrained import LOADING, check_config, check_size, check_tokenizer, whole
 from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
 
 #: Modules of sentence-transformers that may come after the network.
 _MODULES = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling")
@@ -73,7 +74,7 @@ class Text(Encoder):
 
     def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[dict[str, Any]]:
         self.check(definition)
-        if definition.kind == "token_classification":
+        if kind(definition.kind).per_token:
             return self._prepare_words([list(words) for (words,) in inputs], definition)
         texts = [[_instructed(definition, str(row[0])) for row in inputs]]
         if definition.pair:

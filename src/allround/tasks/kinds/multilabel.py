@@ -27,6 +27,9 @@ class Multilabel(Kind):
     """
 
     metric = "macro_f1"
+    lists = True
+    indicators = True
+    least_labels = 1
 
     def facts(self, values: Sequence[Any]) -> dict[str, Any]:
         return {"labels": tuple(sorted({str(label) for row in values for label in row}))}

@@ -26,6 +26,7 @@ class Regression(Kind):
     """
 
     metric = "pearson"
+    numeric = True
 
     def facts(self, values: Sequence[Any]) -> dict[str, Any]:
         array = np.asarray(values, dtype=np.float64)

@@ -29,6 +29,7 @@ class TokenClassification(Kind):
 
     metric = "span_f1"
     per_token = True
+    lists = True
 
     def facts(self, values: Sequence[Any]) -> dict[str, Any]:
         tags = {str(tag) for row in values for tag in row}

@@ -8,7 +8,7 @@ import numpy as np
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
-from allround.tasks.kind import Encoded
+from allround.tasks.kind import Encoded, kind
 from allround.tasks.metric import Array, PartsMetric
 
 
@@ -30,14 +30,14 @@ class Accuracy(PartsMetric):
     def score(self, targets: Encoded, predictions: Encoded, definition: Definition) -> float:
         from sklearn.metrics import accuracy_score
 
-        if definition.kind == "token_classification":
+        if kind(definition.kind).per_token:
             targets, predictions = np.concatenate(targets), np.concatenate(predictions)
             if not len(targets):
                 return 0.0
         return float(accuracy_score(targets, predictions))
 
     def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Any:
-        if definition.kind == "token_classification":
+        if kind(definition.kind).per_token:
             rows = [(np.sum(t == p), len(t)) for t, p in zip(targets, predictions, strict=True)]
             return np.array(rows, dtype=np.float64)
         correct = np.asarray(targets) == np.asarray(predictions)

@@ -9,7 +9,7 @@ import numpy as np
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
-from allround.tasks.kind import Encoded
+from allround.tasks.kind import Encoded, kind
 from allround.tasks.metric import Array, PartsMetric, one_hot
 
 
@@ -43,7 +43,7 @@ class MacroF1(PartsMetric):
     def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Any:
         from scipy.sparse import csr_array, hstack
 
-        if definition.kind == "multilabel":
+        if kind(definition.kind).lists:
             true, said = (csr_array(np.asarray(a, dtype=np.float64)) for a in (targets, predictions))
         else:
             true, said = (one_hot(a, len(definition.labels)) for a in (targets, predictions))

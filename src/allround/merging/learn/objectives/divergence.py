@@ -11,6 +11,7 @@ from allround.core.errors import AllroundError, suggestion
 from allround.core.registry import method
 from allround.merging.learn.objective import Answers, log_probabilities, logits_of
 from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
 
 
 @method(source="DivMerge, arXiv:2509.02108; Kullback-Leibler as in distillation", needs=("specialist",))
@@ -37,7 +38,7 @@ def divergence(
     """
     if measure not in ("js", "kl"):
         raise AllroundError(f"measure by '{measure}'", "there is no such divergence", suggestion(measure, ("js", "kl")))
-    if definition.kind == "regression":
+    if kind(definition.kind).numeric:
         return 0.5 * (logits_of(merged, definition) - logits_of(specialist, definition)).square().mean()
     if temperature != 1:
         merged, specialist = (Answers(a.features, logits_of(a, definition) / temperature) for a in (merged, specialist))

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from allround.core.registry import method
 from allround.merging.learn.objective import Answers, log_probabilities, logits_of
 from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
 
 
 @method(source="Model Tinting (SyMerge), arXiv:2412.19098", needs=("specialist",))
@@ -34,7 +35,7 @@ def pseudo(
     >>> round(pseudo(merged, specialist, torch.empty(0), task).item(), 4)
     0.6931
     """
-    if definition.kind == "regression":
+    if kind(definition.kind).numeric:
         return 0.5 * (logits_of(merged, definition) - logits_of(specialist, definition)).square().mean()
     own = log_probabilities(merged, definition).flatten(0, 1)
     surest, answer = log_probabilities(specialist, definition).flatten(0, 1).max(-1)

@@ -1,0 +1,92 @@
+"""Inputs: which modality the columns of data are of, and the rows of inputs that they make."""
+
+from __future__ import annotations
+
+from allround.core import registry
+from allround.tasks.columns import Column, Columns
+from allround.tasks.modality import Modality, modality
+from allround.tasks.question import Question
+from allround.tasks.splits import Part
+from allround.tasks.values import Row, is_missing, short
+
+
+def choose_modality(question: Question, given: str | None, train: Columns) -> str:
+    """The modality of a task: what was given, or else what the first values in train look like."""
+    known = {name: modality(name) for name in registry.names("modality")}
+    if question.rules.per_token:
+        return next(name for name, one in known.items() if name == given or (given is None and one.by_word))
+    if given is not None:
+        _check_columns(question, given, known[given])
+        return given
+    found = {name: _recognised(question, name, train[name], known) for name in question.inputs}
+    if len(set(found.values())) == 1:
+        (only,) = set(found.values())
+        _check_columns(question, only, known[only])
+        return only
+    for name in found.values():
+        if known[name].most_columns == 1:
+            raise question.fail(
+                f"`inputs` joins an {name} with other columns ({', '.join(question.inputs)})",
+                f"name the column of {name}s only",
+            )
+    return next(name for name, one in known.items() if one.mixes)
+
+
+def _recognised(question: Question, name: str, column: Column, known: dict[str, Modality]) -> str:
+    first = next((v for v in column.values if not is_missing(v)), None)
+    for found, rules in known.items():
+        if rules.recognises(first):
+            return found
+    raise question.fail(
+        f"input '{name}' of train holds {short(first)}, a {type(first).__name__}",
+        "give text, lists of words, images, or numbers",
+    )
+
+
+def _check_columns(question: Question, name: str, rules: Modality) -> None:
+    count = len(question.inputs)
+    if rules.most_columns is not None and count > rules.most_columns:
+        a = "an" if name[0] in "aeiou" else "a"
+        raise question.fail(f"{a} {name} task has {count} input columns", rules.fewer)
+
+
+def read_inputs(question: Question, rules: Modality, columns: dict[str, Columns]) -> dict[str, list[Row]]:
+    """The rows of inputs of every split. rules: of the inputs' modality."""
+    read = [
+        rules.read(name, {split: columns[split][name].values for split in columns}, question.fail)
+        for name in question.inputs
+    ]
+    return {split: list(zip(*(column[split] for column in read), strict=True)) for split in columns}
+
+
+def check_words(question: Question, parts: dict[str, Part], notes: list[str]) -> frozenset[int]:
+    """Check that each word has a tag, and take rows without words out of the parts; a note says how many.
+
+    Rows of a table stay until the splits are drawn, since other tasks of the table may have a target for them: they
+    lose their targets, and their numbers are returned.
+    """
+    wordless: set[int] = set()
+    for split, part in parts.items():
+        lengths = [len(words) for (words,) in part.inputs if isinstance(words, list)]
+        tags = [None if target is None else len(target) for target in part.targets if not isinstance(target, float)]
+        uneven = [i for i, (n, m) in enumerate(zip(lengths, tags, strict=True)) if m is not None and n != m]
+        if uneven:
+            i = uneven[0]
+            raise question.fail(
+                f"{len(uneven)} of {len(part)} rows of {split} do not have one tag a word, "
+                f"such as row {i} with {lengths[i]} words and {tags[i]} tags",
+                "give one tag a word",
+            )
+        kept = [i for i, length in enumerate(lengths) if length]
+        if len(kept) == len(part):
+            continue
+        if not kept:
+            raise question.fail(f"no row of {split} has any words", "give rows with words")
+        notes.append(f"{len(part) - len(kept)} of {len(part)} {split} rows have no words and are left out")
+        if question.table is None:
+            parts[split] = part.take(kept)
+        else:
+            wordless.update(part.numbers[i] for i, length in enumerate(lengths) if not length)
+            targets = [target if length else None for target, length in zip(part.targets, lengths, strict=True)]
+            parts[split] = Part(part.inputs, targets, part.numbers)
+    return frozenset(wordless)

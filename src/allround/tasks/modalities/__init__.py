@@ -1,0 +1,1 @@
+"""Modalities of inputs, one file each."""

@@ -1,0 +1,106 @@
+"""What `make_task` is asked, and the checks of the question itself, before any row is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from allround.core import registry
+from allround.core.errors import AllroundError, suggestion
+from allround.core.files import check_name
+from allround.tasks.kind import Kind
+from allround.tasks.modality import modality
+from allround.tasks.values import short
+
+MISSING = ("error", "drop")
+
+#: Kinds that users know by other names.
+_PAIRS = ("pair_classification", "text_pair_classification", "pair_regression", "text_pair_regression")
+
+
+@dataclass(frozen=True)
+class Question:
+    """The names of a task's parts. many: whether the target was given as a list of columns; the rest as `make_task`."""
+
+    name: str
+    kind: str
+    rules: Kind
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+    many: bool
+    missing: str
+    table: str | None
+
+    def fail(self, found: str, do: str) -> AllroundError:
+        """An error that names the task."""
+        return AllroundError(f"make the task '{self.name}'", found, do)
+
+    def check(self, given: str | None, labels: Mapping[str | int | float | bool, str] | None) -> None:
+        """An error where the question makes no sense. given: the modality, where one was given."""
+        if not self.inputs:
+            raise self.fail("it has no input column", "name at least one column in `inputs`")
+        if not self.targets:
+            raise self.fail("it has no target column", "name a column in `target`")
+        for what, columns in (("inputs", self.inputs), ("target", self.targets)):
+            twice = [c for c, n in Counter(columns).items() if n > 1]
+            if twice:
+                raise self.fail(f"`{what}` names the column '{twice[0]}' twice", "name each column once")
+        both = [c for c in self.targets if c in self.inputs]
+        if both:
+            raise self.fail(
+                f"the column '{both[0]}' is an input and the target",
+                "take it out of `inputs`: it gives the answer away",
+            )
+        if self.many and not self.rules.indicators:
+            raise self.fail(
+                f"`target` is a list of {len(self.targets)} columns, and the kind is {self.kind}",
+                "name one target column, or use kind: multilabel for 0/1 columns",
+            )
+        if labels and (self.rules.numeric or self.many):
+            raise self.fail(
+                "`labels` is set, and this target has no values to name",
+                "leave `labels` out" if self.rules.numeric else "leave `labels` out: the columns' names are the labels",
+            )
+        if self.missing not in MISSING:
+            raise self.fail(f"`missing` is {short(self.missing)}", suggestion(str(self.missing), MISSING))
+        if self.table is not None:
+            check_name(self.table, "table")
+        known = registry.names("modality")
+        if given is not None and given not in known:
+            raise self.fail(f"there is no modality '{given}'", suggestion(given, known))
+        wordless = given is not None and modality(given).by_word is None
+        if self.rules.per_token and (len(self.inputs) != 1 or wordless):
+            raise self.fail(
+                f"{self.kind} takes one column of words", "name one input column that holds a list of words a row"
+            )
+
+
+def check_kind(name: str) -> str:
+    """The name of a kind that exists, or an error that suggests one.
+
+    >>> check_kind("regression")
+    'regression'
+    """
+    if name in _PAIRS:
+        base = name.split("_")[-1]
+        raise AllroundError(
+            f"use the kind '{name}'",
+            "a pair is not a kind of its own",
+            f"use kind: {base} with two input columns",
+        )
+    registry.find("kind", name)
+    return name
+
+
+def check_metric(name: str, kind: str) -> str:
+    """The name of a metric that exists and can score this kind, or an error that suggests one."""
+    kinds = registry.find("metric", name).facts["kinds"]
+    if kind not in kinds:
+        fit = [entry.name for entry in registry.entries("metric") if kind in entry.facts["kinds"]]
+        raise AllroundError(
+            f"score a task of kind '{kind}' by '{name}'",
+            f"'{name}' is for {', '.join(kinds)}",
+            f"use one of: {', '.join(fit)}",
+        )
+    return name
