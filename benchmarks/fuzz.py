@@ -274,7 +274,7 @@ _JSONL = ({"text": "good", "label": "01", "n": 1, "list": [1, "a"]}, {"text": "Ã
 
 
 def _rows(path: Path) -> None:
-    from allround.tasks.sources import load_raw
+    from allround.tasks.sources.load import load_raw
 
     read = load_raw(str(path), base_dir=path.parent, as_written=("label",))
     for columns in read.values():

@@ -61,7 +61,7 @@ from allround.models.base import load_encoder
 from allround.models.encoders.small_image import SmallImage
 from allround.models.model import MultiTaskModel, load, read_definitions, read_heads
 from allround.tasks.modalities.image import Image as ImageModality
-from allround.tasks.sources import load_raw, read_rows
+from allround.tasks.sources.load import load_raw, read_rows
 from allround.tasks.spec import read_suite
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
@@ -342,17 +342,19 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("suite", "yaml", text("a.yml", suite), read_suite, ("tasks/spec.py",)),
         Reader("recipe", "yaml", text("a.yml", own), read_recipe, ("core/documents.py", "merging/recipe_file.py")),
         Reader("recipe of mergekit", "yaml-", text("a.yml", mergekit), read_recipe, ("merging/recipe_file.py",)),
-        Reader("csv", "csv", text("a.csv", rows), raw, ("tasks/text_files.py", "tasks/sources.py")),
-        Reader("tsv", "tsv", text("a.tsv", rows.replace(",", "\t")), raw, ("tasks/text_files.py",)),
-        Reader("json rows", "rows", text("a.json", '[{"text": "a", "label": 0}]'), raw, ("tasks/text_files.py",)),
-        Reader("jsonl", "jsonl", text("a.jsonl", '{"text": "a", "label": 0}\n'), raw, ("tasks/text_files.py",)),
-        Reader("rows to answer", "csv", text("a.csv", rows), read_rows, ("tasks/sources.py",)),
-        Reader("parquet", "parquet", parquet, raw, ("tasks/sources.py",)),
-        Reader("zip", "zip", archive, raw, ("tasks/sources.py",)),
+        Reader("csv", "csv", text("a.csv", rows), raw,
+               ("tasks/sources/text_files.py", "tasks/sources/files.py")),
+        Reader("tsv", "tsv", text("a.tsv", rows.replace(",", "\t")), raw, ("tasks/sources/text_files.py",)),
+        Reader("json rows", "rows", text("a.json", '[{"text": "a", "label": 0}]'), raw,
+               ("tasks/sources/text_files.py",)),
+        Reader("jsonl", "jsonl", text("a.jsonl", '{"text": "a", "label": 0}\n'), raw, ("tasks/sources/text_files.py",)),
+        Reader("rows to answer", "csv", text("a.csv", rows), read_rows, ("tasks/sources/files.py",)),
+        Reader("parquet", "parquet", parquet, raw, ("tasks/sources/parquet.py",)),
+        Reader("zip", "zip", archive, raw, ("tasks/sources/archive.py",)),
         Reader("image to answer", "image", picture, lambda path: ImageModality().parse(str(path), 0),
                ("tasks/modalities/image.py",)),
         Reader("folder of images", "image", pictures, lambda path: Suite.load(path.parents[3] / "suite.yml"),
-               ("tasks/sources.py",), absent=True),
+               ("tasks/sources/image_folder.py",), absent=True),
         Reader("safetensors", "safetensors", weights, read_all, ("checkpoints/weights.py", "checkpoints/header.py")),
         Reader("index", "json", shards, lambda path: read_all(path.parent), ("checkpoints/weights.py",), absent=True),
         Reader("pickle", "bytes", pickled, lambda path: read_all(path, pickles=True), ("checkpoints/weights.py",)),

@@ -26,7 +26,7 @@ from allround.core.outputs import work_folder
 from allround.models.encoders.small_image import SmallImage
 from allround.models.model import MultiTaskModel
 from allround.tasks.modalities.image import picture
-from allround.tasks.sources import load_raw
+from allround.tasks.sources.load import load_raw
 from allround.tasks.suite import Suite
 
 

@@ -15,11 +15,12 @@ import pytest
 
 from allround.core import reading
 from allround.core.errors import AllroundError
-from allround.tasks import sources
 from allround.tasks.make import make_task
-from allround.tasks.sources import load_raw
+from allround.tasks.sources import archive as archive_module
+from allround.tasks.sources.load import load_raw, read_rows
+from allround.tasks.sources.scikit_learn import SKLEARN
+from allround.tasks.sources.text_files import Columns
 from allround.tasks.spec import SourceSpec
-from allround.tasks.text_files import Columns
 
 ROWS = [{"text": "one", "label": 0}, {"text": "two", "label": 1}]
 
@@ -163,7 +164,7 @@ def test_broken_files(tmp_path: Path) -> None:
     refuse(tmp_path, "blank.jsonl", "the file has no rows")
     refuse(tmp_path, "head.csv", "the file has no rows")
     refuse(tmp_path, "broken.jsonl", "line 3 is not readable as JSON", "correct or remove that line")
-    refuse(tmp_path, "numbers.jsonl", "line 2 is no JSON object")
+    refuse(tmp_path, "numbers.jsonl", "line 2 is not a JSON object")
     refuse(tmp_path, "bytes.jsonl", "not UTF-8")
     refuse(tmp_path, "ragged.csv", "not readable as csv", "line 3")
     refuse(tmp_path, "twice.csv", "2 columns called 'a'")
@@ -182,7 +183,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path: Path, name: str) -> Non
     (tmp_path / name).symlink_to("/dev/zero")
     refuse(tmp_path, name, "is a device, not a file")
     with pytest.raises(AllroundError, match="is a device, not a file"):
-        sources.read_rows(tmp_path / name)
+        read_rows(tmp_path / name)
 
 
 def test_a_pipe_among_images(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_parquet_files_that_name_files_or_are_too_wide(tmp_path: Path, monkeypat
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
     data = picture(tmp_path / "secret.png", 7).read_bytes()
     secret = str(tmp_path / "secret.png")
-    for paths, found in (([None, None], None), ([None, secret], "secret.png' is named, and is not in it")):
+    for paths, found in (([None, None], None), ([None, secret], "the file names the image")):
         images = [{"bytes": None if place else data, "path": place} for place in paths]
         rows = datasets.Dataset.from_dict({"image": images, "label": [0, 1]}, features=features)
         pq.write_table(rows.data.table, tmp_path / "a.parquet")
@@ -231,7 +232,7 @@ def test_folders_that_say_nothing_or_too_much(tmp_path: Path) -> None:
     refuse(tmp_path, "d", "no files of rows and no images", "train.jsonl")
     jsonl(tmp_path / "d" / "dev.jsonl")
     jsonl(tmp_path / "d" / "val.jsonl")
-    refuse(tmp_path, "d", "dev.jsonl and val.jsonl both are the validation split")
+    refuse(tmp_path, "d", "dev.jsonl and val.jsonl are both the validation split")
 
 
 def test_local_paths_stay_in_the_data_folder(tmp_path: Path) -> None:
@@ -306,7 +307,7 @@ def test_hostile_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/1.png", b"\0" * 5000)
         archive.writestr("a/2.png", b"\0" * 5000)
-    monkeypatch.setattr(sources, "MAX_UNPACKED", 9_999)
+    monkeypatch.setattr(archive_module, "MAX_UNPACKED", 9_999)
     refuse(tmp_path, "bomb.zip", "it would take 10,000 bytes; at most 9,999 are unpacked")
     (tmp_path / "not.zip").write_text("not a zip")
     refuse(tmp_path, "not.zip", "not readable as a zip file")
@@ -346,7 +347,7 @@ def test_rows_in_an_archive(tmp_path: Path) -> None:
     assert cells(load(tmp_path, "x.zip")["train"]) == {"a": [1]}
 
 
-@pytest.mark.parametrize("name", sources.SKLEARN)
+@pytest.mark.parametrize("name", SKLEARN)
 def test_sets_of_scikit_learn(tmp_path: Path, name: str) -> None:
     rows = load(tmp_path, {"sklearn": name})["train"]
     assert len(rows) >= 20

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from allround.core.errors import AllroundError
-from allround.tasks import text_files as columns_module
+from allround.tasks.sources import text_files as columns_module
+from allround.tasks.sources.text_files import Columns, read_columns
 from allround.tasks.suite import Suite
-from allround.tasks.text_files import Columns, read_columns
 
 #: More rows than the readers of `datasets` take at once.
 MANY = 10_500

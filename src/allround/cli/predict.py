@@ -62,7 +62,7 @@ def _from_words(definition: Definition, words: list[str]) -> list[dict[str, Any]
 
 
 def _from_file(definition: Definition, file: Path) -> list[dict[str, Any]]:
-    from allround.tasks.sources import read_rows
+    from allround.tasks.sources.load import read_rows
 
     rows = read_rows(file)
     for column in definition.inputs:

@@ -52,8 +52,6 @@ class Column:
         return self.is_gone(row)
 
 
-#: The columns of one split, by name.
-Columns: TypeAlias = dict[str, Column]
 #: The names of the columns that a form of rows has, and a function that reads one.
 _Reader: TypeAlias = tuple[list[Hashable], Callable[[str], Column]]
 
@@ -62,7 +60,7 @@ _Reader: TypeAlias = tuple[list[Hashable], Callable[[str], Column]]
 class Data:
     """The columns that a task needs, and the number of each row: train, validation and test follow each other."""
 
-    columns: dict[str, Columns]
+    columns: dict[str, dict[str, Column]]
     numbers: dict[str, list[int]]
 
 
@@ -100,7 +98,7 @@ def _is_hidden(column: Column) -> bool:
     return column.names is not None and bool(column.values) and all(value == -1 for value in column.values)
 
 
-def _columns(question: Question, split: str, rows: object) -> Columns:
+def _columns(question: Question, split: str, rows: object) -> dict[str, Column]:
     known, column = _reader(question, split, rows)
     wanted = (*question.inputs, *question.targets)
     twice = [c for c, n in Counter(known).items() if n > 1]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from allround.core import registry
-from allround.tasks.columns import Column, Columns
+from allround.tasks.columns import Column
 from allround.tasks.modality import Modality, modality
 from allround.tasks.question import Question
 from allround.tasks.splits import Part
 from allround.tasks.values import Row, is_missing, short
 
 
-def choose_modality(question: Question, given: str | None, train: Columns) -> str:
+def choose_modality(question: Question, given: str | None, train: Mapping[str, Column]) -> str:
     """The modality of a task: what was given, or else what the first values in train look like."""
     known = {name: modality(name) for name in registry.names("modality")}
     if question.rules.per_token:
@@ -50,7 +52,7 @@ def _check_columns(question: Question, name: str, rules: Modality) -> None:
         raise question.fail(f"{a} {name} task has {count} input columns", rules.fewer)
 
 
-def read_inputs(question: Question, rules: Modality, columns: dict[str, Columns]) -> dict[str, list[Row]]:
+def read_inputs(question: Question, rules: Modality, columns: dict[str, dict[str, Column]]) -> dict[str, list[Row]]:
     """The rows of inputs of every split. rules: of the inputs' modality."""
     read = [
         rules.read(name, {split: columns[split][name].values for split in columns}, question.fail)

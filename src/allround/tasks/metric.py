@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,13 @@ from allround.core.errors import AllroundError
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 Array = NDArray[np.float64]
+
+#: One row of numbers an example: float64 (n, s), dense or sparse.
+Parts: TypeAlias = "Array | csr_array"
 
 #: Weights of examples (b, n), one row a resample -> scores (b,).
 Resampler = Callable[[Array], Array]
@@ -47,7 +53,7 @@ class PartsMetric(Metric):
     """
 
     @abstractmethod
-    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Any:
+    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Parts:
         """One row of numbers an example: float64 (n, s), dense or a SciPy sparse array."""
 
     @abstractmethod
@@ -95,7 +101,7 @@ def check(definition: Definition) -> None:
     metric(definition.metric).check(definition)
 
 
-def one_hot(classes: Any, count: int) -> Any:
+def one_hot(classes: Encoded, count: int) -> csr_array:
     """Class numbers (n,) -> a sparse float64 (n, count) with a 1 for each example's class.
 
     >>> one_hot(np.array([1, 0]), 2).toarray().tolist()

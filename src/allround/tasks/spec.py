@@ -6,7 +6,7 @@ import re
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,15 +23,15 @@ MAX_BYTES = 10 << 20
 MAX_VALUES = 200_000
 
 
-def _tuple(value: Any) -> Any:
+def _tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
 
 
-def _maybe_tuple(value: Any) -> Any:
+def _maybe_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _limit(value: Any) -> Any:
+def _limit(value: object) -> object:
     return {"train": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -64,7 +64,7 @@ class SourceSpec(_Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_string(cls, value: Any) -> Any:
+    def _from_string(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
@@ -209,7 +209,7 @@ _KNOWN = {
 }
 
 
-def _explain(error: ValidationError, raw: Any, asked: str) -> AllroundError:
+def _explain(error: ValidationError, raw: object, asked: str) -> AllroundError:
     found_all = error.errors(include_url=False, include_input=False)
     # A mistyped key is one unknown key and one missing; the first says more.
     first, *more = sorted(found_all, key=lambda e: e["type"] != "extra_forbidden")
@@ -244,28 +244,28 @@ def _explain(error: ValidationError, raw: Any, asked: str) -> AllroundError:
     return AllroundError(asked, f"{'.'.join(map(str, key)) or 'the file'}: {found}{others}", do)
 
 
-def _key(loc: tuple[int | str, ...], raw: Any, type_: str) -> list[Any]:
+def _key(loc: tuple[int | str, ...], raw: object, type_: str) -> list[int | str]:
     """The path in the file: pydantic's location without its own marks (union branches, '[key]')."""
-    key: list[Any] = []
-    part: Any
+    key: list[int | str] = []
     for i, part in enumerate(loc):
         if (isinstance(raw, Mapping) and part in raw) or (isinstance(raw, list) and isinstance(part, int)):
             key.append(part)
-            raw = raw[part]
+            raw = _value(raw, [part])
         elif i == len(loc) - 1 and type_ in ("missing", "extra_forbidden"):
             key.append(part)
     return key
 
 
-def _value(raw: Any, key: list[Any]) -> Any:
+def _value(raw: object, key: list[int | str]) -> object:
     for part in key:
-        if isinstance(raw, Mapping) and part not in raw:
-            return None
-        raw = raw[part]
+        if isinstance(raw, Mapping):
+            raw = raw.get(part)
+        elif isinstance(raw, list) and isinstance(part, int):
+            raw = raw[part]
     return raw
 
 
-def _level(key: list[Any]) -> str:
+def _level(key: list[int | str]) -> str:
     """What kind of mapping the last part of a key stands in."""
     if len(key) >= 2 and key[-2] == "limit":
         return "limit"

@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
 from allround.tasks.kind import kind
 from allround.tasks.make import make_task
-from allround.tasks.sources import load_raw
+from allround.tasks.sources.load import load_raw
 from allround.tasks.spec import SuiteSpec, TaskSpec, read_suite
 from allround.tasks.task import SPLITS, Task, check_limit, row_key, text_row
+from allround.tasks.values import Row
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from allround.tasks.text_files import Columns
+    from allround.tasks.sources.text_files import Columns
 
 
 class Suite:
@@ -190,7 +191,7 @@ def _check_tables(asked: str, tasks: Iterable[Task]) -> None:
             tables.setdefault(task.table, []).append(task)
     for table, members in tables.items():
         first = members[0]
-        known: dict[int, tuple[str, str, tuple[Any, ...]]] = {}
+        known: dict[int, tuple[str, str, Row]] = {}
         for task in members if len(members) > 1 else ():
             one, other = first.definition, task.definition
             for what, here, there in (
@@ -237,7 +238,7 @@ def _read(
         raise AllroundError(f"load the task '{name}': {error.asked}", error.found, error.do) from error
 
 
-def _make(name: str, spec: TaskSpec, data: Mapping[str, Any], limit: Mapping[str, int]) -> Task:
+def _make(name: str, spec: TaskSpec, data: Mapping[str, object], limit: Mapping[str, int]) -> Task:
     return make_task(
         name,
         kind=spec.kind,

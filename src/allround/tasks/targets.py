@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from allround.tasks.columns import Column, Columns
+from allround.tasks.columns import Column
 from allround.tasks.question import Question
 from allround.tasks.values import Target, counts, is_empty, is_missing, is_number, plain, short
 
@@ -22,7 +22,7 @@ class TargetReader:
         self.named = {plain(value): name for value, name in labels.items()} if labels else None
         self.spellings = spellings(labels or {})
 
-    def read(self, split: str, columns: Columns) -> list[Target | None]:
+    def read(self, split: str, columns: Mapping[str, Column]) -> list[Target | None]:
         """Readable targets, one a row; None where one is missing and rows without a target are dropped."""
         question = self.question
         if question.missing == "drop":
@@ -42,7 +42,7 @@ class TargetReader:
     def _where(self, split: str) -> str:
         return f"the target of {split}" if self.question.many else f"target '{self.question.targets[0]}' of {split}"
 
-    def _values(self, split: str, columns: Columns) -> Sequence[Target]:
+    def _values(self, split: str, columns: Mapping[str, Column]) -> Sequence[Target]:
         question, where = self.question, self._where(split)
         if question.many:
             return self._indicators(split, columns)
@@ -92,7 +92,7 @@ class TargetReader:
             )
         return numbers
 
-    def _indicators(self, split: str, columns: Columns) -> list[list[str]]:
+    def _indicators(self, split: str, columns: Mapping[str, Column]) -> list[list[str]]:
         """Columns of 0 and 1, whose names are the labels."""
         targets = self.question.targets
         labels: list[list[str]] = [[] for _ in columns[targets[0]].values]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -77,7 +76,7 @@ class Task:
     @cached_property
     def content(self) -> str:
         """A hash of the definition and of every row; for a task of a table also of its name and the rows' numbers."""
-        parts: list[Any] = [self.definition.to_json()]
+        parts: list[object] = [self.definition.to_json()]
         if self.table is not None:
             parts.append(["table", self.table])
         for name in SPLITS:
@@ -162,7 +161,7 @@ class Task:
             ) from error
 
 
-def limit_split(split: Split, rows: int, seed: int, strata: Sequence[Any] | None = None) -> Split:
+def limit_split(split: Split, rows: int, seed: int, strata: Sequence[Hashable] | None = None) -> Split:
     """At most `rows` rows, drawn by `seed` without replacement, in their old order.
 
     One row of each of the `strata` (a group for each row) is kept when `rows` allows it. A smaller draw with
@@ -182,7 +181,7 @@ def limit_split(split: Split, rows: int, seed: int, strata: Sequence[Any] | None
         turns = [seed_of(seed, number) for number in split.rows.tolist()]
         order = sorted(range(len(split)), key=turns.__getitem__)
     if strata is not None:
-        first: dict[Any, int] = {}
+        first: dict[Hashable, int] = {}
         for i in order:
             first.setdefault(strata[i], i)
         if len(first) <= rows:

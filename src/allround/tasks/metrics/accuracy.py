@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
-from allround.tasks.metric import Array, PartsMetric
+from allround.tasks.metric import Array, Parts, PartsMetric
 
 
 @method(
@@ -36,7 +34,7 @@ class Accuracy(PartsMetric):
                 return 0.0
         return float(accuracy_score(targets, predictions))
 
-    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Any:
+    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Parts:
         if kind(definition.kind).per_token:
             rows = [(np.sum(t == p), len(t)) for t, p in zip(targets, predictions, strict=True)]
             return np.array(rows, dtype=np.float64)

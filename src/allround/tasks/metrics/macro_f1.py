@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
-from allround.tasks.metric import Array, PartsMetric, one_hot
+from allround.tasks.metric import Array, Parts, PartsMetric, one_hot
 
 
 @method(
@@ -40,7 +39,7 @@ class MacroF1(PartsMetric):
             found = f1_score(targets, predictions, labels=labels, average="macro", zero_division=np.nan)
         return float(np.nan_to_num(found))
 
-    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Any:
+    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Parts:
         from scipy.sparse import csr_array, hstack
 
         if kind(definition.kind).lists:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import Array, PartsMetric, one_hot
+from allround.tasks.metric import Array, Parts, PartsMetric, one_hot
 
 
 @method(source="scikit-learn, matthews_corrcoef", kinds=("classification",), better="higher")
@@ -32,7 +31,7 @@ class Mcc(PartsMetric):
             warnings.filterwarnings("ignore", message="A single label was found", category=UserWarning)
             return float(matthews_corrcoef(targets, predictions))
 
-    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Any:
+    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Parts:
         from scipy.sparse import csr_array, hstack
 
         k = len(definition.labels)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import Array, PartsMetric
+from allround.tasks.metric import Array, Parts, PartsMetric
 
 #: A variance below this share of the mean square is rounding.
 _ROUNDING = 1e-12
@@ -34,7 +33,7 @@ class Pearson(PartsMetric):
             warnings.simplefilter("ignore", NearConstantInputWarning)
             return float(np.nan_to_num(pearsonr(targets, predictions).statistic))
 
-    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Any:
+    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Parts:
         x, y = _centred(targets), _centred(predictions)
         return np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y], 1)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import Array, PartsMetric
+from allround.tasks.metric import Array, Parts, PartsMetric
 
 _MOST = 1e100
 
@@ -31,7 +29,7 @@ class Rmse(PartsMetric):
         error = _error(targets, predictions, definition)
         return float(root_mean_squared_error(np.zeros(len(error)), error))
 
-    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Any:
+    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Parts:
         error = _error(targets, predictions, definition)
         return np.stack([error**2, np.ones(len(error))], 1)
 

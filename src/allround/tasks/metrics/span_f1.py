@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from allround.core.errors import AllroundError
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import Array, PartsMetric
+from allround.tasks.metric import Array, Parts, PartsMetric
 
 
 @method(
@@ -36,7 +34,7 @@ class SpanF1(PartsMetric):
         true, said = _tags(targets, definition), _tags(predictions, definition)
         return float(f1_score(true, said, mode="strict", scheme=IOB2, zero_division=0))
 
-    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Any:
+    def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Parts:
         from seqeval.scheme import IOB2, Entities
 
         true, said = (Entities(_tags(tags, definition), IOB2).entities for tags in (targets, predictions))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import NDArray
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 from allround.tasks.metric import Array, Metric, Resampler
+
+Ints = NDArray[np.int64]
 
 
 @method(source="scipy.stats.spearmanr", kinds=("regression",), better="higher")
@@ -48,7 +49,7 @@ class Spearman(Metric):
         return scores
 
 
-def _groups(values: Encoded) -> tuple[Any, Any, Any]:
+def _groups(values: Encoded) -> tuple[Ints, Ints, Ints]:
     """The order of the values, where each group of equal values starts in it, and the group of each value."""
     order = np.argsort(values, kind="stable")
     _, starts, member = np.unique(np.asarray(values)[order], return_index=True, return_inverse=True)
@@ -57,7 +58,7 @@ def _groups(values: Encoded) -> tuple[Any, Any, Any]:
     return order, starts, of
 
 
-def _ranks(weights: Array, order: Any, starts: Any, of: Any) -> Array:
+def _ranks(weights: Array, order: Ints, starts: Ints, of: Ints) -> Array:
     """Mean ranks (b, n) in each weighted sample, less their mean; exact multiples of a half."""
     size = np.add.reduceat(weights[:, order], starts, axis=1)
     last = np.cumsum(size, axis=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from allround.core.registry import method
 from allround.core.seeds import seed_of
@@ -14,6 +14,9 @@ from allround.tasks.task import Task, check_limit
 
 if TYPE_CHECKING:
     from numpy import ndarray
+
+#: Columns of targets, by name.
+Answers: TypeAlias = Mapping[str, Sequence[str | float]]
 
 #: digit -> the lit segments of a seven-segment display
 SEGMENTS = ("abcdef", "bc", "abdeg", "abcdg", "bcfg", "acdfg", "acdefg", "abc", "abcdefg", "abcdfg")
@@ -93,7 +96,7 @@ def _ink(images: ndarray) -> list[float]:
     return ink
 
 
-def _label(name: str, of: Callable[[int], Any]) -> Callable[[ndarray, list[int]], dict[str, list[Any]]]:
+def _label(name: str, of: Callable[[int], str | int]) -> Callable[[ndarray, list[int]], Answers]:
     return lambda images, identity: {name: [of(d) for d in identity]}
 
 
@@ -102,7 +105,7 @@ def _same(images: ndarray) -> ndarray:
 
 
 #: task -> (kind, change of the images, (images, digits) -> target columns)
-_TASKS: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any, list[int]], dict[str, list[Any]]]]] = {
+_TASKS: dict[str, tuple[str, Callable[[ndarray], ndarray], Callable[[ndarray, list[int]], Answers]]] = {
     "digit": ("classification", _same, _label("digit", int)),
     "parity": ("classification", _same, _label("parity", lambda d: "odd" if d % 2 else "even")),
     "large": ("classification", _same, _label("large", lambda d: "large" if d >= 5 else "small")),

@@ -9,13 +9,16 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from allround.core.errors import AllroundError
 from allround.core.reading import MAX_COLUMNS, MAX_VALUES, open_file, parse_json
 
 if TYPE_CHECKING:
     from pyarrow import Array, ChunkedArray
+
+#: An object of a JSON file, by its keys.
+JsonObject: TypeAlias = dict[str, object]
 
 #: What each format of text parts its cells by; JSON has no cells.
 SEPARATORS = {"csv": ",", "tsv": "\t", "json": ""}
@@ -39,7 +42,7 @@ _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": 
 _FIELD_LIMIT = threading.Lock()
 
 
-class Columns(Mapping[str, list[Any]]):
+class Columns(Mapping[str, list[object]]):
     """The columns of a file by name, each a list of one value a row; None where it is missing.
 
     >>> columns = Columns({"text": ["a", "b"], "label": [0, 1]}, 2)
@@ -47,11 +50,11 @@ class Columns(Mapping[str, list[Any]]):
     (2, [0, 1], {'text': 'b', 'label': 1})
     """
 
-    def __init__(self, columns: Mapping[str, list[Any] | ChunkedArray], count: int) -> None:
+    def __init__(self, columns: Mapping[str, list[object] | ChunkedArray], count: int) -> None:
         self._columns = dict(columns)
         self.count = count
 
-    def __getitem__(self, name: str) -> list[Any]:
+    def __getitem__(self, name: str) -> list[object]:
         column = self._columns[name]
         return column if isinstance(column, list) else column.to_pylist()
 
@@ -65,7 +68,7 @@ class Columns(Mapping[str, list[Any]]):
         """The same under other names. names: old -> new; the others stay."""
         return Columns({names.get(name, name): column for name, column in self._columns.items()}, self.count)
 
-    def row(self, number: int) -> dict[str, Any]:
+    def row(self, number: int) -> dict[str, object]:
         return {
             name: column[number] if isinstance(column, list) else column[number].as_py()
             for name, column in self._columns.items()
@@ -259,7 +262,7 @@ def _numbers(words: Array) -> Array:
 class _Objects:
     """The objects of a file by their keys. sorts: the types of each column's values."""
 
-    columns: dict[str, list[Any]]
+    columns: dict[str, list[object]]
     sorts: dict[str, set[type]]
     count: int = 0
 
@@ -297,14 +300,14 @@ def _read_json(path: Path, as_written: Collection[str]) -> _Objects:
     return found
 
 
-def _fill(column: list[Any], rows: int, columns: int, room: _Room) -> None:
+def _fill(column: list[object], rows: int, columns: int, room: _Room) -> None:
     """Put None where rows lack the column."""
     if len(column) < rows:
         room.check(rows, columns)
         column.extend([None] * (rows - len(column)))
 
 
-def _objects(path: Path, asked: str, as_written: frozenset[str]) -> Iterator[dict[str, Any]]:
+def _objects(path: Path, asked: str, as_written: frozenset[str]) -> Iterator[JsonObject]:
     """The objects of a file: of one array, or one a line."""
     lines = _lines(path, asked, newline="\n")
     first = True
@@ -317,16 +320,16 @@ def _objects(path: Path, asked: str, as_written: frozenset[str]) -> Iterator[dic
             return
         first = False
         if not text.startswith("{"):
-            raise AllroundError(asked, f"line {number} is no JSON object: {text[:60]}", _LINES)
+            raise AllroundError(asked, f"line {number} is not a JSON object: {text[:60]}", _LINES)
         try:
-            row = _parse(text, as_written)
+            found = _parse(text, as_written)
         except ValueError as error:
-            found = f"line {number} is not readable as JSON: {error}"
-            raise AllroundError(asked, found, "correct or remove that line") from error
-        yield row
+            words = f"line {number} is not readable as JSON: {error}"
+            raise AllroundError(asked, words, "correct or remove that line") from error
+        yield from found if isinstance(found, list) else [found]
 
 
-def _array(start: str, lines: Iterator[str], asked: str, as_written: frozenset[str]) -> list[dict[str, Any]]:
+def _array(start: str, lines: Iterator[str], asked: str, as_written: frozenset[str]) -> list[JsonObject]:
     """The objects of an array, which begins with `start` and goes on in the other lines."""
     parts, size = [start], len(start)
     for line in lines:
@@ -335,17 +338,17 @@ def _array(start: str, lines: Iterator[str], asked: str, as_written: frozenset[s
         if size > MAX_ARRAY:
             raise AllroundError(asked, f"it is an array of more than {MAX_ARRAY:,} letters", _LINES)
     try:
-        rows: list[Any] = _parse("\n".join(parts), as_written, MAX_ARRAY_VALUES)
+        rows = _parse("\n".join(parts), as_written, MAX_ARRAY_VALUES)
     except ValueError as error:
         raise AllroundError(asked, f"it is not readable as JSON: {error}", _LINES) from error
-    if not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise AllroundError(asked, "it is an array of other things than objects", _LINES)
     return rows
 
 
-def _parse(text: str, as_written: frozenset[str], max_values: int = MAX_VALUES) -> Any:
+def _parse(text: str, as_written: frozenset[str], max_values: int = MAX_VALUES) -> JsonObject | list[JsonObject]:
     """An object, or an array of them; the numbers under some of their keys as text."""
-    value = parse_json(text, max_values=max_values, object_pairs_hook=_once)
+    value: JsonObject | list[JsonObject] = parse_json(text, max_values=max_values, object_pairs_hook=_once)
     if not as_written:
         return value
     spelt = parse_json(text, max_values=max_values, parse_int=str, parse_float=str)
@@ -355,7 +358,7 @@ def _parse(text: str, as_written: frozenset[str], max_values: int = MAX_VALUES) 
     return value
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> JsonObject:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)

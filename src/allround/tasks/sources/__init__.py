@@ -1,0 +1,1 @@
+"""Where rows come from: files, folders, archives, the Hub and scikit-learn."""
