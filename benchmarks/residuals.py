@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from allround.cli.residuals import compress_command
+from allround.cli.app import app
 from allround.composition.residuals.store import Store, load
 from allround.core.jobs import quiet_libraries
 from allround.evaluation.intervals import retention
@@ -49,31 +49,14 @@ LINES = (
     "sign --dtype float16",
     "sign --dtype bfloat16",
 )
-_OURS = ("--method", "--dtype")
 
 
-def make(line: str, base: str, models: list[str], suite: Suite, out: Path) -> None:
-    """One store, as `allround compress` makes it."""
+def make(line: str, base: str, models: list[str], suite: list[str], out: Path) -> None:
+    """One store, as `allround compress` makes it. suite: what follows `--suite`: its name, and where its data lies."""
     codec, *words = line.split()
-    options: dict[str, str] = {}
-    chosen = "--suite" in words
-    words = [word for word in words if word != "--suite"]
-    for option in _OURS:
-        if option in words:
-            place = words.index(option)
-            options[option.removeprefix("--")] = words[place + 1]
-            del words[place : place + 2]
+    words = [each for word in words for each in ([word, *suite] if word == "--suite" else [word])]
     with contextlib.redirect_stdout(io.StringIO()):
-        compress_command(
-            [base, *models, *words],
-            out,
-            codec=codec,
-            method=options.get("method"),
-            shared=None,
-            dtype=options.get("dtype"),
-            suite=suite if chosen else None,
-            device="cpu",
-        )
+        app(["compress", base, *models, "--codec", codec, *words, "--out", str(out)], standalone_mode=False)
 
 
 def scores(folder: Path, tasks: Iterable[Task], split: str) -> dict[str, float]:
@@ -93,6 +76,7 @@ def main() -> None:
     quiet_libraries()
     names = {name: model for model in given.models for name in read_definitions(Path(model))[0]}
     suite = Suite.load(given.suite, data_dir=given.data_dir, only=list(names))
+    place = [given.suite, *(["--data-dir", str(given.data_dir)] if given.data_dir else [])]
     reference = {}
     for name, model in names.items():
         reference |= scores(Path(model), [suite.tasks[name]], given.split)
@@ -104,7 +88,7 @@ def main() -> None:
     for line in given.lines:
         with tempfile.TemporaryDirectory() as folder:
             store = Path(folder) / "store"
-            make(line, given.base, given.models, suite, store)
+            make(line, given.base, given.models, place, store)
             found = scores(store, suite.tasks.values(), given.split)
             share = Store.open(store).sizes.share
         kept = {n: retention(found[n], reference[n], better(t.definition.metric)) for n, t in suite.tasks.items()}

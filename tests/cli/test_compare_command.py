@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from allround.cli.app import app
-from allround.cli.compare import methods_of
+from allround.cli.words import methods_of
 from allround.core.errors import AllroundError
 from allround.evaluation.training import TrainingComparison
 

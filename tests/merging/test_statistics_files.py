@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from allround.checkpoints.weights import Weights
-from allround.cli.stats import stats_command
+from allround.cli.stats import stats
 from allround.core.errors import AllroundError
 from allround.merging.matrices import shrunk
 from allround.merging.methods.average import average
@@ -274,14 +274,14 @@ def test_the_command(
     monkeypatch.setattr(Suite, "load", loaded)
     common: dict = {"data_dir": None, "only": None, "limit": None, "rows": 4, "split": "train", "labels": "own",
                     "seed": 0, "device": "cpu", "force": False}  # fmt: skip
-    stats_command(str(folders["names"]), "words", "fisher", tmp_path / "f.safetensors", **common)
+    stats(str(folders["names"]), "words", "fisher", tmp_path / "f.safetensors", **common)
     assert asked["only"] == ["names"], "the tasks that it has heads for"
     said = capsys.readouterr().out
     assert "from 4 rows (train) of names" in said and "f.safetensors" in said
     for out, kind_, match in ((tmp_path, "gram", "it is a folder"), (tmp_path / "x.pt", "gram", "does not end in"),
                               (tmp_path / "x.safetensors", "gramm", "did you mean 'gram'")):  # fmt: skip
         with pytest.raises(AllroundError, match=match):
-            stats_command(str(folders["names"]), "words", kind_, out, **common)
+            stats(str(folders["names"]), "words", kind_, out, **common)
 
 
 def saved(path: Path, **tensors: torch.Tensor) -> Weights:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from allround.core import registry
 from allround.core.errors import AllroundError
+from allround.training.mix import parse_mix
 from allround.training.sample import smart
 from allround.training.sample.capped import capped
 from allround.training.sample.proportional import proportional
@@ -32,7 +33,6 @@ from allround.training.sampling import (
     counts_of,
     make_policy,
     next_stretch,
-    parse_mix,
 )
 
 SIZES = st.lists(st.integers(1, 10**6), min_size=1, max_size=12)

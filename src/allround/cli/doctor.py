@@ -1,16 +1,16 @@
-"""What this machine and this installation can do."""
+"""The command doctor: what this machine and this installation can do."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
-import platform
 import shutil
 from pathlib import Path
 
-from allround.core.jobs import available_cores
-from allround.core.progress import make_console
+import typer
+
+from allround.cli.help import PLAIN
+
+app = typer.Typer(**PLAIN)
 
 _PACKAGES = {
     "torch": "needed",
@@ -26,8 +26,16 @@ _PACKAGES = {
 }
 
 
-def examine() -> int:
-    """Print the findings; 0 when nothing that is needed is missing, else 1."""
+@app.command(epilog="Example: `allround doctor`")
+def doctor() -> None:
+    """Say what this machine and this installation can do."""
+    import importlib.metadata
+    import importlib.util
+    import platform
+
+    from allround.core.jobs import available_cores
+    from allround.core.progress import make_console
+
     console = make_console()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     free = shutil.disk_usage(Path.cwd()).free / 2**30
@@ -49,4 +57,4 @@ def examine() -> int:
     console.print(f"hub       {'offline by HF_HUB_OFFLINE' if cache else 'used when a Hub id is given'}")
     if missing:
         console.print(f"[red]install what is needed: pip install {' '.join(missing)}[/red]")
-    return 1 if missing else 0
+    raise typer.Exit(1 if missing else 0)

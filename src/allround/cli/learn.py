@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from allround.cli.options import load_suite
+from allround.cli.words import read_options
+from allround.cli.words import split as split_words
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 
 if TYPE_CHECKING:
     from allround.merging.learn.learning import Learning
-    from allround.tasks.suite import Suite
 
 
 def learn_command(
     words: Sequence[str],
     out: Path | None,
-    suite: Suite,
+    fixed: Sequence[str],
     *,
+    suite: str | None,
+    data_dir: Path | None,
+    only: str | None,
     name: str,
     objective: str | None,
     rows: int | None,
@@ -30,12 +35,26 @@ def learn_command(
     dry_run: bool,
     force: bool,
 ) -> None:
-    """Learn a merge as the command line says."""
-    from allround.core.jobs import quiet_libraries
+    """Learn a merge as the command line says. fixed: given options of merges that are not learned."""
     from allround.merging.learn.save import learn_models, tasks_of
+    from allround.tasks.suite import Suite
     from allround.tasks.task import SPLITS
 
-    quiet_libraries()
+    if fixed:
+        raise AllroundError(
+            f"learn a merge with {fixed[0]}",
+            "that is an option of fixed merges",
+            "leave it out; to begin from a fixed merge: --start METHOD or --start FOLDER",
+        )
+    if suite is None:
+        raise AllroundError(
+            f"learn a merge by '{name}'",
+            "no data is given to learn on",
+            "give the suite of the models' tasks: --suite text8 --data-dir FOLDER",
+        )
+    loaded = load_suite(suite, data_dir, only)
+    # Models without heads take the tasks in the order in which they are named.
+    tasks = Suite(loaded.name, [loaded.tasks[one] for one in split_words(only, "--only")] or [*loaded.tasks.values()])
     paths, learning, seed = read_learning(words, name, objective, rows)
     if len(paths) < 3:
         raise AllroundError(
@@ -47,7 +66,7 @@ def learn_command(
     if split not in SPLITS:
         raise AllroundError(f"learn on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
     learning.check_split(split)
-    sizes = [len(suite.tasks[name].splits[split]) for name in tasks_of(paths[0], paths[1:], suite)]
+    sizes = [len(tasks.tasks[one].splits[split]) for one in tasks_of(paths[0], paths[1:], tasks)]
     for line in describe(learning, sizes, split):
         typer.echo(line, err=not dry_run)
     if dry_run:
@@ -55,7 +74,7 @@ def learn_command(
     if out is None:
         raise AllroundError("merge models", "no --out is given", "give a folder for the merged model: -o OUT")
     try:
-        made = learn_models(paths[0], paths[1:], suite, out, learning, name=name, split=split, start=start, seed=seed,
+        made = learn_models(paths[0], paths[1:], tasks, out, learning, name=name, split=split, start=start, seed=seed,
                             device=device, force=force)  # fmt: skip
     except KeyboardInterrupt as stop:  # a merge that is learned begins anew
         stop.args = ("nothing was written",)
@@ -79,7 +98,6 @@ def read_learning(
     words: Sequence[str], name: str, objective: str | None, rows: int | None
 ) -> tuple[list[str], Learning, int]:
     """Paths, the learning that `--learn NAME` and the options after it mean, and the seed."""
-    from allround.cli.merge import read_options
     from allround.merging.learn.learning import preset
 
     family, entry = ("learn", "custom") if name in registry.names("parametrisation") else ("learn", name)
@@ -90,6 +108,7 @@ def read_learning(
     types |= {"batch": "int", "steps": "int", "rate": "float", "seed": "int"}
     paths, values = read_options(words, types, f"'{name}'")
     seed = values.pop("seed", 0)
+    assert isinstance(seed, int)
     if objective is not None:
         if "objective" not in types:
             raise AllroundError(

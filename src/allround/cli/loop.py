@@ -1,49 +1,81 @@
-"""The loop command: its words into a loop, the rounds as a table, and the scores."""
+"""The command loop: its words into a loop, the rounds as a table, and the scores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from allround.cli.merge import read_options
+from allround.cli.help import PLAIN
+from allround.cli.options import (
+    BaseOption,
+    DataOption,
+    ForceOption,
+    LimitOption,
+    OnlyOption,
+    OutOption,
+    SeedOption,
+    SuiteArgument,
+    WorkersOption,
+    load_suite,
+)
+from allround.cli.training_options import EncoderSettings, training_options
+from allround.cli.words import read_options
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.progress import make_console
+from allround.training.settings import Settings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from allround.building.loops import Looped
     from allround.tasks.suite import Suite
-    from allround.training.settings import Settings
 
 
-def loop_command(
-    name: str,
-    suite: Suite,
-    words: Sequence[str],
-    out: Path,
+app = typer.Typer(**PLAIN)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Example: `allround loop atm text8 --data-dir data --rounds 3 --epochs 3 -o models/atm`",
+)
+@training_options("epochs", "batch_size", "learning_rate", "precision", "tune", "lora_rank", "heads", "device")
+def loop(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="LOOP", help="atm, cold_fusion or fork_merge.")],
+    suite: SuiteArgument,
+    out: OutOption,
     *,
-    method: str | None,
-    base: str | None,
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="How a round's copies are merged; its parameters are options.")
+    ] = None,
+    base: BaseOption = None,
+    data_dir: DataOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    workers: WorkersOption = None,
     settings: Settings,
-    seed: int,
-    workers: int | None,
-    encoder: Mapping[str, Any],
-    force: bool,
+    encoder: EncoderSettings,
+    force: ForceOption = False,
 ) -> None:
-    """Tune and merge in rounds as the command line says."""
-    from allround.building.loops import plan_loop, run_loop
+    """Tune and merge in turns: copies of the base are tuned for a while, merged, and tuned again from there.
 
-    parameters, values = options_of(name, words, method)
-    loop = plan_loop(name, suite, parameters, values)
+    The epochs are shared among the rounds. A loop's own parameters are options too: `--rounds 5`, `--target trec`,
+    `--unseen sst2,subj`; see `allround methods show atm`. The round that is best on validation is kept, and scored on
+    test. Killed and run again, it goes on from what is finished.
+    """
+    from allround.building.loops import plan_loop, run_loop
+    from allround.core.progress import make_console
+
+    parameters, values = options_of(name, context.args, method)
+    loaded = load_suite(suite, data_dir, only, limit)
+    planned = plan_loop(name, loaded, parameters, values)
     told = {"loop": name, "parameters": registry.find("loop", name).resolve(parameters)}
-    made = run_loop(loop, suite, out=out, base=base, settings=settings, seed=seed, workers=workers,
+    made = run_loop(planned, loaded, out=out, base=base, settings=settings, seed=seed, workers=workers,
                     encoder=encoder, facts=told, force=force)  # fmt: skip
-    make_console().print(rounds_table(made, suite))
+    make_console().print(rounds_table(made, loaded))
     typer.echo(f"\nround {made.kept} was kept, the best on validation; its scores on test:\n")
     made.scoreboard.print()
     typer.echo(f"\nmodel   {made.folder}")

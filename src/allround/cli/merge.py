@@ -1,39 +1,124 @@
-"""The merge command: its words into a recipe, what it says before, and the merge."""
+"""The command merge: its words into a recipe, what it says before, and the merge."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from allround.core import registry
-from allround.core.errors import AllroundError, suggestion
+from allround.cli.help import PLAIN
+from allround.cli.options import DataOption, DeviceOption, ForceOption, OnlyOption, ThreadsOption
+from allround.cli.words import extras, pairs_of
+from allround.core.errors import AllroundError
 
 if TYPE_CHECKING:
     from allround.merging.recipe import Recipe
     from allround.merging.stage import Stage
 
+app = typer.Typer(**PLAIN)
 
-def merge_command(
-    words: Sequence[str],
-    out: Path | None,
-    *,
-    method: str | None,
-    no_base: bool,
-    dry_run: bool,
-    on_mismatch: str | None,
-    scope: str | None,
-    dtype: str | None,
-    statistics: Mapping[str, str],
-    compat: str | None,
-    workers: int | None,
-    device: str,
-    ray: str | None,
-    force: bool,
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Example: `allround merge models/base models/trec models/sst2 --method ties --keep 0.2 -o models/both`",
+)
+def merge(
+    context: typer.Context,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BASE MODEL... | RECIPE.yml",
+            help="What the models were tuned from, and the models: folders, files, Hub ids or LoRA adapters. Or one "
+            "recipe file, allround's or mergekit's.",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder of the merged model.")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="See: allround methods list --family merge. Default: ties.")
+    ] = None,
+    no_base: Annotated[bool, typer.Option("--no-base", help="All are models: average the weights themselves.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and what it takes, and stop.")
+    ] = False,
+    on_mismatch: Annotated[
+        str | None,
+        typer.Option(
+            help="Where models do not fit: error, keep-base (its tensor is taken) or skip (the model is left "
+            "out there)."
+        ),
+    ] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="Over what thresholds and norms are taken: tensor or model.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the output: float32, bfloat16 or float16. Default: the base's.")
+    ] = None,
+    statistics: Annotated[
+        list[str] | None, typer.Option(help="What a method needs of each model: KIND=FILE,FILE,...; may be repeated.")
+    ] = None,
+    compat: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a recipe file of mergekit's: mergekit (the default) rounds as it does; none: more exact."
+        ),
+    ] = None,
+    workers: ThreadsOption = None,
+    device: DeviceOption = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Share out the files of a large model on a Ray cluster: its address, or auto.")
+    ] = None,
+    learn: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn the merge on rows of --suite: a preset such as adamerging, divmerge or tint, or what is to be "
+            "learned: task, layer, block, singular or mask. See: allround methods list --family learn."
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="What it is learned by: label, entropy, pseudo, divergence, features, ...")
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="The suite of the models' tasks: a file or a built-in one.")] = None,
+    data_dir: DataOption = None,
+    only: OnlyOption = None,
+    rows: Annotated[int | None, typer.Option(help="Rows of each task to learn on. Default: 256.")] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            help="The split to learn on: train, validation, or test, which is test-time adaptation. Default: train "
+            "for objectives with labels, validation for others.",
+        ),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Where learning begins: a model folder, or a merge method with its defaults.")
+    ] = None,
+    force: ForceOption = False,
 ) -> None:
-    """Merge as the command line says."""
+    """Merge tuned models into one, from their files. The method's own parameters are options: `--scale 0.5`.
+
+    Models that allround saved keep their heads, each with its task. Other folders (of transformers or
+    sentence-transformers, say) give a folder of the same sort, which loads there at once. Killed and run again, the
+    merge goes on where it was.
+
+    With --learn, coefficients or masks are learned on rows of the models' tasks instead; a preset's own parameters are
+    options too: `--learn adamerging --level task --steps 100`.
+    """
+    words = [*inputs, *context.args]
+    if learn is not None:
+        from allround.cli.learn import learn_command
+
+        fixed = {"--method": method, "--no-base": no_base, "--scope": scope, "--dtype": dtype, "--compat": compat,
+                 "--statistics": statistics, "--on-mismatch": on_mismatch, "--ray": ray}  # fmt: skip
+        learn_command(words, out, [option for option, value in fixed.items() if value], name=learn,
+                      objective=objective, rows=rows, split=on, start=start, dry_run=dry_run,
+                      device=device or "auto", suite=suite, data_dir=data_dir, only=only, force=force)  # fmt: skip
+        return
+    learned = {"--objective": objective, "--rows": rows, "--on": on, "--start": start}
+    for option, value in learned.items():
+        if value is not None:
+            raise AllroundError(f"merge with {option} {value}", "nothing is learned", "say what: --learn layer")
     from allround.core.jobs import Ray, available_cores, quiet_libraries
     from allround.core.outputs import check_out
     from allround.merging.call import check_workers, checked_device
@@ -41,27 +126,23 @@ def merge_command(
     from allround.merging.save import check_heads, finished, merge_models, stage_folders
 
     quiet_libraries()
+    files = pairs_of(statistics, "--statistics", str)
     if out is None and not dry_run:
         raise AllroundError("merge models", "no --out is given", "give a folder for the merged model: -o OUT")
     check_workers(workers)
     target = check_out(out, "merge", force=force) if out is not None else None
     if is_recipe(words):
         given = {"--method": method, "--no-base": no_base, "--scope": scope, "--dtype": dtype,
-                 "--statistics": statistics, "--on-mismatch": on_mismatch}  # fmt: skip
-        stages = _read(words, {option: value for option, value in given.items() if value}, compat)
+                 "--statistics": files, "--on-mismatch": on_mismatch}  # fmt: skip
+        stages = _read(words, [option for option, value in given.items() if value], compat)
+    elif compat is not None:
+        raise AllroundError(
+            f"merge as {compat} does", "the models are given one by one", "give a recipe file of mergekit's"
+        )
     else:
-        if compat is not None:
-            raise AllroundError(
-                f"merge as {compat} does", "the models are given one by one", "give a recipe file of mergekit's"
-            )
-        stages = [
-            _stage(
-                _recipe(
-                    words, method or ("average" if no_base else "ties"), no_base, on_mismatch, scope, dtype, statistics
-                )
-            )
-        ]
-    device = checked_device(device)
+        name = method or ("average" if no_base else "ties")
+        stages = [_stage(_recipe(words, name, no_base, on_mismatch, scope, dtype, files))]
+    processor = checked_device(device or "cpu")
     threads = workers or min(available_cores(), 8)
     folders: dict[str, Path] = {}
     with stage_folders(target, [stage.name for stage in stages[:-1]] if not dry_run else []) as places:
@@ -89,7 +170,7 @@ def merge_command(
                 continue
             written = Path(words[0]) if last and is_recipe(words) else None
             cluster = Ray(ray) if ray else None
-            made = merge_models(plan, place, workers=workers, device=device, runner=cluster, recipe_file=written,
+            made = merge_models(plan, place, workers=workers, device=processor, runner=cluster, recipe_file=written,
                                 force=force)  # fmt: skip
             if last:
                 listed = ", ".join(f"{key}={value}" for key, value in made["parameters"].items())
@@ -116,14 +197,14 @@ def is_recipe(words: Sequence[str]) -> bool:
     return kind and not path.is_dir()
 
 
-def _read(words: Sequence[str], given: Mapping[str, Any], compat: str | None) -> list[Stage]:
+def _read(words: Sequence[str], given: Sequence[str], compat: str | None) -> list[Stage]:
     from allround.merging.recipe_file import read_recipe
 
     asked = f"merge by the recipe '{words[0]}'"
     if len(words) > 1:
         raise AllroundError(asked, f"'{words[1]}' is given too", "write everything into the recipe file")
     if given:
-        raise AllroundError(asked, f"{next(iter(given))} is given too", "write it into the recipe file")
+        raise AllroundError(asked, f"{given[0]} is given too", "write it into the recipe file")
     return read_recipe(words[0], compat)
 
 
@@ -163,105 +244,3 @@ def _recipe(
         on_mismatch=on_mismatch or "error",
         statistics={kind: tuple(files.split(",")) for kind, files in statistics.items()},
     )
-
-
-def extras(words: Sequence[str], method: str) -> tuple[list[str], dict[str, Any]]:
-    """Split words into paths and the merge method's own options."""
-    types = {p.name: p.type for p in registry.find("merge", method).parameters}
-    return read_options(words, types, f"merge method '{method}'")
-
-
-def read_options(words: Sequence[str], types: Mapping[str, str], owner: str) -> tuple[list[str], dict[str, Any]]:
-    """Split words into paths and options by their types (`--keep 0.2`, `--keep=0.2`, `--weights 0.3,0.7`).
-
-    owner: whose options they are, in messages.
-    """
-    paths: list[str] = []
-    values: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            paths.append(word)
-            continue
-        option, equals, text = word.removeprefix("--").partition("=")
-        name = option.replace("-", "_")
-        if name not in types:
-            raise AllroundError(
-                f"set '{name}' of {owner}",
-                f"it has no parameter '{name}'",
-                suggestion(name, types) if types else "leave it out: there are none",
-            )
-        if not equals:
-            if not rest:
-                raise AllroundError(f"read the option --{option}", "no value follows it", f"give --{option} VALUE")
-            text = rest.pop(0)
-        values[name] = _value(text, types[name], option)
-    return paths, values
-
-
-def _value(text: str, type_: str, option: str) -> Any:
-    try:
-        if type_ == "bool":
-            return {"true": True, "false": False}[text.lower()]
-        if type_ == "Each":
-            numbers = [float(part) for part in text.split(",")]
-            return numbers if len(numbers) > 1 else numbers[0]
-        return {"float": float, "int": int}.get(type_, str)(text)
-    except (ValueError, KeyError):
-        words = {"Each": "a float, or one for each model with commas between", "int": "a whole number",
-                 "bool": "true or false"}.get(type_, f"a {type_}")  # fmt: skip
-        one = " (it is the same for all models)" if "," in text and type_ != "Each" else ""
-        raise AllroundError(f"read --{option} {text}", f"it is not {words}{one}", f"give {words}") from None
-
-
-def diff_command(
-    base: str,
-    models: Sequence[str],
-    out: Path | None,
-    *,
-    spectrum: bool,
-    as_json: bool,
-    workers: int | None,
-    force: bool,
-) -> None:
-    """Print how models differ, and write the page."""
-    import json
-
-    from allround.core.jobs import quiet_libraries
-    from allround.core.outputs import check_texts, write_texts
-    from allround.merging.diff import FILES, diff
-
-    quiet_libraries()
-    if out is not None:
-        check_texts(out, FILES, "diff", force=force)
-    found = diff(base, models, workers=workers, spectrum=spectrum)
-    if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
-    else:
-        found.print()
-    if out is not None:
-        write_texts(out, found.files(), "diff", force=force)
-        typer.echo(f"\npage      {out / 'diff.html'}\npicture   {out / 'diff.svg'}", err=as_json)
-
-
-def extract_command(
-    tuned: str, base: str, out: Path, *, rank: int, energy: float | None, embeddings: bool, device: str, force: bool
-) -> None:
-    """Write the adapter and say what it holds."""
-    from allround.core.jobs import quiet_libraries
-    from allround.merging.extract import extract_lora
-
-    quiet_libraries()
-    made = extract_lora(tuned, base, out, rank, energy=energy, embeddings=embeddings, device=device, force=force)
-    ranks = sorted(made.ranks.values())
-    span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
-    typer.echo(f"adapter of {len(ranks)} weights, {span}: it holds {100 * made.share:.1f}% of the squared change")
-    worst = sorted(made.kept.items(), key=lambda pair: pair[1])[:3]
-    typer.echo("least of   " + ", ".join(f"{name} ({100 * kept:.1f}%)" for name, kept in worst))
-    if made.whole:
-        typer.echo(f"whole      {len(made.whole)} weights that LoRA cannot hold are stored as they are")
-    if made.left_out:
-        listed = ", ".join(f"{name} ({100 * share:.1f}%)" for name, share in list(made.left_out.items())[:3])
-        typer.echo(f"left out   {len(made.left_out)} weights, with their share of the squared change: {listed}")
-    typer.echo(f"\nadapter    {out}")

@@ -1,75 +1,51 @@
-"""Answers for inputs from the command line or a file."""
+"""The command predict."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from allround.composition.residuals.store import load
-from allround.core.errors import AllroundError
-from allround.core.jobs import quiet_libraries
-from allround.models.model import MultiTaskModel
-from allround.tasks.definition import Definition
-from allround.tasks.kind import kind
-from allround.tasks.modality import modality_of
+import typer
 
+from allround.cli.help import PLAIN
+from allround.cli.options import ForceOption, SavedArgument
 
-def answers(folder: Path, task: str | None, inputs: list[str], file: Path | None) -> list[dict[str, Any]]:
-    """One dictionary for each input: the input's columns, `prediction`, `confidence`."""
-    quiet_libraries()
-    model = load(folder)
-    if task is None:
-        if len(model.definitions) > 1:
-            raise AllroundError(
-                f"answer with {folder}",
-                f"it has {len(model.definitions)} tasks, and none was named",
-                f"give --task, one of: {', '.join(model.definitions)}",
-            )
-        task = next(iter(model.definitions))
-    definition = model.definition(task)
-    if (file is None) == (not inputs):
-        found = "neither inputs nor a file was given" if file is None else "both inputs and a file were given"
-        raise AllroundError(f"answer task '{task}'", found, "give the inputs as arguments, or --input FILE")
-    columns = _from_file(definition, file) if file is not None else _from_words(definition, inputs)
-    return _answer(model, task, columns)
+app = typer.Typer(**PLAIN)
 
 
-def _answer(model: MultiTaskModel, task: str, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    definition = model.definition(task)
-    rules = modality_of(definition)
-    rows = [tuple(rules.parse(row[c], i) for c in definition.inputs) for i, row in enumerate(columns)]
-    encoded, confidence = model.predict_encoded(task, model.outputs(task, rows))
-    decoded = kind(definition.kind).decode(encoded, definition)
-    return [
-        {
-            **{column: rules.shown(value, i) for column, value in row.items()},
-            "prediction": answer,
-            "confidence": confidence[i] if confidence else None,
-        }
-        for i, (row, answer) in enumerate(zip(columns, decoded, strict=True))
-    ]
+@app.command(epilog='Example: `allround predict runs/support/best --task trec "Who wrote Faust ?"`')
+def predict(
+    model: SavedArgument,
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Inputs: texts (two for a pair), image files, or a row's columns.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="The task. May be left out when the model has only one.")] = None,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", help="A JSONL, CSV, TSV or Parquet file with the task's input columns.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write answers here as JSONL instead of on the screen.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a JSON object.")] = False,
+    force: ForceOption = False,
+) -> None:
+    """Answer a task for inputs given here or in a file."""
+    from allround.cli.inputs import answers
+    from allround.core.outputs import check_out_file, output_file
 
-
-def _from_words(definition: Definition, words: list[str]) -> list[dict[str, Any]]:
-    width = len(definition.inputs)
-    if len(words) % width:
-        raise AllroundError(
-            f"answer task '{definition.name}'",
-            f"{len(words)} inputs were given, and each example has {width}: {', '.join(definition.inputs)}",
-            f"give a multiple of {width} inputs; put quotation marks around texts with spaces",
-        )
-    return [dict(zip(definition.inputs, words[i : i + width], strict=True)) for i in range(0, len(words), width)]
-
-
-def _from_file(definition: Definition, file: Path) -> list[dict[str, Any]]:
-    from allround.tasks.sources.load import read_rows
-
-    rows = read_rows(file)
-    for column in definition.inputs:
-        if rows and column not in rows[0]:
-            raise AllroundError(
-                f"answer task '{definition.name}' for {file}",
-                f"it has no column '{column}'; it has: {', '.join(rows[0])}",
-                f"name the columns {', '.join(definition.inputs)}",
-            )
-    return [{c: row[c] for c in definition.inputs} for row in rows]
+    if output is not None:
+        check_out_file(output, "predict", force=force, inputs=[input_file])
+    found = answers(model, task, inputs or [], input_file)
+    if output is not None:
+        with output_file(output, "predict", force=force) as new:
+            new.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), "utf-8")
+        typer.echo(f"{len(found)} answers written to {output}")
+        return
+    for row in found:
+        if as_json or input_file is not None:
+            typer.echo(json.dumps(row, ensure_ascii=False))
+        else:
+            sure = f"  ({100 * row['confidence']:.1f}%)" if row.get("confidence") is not None else ""
+            answer = row["prediction"]
+            answer = f"{answer:.4g}" if isinstance(answer, float) else answer
+            answer = " ".join(answer) if isinstance(answer, list) else answer
+            typer.echo(f"{answer}{sure}")

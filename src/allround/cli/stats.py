@@ -1,34 +1,56 @@
-"""The stats command: a statistic of a model's data, as a file."""
+"""The command stats: a statistic of a model's data, as a file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from allround.cli.help import PLAIN
+from allround.cli.options import (
+    DataOption,
+    DeviceOption,
+    ForceOption,
+    LimitOption,
+    SeedOption,
+    SplitOption,
+    SuiteArgument,
+)
+from allround.cli.words import pairs_of
+from allround.cli.words import split as split_words
 from allround.core.errors import AllroundError
 
+app = typer.Typer(**PLAIN)
 
-def stats_command(
-    model: str,
-    suite: str,
-    kind: str,
-    out: Path,
-    *,
-    data_dir: Path | None,
-    only: Sequence[str] | None,
-    limit: dict[str, int] | None,
-    rows: int,
-    split: str,
-    labels: str,
-    seed: int,
-    device: str,
-    force: bool,
+
+@app.command(
+    epilog="Example: `allround stats models/trec text8 --data-dir data --kind gram -o models/trec.gram.safetensors`"
+)
+def stats(
+    model: Annotated[str, typer.Argument(help="A folder that allround saved, or an encoder alone.")],
+    suite: SuiteArgument,
+    kind: Annotated[
+        str, typer.Option(help="gram, fisher, kfac or activations; see: allround methods list --family statistic.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file (.safetensors).")],
+    data_dir: DataOption = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only these tasks, separated by commas. Default: those the model has heads for.")
+    ] = None,
+    limit: LimitOption = None,
+    rows: Annotated[int, typer.Option(help="Most rows of each task, drawn by the seed.")] = 256,
+    split: SplitOption = "train",
+    labels: Annotated[
+        str, typer.Option(help="Whose labels gradients are taken for: given, or the model's own predictions.")
+    ] = "given",
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    force: ForceOption = False,
 ) -> None:
-    """Compute a statistic as the command line says, and say what was written.
+    """Compute a statistic of a model's data for merges that need one, such as regmean, fisher and mats.
 
-    only: the tasks; None: those that the model has a head for, and of an encoder alone all of the suite.
+    It is computed once, on a few rows, and stored; a merge takes it by `--statistics KIND=FILE,FILE,...`.
     """
     from allround.core.jobs import quiet_libraries
     from allround.core.outputs import check_out_file
@@ -46,10 +68,13 @@ def stats_command(
             f"give the name of a file, such as -o {kind}.safetensors",
         )
     check_out_file(out, "stats", force=force)
-    if only is None and (Path(model) / "allround.json").is_file():
-        only = list(read_definitions(Path(model))[0])
-    tasks = list(Suite.load(suite, data_dir=data_dir, only=only, limit=limit).tasks.values())
-    made = collect(model, tasks, kind, out, rows=rows, split=split, labels=labels, seed=seed, device=device,
+    named = split_words(only, "--only") or None
+    if named is None and (Path(model) / "allround.json").is_file():
+        named = list(read_definitions(Path(model))[0])
+    tasks = list(
+        Suite.load(suite, data_dir=data_dir, only=named, limit=pairs_of(limit, "--limit", int) or None).tasks.values()
+    )
+    made = collect(model, tasks, kind, out, rows=rows, split=split, labels=labels, seed=seed, device=device or "cpu",
                    force=force)  # fmt: skip
     names = ", ".join(task.name for task in tasks)
     typer.echo(f"{kind} of {made.tensors} weights from {made.rows} rows ({split}) of {names}")

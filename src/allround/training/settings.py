@@ -8,36 +8,53 @@ from typing import Any
 
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
-from allround.training.sampling import parse_mix
+from allround.training.mix import parse_mix
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to train. `None` leaves the choice to the encoder (its own rate and number of epochs).
 
-    tune: "full" (all encoder weights) or "lora" (low-rank changes of rank `lora_rank`).
-    heads: "frozen" keeps the heads as fitted on the frozen base, so that all specialists write into one feature
-    space; "tuned" trains them along.
-    patience: evaluations without a better validation score after which a task is drawn no more; `None` trains to
-    the end.
+    The lines of an entry that are not indented are the help of the option of that name on the command line.
+
+    epochs: Passes over the training rows. Default: the encoder's.
+    batch_size: Rows in a training step.
+    learning_rate: Learning rate. Default: the encoder's.
+    weight_decay: Weight decay of the optimiser.
+    warmup: Share of all steps in which the rate rises to the learning rate.
+    clip: Longest gradient of a step; a longer one is cut to this length, over all weights together.
+    patience: Evaluations without a better score after which a task is drawn no more.
+        `None` trains to the end.
     keep: "best" leaves the model in its best state on validation, "last" as it is at the end.
     optimiser: "adamw", or "sgd" (plain gradient descent, without momentum).
-    start, stop: the part of the training that is done, as shares of all its steps. Tasks, rows and rate are those that
-    the whole training has there, so that parts done one after the other see each row as often as the whole; only the
-    optimiser's averages begin anew.
-    precision: "bf16" computes matrix products in bfloat16 (weights and the best state stay float32), "fp32" does not;
-    "auto" takes the one that is faster on the processor or GPU. Final predictions are always made in float32.
-    sample: how often each task is drawn; `sample_settings` are that method's parameters.
-    mix: which tasks a step holds, a batch of each: "one" task, "all" tasks, tasks of one "kind", or a number of them
-    ("4"). A task that is drawn less often than others is missing from some steps.
-    balance: how much each task of a step weighs; `balance_settings` are that method's parameters. Weights are rescaled
-    to sum to the number of tasks, unless `raw_scale` is set; a step follows the mean of the weighted gradients.
-    flat: the radius within which each task's loss is to be flat (sharpness-aware steps around the balancer), or 0.
-    accumulate: a batch is computed in so many parts, one after the other, to save memory.
-    batch_sizes: rows in a batch, for tasks or kinds that are to have another number than `batch_size`.
-    task_rates: factors on the learning rate for single tasks: of their heads, and of their part of a step.
-    restore_heads: at the end, a task whose head scored better on validation at another time gets that one back, where
-    it scores better with the final encoder too.
+    start, stop: The part of the training that is done, as shares of all its steps.
+        Tasks, rows and rate are those that the whole training has there, so that parts done one after the other see
+        each row as often as the whole; only the optimiser's averages begin anew.
+    tune: full: all encoder weights. lora: low-rank changes.
+    lora_rank: Rank of LoRA.
+    heads: frozen: keep heads as fitted on the base. tuned: train them along.
+        With frozen heads all specialists write into one feature space.
+    sample: How often tasks are drawn, such as temperature:temperature=3 (`allround methods list --family sample`).
+        In Python the name alone; `sample_settings` are that method's parameters.
+    mix: Tasks that a step holds, a batch of each: one, all, kind (those of one kind), or a number.
+        A task that is drawn less often than others is missing from some steps.
+    balance: How tasks of a step are weighed, such as cagrad:c=0.4 (`allround methods list --family balance`).
+        In Python the name alone; `balance_settings` are that method's parameters. Weights are rescaled to sum to the
+        number of tasks, unless `raw_scale` is set; a step follows the mean of the weighted gradients.
+    raw_scale: Weights as the method has them, not rescaled to the number of tasks.
+    flat: Radius of sharpness-aware steps (flat regions), such as 0.05.
+        Each task's loss is to be flat within it; 0 takes plain steps.
+    accumulate: Compute a batch in so many parts, one after the other, to save memory.
+    batch_sizes: Rows in a batch of one task or kind: NAME=8; may be repeated.
+        In Python a dictionary; tasks and kinds without an entry have `batch_size` rows.
+    task_rates: Factor on a task's learning rate: TASK=0.5; may be repeated.
+        In Python a dictionary; the factor holds for the task's head, and for its part of a step.
+    restore_heads: A task gets its best head back where that scores better (--heads tuned).
+        At the end, with the final encoder, heads are compared with those of the best evaluation of the task.
+    device: auto, cpu or cuda.
+    precision: auto, fp32 or bf16, in training.
+        "bf16" computes matrix products in bfloat16 (weights and the best state stay float32), "fp32" does not; "auto"
+        takes the one that is faster on the processor or GPU. Final predictions are always made in float32.
     """
 
     epochs: int | None = None
@@ -62,8 +79,8 @@ class Settings:
     raw_scale: bool = False
     flat: float = 0.0
     accumulate: int = 1
-    batch_sizes: dict[str, Any] = field(default_factory=dict)
-    task_rates: dict[str, Any] = field(default_factory=dict)
+    batch_sizes: dict[str, int] = field(default_factory=dict)
+    task_rates: dict[str, float] = field(default_factory=dict)
     restore_heads: bool = False
     device: str = "auto"
     precision: str = "auto"
@@ -89,7 +106,7 @@ class Settings:
         parse_mix(self.mix, ("classification",))
         for name, rows in self.batch_sizes.items():
             if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
-                raise AllroundError(f"train '{name}' with batches of {rows!r} rows", "that is no number of rows",
+                raise AllroundError(f"train '{name}' with batches of {rows!r} rows", "a batch has at least 1 row",
                                     "give 1 or more")  # fmt: skip
         lowest = {
             "batch_size": 1,
@@ -113,8 +130,11 @@ class Settings:
         if self.warmup > 1:
             raise AllroundError(f"train with warmup={self.warmup}", "it is a share of all steps", "give at most 1")
         if not 0 <= self.start < self.stop <= 1:
-            raise AllroundError(f"train from {self.start} to {self.stop} of all steps", "that is no part of them",
-                                "give shares with 0 <= start < stop <= 1")  # fmt: skip
+            raise AllroundError(
+                f"train from {self.start} to {self.stop} of all steps",
+                "start is not below stop, or one is not a share",
+                "give shares with 0 <= start < stop <= 1",
+            )
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -142,6 +162,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "str": (str,),
     "bool": (bool,),
+    "dict[str, int]": (dict,),
+    "dict[str, float]": (dict,),
     "dict[str, Any]": (dict,),
 }
 

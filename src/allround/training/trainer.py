@@ -31,8 +31,9 @@ from allround.tasks.task import Task
 from allround.training.balancing import Outline, make_balancer, per_task
 from allround.training.feeds import make_feeds
 from allround.training.gradients import Gradients, Part, Taken, check_parts
+from allround.training.mix import parse_mix
 from allround.training.processes import Processes
-from allround.training.sampling import Mixture, arrange, counts_of, make_policy, next_stretch, parse_mix
+from allround.training.sampling import Mixture, arrange, counts_of, make_policy, next_stretch
 from allround.training.settings import Settings
 
 #: Seconds between two saves of unfinished training.

@@ -1,41 +1,72 @@
-"""The compress and materialise commands: specialists into a store of residuals, and one of them out of it."""
+"""The command compress: specialists into a store of residuals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from allround.checkpoints.header import asked_dtype
-from allround.cli.merge import extras, read_options
+from allround.cli.help import PLAIN
+from allround.cli.options import DataOption, DeviceOption, ForceOption, OutOption, load_suite
+from allround.cli.words import extras, read_options
 from allround.core import registry
 from allround.core.errors import AllroundError
 
 if TYPE_CHECKING:
     from allround.composition.residuals.store import Store
-    from allround.tasks.suite import Suite
+
+
+app = typer.Typer(**PLAIN)
 
 #: What is stored once where --method does not say: for a codec with a multi-task vector, and for others.
 _SUM, _MEAN = ("task_arithmetic", {"scale": 1.0}), ("average", dict[str, Any]())
 _PREFIX = "--merge-"
 
 
-def compress_command(
-    words: Sequence[str],
-    out: Path,
-    *,
-    codec: str,
-    method: str | None,
-    shared: str | None,
-    dtype: str | None,
-    suite: Suite | None,
-    device: str,
-    force: bool,
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Example: `allround compress models/base models/trec models/sst2 --codec low_rank --rank 16 -o store`",
+)
+def compress(
+    context: typer.Context,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BASE MODEL...", help="What the models were tuned from, and the models: folders or Hub ids."
+        ),
+    ],
+    codec: Annotated[str, typer.Option("--codec", "-c", help="See: allround methods list --family codec.")],
+    out: OutOption,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            "-m",
+            help="How the models are merged into the one that is stored once; its parameters are --merge-NAME. none: "
+            "the base is stored. Default: average; for masks the sum, task_arithmetic with --merge-scale 1.",
+        ),
+    ] = None,
+    shared: Annotated[str | None, typer.Option(help="A merged model to store once, instead of merging.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Store the model as float16 or bfloat16, to save space; it is rounded. Default: as it is."),
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Choose each task's threshold (codec mask) on the validation rows of this suite.")
+    ] = None,
+    data_dir: DataOption = None,
+    device: DeviceOption = "cpu",
+    force: ForceOption = False,
 ) -> None:
-    """Write a store as the command line says, and print what it takes."""
+    """Store many specialists as one model and a small residual of each.
+
+    The codec's own parameters are options: `--rank 16`. `allround predict` and `allround evaluate` take the store as
+    they take a model: each task is answered with its own weights.
+    """
     from allround.building.single import judge_of
+    from allround.checkpoints.header import asked_dtype
     from allround.composition.residuals.write import open_specialist, write_store
     from allround.core.jobs import quiet_libraries
     from allround.core.outputs import check_out, scratch_folder
@@ -47,7 +78,7 @@ def compress_command(
 
     quiet_libraries()
     entry = registry.find("codec", codec)
-    own, others = split_options(words)
+    own, others = split_options([*inputs, *context.args])
     paths, values = read_options(own, {p.name: p.type for p in entry.parameters}, f"codec '{codec}'")
     if len(paths) < 2:
         raise AllroundError(
@@ -59,8 +90,8 @@ def compress_command(
     base, *models = paths
     check_base(base)
     target = check_out(out, "compress", force=force, inputs=[*paths, shared])
-    device = checked_device(device)
-    judge = judge_of(suite) if suite is not None else None
+    processor = checked_device(device or "cpu")
+    judge = judge_of(load_suite(suite, data_dir)) if suite is not None else None
     folder = find_folder(base)
     start = open_model(Model(base), None)
     specialists = [open_specialist(path, open_model(Model(path), start)) for path in models]
@@ -84,7 +115,7 @@ def compress_command(
             stored, what = folder, "the base"
         else:
             parameters = {**(preset if method is None else {}), **extras(others, name)[1]}
-            stored, what = place, _merge(base, models, name, parameters, place, device)
+            stored, what = place, _merge(base, models, name, parameters, place, processor)
         store = write_store(
             target,
             folder if with_vector else stored,
@@ -93,7 +124,7 @@ def compress_command(
             values=values,
             merged=open_model(Model(str(stored)), None) if with_vector else None,
             dtype=stored_as,
-            device=device,
+            device=processor,
             judge=judge,
             facts={"made_by": {"base": base, "models": models, "merged": what}},
             force=force,
@@ -147,13 +178,3 @@ def print_sizes(store: Store, what: str) -> None:
     typer.echo(f"{store.made['codec']} ({values}), against {what}\n")
     for label, size in [*rows, ("the store", sizes.total), ("all specialists", sizes.specialists)]:
         typer.echo(f"{label:<{width}}{size:>15,} bytes {100 * size / sizes.specialists:>6.1f}%")
-
-
-def materialise_command(folder: Path, task: str, out: Path, *, force: bool) -> None:
-    """Write one task's model as a folder of its own."""
-    from allround.composition.residuals.store import Store
-    from allround.core.jobs import quiet_libraries
-
-    quiet_libraries()
-    Store.open(folder).materialise(task, out, force=force)
-    typer.echo(f"model     {out}")

@@ -1,0 +1,116 @@
+"""The command build."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from allround.cli.help import PLAIN
+from allround.cli.options import (
+    BaseOption,
+    DataOption,
+    ForceOption,
+    LimitOption,
+    OnlyOption,
+    OutOption,
+    SeedOption,
+    SuiteArgument,
+    WorkersOption,
+)
+from allround.cli.training_options import EncoderSettings, training_options
+from allround.cli.words import methods_of, pairs_of, split
+from allround.training.settings import Settings
+
+app = typer.Typer(**PLAIN)
+
+
+@app.command(epilog="Example: `allround build suite.yml --base all-MiniLM-L6-v2 --out runs/support --worst 0.95`")
+@training_options(
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "patience",
+    "precision",
+    "tune",
+    "lora_rank",
+    "heads",
+    "sample",
+    "device",
+)
+def build(
+    suite: SuiteArgument,
+    out: OutOption,
+    *,
+    base: BaseOption = None,
+    data_dir: DataOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    budget: Annotated[
+        float | None, typer.Option(help="Minutes; the work is scaled down to fit, and the report says how.")
+    ] = None,
+    workers: WorkersOption = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Merge methods and presets of learned merges with commas between, or none. Default: those "
+            "that are worth trying."
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Most settings tried on validation for each merge method.")] = 12,
+    joint: Annotated[bool, typer.Option(help="Also train one model on all tasks.")] = True,
+    balance: Annotated[
+        str | None,
+        typer.Option(
+            help="Further joint models by these balancers, with commas between, or none. Default: those that "
+            "are worth trying."
+        ),
+    ] = None,
+    specialist: Annotated[
+        list[str] | None, typer.Option(help="A model that is already tuned: TASK=FOLDER; may be repeated.")
+    ] = None,
+    worst: Annotated[float | None, typer.Option(help="Every task must retain at least this, such as 0.95.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="One task must retain at least this: TASK=0.98; may be repeated.")
+    ] = None,
+    max_parameters: Annotated[int | None, typer.Option(help="Most parameters that the model may store.")] = None,
+    settings: Settings,
+    encoder: EncoderSettings,
+    force: ForceOption = False,
+) -> None:
+    """Build the best single model for a suite, and a report that proves it.
+
+    Tunes a specialist per task (or takes given ones), trains one joint model, merges the specialists by every
+    method with settings chosen on validation, scores all of them and the floors on test, and saves the best single
+    model. Killed and run again, it goes on from what is finished.
+    """
+    from allround.building import Constraints, Options
+    from allround.building import build as run
+
+    options = Options(
+        settings=settings,
+        seed=seed,
+        methods=None if methods is None else () if methods.strip() == "none" else tuple(split(methods, "--methods")),
+        trials=trials,
+        joint=joint,
+        balance=None if balance is None else () if balance == "none" else tuple(methods_of(balance, "--balance")),
+        specialists=pairs_of(specialist, "--specialist", str),
+        budget=budget,
+        workers=workers,
+        constraints=Constraints(worst, pairs_of(keep, "--keep", float), max_parameters),
+    )
+    made = run(
+        suite,
+        out=out,
+        base=base,
+        options=options,
+        data_dir=data_dir,
+        only=split(only, "--only") or None,
+        limit=pairs_of(limit, "--limit", int) or None,
+        encoder=encoder,
+        force=force,
+    )
+    made.scoreboard.print()
+    typer.echo(f"\n{made.scoreboard.notes['choice']}")
+    typer.echo(f"\nbest model   {made.best}\nreport       {made.report}\nscoreboard   {made.folder}/scoreboard.json")

@@ -1,0 +1,82 @@
+"""The commands methods list and methods show."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Annotated
+
+import typer
+
+from allround.cli.help import GROUP, Group
+from allround.cli.options import JsonOption
+from allround.core import registry
+from allround.core.errors import AllroundError, suggestion
+from allround.core.reading import read_text
+
+app = typer.Typer(help="Look at the methods there are.", cls=Group, **GROUP)
+
+
+@app.command("list", epilog="Example: `allround methods list --family merge --json`")
+def methods_list(
+    family: Annotated[str | None, typer.Option(help="One family, such as merge, codec, metric or encoder.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List every method: name, room, family, what it needs, and the paper it comes from."""
+    found = [registry.find(one, name) for one, names in registry.methods(family).items() for name in names]
+    if as_json:
+        typer.echo(json.dumps([_about(e) for e in found], indent=2))
+        return
+    last = None
+    for entry in found:
+        if entry.family != last:
+            typer.echo(f"{'' if last is None else chr(10)}{entry.family} (room: {entry.room})")
+            last = entry.family
+        typer.echo(f"  {entry.name:<22} {entry.summary}")
+
+
+@app.command("show", epilog="Example: `allround methods show ties`")
+def methods_show(
+    name: Annotated[str, typer.Argument(help="The method.")],
+    family: Annotated[str | None, typer.Option(help="Its family, where two have a method of that name.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one method: source, parameters, formula and example."""
+    found = [e for e in registry.entries(family) if e.name == name]
+    if not found:
+        known = {e.name for e in registry.entries(family)}
+        close = [n for n in known if suggestion(name, [n]).startswith("did")]
+        do = suggestion(name, close) if close else "see: allround methods list"
+        raise AllroundError(f"show the method '{name}'", "there is none of that name", do)
+    for entry in found:
+        if as_json:
+            typer.echo(json.dumps(_about(entry), indent=2))
+            continue
+        typer.echo(f"{entry.name}: {entry.summary}\n")
+        typer.echo(f"family  {entry.family} (room: {entry.room})\nsource  {entry.source}")
+        if entry.paper:
+            typer.echo(f"paper   {entry.paper}")
+        for p in entry.parameters:
+            values = f"; searched: {', '.join(str(v) for v in p.search)}" if p.search else ""
+            type_ = "float, or one for each model" if p.type == "Each" else p.type
+            typer.echo(f"--{p.name.replace('_', '-')} {type_} (default {p.default}{values})")
+        path = registry.PACKAGE / registry.FAMILIES[entry.family] / f"{entry.name}.py"
+        for node in ast.parse(read_text(path, what="method file")).body:
+            if getattr(node, "name", None) == entry.attribute:
+                typer.echo(f"\n{ast.get_docstring(node)}")  # type: ignore[arg-type]
+
+
+def _about(entry: registry.Entry) -> dict[str, object]:
+    parameters = [
+        {"name": p.name, "type": p.type, "default": p.default, "search": list(p.search)} for p in entry.parameters
+    ]
+    return {
+        "name": entry.name,
+        "room": entry.room,
+        "family": entry.family,
+        "summary": entry.summary,
+        "source": entry.source,
+        "paper": entry.paper,
+        "needs": list(entry.needs),
+        "parameters": parameters,
+    }

@@ -1,0 +1,57 @@
+"""Arguments and options that several commands take, each typed once, and how a suite is loaded by them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from allround.cli.words import pairs_of, split
+
+if TYPE_CHECKING:
+    from allround.tasks.suite import Suite
+
+SuiteArgument = Annotated[
+    str, typer.Argument(metavar="SUITE", help="A suite file (YAML), or a built-in suite: digits, text8, text11.")
+]
+SavedArgument = Annotated[Path, typer.Argument(help="A folder that allround saved.")]
+TaskArgument = Annotated[str, typer.Argument(help="The task.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Replace what is there, also what allround did not write, or was changed since.")
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table. Default: what the suite names."
+    ),
+]
+DataOption = Annotated[
+    Path | None, typer.Option(help="A folder with local copies of the suite's data, one folder a task.")
+]
+OnlyOption = Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")]
+LimitOption = Annotated[
+    list[str] | None, typer.Option(help="Most rows of a split, such as train=1000; may be repeated.")
+]
+SplitOption = Annotated[str, typer.Option(help="train, validation or test.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything.")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+WorkersOption = Annotated[int | None, typer.Option(help="Processes. Default: one a core.")]
+ThreadsOption = Annotated[int | None, typer.Option("--workers", help="Threads. Default: one a core, at most eight.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+RowsOption = Annotated[int, typer.Option(help="Most training rows of each task.")]
+LeaveOption = Annotated[
+    list[str] | None, typer.Option(help="Weights whose features stay in place: a pattern; may be repeated.")
+]
+
+
+def load_suite(suite: str, data_dir: Path | None, only: str | None = None, limit: list[str] | None = None) -> Suite:
+    """The suite by what SUITE, --data-dir, --only and --limit say."""
+    from allround.core.jobs import quiet_libraries
+    from allround.tasks.suite import Suite
+
+    quiet_libraries()
+    return Suite.load(
+        suite, data_dir=data_dir, only=split(only, "--only") or None, limit=pairs_of(limit, "--limit", int) or None
+    )

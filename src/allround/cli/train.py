@@ -1,0 +1,51 @@
+"""The command train."""
+
+from __future__ import annotations
+
+import typer
+
+from allround.cli.help import PLAIN
+from allround.cli.options import (
+    BaseOption,
+    DataOption,
+    ForceOption,
+    LimitOption,
+    OnlyOption,
+    OutOption,
+    SeedOption,
+    SuiteArgument,
+    load_suite,
+)
+from allround.cli.training_options import ALL, EncoderSettings, training_options
+from allround.training.settings import Settings
+
+app = typer.Typer(**PLAIN)
+
+
+@app.command(epilog="Example: `allround train text8 --data-dir data --out runs/joint --mix all --balance uw`")
+@training_options(*ALL)
+def train(
+    suite: SuiteArgument,
+    out: OutOption,
+    *,
+    base: BaseOption = None,
+    data_dir: DataOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    settings: Settings,
+    encoder: EncoderSettings,
+    force: ForceOption = False,
+) -> None:
+    """Train one joint model on all tasks of a suite, and score it.
+
+    Started by `torchrun` or `accelerate launch` in several processes, each computes its share of every batch.
+    """
+    from allround.building.single import train as run
+    from allround.training.processes import leave_group
+
+    loaded = load_suite(suite, data_dir, only, limit)
+    board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, force=force)
+    if leave_group():
+        board.print()
+        typer.echo(f"\nmodel   {out}")

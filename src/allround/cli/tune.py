@@ -1,0 +1,49 @@
+"""The command tune."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from allround.cli.help import PLAIN
+from allround.cli.options import (
+    BaseOption,
+    DataOption,
+    ForceOption,
+    LimitOption,
+    OutOption,
+    SeedOption,
+    SuiteArgument,
+    load_suite,
+)
+from allround.cli.training_options import EncoderSettings, training_options
+from allround.training.settings import Settings
+
+app = typer.Typer(**PLAIN)
+
+
+@app.command(epilog="Example: `allround tune text8 trec --data-dir data --out models/trec --tune lora`")
+@training_options(
+    "epochs", "batch_size", "learning_rate", "patience", "precision", "tune", "lora_rank", "heads", "device"
+)
+def tune(
+    suite: SuiteArgument,
+    task: Annotated[str, typer.Argument(help="The task of the suite.")],
+    out: OutOption,
+    *,
+    base: BaseOption = None,
+    data_dir: DataOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    settings: Settings,
+    encoder: EncoderSettings,
+    force: ForceOption = False,
+) -> None:
+    """Tune one specialist: fit the head on the frozen base, then tune the encoder."""
+    from allround.building.single import tune as run
+
+    loaded = load_suite(suite, data_dir, task, limit)
+    board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, force=force)
+    board.print()
+    typer.echo(f"\nmodel   {out}")
