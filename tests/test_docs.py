@@ -232,7 +232,7 @@ def test_recipes_in_the_docs_are_read(tmp_path: Path) -> None:
 
 
 def test_the_page_on_recipes_has_every_method_of_mergekit() -> None:
-    from allround.merging.mergekit import METHODS
+    from allround.merging.mergekit.methods import METHODS
 
     page = (DOCS / "recipes.md").read_text(encoding="utf-8")
     for name, about in METHODS.items():

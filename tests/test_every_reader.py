@@ -48,14 +48,15 @@ from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard import Scoreboard
 from allround.evaluation.training import TrainingComparison
 from allround.merging.diff import Diff, diff
-from allround.merging.plan import make_plan
+from allround.merging.finish import Configure
+from allround.merging.folder import Done, encoder_settings
+from allround.merging.layout import make_plan
 from allround.merging.preflight import compare_files
 from allround.merging.recipe import Model, Recipe
 from allround.merging.recipe_file import read_recipe
-from allround.merging.run import _Done, encoder_settings
 from allround.merging.save import finished
 from allround.merging.statistics.file import check_made_for, transposed_in, write_statistic
-from allround.merging.vocabulary import Configure, open_tokenizer
+from allround.merging.tokenizers import open_tokenizer
 from allround.models import device
 from allround.models.base import load_encoder
 from allround.models.encoders.small_image import SmallImage
@@ -376,7 +377,7 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("pooling", "json", copied(shared.pipeline, "1_Pooling/config.json"), encoder, ("models/base.py",)),
         Reader("settings of an encoder", "json", model("encoder/allround_encoder.json"), encoder, ("models/base.py",)),
         Reader("tokenizer of a model", "json", copied(shared.hf, "tokenizer.json"), tokens,
-               ("checkpoints/tokens.py", "merging/vocabulary.py")),
+               ("checkpoints/tokens.py", "merging/tokenizers.py")),
         Reader("vocabulary", "text", vocabulary("vocab.txt", b"a\nb\nc"),
                lambda path: moved_tokens(path.parents[1] / "base", path.parent), ("checkpoints/tokens.py",),
                absent=True),
@@ -384,18 +385,18 @@ def readers(shared: Shared) -> list[Reader]:
                lambda path: moved_tokens(path.parents[1] / "base", path.parent), ("checkpoints/tokens.py",),
                absent=True),
         Reader("config that is changed", "json", pair("config.json"), configured,
-               ("merging/vocabulary.py", "checkpoints/tied.py"), absent=True),
+               ("merging/finish.py", "checkpoints/tied.py"), absent=True),
         Reader("config that is compared", "json", pair("config.json"), lambda path: compare_files(plan_of(path)),
                ("merging/preflight.py", "checkpoints/tied.py"), absent=True),
         Reader("pooling that is compared", "json", pair("1_Pooling/config.json"),
                lambda path: compare_files(plan_of(path)), ("merging/preflight.py",), absent=True),
         Reader("settings that are compared", "json", pair("allround_encoder.json"),
-               lambda path: encoder_settings(plan_of(path)), ("merging/run.py",), absent=True),
+               lambda path: encoder_settings(plan_of(path)), ("merging/folder.py",), absent=True),
         Reader("tokenizer that is compared", "json", pair("tokenizer.json"),
                lambda path: diff(str(path.parents[1] / "base"), [str(path.parent)]), ("merging/diff.py",), absent=True),
         Reader("record of a merge", "json", pair("merge.json"), lambda path: finished(plan_of(path), path.parent),
                ("merging/save.py",), absent=True),
-        Reader("notes of a shard", "json", text("a.json", done), _Done.read, ("merging/run.py",)),
+        Reader("notes of a shard", "json", text("a.json", done), Done.read, ("merging/folder.py",)),
         Reader("statistics", "safetensors-", statistics, read_statistics, ("checkpoints/header.py",)),
         Reader("scoreboard", "json", saved(board, "scoreboard.json"), lambda path: Scoreboard.load(path.parent),
                ("evaluation/scoreboard.py",)),

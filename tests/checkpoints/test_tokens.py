@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from allround.checkpoints.tokens import moved_tokens
 from allround.core.errors import AllroundError
-from allround.merging.plan import make_plan
+from allround.merging.layout import make_plan
 from allround.merging.recipe import Model, Recipe
 
 WORDS = ("<unk>", "the", "cat", "sat", "[unused0]")

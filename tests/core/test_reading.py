@@ -145,8 +145,8 @@ ALLOWED = {
     ("models/encoders/image.py", "from_pretrained"): "load_encoder has called check_folder",
     ("models/pretrained.py", "from_pretrained"): "load_encoder has called check_folder",
     ("models/encoders/text.py", "SentenceTransformer"): "load_encoder has called check_folder",
-    ("merging/vocabulary.py", "from_pretrained"): "after check_folder",
-    ("cli/predict.py", "Image.open"): "of an open file or of bytes",
+    ("merging/tokenizers.py", "from_pretrained"): "after check_folder",
+    ("cli/inputs.py", "Image.open"): "of an open file or of bytes",
 }
 OPENERS = {"ZipFile", "ParquetFile", "from_parquet", "load_dataset", "OSFile", "read_table", "SentenceTransformer"}
 OPENERS |= {"from_pretrained", "safe_open", "load_file", "read_csv", "from_csv", "from_file", "memory_map"}

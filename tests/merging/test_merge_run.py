@@ -14,9 +14,8 @@ from torch import Tensor
 from allround.checkpoints.weights import Weights
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.merging import plan as plan_module
-from allround.merging import run
-from allround.merging.plan import check_alike, make_plan
+from allround.merging import blocks as blocks_module
+from allround.merging.layout import check_alike, make_plan
 from allround.merging.recipe import Model, Recipe
 from allround.merging.run import merge_folders, run_plan
 
@@ -296,7 +295,7 @@ def test_headers_are_enough_to_check(three: tuple[Path, Path, Path], monkeypatch
 def test_a_method_that_gives_a_wrong_shape_is_caught(
     three: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = plan_module.registry.find("merge", "average")
+    entry = registry.find("merge", "average")
 
     class Wrong:
         def __getattr__(self, name: str) -> object:
@@ -305,7 +304,7 @@ def test_a_method_that_gives_a_wrong_shape_is_caught(
         def load(self) -> object:
             return lambda base, deltas, **_: deltas
 
-    monkeypatch.setattr(plan_module.registry, "find", lambda family, name: Wrong())
+    monkeypatch.setattr(registry, "find", lambda family, name: Wrong())
     refused(*three, words=("this is a defect of the method that made it",))
 
 
@@ -427,7 +426,7 @@ def test_the_same_bytes_with_any_number_of_threads_and_blocks_that_equal_the_who
     recipe = Recipe(method, tuple(Model(str(f)) for f in folders[1:]), Model(str(folders[0])), scope=scope)
     found = {}
     for length in (64, 1 << 18):
-        monkeypatch.setattr(run, "block_length", lambda models, device, length=length: length)
+        monkeypatch.setattr(blocks_module, "block_length", lambda models, device, length=length: length)
         for threads in (1, 3):
             out = tmp_path / f"out{length}-{threads}"
             out.mkdir()

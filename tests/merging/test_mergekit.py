@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from allround.core.errors import AllroundError
-from allround.merging.mergekit import METHODS, evaluate, is_mergekit
+from allround.merging.mergekit.methods import METHODS
+from allround.merging.mergekit.read import is_mergekit
+from allround.merging.mergekit.values import evaluate
 from allround.merging.plan import Plan
 from allround.merging.recipe import Model, Token, Tokenizer
 from allround.merging.recipe_file import read_recipe

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from allround.core.errors import AllroundError
 from allround.core.jobs import Ray
-from allround.merging.plan import make_plan
+from allround.merging.layout import make_plan
 from allround.merging.recipe import Model, Recipe
 from allround.merging.run import run_plan
 from allround.merging.save import merge_models

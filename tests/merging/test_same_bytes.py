@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from allround.core import registry
-from allround.merging import run
-from allround.merging.plan import make_plan
+from allround.merging import blocks
+from allround.merging.layout import make_plan
 from allround.merging.recipe import Model, Recipe
 from allround.merging.save import merge_models
 
@@ -75,7 +75,7 @@ def test_any_number_of_threads(folders: list[Path], alone: dict[str, bytes], tmp
 def test_whether_blocks_are_kept_between_passes_or_read_again(
     folders: list[Path], alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "_KEPT", 0)
+    monkeypatch.setattr(blocks, "_KEPT", 0)
     found = everything(folders, tmp_path, 1)
     assert [name for name, data in alone.items() if found[name] != data] == []
 

@@ -16,12 +16,12 @@ from torch import nn
 from allround.checkpoints.weights import Weights
 from allround.cli.stats import stats
 from allround.core.errors import AllroundError
+from allround.merging.layout import make_plan
 from allround.merging.matrices import shrunk
 from allround.merging.methods.average import average
 from allround.merging.methods.fisher import fisher
 from allround.merging.methods.mats import mats
 from allround.merging.methods.regmean import regmean
-from allround.merging.plan import make_plan
 from allround.merging.recipe import Model, Recipe, Rule
 from allround.merging.save import merge_models
 from allround.merging.statistics.collect import collect

@@ -15,11 +15,14 @@ from torch import Tensor
 
 from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
-from allround.merging.plan import Plan, make_plan
+from allround.merging.finish import Configure, SetTemplate
+from allround.merging.layout import make_plan
+from allround.merging.plan import Plan
 from allround.merging.recipe import Model, Recipe, Token, Tokenizer
 from allround.merging.recipe_file import read_recipe
 from allround.merging.run import run_plan
-from allround.merging.vocabulary import Configure, SetTemplate, align, open_tokenizer
+from allround.merging.tokenizers import open_tokenizer
+from allround.merging.vocabulary import align
 
 pytest.importorskip("transformers")
 

@@ -459,7 +459,7 @@ def test_a_merge_in_another_precision_is_a_model_and_a_base(
     from allround.building.single import evaluate, train
     from allround.checkpoints.header import dtype_name
     from allround.core.progress import Progress
-    from allround.merging.plan import make_plan
+    from allround.merging.layout import make_plan
     from allround.merging.recipe import Model, Recipe
     from allround.merging.save import merge_models
     from allround.models.model import MultiTaskModel, load

@@ -283,7 +283,7 @@ def learn_merge(
 def take_specialist(piece: Piece, given: str, base: str, task: str) -> None:
     """A specialist that the user gives: a model that allround saved, or an encoder folder (a head is then fitted)."""
     from allround.checkpoints.weights import Weights
-    from allround.merging.plan import check_alike
+    from allround.merging.layout import check_alike
 
     started = time.perf_counter()
     data = _task(task)

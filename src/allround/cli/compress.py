@@ -71,9 +71,9 @@ def compress(
     from allround.core.jobs import quiet_libraries
     from allround.core.outputs import check_out, scratch_folder
     from allround.merging.call import checked_device
-    from allround.merging.plan import open_model
     from allround.merging.recipe import Model
     from allround.merging.save import check_base
+    from allround.merging.sources import open_model
     from allround.models.base import find_folder
 
     quiet_libraries()
@@ -154,7 +154,7 @@ def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _merge(base: str, models: Sequence[str], method: str, values: dict[str, Any], folder: Path, device: str) -> str:
     """Merge into a folder that is there; what was done, in words."""
-    from allround.merging.plan import make_plan
+    from allround.merging.layout import make_plan
     from allround.merging.recipe import Model, Recipe
     from allround.merging.run import run_plan
 

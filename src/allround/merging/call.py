@@ -13,10 +13,12 @@ from allround.checkpoints.header import asked_dtype, dtype_name
 from allround.checkpoints.source import Source
 from allround.core.errors import AllroundError, suggestion
 from allround.core.jobs import available_cores
-from allround.merging.plan import Plan, make_plan, open_model
+from allround.merging.layout import make_plan
+from allround.merging.plan import Plan
 from allround.merging.recipe import Model, Recipe
-from allround.merging.run import merged_tensors
 from allround.merging.save import check_base, check_heads, merge_models
+from allround.merging.sources import open_model
+from allround.merging.tensors import merged_tensors
 
 #: What stands for a model: a folder, a file, a Hub id, an adapter; or its weights in memory.
 ModelLike = str | Path | nn.Module | Mapping[str, Tensor]

@@ -36,9 +36,10 @@ from allround.core.reading import read_bytes
 from allround.core.schema import STRICT, checked
 from allround.evaluation.scoreboard import count, listed, plural
 from allround.merging.kernels import compiled
-from allround.merging.plan import Names, open_model, untie
+from allround.merging.names import Names
 from allround.merging.recipe import Model
-from allround.merging.run import in_threads, one_thread
+from allround.merging.sources import open_model, untie
+from allround.merging.tensors import in_threads, one_thread
 
 if TYPE_CHECKING:
     from rich.console import Console

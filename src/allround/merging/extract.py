@@ -22,8 +22,10 @@ from allround.checkpoints.write import write_weights
 from allround.core.errors import AllroundError
 from allround.core.files import write_json
 from allround.core.outputs import output_folder
-from allround.merging.plan import Names, differing_words, missing_words, open_model, untie
+from allround.merging.fit import differing_words, missing_words
+from allround.merging.names import Names
 from allround.merging.recipe import Model
+from allround.merging.sources import open_model, untie
 
 _EMBEDDING = re.compile(
     r"(embed_tokens|wte|wpe|shared|embed_in|embed_positions|relative_attention_bias|embeddings?|\w+_embeddings?)"

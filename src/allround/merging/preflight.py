@@ -17,8 +17,9 @@ from allround.checkpoints.header import FLOATS, SIZES
 from allround.core.errors import AllroundError
 from allround.core.files import disk_errors, read_settings
 from allround.evaluation.scoreboard import count, duration
+from allround.merging.blocks import block_length
+from allround.merging.folder import encoder_settings
 from allround.merging.plan import Item, Plan
-from allround.merging.run import block_length, encoder_settings
 from allround.models.encoder import CONFIG
 
 #: Bytes a second: reading and computing with one thread for each pass, and writing. Measured on the machine of

@@ -10,10 +10,10 @@ from allround.core import registry
 from allround.core.documents import read_documents
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
-from allround.merging.mergekit import is_mergekit, translate
+from allround.merging.mergekit.read import is_mergekit, translate
 from allround.merging.recipe import ON_MISMATCH, SCOPES, Model, Recipe, Rule
 from allround.merging.stage import Reading, Stage, in_order
-from allround.merging.vocabulary import check_template
+from allround.merging.templates import check_template
 
 _KEYS = (
     *("base", "models", "method", "parameters", "rules", "scope", "dtype", "on_mismatch", "statistics"),

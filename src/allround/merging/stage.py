@@ -38,7 +38,7 @@ class Stage:
 
     def plan(self, folders: Mapping[str, Path] | None = None) -> Plan:
         """The plan of this stage; headers and configurations are read. folders: of the earlier stages, by name."""
-        from allround.merging.plan import make_plan
+        from allround.merging.layout import make_plan
 
         recipe = self._placed(folders or {})
         plan = self.layout(recipe) if self.layout else make_plan(recipe)

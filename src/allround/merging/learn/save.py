@@ -16,13 +16,14 @@ from allround.core.files import write_json
 from allround.core.outputs import output_folder
 from allround.core.progress import Progress
 from allround.core.version import __version__
+from allround.merging.layout import check_alike, make_plan
 from allround.merging.learn.learning import Learning
 from allround.merging.learn.material import Specialist
 from allround.merging.learn.run import Learned, learn
-from allround.merging.plan import check_alike, make_plan, open_model
 from allround.merging.recipe import Model, Recipe
 from allround.merging.run import run_plan
 from allround.merging.save import check_base, check_heads
+from allround.merging.sources import open_model
 from allround.models.base import find_folder
 from allround.models.model import MultiTaskModel, read_definitions, read_heads, write_definitions, write_heads
 from allround.tasks.definition import Definition

@@ -1,0 +1,1 @@
+"""Recipes of mergekit's: their YAML read, and the merges that they mean."""
