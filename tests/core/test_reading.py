@@ -132,12 +132,11 @@ ALLOWED = {
     ("core/files.py", "open"): "a file that was just written, to have the disk keep it",
     ("core/memory.py", ".read_text"): "a file of the system's",
     ("models/device.py", ".read_text"): "a file of the system's",
-    ("tasks/sources.py", "ZipFile"): "of an open file",
-    ("tasks/sources.py", "from_parquet"): "after check_parquet",
-    ("tasks/sources.py", "Image.open"): "of bytes",
-    ("tasks/sources.py", "load_dataset"): "of the Hub alone",
+    ("tasks/sources/archive.py", "ZipFile"): "of an open file",
+    ("tasks/sources/parquet.py", "from_parquet"): "after check_parquet",
+    ("tasks/sources/parquet.py", "Image.open"): "of bytes",
+    ("tasks/sources/hub.py", "load_dataset"): "of the Hub alone",
     ("tasks/task.py", "OSFile"): "after check_file",
-    ("tasks/task.py", "Image.open"): "of bytes",
     ("core/reading.py", "ParquetFile"): "of an open file",
     ("evaluation/predictions.py", "read_table"): "of an open file",
     ("checkpoints/weights.py", "torch.load"): "after check_file",
@@ -146,7 +145,7 @@ ALLOWED = {
     ("models/pretrained.py", "from_pretrained"): "load_encoder has called check_folder",
     ("models/encoders/text.py", "SentenceTransformer"): "load_encoder has called check_folder",
     ("merging/tokenizers.py", "from_pretrained"): "after check_folder",
-    ("cli/inputs.py", "Image.open"): "of an open file or of bytes",
+    ("tasks/modalities/image.py", "Image.open"): "of an open file or of bytes",
 }
 OPENERS = {"ZipFile", "ParquetFile", "from_parquet", "load_dataset", "OSFile", "read_table", "SentenceTransformer"}
 OPENERS |= {"from_pretrained", "safe_open", "load_file", "read_csv", "from_csv", "from_file", "memory_map"}
@@ -154,7 +153,7 @@ OPENERS |= {"from_pretrained", "safe_open", "load_file", "read_csv", "from_csv",
 
 def opened(call: ast.Call) -> str | None:
     """How a call opens a file for reading; None where it does not, or writes."""
-    name = ast.unparse(call.func)
+    name = ast.unparse(call.func).removeprefix("PIL.")
     last = name.rpartition(".")[2]
     modes = [a.value for a in (*call.args[1:2], *(k.value for k in call.keywords if k.arg == "mode"))
              if isinstance(a, ast.Constant) and isinstance(a.value, str)]  # fmt: skip
