@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from allround.core import registry
+from allround.core.entry import Parameter
+from allround.core.families import FAMILIES
 
 try:
     from griffe import Extension
@@ -33,7 +35,7 @@ def _fill(marker: re.Match[str]) -> str:
     what, words = marker.groups()
     if what == "changelog":
         return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    families = words.split() if words else list(registry.FAMILIES)
+    families = words.split() if words else list(FAMILIES)
     return "\n\n".join(methods_table(family) for family in families)
 
 
@@ -47,7 +49,7 @@ def methods_table(family: str) -> str:
     return "\n".join(_row(cells) for cells in (head, ["---"] * len(head), *rows))
 
 
-def _option(parameter: registry.Parameter) -> str:
+def _option(parameter: Parameter) -> str:
     searched = f"; searched: {', '.join(map(str, parameter.search))}" if parameter.search else ""
     default = "no default" if parameter.required else f"default {parameter.default}"
     return f"`{parameter.name}` ({default}{searched})"

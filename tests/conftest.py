@@ -229,3 +229,95 @@ def bert_folder(hf_folder: Path) -> Path:
     pipeline = SentenceTransformer(str(hf_folder), device="cpu", local_files_only=True)
     pipeline.save_pretrained(str(folder), create_model_card=False)
     return folder
+
+
+#: Method files as a user would write them: one of each family that a build takes by name.
+PLUGINS = {
+    "halved": '''"""Halved: the mean of the changes, times a half."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from allround.core.registry import Search, method
+
+
+@method(family="merge", source="an example of the tests")
+def halved(base: Tensor, deltas: Tensor, *, scale: Annotated[float, Search(0.5, 0.25)] = 0.5) -> Tensor:
+    """Merge k changes of one weight.
+
+    Shapes: base (*s), deltas (k, *s) -> merged (*s)
+    Formula: base + scale * mean_i d_i
+
+    >>> halved(torch.zeros(2), torch.ones(3, 2))
+    tensor([0.5000, 0.5000])
+    """
+    return base + scale * deltas.mean(0)
+''',
+    "tilted": '''"""Tilted: tasks weigh by what is left of their losses."""
+
+from __future__ import annotations
+
+from allround.core.registry import method
+from allround.training.balancing import Balancer, Outline
+
+
+@method(family="balance", source="an example of the tests", needs=("losses",), by="losses")
+class Tilted(Balancer):
+    """Weights that grow with the losses.
+
+    power: of the loss; 0 is equal.
+    Formula: w_t = l_t ^ power
+
+    >>> Tilted(Outline(("a", "b"), (2, 2), (9, 9))).early(0, 4.0, 1.0)
+    2.0
+    """
+
+    def __init__(self, outline: Outline, *, power: float = 0.5) -> None:
+        super().__init__(outline)
+        self.power = power
+
+    def early(self, task: int, loss: float, norm: float) -> float:
+        return float(max(loss, 0.0) ** self.power)
+
+    def alone(self, raw: bool) -> bool:
+        return raw
+''',
+    "cubed": '''"""Cubed: shares that grow as the cube root of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from allround.core.registry import method
+
+
+@method(family="sample", source="an example of the tests")
+def cubed(sizes: Sequence[int]) -> list[float]:
+    """Shares from the numbers of training rows.
+
+    Formula: p_t = n_t^(1/3) / sum_u n_u^(1/3)
+
+    >>> cubed([8, 1])
+    [0.6666666666666666, 0.3333333333333333]
+    """
+    roots = [size ** (1 / 3) for size in sizes]
+    return [root / sum(roots) for root in roots]
+''',
+}
+
+
+@pytest.fixture
+def plugin_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """The files of `PLUGINS` by name. No plug-in is in use at first, and none is when the test is over."""
+    from allround.core import plugins
+
+    monkeypatch.setattr(plugins, "_named", {})
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    for name, text in PLUGINS.items():
+        (folder / f"{name}.py").write_text(text)
+    return {name: folder / f"{name}.py" for name in PLUGINS}

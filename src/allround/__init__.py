@@ -12,7 +12,7 @@
     ar.merge(["models/topic", "models/mood"], base="models/base", out="models/both")      # or state dicts in memory
     ar.evaluate("models/both", "suite.yml").print()
 
-`help(ar.build)` and its like say more; `ar.methods()` lists the methods.
+`help(ar.build)` and its like say more; `ar.methods()` lists the methods, and `ar.use_plugin("mine.py")` adds one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from allround.building import Build, Constraints, Options, build, compare_training, evaluate, train, tune
     from allround.composition.residuals.store import load
     from allround.core.errors import AllroundError
+    from allround.core.plugins import use_plugin
     from allround.core.registry import methods
     from allround.evaluation.scoreboard import Scoreboard
     from allround.merging.call import merge
@@ -54,6 +55,7 @@ __all__ = [
     "methods",
     "train",
     "tune",
+    "use_plugin",
 ]
 
 #: Where each name lives; it is imported when it is first asked for, so that `import allround` takes no time.
@@ -76,6 +78,7 @@ _HOMES = {
     "methods": "allround.core.registry",
     "train": "allround.building",
     "tune": "allround.building",
+    "use_plugin": "allround.core.plugins",
 }
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from allround.core import registry
+from allround.core import families, registry
 from allround.core.declarations import DECLARATIONS
+from allround.core.entry import Entry
 from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
@@ -66,7 +67,7 @@ def test_listing_imports_neither_torch_nor_methods() -> None:
 @pytest.mark.parametrize(("family", "name"), ENTRIES)
 def test_every_method_reads_and_loads(family: str, name: str) -> None:
     entry = registry.find(family, name)
-    assert (entry.name, entry.family, entry.room) == (name, family, registry.FAMILIES[family].partition("/")[0])
+    assert (entry.name, entry.family, entry.room) == (name, family, families.FAMILIES[family].partition("/")[0])
     assert entry.summary.endswith((".", ";")) or entry.summary, f"{name} has no first line"
     assert entry.source.strip()
     assert entry.paper is None or entry.paper in PAPERS, f"{name}: no paper of allround is called '{entry.paper}'"
@@ -78,13 +79,13 @@ def test_every_method_reads_and_loads(family: str, name: str) -> None:
             assert entry.resolve({**_required(entry), parameter.name: value})[parameter.name] == value
 
 
-def _required(entry: registry.Entry) -> dict[str, object]:
+def _required(entry: Entry) -> dict[str, object]:
     values = {"int": 1, "float": 1.0, "str": "x", "bool": True}
     return {p.name: values.get(p.type, object()) for p in entry.parameters if p.required}
 
 
 def test_every_family_has_methods() -> None:
-    assert {family for family, _ in ENTRIES} == set(registry.FAMILIES)
+    assert {family for family, _ in ENTRIES} == set(families.FAMILIES)
 
 
 def test_papers_are_claimed() -> None:
@@ -100,7 +101,7 @@ def test_defaults_and_search_come_from_the_signature() -> None:
     assert {p.name: p.type for p in entry.parameters} == types, "what the machinery gives is no parameter"
 
 
-@pytest.mark.parametrize("family", list(registry.FAMILIES))
+@pytest.mark.parametrize("family", list(families.FAMILIES))
 def test_an_unknown_name_is_answered_with_the_nearest(family: str) -> None:
     known = registry.names(family)[0]
     with pytest.raises(AllroundError) as caught:
@@ -141,8 +142,8 @@ def test_one_number_for_each_model_where_the_signature_says_so() -> None:
 def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A family of its own, in an empty folder."""
     (tmp_path / "odd").mkdir()
-    monkeypatch.setattr(registry, "PACKAGE", tmp_path)
-    monkeypatch.setattr(registry, "FAMILIES", {"metric": "odd"})
+    monkeypatch.setattr(families, "PACKAGE", tmp_path)
+    monkeypatch.setattr(families, "FAMILIES", {"metric": "odd"})
     return tmp_path / "odd"
 
 
@@ -202,7 +203,7 @@ RIGHT = {
 def test_a_wrong_declaration_is_an_error_that_names_the_file(
     family: Path, monkeypatch: pytest.MonkeyPatch, kind_of: str, text: str, found: str, do: str
 ) -> None:
-    monkeypatch.setattr(registry, "FAMILIES", {kind_of: "odd", "statistic": "none"})
+    monkeypatch.setattr(families, "FAMILIES", {kind_of: "odd", "statistic": "none"})
     (family / "wrong.py").write_text(text)
     (family / "right.py").write_text(f'"Right."\n{RIGHT[kind_of]}\ndef right(): ...\n')
     with pytest.raises(AllroundError) as caught:
@@ -213,7 +214,7 @@ def test_a_wrong_declaration_is_an_error_that_names_the_file(
 
 
 def test_every_family_says_what_may_be_declared() -> None:
-    assert set(DECLARATIONS) == set(registry.FAMILIES)
+    assert set(DECLARATIONS) == set(families.FAMILIES)
 
 
 def test_functions_and_classes_are_found_and_private_files_are_not(family: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from allround.core import registry
+from allround.core.entry import Entry
 from allround.merging import checks
 from allround.merging.checks import CHECKS, MODELS, callable_of, check_method, checks_of, models_of
 
@@ -26,7 +27,7 @@ def test_method(check: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize("entry", registry.entries("merge"), ids=lambda e: e.name)
-def test_method_with_every_value_that_a_search_tries(entry: registry.Entry) -> None:
+def test_method_with_every_value_that_a_search_tries(entry: Entry) -> None:
     compute = callable_of(entry)
     for parameter in entry.parameters:
         for value in parameter.search:
@@ -157,7 +158,7 @@ def test_blocks_of_a_method_with_statistics_are_checked(monkeypatch: pytest.Monk
         )
         return merged
 
-    monkeypatch.setattr(registry.Entry, "load", lambda _: by_the_block)
+    monkeypatch.setattr(Entry, "load", lambda _: by_the_block)
     with pytest.raises(AssertionError, match="in blocks of 2 differs"):
         checks.blocks(entry)
 

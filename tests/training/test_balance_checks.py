@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from allround.core import registry
+from allround.core import families, registry
+from allround.core.entry import Entry
 from allround.core.errors import AllroundError
 from allround.training import balancing_checks as checks
 from allround.training.balancing import Balancer, Outline, Seen, make_balancer, per_task
@@ -364,12 +365,12 @@ class MadeUp(Balancer):
 GOOD = "Equal.\n\n    rate: of nothing.\n    Formula: w = 1\n\n    >>> 1 + 1\n    2\n    "
 
 
-def entry_of(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, text: str = GOOD, facts: str = "") -> registry.Entry:
+def entry_of(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, text: str = GOOD, facts: str = "") -> Entry:
     """An entry whose file is made up on the spot."""
     path = tmp_path / "made_up.py"
     path.write_text(FILE.format(text=text, facts=facts))
-    monkeypatch.setattr(registry, "PACKAGE", tmp_path)
-    monkeypatch.setattr(registry, "FAMILIES", {"balance": "."})
+    monkeypatch.setattr(families, "PACKAGE", tmp_path)
+    monkeypatch.setattr(families, "FAMILIES", {"balance": "."})
     entry = registry.find("balance", "made_up")
     module: Any = type(checks)("made_up")
     exec(compile(path.read_text(), str(path), "exec"), module.__dict__)

@@ -15,6 +15,7 @@ from torchjd import aggregation as jd
 from torchjd.linalg import QuadprogProjector
 
 from allround.core import registry
+from allround.core.entry import Entry
 from allround.training.balancing import Outline, Seen, make_balancer, rescaled
 from allround.training.gramians import gramian_of
 
@@ -126,7 +127,7 @@ def test_gradients_of_millions_of_weights_still_look_dependent() -> None:
 @pytest.mark.parametrize(
     "entry", [e for e in registry.entries("balance") if "gramian" in e.needs], ids=lambda e: e.name
 )
-def test_a_gramian_that_rounding_has_spoilt_is_mended(entry: registry.Entry) -> None:
+def test_a_gramian_that_rounding_has_spoilt_is_mended(entry: Entry) -> None:
     gramian = torch.tensor([[1.0, 1.0001], [1.0001, 1.0]], dtype=torch.float64)
     one = torch.ones(2, dtype=torch.float64)
     weights = make_balancer(entry.name, {}, outline(2)).weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))

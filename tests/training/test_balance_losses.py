@@ -15,6 +15,7 @@ from torchjd.aggregation import ExcessMTLWeighting
 from torchjd.scalarization import DWA, FAMO, IMTLL, STCH, UW, GeometricMean, Scalarizer
 
 from allround.core import registry
+from allround.core.entry import Entry
 from allround.core.errors import AllroundError
 from allround.training.balancing import Balancer, Outline, Seen, make_balancer, rescaled
 
@@ -343,7 +344,7 @@ def test_random_weights_are_a_softmax_of_normal_numbers_and_one_draw_in_a_step()
 # -- what holds for all of them ----------------------------------------------------------------------------------------
 
 
-def live(made: Balancer, entry: registry.Entry, steps: list[Tensor], start: int = 0) -> list[Tensor]:
+def live(made: Balancer, entry: Entry, steps: list[Tensor], start: int = 0) -> list[Tensor]:
     """The weights of some steps, as a training would ask for them; the third task is missing from every other one."""
     found = []
     for step, losses in enumerate(steps, start):

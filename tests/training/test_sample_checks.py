@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from allround.core import registry
+from allround.core.entry import Entry
 from allround.training.sampling import Mixture, Policy, by_size
 from allround.training.sampling_checks import CHECKS, Checked, check_policy, checked_of, checks_of, documented
 
@@ -46,7 +47,7 @@ def test_every_policy_has_every_check() -> None:
 
 
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if e.facts.get("exempt")], ids=lambda e: e.name)
-def test_no_exemption_is_idle(entry: registry.Entry) -> None:
+def test_no_exemption_is_idle(entry: Entry) -> None:
     for name in entry.facts["exempt"]:
         with pytest.raises(AssertionError):
             CHECKS[name](checked_of(entry))

@@ -28,6 +28,7 @@ from allround.building.search import Trial, most_trials, run_searches
 from allround.building.single import floor
 from allround.building.systems import Judge, Parts, PredictionGroup
 from allround.core import registry
+from allround.core.entry import Entry
 from allround.core.errors import AllroundError
 from allround.core.files import hash_folder, hash_json
 from allround.core.jobs import Inline, Job, Runner, available_cores, call, quiet_libraries, runner
@@ -501,7 +502,7 @@ class Run:
             )
         )
 
-    def _merge_fixed(self, entries: list[registry.Entry]) -> None:
+    def _merge_fixed(self, entries: list[Entry]) -> None:
         needed = {entry.name: entry.needed(entry.defaults) for entry in entries}
         statistics = self._statistics({need for needs in needed.values() for need in needs})
         parts = {**self.parts, "settings": self.settings.to_json()}
@@ -564,7 +565,7 @@ class Run:
         self._do("statistics of the specialists", work)
         return found
 
-    def _merge_learned(self, entries: list[registry.Entry]) -> None:
+    def _merge_learned(self, entries: list[Entry]) -> None:
         content = {n: t.content for n, t in self.tasks.items()}
         seed = seed_of(self.options.seed, "learn")
 

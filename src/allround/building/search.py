@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from allround.core.registry import Entry
+from allround.core.entry import Entry
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from allround.cli.help import GROUP
+from allround.cli.help import GROUP, Group, plugin_option
 from allround.cli.stopping import Commands
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class CommandFiles(UserDict[str, "Command | None"]):
         if found is None:
             found = self.data[name] = typer.main.get_command(_read(name))
             found.name = name
+            if not isinstance(found, Group):
+                found.params.append(plugin_option())
         return found
 
 

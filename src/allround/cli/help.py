@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
@@ -15,7 +19,12 @@ GROUP: dict[str, Any] = {**PLAIN, "no_args_is_help": True, "context_settings": {
 
 
 class Group(TyperGroup):
-    """A group that lists its commands with the whole first paragraph of their help."""
+    """A group that lists its commands with the whole first paragraph of their help. Each takes `--plugin`."""
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__(**facts)
+        for command in self.commands.values():
+            command.params.append(plugin_option())
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         rows = [(name, " ".join(self.summary(name).split("\n\n")[0].split())) for name in self.commands]
@@ -25,3 +34,34 @@ class Group(TyperGroup):
     def summary(self, name: str) -> str:
         """The help of a command, of which the first paragraph is shown in the list."""
         return self.commands[name].help or ""
+
+
+@cache
+def plugin_option() -> Any:
+    """`--plugin FILE`: it comes into use before the command reads its other options, which may name it."""
+
+    def use(files: list[Path] | None) -> None:
+        from allround.core.plugins import use_plugin
+
+        for file in files or ():
+            use_plugin(file)
+
+    about = typer.Option(
+        None,
+        "--plugin",
+        metavar="FILE",
+        help="Use a method from this Python file too; may be repeated.",
+        callback=use,
+        is_eager=True,
+        expose_value=False,
+    )
+    app = typer.Typer(add_completion=False)
+    app.command()(_takes(about))
+    return typer.main.get_command(app).params[0]
+
+
+def _takes(option: Any) -> Callable[..., None]:
+    def command(plugin: list[Path] | None = option) -> None: ...
+
+    command.__annotations__ = {"plugin": list[Path] | None}
+    return command

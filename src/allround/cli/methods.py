@@ -11,6 +11,7 @@ import typer
 from allround.cli.help import GROUP, Group
 from allround.cli.options import JsonOption
 from allround.core import registry
+from allround.core.entry import Entry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.reading import read_text
 
@@ -60,13 +61,12 @@ def methods_show(
             values = f"; searched: {', '.join(str(v) for v in p.search)}" if p.search else ""
             type_ = "float, or one for each model" if p.type == "Each" else p.type
             typer.echo(f"--{p.name.replace('_', '-')} {type_} (default {p.default}{values})")
-        path = registry.PACKAGE / registry.FAMILIES[entry.family] / f"{entry.name}.py"
-        for node in ast.parse(read_text(path, what="method file")).body:
+        for node in ast.parse(read_text(entry.path, what="method file")).body:
             if getattr(node, "name", None) == entry.attribute:
                 typer.echo(f"\n{ast.get_docstring(node)}")  # type: ignore[arg-type]
 
 
-def _about(entry: registry.Entry) -> dict[str, object]:
+def _about(entry: Entry) -> dict[str, object]:
     parameters = [
         {"name": p.name, "type": p.type, "default": p.default, "search": list(p.search)} for p in entry.parameters
     ]

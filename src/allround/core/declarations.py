@@ -21,6 +21,8 @@ class Declaration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     source: Text
+    #: Said by plug-ins. The folder of a built-in method says it already.
+    family: Text | None = None
     paper: Text | None = None
     #: What the method takes beside its usual input. A family that has something to choose from says so below.
     needs: Annotated[tuple[str, ...], Field(max_length=0)] = ()

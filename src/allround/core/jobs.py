@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from allround.core.errors import AllroundError
+from allround.core.plugins import PluginFile, files_in_use, use_files
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -98,10 +99,11 @@ class Processes(Runner):
                 initargs=(os.getpid(), self.threads, list(sys.path)),
             )
         waiting: dict[concurrent.futures.Future[Any], int] = {}
+        plugins = files_in_use()
         try:
             with _without_interrupts():
                 for index, job in enumerate(jobs):
-                    waiting[self._pool.submit(_run, job)] = index
+                    waiting[self._pool.submit(_run, job, plugins)] = index
             for future in concurrent.futures.as_completed(waiting):
                 yield waiting[future], future.result()
         except concurrent.futures.process.BrokenProcessPool as error:
@@ -156,8 +158,8 @@ class Ray(Runner):
             ) from error
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
-        remote = self._ray.remote(_run)
-        waiting = {remote.remote(job): index for index, job in enumerate(jobs)}
+        remote, plugins = self._ray.remote(_run), files_in_use()
+        waiting = {remote.remote(job, plugins): index for index, job in enumerate(jobs)}
         try:
             while waiting:
                 (first,), _ = self._ray.wait(list(waiting), num_returns=1)
@@ -248,7 +250,9 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _run(job: Job) -> Any:
+def _run(job: Job, plugins: Sequence[PluginFile]) -> Any:
+    """Run a job in a worker, with the plug-ins of the process that asks for it."""
+    use_files(plugins)
     try:
         return job()
     finally:

@@ -21,6 +21,7 @@ import xxhash
 from allround.core.errors import AllroundError
 from allround.core.files import hash_json, read_settings, write_json
 from allround.core.outputs import piece_folder, remove_empty
+from allround.core.plugins import contents
 from allround.core.reading import open_file
 from allround.core.version import __version__
 
@@ -139,6 +140,8 @@ class Pieces:
         remove_empty(self.folder)
 
     def piece(self, name: str, **made_from: Any) -> Piece:
-        """The piece called `name`, made from `made_from` (plain data) by this version of allround."""
-        made_from = {"allround": __version__, **made_from}
+        """The piece called `name`, made from `made_from` (plain data) by this version of allround and the plug-ins that
+        `made_from` names."""
+        used = contents([name, made_from])
+        made_from = {"allround": __version__, **({"plugins": used} if used else {}), **made_from}
         return Piece(self.folder / f"{name}-{hash_json(made_from)[:12]}", made_from)

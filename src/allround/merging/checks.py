@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allround.core.registry import Entry
+from allround.core.entry import Entry
 from allround.merging.whole import Blocks, over_blocks
 
 Method = Callable[..., Tensor]

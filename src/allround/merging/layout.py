@@ -11,6 +11,7 @@ from allround.checkpoints.source import Source
 from allround.checkpoints.tied import TIE, is_untied
 from allround.checkpoints.weights import Weights
 from allround.core import registry
+from allround.core.entry import Entry
 from allround.core.errors import AllroundError
 from allround.merging.finish import Configure
 from allround.merging.fit import Fits
@@ -68,7 +69,7 @@ def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener
     )
 
 
-def _statistics(recipe: Recipe, entry: registry.Entry, models: Sequence[Source]) -> dict[str, list[Weights]]:
+def _statistics(recipe: Recipe, entry: Entry, models: Sequence[Source]) -> dict[str, list[Weights]]:
     """The files of statistics by kind, one for each model; opened, and checked to be of the kind and of the model."""
     from allround.merging.statistics.file import check_made_for, command
 

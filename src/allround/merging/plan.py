@@ -11,6 +11,7 @@ from allround.checkpoints.header import SIZES
 from allround.checkpoints.source import Source
 from allround.checkpoints.weights import Weights
 from allround.core import registry
+from allround.core.entry import Entry
 from allround.merging.recipe import Recipe
 
 #: Bytes of a shard where the base's own files cannot be kept.
@@ -62,7 +63,7 @@ class Plan:
     finish: list[Callable[[Path], None]] = field(default_factory=list)
 
     @property
-    def entry(self) -> registry.Entry:
+    def entry(self) -> Entry:
         return registry.find("merge", self.recipe.method)
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from allround.core import registry
+from allround.core.entry import Entry
 from allround.core.errors import AllroundError, suggestion
 
 ON_MISMATCH = ("error", "keep-base", "skip")
@@ -111,7 +112,7 @@ class Recipe:
             )
         self._check_models(entry)
 
-    def _check_models(self, entry: registry.Entry) -> None:
+    def _check_models(self, entry: Entry) -> None:
         asked = f"merge {len(self.models)} model{'s' * (len(self.models) != 1)} by '{self.method}'"
         if self.base is None and entry.facts["base"] == "required":
             raise AllroundError(

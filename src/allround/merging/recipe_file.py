@@ -8,6 +8,7 @@ from typing import Any
 
 from allround.core import registry
 from allround.core.documents import read_documents
+from allround.core.entry import Entry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
 from allround.merging.mergekit.read import is_mergekit, translate
@@ -134,7 +135,7 @@ class _Own:
             tuple(self.reading.path(one, f"{where}.adapters[{n}]") for n, one in enumerate(adapters)),
         )
 
-    def models(self, value: Any, entry: registry.Entry) -> tuple[list[Model], dict[str, dict[int, Any]]]:
+    def models(self, value: Any, entry: Entry) -> tuple[list[Model], dict[str, dict[int, Any]]]:
         """The models, and what stands beside some of them: parameter -> number of the model -> value."""
         listed = self.reading.listing(value, self.place("models"))
         names = [parameter.name for parameter in entry.parameters if parameter.type == "Each"]
@@ -162,7 +163,7 @@ class _Own:
         self.count = len(models)
         return models, each
 
-    def per_model(self, entry: registry.Entry, name: str, given: Mapping[int, Any], default: Any) -> list[Any]:
+    def per_model(self, entry: Entry, name: str, given: Mapping[int, Any], default: Any) -> list[Any]:
         if isinstance(default, (list, tuple)):
             raise self.reading.wrong(
                 self.place(f"parameters.{name}"),
@@ -175,7 +176,7 @@ class _Own:
             )
         return [given.get(number, default) for number in range(self.count)]
 
-    def rules(self, value: Any, entry: registry.Entry) -> tuple[Rule, ...]:
+    def rules(self, value: Any, entry: Entry) -> tuple[Rule, ...]:
         rules = []
         if not isinstance(value, list):
             value = self.reading.listing(value, self.place("rules"))
@@ -195,7 +196,7 @@ class _Own:
             rules.append(Rule(self.reading.text(about["match"], f"{where}.match"), values))
         return tuple(rules)
 
-    def statistics(self, value: Any, entry: registry.Entry, models: int) -> dict[str, tuple[str, ...]]:
+    def statistics(self, value: Any, entry: Entry, models: int) -> dict[str, tuple[str, ...]]:
         where = self.place("statistics")
         about = self.reading.mapping(value, where, entry.needs) if entry.needs else self.reading.mapping(value, where)
         if about and not entry.needs:
@@ -217,7 +218,7 @@ class _Own:
         return text
 
 
-def _check_one(entry: registry.Entry, name: str, value: Any) -> None:
+def _check_one(entry: Entry, name: str, value: Any) -> None:
     """An error unless it is a value for one model."""
     if isinstance(value, (list, tuple)):
         raise AllroundError(f"set '{name}' of one model", "that is a list", "give one number")

@@ -16,6 +16,7 @@ from allround.core.errors import AllroundError
 from allround.core.files import hash_json, read_settings, write_json
 from allround.core.jobs import Runner
 from allround.core.outputs import check_out, output_folder, remove_output, remove_work, work_folder
+from allround.core.plugins import contents
 from allround.core.version import __version__
 from allround.merging.plan import Plan
 from allround.merging.recipe import Model, Recipe
@@ -97,7 +98,9 @@ def _made_from(plan: Plan) -> dict[str, Any]:
     files |= {file for folder in folders if folder.is_dir() for file in folder.iterdir() if file.is_file()}
     known = [(str(file), file.stat()) for file in sorted(files)]
     times = [[name, about.st_size, about.st_mtime_ns, about.st_ctime_ns] for name, about in known]
-    return {"recipe": repr(plan.recipe), "files": times, "allround": __version__}
+    recipe = repr(plan.recipe)
+    used = contents(recipe)
+    return {"recipe": recipe, "files": times, "allround": __version__, **({"plugins": used} if used else {})}
 
 
 def _heads(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:

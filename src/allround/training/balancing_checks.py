@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allround.core.registry import Entry
+from allround.core.entry import Entry
 from allround.training.balancing import Balancer, Outline, Seen, rescaled
 
 #: Five tasks that differ in all that a balancer knows of them. No other size in these checks is 5.

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from allround.core.entry import Entry
 from allround.core.errors import AllroundError
-from allround.core.registry import Entry
 from allround.core.seeds import seed_of
 from allround.models.model import MultiTaskModel
 from allround.tasks.kind import kind

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allround.core.registry import Entry
+from allround.core.entry import Entry
 from allround.training.sampling import Mixture, Policy, make_policy
 
 #: Training rows of the feeds of each mixture that the checks sample from.

@@ -18,6 +18,7 @@ from torch import Tensor
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, hash_json
+from allround.core.plugins import contents
 from allround.core.reading import check_file
 from allround.core.seeds import seed_everything, seed_of
 from allround.core.version import __version__
@@ -414,9 +415,9 @@ class _Run:
         """What tells this training from others; the device and the number of processes may change on the way."""
         settings = {name: value for name, value in self.settings.to_json().items() if name != "device"}
         tasks = [t.content for t in self.tasks]
-        return hash_json(
-            [__version__, settings, self.seed, tasks, hash_tensors(self.model), self.model.encoder.preparation]
-        )
+        made_from = [__version__, settings, self.seed, tasks, hash_tensors(self.model), self.model.encoder.preparation]
+        used = contents(made_from)
+        return hash_json([*made_from, used] if used else made_from)
 
     def _save(self) -> None:
         self.saved = time.perf_counter()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from allround.core import registry
+from allround.core.entry import Entry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.seeds import seed_of
 from allround.merging.statistics.layers import LOOKUP, TRANSPOSED, Call, Watch
@@ -43,7 +44,7 @@ class Measured:
     transposed: set[str] = field(default_factory=set)
 
 
-def entry_of(kind: str) -> registry.Entry:
+def entry_of(kind: str) -> Entry:
     """A kind of statistic, or an error that suggests the nearest."""
     if kind not in registry.names("statistic"):
         raise AllroundError(f"compute the statistic '{kind}'", "there is none of that name",
@@ -85,7 +86,7 @@ def measure(
 def _of_parameters(
     encoder: Encoder,
     examples: Sequence[Examples],
-    entry: registry.Entry,
+    entry: Entry,
     heads: Mapping[str, nn.Module],
     labels: str,
     seed: int,
@@ -110,7 +111,7 @@ def _of_parameters(
 def _of_layers(
     encoder: Encoder,
     examples: Sequence[Examples],
-    entry: registry.Entry,
+    entry: Entry,
     heads: Mapping[str, nn.Module],
     labels: str,
     seed: int,
