@@ -241,11 +241,11 @@ def test_local_paths_stay_in_the_data_folder(tmp_path: Path) -> None:
     jsonl(tmp_path / "secret.jsonl")
     assert count(load(tmp_path, "mood", data_dir=data)["train"]) == 2
     for name in ("../secret.jsonl", "mood/../../secret.jsonl", "..\\secret.jsonl", str(tmp_path / "secret.jsonl")):
-        refuse(tmp_path, name, "leads out of the data folder", data_dir=data)
-        refuse(tmp_path, {"train": name}, "leads out of the data folder", data_dir=data)
+        refuse(tmp_path, name, "points outside the data folder", data_dir=data)
+        refuse(tmp_path, {"train": name}, "points outside the data folder", data_dir=data)
     refuse(tmp_path, "CogComp/trec", "the file is not there", data_dir=data)
     for name in ("mood", "../data/mood", str(data / "mood"), "CogComp/trec"):
-        refuse(tmp_path, {"hub": name}, "a local copy lies in the data folder", data_dir=data)
+        refuse(tmp_path, {"hub": name}, "a local copy is in the data folder", data_dir=data)
 
 
 def test_images_in_folders(tmp_path: Path) -> None:
@@ -276,10 +276,10 @@ def test_images_in_split_folders_and_in_archives(tmp_path: Path) -> None:
 def test_images_that_do_not_lie_as_they_should(tmp_path: Path) -> None:
     picture(tmp_path / "d" / "a" / "b" / "1.png", 1)
     picture(tmp_path / "d" / "c" / "b" / "1.png", 1)
-    refuse(tmp_path, "d", "'a/b/1.png' does not lie as <label>/<image> or <split>/<label>/<image>")
+    refuse(tmp_path, "d", "'a/b/1.png' of an image is not of the form <label>/<image> or <split>/<label>/<image>")
     picture(tmp_path / "e" / "train" / "b" / "1.png", 1)
     picture(tmp_path / "e" / "c" / "1.png", 1)
-    refuse(tmp_path, "e", "some images lie in split folders and some do not")
+    refuse(tmp_path, "e", "some images are in split folders and some are not")
     broken = picture(tmp_path / "f" / "a" / "1.png", 1)
     picture(tmp_path / "f" / "b" / "1.png", 1)
     broken.write_bytes(broken.read_bytes()[:40])
@@ -294,7 +294,7 @@ def test_archives_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(inside / "x.zip", "w") as archive:
         archive.writestr("train.jsonl", '{"a": 1}\n')
         archive.writestr(name, "evil")
-    refuse(inside, "x.zip", "leads out of the archive", "do not use")
+    refuse(inside, "x.zip", "points outside the archive", "do not use")
     assert not list(tmp_path.rglob("evil.txt"))
 
 
@@ -390,7 +390,7 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A folder of that name where it runs, not beside the suite file: datasets would read it.
     jsonl(tmp_path / "here" / "mood" / "train.jsonl")
     for source in ({"hub": "mood"}, "mood"):
-        refuse(tmp_path, source, f"holds something of that name: {tmp_path / 'here' / 'mood'}", "write its path")
+        refuse(tmp_path, source, f"has a file or folder of that name: {tmp_path / 'here' / 'mood'}", "write its path")
     assert not asked
     assert count(load(tmp_path / "here", "mood")["train"]) == 2
 

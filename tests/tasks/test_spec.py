@@ -77,7 +77,7 @@ def test_a_file_whose_name_is_none_for_a_suite(tmp_path: Path, file: str, better
     path.write_text(with_task())
     with pytest.raises(AllroundError) as caught:
         read_suite(path)
-    assert f"read the suite file '{path}'" in caught.value.asked and "it gives no `name`" in caught.value.found
+    assert f"read the suite file '{path}'" in caught.value.asked and "it has no `name`" in caught.value.found
     assert caught.value.do == f"write `name: {better}` in the file, or rename it"
     path.write_text(f"name: {better}\n" + with_task())
     assert read_suite(path).name == better

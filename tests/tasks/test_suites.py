@@ -89,7 +89,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(AllroundError, match=r"load the task 'mood': read .*train.jsonl(.|\n)*line 1 is not readable"):
         Suite.load(path, data_dir=tmp_path / "own")
     path.write_text(path.read_text().replace("local: mood", "local: ../rows"))
-    with pytest.raises(AllroundError, match=r"load the task 'mood'(.|\n)*leads out of the data folder"):
+    with pytest.raises(AllroundError, match=r"load the task 'mood'(.|\n)*points outside the data folder"):
         Suite.load(path, data_dir=tmp_path / "own")
 
 

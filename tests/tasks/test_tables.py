@@ -407,7 +407,7 @@ def test_splits_that_are_left_without_a_target() -> None:
     lacking = [{**row, "conversion": i % 2 if where[i] != "test" else None} for i, row in enumerate(adverts(40))]
     refuse(
         "conversion", {"train": lacking}, "none of the 4 rows drawn for test has a target",
-        "give test as a split of its own, with rows that have one",
+        "give test as a separate split, with rows that have one",
     )  # fmt: skip
     only = [{**row, "conversion": "a" if where[i] != "test" else "b"} for i, row in enumerate(adverts(40))]
     refuse("conversion", {"train": only}, "none of the 4 rows drawn for test has a label that train has")
@@ -427,7 +427,7 @@ TASK = {"source": "a.csv", "kind": "classification", "inputs": ["x"], "target": 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"missing": "drp"}, ["tasks.two.missing: 'drp' is none of 'error' or 'drop'"]),
+        ({"missing": "drp"}, ["tasks.two.missing: it must be 'error' or 'drop', not 'drp'"]),
         ({"missing": True}, ["tasks.two.missing"]),
         ({"table": 3}, ["tasks.two.table: 3", "put the value in quotes"]),
         ({"table": "a/b"}, ["tasks.two.table", "'a/b'", "not safe"]),
@@ -468,9 +468,9 @@ def test_tasks_that_are_not_of_one_table() -> None:
         for word in ("make the suite 's'", "'click'", "table 'ads'", *words):
             assert word in str(caught.value), str(caught.value)
 
-    refuse_suite(make("conversion", data, inputs="age"), "'conversion'", "columns of inputs", "age, price; age")
+    refuse_suite(make("conversion", data, inputs="age"), "'conversion'", "input columns", "age, price; age")
     words = [{**row, "age": str(row["age"]), "price": str(row["price"])} for row in data["train"]]
-    refuse_suite(make("conversion", {"train": words}, modality="text"), "a modality of their own: table; text")
+    refuse_suite(make("conversion", {"train": words}, modality="text"), "different modalities: table; text")
     # Another number of rows, another split, another value.
     refuse_suite(make("conversion", {"train": adverts(60) + adverts(1, 60)}), "is in ", "of 'click' and in ")
     refuse_suite(make("conversion", {**data, "test": adverts(20, 60)}), "the same splits given")

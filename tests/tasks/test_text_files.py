@@ -238,9 +238,9 @@ def test_broken_csv(tmp_path: Path, data: bytes, words: tuple[str, ...]) -> None
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"a": 1}\n{"a": 1, "a": 2}\n', ("line 2", "the key 'a' stands twice in an object")),
+        ('{"a": 1}\n{"a": 1, "a": 2}\n', ("line 2", "the key 'a' occurs twice in an object")),
         ('{"a": 1} {"a": 2}\n', ("line 1 is not readable as JSON",)),
-        ('[{"a": 1}, 2]', ("an array of other things than objects",)),
+        ('[{"a": 1}, 2]', ("an array with values that are not objects",)),
         ('[{"a": 1},\n', ("not readable as JSON",)),
         ("[]", ("the file has no rows",)),
         ('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}", ("line 1", "nested more than 64 levels")),
@@ -283,10 +283,10 @@ def one_cell(path: Path) -> None:
     [
         ("a.csv", wide_csv, "more than 10,000 columns"),
         ("a.jsonl", wide_json, "more than 10,000 columns"),
-        ("a.csv", sparse_csv, "nearly all cells are absent"),
-        ("a.jsonl", sparse_json, "nearly all cells are absent"),
-        ("a.csv", one_line, "more than 16,777,216 letters"),
-        ("a.jsonl", one_line, "more than 16,777,216 letters"),
+        ("a.csv", sparse_csv, "almost all cells are missing"),
+        ("a.jsonl", sparse_json, "almost all cells are missing"),
+        ("a.csv", one_line, "more than 16,777,216 characters"),
+        ("a.jsonl", one_line, "more than 16,777,216 characters"),
         ("a.csv", one_cell, "field larger than field limit"),
     ],
 )
@@ -299,7 +299,7 @@ def test_files_made_to_take_all_memory(tmp_path: Path, name: str, write: Callabl
 def test_a_wide_array_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns_module, "MAX_ARRAY", 10_000)
     (tmp_path / "a.json").write_text("[\n" + '{"a": 1},\n' * 2000 + '{"a": 1}]')
-    refused(tmp_path / "a.json", "an array of more than 10,000 letters", "write one JSON object a line")
+    refused(tmp_path / "a.json", "an array of more than 10,000 characters", "write one JSON object a line")
     (tmp_path / "a.json").write_text('[{"a": [' + "[]," * 2000 + "[]]}]")
     monkeypatch.setattr(columns_module, "MAX_ARRAY_VALUES", 1000)
     refused(tmp_path / "a.json", "more than 1,000 values")

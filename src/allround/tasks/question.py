@@ -86,7 +86,7 @@ def check_kind(name: str) -> str:
         base = name.split("_")[-1]
         raise AllroundError(
             f"use the kind '{name}'",
-            "a pair is not a kind of its own",
+            "a pair is not a separate kind",
             f"use kind: {base} with two input columns",
         )
     registry.find("kind", name)

@@ -1,4 +1,4 @@
-"""The suite file: what may stand in it, and errors that point at the key."""
+"""The suite file: which keys it may have, and errors that name the key."""
 
 from __future__ import annotations
 
@@ -159,12 +159,12 @@ def parse_suite(text: str, *, name: str, asked: str = "read a suite") -> SuiteSp
 
 
 def _name_of(name: str, asked: str) -> str:
-    """The name of a suite whose file gives none. Errors: a file whose own name is none for a suite."""
+    """The name of a suite whose file gives none. Errors: a file name that a suite may not have."""
     try:
         return check_name(name, "suite")
     except AllroundError as error:
         better = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-")[:100] or "suite"
-        found = f"it gives no `name`, and the file's name, {name!r}, cannot be a suite's name: {error.found}"
+        found = f"it has no `name`, and the name of the file, {name!r}, is not allowed for a suite: {error.found}"
         raise AllroundError(asked, found, f"write `name: {better}` in the file, or rename it") from None
 
 
@@ -225,7 +225,7 @@ def _explain(error: ValidationError, raw: object, asked: str) -> AllroundError:
         found = "it is missing"
         do = f"add `{last}`"
     elif first["type"] == "literal_error":
-        found = f"{reprlib.repr(value)} is none of {first['ctx']['expected']}"
+        found = f"it must be {first['ctx']['expected']}, not {reprlib.repr(value)}"
     elif first["type"] == "value_error":
         found, _, do = str(first["ctx"]["error"]).partition("; ")
     elif first["type"] == "too_short":
@@ -266,7 +266,7 @@ def _value(raw: object, key: list[int | str]) -> object:
 
 
 def _level(key: list[int | str]) -> str:
-    """What kind of mapping the last part of a key stands in."""
+    """What kind of mapping holds the last part of a key."""
     if len(key) >= 2 and key[-2] == "limit":
         return "limit"
     if len(key) >= 4 and key[2] in ("source", "local"):

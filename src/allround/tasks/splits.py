@@ -140,7 +140,7 @@ def _keep(question: Question, parts: dict[str, Part], split: str, rows: list[int
     if not rows:
         raise question.fail(
             f"none of the {len(parts[split])} rows {'drawn for' if drawn else 'of'} {split} {has}",
-            f"give {split} {'as a split of its own, with rows that have one' if drawn else 'rows that have one'}",
+            f"give {split} {'as a separate split, with rows that have one' if drawn else 'rows that have one'}",
         )
     if len(rows) < len(parts[split]):
         parts[split] = parts[split].take(rows)

@@ -133,7 +133,7 @@ def as_suite(
     given = {"data_dir": data_dir, "only": only, "limit": limit}
     for name, value in given.items():
         if value:
-            raise AllroundError(f"use {suite!r} with {name}", "it is loaded already", f"give {name} to Suite.load")
+            raise AllroundError(f"use {suite!r} with {name}", "it is already loaded", f"give {name} to Suite.load")
     return suite
 
 
@@ -195,14 +195,14 @@ def _check_tables(asked: str, tasks: Iterable[Task]) -> None:
         for task in members if len(members) > 1 else ():
             one, other = first.definition, task.definition
             for what, here, there in (
-                ("columns of inputs", ", ".join(one.inputs), ", ".join(other.inputs)),
-                ("a modality", one.modality, other.modality),
+                ("input columns", ", ".join(one.inputs), ", ".join(other.inputs)),
+                ("modalities", one.modality, other.modality),
             ):
                 if here != there:
                     raise AllroundError(
                         asked,
-                        f"'{one.name}' and '{other.name}' are tasks of the table '{table}', and have {what} of their "
-                        f"own: {here}; {there}",
+                        f"'{one.name}' and '{other.name}' are tasks of the table '{table}', and have different {what}: "
+                        f"{here}; {there}",
                         "give both the same, or name another table for one of them",
                     )
             for split in SPLITS:

@@ -49,7 +49,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
-    """A definition with data. `notes` are what the user should know of the data, and the report repeats.
+    """A definition with data. `notes` are what the user should know about the data; the report repeats them.
 
     table: the name of a table whose rows several tasks label, each with its own target. The rows of such tasks are
     numbered alike, so that the same number is the same row, in the same split, whether or not a task has a target
@@ -203,7 +203,9 @@ def check_limit(limit: int | Mapping[str, int] | None) -> dict[str, int]:
                 f"limit the rows of '{split}'", "there is no split of that name", suggestion(str(split), SPLITS)
             )
         if isinstance(rows, bool) or not isinstance(rows, (int, np.integer)) or rows < 1:
-            raise AllroundError(f"limit {split} to {rows!r} rows", "that is not a number of rows", "give 1 or more")
+            raise AllroundError(
+                f"limit {split} to {rows!r} rows", "a limit is a whole number of at least 1", "give 1 or more"
+            )
     return limits
 
 
@@ -254,7 +256,7 @@ def _read_split(path: Path, definition: Definition) -> Split:
     check_file(path)
     with pa.OSFile(str(path), "rb") as file:
         table = pa.ipc.open_file(file).read_all()
-    table.validate(full=True)  # lengths of a damaged file may lead out of it
+    table.validate(full=True)  # the lengths in a damaged file may point outside it
     rules = modality_of(definition)
     columns = [rules.from_arrow(table.column(f"input_{i}")) for i in range(len(definition.inputs))]
     target = table.column("target").combine_chunks()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from allround.core.errors import AllroundError
 from allround.core.files import hash_json, write_json
-from allround.core.registry import method
+from allround.core.registry import method, names
 from allround.models.encoder import CONFIG, Batch, Encoder, load_tensors, save_tensors
 from allround.tasks.definition import Definition
 from allround.tasks.modality import modality_of
@@ -34,7 +34,7 @@ class Module(Encoder):
     """
 
     name = "module"
-    modalities = ("text", "image", "table")
+    modalities = tuple(names("modality"))
 
     def __init__(self, network: nn.Module, *, dim: int, to_tensor: ToTensor | None = None) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ class SpanF1(PartsMetric):
     """F1 over all spans of all sentences, 0 to 1; a span is right when its ends and its type are.
 
     Spans are read by IOB2: one begins with B- and goes on with I- of the same type; an I- that follows
-    neither is no span. 0 where there are no spans at all.
+    neither does not count. The score is 0 where there are no spans.
 
     >>> d = Definition("t", "token_classification", ("x",), "text", "span_f1", ("O", "B-X", "I-X"))
     >>> round(SpanF1().score([[1, 2, 0, 1], [0]], [[1, 2, 0, 0], [0]], d), 4)

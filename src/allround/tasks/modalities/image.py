@@ -101,7 +101,7 @@ class Image(Modality):
 
 
 def picture(value: object) -> Picture:
-    """An image as 8-bit grey ("L") or colour ("RGB"). Errors: a ValueError where it is no image, or has no pixels."""
+    """An image as 8-bit grey ("L") or colour ("RGB"). Errors: a ValueError for what is not an image, or is empty."""
     import PIL.Image
 
     if isinstance(value, np.ndarray):

@@ -18,7 +18,7 @@ MAX_MEMBERS = 200_000
 
 
 def archive_of(path: Path) -> Path | None:
-    """The zip file that a path is, or leads into."""
+    """The zip file that a path names, or goes into; None where there is none."""
     return next((p for p in (path, *path.parents) if p.suffix.lower() == ".zip" and p.is_file()), None)
 
 
@@ -55,8 +55,8 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 class _Listed:
-    """A zip file that is refused while it is opened, if its list names very many members: `zipfile` reads that list at
-    once, and makes an object of each."""
+    """A zip file that is refused while it is opened if it has too many members: `zipfile` reads the list of members at
+    once, and makes an object for each."""
 
     def __init__(self, file: BufferedReader, asked: str) -> None:
         self.file, self.asked = file, asked
@@ -74,6 +74,6 @@ def _check_member(member: zipfile.ZipInfo, asked: str) -> None:
     name = member.orig_filename.replace("\\", "/")
     mode = stat.S_IFMT(member.external_attr >> 16)
     if name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0] or "\0" in name:
-        raise AllroundError(asked, f"its member {name!r} leads out of the archive", "do not use this archive")
+        raise AllroundError(asked, f"its member {name!r} points outside the archive", "do not use this archive")
     if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise AllroundError(asked, f"its member {name!r} is a link or a device", "pack plain files only")

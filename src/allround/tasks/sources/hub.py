@@ -29,7 +29,7 @@ def read_hub(spec: SourceSpec) -> dict[str, Dataset]:
     if os.path.lexists(name):  # datasets would read it
         raise AllroundError(
             asked,
-            f"the current folder holds something of that name: {Path(name).absolute()}",
+            f"the current folder has a file or folder of that name: {Path(name).absolute()}",
             f"to read that, write its path as `path: ...`; to read the Hub's '{name}', run it from another folder",
         )
     try:
@@ -38,7 +38,7 @@ def read_hub(spec: SourceSpec) -> dict[str, Dataset]:
     except Exception as error:
         raise AllroundError(
             asked,
-            f"that failed: {str(error).strip() or type(error).__name__}",
+            f"reading failed: {str(error).strip() or type(error).__name__}",
             "check the id, `config`, `revision` and the network (a path: check that it is there); "
             "or keep the data in a folder, set `local`, and give it with --data-dir",
         ) from error

@@ -46,12 +46,14 @@ def read_images(folder: Path, shown: Path) -> dict[str, Dataset]:
         if split is None or (len(parts) == 2 and parts[0].lower() in SPLIT_NAMES):
             raise AllroundError(
                 asked,
-                f"the image '{file.as_posix()}' does not lie as {_LAYOUTS}",
+                f"the path '{file.as_posix()}' of an image is not of the form {_LAYOUTS}",
                 "move the images, or name the folder that holds the labels (a path may lead into a zip file)",
             )
         by_split.setdefault(split, []).append(file)
     if len({len(f.parts) for f in files}) > 1:
-        raise AllroundError(asked, "some images lie in split folders and some do not", f"lay all out as {_LAYOUTS}")
+        raise AllroundError(
+            asked, "some images are in split folders and some are not", f"place all images as {_LAYOUTS}"
+        )
     import datasets
 
     names = sorted({f.parts[-2] for f in files})

@@ -1,4 +1,4 @@
-"""A source: its rows by split, from wherever they lie."""
+"""A source: its rows by split, wherever they are."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def load_raw(
 ) -> dict[str, Rows]:
     """Read a source: split ("train", "validation", "test") -> rows, in memory, with columns renamed.
 
-    base_dir: where relative paths begin. data_dir: given for a `local` source, whose paths then lie in that
-    folder and may not leave it. Images have the columns `image` and `label`.
-    as_written: columns (by their new names) that stay text as it stands in CSV, TSV and JSON files; see `read_columns`.
+    base_dir: where relative paths begin. data_dir: given for a `local` source, whose paths are then inside that
+    folder. Images have the columns `image` and `label`.
+    as_written: columns (by their new names) that stay text as written in CSV, TSV and JSON files; see `read_columns`.
     Nothing is left behind on disk, except that Hub sets stay in the user's Hub cache.
 
     Raises `AllroundError` where the source is missing, empty, broken or hostile.
@@ -65,7 +65,7 @@ def read_rows(file: Path) -> list[dict[str, object]]:
 
 
 def _whole(read: dict[str, Rows]) -> dict[str, Rows]:
-    """The same, after a check that no row names an image which lies elsewhere."""
+    """The same, after a check that no row names an image that is somewhere else."""
     for split, rows in read.items():
         if not isinstance(rows, Columns):
             check_whole(rows, split)
@@ -78,7 +78,7 @@ def _path(spec: SourceSpec, base_dir: Path | str, data_dir: Path | str | None) -
         if data_dir is not None:
             raise AllroundError(
                 f"read '{spec.hub}' as a local copy",
-                "that is an id on the Hub, and a local copy lies in the data folder",
+                "it is an id on the Hub, and a local copy is in the data folder",
                 "set `local` to a folder or to files in the data folder",
             )
         return None
@@ -102,7 +102,7 @@ def _inside(given: str, base_dir: Path | str, data_dir: Path | str | None) -> Pa
     if not is_inside(given):
         raise AllroundError(
             f"read the local folder '{given}'",
-            "it leads out of the data folder",
+            "it points outside the data folder",
             "name a folder inside the data folder, without '..'",
         )
     return Path(data_dir) / given

@@ -61,8 +61,8 @@ def _pictures(rows: Dataset) -> Dataset:
 
 
 def check_whole(rows: Dataset, split: str) -> None:
-    """An error where an image is named by a path and does not lie in the rows: any file that somebody names there
-    would be opened."""
+    """An error where an image is named by a path and is not in the rows: any file that is named there would be
+    opened."""
     import pyarrow.compute as pc
 
     for name in [name for name, feature in rows.features.items() if type(feature).__name__ == "Image"]:

@@ -22,9 +22,9 @@ JsonObject: TypeAlias = dict[str, object]
 
 #: What each format of text parts its cells by; JSON has no cells.
 SEPARATORS = {"csv": ",", "tsv": "\t", "json": ""}
-#: Letters of a cell and of a line.
+#: Characters of a cell and of a line.
 MAX_LINE = 16 << 20
-#: Letters and values of a file that is one JSON array, which is read as a whole.
+#: Characters and values of a file that is one JSON array, which is read as a whole.
 MAX_ARRAY = 256 << 20
 MAX_ARRAY_VALUES = 10_000_000
 _LINES = "write one JSON object a line"
@@ -110,7 +110,7 @@ class _Room:
         if rows * columns > _SPARSE * self.there + _SMALL:
             raise AllroundError(
                 self.asked,
-                f"its first {rows:,} rows have {columns:,} columns, and nearly all cells are absent",
+                f"its first {rows:,} rows have {columns:,} columns, and almost all cells are missing",
                 "keep the columns that most rows have",
             )
 
@@ -205,7 +205,7 @@ def _lines(path: Path, asked: str, newline: str) -> Iterator[str]:
             while line := text.readline(MAX_LINE):
                 number += 1
                 if len(line) == MAX_LINE:
-                    found = f"line {number} has more than {MAX_LINE:,} letters"
+                    found = f"line {number} has more than {MAX_LINE:,} characters"
                     raise AllroundError(asked, found, "check that this is a file of rows")
                 if "\0" in line:
                     raise AllroundError(asked, f"line {number} holds a NUL byte, so it is not text", "save it as UTF-8")
@@ -336,13 +336,13 @@ def _array(start: str, lines: Iterator[str], asked: str, as_written: frozenset[s
         parts.append(line)
         size += len(line)
         if size > MAX_ARRAY:
-            raise AllroundError(asked, f"it is an array of more than {MAX_ARRAY:,} letters", _LINES)
+            raise AllroundError(asked, f"it is an array of more than {MAX_ARRAY:,} characters", _LINES)
     try:
         rows = _parse("\n".join(parts), as_written, MAX_ARRAY_VALUES)
     except ValueError as error:
         raise AllroundError(asked, f"it is not readable as JSON: {error}", _LINES) from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise AllroundError(asked, "it is an array of other things than objects", _LINES)
+        raise AllroundError(asked, "it is an array with values that are not objects", _LINES)
     return rows
 
 
@@ -362,5 +362,5 @@ def _once(pairs: list[tuple[str, object]]) -> JsonObject:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
-        raise ValueError(f"the key '{twice[:60]}' stands twice in an object")
+        raise ValueError(f"the key '{twice[:60]}' occurs twice in an object")
     return found
