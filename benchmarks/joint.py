@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from seeds import spoken
 
-from allround.building.jobs import assemble
+from allround.building.jobs.assemble import assemble
 from allround.core.jobs import quiet_libraries
 from allround.core.seeds import seed_of
 from allround.evaluation.intervals import retention

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from allround.building import Build, Options, build
-from allround.building.run import Run
+from allround.building.stages.data import Data
+from allround.building.stages.plan import whole_scope
 from allround.core.errors import AllroundError
 from allround.core.progress import Progress
 from allround.models.encoders.small_image import SmallImage
@@ -49,7 +50,7 @@ def test_no_time_for_a_further_joint_model_is_said(
     digits_suite: Suite, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a budget it is an extra like the others: the words name it where it is left out."""
-    from allround.building import run as module
+    from allround.building.stages import plan as module
 
     monkeypatch.setattr(module, "joint_time", lambda *_, **__: 1e6)
     found = run(digits_suite, tmp_path / "a", base, balance=("uw",), budget=60.0)
@@ -75,7 +76,7 @@ def test_who_cannot_balance(name: str, words: str) -> None:
         Options(balance=(name,))
 
 
-def test_one_task_has_nothing_to_balance(digits_suite: Suite, base: Path, tmp_path: Path) -> None:
-    one = Suite("one", [digits_suite.tasks["digit"]])
-    found = Run(one, base, Options(balance=("uw",)), tmp_path, {}, Progress(quiet=True))
-    assert found.further == []
+def test_one_task_has_nothing_to_balance(digits_suite: Suite) -> None:
+    for names, joints in (("digit", 0), ("digit ink", 1)):
+        data = Data({name: digits_suite.tasks[name] for name in names.split()}, {})
+        assert len(whole_scope(Options(balance=("uw",)), data, Settings()).joints) == joints

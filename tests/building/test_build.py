@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 import allround
-from allround.building import Build, Constraints, Options, build, jobs
-from allround.building.run import Run
+from allround.building import Build, Constraints, Options, build
+from allround.building.jobs import start as jobs
+from allround.building.stages.base import decide_precision
+from allround.building.workshop import Workshop
 from allround.core.errors import AllroundError
-from allround.core.jobs import Inline
 from allround.core.outputs import LOCK
 from allround.core.progress import Progress
 from allround.evaluation.predictions import Predictions
@@ -132,17 +133,14 @@ def test_costs(first: Build) -> None:
     assert specialists.examples_per_second and specialists.examples_per_second > 0
 
 
-def test_precision_is_decided_once_for_a_run(
-    digits_suite: Suite, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_precision_is_decided_once_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "layer_seconds", lambda where: {"fp32": 0.046, "bf16": 0.0213})
     for decided in ("bf16", "fp32"):  # the second time the machine is busy, and would decide otherwise
         monkeypatch.setattr(jobs, "precision", lambda name, where, decided=decided: decided)
-        one = Run(digits_suite, base, options(), tmp_path, {}, Progress(quiet=True))
-        one.runner = Inline()
-        one._decide_precision()
-        assert one.settings.precision == "bf16"
-        assert one.precision == "bfloat16, the faster here: a layer takes 21.3 ms, and 46 ms in float32"
+        with Workshop(tmp_path, Progress(quiet=True), workers=1) as shop:
+            found = decide_precision(shop, QUICK)
+        assert found.settings.precision == "bf16"
+        assert found.words == "bfloat16, the faster here: a layer takes 21.3 ms, and 46 ms in float32"
 
 
 def test_all_pieces_are_made_in_the_precision_that_was_decided(first: Build) -> None:
@@ -354,7 +352,7 @@ def test_a_network_of_the_users_own(digits_suite: Suite, tmp_path: Path) -> None
 
 def test_every_specialist_reads_rows_by_its_own_settings(bert_folder: Path, text_suite: Suite, tmp_path: Path) -> None:
     """Whichever job ran first: texts cut after 8 pieces, and pairs read as one text."""
-    from allround.building import jobs
+    from allround.building.jobs.predict import loaded_predictions, predict
     from allround.core.pieces import Pieces
     from allround.models.base import load_encoder
     from allround.models.model import MultiTaskModel
@@ -373,9 +371,9 @@ def test_every_specialist_reads_rows_by_its_own_settings(bert_folder: Path, text
     for number in (0, 1, 2, 3, 0):
         piece = pieces.piece("test", number=number)
         folder = str(tmp_path / str(number))
-        jobs.predict([{"alike": piece}], f"{folder}/encoder", [{"alike": folder}], {"alike": str(tmp_path / "data")},
-                     "test", "cpu")  # fmt: skip
-        assert jobs.loaded_predictions(piece).confidence == expected[number]
+        data = {"alike": str(tmp_path / "data")}
+        predict([{"alike": piece}], f"{folder}/encoder", [{"alike": folder}], data, "test", "cpu")
+        assert loaded_predictions(piece).confidence == expected[number]
     assert len({repr(found) for found in expected.values()}) == 4, "the settings matter to these rows"
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from allround.building import compare
 from allround.building.compare import METHODS, compare_training
 from allround.building.joint import (
     Joint,
@@ -21,6 +20,7 @@ from allround.building.joint import (
     specialist_settings,
     sweep_weights,
 )
+from allround.building.workshop import Tally, Workshop
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.outputs import LOCK
@@ -196,15 +196,15 @@ def test_a_kill_at_any_piece_is_taken_up(
     found, out = first
     whole = [name for name in (out / "first.txt").read_text().splitlines() if not name.startswith(("base", "head"))]
     new = begun(out, tmp_path / "b")
-    original, left = compare._Comparing._do, [2]
+    original, left = Workshop.do, [2]
 
-    def stop_later(self: Any, title: str, work: Any) -> None:
+    def stop_later(self: Workshop, title: str, work: Any) -> Tally:
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
-        original(self, title, work)
+        return original(self, title, work)
 
-    monkeypatch.setattr(compare._Comparing, "_do", stop_later)
+    monkeypatch.setattr(Workshop, "do", stop_later)
     seen = []
     for stages in (3, 4, 5):  # of base, heads, rates, weights, seeds, predictions
         left[0] = stages

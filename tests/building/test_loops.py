@@ -17,9 +17,9 @@ import allround
 from allround.building.loops import Branch, Loop, Looped, plan_loop, run_loop
 from allround.building.loops.convex import convex_search
 from allround.building.loops.jobs import cosines, mixed
-from allround.building.loops.run import _Loop
-from allround.building.options import Options
-from allround.building.run import run_folder
+from allround.building.loops.rounds import Rounds
+from allround.building.loops.run import carry_out
+from allround.building.workshop import Workshop, run_folder
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import hash_folder
@@ -50,9 +50,9 @@ def base(small_image: SmallImage, digits_suite: Suite, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("base") / "small_image"
     folder.mkdir()
     small_image.save(folder)
-    begun, options = folder.parent / "begun", Options(settings=QUICK, workers=1)
-    with run_folder(begun, "loop", force=False):
-        _Loop(plan("atm", digits_suite, rounds=0), digits_suite, folder, options, begun, {}, Progress(quiet=True)).go()
+    begun = folder.parent / "begun"
+    with run_folder(begun, "loop", force=False), Workshop(begun, Progress(quiet=True), workers=1) as shop:
+        carry_out(shop, plan("atm", digits_suite, rounds=0), digits_suite, folder, QUICK, {})
     return folder
 
 
@@ -118,10 +118,10 @@ def test_one_full_step_of_each_task_averaged_is_one_step_on_the_mean_loss(
     settings = Settings(epochs=1, batch_size=60, precision="fp32", optimiser="sgd", learning_rate=rate, clip=1e9)
     loop = Loop(1, tuple(Branch(n, {n: 1.0}) for n in digits_suite.tasks), ("digit",), "task_arithmetic",
                 {"scale": 0.9, "normalize": True})  # fmt: skip
-    run = _Loop(loop, digits_suite, base, Options(settings=settings, workers=1), tmp_path, {}, Progress(quiet=True))
-    run.go()
-    merged = SmallImage.load(run.states[1].folder / "encoder", {}).state_dict()
-    heads = read_heads(run.states[0].folder / "heads.safetensors")
+    with Workshop(tmp_path, Progress(quiet=True), workers=1) as shop:
+        before, after = carry_out(shop, loop, digits_suite, base, settings, {}).rounds
+    merged = SmallImage.load(after.piece.folder / "encoder", {}).state_dict()
+    heads = read_heads(before.piece.folder / "heads.safetensors")
 
     model = MultiTaskModel(copy.deepcopy(small_image), {})
     losses = []
@@ -163,18 +163,18 @@ def test_killed_and_run_again_it_goes_on_with_what_is_not_there(
     lost: str, atm: Looped, digits_suite: Suite, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "model"
-    merging = _Loop._merging
+    merging = Rounds.merging
 
-    def stop(*given: Any) -> None:
+    def stop(*given: Any, **more: Any) -> None:
         raise KeyboardInterrupt
 
-    def stop_in_the_second_round(self: _Loop, piece: Piece, *given: Any) -> Job:
+    def stop_in_the_second_round(self: Rounds, piece: Piece, *given: Any) -> Job:
         return stop() if piece.key.startswith("round-2") else merging(self, piece, *given)  # type: ignore[return-value]
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Loop, "save", stop)
+        patch.setattr("allround.building.loops.run.save_kept", stop)
         if lost == "round-2-ink":
-            patch.setattr(_Loop, "_merging", stop_in_the_second_round)
+            patch.setattr(Rounds, "merging", stop_in_the_second_round)
         with pytest.raises(KeyboardInterrupt):
             go(plan("atm", digits_suite, rounds=2), digits_suite, base, out)
     assert not out.exists()

@@ -353,4 +353,4 @@ def test_every_save_can_be_forced_and_nothing_goes_around_the_guard() -> None:
                 given = {argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]}
                 unforced += [place] if "force" not in given else []
     assert around == ["core/outputs.py", "core/pieces.py"]
-    assert unforced == ["building/loops/run.py", "models/encoder.py"], "a loop's own, and an encoder's into its folder"
+    assert unforced == ["models/encoder.py"], "an encoder's into a folder of allround's own"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import partial
 
 from allround.merging.learn.learning import Learning
 from allround.tasks.kind import kind
@@ -19,7 +19,7 @@ FILL = 0.85
 
 
 @dataclass(frozen=True)
-class Plan:
+class BudgetPlan:
     """What the budget allows. `share` of the rows of every split is kept; `words` say so in the report.
 
     left_out: further joint models, learned merges, and fitting heads anew, that there is no time for. cut: whether
@@ -34,7 +34,7 @@ class Plan:
     left_out: tuple[str, ...] = ()
     cut: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 
@@ -117,7 +117,7 @@ def make_plan(
     epochs: int,
     joint: bool,
     workers: int,
-) -> Plan:
+) -> BudgetPlan:
     """The least cut that fits the budget: first fewer trials, then fewer rows everywhere, then one epoch.
 
     spent: seconds that are already gone.
@@ -136,7 +136,7 @@ def make_plan(
     asked = f"Budget {minutes:g} min"
     if fits(1.0, trials, epochs):
         words = f"{asked}: enough for the whole work (estimated {whole / 60:.1f} min); nothing was cut."
-        return Plan(1.0, trials, None, whole, words)
+        return BudgetPlan(1.0, trials, None, whole, words)
     few = min(trials, FEWEST_TRIALS)
     if fits(1.0, few, epochs):
         found = needed(1.0, few, epochs)
@@ -144,9 +144,9 @@ def make_plan(
             f"{asked}, where the whole work was estimated at {whole / 60:.1f} min: at most {few} settings instead of "
             f"{trials} were tried for each merge method. All rows were used."
         )
-        return Plan(1.0, few, None, found, words, cut=True)
+        return BudgetPlan(1.0, few, None, found, words, cut=True)
     for count in (epochs, 1):
-        share = _largest(lambda s, count=count: fits(s, few, count))
+        share = _largest(partial(fits, trials=few, epochs=count))
         if share > 0:
             break
     found = needed(share, few, count)
@@ -156,16 +156,16 @@ def make_plan(
     words = f"{asked}, where the whole work was estimated at {whole / 60:.1f} min: {'; '.join(cut)}."
     if not share:
         words += f" That is the least allround does; it was estimated at {found / 60:.1f} min, more than the budget."
-    return Plan(share, few, count if count < epochs else None, found, words, cut=True)
+    return BudgetPlan(share, few, count if count < epochs else None, found, words, cut=True)
 
 
-def with_extras(plan: Plan, costs: Mapping[str, float], minutes: float) -> Plan:
+def with_extras(plan: BudgetPlan, costs: Mapping[str, float], minutes: float) -> BudgetPlan:
     """The plan with as much of what costs extra as fits beside all else, what takes least first. Nothing of it where
     anything had to be cut.
 
     costs: name -> seconds.
 
-    >>> found = with_extras(Plan(1.0, 12, None, 60.0, "Enough."), {"slow": 500.0, "quick": 30.0}, 2.0)
+    >>> found = with_extras(BudgetPlan(1.0, 12, None, 60.0, "Enough."), {"slow": 500.0, "quick": 30.0}, 2.0)
     >>> found.left_out, found.estimate
     (('slow',), 90.0)
     """
@@ -186,7 +186,7 @@ def with_extras(plan: Plan, costs: Mapping[str, float], minutes: float) -> Plan:
     return replace(plan, estimate=plan.estimate + spent, words=words, left_out=out)
 
 
-def _largest(fits: Any) -> float:
+def _largest(fits: Callable[[float], bool]) -> float:
     """The largest share between 0 and 1 that fits, to a thousandth; 0 when none does."""
     if not fits(0.0):
         return 0.0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
@@ -25,13 +25,22 @@ class Joint:
 
     name: str
     balance: str
-    balance_settings: dict[str, Any] = field(default_factory=dict)
-    changes: dict[str, Any] = field(default_factory=dict)
+    balance_settings: dict[str, object] = field(default_factory=dict)
+    changes: dict[str, object] = field(default_factory=dict)
 
     @property
-    def differs(self) -> dict[str, Any]:
+    def differs(self) -> dict[str, object]:
         """All that it sets, for people."""
         return {**self.balance_settings, **self.changes}
+
+    @property
+    def system(self) -> str:
+        """What a build calls the model, also as the name of a folder.
+
+        >>> Joint("cagrad:c=0.2", "cagrad").system
+        'joint-cagrad-c=0.2'
+        """
+        return "joint-" + re.sub(r"[^A-Za-z0-9._=-]+", "-", self.name).strip("-")
 
 
 def read_joint(text: str) -> Joint:
@@ -66,10 +75,10 @@ def read_joint(text: str) -> Joint:
     return Joint(text.strip(), name, values, _changes(beside, text))
 
 
-def _changes(parts: Sequence[str], text: str) -> dict[str, Any]:
+def _changes(parts: Sequence[str], text: str) -> dict[str, object]:
     from allround.core.documents import parse_value
 
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for part in parts:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not value:

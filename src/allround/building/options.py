@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from allround.building.joint import TUNED, Joint, read_joint
 from allround.core import registry
@@ -41,7 +40,7 @@ class Constraints:
                 f"ask for at most {self.max_parameters} parameters", "no model is as small", "give at least 1"
             )
 
-    def check(self, tasks: Mapping[str, Any]) -> None:
+    def check(self, tasks: Mapping[str, object]) -> None:
         for name in self.keep:
             if name not in tasks:
                 raise AllroundError(f"keep the retention of task '{name}'", "the suite has no such task",

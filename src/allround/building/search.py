@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 from allround.core.entry import Entry
+
+#: Values of a method's parameters, by name.
+Setting: TypeAlias = dict[str, object]
 
 
 @dataclass
@@ -14,7 +17,7 @@ class Trial:
     """One setting, and the validation score it got (mean retention)."""
 
     method: str
-    settings: dict[str, Any]
+    settings: Setting
     validation: float
     scores: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -22,17 +25,17 @@ class Trial:
 
 
 #: A list of settings to score; their mean validation retentions come back.
-Round = Generator[list[dict[str, Any]], list[float], dict[str, Any]]
+SettingSearch = Generator[list[Setting], list[float], Setting]
 
 
-def coordinate_search(entry: Entry, trials: int) -> Round:
+def coordinate_search(entry: Entry, trials: int) -> SettingSearch:
     """Try each parameter's search values in turn, the others at the best so far, beginning at the defaults.
 
     Yields lists of settings not tried before; returns the best. At most `trials` settings in all.
     """
     searched = [p for p in entry.parameters if p.search]
     best = {p.name: p.default for p in searched}
-    tried: list[tuple[dict[str, Any], float]] = []
+    tried: list[tuple[Setting, float]] = []
     if not searched:
         yield [best]
         return best
@@ -59,7 +62,7 @@ def most_trials(entry: Entry, trials: int) -> int:
     return min(trials, 1 + sum(count - 1 for count in counts))
 
 
-def _nearest_first(values: Sequence[Any], default: Any) -> list[Any]:
+def _nearest_first(values: Sequence[object], default: object) -> list[object]:
     """The default first; then the values by their distance in the list from it.
 
     >>> _nearest_first((0.1, 0.3, 1.0), 0.3)
@@ -71,8 +74,8 @@ def _nearest_first(values: Sequence[Any], default: Any) -> list[Any]:
 
 
 def run_searches(
-    entries: Sequence[Entry], trials: int, score: Callable[[list[tuple[str, dict[str, Any]]]], list[Trial]]
-) -> dict[str, tuple[dict[str, Any], list[Trial]]]:
+    entries: Sequence[Entry], trials: int, score: Callable[[list[tuple[str, Setting]]], list[Trial]]
+) -> dict[str, tuple[Setting, list[Trial]]]:
     """Search all methods side by side, so that every round's settings can be scored in parallel.
 
     score: takes (method, settings) pairs and gives their trials in the same order. Returns for each method the
@@ -81,7 +84,7 @@ def run_searches(
     searches = {e.name: coordinate_search(e, trials) for e in entries}
     waiting = {name: next(search) for name, search in searches.items()}
     found: dict[str, list[Trial]] = {name: [] for name in searches}
-    chosen: dict[str, Mapping[str, Any]] = {}
+    chosen: dict[str, Setting] = {}
     while waiting:
         pairs = [(name, settings) for name, listed in waiting.items() for settings in listed]
         scored = iter(score(pairs))

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from allround.building.results import cell_facts
+from allround.building.saving import cell_facts
 from allround.composition.residuals.store import load
 from allround.core.errors import AllroundError, suggestion
 from allround.core.outputs import check_out, check_texts, output_folder, remove_work, work_folder, write_texts

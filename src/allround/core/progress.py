@@ -1,4 +1,4 @@
-"""What a run says while it works: lines in a log file, lines and one bar on the screen."""
+"""What a run says while it works: every line in a log file; lines for people, and one bar, on the screen."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ def drop_useless_width() -> None:
 
 
 class Progress:
-    """Says what happens. On a terminal a bar shows how many pieces of the present stage are done.
+    """Says what happens: `say` to people, `note` to the log alone.
 
-    Every line goes to `log` (a file, appended) with the time since the start; `quiet` keeps the screen empty.
+    On a terminal a bar shows how many pieces of the present stage are done. Every line goes to `log` (a file,
+    appended) with the time since the start; `quiet` keeps the screen empty.
     """
 
     def __init__(self, log: Path | None = None, *, quiet: bool = False, console: Console | None = None) -> None:
@@ -56,14 +57,19 @@ class Progress:
         return self._console
 
     def say(self, text: str, *, style: str | None = None) -> None:
-        """One line of news."""
+        """Write a line to the log and show it on the screen."""
+        elapsed = self.note(text)
+        if not self.quiet:
+            self.console.print(f"[dim]{elapsed:7.1f} s[/dim]  ", end="")
+            self.console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def note(self, text: str) -> float:
+        """Write a line to the log alone; gives the seconds since the start."""
         elapsed = time.monotonic() - self.started
         if self.log:
             with open(self.log, "a", encoding="utf-8") as file:
                 file.write(f"{elapsed:8.1f} s  {text}\n")
-        if not self.quiet:
-            self.console.print(f"[dim]{elapsed:7.1f} s[/dim]  ", end="")
-            self.console.print(text, style=style, markup=False)
+        return elapsed
 
     def stage(self, title: str, total: int) -> Stage:
         """A stage of `total` pieces; use as a context and call `advance` after each."""

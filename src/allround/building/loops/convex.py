@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from allround.building.search import Round
+from allround.building.search import Setting, SettingSearch
 
 
-def convex_search(count: int, grid: int) -> Round:
+def convex_search(count: int, grid: int) -> SettingSearch:
     """Coefficients of `count` branches, none negative, of sum one: greedily, from the best branch on.
 
     Each branch is scored alone. In the order of these scores, one after the other joins with a share of the mean
@@ -33,5 +33,5 @@ def convex_search(count: int, grid: int) -> Round:
     return _setting(raw)
 
 
-def _setting(raw: list[float]) -> dict[str, list[float]]:
+def _setting(raw: list[float]) -> Setting:
     return {"weights": [value / sum(raw) for value in raw]}

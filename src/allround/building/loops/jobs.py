@@ -7,12 +7,11 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from allround.building.jobs import assemble
+from allround.building.jobs.assemble import assemble
 from allround.checkpoints.weights import Weights
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
@@ -41,8 +40,8 @@ def merge_branches(
     tasks: Mapping[str, str],
     fit: Sequence[str],
     method: str,
-    values: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    values: Mapping[str, object],
+    settings: Mapping[str, object],
     keep: bool,
 ) -> None:
     """The branches merged, scored on the validation rows of the tasks.
@@ -83,7 +82,7 @@ def merge_branches(
         facts["seconds"] = time.perf_counter() - started
 
 
-def mixed(before: Head, held: Sequence[Head | None], weights: Any = None) -> Head:
+def mixed(before: Head, held: Sequence[Head | None], weights: object = None) -> Head:
     """A task's head after a round: the mean of the branches' heads, by the weights of the merge where it has some for
     each; the one before where no branch that holds it counts.
 

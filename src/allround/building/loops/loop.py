@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from allround.building.search import Round
+from allround.building.search import SettingSearch
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.seeds import seed_of
@@ -40,8 +39,8 @@ class Loop:
     branches: tuple[Branch, ...]
     judged: tuple[str, ...]
     method: str = "average"
-    values: Mapping[str, Any] = field(default_factory=dict)
-    search: Callable[[int], Round] | None = None
+    values: Mapping[str, object] = field(default_factory=dict)
+    search: Callable[[int], SettingSearch] | None = None
     take: int | None = None
     refit: bool = False
     unseen: tuple[str, ...] = ()

@@ -1,33 +1,36 @@
-"""Carrying out a loop: pieces of work, the choice on validation, the model that is left."""
+"""Carrying out a loop: the stages, the choice on validation, the model that is left."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from allround.building import jobs
-from allround.building.loops.jobs import merge_branches
-from allround.building.loops.loop import Branch, Loop
+from allround.building.jobs.assemble import assemble
+from allround.building.loops.loop import Loop
+from allround.building.loops.rounds import Round, Rounds, first_round, next_round
 from allround.building.options import Options
-from allround.building.results import cell_facts, plain_name
-from allround.building.run import Run, run_folder
+from allround.building.saving import cell_facts
 from allround.building.single import board_of
+from allround.building.stages.base import decide_precision, is_module, make_base
+from allround.building.stages.data import keep_rows
+from allround.building.stages.heads import Start, fit_heads
+from allround.building.workshop import Workshop, run_folder
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.jobs import Job, call, quiet_libraries
+from allround.core.jobs import quiet_libraries
 from allround.core.outputs import check_out, output_folder, remove_work
-from allround.core.pieces import Piece
 from allround.core.progress import Progress
-from allround.core.seeds import seed_of
 from allround.evaluation.scoreboard import Scoreboard
 from allround.models.device import pick_device
-from allround.tasks.metric import better
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
-from allround.training.trainer import Course, relative_score
+from allround.training.trainer import Course
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Looped:
 
 
 def plan_loop(
-    name: str, suite: Suite, parameters: Mapping[str, Any] | None = None, values: Mapping[str, Any] | None = None
+    name: str, suite: Suite, parameters: Mapping[str, object] | None = None, values: Mapping[str, object] | None = None
 ) -> Loop:
     """The loop that a preset makes for a suite. values: parameters of its merge method."""
     entry = registry.find("loop", name)
@@ -54,12 +57,12 @@ def run_loop(
     suite: Suite,
     *,
     out: Path | str,
-    base: Any = None,
+    base: str | Path | nn.Module | None = None,
     settings: Settings | None = None,
     seed: int = 0,
     workers: int | None = None,
-    encoder: Mapping[str, Any] | None = None,
-    facts: Mapping[str, Any] | None = None,
+    encoder: Mapping[str, object] | None = None,
+    facts: Mapping[str, object] | None = None,
     progress: Progress | None = None,
     force: bool = False,
 ) -> Looped:
@@ -79,166 +82,75 @@ def run_loop(
     settings = settings or Settings()
     pick_device(settings.device)
     work = out.parent / f"{out.name}.unfinished"
+    options = Options(settings=settings, seed=seed, workers=workers)
     with run_folder(work, "loop", force=force):
-        options = Options(settings=settings, seed=seed, workers=workers)
-        run = _Loop(loop, suite, base, options, work, dict(encoder or {}), progress or Progress(), force=force)
-        run.go()
-        board = run.save(out, dict(facts or {}))
-        run.pieces.remove()
+        shop = Workshop(work, progress or Progress(), seed=seed, workers=options.workers, in_process=is_module(base),
+                        force=force)  # fmt: skip
+        with shop:
+            carried = carry_out(shop, loop, suite, base, settings, encoder or {})
+        board = save_kept(out, carried, suite, facts or {}, force=force)
+        shop.pieces.remove()
     remove_work(work)
-    return Looped(out, board, run.rounds, run.kept)
+    return Looped(out, board, [one.record for one in carried.rounds], carried.kept)
 
 
-class _Loop(Run):
-    """A run whose work, from the heads on, is that of a loop."""
+@dataclass(frozen=True)
+class Carried:
+    """A loop that was carried out. settings: their precision decided. kept: the number of the best round."""
 
-    def __init__(self, loop: Loop, *given: Any, force: bool = False) -> None:
-        super().__init__(*given, force=force)
-        self.loop = loop
-        self.rounds: list[dict[str, Any]] = []
+    start: Start
+    settings: Settings
+    seed: int
+    rounds: list[Round]
+    kept: int
 
-    def go(self) -> None:
-        with self._runner() as self.runner:
-            self._begin()
-            self._fit_heads()
-            heads = {name: str(piece.folder) for name, piece in self.heads.items()}
-            start = self._piece("round-0", [self.base_piece, *self.heads.values()])
-            self._do("the base", [(start, self._merging(start, self.base_encoder, heads, {}, {}))])
-            self.states = [start]
-            self._note(start)
-            for number in range(1, self.loop.rounds + 1):
-                self._round(number)
-        means = [self._mean(entry["validation"]) for entry in self.rounds]
-        self.kept = means.index(max(means))
-        self.progress.say(f"kept round {self.kept}, the best on validation")
 
-    # -- a round -------------------------------------------------------------------------------------------------
+def carry_out(
+    shop: Workshop,
+    loop: Loop,
+    suite: Suite,
+    given: str | Path | nn.Module,
+    settings: Settings,
+    encoder: Mapping[str, object],
+) -> Carried:
+    """The stages, from the rows to the choice of the round that is best on the validation rows of the judged tasks."""
+    data = keep_rows(shop, suite.tasks)
+    base = make_base(shop, given, data, encoder, shop.seed)
+    settings = decide_precision(shop, settings).settings
+    start = fit_heads(shop, data, base, settings.device)
+    rounds = Rounds(shop, start, loop, settings)
+    made = [first_round(rounds)]
+    for _ in range(loop.rounds):
+        made.append(next_round(rounds, made))
+    means = [one.mean for one in made]
+    kept = means.index(max(means))
+    shop.say(f"kept round {kept}, the best on validation")
+    return Carried(start, settings, shop.seed, made, kept)
 
-    def _round(self, number: int) -> None:
-        before = self.states[-1]
-        encoder, heads = str(before.folder / "encoder"), dict.fromkeys(self.tasks, str(before.folder))
-        branches: dict[str, Piece] = {}
-        tuning = []
-        for branch in self.loop.drawn(number, self.options.seed):
-            settings = self._part(branch, number)
-            piece = self._piece(f"round-{number}-{branch.name}", [before], tasks=list(branch.tasks), settings=settings)
-            job = call(jobs.tune, piece=piece, base=encoder, heads=heads, tasks=[self.data[n] for n in branch.tasks],
-                       settings=settings, seed=seed_of(self.options.seed, "tune", branch.name))  # fmt: skip
-            branches[branch.name] = piece
-            tuning.append((piece, job))
-        trials: list[dict[str, Any]] = []
 
-        def merge(name: str, wanted: Sequence[Mapping[str, Any]], judged: Sequence[str] | None = None) -> list[Piece]:
-            """The branches merged with each of these settings; they are tuned first where they still have to be."""
-            made_from = {"method": self.loop.method, "refit": self.loop.refit, "judged": judged}
-            pieces = [self._piece(name, list(branches.values()), values=values, **made_from) for values in wanted]
-            if tuning and not all(piece.done for piece in pieces):
-                self._do(f"tuning, round {number}", tuning)
-                tuning.clear()
-            self._do(
-                f"merging, round {number}",
-                [
-                    (piece, self._merging(piece, encoder, heads, branches, values, judged))
-                    for piece, values in zip(pieces, wanted, strict=True)
-                ],
-            )
-            return pieces
-
-        def score(wanted: Sequence[Mapping[str, Any]]) -> list[float]:
-            tried = [piece.facts["validation"] for piece in merge(f"try-{number}", wanted, self.loop.judged)]
-            trials.extend({"values": v, "validation": found} for v, found in zip(wanted, tried, strict=True))
-            return [self._mean(found) for found in tried]
-
-        values = self._searched(len(branches), score)
-        (merged,) = merge(f"round-{number}", [values])
-        self.states.append(merged)
-        self._note(merged, values, trials)
-        for piece in branches.values():  # the merged model is all that the next round needs
-            piece.remove()
-
-    def _part(self, branch: Branch, number: int) -> dict[str, Any]:
-        """The settings of training for a branch's part of the budget; it ends where that ends."""
-        rounds = self.loop.rounds
-        settings = self.settings.with_(keep="last", start=(number - 1) / rounds, stop=number / rounds)
-        weights = list(branch.tasks.values())
-        if len(set(weights)) > 1:
-            settings = settings.with_(sample="weighted", sample_settings={"weights": weights})
-        return settings.to_json()
-
-    def _searched(self, count: int, score: Callable[[Sequence[Mapping[str, Any]]], list[float]]) -> dict[str, Any]:
-        """The settings of this round's merge: those given, with those that did best on validation."""
-        given = dict(self.loop.values)
-        if self.loop.search is None:
-            return given
-        search = self.loop.search(count)
-        wanted = next(search)
-        twice = sorted(given.keys() & wanted[0].keys())
-        if twice:
-            raise AllroundError(f"merge with {twice[0]}={given[twice[0]]}", "that is chosen on validation here",
-                                f"leave {twice[0]} out")  # fmt: skip
-        while True:
-            try:
-                wanted = search.send(score([{**given, **values} for values in wanted]))
-            except StopIteration as stop:
-                return {**given, **stop.value}
-
-    def _piece(self, name: str, before: Sequence[Piece], **made_from: Any) -> Piece:
-        content = {task: data.content for task, data in self.tasks.items()}
-        common = {"before": [p.key for p in before], "content": content, "settings": self.settings.to_json()}
-        return self.pieces.piece(name, **{**common, "seed": self.options.seed, **made_from})
-
-    def _merging(
-        self,
-        piece: Piece,
-        encoder: str,
-        heads: Mapping[str, str],
-        branches: Mapping[str, Piece],
-        values: Mapping[str, Any],
-        judged: Sequence[str] | None = None,
-    ) -> Job:
-        """judged: for a trial, the only tasks that are looked at."""
-        names = list(judged or self.tasks)
-        fit = [n for n in names if branches and (self.loop.refit or n in self.loop.unseen)]
-        return call(merge_branches, piece=piece, encoder=encoder, heads=heads, branches=branches,
-                    tasks={n: self.data[n] for n in names}, fit=fit, method=self.loop.method, values=values,
-                    settings=self.settings.to_json(), keep=judged is None)  # fmt: skip
-
-    def _mean(self, scores: Mapping[str, float]) -> float:
-        """The mean over the judged tasks of the score as a share of the base's."""
-        first = self.rounds[0]["validation"] if self.rounds else scores
-        found = [relative_score(scores[n], first[n], better(self.tasks[n].definition.metric)) for n in self.loop.judged]
-        return sum(found) / len(found)
-
-    def _note(
-        self, piece: Piece, values: Mapping[str, Any] | None = None, trials: Sequence[Mapping[str, Any]] = ()
-    ) -> None:
-        facts = piece.facts
-        entry = {"round": len(self.rounds), "method": self.loop.method if facts["branches"] else None,
-                 "values": dict(values or {}), **{k: facts[k] for k in ("validation", "branches", "cosines")},
-                 "trials": list(trials)}  # fmt: skip
-        self.rounds.append(entry)
-        listed = ", ".join(f"{name} {score:.3f}" for name, score in entry["validation"].items())
-        self.progress.say(f"round {entry['round']}: validation {listed}")
-
-    # -- what is left --------------------------------------------------------------------------------------------
-
-    def save(self, out: Path, facts: Mapping[str, Any]) -> Scoreboard:
-        state = self.states[self.kept].folder
-        model = jobs.assemble(str(state / "encoder"), dict.fromkeys(self.tasks, str(state)), list(self.tasks.values()))
-        model.to(pick_device(self.settings.device))
-        tuned = [branch for entry in self.rounds for branch in entry["branches"].values()]
-        course = Course(
-            examples=Counter(),
-            seconds=sum(one["seconds"] for one in [*tuned, *(piece.facts for piece in self.heads.values())]),
-        )
-        for branch in tuned:
-            course.examples.update(branch["examples"])
-        with output_folder(out, "loop", force=self.force) as folder:
-            board = board_of(model, self.suite, "test", "loop", course)
-            model.facts = {
-                "made_by": {**facts, "base": plain_name(self.base), "settings": self.settings.to_json(),
-                            "seed": self.options.seed, "kept": self.kept, "rounds": self.rounds},
-                "scores": {n: cell_facts(d, board.cells["loop"][n], "test") for n, d in board.definitions.items()},
-            }  # fmt: skip
-            model.write(folder)
-        return board
+def save_kept(out: Path, carried: Carried, suite: Suite, facts: Mapping[str, object], *, force: bool) -> Scoreboard:
+    """Write the model of the round that is kept, and score it on test. facts: more to write into it."""
+    start, settings, rounds, kept = carried.start, carried.settings, carried.rounds, carried.kept
+    state, tasks = str(rounds[kept].piece.folder), start.data.tasks
+    model = assemble(f"{state}/encoder", dict.fromkeys(tasks, state), list(tasks.values()))
+    model.to(pick_device(settings.device))
+    records = [one.record for one in rounds]
+    tuned = [branch for record in records for branch in record["branches"].values()]
+    course = Course(examples=Counter(), seconds=start.seconds + sum(one["seconds"] for one in tuned))
+    for branch in tuned:
+        course.examples.update(branch["examples"])
+    with output_folder(out, "loop", force=force) as folder:
+        board = board_of(model, suite, "test", "loop", course)
+        model.facts = {
+            "made_by": {
+                **facts,
+                "base": start.base.name,
+                "settings": settings.to_json(),
+                "seed": carried.seed,
+                "kept": kept,
+                "rounds": records,
+            },
+            "scores": {n: cell_facts(d, board.cells["loop"][n], "test") for n, d in board.definitions.items()},
+        }
+        model.write(folder)
+    return board

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from allround.building.loops.loop import Branch, Loop, at_least
 from allround.building.search import coordinate_search
@@ -16,7 +15,7 @@ from allround.core.registry import method
     paper="ATM: Improving Model Merging by Alternating Tuning and Merging",
 )
 def atm(
-    tasks: Sequence[str], values: Mapping[str, Any], *, rounds: int = 3, method: str = "average", trials: int = 0
+    tasks: Sequence[str], values: Mapping[str, object], *, rounds: int = 3, method: str = "average", trials: int = 0
 ) -> Loop:
     """Rounds of a copy for each task, all merged by one method.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from allround.building.loops.loop import Branch, Loop, at_least, known
 from allround.core.registry import method
@@ -15,7 +14,7 @@ from allround.core.registry import method
 )
 def cold_fusion(
     tasks: Sequence[str],
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     *,
     rounds: int = 5,
     contributors: int = 0,

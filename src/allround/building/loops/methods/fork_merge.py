@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from allround.building.loops.convex import convex_search
 from allround.building.loops.loop import Branch, Loop, at_least, known
@@ -17,7 +16,7 @@ from allround.core.registry import method
 )
 def fork_merge(
     tasks: Sequence[str],
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     *,
     target: str,
     rounds: int = 5,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from allround.building.judge import Judge
 from allround.building.options import Constraints
-from allround.building.systems import Judge
 
 JUDGE = Judge({"a": "accuracy", "b": "rmse"}, {"a": 0.8, "b": 2.0})
 SCORES = {"joint": {"a": 0.8, "b": 2.5}, "ties": {"a": 0.4, "b": 1.0}, "average": {"a": 0.76, "b": 2.0}}

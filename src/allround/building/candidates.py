@@ -1,0 +1,145 @@
+"""The systems that a build compares: what one has to offer, and the one that is an encoder with heads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from allround.building.jobs.predict import predict
+from allround.core.pieces import Piece
+from allround.evaluation.scoreboard import Cost
+from allround.models.model import read_heads, write_definitions, write_heads
+from allround.tasks.definition import Definition
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """How a candidate answers some of its tasks, in plain values that a job takes into another process.
+
+    function: a top-level function `(pieces, source, own, tasks, split, device)` that makes prediction pieces, as
+    `jobs.predict.predict` does. source: the folder that it loads. own: for each task, what this candidate has of its
+    own beside the source: the folder of a head, say. Candidates whose function, source and tasks are the same are
+    answered by one job, which loads the source once.
+    """
+
+    function: Callable[..., None]
+    source: str
+    own: Mapping[str, str]
+
+
+class Candidate(Protocol):
+    """A system that a build compares with the others.
+
+    A candidate is data: it knows the folders of the pieces that it consists of, and loads none of them until it is
+    asked for its cost or written.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called; no other candidate of the build is called so."""
+
+    @property
+    def role(self) -> str:
+        """What sort of system it is, in a word for the scoreboard: base, specialists, joint, merge, ..."""
+
+    @property
+    def title(self) -> str:
+        """What it is, in a few words for people."""
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """The settings that were chosen for it."""
+
+    @property
+    def single(self) -> bool:
+        """Whether all tasks share one set of weights, so that it may be chosen as the best single model."""
+
+    @property
+    def keys(self) -> Mapping[str, object]:
+        """For each task, what its answers follow from: keys of pieces, as plain data."""
+
+    def answerers(self) -> list[Answerer]:
+        """How it answers its tasks; each task belongs to one of them."""
+
+    def cost(self, examples_per_second: float | None = None) -> Cost:
+        """What it costs. examples_per_second: the measured speed of its predictions."""
+
+    def write(self, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> None:
+        """Write it into an empty folder, from which `allround.load` reads it. facts: what the folder says of it."""
+
+
+@dataclass(frozen=True)
+class ModelCandidate:
+    """A candidate that is an encoder with a head for each task, or several of them, by the folders of their pieces.
+
+    encoders, heads: for each task, the folder of the model whose encoder and whose head answer it. keys: for each
+    task, what these parts were made from. encoder_size: numbers in one encoder. effort: what making it took; `cost`
+    adds sizes and speed.
+    """
+
+    name: str
+    role: str
+    title: str
+    encoders: Mapping[str, Path]
+    heads: Mapping[str, Path]
+    keys: Mapping[str, object]
+    encoder_size: int
+    effort: Cost = field(default_factory=Cost)
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of_piece(
+        cls,
+        name: str,
+        role: str,
+        title: str,
+        piece: Piece,
+        tasks: Iterable[str],
+        encoder_size: int,
+        effort: Cost | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> ModelCandidate:
+        """A candidate whose encoder and heads all lie in one piece."""
+        places, keys = dict.fromkeys(tasks, piece.folder), dict.fromkeys(tasks, piece.key)
+        return cls(name, role, title, places, places, keys, encoder_size, effort or Cost(), settings or {})
+
+    @property
+    def single(self) -> bool:
+        """Whether all tasks share one encoder."""
+        return len(set(self.encoders.values())) == 1
+
+    @property
+    def encoder(self) -> Path:
+        """The folder of the first task's encoder: that of all tasks in a single model."""
+        return next(iter(self.encoders.values())) / "encoder"
+
+    def answerers(self) -> list[Answerer]:
+        """One for each encoder."""
+        found: dict[Path, dict[str, str]] = {}
+        for name, folder in self.encoders.items():
+            found.setdefault(folder, {})[name] = str(self.heads[name])
+        return [Answerer(predict, str(folder / "encoder"), own) for folder, own in found.items()]
+
+    def cost(self, examples_per_second: float | None = None) -> Cost:
+        """What it costs, from the effort and the sizes of its parts."""
+        heads = [sum(t.numel() for t in head.values()) for head in self._read_heads().values()]
+        return replace(
+            self.effort,
+            parameters_stored=self.encoder_size * len(set(self.encoders.values())) + sum(heads),
+            parameters_used=self.encoder_size + max(heads),
+            examples_per_second=examples_per_second,
+        )
+
+    def write(self, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> None:
+        """Write the encoder of a single model, all heads, and what they are for."""
+        shutil.copytree(self.encoder, folder / "encoder")
+        write_heads(folder / "heads.safetensors", self._read_heads())
+        write_definitions(folder, definitions, facts)
+
+    def _read_heads(self) -> dict[str, dict[str, Tensor]]:
+        return {n: read_heads(folder / "heads.safetensors")[n] for n, folder in self.heads.items()}

@@ -1,0 +1,24 @@
+"""Models put together from the folders that hold their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from allround.models.base import load_encoder
+from allround.models.encoder import Encoder
+from allround.models.model import MultiTaskModel, read_heads
+from allround.tasks.task import Task
+
+
+def assemble(encoder: str, heads: Mapping[str, str], tasks: Sequence[Task]) -> MultiTaskModel:
+    """A model from an encoder folder and, for each task, the folder that holds its head."""
+    return with_heads(load_encoder(encoder), heads, tasks)
+
+
+def with_heads(encoder: Encoder, heads: Mapping[str, str], tasks: Sequence[Task]) -> MultiTaskModel:
+    """A model from an encoder and, for each task, the folder that holds its head."""
+    model = MultiTaskModel(encoder, {})
+    for task in tasks:
+        model.add_task(task.definition, read_heads(Path(heads[task.name]) / "heads.safetensors").get(task.name, {}))
+    return model.eval()

@@ -1,0 +1,105 @@
+"""Tuned models: a specialist, a joint model, a specialist that the user gives; and how fast tuning is here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from allround.building.jobs.assemble import assemble
+from allround.building.jobs.rows import stored_task
+from allround.core.errors import AllroundError
+from allround.core.memory import PeakMemory
+from allround.core.outputs import remove_empty
+from allround.core.pieces import Piece
+from allround.evaluation.predict import predict_split
+from allround.models.base import find_folder, load_encoder
+from allround.models.device import pick_device
+from allround.models.head import fit_head
+from allround.models.model import MultiTaskModel, read_definitions, read_heads
+from allround.tasks.task import Task
+from allround.training.settings import Settings
+from allround.training.trainer import train
+
+
+def tune(
+    piece: Piece, base: str, heads: Mapping[str, str], tasks: Sequence[str], settings: Mapping[str, object], seed: int
+) -> None:
+    """A model tuned from the base: a specialist when there is one task, a joint model when there are many."""
+    data = [stored_task(t) for t in tasks]
+    with piece.make() as (folder, facts):
+        model = assemble(base, {t.name: heads[t.name] for t in data}, data)
+        adapter = folder / "adapter" if settings["tune"] == "lora" else None
+        chosen = Settings.from_json(dict(settings))
+        memory = PeakMemory(cuda=pick_device(chosen.device).type == "cuda")
+        course = train(model, data, chosen, seed=seed, scratch=piece.scratch, adapter=adapter)
+        facts["peak_memory"] = memory.read()
+        model.write(folder)
+        facts["evaluations"] = course.evaluations
+        facts["best_step"] = course.best_step
+        facts["steps"] = course.steps
+        facts["skipped"] = course.skipped
+        facts["skipped_of"] = course.skipped_of
+        facts["backward_passes"] = course.backward_passes
+        facts["examples"] = course.examples
+        facts["seconds"] = course.seconds
+        best = next(e for e in course.evaluations if e["step"] == course.best_step)
+        facts["validation"] = best["scores"]
+    remove_empty(piece.scratch)
+
+
+def take_specialist(piece: Piece, given: str, base: str, task: str) -> None:
+    """A specialist that the user gives: a model that allround saved, or an encoder folder (a head is then fitted)."""
+    from allround.checkpoints.weights import Weights
+    from allround.merging.layout import check_alike
+
+    started = time.perf_counter()
+    data = stored_task(task)
+    source = Path(given)
+    encoder_folder = find_folder(given)
+    check_alike(Weights(base), [Weights(encoder_folder)])
+    encoder = load_encoder(encoder_folder)
+    read, wanted = encoder.features(data.definition), load_encoder(base).features(data.definition)
+    if read != wanted:
+        raise AllroundError(
+            f"use {given} as the specialist of '{data.name}'",
+            f"its encoder gives {read} features for this task, and the base {wanted}, so one head cannot read both",
+            "give a specialist that was tuned with the encoder settings of this build (how it reads pairs, say)",
+        )
+    with piece.make() as (folder, facts):
+        definitions = read_definitions(source)[0] if (source / "allround.json").is_file() else {}
+        if data.name in definitions and definitions[data.name].labels == data.definition.labels:
+            head = read_heads(source / "heads.safetensors")[data.name]
+            facts["head"] = "its own"
+        else:
+            fitted = fit_head(encoder, data)
+            head = {"weight": fitted.weight, "bias": fitted.bias}
+            facts["head"] = "fitted on its frozen encoder"
+        model = MultiTaskModel(encoder, {})
+        model.add_task(data.definition, head)
+        model.facts = {"made_by": {"given": str(given)}}
+        model.write(folder)
+        facts.update({"seconds": time.perf_counter() - started, "examples": {data.name: 0}, "given": str(given)})
+
+
+def probe(
+    base: str, heads: Mapping[str, str], tasks: Mapping[str, str], settings: Mapping[str, object]
+) -> dict[str, dict[str, float]]:
+    """Seconds per training example and per predicted row of each task, from one small measurement."""
+    found: dict[str, dict[str, float]] = {}
+    chosen = Settings.from_json(dict(settings)).with_(epochs=1)
+    for name, folder in tasks.items():
+        task = stored_task(folder)
+        model = assemble(base, heads, [task])
+        started = time.perf_counter()
+        count = min(64, len(task.splits["validation"]))
+        first = {s: split.take(range(min(count, len(split)))) for s, split in task.splits.items()}
+        small = Task(task.definition, first)
+        predict_split(model, small, "validation")
+        predicting = (time.perf_counter() - started) / count
+        started = time.perf_counter()
+        train(model, [small], chosen)
+        # Training scores validation twice (before the first step, and at the end).
+        training = max(0.0, time.perf_counter() - started - 2 * count * predicting) / len(small.splits["train"])
+        found[name] = {"train": training, "predict": predicting}
+    return found

@@ -1,0 +1,63 @@
+"""The folder of the chosen model: its parts, its scores and a card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from allround.building.candidates import Candidate
+from allround.core.outputs import output_folder
+from allround.evaluation.scoreboard import Cell, Scoreboard, percent, shown, span_text
+from allround.tasks.definition import Definition
+
+
+def save_best(out: Path, candidate: Candidate, board: Scoreboard, *, force: bool) -> None:
+    """Write the chosen system with its scores, where it comes from, and a card. Errors: those of `output_folder`."""
+    cells = board.cells[candidate.name]
+    facts = {
+        "made_by": {"system": candidate.name, "settings": dict(candidate.settings), "title": candidate.title},
+        "scores": {n: cell_facts(d, cells[n], board.split) for n, d in board.definitions.items()},
+        "provenance": board.provenance,
+    }
+    with output_folder(out, "build", force=force) as folder:
+        candidate.write(folder, board.definitions, facts)
+        _write_card(folder, candidate.title, board)
+
+
+def cell_facts(definition: Definition, cell: Cell, split: str) -> dict[str, object]:
+    """A score as a saved model keeps it."""
+    facts = {"metric": definition.metric, split: cell.score, "low": cell.low, "high": cell.high, "rows": cell.n}
+    return {**facts, "retention": cell.retention}
+
+
+def _write_card(folder: Path, title: str, board: Scoreboard) -> None:
+    """README.md of a saved model: what it is, what it scores, how to use it."""
+    assert board.best
+    lines = [
+        "# One model for " + ", ".join(board.definitions),
+        "",
+        f"Made by allround: {title}. Base: {board.provenance.get('base', 'unknown')}.",
+        "",
+        "| task | metric | test score | 95% interval | test rows | retention |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, definition in board.definitions.items():
+        cell = board.cells[board.best][name]
+        kept = percent(cell.retention) if cell.retention is not None else ""
+        spread = span_text(cell.low, cell.high, metric=definition.metric)
+        lines.append(
+            f"| {name} | {definition.metric} | {shown(cell.score, definition.metric)} |{spread} | {cell.n} | {kept} |"
+        )
+    lines += [
+        "",
+        "Retention is this model's score divided by that of a specialist tuned for the task alone.",
+        "",
+        "```python",
+        "import allround",
+        "",
+        'model = allround.load("this folder")',
+        "```",
+        "",
+        "The encoder alone, in `encoder/`, loads in the library that it comes from.",
+        "",
+    ]
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")

@@ -1,0 +1,53 @@
+"""The choice of the best single model, on validation rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from allround.building.candidates import Candidate
+from allround.building.judge import Judge
+from allround.building.options import Constraints
+from allround.building.stages.data import Data
+from allround.building.workshop import Workshop
+from allround.evaluation.scoreboard import percent
+
+#: Validation scores by candidate and by task.
+Scores = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best single model, and why it was chosen."""
+
+    best: Candidate
+    words: str
+
+
+def make_judge(shop: Workshop, data: Data, reference: str, validation: Scores) -> Judge:
+    """A judge that compares with the reference (the specialists); says how the candidates so far compare."""
+    judge = Judge(data.metrics, validation[reference])
+    means = {name: judge.mean(scores) for name, scores in validation.items() if name != reference}
+    listed = ", ".join(f"{name} {percent(mean)}%" for name, mean in means.items())
+    shop.say(f"mean retention on validation: {listed}")
+    return judge
+
+
+def choose(
+    shop: Workshop,
+    candidates: Sequence[Candidate],
+    validation: Scores,
+    judge: Judge,
+    constraints: Constraints,
+    tried: int,
+) -> Choice:
+    """Choose the best single model. tried: settings of merges that were compared on the way, for the words."""
+    single = {c.name: c for c in candidates if c.single}
+    best, words = judge.choose(
+        {name: validation[name] for name in single},
+        {name: c.cost().parameters_stored for name, c in single.items()},
+        constraints,
+        tried,
+    )
+    shop.say(words)
+    return Choice(single[best], words)

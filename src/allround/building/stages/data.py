@@ -1,0 +1,60 @@
+"""The rows of a run, kept where every process finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from allround.building.workshop import Workshop
+from allround.evaluation.scoreboard import plural
+from allround.tasks.definition import Definition
+from allround.tasks.suite import Suite
+from allround.tasks.task import SPLITS, Task
+
+
+@dataclass(frozen=True)
+class Data:
+    """The tasks of a run by name, and the folder of each in the run folder."""
+
+    tasks: Mapping[str, Task]
+    folders: Mapping[str, str]
+
+    @property
+    def content(self) -> dict[str, str]:
+        """The hash of each task's rows and definition."""
+        return {name: task.content for name, task in self.tasks.items()}
+
+    @property
+    def definitions(self) -> dict[str, Definition]:
+        return {name: task.definition for name, task in self.tasks.items()}
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        return {name: task.definition.metric for name, task in self.tasks.items()}
+
+    def rows(self, split: str) -> int:
+        """Rows of a split, over all tasks."""
+        return sum(len(task.splits[split]) for task in self.tasks.values())
+
+
+def announce(shop: Workshop, suite: Suite, words: str) -> None:
+    """Say what is worked on, and what people have to know of the data."""
+    rows = sum(len(task.splits["train"]) for task in suite.tasks.values())
+    shop.say(f"suite {suite.name}: {plural(len(suite.tasks), 'task')}, {plural(rows, 'training row')}; {words}, "
+             f"{plural(shop.workers, 'worker')}")  # fmt: skip
+    for name, notes in suite.notes.items():
+        for note in notes:
+            shop.say(f"data of {name}: {note}", style="yellow")
+
+
+def keep_rows(shop: Workshop, tasks: Mapping[str, Task]) -> Data:
+    """Write the rows of each task into the run folder, where they are not there yet."""
+    folders: dict[str, str] = {}
+    for name, task in tasks.items():
+        piece = shop.pieces.piece(f"data-{name}", content=task.content)
+        if not shop.have(piece):
+            with piece.make() as (folder, facts):
+                task.write(folder)
+                facts["rows"] = {s: len(task.splits[s]) for s in SPLITS}
+        folders[name] = str(piece.folder)
+    return Data(dict(tasks), folders)

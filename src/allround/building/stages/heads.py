@@ -1,0 +1,71 @@
+"""Heads fitted on the frozen base: what every training starts from, and a system of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from allround.building.candidates import ModelCandidate
+from allround.building.jobs import start as jobs
+from allround.building.stages.base import Base
+from allround.building.stages.data import Data
+from allround.building.workshop import Work, Workshop, folders, seconds
+from allround.core.jobs import call
+from allround.core.pieces import Piece
+from allround.evaluation.scoreboard import Cost, plural
+from allround.models.head import PENALTIES
+
+
+@dataclass(frozen=True)
+class Start:
+    """What every training starts from: the rows, the base, and a head for each task that was fitted on it."""
+
+    data: Data
+    base: Base
+    heads: Mapping[str, Piece]
+
+    @property
+    def head_folders(self) -> dict[str, str]:
+        return folders(self.heads)
+
+    @property
+    def seconds(self) -> float:
+        """What fitting the heads took."""
+        return seconds(self.heads)
+
+
+def head_work(
+    shop: Workshop, data: Data, encoder: str, key: object, device: str, name: str = "head"
+) -> tuple[dict[str, Piece], list[Work]]:
+    """A head for each task on an encoder as it is. key: what the encoder was made from."""
+    pieces: dict[str, Piece] = {}
+    work: list[Work] = []
+    for task_name, task in data.tasks.items():
+        piece = shop.pieces.piece(f"{name}-{task_name}", base=key, task=task.content, penalties=PENALTIES)
+        job = call(jobs.make_head, piece=piece, task=data.folders[task_name], encoder=encoder, device=device)
+        pieces[task_name] = piece
+        work.append((piece, job))
+    return pieces, work
+
+
+def fit_heads(shop: Workshop, data: Data, base: Base, device: str) -> Start:
+    """Fit a head for each task on the frozen base."""
+    pieces, work = head_work(shop, data, base.encoder, base.piece.key, device)
+    tally = shop.do("heads on the frozen base", work)
+    shop.say(f"heads fitted for {plural(len(pieces), 'task')} on the frozen base", tally)
+    return Start(data, base, pieces)
+
+
+def base_candidate(start: Start) -> ModelCandidate:
+    """The base with its heads: what there is before any tuning."""
+    base = start.base.piece
+    return ModelCandidate(
+        name="base",
+        role="base",
+        title="heads on the frozen base",
+        encoders=dict.fromkeys(start.heads, base.folder),
+        heads={n: p.folder for n, p in start.heads.items()},
+        keys={n: [base.key, p.key] for n, p in start.heads.items()},
+        encoder_size=start.base.size,
+        effort=Cost(training_seconds=start.seconds, training_examples=start.data.rows("train")),
+    )

@@ -1,0 +1,128 @@
+"""What a build will do: all that was asked for, or, with a budget, what there is time for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from allround.building.budget import BudgetPlan, joint_time, learning_time, make_plan, scaled, with_extras
+from allround.building.jobs import tune as jobs
+from allround.building.joint import Joint
+from allround.building.options import Options
+from allround.building.search import most_trials
+from allround.building.stages.base import Base
+from allround.building.stages.data import Data, keep_rows
+from allround.building.stages.heads import head_work
+from allround.building.workshop import Workshop, folders, seconds
+from allround.core import registry
+from allround.core.jobs import call
+from allround.core.seeds import seed_of
+from allround.merging.learn.learning import preset
+from allround.tasks.task import SPLITS
+from allround.training.settings import Settings
+
+#: What a plan and a report call fitting heads anew on merged encoders.
+REFITTED = "heads fitted anew"
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a build will do.
+
+    settings: of all training, their precision decided. trials: most settings tried for each merge method. merges,
+    learned: merge methods, and presets of learned merges. joint: whether the plain joint model is trained. joints:
+    further joint models. refit: whether heads are fitted anew on the best merges. budget: what a budget allows, in
+    words.
+    """
+
+    data: Data
+    settings: Settings
+    trials: int
+    merges: tuple[str, ...]
+    learned: tuple[str, ...]
+    joint: bool
+    joints: tuple[Joint, ...]
+    refit: bool = True
+    budget: str | None = None
+
+
+def whole_scope(options: Options, data: Data, settings: Settings) -> Scope:
+    """All that was asked for. With one task there are no further joint models."""
+    return Scope(
+        data=data,
+        settings=settings,
+        trials=options.trials,
+        merges=tuple(options.chosen("merge")),
+        learned=tuple(options.chosen("learn")),
+        joint=options.joint,
+        joints=tuple(options.joints()) if len(data.tasks) > 1 else (),
+    )
+
+
+def plan_work(shop: Workshop, base: Base, whole: Scope, minutes: float | None) -> Scope:
+    """The whole scope, or with a budget of `minutes` as much as there is time for.
+
+    The speed is measured once; the decision is a piece, and is kept in the run folder.
+    """
+    if minutes is None:
+        return whole
+    decided = shop.pieces.piece(
+        "plan",
+        base=base.piece.key,
+        tasks=whole.data.content,
+        budget=minutes,
+        settings=whole.settings.to_json(),
+        trials=whole.trials,
+        methods={"merge": list(whole.merges), "learn": list(whole.learned)},
+        joints=[joint.name for joint in whole.joints],
+    )
+    if not shop.have(decided):
+        found = _measured_plan(shop, base, whole, minutes)
+        with decided.make() as (_, facts):
+            facts.update(found.to_json())
+    plan = BudgetPlan(**decided.facts)
+    shop.say(plan.words)
+    data = whole.data
+    if plan.share < 1:
+        seed = seed_of(shop.seed, "budget")
+        cut = {n: t.limit({s: scaled(t, s, plan.share) for s in SPLITS}, seed) for n, t in data.tasks.items()}
+        data = keep_rows(shop, cut)
+    return replace(
+        whole,
+        data=data,
+        settings=whole.settings.with_(epochs=plan.epochs),
+        trials=plan.trials,
+        learned=tuple(name for name in whole.learned if name not in plan.left_out),
+        joints=tuple(joint for joint in whole.joints if joint.system not in plan.left_out),
+        refit=REFITTED not in plan.left_out,
+        budget=plan.words,
+    )
+
+
+def _measured_plan(shop: Workshop, base: Base, whole: Scope, minutes: float) -> BudgetPlan:
+    """Measure the speed and cut the work. Heads are fitted on all rows first: that is done in any case."""
+    data, settings = whole.data, whole.settings
+    heads, work = head_work(shop, data, base.encoder, base.piece.key, settings.device)
+    shop.do("heads on the frozen base", work)
+    job = call(jobs.probe, base=base.encoder, heads=folders(heads), tasks=dict(data.folders),
+               settings=settings.to_json())  # fmt: skip
+    ((_, speed),) = shop.runner.run([job])
+    tasks, workers, epochs = data.tasks, shop.at_once, settings.epochs or base.epochs
+    plan = make_plan(
+        tasks,
+        speed,
+        minutes=minutes,
+        spent=shop.elapsed,
+        trials=whole.trials,
+        methods=len(whole.merges),
+        epochs=epochs,
+        joint=whole.joint,
+        workers=workers,
+    )
+    more = joint_time(tasks, speed, epochs=epochs, workers=workers)
+    costs = {joint.system: more for joint in whole.joints}
+    for name in whole.learned:
+        trials = most_trials(registry.find("learn", name), whole.trials)
+        costs[name] = learning_time(tasks, speed, preset(name), trials=trials, workers=workers)
+    if whole.merges or whole.learned:
+        costs[REFITTED] = seconds(heads) / workers * (bool(whole.merges) + bool(whole.learned))
+    return with_extras(plan, costs, minutes)

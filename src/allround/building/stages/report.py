@@ -1,0 +1,84 @@
+"""What a build leaves: the chosen model, the scoreboard, the predictions and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from allround.building.machine import about_machine, peak_memory
+from allround.building.saving import save_best
+from allround.building.search import Trial
+from allround.building.stages.base import Base, Precision
+from allround.building.stages.choice import Choice
+from allround.building.stages.data import Data
+from allround.building.stages.plan import Scope
+from allround.building.stages.scoring import Scored
+from allround.building.words import commands, python_lines, task_facts
+from allround.building.workshop import Workshop
+from allround.core.outputs import check_out, check_out_file, check_texts, output_file, remove_stale, write_texts
+from allround.core.version import __version__
+from allround.evaluation.predictions import Predictions
+from allround.evaluation.report import html
+from allround.evaluation.scoreboard import FILES
+from allround.tasks.suite import Suite
+from allround.training.settings import Settings
+
+#: The page that a build writes, the folder of its predictions, and that of the chosen model.
+REPORT, PREDICTIONS, BEST = "report.html", "predictions", "best"
+
+
+def check_outputs(out: Path, suite: Suite, read: Sequence[object], *, force: bool) -> None:
+    """An error where an output would replace what a build may not replace. read: folders that the build reads."""
+    check_out(out / BEST, "build", force=force, inputs=read, data=suite.files)
+    check_texts(out, [*FILES, REPORT], "build", force=force)
+    for path in (out / PREDICTIONS).rglob("*.parquet"):
+        check_out_file(path, "build", force=force, root=out)
+
+
+def provenance(shop: Workshop, suite: Suite, base: Base, data: Data, settings: Settings) -> dict[str, object]:
+    """Where the figures of a run come from."""
+    return {
+        "allround": __version__,
+        "suite": suite.name,
+        "base": base.name,
+        "base_piece": base.piece.key,
+        "tasks": data.content,
+        "settings": settings.to_json(),
+        "seed": shop.seed,
+        "workers": shop.workers,
+    }
+
+
+def write_predictions(out: Path, predictions: Mapping[tuple[str, str], Predictions], *, force: bool) -> None:
+    """Write a Parquet file for each system and task; those of an earlier build that are not made any more go."""
+    written = []
+    for (system, task), found in predictions.items():
+        name = f"{PREDICTIONS}/{system}/{task}.parquet"
+        with output_file(out / name, "build", force=force, root=out) as new:
+            found.write(new)
+        written.append(name)
+    remove_stale(out, "build", PREDICTIONS, written)
+
+
+def write_report(
+    shop: Workshop, title: str, scope: Scope, precision: Precision, trials: Sequence[Trial], choice: Choice,
+    scored: Scored,
+) -> None:  # fmt: skip
+    """Write the chosen model, the scoreboard and the report. trials: settings of merges that were compared."""
+    out, board, tasks = shop.out, scored.board, scope.data.tasks
+    save_best(out / BEST, choice.best, board, force=shop.force)
+    extra = {
+        "title": title,
+        "commands": commands(out, tasks),
+        "python": python_lines(out, tasks),
+        "choices": [
+            {"method": t.method, "settings": t.settings, "validation": t.validation, "chosen": t.chosen} for t in trials
+        ],
+        "tasks": [task_facts(t) for t in tasks.values()],
+        "budget": scope.budget,
+        "precision": precision.words,
+        **about_machine(),
+        "seconds_total": shop.elapsed,
+        "peak_memory": peak_memory(),
+    }
+    write_texts(out, {**board.files(), REPORT: html(board, extra=extra)}, "build", force=shop.force)
