@@ -6,14 +6,23 @@ from typing import Any
 
 import pytest
 
-from allround.building.budget import FILL, Plan, estimate, joint_time, learning_time, make_plan, scaled, with_extras
+from allround.building.budget import (
+    FILL,
+    BudgetPlan,
+    estimate,
+    joint_time,
+    learning_time,
+    make_plan,
+    scaled,
+    with_extras,
+)
 from allround.merging.learn.learning import preset
 from allround.tasks.suite import Suite
 
 SPEED = {"train": 0.1, "predict": 0.01}
 
 
-def plan(suite: Suite, minutes: float, **changes: Any) -> Plan:
+def plan(suite: Suite, minutes: float, **changes: Any) -> BudgetPlan:
     arguments: dict[str, Any] = {"spent": 0.0, "trials": 12, "methods": 3, "epochs": 3, "joint": True, "workers": 2}
     return make_plan(suite.tasks, dict.fromkeys(suite.tasks, SPEED), minutes=minutes, **{**arguments, **changes})
 
