@@ -22,10 +22,11 @@ from seeds import spoken
 from allround.building.jobs.assemble import assemble
 from allround.core.jobs import quiet_libraries
 from allround.core.seeds import seed_of
+from allround.core.words import percent
 from allround.evaluation.intervals import retention
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import score
-from allround.evaluation.scoreboard import Scoreboard, percent
+from allround.evaluation.scoreboard import Scoreboard
 from allround.tasks.metric import better
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from allround.evaluation.scoreboard import Scoreboard, count, duration, percent
+from allround.core.words import count, duration, percent
+from allround.evaluation.scoreboard import Scoreboard
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:

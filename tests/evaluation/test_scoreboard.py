@@ -12,7 +12,8 @@ from rich.console import Console
 
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
-from allround.evaluation.scoreboard import Scoreboard, System, shown
+from allround.core.words import shown
+from allround.evaluation.scoreboard import Scoreboard, System
 
 
 def test_cells_hold_scores_and_retention() -> None:
@@ -124,7 +125,7 @@ def test_a_name_cannot_steer_the_terminal() -> None:
 
 
 def test_metrics_of_errors_are_shown_in_their_units() -> None:
-    assert shown(0.25, "rmse") == "0.25" and shown(0.25, "accuracy") == "25.0"
+    assert shown(0.25, "lower") == "0.25" and shown(0.25, "higher") == "25.0"
 
 
 def test_errors_in_words() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -14,13 +15,16 @@ import numpy as np
 import pytest
 from comparisons import RIGHT, ROWS, SEEDS, comparison, definition, predictions
 from rich.console import Console
-from test_report import Page
+from test_report import Page, names_in
 
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
-from allround.evaluation.intervals import Interval, over_seeds
-from allround.evaluation.training import EQUAL, SPECIALISTS, TrainingComparison, front, measure, task_level
-from allround.evaluation.training_page import _figures, html, svg
+from allround.evaluation.intervals import Interval, over_seeds, task_level
+from allround.evaluation.pictures import svg_text
+from allround.evaluation.training import EQUAL, SPECIALISTS, TrainingComparison, measure
+from allround.evaluation.training.page import html
+from allround.evaluation.training.pictures import front, plot_retention, plot_trade_off, svg, trade_off_caption
+from allround.evaluation.training.words import how
 
 HOSTILE = '"><script>alert(1)</script><img src=//evil.example/x onerror=alert(1)>'
 
@@ -132,8 +136,8 @@ def test_the_verdict_says_who_differs_and_who_does_not() -> None:
 def test_one_seed_is_said_to_be_one() -> None:
     found = comparison(seeds=(0,))
     assert "All is of one seed" in " ".join(found.words())
-    assert "over the test rows alone" in found.how() and "Student" not in found.how()
-    assert "2 degrees of freedom" in comparison().how()
+    assert "over the test rows alone" in how(found) and "Student" not in how(found)
+    assert "2 degrees of freedom" in how(comparison())
 
 
 def test_tuned_weights_that_came_out_equal_are_said_to_be_equal() -> None:
@@ -220,18 +224,6 @@ def test_what_is_printed_fits_the_screen(width: int) -> None:
 # Figures and page.
 
 
-def boxes(text: str) -> list[tuple[str, float, float, float, float]]:
-    """The names of the first figure by their places, as wide as they are at most."""
-    found = []
-    for kind, x, y, anchor, name in re.findall(
-        r'<text class="(label[^"]*)" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]*)<', text
-    ):
-        wide = 7.2 * len(name)
-        left = float(x) - {"start": 0, "middle": wide / 2, "end": wide}[anchor]
-        found.append((f"{kind} {name}", left, float(y) - 11, left + wide, float(y) + 2))
-    return found
-
-
 def test_names_in_the_trade_off_do_not_lie_over_each_other() -> None:
     made = comparison()
     crowd = []
@@ -240,27 +232,32 @@ def test_names_in_the_trade_off_do_not_lie_over_each_other() -> None:
         point = replace(method.tried[0], mean=0.97 + number * 0.0006, retention={"one": 0.95 + number * 0.0004},
                         chosen=True)  # fmt: skip
         crowd.append(replace(method, name=f"method_{number}", tried=[point]))
-    (trade_off, _) = _figures(replace(made, methods=crowd))
-    placed = boxes(str(trade_off.svg))
+    placed = names_in(plot_trade_off(replace(made, methods=crowd)), "method_")
     assert len(placed) == 8
-    for i, (_, left, top, right, bottom) in enumerate(placed):
-        assert left >= 0 and right <= 520
-        for _, l2, t2, r2, b2 in placed[i + 1 :]:
-            assert not (min(right, r2) - max(left, l2) > 1 and min(bottom, b2) - max(top, t2) > 1)
+    for one, other in itertools.combinations(placed, 2):
+        assert not one.overlaps(other)
 
 
 def test_a_method_far_below_is_named_and_does_not_squeeze_the_others() -> None:
-    (trade_off, forest) = _figures(comparison())
-    assert "Far below and not drawn: nash_mtl (88.5, 66.7)." in trade_off.caption
-    assert "nash_mtl" not in str(trade_off.svg)
-    assert "◂ 88.5" in str(forest.svg).replace("&#9666;", "◂")
-    assert "equal, uw" in str(trade_off.svg), "two methods at one place share a name"
+    made = comparison()
+    assert "Far below and not drawn: nash_mtl (88.5, 66.7)." in trade_off_caption(made)
+    trade_off, forest = (svg_text(plot(made)) for plot in (plot_trade_off, plot_retention))
+    assert "nash_mtl" not in trade_off
+    assert "◂ 88.5" in forest
+    assert "equal, uw" in trade_off, "two methods at one place share a name"
 
 
 def test_of_two_tasks_each_has_an_axis() -> None:
-    text = str(_figures(comparison(tasks=("one", "two")))[0].svg)
+    text = svg_text(comparison(tasks=("one", "two")).plot_trade_off())
     assert "retention of one, %" in text and "retention of two, %" in text
-    assert "least retention of a task, %" in str(_figures(comparison())[0].svg)
+    assert "least retention of a task, %" in svg_text(comparison().plot_trade_off())
+
+
+def test_without_retention_there_is_nothing_to_draw() -> None:
+    made = comparison(names=(EQUAL,))
+    undefined = replace(made.methods[0].test, mean=None)
+    with pytest.raises(AllroundError, match="no score of the specialists is above 0"):
+        replace(made, methods=[replace(made.methods[0], test=undefined)]).plot_retention()
 
 
 @pytest.mark.parametrize("change", [{}, {"sweep": []}, {"seeds": (0,)}, {"names": (EQUAL,)}, {"tasks": ("a", "b")}])

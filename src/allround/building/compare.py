@@ -22,7 +22,7 @@ from allround.core.jobs import quiet_libraries
 from allround.core.outputs import check_texts, write_texts
 from allround.core.progress import Progress
 from allround.core.seeds import seed_of
-from allround.evaluation.scoreboard import plural
+from allround.core.words import plural
 from allround.evaluation.training import EQUAL, FILES, TrainingComparison
 from allround.models.device import pick_device
 from allround.tasks.suite import Suite, as_suite

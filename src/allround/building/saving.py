@@ -6,8 +6,10 @@ from pathlib import Path
 
 from allround.building.candidates import Candidate
 from allround.core.outputs import output_folder
-from allround.evaluation.scoreboard import Cell, Scoreboard, percent, shown, span_text
+from allround.core.words import percent, shown, span_text
+from allround.evaluation.scoreboard import Cell, Scoreboard
 from allround.tasks.definition import Definition
+from allround.tasks.metric import better
 
 
 def save_best(out: Path, candidate: Candidate, board: Scoreboard, *, force: bool) -> None:
@@ -43,9 +45,10 @@ def _write_card(folder: Path, title: str, board: Scoreboard) -> None:
     for name, definition in board.definitions.items():
         cell = board.cells[board.best][name]
         kept = percent(cell.retention) if cell.retention is not None else ""
-        spread = span_text(cell.low, cell.high, metric=definition.metric)
+        spread = span_text(cell.low, cell.high, better=better(definition.metric))
         lines.append(
-            f"| {name} | {definition.metric} | {shown(cell.score, definition.metric)} |{spread} | {cell.n} | {kept} |"
+            f"| {name} | {definition.metric} | {shown(cell.score, better(definition.metric))} |{spread} "
+            f"| {cell.n} | {kept} |"
         )
     lines += [
         "",

@@ -15,7 +15,7 @@ from allround.core.progress import Progress
 from allround.core.seeds import seed_everything, seed_of
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions, score
-from allround.evaluation.scoreboard import FILES, Cost, Scoreboard, System
+from allround.evaluation.scoreboard import FILES, Cost, Notes, Scoreboard, System
 from allround.models.base import open_encoder
 from allround.models.device import pick_device
 from allround.models.head import fit_head
@@ -242,7 +242,7 @@ def board_of(model: MultiTaskModel, suite: Suite, split: str, name: str, course:
         System("floor", "floor", "majority class, or mean"),
         System(name, "joint", "the model", cost=cost),
     ]
-    notes = {"tasks": {n: list(t.notes) for n, t in suite.tasks.items() if t.notes}}
+    notes: Notes = {"tasks": {n: list(t.notes) for n, t in suite.tasks.items() if t.notes}}
     return Scoreboard.make(
         {n: model.definitions[n] for n in suite.tasks}, systems, predictions, reference=None, notes=notes
     )

@@ -103,7 +103,8 @@ def rounds_table(made: Looped, suite: Suite) -> Table:
     """The rounds: validation scores, the mean cosine of the branches' changes, and how they were merged."""
     from rich.table import Table
 
-    from allround.evaluation.scoreboard import shown
+    from allround.core.words import shown
+    from allround.tasks.metric import better
 
     table = Table(box=None, pad_edge=False, header_style="bold", title="on validation", title_justify="left")
     table.add_column("round")
@@ -113,7 +114,7 @@ def rounds_table(made: Looped, suite: Suite) -> Table:
     table.add_column("cosine", justify="right")
     table.add_column("merged by")
     for entry in made.rounds:
-        scores = [shown(entry["validation"][n], task.definition.metric) for n, task in suite.tasks.items()]
+        scores = [shown(entry["validation"][n], better(task.definition.metric)) for n, task in suite.tasks.items()]
         examples = sum(sum(branch["examples"].values()) for branch in entry["branches"].values())
         cosine = mean_cosine(entry["cosines"])
         kept = " *" if entry["round"] == made.kept else ""

@@ -78,6 +78,15 @@ def over_seeds(values: Sequence[float], resampled: Array, *, level: float = LEVE
     return Interval(value, value - half, value + half)
 
 
+def task_level(tasks: int) -> float:
+    """The level of an interval for one of several tasks, so that all of them hold together at 95% (Bonferroni).
+
+    >>> task_level(1), task_level(10)
+    (0.95, 0.995)
+    """
+    return 1 - (1 - LEVEL) / tasks
+
+
 def verdict(difference: Interval) -> str:
     """What a paired difference (higher is better) says: "better", "worse" or "no difference found".
 

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allround.core.outputs import write_texts
-from allround.evaluation.scoreboard import (
-    Comparison,
-    Scoreboard,
-    System,
-    count,
-    duration,
-    percent,
-    plural,
-    shown,
-    span_text,
-)
+from allround.core.words import count, duration, percent, plural, shown, span_text
+from allround.evaluation.pages import breakable, settings_text, template
+from allround.evaluation.scoreboard import Comparison, Scoreboard
+from allround.evaluation.scoreboard.scores import CostName
+from allround.tasks.metric import better
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from markupsafe import Markup
 
 #: Lower ends of the heat map's steps of retention, from the second on; step 5 is "as good as the reference".
 _STEPS = (0.70, 0.80, 0.90, 0.95, 0.985, 1.015, 1.05)
-
-_WIDTH, _HEIGHT = 520, 380
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 22, 50
-_LETTER, _LINE = 8.0, 16.5
 
 
 def write_report(
@@ -50,31 +39,17 @@ def write_report(
     write_texts(path.parent, {path.name: html(board, extra=extra)}, "write_report", force=force)
 
 
-def template(
-    path: Path, filters: Mapping[str, Callable[..., Any]], functions: Mapping[str, Callable[..., Any]] | None = None
-) -> Template:
-    """A page's template: text in it is escaped, and a value that is not given is an error."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(path.parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(filters)
-    environment.globals.update(functions or {})
-    return environment.get_template(path.name)
-
-
 def html(board: Scoreboard, *, extra: Mapping[str, Any] | None = None) -> str:
     """The page that `write_report` writes."""
+    from markupsafe import Markup
+
+    from allround.evaluation.pictures import page_style
+
     given = dict(extra or {})
     page = template(
         Path(__file__).with_name("report.html.j2"),
-        {"percent": percent, "count": count, "duration": duration, "settings": _settings, "breakable": _breakable},
-        {"percent": percent, "span": span_text, "shown": shown, "step": _step, "plural": plural},
+        {"percent": percent, "count": count, "duration": duration, "settings": settings_text, "breakable": breakable},
+        {"percent": percent, "span": span_text, "shown": shown, "better": better, "step": _step, "plural": plural},
     )
     return page.render(
         board=board,
@@ -85,7 +60,9 @@ def html(board: Scoreboard, *, extra: Mapping[str, Any] | None = None) -> str:
         compared=_compared(board),
         undefined=any(cell.retention is None for cells in board.cells.values() for cell in cells.values()),
         key=_key(),
-        figures=_figures(board),
+        retention=_retention_picture(board),
+        figures=_cost_pictures(board),
+        picture_style=Markup(page_style()),
         choices=_choices(given.get("choices") or []),
         tasks=_tasks(board, given.get("tasks") or []),
         workers=board.provenance.get("workers"),
@@ -97,24 +74,6 @@ def html(board: Scoreboard, *, extra: Mapping[str, Any] | None = None) -> str:
     )
 
 
-def _settings(settings: Mapping[str, Any] | str | None) -> str:
-    """Settings in a line: `scale 0.3, keep 0.2`."""
-    if not settings:
-        return "defaults"
-    if isinstance(settings, str):
-        return settings
-    return ", ".join(
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
-    )
-
-
-def _breakable(name: str) -> Markup:
-    """A name that may be broken after an underscore or a plus."""
-    from markupsafe import Markup, escape
-
-    return Markup(str(escape(name)).replace("_", "_<wbr>").replace("+", "+<wbr>"))
-
-
 def _compared(board: Scoreboard) -> list[tuple[str, Comparison | None, Comparison | None]]:
     """Each system with its comparisons: to the reference, and to the best."""
     found = []
@@ -123,6 +82,40 @@ def _compared(board: Scoreboard) -> list[tuple[str, Comparison | None, Compariso
         if any(pair):
             found.append((system.name, *pair))
     return found
+
+
+@dataclass(frozen=True)
+class _Figure:
+    title: str
+    svg: Markup
+
+
+def _retention_picture(board: Scoreboard) -> Markup | None:
+    from markupsafe import Markup
+
+    from allround.evaluation.pictures import svg_text
+
+    if not board.mean:
+        return None
+    return Markup(svg_text(board.plot_retention(), "Mean retention of each system", inline=True))
+
+
+def _cost_pictures(board: Scoreboard) -> list[_Figure]:
+    """Mean retention against each cost that is known of at least two systems."""
+    from markupsafe import Markup
+
+    from allround.evaluation.pictures import svg_text
+    from allround.evaluation.scoreboard.pictures import COSTS, drawn_by
+
+    if not board.mean:
+        return []
+    titles: dict[CostName, str] = {"stored": "Parameters stored", "seconds": "Training time"}
+    made = []
+    for by, title in titles.items():
+        if len(drawn_by(board, by)[0]) > 1:
+            label = f"{title}: mean retention of each system against {COSTS[by]}"
+            made.append(_Figure(title, Markup(svg_text(board.plot_cost(by), label, inline=True))))
+    return made
 
 
 def _step(retention: float | None) -> int:
@@ -190,267 +183,3 @@ def _facts(board: Scoreboard, given: Mapping[str, Any]) -> list[tuple[str, str]]
         facts.append(("Versions", ", ".join(f"{name} {version}" for name, version in given["versions"].items())))
     facts.append(("Fingerprint", f"{board.fingerprint()[:16]} (of everything but timings)"))
     return facts
-
-
-# Figures: hand-made SVG, so that its colours follow the page's.
-
-
-@dataclass(frozen=True)
-class Point:
-    """A system in a figure, in its units: x a cost, y a retention in percent."""
-
-    name: str
-    role: str
-    best: bool
-    x: float
-    y: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class _Spot:
-    """A point on the page."""
-
-    point: Point
-    x: float
-    y: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class _Box:
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def overlap(self, other: _Box) -> float:
-        wide = min(self.right, other.right) - max(self.left, other.left)
-        high = min(self.bottom, other.bottom) - max(self.top, other.top)
-        return max(0.0, wide) * max(0.0, high)
-
-
-def _figures(board: Scoreboard) -> list[dict[str, Any]]:
-    """Mean retention against each cost that is known of at least two systems."""
-    if not board.mean:
-        return []
-    made = []
-    for title, axis, cost in (
-        ("Parameters stored", "parameters stored for all tasks (log scale)", lambda s: s.cost.parameters_stored),
-        ("Training time", "seconds of training, search and merging (log scale)", lambda s: _seconds(s)),
-    ):
-        shown_systems, left_out = _worth_drawing(board)
-        points = [_point(board, s, float(cost(s))) for s in shown_systems if cost(s) > 0]
-        left_out += [s for s in shown_systems if cost(s) <= 0]
-        if len(points) < 2:
-            continue
-        aside = [f"{s.name} {percent(board.mean[s.name].value)}%" for s in left_out]
-        made.append({"title": title, "svg": _scatter(points, axis, title), "aside": aside})
-    return made
-
-
-def _seconds(system: System) -> float:
-    return system.cost.training_seconds + system.cost.search_seconds + system.cost.merge_seconds
-
-
-def _worth_drawing(board: Scoreboard) -> tuple[list[System], list[System]]:
-    """The systems to draw; a floor or base far below all others is named beside the figure instead."""
-    known = [s for s in board.systems if s.name in board.mean]
-    values = [board.mean[s.name].value for s in known if s.role not in ("floor", "base")]
-    if not values:
-        return known, []
-    least = min(values) - max(0.03, 0.5 * (max(values) - min(values)))
-    aside = [s for s in known if s.role in ("floor", "base") and board.mean[s.name].value < least]
-    return [s for s in known if s not in aside], aside
-
-
-def _point(board: Scoreboard, system: System, x: float) -> Point:
-    mean = board.mean[system.name]
-    low = mean.value if mean.low is None else mean.low
-    high = mean.value if mean.high is None else mean.high
-    return Point(system.name, system.role, system.name == board.best, x, 100 * mean.value, 100 * low, 100 * high)
-
-
-def _scatter(points: Sequence[Point], axis: str, title: str) -> Markup:
-    from markupsafe import Markup, escape
-
-    y_ticks = _ticks(min(p.low for p in points), max(p.high for p in points))
-    low, high = y_ticks[0], y_ticks[-1]
-    x_ticks = _log_ticks(min(p.x for p in points), max(p.x for p in points))
-    left, right = math.log10(x_ticks[0]), math.log10(x_ticks[-1])
-
-    def at_x(x: float) -> float:
-        inner = _WIDTH - _LEFT - _RIGHT - 40
-        return _LEFT + 20 + inner * (math.log10(x) - left) / (right - left)
-
-    def at_y(y: float) -> float:
-        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - y) / (high - low)
-
-    spots = _apart([_Spot(p, at_x(p.x), at_y(p.y), at_y(p.low), at_y(p.high)) for p in points])
-    parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}: mean retention of each system '
-        f'against {escape(axis)}" xmlns="http://www.w3.org/2000/svg">'
-    ]
-    base = _HEIGHT - _BOTTOM
-    for y in y_ticks:
-        kind = "whole" if y == 100 else "grid"
-        parts.append(
-            f'<line class="{kind}" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at_y(y):.1f}" y2="{at_y(y):.1f}"/>'
-        )
-        parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{at_y(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
-    for x in x_ticks:
-        parts.append(f'<line class="axis" x1="{at_x(x):.1f}" x2="{at_x(x):.1f}" y1="{base}" y2="{base + 5}"/>')
-        parts.append(f'<text class="tick" x="{at_x(x):.1f}" y="{base + 19}" text-anchor="middle">{_short(x)}</text>')
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{base}" y2="{base}"/>')
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text class="name" x="{middle:.1f}" y="{_HEIGHT - 10}" text-anchor="middle">{escape(axis)}</text>')
-    for spot in spots:
-        ends = f'x1="{spot.x:.1f}" x2="{spot.x:.1f}" y1="{spot.low:.1f}" y2="{spot.high:.1f}"'
-        parts.append(f'<line class="whisker {spot.point.role}" {ends}/>')
-    parts += [_shape(spot) for spot in spots]
-    for spot, box, anchor in _labels(spots):
-        if (leader := _leader(spot, box)) is not None:
-            parts.append(leader)
-        x = {"start": box.left, "middle": (box.left + box.right) / 2, "end": box.right}[anchor]
-        kind = "label best" if spot.point.best else "label"
-        place = f'x="{x:.1f}" y="{box.bottom - 4:.1f}" text-anchor="{anchor}"'
-        parts.append(f'<text class="{kind}" {place}>{escape(_cut(spot.point.name))}</text>')
-    parts.append("</svg>")
-    return Markup("\n".join(parts))
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= 24 else name[:22] + "…"
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Some five round numbers around [low, high]."""
-    span = max(high - low, 1.0)
-    step = next(s for s in (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1e3, 1e6, math.inf) if span / s <= 6)
-    if math.isinf(step):
-        return [low, high]
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(i * step, 6) for i in range(first, max(last, first + 1) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Numbers 1, 2 or 5 times a power of ten around [low, high]; powers alone when the range is wide."""
-    numbers = [factor * 10.0**power for power in range(-4, 16) for factor in (1, 2, 5)]
-    if high / low > 300:
-        numbers = numbers[::3]
-    first = max((i for i, number in enumerate(numbers) if number <= low), default=0)
-    last = min((i for i, number in enumerate(numbers) if number >= high), default=len(numbers) - 1)
-    return numbers[first : max(last, first + 1) + 1]
-
-
-def _short(value: float) -> str:
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g} {unit}"
-    return f"{value:g}"
-
-
-def _apart(spots: Sequence[_Spot]) -> list[_Spot]:
-    """Points of about the same cost, set side by side where their intervals would hide each other."""
-    placed: list[_Spot] = []
-    for spot in sorted(spots, key=lambda s: (s.x, s.y)):
-        x = spot.x
-        for shift in (0, 11, -11, 22, -22, 33, -33, 44, -44):
-            x = spot.x + shift
-            near = (other for other in placed if abs(other.x - x) < 10)
-            if all(spot.low + 6 < other.high - 6 or spot.high - 6 > other.low + 6 for other in near):
-                break
-        placed.append(_Spot(spot.point, x, spot.y, spot.low, spot.high))
-    return placed
-
-
-def _shape(spot: _Spot) -> str:
-    x, y, size = spot.x, spot.y, 5.0
-    kind = f"point {spot.point.role}"
-    ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="10"/>' if spot.point.best else ""
-    if spot.point.role == "specialists":
-        return f'{ring}<rect class="{kind}" x="{x - size:.1f}" y="{y - size:.1f}" width="10" height="10"/>'
-    if spot.point.role == "joint":
-        corners = [(x, y - 6.5), (x + 6.5, y), (x, y + 6.5), (x - 6.5, y)]
-        return f'{ring}<polygon class="{kind}" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in corners)}"/>'
-    return f'{ring}<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{size:g}"/>'
-
-
-def _labels(spots: Sequence[_Spot], others: Iterable[_Box] = ()) -> list[tuple[_Spot, _Box, str]]:
-    """A place for each name, near its point, over nothing else: the first free one of many tried.
-
-    others: what else is drawn.
-    """
-    taken = [*others, *(_Box(s.x - 8, s.y - 8, s.x + 8, s.y + 8) for s in spots)]
-    taken += [_Box(s.x - 2, s.high, s.x + 2, s.low) for s in spots]
-    leaders: list[tuple[float, float]] = []
-    found = []
-    for spot in sorted(spots, key=lambda s: (not s.point.best, s.y, -s.x)):
-        wide = _LETTER * len(_cut(spot.point.name)) + 2
-        best, least = None, math.inf
-        for number, (box, anchor) in enumerate(_places(spot, wide)):
-            if 0.8 * number >= least:
-                break  # what lies further away is no better
-            out = max(0.0, _LEFT + 2 - box.left) + max(0.0, box.right - _WIDTH + 2)
-            out += max(0.0, 2 - box.top) + max(0.0, box.bottom - (_HEIGHT - _BOTTOM - 2))
-            penalty = 0.8 * number + 50 * out + sum(box.overlap(other) for other in taken)
-            if penalty >= least:
-                continue
-            line = _line(spot, box)
-            penalty += sum(box.overlap(_around(*dot, 2)) for dot in leaders)
-            penalty += sum(_around(*dot, 2).overlap(other) for dot in line for other in taken)
-            penalty += sum(_around(*dot, 4).overlap(_around(*other, 4)) for dot in line for other in leaders) / 4
-            if penalty < least:
-                best, least = (box, anchor), penalty
-        assert best is not None
-        taken.append(best[0])
-        leaders += _line(spot, best[0])
-        found.append((spot, *best))
-    return found
-
-
-def _around(x: float, y: float, half: float) -> _Box:
-    return _Box(x - half, y - half, x + half, y + half)
-
-
-def _line(spot: _Spot, box: _Box) -> list[tuple[float, float]]:
-    """Dots along the line from a point to its name, where there is one."""
-    x, y = _end(spot, box)
-    long = math.hypot(x - spot.x, y - spot.y)
-    if long < 18:
-        return []
-    steps = int(long / 4)
-    return [(spot.x + (x - spot.x) * i / steps, spot.y + (y - spot.y) * i / steps) for i in range(4, steps)]
-
-
-def _places(spot: _Spot, wide: float) -> Iterable[tuple[_Box, str]]:
-    for step in (11, 22, 36, 52, 70, 90, 115, 140):
-        distance = step + 3 if spot.point.best else step
-        for degrees in (0, 180, 30, -30, 150, -150, 60, -60, 120, -120, 90, -90):
-            x = spot.x + distance * math.cos(math.radians(degrees))
-            y = spot.y - distance * math.sin(math.radians(degrees))
-            if abs(degrees) == 90:
-                yield _Box(x - wide / 2, y - _LINE / 2, x + wide / 2, y + _LINE / 2), "middle"
-            elif abs(degrees) < 90:
-                yield _Box(x, y - _LINE / 2, x + wide, y + _LINE / 2), "start"
-            else:
-                yield _Box(x - wide, y - _LINE / 2, x, y + _LINE / 2), "end"
-
-
-def _end(spot: _Spot, box: _Box) -> tuple[float, float]:
-    return min(max(spot.x, box.left), box.right), min(max(spot.y, box.top + 3), box.bottom - 3)
-
-
-def _leader(spot: _Spot, box: _Box) -> str | None:
-    """A thin line from a point to a name that stands away from it."""
-    x, y = _end(spot, box)
-    long = math.hypot(x - spot.x, y - spot.y)
-    begin = (12 if spot.point.best else 8) / max(long, 1e-9)
-    if long < 18 or begin > 0.7:
-        return None
-    return (
-        f'<line class="leader" x1="{spot.x + begin * (x - spot.x):.1f}" y1="{spot.y + begin * (y - spot.y):.1f}" '
-        f'x2="{x:.1f}" y2="{y:.1f}"/>'
-    )

@@ -34,7 +34,7 @@ from allround.core.outputs import write_texts
 from allround.core.progress import make_console
 from allround.core.reading import read_bytes
 from allround.core.schema import STRICT, checked
-from allround.evaluation.scoreboard import count, listed, plural
+from allround.core.words import count, listed, plural, printable
 from allround.merging.kernels import compiled
 from allround.merging.names import Names
 from allround.merging.recipe import Model
@@ -194,7 +194,7 @@ class Diff:
         """A page with the verdict, the picture and the tables."""
         from markupsafe import Markup
 
-        from allround.evaluation.report import template
+        from allround.evaluation.pages import template
         from allround.merging.diff_picture import draw
         from allround.merging.diff_words import by_kind, number_text, share_text
 
@@ -220,12 +220,11 @@ class Diff:
         """Print the verdict and tables in ASCII that fit the console's width."""
         from rich.text import Text
 
-        from allround.evaluation.scoreboard import _plain
         from allround.merging.diff_words import by_kind, cosines_table, groups_table, legend, models_table, rich_table
 
         console = console or make_console()
         for line in self.verdict():
-            console.print(Text(_plain(f"- {line}")))
+            console.print(Text(printable(f"- {line}")))
         tables = [models_table(self), groups_table(self, console.width)]
         if 2 < len(self.models) <= (console.width - 6) // 7:
             tables.append(cosines_table(self))
@@ -237,12 +236,12 @@ class Diff:
             console.print()
             console.print(Text(what, style="bold"))
             for row in rows[:12]:
-                console.print(Text(_plain("  " + row)))
+                console.print(Text(printable("  " + row)))
             if len(rows) > 12:
                 console.print(Text(f"  and {len(rows) - 12} more"))
         console.print()
         for note in [*self.notes, *legend(self)]:
-            console.print(Text(_plain(note), style="dim"))
+            console.print(Text(printable(note), style="dim"))
 
 
 def diff(

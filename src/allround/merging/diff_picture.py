@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from allround.evaluation.scoreboard import count, plural
+from allround.core.words import count, plural
 from allround.merging.diff import EMBEDDINGS, HELD, OTHER, Diff, Part
 from allround.merging.diff_words import at, cosine_text, share_text
 

@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import median
 from typing import Any
 
-from allround.evaluation.scoreboard import count, listed
+from allround.core.words import count, listed, printable
 from allround.merging.diff import ALIGNED, EMBEDDINGS, HELD, KINDS, NEAR, NOTICEABLE, OTHER, TITLES, Diff
 
 
@@ -322,12 +322,12 @@ def legend(found: Diff) -> list[str]:
 def rich_table(head: list[str], body: list[list[str]]) -> Any:
     from rich.text import Text
 
-    from allround.evaluation.scoreboard import _plain, _table
+    from allround.evaluation.tables import console_table
 
-    table = _table()
+    table = console_table()
     for number, title in enumerate(head):
         left = number == 0 or title == "model"
         table.add_column(title, justify="left" if left else "right", overflow="fold", no_wrap=not left)
     for row in body:
-        table.add_row(*(Text(_plain(cell)) for cell in row), style="bold" if row[0] == "all" else None)
+        table.add_row(*(Text(printable(cell)) for cell in row), style="bold" if row[0] == "all" else None)
     return table

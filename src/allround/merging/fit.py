@@ -13,7 +13,7 @@ from allround.checkpoints.tied import EMBEDDING, OUTPUT
 from allround.checkpoints.tokens import moved_tokens
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.evaluation.scoreboard import plural
+from allround.core.words import plural
 from allround.merging.names import Names
 from allround.merging.plan import Item, Output
 from allround.merging.recipe import Recipe

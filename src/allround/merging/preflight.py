@@ -16,7 +16,7 @@ from typing import Any
 from allround.checkpoints.header import FLOATS, SIZES
 from allround.core.errors import AllroundError
 from allround.core.files import disk_errors, read_settings
-from allround.evaluation.scoreboard import count, duration
+from allround.core.words import count, duration
 from allround.merging.blocks import block_length
 from allround.merging.folder import encoder_settings
 from allround.merging.plan import Item, Plan

@@ -13,7 +13,7 @@ from allround.checkpoints.header import FLOATS, torch_dtype
 from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, OUTPUT
 from allround.core.errors import AllroundError
-from allround.evaluation.scoreboard import plural
+from allround.core.words import plural
 from allround.merging.aligned import Aligned, Table
 from allround.merging.finish import Configure, SaveTokenizer, SetTemplate
 from allround.merging.names import Names

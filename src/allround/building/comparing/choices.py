@@ -12,7 +12,7 @@ from allround.building.judge import Judge
 from allround.building.workshop import Work
 from allround.core.jobs import Job
 from allround.core.pieces import Piece
-from allround.evaluation.scoreboard import percent, plural
+from allround.core.words import percent, plural
 from allround.evaluation.training import EQUAL, Tried
 from allround.tasks.metric import better
 

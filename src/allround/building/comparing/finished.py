@@ -12,8 +12,8 @@ from allround.building.jobs.predict import loaded_predictions
 from allround.building.stages.predicting import predict, prediction_pieces
 from allround.core.jobs import Job
 from allround.core.pieces import Piece
+from allround.core.words import plural
 from allround.evaluation.predictions import Predictions
-from allround.evaluation.scoreboard import plural
 from allround.evaluation.training import SPECIALISTS
 
 

@@ -9,8 +9,8 @@ from allround.building.comparing.choices import Chosen, Sweep, judge_by
 from allround.building.joint import TUNED
 from allround.building.machine import about_machine
 from allround.building.words import task_facts
+from allround.core.words import plural
 from allround.evaluation.predictions import Predictions
-from allround.evaluation.scoreboard import plural
 from allround.evaluation.training import (
     EQUAL,
     SPECIALISTS,

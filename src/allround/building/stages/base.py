@@ -16,7 +16,7 @@ from allround.core.files import hash_folder, hash_json
 from allround.core.jobs import call
 from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
-from allround.evaluation.scoreboard import count
+from allround.core.words import count
 from allround.models.base import builtin_encoders, check_is_model, find_folder
 from allround.models.device import pick_device
 from allround.training.settings import Settings

@@ -10,7 +10,7 @@ from allround.building.judge import Judge
 from allround.building.options import Constraints
 from allround.building.stages.data import Data
 from allround.building.workshop import Workshop
-from allround.evaluation.scoreboard import percent
+from allround.core.words import percent
 
 #: Validation scores by candidate and by task.
 Scores = Mapping[str, Mapping[str, float]]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from allround.building.workshop import Workshop
-from allround.evaluation.scoreboard import plural
+from allround.core.words import plural
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
 from allround.tasks.task import SPLITS, Task

@@ -12,7 +12,8 @@ from allround.building.stages.data import Data
 from allround.building.workshop import Work, Workshop, folders, seconds
 from allround.core.jobs import call
 from allround.core.pieces import Piece
-from allround.evaluation.scoreboard import Cost, plural
+from allround.core.words import plural
+from allround.evaluation.scoreboard import Cost
 from allround.models.head import PENALTIES
 
 

@@ -12,7 +12,7 @@ from allround.core import registry
 from allround.core.jobs import call
 from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
-from allround.evaluation.scoreboard import plural
+from allround.core.words import plural
 from allround.merging.learn.learning import preset
 
 

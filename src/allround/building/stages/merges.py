@@ -16,7 +16,8 @@ from allround.building.workshop import Tally, Work, Workshop, folders, keys
 from allround.core import registry
 from allround.core.jobs import call
 from allround.core.pieces import Piece
-from allround.evaluation.scoreboard import Cost, percent, plural
+from allround.core.words import percent, plural
+from allround.evaluation.scoreboard import Cost
 
 #: Training rows of each task that statistics are computed from.
 STATISTIC_ROWS = 256

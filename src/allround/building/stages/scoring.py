@@ -12,8 +12,9 @@ from allround.building.stages.choice import Choice, Scores
 from allround.building.stages.plan import Scope
 from allround.building.stages.predicting import predict, prediction_pieces
 from allround.building.workshop import Workshop
+from allround.core.words import plural
 from allround.evaluation.predictions import Predictions
-from allround.evaluation.scoreboard import Cost, Scoreboard, System, plural
+from allround.evaluation.scoreboard import Cost, Notes, Scoreboard, System
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,13 @@ def score(
         cost = candidate.cost(rows / seconds if seconds else None)
         systems.append(System(candidate.name, candidate.role, candidate.title, dict(candidate.settings),
                               candidate.single, cost))  # fmt: skip
-    notes = {
-        "tasks": {n: list(t.notes) for n, t in data.tasks.items() if t.notes},
-        "budget": scope.budget,
-        "choice": choice.words,
-    }
+    notes: Notes = {}
+    if of_tasks := {n: list(t.notes) for n, t in data.tasks.items() if t.notes}:
+        notes["tasks"] = of_tasks
+    if scope.budget:
+        notes["budget"] = scope.budget
+    if choice.words:
+        notes["choice"] = choice.words
     board = Scoreboard.make(
         data.definitions,
         systems,
@@ -62,7 +65,7 @@ def score(
         best=choice.best.name,
         seed=shop.seed,
         resamples=resamples,
-        notes={k: v for k, v in notes.items() if v},
+        notes=notes,
         provenance=provenance,
     )
     shop.say(f"{plural(len(candidates), 'system')} scored on {plural(data.rows('test'), 'test row')}", tally)

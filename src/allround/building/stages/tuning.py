@@ -15,7 +15,8 @@ from allround.core.files import hash_folder
 from allround.core.jobs import Job, call
 from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
-from allround.evaluation.scoreboard import Cost, plural
+from allround.core.words import plural
+from allround.evaluation.scoreboard import Cost
 from allround.training.settings import Settings
 from allround.training.trainer import check_settings
 

@@ -27,7 +27,7 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, disk_errors
 from allround.core.outputs import output_folder
-from allround.evaluation.scoreboard import plural
+from allround.core.words import plural
 from allround.models.base import find_folder
 from allround.models.model import read_definitions, read_heads, write_definitions, write_heads
 from allround.tasks.definition import Definition

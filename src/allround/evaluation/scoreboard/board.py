@@ -1,0 +1,165 @@
+"""The scoreboard that users hold: made from predictions, said in words, saved, read back, and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from allround.core.errors import AllroundError
+from allround.core.files import hash_json, json_text, read_settings
+from allround.core.outputs import write_texts
+from allround.core.schema import checked
+from allround.evaluation.predictions import Predictions
+from allround.evaluation.scoreboard import tables, words
+from allround.evaluation.scoreboard.measure import measure
+from allround.evaluation.scoreboard.scores import CostName, Notes, Scores, System
+from allround.evaluation.timeless import timeless
+from allround.tasks.definition import Definition
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+_FORMAT = "allround scoreboard 1"
+#: What a scoreboard is saved as.
+FILES = ("scoreboard.json", "scoreboard.md")
+
+
+@dataclass(frozen=True)
+class Scoreboard(Scores):
+    """Systems on tasks: scores and retention with intervals, costs, and what can be said of the differences.
+
+    `cells[system][task]`; mean, worst and validation by system. Scores are of `split`; `validation` has the scores
+    that choices were made by. `comparisons` are with the reference and with the best system. notes: {"tasks": {task:
+    [warning]}, "budget": words, "choice": words}.
+    """
+
+    @classmethod
+    def make(
+        cls,
+        definitions: Mapping[str, Definition],
+        systems: Iterable[System],
+        predictions: Mapping[tuple[str, str], Predictions],
+        *,
+        reference: str | None = "specialists",
+        validation: Mapping[tuple[str, str], float] | None = None,
+        best: str | None = None,
+        seed: int = 0,
+        resamples: int = 1000,
+        notes: Notes | None = None,
+        provenance: Mapping[str, object] | None = None,
+    ) -> Scoreboard:
+        """Score every system on every task; predictions and validation are keyed (system, task).
+
+        Without a system named `reference` there are scores, and no retention. `best` names the system that was
+        chosen on validation rows. An AllroundError where a system did not answer a task, or not the same rows.
+
+        >>> import numpy as np
+        >>> d = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
+        >>> right = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 1, 0]))
+        >>> half = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]))
+        >>> systems = [System("specialists", "specialists", single=False), System("ties", "merge")]
+        >>> made = {("specialists", "t"): right, ("ties", "t"): half}
+        >>> board = Scoreboard.make({"t": d}, systems, made, best="ties")
+        >>> board.cells["ties"]["t"].score, board.mean["ties"].value, board.worst["ties"].task
+        (0.5, 0.5, 't')
+        """
+        made = measure(
+            definitions,
+            systems,
+            predictions,
+            reference=reference,
+            validation=validation,
+            best=best,
+            seed=seed,
+            resamples=resamples,
+            notes=notes,
+            provenance=provenance,
+        )
+        return cls(**{field.name: getattr(made, field.name) for field in fields(made)})
+
+    def answer(self) -> list[str]:
+        """The answer in a few plain sentences."""
+        return words.answer(self)
+
+    def method(self) -> str:
+        """How scores and intervals were measured, in words."""
+        return words.method(self)
+
+    def legend(self) -> str:
+        """What the numbers and signs of the tables mean."""
+        return words.legend(self)
+
+    def markdown(self) -> str:
+        """The board as Markdown: the answer, the systems, the scores, the comparisons, how it was measured."""
+        return tables.markdown(self)
+
+    def print(self, console: Console | None = None) -> None:
+        """Print the board in ASCII, in tables that fit the console's width."""
+        tables.print_scores(self, console)
+
+    def plot_retention(self) -> Figure:
+        """Draw mean retention of each system with its 95% interval; small dots are single tasks.
+
+        Errors: a board without retention.
+        """
+        from allround.evaluation.scoreboard.pictures import plot_retention
+
+        return plot_retention(self)
+
+    def plot_cost(self, by: CostName = "stored") -> Figure:
+        """Draw mean retention of each system with its 95% interval against a cost.
+
+        by: "stored", the parameters stored for all tasks, or "seconds" of training, search and merging. Circles are
+        merged models, diamonds joint ones, squares specialists, hollow ones a base or floor; a ring marks the best.
+        Errors: a board without retention; a cost that fewer than two systems have.
+        """
+        from allround.evaluation.scoreboard.pictures import plot_cost
+
+        return plot_cost(self, by)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data, from which `from_json` makes the same board."""
+        value = asdict(self)
+        value["definitions"] = {name: d.to_json() for name, d in self.definitions.items()}
+        return {"format": _FORMAT, **value}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object], *, asked: str = "read a scoreboard") -> Scoreboard:
+        """The inverse of `to_json`. Errors: any other data."""
+        do = "give a scoreboard.json that this version of allround wrote"
+        if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
+            found = repr(value.get("format"))[:50] if isinstance(value, Mapping) else type(value).__name__
+            raise AllroundError(asked, f"its format is {found}, not {_FORMAT!r}", do)
+        made = checked(cls, {key: item for key, item in value.items() if key != "format"}, asked, do)
+        try:
+            for name, definition in made.definitions.items():
+                if Definition.from_json(definition.to_json()).name != name:
+                    raise ValueError(f"the definition of '{name}' has another name")
+            made.check_names()
+        except ValueError as error:
+            raise AllroundError(asked, f"it is damaged: {error}", do) from None
+        return made
+
+    def save(self, folder: Path | str, *, force: bool = False) -> None:
+        """Write scoreboard.json and scoreboard.md.
+
+        Files that are there are replaced only where `save` wrote them and they are unchanged, or with `force`.
+        """
+        write_texts(folder, self.files(), "Scoreboard.save", force=force)
+
+    def files(self) -> dict[str, str]:
+        """What `save` writes, by the names of the files."""
+        return dict(zip(FILES, (json_text(self.to_json()), self.markdown()), strict=True))
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Scoreboard:
+        """Read what `save` wrote."""
+        path = Path(folder) / "scoreboard.json"
+        return cls.from_json(read_settings(path), asked=f"read {path}")
+
+    def fingerprint(self) -> str:
+        """A hash of all but timings, dates and the machine: the same for two runs with one seed."""
+        return hash_json(timeless(self.to_json()))

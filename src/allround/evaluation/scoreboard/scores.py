@@ -1,0 +1,247 @@
+"""What is known of systems on tasks: scores, retention, what each system costs, and how they compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from typing_extensions import TypedDict
+
+from allround.core.errors import AllroundError, suggestion
+from allround.core.schema import STRICT
+from allround.core.words import percent, span_text
+from allround.evaluation.intervals import retention
+from allround.tasks.definition import Definition
+from allround.tasks.metric import better
+
+ROLES = ("floor", "base", "specialists", "joint", "merge")
+
+#: What retention is drawn against.
+CostName = Literal["stored", "seconds"]
+
+#: Marks of a score beside the reference's, by verdict.
+MARKS = {"better": "+", "worse": "-", "no difference found": ""}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a system costs.
+
+    training_seconds and training_examples: all training that it rests on, its specialists' too. parameters_stored:
+    numbers on disk for all tasks. parameters_used: numbers that one input passes. examples_per_second: when
+    predicting. search_choices: settings compared on validation rows, in search_seconds. merge_seconds: of merging
+    itself, once; merge_rows: rows that it looked at.
+    """
+
+    __pydantic_config__ = STRICT
+
+    training_seconds: float = 0.0
+    training_examples: int = 0
+    parameters_stored: int = 0
+    parameters_used: int = 0
+    examples_per_second: float | None = None
+    search_choices: int = 0
+    search_seconds: float = 0.0
+    merge_seconds: float = 0.0
+    merge_rows: int = 0
+
+
+@dataclass(frozen=True)
+class System:
+    """Something that answers every task. single: all tasks share one set of encoder weights."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    role: str
+    title: str = ""
+    settings: dict[str, object] = field(default_factory=dict)
+    single: bool = True
+    cost: Cost = field(default_factory=Cost)
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise AllroundError(
+                f"show the system '{self.name}'", f"'{self.role}' is not a role", suggestion(self.role, ROLES)
+            )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One system on one task: score and retention with their 95% intervals, on n rows. None: undefined."""
+
+    __pydantic_config__ = STRICT
+
+    score: float
+    low: float | None
+    high: float | None
+    n: int
+    retention: float | None = None
+    retention_low: float | None = None
+    retention_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Retention over all tasks where it is defined: the mean, or the worst and the task it belongs to."""
+
+    __pydantic_config__ = STRICT
+
+    value: float
+    low: float | None
+    high: float | None
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`system` beside `other`: the paired difference of mean retention, and a verdict for each task's score."""
+
+    __pydantic_config__ = STRICT
+
+    system: str
+    other: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    verdict: str
+    tasks: dict[str, str]
+
+    @property
+    def words(self) -> str:
+        """The comparison in words.
+
+        >>> Comparison("ties", "joint", -0.01, -0.02, -0.004, "worse", {"a": "worse", "b": "better"}).words
+        'ties beside joint: worse by 1.0 points of mean retention [0.4, 2.0]; worse on 1 of 2 tasks: a; better on 1: b.'
+        """
+        return f"{self.system} beside {self.other}: {self.mean_words}; {self.task_words}."
+
+    @property
+    def mean_words(self) -> str:
+        """How the means differ."""
+        if self.difference is None:
+            return "no retention is defined"
+        if self.verdict == "no difference found":
+            span = span_text(self.low, self.high, signed=True)
+            return f"no difference found in mean retention ({percent(self.difference, signed=True)} points{span})"
+        ends = (self.low, self.high) if self.difference >= 0 else (_negative(self.high), _negative(self.low))
+        return f"{self.verdict} by {percent(abs(self.difference))} points of mean retention{span_text(*ends)}"
+
+    @property
+    def task_words(self) -> str:
+        """On which tasks the scores differ."""
+        total = len(self.tasks)
+        parts: list[str] = []
+        for word in ("worse", "better", "no difference found"):
+            names = [task for task, found in self.tasks.items() if found == word]
+            if names and len(names) == total:
+                parts.append(f"{word} on all {total} tasks" if total > 1 else f"{word} on the one task")
+            elif names:
+                of = "" if parts else f" of {total} tasks"
+                which = "" if word == "no difference found" else f": {', '.join(names)}"
+                parts.append(f"{word} on {len(names)}{of}{which}")
+        return "; ".join(parts)
+
+
+class Notes(TypedDict, total=False):
+    """Warnings of each task, and how the budget was shared and the best system chosen, in words."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    tasks: dict[str, list[str]]
+    budget: list[str] | str
+    choice: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Systems on tasks. `cells[system][task]`; mean, worst and validation by system.
+
+    Scores are of `split`; `validation` has the scores that choices were made by. `comparisons` are with the
+    reference and with the best system.
+    """
+
+    __pydantic_config__ = STRICT
+
+    definitions: dict[str, Definition]
+    systems: list[System]
+    cells: dict[str, dict[str, Cell]]
+    mean: dict[str, Summary]
+    worst: dict[str, Summary]
+    validation: dict[str, dict[str, float]]
+    comparisons: list[Comparison]
+    reference: str | None
+    best: str | None
+    split: str
+    seed: int
+    resamples: int
+    notes: Notes
+    provenance: dict[str, object]
+
+    def system(self, name: str) -> System:
+        """The system called `name`."""
+        for system in self.systems:
+            if system.name == name:
+                return system
+        known = [system.name for system in self.systems]
+        raise AllroundError(f"show the system '{name}'", "it is not on the scoreboard", suggestion(name, known))
+
+    def comparison(self, system: str, other: str) -> Comparison | None:
+        """The comparison of `system` with `other` (the reference or the best), where there is one."""
+        return next((c for c in self.comparisons if (c.system, c.other) == (system, other)), None)
+
+    def validation_mean(self, system: str) -> float | None:
+        """Mean retention on validation rows, over the tasks where it is defined."""
+        mine, theirs = self.validation.get(system, {}), self.validation.get(self.reference or "", {})
+        metrics = {task: definition.metric for task, definition in self.definitions.items()}
+        found = [retention(mine[t], theirs[t], better(m)) for t, m in metrics.items() if t in mine and t in theirs]
+        known = [value for value in found if value is not None]
+        return math.fsum(known) / len(known) if known else None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the split, over all tasks."""
+        return sum(self.n(task) for task in self.definitions)
+
+    def n(self, task: str) -> int:
+        """Rows of one task that the scores were measured on."""
+        return next((cells[task].n for cells in self.cells.values()), 0)
+
+    def mark(self, system: str, task: str) -> str:
+        """ "-" or "+" where a score is worse or better than the reference's."""
+        found = self.comparison(system, self.reference or "")
+        return MARKS[found.tasks[task]] if found else ""
+
+    def check_names(self) -> None:
+        """A ValueError where a part speaks of other systems or tasks than those of the board."""
+        names, tasks = [system.name for system in self.systems], list(self.definitions)
+        if len(set(names)) < len(names):
+            raise ValueError("a system is in it twice")
+        whole: list[tuple[Iterable[str], list[str]]] = [
+            (self.cells, names),
+            *((cells, tasks) for cells in self.cells.values()),
+        ]
+        whole += [(c.tasks, tasks) for c in self.comparisons]
+        some: list[tuple[Iterable[str | None], list[str]]] = [
+            (self.mean, names),
+            (self.worst, names),
+            (self.validation, names),
+        ]
+        some += [(scores, tasks) for scores in self.validation.values()]
+        some += [([n for n in (self.reference, self.best) if n is not None], names)]
+        some += [((c.system, c.other), names) for c in self.comparisons]
+        some += [([s.task], tasks) for s in self.worst.values()]
+        some += [([c.verdict, *c.tasks.values()], list(MARKS)) for c in self.comparisons]
+        for given, known in whole:
+            if set(given) != set(known):
+                raise ValueError(f"{', '.join(sorted(set(given) ^ set(known)))[:100]} is in one part of it only")
+        for part, known in some:
+            strange = [str(name) for name in part if name not in known]
+            if strange:
+                raise ValueError(f"'{strange[0][:50]}' is not one of {', '.join(known)[:200]}")
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value

@@ -1,0 +1,146 @@
+"""A scoreboard in Markdown, and in tables on a console."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from allround.core.progress import make_console
+from allround.core.words import count, duration, percent, printable, shown, span_text
+from allround.evaluation.scoreboard.scores import Scores
+from allround.evaluation.scoreboard.words import answer, legend, method
+from allround.evaluation.tables import (
+    column_groups,
+    console_table,
+    fitting_columns,
+    markdown_table,
+    markdown_text,
+    wrapped,
+)
+from allround.tasks.metric import better
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def markdown(board: Scores) -> str:
+    """The board as Markdown: the answer, the systems, the scores, the comparisons, how it was measured."""
+    lines = ["# Scoreboard", "", *(markdown_text(line) for line in answer(board)), "", "## Systems", ""]
+    lines += markdown_table(*systems_table(board))
+    lines += ["", f"## Scores on the {board.split} rows", ""]
+    head = ["task", "metric", "rows", *(s.name for s in board.systems)]
+    body = []
+    for task, definition in board.definitions.items():
+        shown_cells = []
+        for system in board.systems:
+            cell = board.cells[system.name][task]
+            span = span_text(cell.low, cell.high, better=better(definition.metric))
+            shown_cells.append(
+                f"{shown(cell.score, better(definition.metric))}{span} {board.mark(system.name, task)}".strip()
+            )
+        body.append([task, definition.metric, str(board.n(task)), *shown_cells])
+    lines += markdown_table(head, body)
+    lines += ["", markdown_text(legend(board))]
+    if board.comparisons:
+        lines += ["", "## Compared", "", *(f"- {markdown_text(c.words)}" for c in board.comparisons)]
+    lines += ["", "## How this was measured", "", markdown_text(method(board))]
+    warnings = board.notes.get("tasks") or {}
+    extra = [f"{task}: {text}" for task, texts in warnings.items() for text in _texts(texts)]
+    extra += _texts(board.notes.get("budget"))
+    if extra:
+        lines += ["", "## Notes", "", *(f"- {markdown_text(line)}" for line in extra)]
+    return "\n".join(lines) + "\n"
+
+
+def systems_table(board: Scores) -> tuple[list[str], list[list[str]]]:
+    """Head and body of the table of systems."""
+    retentions = ["mean retention", "worst retention"] if board.mean else []
+    head = ["system", "role", *retentions, "stored", "used", "trained on", "training", "merged on", "merging",
+            "inputs/s", "choices"]  # fmt: skip
+    body = []
+    for system in board.systems:
+        cost, row = system.cost, [system.name + ("*" if system.name == board.best else ""), system.role]
+        if retentions:
+            mean, worst = board.mean.get(system.name), board.worst.get(system.name)
+            if system.name == board.reference:
+                row += ["100", "100"]
+            else:
+                row.append(f"{percent(mean.value)}{span_text(mean.low, mean.high)}" if mean else "")
+                row.append(f"{percent(worst.value)} {worst.task}" if worst else "")
+        row += [count(cost.parameters_stored), count(cost.parameters_used), count(cost.training_examples)]
+        merging = [count(cost.merge_rows), duration(cost.merge_seconds)] if system.role == "merge" else ["", ""]
+        row += [duration(cost.training_seconds), *merging]
+        row += [count(cost.examples_per_second), count(cost.search_choices)]
+        body.append(row)
+    return head, body
+
+
+def print_scores(board: Scores, console: Console | None = None) -> None:
+    """Print the board in ASCII, in tables that fit the console's width."""
+    from rich.text import Text
+
+    console = console or make_console()
+    console.print(Text(printable(" ".join(answer(board)))))
+    console.print()
+    if board.reference is not None:
+        _print_systems(board, console)
+    _print_tasks(board, console)
+    by_metric: dict[str, list[str]] = {}
+    for task, definition in board.definitions.items():
+        by_metric.setdefault(definition.metric, []).append(task)
+    metrics = "; ".join(f"{metric}: {', '.join(tasks)}" for metric, tasks in by_metric.items())
+    console.print()
+    console.print(Text(printable(f"{legend(board)} Metrics are {metrics}."), style="dim"))
+
+
+def _print_systems(board: Scores, console: Console) -> None:
+    from rich.text import Text
+
+    head, body = systems_table(board)
+    body = [[wrapped(printable(row[0])), *map(printable, row[1:])] for row in body]
+    kept = fitting_columns(
+        head,
+        body,
+        console.width,
+        never=("role", "used", "inputs/s", "trained on"),
+        first_out=("choices", "merged on", "training", "merging"),
+    )
+    table = console_table()
+    for i in kept:
+        table.add_column(head[i], justify="left" if head[i] in ("system", "worst retention") else "right")
+    for row, system in zip(body, board.systems, strict=True):
+        table.add_row(*(Text(row[i]) for i in kept), style="bold" if system.name == board.best else None)
+    console.print(table)
+    console.print()
+
+
+def _print_tasks(board: Scores, console: Console) -> None:
+    """Scores of every task; with their intervals where there is no reference to compare with."""
+    from rich.text import Text
+
+    left = max((len(task) for task in board.definitions), default=4) + 8
+    names = [system.name for system in board.systems]
+    for number, places in enumerate(column_groups(names, console.width - left + 2, least=6)):
+        block = [board.systems[place] for place in places]
+        if number:
+            console.print()
+        table = console_table()
+        table.add_column("task", no_wrap=True)
+        table.add_column("rows", justify="right")
+        for system in block:
+            table.add_column(Text(wrapped(printable(system.name))), justify="right", no_wrap=True)
+        for task, definition in board.definitions.items():
+            cells = []
+            for system in block:
+                mark = board.mark(system.name, task)
+                cell = board.cells[system.name][task]
+                text = f"{shown(cell.score, better(definition.metric))}{mark or ' '}"
+                if board.reference is None:
+                    text = text.rstrip() + span_text(cell.low, cell.high, better=better(definition.metric))
+                cells.append(Text(text, style={"-": "red", "+": "green"}.get(mark, "")))
+            table.add_row(Text(printable(task)), str(board.n(task)), *cells)
+        console.print(table)
+
+
+def _texts(value: str | list[str] | None) -> list[str]:
+    """One text, several, or none, as a list."""
+    return [] if not value else [value] if isinstance(value, str) else list(value)

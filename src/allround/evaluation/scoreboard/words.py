@@ -1,0 +1,113 @@
+"""A scoreboard in plain sentences: the answer, how it was measured, and what its signs mean."""
+
+from __future__ import annotations
+
+from allround.core.words import count, duration, listed, percent, plural, shown, span_text
+from allround.evaluation.scoreboard.scores import Scores, System
+from allround.tasks.metric import better
+
+
+def answer(board: Scores) -> list[str]:
+    """The answer in a few plain sentences."""
+    total = f"{plural(len(board.definitions), 'task')} ({plural(board.rows, board.split + ' row')})"
+    if board.best is None:
+        return [f"{listed([s.name for s in board.systems])} on {total}."]
+    best, lines = board.system(board.best), []
+    name = f"{best.name} ({best.title})" if best.title and best.title != best.name else best.name
+    mean, worst = board.mean.get(board.best), board.worst.get(board.best)
+    undefined = [t for t, cell in board.cells[board.best].items() if mean and cell.retention is None]
+    if undefined:
+        counted = [t for t in board.definitions if t not in undefined]
+        rows = sum(board.n(t) for t in counted)
+        total = f"{plural(len(counted), 'task')} ({plural(rows, board.split + ' row')})"
+    kind = "single model" if best.single else "system"
+    if board.reference is None or mean is None:
+        return [f"The best {kind}, chosen on validation rows, is {name}; measured on {total}."]
+    lines.append(
+        f"The best {kind}, chosen on validation rows, is {name}. It keeps {percent(mean.value)}%"
+        f"{span_text(mean.low, mean.high)} of the score of the {board.reference}, as a mean over {total}."
+    )
+    if undefined:
+        lines.append(
+            f"Retention has no meaning on {listed(undefined)}, where the score of the {board.reference} is not "
+            "above zero."
+        )
+    if worst and worst.task and percent(worst.value) != percent(1.0):
+        cell, theirs = board.cells[board.best][worst.task], board.cells[board.reference][worst.task]
+        metric = board.definitions[worst.task].metric
+        lines.append(
+            f"Its worst task is {worst.task}: {percent(worst.value)}% retention, {metric} "
+            f"{shown(cell.score, better(metric))} against {shown(theirs.score, better(metric))} on "
+            f"{plural(cell.n, 'row')}."
+        )
+    if cost := _cost_sentence(board, best):
+        lines.append(cost)
+    if rivals := _rival_sentence(board):
+        lines.append(rivals)
+    return lines
+
+
+def _cost_sentence(board: Scores, best: System) -> str:
+    theirs = board.system(board.reference or "")
+    if not best.cost.parameters_stored or not theirs.cost.parameters_stored:
+        return ""
+    stored, before = (count(s.cost.parameters_stored) for s in (best, theirs))
+    encoders = f"one encoder instead of {len(board.definitions)}, " if best.single and not theirs.single else ""
+    spent, before_spent = best.cost.training_seconds, theirs.cost.training_seconds
+    time = f" Training took {duration(spent)}, against {duration(before_spent)}." if spent and before_spent else ""
+    if spent and spent == before_spent:
+        time = f" Nothing is trained beyond the {board.reference} ({duration(spent)})."
+        if best.cost.merge_rows:
+            rows = plural(best.cost.merge_rows, "row")
+            time = (
+                f" Beyond the {board.reference} ({duration(spent)}) it took {duration(best.cost.merge_seconds)}, on "
+                f"{rows}, to merge."
+            )
+    return f"It stores {encoders}{stored} parameters instead of {before}.{time}"
+
+
+def _rival_sentence(board: Scores) -> str:
+    """The best beside each other single system."""
+    found: dict[str, list[str]] = {}
+    for c in board.comparisons:
+        rival = board.system(c.system)
+        if (
+            c.other == board.best
+            and rival.single
+            and rival.role in ("base", "joint", "merge")
+            and c.difference is not None
+        ):
+            found.setdefault(c.verdict, []).append(c.system)
+    # A comparison says how the rival is beside the best; turn it round.
+    phrases = [
+        f"{text} {listed(found[said])}"
+        for said, text in (
+            ("worse", "it is better than"),
+            ("better", "it is worse than"),
+            ("no difference found", "no difference was found from"),
+        )
+        if said in found
+    ]
+    return f"In mean retention {'; '.join(phrases)}." if phrases else ""
+
+
+def method(board: Scores) -> str:
+    """How scores and intervals were measured, in words."""
+    return (
+        f"Scores are of the {board.split} rows, {board.rows} in all, which no choice has seen. Brackets are 95% "
+        f"percentile intervals of a bootstrap over the rows of each task ({board.resamples} resamples, seed "
+        f"{board.seed}), paired: all systems are scored on the same resamples. A difference is called better or "
+        "worse where the 95% interval of the paired difference lies on one side of 0, and otherwise no difference "
+        "was found. Intervals cover the choice of rows, not the choice of training seed."
+    )
+
+
+def legend(board: Scores) -> str:
+    """What the numbers and marks of the tables mean."""
+    parts = ["Scores x 100; metrics of which lower is better in their own units."]
+    if board.reference:
+        parts.append(f"Retention: score / score of {board.reference}, in percent (turned round where lower is better).")
+        parts.append(f"- worse, + better than {board.reference} on the same rows.")
+    if board.best:
+        parts.append("* best, chosen on validation rows.")
+    return " ".join(parts)
