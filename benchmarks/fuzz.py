@@ -119,7 +119,8 @@ def index_files(folder: Path) -> list[Sample]:
 def adapter_files(folder: Path) -> list[Sample]:
     import torch
 
-    from allround.checkpoints.adapter import Adapted, Adapter
+    from allround.checkpoints.adapted import Adapted
+    from allround.checkpoints.adapter import Adapter
     from allround.checkpoints.weights import Weights
 
     base, adapter = folder / "base", folder / "adapter"

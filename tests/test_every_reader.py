@@ -360,7 +360,7 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("index", "json", shards, lambda path: read_all(path.parent), ("checkpoints/weights.py",), absent=True),
         Reader("pickle", "bytes", pickled, lambda path: read_all(path, pickles=True), ("checkpoints/weights.py",)),
         Reader("adapter's config", "json", adapter("adapter_config.json"), lambda path: Adapter(path.parent),
-               ("checkpoints/adapter.py",)),
+               ("checkpoints/adapter_config.py",)),
         Reader("adapter's weights", "safetensors-", adapter("adapter_model.safetensors"),
                lambda path: Adapter(path.parent), ("checkpoints/weights.py",)),
         Reader("config of a base", "json", copied(shared.hf, "config.json"), encoder,

@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from allround.checkpoints.adapter import Adapted, Adapter, is_adapter
+from allround.checkpoints.adapted import Adapted
+from allround.checkpoints.adapter import Adapter
+from allround.checkpoints.adapter_config import is_adapter
 from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
 from allround.core.files import read_json

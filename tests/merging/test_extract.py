@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from allround.checkpoints.adapter import Adapted, Adapter
+from allround.checkpoints.adapted import Adapted
+from allround.checkpoints.adapter import Adapter
 from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST, read_json

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allround.checkpoints.adapter import Adapted
+from allround.checkpoints.adapted import Adapted
 from allround.checkpoints.header import FLOATS
 from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, OUTPUT

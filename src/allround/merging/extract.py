@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allround.checkpoints.adapter import CONFIG, FLIPPED, FLIPPED_LAYERS, model_type
+from allround.checkpoints.adapter_config import CONFIG
+from allround.checkpoints.edits import FLIPPED, FLIPPED_LAYERS, model_type
 from allround.checkpoints.finite import count_odd, odd_words
 from allround.checkpoints.header import FLOATS, dtype_name
 from allround.checkpoints.quantised import UNPACK, check_not_quantised

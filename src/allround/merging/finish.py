@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from allround.checkpoints.tied import TIE
 from allround.core.files import read_settings, write_json
 from allround.merging.templates import TEMPLATE_FILE
 from allround.merging.tokenizers import TOKENIZER_FILES
-
-if TYPE_CHECKING:
-    pass
-
 
 #: Keys of a configuration that are set in all its parts, by all the names that they have.
 _EVERYWHERE = {"dtype": ("dtype", "torch_dtype"), TIE: (TIE,)}

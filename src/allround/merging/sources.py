@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from allround.checkpoints.adapter import Adapted, Adapter, is_adapter
+from allround.checkpoints.adapted import Adapted
+from allround.checkpoints.adapter import Adapter
+from allround.checkpoints.adapter_config import is_adapter
 from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, Untied, ties, twins_in
 from allround.checkpoints.weights import Weights

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from allround.checkpoints.source import Source
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import read_settings
 from allround.core.reading import read_text
-
-if TYPE_CHECKING:
-    pass
-
 
 TEMPLATE_FILE = "chat_template.jinja"
 #: Chat formats by name.

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +16,6 @@ from allround.checkpoints.tied import config_of
 from allround.core.errors import AllroundError
 from allround.core.reading import check_folder
 from allround.merging.recipe import Model, Tokenizer
-
-if TYPE_CHECKING:
-    pass
-
 
 #: Files of a folder that belong to its tokenizer.
 TOKENIZER_FILES = (

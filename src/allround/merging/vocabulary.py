@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from allround.merging.names import Names
 from allround.merging.recipe import Model, Recipe, Token, Tokenizer
 from allround.merging.templates import chosen_template
 from allround.merging.tokenizers import Member, open_tokenizers, output_tokenizer, rows_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def prepare(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from allround.checkpoints.adapter import is_adapter
+from allround.checkpoints.adapter_config import is_adapter
 from allround.checkpoints.header import FLOATS
 from allround.checkpoints.prefixes import find_prefix
 from allround.checkpoints.quantised import UNPACK

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from allround.checkpoints.adapter import is_adapter
+from allround.checkpoints.adapter_config import is_adapter
 from allround.checkpoints.weights import LEARNED
 from allround.core import registry
 from allround.core.errors import AllroundError
