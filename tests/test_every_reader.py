@@ -56,6 +56,7 @@ from allround.merging.recipe import Model, Recipe
 from allround.merging.recipe_file import read_recipe
 from allround.merging.save import finished
 from allround.merging.statistics.file import check_made_for, transposed_in, write_statistic
+from allround.merging.templates import chosen_template
 from allround.merging.tokenizers import open_tokenizer
 from allround.models import device
 from allround.models.base import load_encoder
@@ -386,6 +387,9 @@ def readers(shared: Shared) -> list[Reader]:
                absent=True),
         Reader("config that is changed", "json", pair("config.json"), configured,
                ("merging/finish.py", "checkpoints/tied.py"), absent=True),
+        Reader("chat template", "text", vocabulary("chat_template.jinja", b"{{ messages }}"),
+               lambda path: chosen_template("auto", [SimpleNamespace(path=path.parent)]), ("merging/templates.py",),
+               absent=True),
         Reader("config that is compared", "json", pair("config.json"), lambda path: compare_files(plan_of(path)),
                ("merging/preflight.py", "checkpoints/tied.py"), absent=True),
         Reader("pooling that is compared", "json", pair("1_Pooling/config.json"),
@@ -842,7 +846,7 @@ def test_a_reader_reads_or_says_why_not(name: str, case: str, ends: dict[tuple[s
 
 #: Modules that read files by this package's own functions, and are in no row of the table: why not.
 OTHERS = {
-    "cli/app.py": "it shows a method file, which the registry has read",
+    "cli/methods.py": "it shows a method file, which the registry has read",
     "core/registry.py": "method files lie in the package alone",
     "merging/learn/run.py": "settings of an encoder, which load_encoder reads as well",
 }

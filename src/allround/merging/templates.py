@@ -50,6 +50,7 @@ def check_template(template: str, where: str) -> None:
 
 
 def chosen_template(wanted: str, sources: Sequence[Source]) -> str | None:
+    """The template of the output: by name, as it is given, or (`auto`) the one that most of the models have."""
     check_template(wanted, "the chat template")
     if wanted != "auto":
         return TEMPLATES.get(wanted, wanted)
