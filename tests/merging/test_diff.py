@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from allround.core.errors import AllroundError
-from allround.merging import diff as module
-from allround.merging.diff import Diff, Part, diff, group_of
+from allround.merging.diff import Diff, Part, compare, diff
+from allround.merging.diff.groups import group_of
 from allround.merging.recipe import Model
 
 #: A matrix with orthogonal rows of length 1, and one of rank 1.
@@ -163,7 +163,7 @@ def test_blocks_give_what_the_whole_gives(tmp_path: Path, monkeypatch: pytest.Mo
     base = {"w": random(50, 40, seed=1), "v": random(700, seed=2)}
     changes = [{"w": random(50, 40, seed=s), "v": random(700, seed=s + 9)} for s in (3, 4, 5)]
     whole = compared(tmp_path, base, *changes).to_json()
-    monkeypatch.setattr(module, "_stretches", lambda size, length: [(s, min(s + 40, size)) for s in range(0, size, 40)])
+    monkeypatch.setattr(compare, "stretches", lambda size, length: [(s, min(s + 40, size)) for s in range(0, size, 40)])
     blocks = diff(str(tmp_path / "base"), [str(tmp_path / f"m{n}") for n in (1, 2, 3)], workers=3).to_json()
 
     def flat(value: Any) -> list[Any]:
@@ -253,7 +253,7 @@ def test_what_does_not_fit_is_listed_and_the_rest_compared(tmp_path: Path) -> No
     }
     paths = [folder(tmp_path / n, t) for n, t in (("base", base), ("first", first), ("second", second))]
     found = diff(paths[0], paths[1:])
-    assert {(d["what"], d["name"]): d["models"] for d in found.differences} == {
+    assert {(d.what, d.name): d.models for d in found.differences} == {
         ("missing", "gone"): {"first": None},
         ("extra", "new"): {"first": "[1]"},
         ("shape", "rows"): {"first": "[4, 2]"},
@@ -289,7 +289,7 @@ def test_settings_and_tokenizers(tmp_path: Path) -> None:
                    config={"hidden": 8, "rope": {"theta": 2.0}, "transformers_version": "4.0", "new": [1]})  # fmt: skip
     second = folder(tmp_path / "second", tensors, config={"hidden": 8, "rope": {"theta": 1.0}, "old": 1})
     found = diff(base, [first, second])
-    assert {(d["what"], d["name"]): (d["base"], d["models"]) for d in found.differences} == {
+    assert {(d.what, d.name): (d.base, d.models) for d in found.differences} == {
         ("setting", "config.json: rope.theta"): ("1.0", {"first": "2.0"}),
         ("setting", "config.json: old"): ("1", {"first": None}),
         ("setting", "config.json: new"): (None, {"first": "[1]"}),

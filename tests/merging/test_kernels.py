@@ -9,7 +9,8 @@ import torch
 pytest.importorskip("numba")
 from numba.core import caching, config
 
-from allround.merging import diff, kernels
+from allround.merging import kernels
+from allround.merging.diff import counting
 from allround.merging.parts import combine
 
 
@@ -28,10 +29,10 @@ def _check(function: object) -> None:
 def fresh():
     """Kernels that are compiled anew in the test, and again after it."""
     kernels._compiled.cache_clear()
-    diff._compiled.cache_clear()
+    counting._compiled.cache_clear()
     yield
     kernels._compiled.cache_clear()
-    diff._compiled.cache_clear()
+    counting._compiled.cache_clear()
 
 
 def test_every_kernel_runs_where_no_cache_can_be_written(fresh, monkeypatch):
@@ -51,7 +52,7 @@ def test_every_kernel_runs_where_no_cache_can_be_written(fresh, monkeypatch):
     assert merged is not None and merged.tolist() == [0.0, 0.0, 0.0, 4.0]
     names = {"upper", "lower", "elected", "competition", "competed", "uniform", "by_rank"}
     assert set(kernels._compiled()) == names
-    gram, changed, largest = diff._first(rows)
+    gram, changed, largest = counting.count_first(rows)
     assert gram.tolist() == [[21.0, -4.5], [-4.5, 2.5]] and changed.tolist() == [4] and largest.tolist() == [1]
 
 

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from allround.core.words import printable
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.lines import Line2D
     from matplotlib.text import Text
 
@@ -54,6 +55,8 @@ _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial,
 _NAMESPACE = "http://www.w3.org/2000/svg"
 #: What the group of an artist is called that has words for each of its points.
 _POINTS = "points:"
+#: And what that of an artist is called that has words as a whole.
+_PART = "part:"
 
 
 def colour(name: str) -> str:
@@ -183,6 +186,11 @@ def name_points(line: Line2D, words: Sequence[str]) -> None:
     line.set_gid(_POINTS + json.dumps(list(words)))
 
 
+def name_part(artist: Artist, words: str) -> None:
+    """Give a part words, which SVG shows where the reader points at it."""
+    artist.set_gid(_PART + json.dumps(words))
+
+
 def shortened(name: str, most: int) -> str:
     """A long name without its middle.
 
@@ -259,6 +267,8 @@ def _plain(
     name = element.get("id", "")
     if name.startswith(_POINTS):
         words = json.loads(name.removeprefix(_POINTS))
+    if name.startswith(_PART):
+        ElementTree.SubElement(made, "title").text = json.loads(name.removeprefix(_PART))
     at = 0
     for child in element:
         tag = child.tag.removeprefix(f"{{{_NAMESPACE}}}")

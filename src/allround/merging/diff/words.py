@@ -1,27 +1,26 @@
-"""What a comparison of checkpoints says in words and tables: only what follows from its numbers."""
+"""What the changes between checkpoints say in plain sentences: only what follows from the numbers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from itertools import combinations
 from statistics import median
-from typing import Any
 
-from allround.core.words import count, listed, printable
-from allround.merging.diff import ALIGNED, EMBEDDINGS, HELD, KINDS, NEAR, NOTICEABLE, OTHER, TITLES, Diff
+from allround.core.words import cosine_text, listed, share_text
+from allround.merging.diff.changes import ALIGNED, HELD, KINDS, NEAR, Changes, at
+from allround.merging.diff.groups import EMBEDDINGS, OTHER
 
 
-def verdict(found: Diff) -> list[str]:
+def verdict(found: Changes) -> list[str]:
     """What the numbers say, in a few lines."""
     return [line for lines in (_distance, _sizes, _pairs, _places, _ranks, _obstacles) for line in lines(found)]
 
 
-def _changed(found: Diff) -> list[int]:
+def _changed(found: Changes) -> list[int]:
     return [i for i, norm in enumerate(found.total.norm) if norm]
 
 
-def _distance(found: Diff) -> Iterator[str]:
+def _distance(found: Changes) -> Iterator[str]:
     far = [i for i, like in enumerate(found.likeness) if like is not None and like < 0.5]
     for i in far:
         yield (
@@ -30,7 +29,7 @@ def _distance(found: Diff) -> Iterator[str]:
         )
 
 
-def _sizes(found: Diff) -> Iterator[str]:
+def _sizes(found: Changes) -> Iterator[str]:
     changed = _changed(found)
     same = [name for i, name in enumerate(found.models) if i not in changed and found.total.norm[i] is not None]
     if same:
@@ -68,7 +67,7 @@ def _kind(cosine: float) -> str:
     return "aligned" if cosine > 0 else "opposed"
 
 
-def _pairs(found: Diff) -> Iterator[str]:
+def _pairs(found: Changes) -> Iterator[str]:
     changed = _changed(found)
     pairs = {(i, j): c for i, j in combinations(changed, 2) if (c := found.cosines[i][j]) is not None}
     if not pairs:
@@ -117,7 +116,7 @@ def _pairs(found: Diff) -> Iterator[str]:
             yield f"Expect averaging to weaken the changes: it keeps {each}, along their own directions."
 
 
-def _places(found: Diff) -> Iterator[str]:
+def _places(found: Changes) -> Iterator[str]:
     """Where the changes are concentrated, by their squared norm, each model counting the same."""
     changed = _changed(found)
     if not changed:
@@ -153,7 +152,7 @@ def _places(found: Diff) -> Iterator[str]:
         )
 
 
-def _ranks(found: Diff) -> Iterator[str]:
+def _ranks(found: Changes) -> Iterator[str]:
     kinds: dict[str, list[int]] = {}
     for i in _changed(found):
         shares = [h / s for p in found.tensors if (h := at(p.held_by, i)) and (s := at(p.side, i)) and s >= 16]
@@ -180,154 +179,18 @@ def _ranks(found: Diff) -> Iterator[str]:
         )
 
 
-def at(values: Sequence[float | None], i: int) -> float | None:
-    return values[i] if i < len(values) else None
-
-
-def _obstacles(found: Diff) -> Iterator[str]:
-    counts = {what: len({d["name"] for d in found.differences if d["what"] == what}) for what in KINDS}
+def _obstacles(found: Changes) -> Iterator[str]:
+    counts = {what: len({d.name for d in found.differences if d.what == what}) for what in KINDS}
     stops = {"missing": "missing", "extra": "not in the base", "shape": "of another shape"}
     parts = [f"{counts[what]} {words}" for what, words in stops.items() if counts[what]]
     if parts:
         yield f"Not all tensors fit ({', '.join(parts)}): a merge stops there unless told what to do (--on-mismatch)."
-    if any(d["what"] == "dtype" for d in found.differences):
+    if any(d.what == "dtype" for d in found.differences):
         yield "Weights are stored in other dtypes than the base's: changes may contain rounding."
     if counts["tokenizer"]:
         yield "The tokenizers differ; see below."
 
 
-# Numbers in words, and tables.
-
-
-def share_text(value: float | None) -> str:
-    """A share in percent with two digits.
-
-    >>> [share_text(x) for x in (0.41234, 0.0123, 1.414, 0.0, 2e-7, 0.9999)]
-    ['41%', '1.2%', '141%', '0%', '0.00002%', '99.99%']
-    """
-    if value is None:
-        return "-"
-    x = 100 * abs(value)
-    digits = 0 if x >= 10 or x == 0 else min(7, 1 - math.floor(math.log10(x)))
-    if 99 < x < 100:
-        digits = min(4, max(0, -math.floor(math.log10(100 - x))))
-    text = f"{x:.{digits}f}"
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return f"{'-' if value < 0 and float(text) else ''}{text}%"
-
-
 def _span(low: float, high: float) -> str:
     one, two = share_text(low), share_text(high)
     return one if one == two else f"{one} to {two}"
-
-
-def cosine_text(value: float | None) -> str:
-    """
-    >>> cosine_text(0.0312), cosine_text(-0.001), cosine_text(None)
-    ('0.03', '0.00', '-')
-    """
-    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"
-
-
-def number_text(value: float | None) -> str:
-    """
-    >>> number_text(12.345), number_text(1234.5), number_text(0.00012345), number_text(None)
-    ('12.3', '1234', '0.000123', '-')
-    """
-    return "-" if value is None else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def by_kind(differences: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    """What differs besides values, a title and lines each."""
-    differences = list(differences)
-    for what in KINDS:
-        lines = []
-        for one in (d for d in differences if d["what"] == what):
-            values: dict[str, list[str]] = {}
-            for model, value in one["models"].items():
-                values.setdefault("absent" if value is None else value, []).append(model)
-            if what == "missing":
-                lines.append(f"{one['name']}: in {listed(list(one['models']))}")
-                continue
-            said = "; ".join(f"{value} in {listed(models)}" for value, models in values.items())
-            base = "absent" if one["base"] is None and what == "setting" else one["base"]
-            lines.append(f"{one['name']}: {f'{base} in the base, ' if base else ''}{said}")
-        if lines:
-            yield TITLES[what], lines
-
-
-_Table = tuple[str, list[str], list[list[str]]]
-
-
-def models_table(found: Diff) -> _Table:
-    part, k = found.total, len(found.models)
-    head = ["", "model", "change", "entries", "largest"]
-    head += ["kept"] if k > 1 else []
-    head += ["rank", f"hold {share_text(HELD)}"] if found.spectrum else []
-    body = []
-    for i, name in enumerate(found.models):
-        row = [
-            str(i + 1),
-            name,
-            share_text(part.relative[i]),
-            share_text(part.changed[i]),
-            number_text(part.largest[i]),
-        ]
-        row += [share_text(found.kept[i])] if k > 1 else []
-        row += [number_text(at(part.rank, i)), number_text(at(part.held_by, i))] if found.spectrum else []
-        body.append(row)
-    return f"Changes from {found.base} ({count(part.entries)} weights)", head, body
-
-
-def groups_table(found: Diff, width: int) -> _Table:
-    k = len(found.models)
-    wide = k <= max(2, (width - 52) // 7)
-    head = ["", "weights", *([str(i + 1) for i in range(k)] if wide else ["least", "most"])]
-    head += ["cosine", "conflict", "cancelled"] if k > 1 else []
-    body = []
-    for part in [*found.groups, found.total]:
-        known = [r for r in part.relative if r is not None]
-        ends = [share_text(min(known)), share_text(max(known))] if known else ["-", "-"]
-        row = [part.name, count(part.entries), *([share_text(r) for r in part.relative] if wide else ends)]
-        row += [cosine_text(part.cosine), share_text(part.conflict), share_text(part.cancelled)] if k > 1 else []
-        body.append(row)
-    what = "Change by model" if wide else "Change, least and most of the models"
-    return f"{what}, and how the changes agree" if k > 1 else "Change by layer", head, body
-
-
-def cosines_table(found: Diff) -> _Table:
-    k = len(found.models)
-    body = [[str(i + 1), *(cosine_text(c) for c in row)] for i, row in enumerate(found.cosines)]
-    return "Cosine between the changes", ["", *(str(i + 1) for i in range(k))], body
-
-
-def legend(found: Diff) -> list[str]:
-    lines = ["Change: norm of the change / norm of the base's weights. Entries: share that is not the base's."]
-    if len(found.models) > 1:
-        lines[0] += " Kept: what an average of all keeps of it, along its own direction."
-        lines.append(
-            "Conflict: signs differ, among entries that two or more models change by over "
-            f"{share_text(NOTICEABLE)} of the root mean square of their change in the tensor. Cancelled: "
-            "1 - |sum| / sum of magnitudes. Cosine: mean of all pairs."
-        )
-    if found.spectrum:
-        lines.append(
-            "Rank: exp of the entropy of the normalised squared singular values; "
-            f"hold {share_text(HELD)}: how many hold that share of the squared norm; medians over matrices."
-        )
-    return lines
-
-
-def rich_table(head: list[str], body: list[list[str]]) -> Any:
-    from rich.text import Text
-
-    from allround.evaluation.tables import console_table
-
-    table = console_table()
-    for number, title in enumerate(head):
-        left = number == 0 or title == "model"
-        table.add_column(title, justify="left" if left else "right", overflow="fold", no_wrap=not left)
-    for row in body:
-        table.add_row(*(Text(printable(cell)) for cell in row), style="bold" if row[0] == "all" else None)
-    return table
