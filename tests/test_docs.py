@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -170,6 +171,18 @@ def test_the_page_on_loops_runs_from_top_to_bottom(tmp_path: Path) -> None:
     printed = run_page("loops.md", tmp_path)
     assert printed.count("was kept, the best on validation") == 3
     assert not list((tmp_path / "models").glob("*.unfinished"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
+def test_the_page_on_plugins_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    file, checked = blocks(DOCS / "plugins.md", "python")[0], blocks(DOCS / "plugins.md", "text")[0]
+    (tmp_path / "softened.py").write_text(file, encoding="utf-8")
+    printed = run_page("plugins.md", tmp_path)
+    assert checked in printed and "8 of 8 checks held" in printed
+    assert "'softened'" in printed.splitlines()[-1]
+    board = json.loads((tmp_path / "runs" / "mine" / "scoreboard.json").read_text(encoding="utf-8"))
+    assert "softened" in {system["name"] for system in board["systems"]}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)

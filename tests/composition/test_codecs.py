@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from allround.composition.residuals.codec import Damaged, pack, unpack
+from allround.composition.residuals.codec import Codec, Damaged, Parts, pack, part, unpack
+from allround.composition.residuals.codec_checks import CHECKS, checks_of
 from allround.composition.residuals.store import make_codec
 from allround.core import registry
 from allround.core.errors import AllroundError
@@ -171,40 +173,88 @@ def test_all_of_it_comes_back(name: str, shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(there_and_back(name, residual, **LOSSLESS[name]), residual, atol=2e-6, rtol=2e-6)
 
 
-@pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("values", ["float16", "bfloat16", "own"])
-def test_every_codec_improves_on_nothing(name: str, dtype: torch.dtype, values: str) -> None:
-    residual, vector = drawn(60, 80).to(dtype).float(), drawn(60, 80).to(dtype).float() * 1.1
-    before = residual.clone()
-    codec = make_codec(name, {"values": values})
-    first, second = codec.encode(residual, vector), codec.encode(residual, vector)
-    assert residual.equal(before), "inputs are not changed"
-    assert all(first[part].equal(second[part]) for part in first) and first.keys() == second.keys()
-    found = codec.decode(first, (60, 80), vector)
-    assert found.shape == residual.shape and torch.isfinite(found).all()
-    assert float((found.float() - residual).norm()) < 0.95 * float(residual.norm())
-    assert sum(p.numel() * p.itemsize for p in first.values()) < 0.9 * residual.numel() * 4
+ALL = [
+    pytest.param(check, id=f"{entry.name}-{name}")
+    for entry in registry.entries("codec")
+    for name, check in checks_of(entry)
+]
 
 
-@pytest.mark.parametrize("name", CODECS)
-def test_what_no_encoder_wrote_is_refused(name: str) -> None:
-    codec, vector = make_codec(name, {"values": "own"}), drawn(12, 10, seed=1)
-    good = codec.encode(drawn(12, 10), vector)
-    for part, values in good.items():
-        wrong: list[dict[str, Tensor]] = [
-            {n: p for n, p in good.items() if n != part},
-            {**good, part: values.flatten()[:-1]},
-            {**good, part: torch.cat([values, values])},
-            {**good, part: values.to(torch.int64)},
-            {**good, part: values.reshape(1, 1, -1)},
-            {},
-        ]
-        for parts in wrong:
-            with pytest.raises(Damaged):
-                codec.decode(parts, (12, 10), vector)
-    with pytest.raises(Damaged):
-        codec.decode(good, (2, 3), drawn(2, 3))
+@pytest.mark.parametrize("check", ALL)
+def test_codec(check: Callable[[], None]) -> None:
+    check()
+
+
+# Codecs that are wrong in one way each, and the check that must find it.
+
+
+class Whole(Codec):
+    """Stores the residual as it is, which is too large."""
+
+    def encode(self, residual: Tensor, vector: Tensor | None = None) -> Parts:
+        return {"whole": residual.clone()}
+
+    def decode(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], vector: Tensor | None = None) -> Tensor:
+        return part(parts, "whole", shape)
+
+
+class Halved(Whole):
+    """Stores half of the rows, which holds every property."""
+
+    def encode(self, residual: Tensor, vector: Tensor | None = None) -> Parts:
+        return {"whole": residual[: len(residual) // 2].clone()}
+
+    def decode(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], vector: Tensor | None = None) -> Tensor:
+        return torch.cat([part(parts, "whole", (shape[0] // 2, *shape[1:])), torch.zeros(shape)[shape[0] // 2 :]])
+
+
+class Flat(Halved):
+    def decode(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], vector: Tensor | None = None) -> Tensor:
+        return super().decode(parts, shape, vector).flatten()
+
+
+class Nothing(Halved):
+    def decode(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], vector: Tensor | None = None) -> Tensor:
+        return 0 * super().decode(parts, shape, vector)
+
+
+class Changes(Halved):
+    def encode(self, residual: Tensor, vector: Tensor | None = None) -> Parts:
+        parts = super().encode(residual, vector)
+        residual *= 2
+        return parts
+
+
+class Drawn(Halved):
+    def encode(self, residual: Tensor, vector: Tensor | None = None) -> Parts:
+        parts = super().encode(residual, vector)
+        return {"whole": parts["whole"] * (1 + 0.01 * torch.rand(()))}
+
+
+class Trusting(Halved):
+    def decode(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], vector: Tensor | None = None) -> Tensor:
+        found = torch.zeros(shape).flatten()
+        given = parts["whole"].flatten()[: len(found)].float() if "whole" in parts else torch.zeros(0)
+        found[: len(given)] = given
+        return found.view(shape)
+
+
+@pytest.mark.parametrize(
+    ("codec", "check"),
+    [
+        (Whole, "smaller"),
+        (Flat, "improves"),
+        (Nothing, "improves"),
+        (Changes, "inputs_untouched"),
+        (Drawn, "deterministic"),
+        (Trusting, "refuses_damage"),
+    ],
+)
+def test_a_codec_that_is_wrong_is_caught(codec: type[Codec], check: str) -> None:
+    with pytest.raises(AssertionError):
+        CHECKS[check](codec)
+    for one in CHECKS.values():
+        one(Halved)
 
 
 @pytest.mark.parametrize("steps", [[0, 1], [1, 0], [255, 255, 255], [200], [1] * 500])

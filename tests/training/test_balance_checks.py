@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from allround.core import families, registry
+from allround.core import plugins, registry
 from allround.core.entry import Entry
 from allround.core.errors import AllroundError
+from allround.core.plugins import use_plugin
 from allround.training import balancing_checks as checks
 from allround.training.balancing import Balancer, Outline, Seen, make_balancer, per_task
 from allround.training.balancing_checks import CHECKS, CLAIMS, OUTLINE, Subject, check_balancer, checks_of, subject_of
@@ -352,7 +353,7 @@ from allround.core.registry import method
 from allround.training.balancing import Balancer
 
 
-@method(source="nobody", by="losses"{facts})
+@method(family="balance", source="nobody", by="losses"{facts})
 class MadeUp(Balancer):
     """{text}"""
 
@@ -369,13 +370,8 @@ def entry_of(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, text: str = GOOD, f
     """An entry whose file is made up on the spot."""
     path = tmp_path / "made_up.py"
     path.write_text(FILE.format(text=text, facts=facts))
-    monkeypatch.setattr(families, "PACKAGE", tmp_path)
-    monkeypatch.setattr(families, "FAMILIES", {"balance": "."})
-    entry = registry.find("balance", "made_up")
-    module: Any = type(checks)("made_up")
-    exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
-    monkeypatch.setattr(checks.importlib, "import_module", lambda name: module)
-    return entry
+    monkeypatch.setattr(plugins, "_named", {})
+    return use_plugin(path)
 
 
 def test_what_a_file_says_is_checked(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The commands methods list and methods show."""
+"""The commands methods list, methods show and methods check."""
 
 from __future__ import annotations
 
@@ -64,6 +64,21 @@ def methods_show(
         for node in ast.parse(read_text(entry.path, what="method file")).body:
             if getattr(node, "name", None) == entry.attribute:
                 typer.echo(f"\n{ast.get_docstring(node)}")  # type: ignore[arg-type]
+
+
+@app.command("check", epilog="Example: `allround methods check mine.py`")
+def methods_check(
+    method: Annotated[str, typer.Argument(metavar="FILE", help="A plug-in file; or the name of a method.")],
+    family: Annotated[str | None, typer.Option(help="Its family, where two have a method of that name.")] = None,
+) -> None:
+    """Run the checks that all methods of its family pass, and say which hold.
+
+    The exit code is 1 if one fails.
+    """
+    from allround.cli.methods_check import check_command
+
+    if not check_command(method, family):
+        raise typer.Exit(1)
 
 
 def _about(entry: Entry) -> dict[str, object]:

@@ -6,15 +6,17 @@ symmetric"})`, with the reason.
 
 from __future__ import annotations
 
-import doctest
-import importlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from allround.core import checking
+from allround.core.checking import Check, not_exempt
 from allround.core.entry import Entry
+from allround.core.errors import AllroundError
 from allround.merging.whole import Blocks, over_blocks
 
 Method = Callable[..., Tensor]
@@ -132,7 +134,7 @@ def blocks(entry: Entry) -> None:
     for shape in ((23,), (7, 6), (5, 2, 3)):
         base, deltas = (t.double() for t in _inputs(shape, _several(models_of(entry))))
         needed = entry.needed(entry.defaults)
-        statistics = {need: _for_each(STATISTICS[need](base), len(deltas)) for need in needed}
+        statistics = {need: _for_each(_statistic(need, base), len(deltas)) for need in needed}
         expected = entry.load()(base, deltas, **statistics)
         for length in (2, 5):
             got = in_blocks(entry, base, deltas, length, statistics)
@@ -153,7 +155,7 @@ def callable_of(entry: Entry) -> Method:
 
     def with_statistics(base: Tensor, deltas: Tensor, **values: object) -> Tensor:
         needed = entry.needed({**entry.defaults, **values})
-        given = {need: _for_all(STATISTICS[need](base), len(deltas)) for need in needed}
+        given = {need: _for_all(_statistic(need, base), len(deltas)) for need in needed}
         merged: Tensor = compute(base, deltas, **given, **values)
         return merged
 
@@ -191,6 +193,16 @@ STATISTICS: dict[str, Callable[[Tensor], Tensor | tuple[Tensor, ...]]] = {
 }
 
 
+def _statistic(name: str, base: Tensor) -> Tensor | tuple[Tensor, ...]:
+    if name not in STATISTICS:
+        raise AllroundError(
+            f"check a merge method that needs the statistic '{name}'",
+            "the checks cannot make one",
+            f"add what makes it: allround.merging.checks.STATISTICS['{name}'] = ...",
+        )
+    return STATISTICS[name](base)
+
+
 def check_method(compute: Method, exempt: frozenset[str] | set[str] = frozenset(), models: Models = MODELS) -> None:
     """Run every check that the method is not exempt from; the first that fails raises AssertionError."""
     for name, check in CHECKS.items():
@@ -201,26 +213,14 @@ def check_method(compute: Method, exempt: frozenset[str] | set[str] = frozenset(
                 raise AssertionError(f"{getattr(compute, '__name__', compute)}: {name}: {error}") from None
 
 
-def checks_of(entry: Entry) -> Iterator[tuple[str, Callable[[], None]]]:
+def checks_of(entry: Entry) -> Iterator[Check]:
     """The checks that apply to a method of the registry, its documentation among them, by name."""
-    exempt = entry.facts["exempt"]
-    unknown = set(exempt) - {*CHECKS, "blocks"}
-    assert not unknown, f"{entry.name} is exempt from unknown checks: {unknown}"
     compute, models = callable_of(entry), models_of(entry)
-    for name, check in CHECKS.items():
-        if name not in exempt:
-            yield name, lambda check=check: check(compute, models)  # type: ignore[misc]
-    if "blocks" not in exempt:
-        yield "blocks", lambda: blocks(entry)
-    yield "documented", lambda: documented(entry)
+    every = {name: partial(check, compute, models) for name, check in CHECKS.items()}
+    yield from not_exempt(entry, {**every, "blocks": partial(blocks, entry)})
+    yield "documented", partial(documented, entry)
 
 
 def documented(entry: Entry) -> None:
     """The docstring gives shapes, a formula and an example that runs; the file gives one line and a source."""
-    text = entry.load().__doc__ or ""
-    for part in ("Shapes:", "Formula:", ">>>"):
-        assert part in text, f"{entry.name}: the docstring has no '{part}'"
-    assert entry.summary and entry.source, f"{entry.name}: no first line, or no source"
-    module = importlib.import_module(entry.module)
-    results = doctest.testmod(module)
-    assert results.attempted > 0 and results.failed == 0, f"{entry.name}: its example fails"
+    checking.documented(entry, ("Shapes:", "Formula:"))

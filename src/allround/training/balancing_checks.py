@@ -7,16 +7,16 @@ order of the tasks is drawn"})`, with the reason. What only some can promise, th
 
 from __future__ import annotations
 
-import doctest
-import importlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from allround.core import checking
+from allround.core.checking import Check, not_exempt
 from allround.core.entry import Entry
 from allround.training.balancing import Balancer, Outline, Seen, rescaled
 
@@ -663,27 +663,17 @@ CLAIMS: dict[str, Callable[[Subject], None]] = {
 def documented(entry: Entry) -> None:
     """The docstring gives a formula and an example that runs, and says every parameter; the file gives one line and a
     source."""
-    loaded = entry.load()
-    text = loaded.__doc__ or ""
-    for part in ("Formula:", ">>>"):
-        assert part in text, f"{entry.name}: the docstring has no '{part}'"
-    unsaid = [p.name for p in entry.parameters if not re.search(rf"\b{p.name}(?![a-z])", text)]
-    assert not unsaid, f"{entry.name}: the docstring does not say what it is: {', '.join(unsaid)}"
-    assert entry.summary and entry.source, f"{entry.name}: no first line, or no source"
-    results = doctest.testmod(importlib.import_module(entry.module), extraglobs={"torch": torch, "Outline": Outline})
-    assert results.attempted > 0 and results.failed == 0, f"{entry.name}: its example fails"
+    checking.documented(entry, ("Formula:",), parameters=True, names={"torch": torch, "Outline": Outline})
 
 
-def checks_of(entry: Entry) -> Iterator[tuple[str, Callable[[], None]]]:
+def checks_of(entry: Entry) -> Iterator[Check]:
     """The checks that apply to a balancer of the registry, its documentation among them, by name."""
-    exempt, keeps = entry.facts["exempt"], entry.facts["keeps"]
-    unknown = (set(exempt) - set(CHECKS)) | (set(keeps) - set(CLAIMS))
-    assert not unknown, f"{entry.name} names unknown checks: {', '.join(sorted(unknown))}"
+    keeps, subject = entry.facts["keeps"], subject_of(entry)
+    unknown = [name for name in keeps if name not in CLAIMS]
+    assert not unknown, f"{entry.name} keeps unknown checks: {', '.join(unknown)}"
     every = {**CHECKS, **{name: CLAIMS[name] for name in keeps}}
-    for name, check in every.items():
-        if name not in exempt:
-            yield name, lambda check=check: check(subject_of(entry))  # type: ignore[misc]
-    yield "documented", lambda: documented(entry)
+    yield from not_exempt(entry, {name: partial(check, subject) for name, check in every.items()})
+    yield "documented", partial(documented, entry)
 
 
 def check_balancer(subject: Subject) -> None:

@@ -6,17 +6,18 @@ with the reason.
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from allround.core import checking
+from allround.core.checking import Check, not_exempt
 from allround.core.entry import Entry
 from allround.training.sampling import Mixture, Policy, make_policy
 
@@ -288,23 +289,13 @@ def checked_of(entry: Entry, settings: Mapping[str, Any] | None = None) -> Check
     )
 
 
-def checks_of(entry: Entry) -> Iterator[tuple[str, Callable[[], None]]]:
+def checks_of(entry: Entry) -> Iterator[Check]:
     """The checks that apply to a policy of the registry, its documentation among them, by name."""
-    exempt = entry.facts["exempt"]
-    unknown = {*exempt} - {*CHECKS}
-    assert not unknown, f"{entry.name} is exempt from unknown checks: {unknown}"
     checked = checked_of(entry)
-    for name, check in CHECKS.items():
-        if name not in exempt:
-            yield name, lambda check=check: check(checked)  # type: ignore[misc]
-    yield "documented", lambda: documented(entry)
+    yield from not_exempt(entry, {name: partial(check, checked) for name, check in CHECKS.items()})
+    yield "documented", partial(documented, entry)
 
 
 def documented(entry: Entry) -> None:
     """The docstring gives a formula and an example that runs; the file gives one line and a source."""
-    loaded = entry.load()
-    for part in ("Formula:", ">>>"):
-        assert part in (loaded.__doc__ or ""), f"{entry.name}: the docstring has no '{part}'"
-    assert entry.summary and entry.source, f"{entry.name}: no first line, or no source"
-    results = doctest.testmod(importlib.import_module(entry.module), extraglobs={"torch": torch})
-    assert results.attempted > 0 and results.failed == 0, f"{entry.name}: its example fails"
+    checking.documented(entry, ("Formula:",), names={"torch": torch})
