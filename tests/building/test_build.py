@@ -21,7 +21,7 @@ from allround.building.jobs import start as jobs
 from allround.building.stages.base import decide_precision
 from allround.building.workshop import Workshop
 from allround.core.errors import AllroundError
-from allround.core.outputs import LOCK
+from allround.core.locks import LOCK
 from allround.core.progress import Progress
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard import Scoreboard

@@ -23,7 +23,7 @@ from allround.building.joint import (
 from allround.building.workshop import Tally, Workshop
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.outputs import LOCK
+from allround.core.locks import LOCK
 from allround.core.progress import Progress
 from allround.evaluation.training import TrainingComparison
 from allround.models.encoders.small_table import SmallTable

@@ -18,10 +18,9 @@ from typer.testing import CliRunner
 
 import allround
 from allround.cli.app import app
-from allround.core import outputs
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST, read_json, write_json
-from allround.core.outputs import LOCK
+from allround.core.locks import LOCK, locked_folder
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.report import write_report
 from allround.evaluation.scoreboard import Scoreboard
@@ -205,7 +204,7 @@ def test_two_at_once(command: str, made: dict[str, Path], tmp_path: Path) -> Non
     """The second is refused before it does any work, and leaves what the first is writing alone."""
     out, work = tmp_path / "out", tmp_path / "out.unfinished"
     first = {"train": work, "tune": work, "loop": work, "build": out, "compare-training": out}
-    with outputs._locked(first.get(command, tmp_path / ".out.partial"), out, command):
+    with locked_folder(first.get(command, tmp_path / ".out.partial"), out, command):
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(AllroundError, match="another process is writing it at this moment"):
             run(command, made, out)

@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,8 +18,9 @@ import pytest
 from allround.core import outputs
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
+from allround.core.growing import remove_work
+from allround.core.locks import LOCK
 from allround.core.outputs import (
-    LOCK,
     check_out,
     output_file,
     output_folder,
@@ -25,7 +28,6 @@ from allround.core.outputs import (
     read_manifest,
     remove_output,
     remove_stale,
-    remove_work,
     scratch_folder,
     sweep,
     work_folder,
@@ -355,21 +357,23 @@ def _scratch(path: Path) -> None:
         pass
 
 
-def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path) -> None:
     """The process before may remove its folder between our opening of the lock and our holding it."""
-    real, calls = outputs._lock, []
+    holder = tmp_path / ".out.partial"
 
-    def lock(handle: int, wait: bool) -> bool:
-        calls.append(handle)
-        if len(calls) == 1:
-            (tmp_path / ".out.partial" / LOCK).unlink()
-        return real(handle, wait)
+    def leave() -> None:
+        time.sleep(0.05)
+        (holder / LOCK).unlink()
+        holder.rmdir()
 
-    monkeypatch.setattr(outputs, "_lock", lock)
-    with piece_folder(tmp_path / "out") as new:
-        assert (tmp_path / ".out.partial" / LOCK).exists()
-        (new / "x").touch()
-    assert len(calls) == 2 and listing(tmp_path) == ["out", "out/x"]
+    with held(holder / LOCK):
+        other = threading.Thread(target=leave)
+        other.start()
+        with piece_folder(tmp_path / "out") as new:
+            assert (holder / LOCK).exists()
+            (new / "x").touch()
+    other.join()
+    assert listing(tmp_path) == ["out", "out/x"]
 
 
 def test_a_disk_without_locks_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from allround.checkpoints.write import WeightsFile
 from allround.cli.app import app
 from allround.core.errors import AllroundError
 from allround.core.jobs import Inline, Job
-from allround.core.outputs import LOCK
+from allround.core.locks import LOCK
 
 SHARDS = 6
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from allround.cli.app import app
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
-from allround.core.outputs import LOCK
+from allround.core.locks import LOCK
 
 HEAD = {"config.json": "{}"}
 TIED = {"config.json": '{"tie_word_embeddings": true}'}

@@ -10,7 +10,8 @@ from typing import Any
 from allround.building.saving import cell_facts
 from allround.composition.residuals.store import load
 from allround.core.errors import AllroundError, suggestion
-from allround.core.outputs import check_out, check_texts, output_folder, remove_work, work_folder, write_texts
+from allround.core.growing import remove_work
+from allround.core.outputs import check_out, check_texts, output_folder, work_folder, write_texts
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything, seed_of
 from allround.evaluation.predict import predict_split

@@ -1,9 +1,24 @@
-"""A lock for objects that are copied."""
+"""Locks: of objects that are copied, between threads; and of folders, between processes."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
+
+from allround.core.errors import AllroundError
+from allround.core.reading import read_text
+
+#: Marks a folder of allround's own work, names the command in it, and is locked while that is at work.
+LOCK = ".allround.lock"
+#: Seconds until a lock counts as another's: long enough for a process that is about to remove it.
+_PATIENCE = 0.2
+#: What a disk answers that has no locks; two runs at once are not found out there.
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 
 
 class Lock:
@@ -26,3 +41,50 @@ class Lock:
 
     def __reduce__(self) -> tuple[type[Lock], tuple[()]]:
         return Lock, ()
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, path: Path, command: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder, which is made with it, and note in it whose it is.
+
+    path: the output, in messages. Errors: another process holds it, and `wait` is False.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=-1 if wait else _PATIENCE)
+    held = False
+    while not held:
+        if folder.is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+        try:
+            lock.acquire(poll_interval=0.02)
+            held = True
+        except FileNotFoundError:
+            continue  # the process before removed the folder
+        except Timeout:
+            raise AllroundError(
+                f"write {path}",
+                "another process is writing it at this moment",
+                "wait for it, or choose another --out",
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            break
+    try:
+        if owner_of(folder) != command:
+            (folder / LOCK).write_text(command, encoding="utf-8")
+        yield
+    finally:
+        if held:
+            lock.release()
+
+
+def owner_of(folder: Path) -> str | None:
+    """The command whose folder of work it is."""
+    try:
+        return read_text(folder / LOCK, max_bytes=100)
+    except AllroundError:
+        return None

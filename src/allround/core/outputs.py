@@ -8,11 +8,9 @@ forces it. What a process left that was killed is swept by the next one that wri
 from __future__ import annotations
 
 import contextlib
-import errno
-import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,17 +19,13 @@ from allround.core.files import (
     MANIFEST,
     disk_errors,
     hash_file,
-    hash_json,
-    is_full,
     read_settings,
     sync_file,
     write_json,
 )
-from allround.core.reading import read_text
+from allround.core.growing import growing, holder_of, kept_beside, remove_empty, whole
+from allround.core.locks import LOCK, locked_folder, owner_of
 from allround.core.version import __version__
-
-#: Marks a folder of allround's own work, names the command in it, and is locked while that is at work.
-LOCK = ".allround.lock"
 
 _FORMAT = "allround files 1"
 _DO = "choose another --out, move that away, or give --force (force=True in Python)"
@@ -89,7 +83,7 @@ def check_out_file(
         place, asked = _resolved(path), f"write {path}"
         _check_apart(asked, place, (), inputs)
         base = place.parent if root is None else _resolved(root)
-        owner = _owner(base)
+        owner = owner_of(base)
         if owner not in (None, command) and not force:
             raise AllroundError(asked, f"{base} is the working folder of '{owner}'", _DO)
         if not _is_there(place):
@@ -125,7 +119,7 @@ def _in_the_way(folder: Path, command: str) -> str | None:
         return None
     present = [name for name in _entries(folder) if name != MANIFEST]
     if LOCK in present:
-        return f"it is the working folder of '{_owner(folder)}'"
+        return f"it is the working folder of '{owner_of(folder)}'"
     listed = read_manifest(folder)
     if not listed and (present or not (folder / MANIFEST).is_file()):
         return "there is a folder with other things in it, which allround did not write"
@@ -182,26 +176,12 @@ def _resolved(path: Path | str) -> Path:
 
 def _is_there(place: Path) -> bool:
     """Whether something is at an output's place. Errors: nothing can be written there."""
-    _holder(place)
+    holder_of(place)
     try:
         os.lstat(place)
     except FileNotFoundError:
         return False
     return True
-
-
-def _holder(path: Path, kind: str = "") -> Path:
-    """The folder beside `path` in which it grows. Errors: somebody else's folder of that name."""
-    holder = path.parent / f".{path.name}{kind}.partial"
-    try:
-        left = os.listdir(holder)  # noqa: PTH208 (whose errors say more than those of pathlib)
-    except FileNotFoundError:
-        left = []
-    if left and LOCK not in left:
-        raise AllroundError(
-            f"write {path}", f"{holder} is needed for it, and holds other things", "move that folder away"
-        )
-    return holder
 
 
 def _current() -> Path | None:
@@ -237,7 +217,7 @@ def output_folder(
         listed = {name: _entry(folder / name, command) for name in _entries(folder) if name != MANIFEST}
         _write_manifest(folder, listed)
 
-    with _whole(place, made_from, list_files, lambda: check_out(path, command, force=force)) as folder:
+    with whole(place, made_from, list_files, lambda: check_out(path, command, force=force)) as folder:
         yield folder
 
 
@@ -252,7 +232,7 @@ def output_file(
     """
     place = check_out_file(path, command, force=force, root=root)
     base = place.parent if root is None else _resolved(root)
-    with disk_errors(str(path)), _growing(place) as holder:
+    with disk_errors(str(path)), growing(place) as holder:
         new = holder / "new" / place.name
         shutil.rmtree(new.parent, ignore_errors=True)
         new.parent.mkdir()
@@ -260,7 +240,7 @@ def output_file(
             yield new
             sync_file(new)
             entry = _entry(new, command)
-            _kept_beside(new, place, lambda: check_out_file(path, command, force=force, root=root))
+            kept_beside(new, place, lambda: check_out_file(path, command, force=force, root=root))
             os.replace(new, place)
         finally:
             shutil.rmtree(new.parent, ignore_errors=True)
@@ -285,7 +265,7 @@ def write_texts(folder: Path | str, texts: Mapping[str, str], command: str, *, f
 @contextlib.contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` for what is made on the way to it. It is removed in the end."""
-    with disk_errors(str(path)), _growing(path, ".scratch") as holder:
+    with disk_errors(str(path)), growing(path, ".scratch") as holder:
         new = holder / "new"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
@@ -305,14 +285,14 @@ def work_folder(path: Path | str, command: str, *, force: bool = False) -> Itera
     """
     with disk_errors(str(path)):
         place = _resolved(path)
-        owner = _owner(place)
+        owner = owner_of(place)
         others = place.is_dir() and any(p.name != LOCK for p in place.iterdir())
         if others and owner != command and not force:
             found = "there is a folder with other things in it, which allround did not write"
             if owner is not None:
                 found = f"it is the working folder of '{owner}'"
             raise AllroundError(f"work in {path}", found, _DO)
-        with _locked(place, place, command):
+        with locked_folder(place, place, command):
             yield place
 
 
@@ -324,20 +304,6 @@ def remove_output(folder: Path) -> None:
             (folder / name).unlink()
     (folder / MANIFEST).unlink(missing_ok=True)
     remove_empty(folder)
-
-
-def remove_work(folder: Path, names: Iterable[str] = ()) -> None:
-    """Remove files of a folder of work (by their paths in it), its mark and what is then empty; all else stays."""
-    for name in (*names, LOCK):
-        (folder / name).unlink(missing_ok=True)
-    remove_empty(folder)
-
-
-def remove_empty(folder: Path) -> None:
-    """Remove a folder and those in it, as far as there is nothing in them."""
-    for place, _, _ in os.walk(folder, topdown=False):
-        with contextlib.suppress(OSError):
-            Path(place).rmdir()
 
 
 def remove_stale(root: Path, command: str, under: str, keep: Iterable[str]) -> None:
@@ -359,7 +325,7 @@ def sweep(folder: Path) -> None:
     """Remove what killed processes left half-made in a folder; what a living one makes, and all else, stays."""
     for left in folder.glob(".*.partial") if folder.is_dir() else ():
         if left.is_dir() and (left / LOCK).is_file():
-            with contextlib.suppress(AllroundError), _growing(folder / left.name[1 : -len(".partial")]) as holder:
+            with contextlib.suppress(AllroundError), growing(folder / left.name[1 : -len(".partial")]) as holder:
                 shutil.rmtree(holder / "new", ignore_errors=True)
                 (holder / "made_from").unlink(missing_ok=True)
 
@@ -373,145 +339,14 @@ def piece_folder(path: Path) -> Iterator[Path]:
 
     For pieces of work, which list their own files; outputs of the user's go through `output_folder`.
     """
-    with _whole(path, None, lambda _: None, lambda: None) as folder:
+    with whole(path, None, lambda _: None, lambda: None) as folder:
         yield folder
-
-
-@contextlib.contextmanager
-def _whole(path: Path, made_from: Any, finish: Callable[[Path], None], check: Callable[[], object]) -> Iterator[Path]:
-    """A new folder that takes the place of `path`, after `finish` was called with it, and `check`."""
-    with disk_errors(str(path)), _growing(path) as holder:
-        new, label = holder / "new" / path.name, holder / "made_from"
-        key = hash_json(made_from)
-        if made_from is None or not label.is_file() or read_text(label) != key:
-            shutil.rmtree(new.parent, ignore_errors=True)
-            label.write_text(key, encoding="utf-8")
-        new.mkdir(parents=True, exist_ok=True)
-        for left in [p for p in new.rglob(".*") if p.is_file()]:
-            left.unlink()  # by atomic_file, in a run that was killed
-        keep = False
-        try:
-            yield new
-            finish(new)
-            for file in new.rglob("*"):
-                if file.is_file():
-                    sync_file(file)
-            _kept_beside(new, path, check)
-            _take_place(new, path, holder)
-        except BaseException as error:
-            keep = made_from is not None and (is_full(error) or not isinstance(error, Exception))
-            raise
-        finally:
-            if not keep:
-                shutil.rmtree(new.parent, ignore_errors=True)
-                label.unlink(missing_ok=True)
-
-
-def _take_place(new: Path, path: Path, holder: Path) -> None:
-    """Put what is finished where `path` is; what was there is gone only when that succeeds."""
-    if not os.path.lexists(path):
-        os.replace(new, path)
-        return
-    old = holder / "old" / path.name
-    old.parent.mkdir()
-    os.replace(path, old)
-    try:
-        os.replace(new, path)
-    except BaseException:
-        os.replace(old, path)
-        raise
-
-
-def _kept_beside(new: Path, place: Path, check: Callable[[], object]) -> None:
-    """Look once more at what is at `place`; where it must not be replaced, what was made stays beside it."""
-    try:
-        check()
-    except AllroundError as error:
-        names = (place.with_name(f"{place.name}.{number}") for number in itertools.count(1))
-        free = next(name for name in names if not os.path.lexists(name))
-        os.replace(new, free)
-        raise AllroundError(error.asked, f"{error.found}; what was made now lies in {free}", error.do) from error
-
-
-@contextlib.contextmanager
-def _growing(path: Path, kind: str = "", *, wait: bool = False) -> Iterator[Path]:
-    """Yield the locked folder `.NAME.partial` beside `path`: `new/NAME` grows in it, `old/NAME` was there before."""
-    holder = _holder(path, kind)
-    with _locked(holder, path, "output", wait=wait):
-        old = holder / "old" / path.name
-        if os.path.lexists(old) and not os.path.lexists(path):
-            os.replace(old, path)  # a run was killed while it replaced it
-        try:
-            shutil.rmtree(holder / "old", ignore_errors=True)
-            yield holder
-        finally:
-            shutil.rmtree(holder / "old", ignore_errors=True)
-            if [p.name for p in holder.iterdir()] == [LOCK]:
-                remove_work(holder)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, path: Path, command: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a folder, which is made with it. Errors: another process holds it, and `wait` is False."""
-    handle = _open_lock(folder)
-    while True:
-        if not _lock(handle, wait):
-            os.close(handle)
-            raise AllroundError(
-                f"write {path}",
-                "another process is writing it at this moment",
-                "wait for it, or choose another --out",
-            )
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), (folder / LOCK).lstat()):
-                break
-        os.close(handle)  # the process that held it removed it
-        handle = _open_lock(folder)
-    try:
-        if os.pread(handle, 100, 0) != command.encode():
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, command.encode(), 0)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _open_lock(folder: Path) -> int:
-    """Open a folder's lock, which is made with it, while other processes may be removing both."""
-    if folder.is_symlink():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
-    while True:
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-        with contextlib.suppress(FileNotFoundError):
-            return os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o644)
-
-
-def _lock(handle: int, wait: bool) -> bool:
-    """Whether this process holds the lock now. Where the system has no locks, it does."""
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):  # only Unix has it, and not on every disk; two runs at once are not found out there
-        pass
-    return True
-
-
-def _owner(folder: Path) -> str | None:
-    """The command whose folder of work it is."""
-    try:
-        return read_text(folder / LOCK, max_bytes=100)
-    except AllroundError:
-        return None
 
 
 @contextlib.contextmanager
 def _manifest_of(folder: Path) -> Iterator[dict[str, dict[str, Any]]]:
     """Yield what a folder's manifest lists, to be changed; others that change it wait."""
-    with _growing(folder / MANIFEST, wait=True):
+    with growing(folder / MANIFEST, wait=True):
         listed = read_manifest(folder)
         before = dict(listed)
         yield listed

@@ -20,7 +20,8 @@ import xxhash
 
 from allround.core.errors import AllroundError
 from allround.core.files import hash_json, read_settings, write_json
-from allround.core.outputs import piece_folder, remove_empty
+from allround.core.growing import remove_empty
+from allround.core.outputs import piece_folder
 from allround.core.plugins import contents
 from allround.core.reading import open_file
 from allround.core.version import __version__

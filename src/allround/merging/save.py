@@ -14,8 +14,9 @@ from allround.checkpoints.source import Source
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import hash_json, read_settings, write_json
+from allround.core.growing import remove_work
 from allround.core.jobs import Runner
-from allround.core.outputs import check_out, output_folder, remove_output, remove_work, work_folder
+from allround.core.outputs import check_out, output_folder, remove_output, work_folder
 from allround.core.plugins import contents
 from allround.core.version import __version__
 from allround.merging.plan import Plan

@@ -9,8 +9,8 @@ from pathlib import Path
 from allround.building.jobs.assemble import assemble
 from allround.building.jobs.rows import stored_task
 from allround.core.errors import AllroundError
+from allround.core.growing import remove_empty
 from allround.core.memory import PeakMemory
-from allround.core.outputs import remove_empty
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
 from allround.models.base import find_folder, load_encoder

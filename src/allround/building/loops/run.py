@@ -20,8 +20,9 @@ from allround.building.stages.heads import Start, fit_heads
 from allround.building.workshop import Workshop, run_folder
 from allround.core import registry
 from allround.core.errors import AllroundError
+from allround.core.growing import remove_work
 from allround.core.jobs import quiet_libraries
-from allround.core.outputs import check_out, output_folder, remove_work
+from allround.core.outputs import check_out, output_folder
 from allround.core.progress import Progress
 from allround.evaluation.scoreboard import Scoreboard
 from allround.models.device import pick_device
