@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from allround.core.errors import AllroundError
@@ -67,11 +67,16 @@ def is_hub_id(name: str) -> bool:
 def is_inside(path: str) -> bool:
     """Whether a path that others wrote stays in the folder that it is meant to begin in.
 
-    >>> is_inside("images/train"), is_inside("../x"), is_inside("/etc/passwd"), is_inside("a\\\\..\\\\..")
-    (True, False, False, False)
+    It does on every system: backslashes count as slashes, and `C:` as a drive.
+
+    >>> is_inside("images/train"), is_inside("../x"), is_inside("/etc/passwd")
+    (True, False, False)
+    >>> is_inside("a\\\\..\\\\.."), is_inside("C:x")
+    (False, False)
     """
-    parts = PurePosixPath(path.replace("\\", "/")).parts
-    return not Path(path).is_absolute() and not {"..", "/"} & set(parts) and "\0" not in path
+    plain = path.replace("\\", "/")
+    outside = plain.startswith("/") or ".." in plain.split("/") or re.match("[A-Za-z]:", plain)
+    return not outside and "\0" not in path
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from allround.core.errors import AllroundError
@@ -19,6 +19,7 @@ from allround.core.files import (
     MANIFEST,
     disk_errors,
     hash_file,
+    is_inside,
     read_settings,
     sync_file,
     write_json,
@@ -110,7 +111,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
         inner = {name: entry for name, entry in listed.items() if isinstance(entry, dict)}
     except (AllroundError, KeyError, TypeError, AttributeError):
         return {}
-    return {n: e for n, e in inner.items() if not PurePosixPath(n).is_absolute() and ".." not in PurePosixPath(n).parts}
+    return {n: e for n, e in inner.items() if is_inside(n)}
 
 
 def _in_the_way(folder: Path, command: str) -> str | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from allround.core.errors import AllroundError
-from allround.core.files import read_settings, write_json
+from allround.core.files import is_inside, read_settings, write_json
 from allround.core.locks import Lock
 from allround.core.registry import method
 from allround.models.encoder import CONFIG, Batch, Encoder, try_out
@@ -269,7 +269,7 @@ def _check_modules(folder: Path) -> Path:
                 f"module {number} in modules.json is of the kind '{kind}'",
                 f"use a model that begins with Transformer, and goes on with {', '.join(_MODULES)}",
             )
-        if ".." in Path(path).parts or Path(path).is_absolute():
+        if not is_inside(path):
             raise AllroundError(
                 asked, f"modules.json points outside the folder: '{path}'", "get the model from a source you trust"
             )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from allround.core.errors import AllroundError
+from allround.core.files import is_inside
 from allround.core.reading import open_file
 
 #: Bytes and members that are unpacked at most.
@@ -73,7 +74,7 @@ class _Listed:
 def _check_member(member: zipfile.ZipInfo, asked: str) -> None:
     name = member.orig_filename.replace("\\", "/")
     mode = stat.S_IFMT(member.external_attr >> 16)
-    if name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0] or "\0" in name:
+    if not is_inside(name):
         raise AllroundError(asked, f"its member {name!r} points outside the archive", "do not use this archive")
     if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise AllroundError(asked, f"its member {name!r} is a link or a device", "pack plain files only")
