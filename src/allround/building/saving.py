@@ -8,6 +8,7 @@ from allround.building.candidates import Candidate
 from allround.core.outputs import output_folder
 from allround.core.words import percent, shown, span_text
 from allround.evaluation.scoreboard import Cell, Scoreboard
+from allround.models.card import write_card
 from allround.tasks.definition import Definition
 from allround.tasks.metric import better
 
@@ -22,7 +23,11 @@ def save_best(out: Path, candidate: Candidate, board: Scoreboard, *, force: bool
     }
     with output_folder(out, "build", force=force) as folder:
         candidate.write(folder, board.definitions, facts)
-        _write_card(folder, candidate.title, board)
+        base = board.provenance.get("base")
+        title = "One model for " + ", ".join(board.definitions)
+        write_card(
+            folder, title, _card_lines(candidate.title, board), made_from=[base] if isinstance(base, str) else []
+        )
 
 
 def cell_facts(definition: Definition, cell: Cell, split: str) -> dict[str, object]:
@@ -31,12 +36,10 @@ def cell_facts(definition: Definition, cell: Cell, split: str) -> dict[str, obje
     return {**facts, "retention": cell.retention}
 
 
-def _write_card(folder: Path, title: str, board: Scoreboard) -> None:
-    """README.md of a saved model: what it is, what it scores, how to use it."""
+def _card_lines(title: str, board: Scoreboard) -> list[str]:
+    """The text of the card: what the model is, what it scores, how to use it."""
     assert board.best
     lines = [
-        "# One model for " + ", ".join(board.definitions),
-        "",
         f"Made by allround: {title}. Base: {board.provenance.get('base', 'unknown')}.",
         "",
         "| task | metric | test score | 95% interval | test rows | retention |",
@@ -61,6 +64,5 @@ def _write_card(folder: Path, title: str, board: Scoreboard) -> None:
         "```",
         "",
         "The encoder alone, in `encoder/`, loads in the library that it comes from.",
-        "",
     ]
-    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    return lines

@@ -40,6 +40,7 @@ def merge_models(
     last finished file of weights. recipe_file: what the plan was read from; it is kept beside the model.
     A folder that is there is replaced only where `merge` wrote it and nothing was changed since, or with `force`.
     """
+    from allround.models.card import write_card
     from allround.models.model import write_definitions, write_heads
 
     read = [path for source in _sources(plan) for path in (source.path, *source.files)]
@@ -55,7 +56,8 @@ def merge_models(
         if definitions:
             write_heads(folder / "heads.safetensors", heads)
             write_definitions(folder, definitions, {"made_by": made})
-        (folder / "README.md").write_text(model_card(plan, out.name), encoding="utf-8")
+        made_of = [str(model) for model in (plan.recipe.base, *plan.recipe.models) if model is not None]
+        write_card(folder, out.name, _card_lines(plan), tags=["merge"], made_from=made_of)
         if recipe_file is not None:
             shutil.copyfile(recipe_file, folder / "recipe.yml")
     return made
@@ -156,27 +158,22 @@ def check_base(base: str | None) -> None:
         )
 
 
-def model_card(plan: Plan, name: str) -> str:
+def _card_lines(plan: Plan) -> list[str]:
     """What a reader of the folder should know: from what it was merged, how, and how to do it again."""
     recipe, entry = plan.recipe, plan.entry
-    listed = [str(model) for model in recipe.models]
-    head = ["---", "tags:", "- merge", "- allround"]
-    named = [p for p in [*([str(recipe.base)] if recipe.base else []), *listed] if not Path(p).exists()]
-    if named:  # only ids of a hub are links
-        head += ["base_model:", *(f"- {path}" for path in dict.fromkeys(named))]
-    lines = [*head, "---", "", f"# {name}", "", f"Merged by allround {__version__}: {entry.summary}", ""]
+    lines = [f"Merged by allround {__version__}: {entry.summary}", ""]
     lines += [f"- base: `{recipe.base}`"] if recipe.base else []
-    lines += [f"- model: `{model}`" for model in listed]
+    lines += [f"- model: `{model}`" for model in recipe.models]
     lines += [f"- method: `{recipe.method}` ({entry.source})"]
     lines += [f"- {key}: `{value}`" for key, value in entry.resolve(recipe.values).items()]
     lines += ["", *(f"> {note}" for note in plan.notes)] if plan.notes else []
     plain = not (recipe.rules or recipe.statistics or recipe.tokenizer or recipe.chat_template or recipe.config)
     plain = plain and not (recipe.mixed or recipe.round_to)
     if plain and not plan.own_values and not any(model.adapters for model in recipe.models):
-        lines += ["", "Again:", "", "```bash", command_of(recipe), "```", ""]
+        lines += ["", "Again:", "", "```bash", command_of(recipe), "```"]
     else:
-        lines += ["", "It was made from a recipe file; merge.json says what each tensor got.", ""]
-    return "\n".join(lines)
+        lines += ["", "It was made from a recipe file; merge.json says what each tensor got."]
+    return lines
 
 
 def command_of(recipe: Recipe) -> str:

@@ -25,6 +25,7 @@ from allround.merging.run import run_plan
 from allround.merging.save import check_base, check_heads
 from allround.merging.sources import open_model
 from allround.models.base import find_folder
+from allround.models.card import write_card
 from allround.models.model import MultiTaskModel, read_definitions, read_heads, write_definitions, write_heads
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
@@ -81,7 +82,7 @@ def learn_models(
         )
         record = {"preset": name, "base": base, "models": list(models), "start": start, **made.record}
         write(new, made, {name: task.definition for name, task in tasks.items()}, record)
-        (new / "README.md").write_text(_card(new.name, record), encoding="utf-8")
+        write_card(new, new.name, _card_lines(record), tags=["merge"], made_from=[base, *models])
     return record
 
 
@@ -184,14 +185,13 @@ def _started(start: str | None, base: Path, encoders: Sequence[Path]) -> Iterato
         yield find_folder(start, "start")
 
 
-def _card(name: str, record: Mapping[str, Any]) -> str:
+def _card_lines(record: Mapping[str, Any]) -> list[str]:
     learning = record["learning"]
     rows = ", ".join(f"{task} {count}" for task, count in record["rows"].items())
     test = (
         " The model was adapted to the test inputs: scores on them are no measure." if record["split"] == "test" else ""
     )
-    lines = ["---", "tags:", "- merge", "- allround", "---", "", f"# {name}", ""]
-    lines += [f"A learned merge by allround {__version__} ({record['preset']}).{test}", ""]
+    lines = [f"A learned merge by allround {__version__} ({record['preset']}).{test}", ""]
     lines += [f"- base: `{record['base']}`", *(f"- model: `{model}`" for model in record["models"])]
     lines += [f"- start: `{record['start']}`"] if record["start"] else []
     if "form" in learning:
@@ -199,5 +199,5 @@ def _card(name: str, record: Mapping[str, Any]) -> str:
     else:
         lines += [f"- learned: `{learning['parametrisation']}` by `{learning['objective']}`"]
     lines += [f"- rows ({record['split']}): {rows}", f"- seconds: {record['seconds']} on {record['device']}", ""]
-    lines += [f"`{RECORD}` says how, with every step's loss; `{NUMBERS}` has the learned numbers.", ""]
-    return "\n".join(lines)
+    lines += [f"`{RECORD}` says how, with every step's loss; `{NUMBERS}` has the learned numbers."]
+    return lines
