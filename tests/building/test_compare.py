@@ -318,10 +318,10 @@ def test_more_rates_and_weights_begin_with_the_same_ones() -> None:
         ({"methods": ("tuned:flat=1",)}, "take no settings"),
         ({"methods": ("uw", "uw")}, "'uw' is named twice"),
         ({"methods": ("fixed:weights=[1, 2, 3]",)}, "one number for each task"),
-        ({"sweep": 0}, "there is nothing to choose from"),
-        ({"sweep": -1}, "too few"),
-        ({"seeds": 0}, "too few"),
-        ({"trials": 0}, "too few"),
+        ({"sweep": 0}, "must try at least 2 weights"),
+        ({"sweep": -1}, "sweep must be at least 0"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"trials": 0}, "trials must be at least 1"),
         ({"workers": 0}, "workers must be at least 1"),
         ({"base": None}, "no base was given"),
     ],
@@ -336,7 +336,7 @@ def test_bad_wishes_are_answered_before_anything_is_made(
 
 
 def test_one_task_is_no_joint_training(table_suite: Suite, base: Path, tmp_path: Path) -> None:
-    with pytest.raises(AllroundError, match="there is one task only: petal"):
+    with pytest.raises(AllroundError, match="it has only one task: petal"):
         compare_training(Suite("one", [table_suite.tasks["petal"]]), out=tmp_path / "out", base=base)
 
 

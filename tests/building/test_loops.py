@@ -288,7 +288,7 @@ def test_heads_are_mixed_as_the_merge_weighs_their_branches() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "values", "words"),
     [
-        ("atm", {"rounds": -1}, {}, "no loop is as short"),
+        ("atm", {"rounds": -1}, {}, "rounds must be 0 or more"),
         ("atm", {"method": "tie"}, {}, "did you mean 'ties'"),
         ("atm", {"round": 2}, {}, "did you mean 'rounds'"),
         ("atm", {}, {"scale": 1.0}, "no parameter 'scale'"),
@@ -323,7 +323,7 @@ def test_more_rounds_than_steps_and_settings_given_twice_are_errors(
     with pytest.raises(AllroundError, match="no step between"):
         go(plan("atm", digits_suite, rounds=20), digits_suite, base, tmp_path / "a")
     twice = plan("fork_merge", digits_suite, {"weights": 2.0}, target="ink", rounds=1)
-    with pytest.raises(AllroundError, match="chosen on validation"):
+    with pytest.raises(AllroundError, match="this loop chooses weights on validation"):
         go(twice, digits_suite, base, tmp_path / "b")
     with pytest.raises(AllroundError, match="no base was given"):
         run_loop(plan("atm", digits_suite), Suite("x", list(digits_suite.tasks.values())), out=tmp_path / "c")

@@ -58,7 +58,7 @@ def test_it_prints_the_rounds_and_the_scores(base: Path, tmp_path: Path) -> None
         (["atn"], "did you mean 'atm'"),
         (["atm", "--target", "digit"], "it has no parameter 'target'"),
         (["atm", "--rounds", "two"], "it is not a whole number"),
-        (["atm", "--rounds", "-1"], "no loop is as short"),
+        (["atm", "--rounds", "-1"], "rounds must be 0 or more"),
         (["atm", "--rounds"], "no value follows it"),
         (["fork_merge", "--target", "dgit"], "did you mean 'digit'"),
         (["fork_merge", "--target", "digit", "--method", "ties"], "has no parameter 'method'"),

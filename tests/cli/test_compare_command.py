@@ -68,10 +68,10 @@ def test_methods_have_commas_between_and_in_brackets() -> None:
     [
         (["--methods", ","], "it names nothing"),
         (["--methods", "uww"], "did you mean 'uw'"),
-        (["--methods", "tuned", "--sweep", "1"], "there is nothing to choose from"),
-        (["--seeds", "0"], "too few"),
+        (["--methods", "tuned", "--sweep", "1"], "must try at least 2 weights"),
+        (["--seeds", "0"], "seeds must be at least 1"),
         (["--mix", "al"], "mix"),
-        (["--only", "petal"], "there is one task only"),
+        (["--only", "petal"], "it has only one task"),
     ],
 )
 def test_bad_words_are_answered(words: list[str], told: str, suite: Path, tmp_path: Path) -> None:

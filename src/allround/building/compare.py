@@ -72,13 +72,15 @@ def compare_training(
     settings = settings or Settings(mix="all")
     for name, value, low in (("seeds", seeds, 1), ("trials", trials, 1), ("sweep", sweep, 0)):
         if value < low:
-            raise AllroundError(f"compare trainings with {name}={value}", "that is too few", f"give at least {low}")
+            raise AllroundError(
+                f"compare trainings with {name}={value}", f"{name} must be at least {low}", f"give at least {low}"
+            )
     joints = _joints(methods, sweep)
     suite = as_suite(suite, data_dir=data_dir, only=only, limit=limit)
     if len(suite.tasks) < 2:
         raise AllroundError(
             f"compare joint trainings on '{suite.name}'",
-            f"there is one task only: {', '.join(suite.tasks)}",
+            f"it has only one task: {', '.join(suite.tasks)}",
             "give two tasks or more (--only names those that are used)",
         )
     base = base if base is not None else suite.base
@@ -152,7 +154,7 @@ def _joints(methods: Sequence[str], sweep: int) -> list[Joint]:
     if TUNED in names and sweep < 2:
         raise AllroundError(
             f"compare '{TUNED}' weights with a sweep of {sweep}",
-            "there is nothing to choose from",
+            "they are the best of the sweep, which must try at least 2 weights",
             f"give --sweep 2 or more, or leave {TUNED} out of --methods",
         )
     return found

@@ -37,7 +37,7 @@ class Constraints:
                 )
         if self.max_parameters is not None and self.max_parameters < 1:
             raise AllroundError(
-                f"ask for at most {self.max_parameters} parameters", "no model is as small", "give at least 1"
+                f"ask for at most {self.max_parameters} parameters", "the limit must be at least 1", "give at least 1"
             )
 
     def check(self, tasks: Mapping[str, object]) -> None:
@@ -106,10 +106,14 @@ class Options:
                 )
         for name, low in {"trials": 1, "resamples": 100}.items():
             if getattr(self, name) < low:
-                raise AllroundError(f"build with {name}={getattr(self, name)}", "that is too few",
+                raise AllroundError(f"build with {name}={getattr(self, name)}", f"{name} must be at least {low}",
                                     f"give at least {low}")  # fmt: skip
         if self.budget is not None and not 0 < self.budget < math.inf:
-            raise AllroundError(f"build in {self.budget} minutes", "that is no time at all", "give a positive budget")
+            raise AllroundError(
+                f"build in {self.budget} minutes",
+                "a budget must be a positive number of minutes",
+                "give a positive budget",
+            )
         if self.workers is not None and self.workers < 1:
             raise AllroundError(f"build with {self.workers} workers", "workers must be at least 1", "give at least 1")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from allround.building.saving import cell_facts
 from allround.composition.residuals.store import load
@@ -38,7 +37,7 @@ def train(
     base: str | Path | None = None,
     settings: Settings | None = None,
     seed: int = 0,
-    encoder: Mapping[str, Any] | None = None,
+    encoder: Mapping[str, object] | None = None,
     progress: Progress | None = None,
     force: bool = False,
 ) -> Scoreboard:
@@ -61,7 +60,7 @@ def tune(
     base: str | Path | None = None,
     settings: Settings | None = None,
     seed: int = 0,
-    encoder: Mapping[str, Any] | None = None,
+    encoder: Mapping[str, object] | None = None,
     progress: Progress | None = None,
     force: bool = False,
 ) -> Scoreboard:
@@ -90,7 +89,7 @@ def _tune(
     out: Path,
     settings: Settings | None,
     seed: int,
-    encoder: Mapping[str, Any] | None,
+    encoder: Mapping[str, object] | None,
     progress: Progress | None,
     command: str,
     force: bool,
@@ -199,7 +198,7 @@ def judge_of(suite: Suite) -> Callable[[MultiTaskModel, str], float]:
         if name not in suite.tasks:
             raise AllroundError(
                 f"score the task '{name}' on validation",
-                f"the suite '{suite.name}' has none of that name",
+                f"the suite '{suite.name}' has no such task",
                 "give a suite with all tasks of the models, or leave it out",
             )
         _check_labels(model, suite.tasks[name], "the specialist")

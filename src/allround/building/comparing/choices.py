@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from allround.building.comparing.trainings import Trainings, drop_weights
+from allround.building.jobs.tune import TrainingFacts, training_facts
 from allround.building.joint import TUNED
 from allround.building.judge import Judge
 from allround.building.workshop import Work
@@ -73,7 +73,7 @@ def try_rates(trainings: Trainings, factors: Sequence[float], seed: int) -> Rate
     alone = {(task, f): trainings.specialist(task, f, seed) for task in tasks for f in factors}
     # The longest pieces first, so that the others fill the time beside them.
     tally = shop.do("learning rates", [*joint.values(), *alone.values()])
-    scores = {task: {f: alone[task, f][0].facts["validation"][task] for f in factors} for task in tasks}
+    scores = {task: {f: training_facts(alone[task, f][0])["validation"][task] for f in factors} for task in tasks}
     own: dict[str, float] = {}
     for task, found in scores.items():
         sign = 1 if better(tasks[task].definition.metric) == "higher" else -1
@@ -84,7 +84,7 @@ def try_rates(trainings: Trainings, factors: Sequence[float], seed: int) -> Rate
     chosen: dict[str, float] = {}
     tried: dict[str, list[Tried]] = {}
     for one in listed:
-        facts = {f: joint[one.name, f][0].facts for f in factors}
+        facts = {f: training_facts(joint[one.name, f][0]) for f in factors}
         means = {f: judge.mean(facts[f]["validation"]) for f in factors}
         best = chosen[one.name] = _best(means)
         tried[one.name] = [_tried(trainings, judge, facts[f], f, f == best) for f in factors]
@@ -106,7 +106,7 @@ def try_weights(
     shop = trainings.shop
     swept = [trainings.weighted(one, rates.chosen[EQUAL], seed) for one in weights]
     tally = shop.do("fixed weights", [*swept, *beside])
-    facts = [piece.facts for piece, _ in swept]
+    facts = [training_facts(piece) for piece, _ in swept]
     means = [rates.judge.mean(f["validation"]) for f in facts]
     best = means.index(max(means)) if means else 0
     chosen = TUNED in trainings.joints
@@ -134,7 +134,7 @@ def _best(scores: Mapping[float, float]) -> float:
 def _tried(
     trainings: Trainings,
     judge: Judge,
-    facts: Mapping[str, Any],
+    facts: TrainingFacts,
     factor: float,
     chosen: bool,
     weights: Mapping[str, float] | None = None,

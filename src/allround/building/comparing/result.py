@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from allround.building.comparing.choices import Chosen, Sweep, judge_by
+from allround.building.jobs.tune import TrainingFacts, training_facts
 from allround.building.joint import TUNED
 from allround.building.machine import about_machine
 from allround.building.words import task_facts
@@ -38,11 +38,11 @@ def measured(
     tried = {**rates.tried, **({TUNED: sweep.tried} if chosen.tuned is not None else {})}
     found = measure([SPECIALISTS, *trainings.joints], data.definitions, seeds, predictions, seed=seeds[0],
                     resamples=resamples)  # fmt: skip
-    alone = {(n, s): chosen.specialist(n, s)[0].facts for n in tasks for s in seeds}
+    alone = {(n, s): training_facts(chosen.specialist(n, s)[0]) for n in tasks for s in seeds}
     judges = {s: judge_by(trainings, {n: alone[n, s]["validation"][n] for n in tasks}) for s in seeds}
     methods = []
     for name, joint in trainings.joints.items():
-        facts = [chosen.joint(name, seed)[0].facts for seed in seeds]
+        facts = [training_facts(chosen.joint(name, seed)[0]) for seed in seeds]
         tuned = name == TUNED
         methods.append(
             Training(
@@ -82,11 +82,11 @@ def measured(
     )
 
 
-def _cost(runs: Sequence[Sequence[Mapping[str, Any]]], choices: int) -> TrainingCost:
+def _cost(runs: Sequence[Sequence[TrainingFacts]], choices: int) -> TrainingCost:
     """What a system takes. runs: for each seed, the facts of its trainings."""
     count, every = len(runs), [facts for run in runs for facts in run]
     steps = sum(facts["steps"] for facts in every)
-    peaks = [facts["peak_memory"] for facts in every]
+    peaks = [peak for facts in every if (peak := facts["peak_memory"]) is not None]
     examples: dict[str, float] = {}
     for facts in every:
         for task, rows in facts["examples"].items():
@@ -96,7 +96,7 @@ def _cost(runs: Sequence[Sequence[Mapping[str, Any]]], choices: int) -> Training
         steps=steps / count,
         backward_passes=sum(facts["backward_passes"] for facts in every) / max(1, steps),
         examples=examples,
-        peak_memory=None if None in peaks else max(peaks),
+        peak_memory=max(peaks) if len(peaks) == len(every) else None,
         skipped=sum(facts["skipped"] for facts in every),
         choices=choices,
         unmoved=sum(facts["best_step"] == 0 for facts in every),

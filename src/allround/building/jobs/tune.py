@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict, cast
 
 from allround.building.jobs.assemble import assemble
 from allround.building.jobs.rows import stored_task
@@ -20,6 +21,29 @@ from allround.models.model import MultiTaskModel, read_definitions, read_heads
 from allround.tasks.task import Task
 from allround.training.settings import Settings
 from allround.training.trainer import train
+
+
+class TrainingFacts(TypedDict):
+    """What a training says of itself.
+
+    validation: score of each task in the state that was kept. examples: rows of each task that were trained on.
+    skipped: times that a task was left out of a step. peak_memory: bytes, None where it was not measured.
+    """
+
+    validation: dict[str, float]
+    best_step: int
+    steps: int
+    skipped: int
+    skipped_of: dict[str, int]
+    backward_passes: int
+    examples: dict[str, int]
+    seconds: float
+    peak_memory: int | None
+
+
+def training_facts(piece: Piece) -> TrainingFacts:
+    """What the training that made a piece says of itself."""
+    return cast(TrainingFacts, piece.facts)
 
 
 def tune(

@@ -48,12 +48,12 @@ class Loop:
     def __post_init__(self) -> None:
         registry.find("merge", self.method).resolve(self.values)
         if self.rounds < 0:
-            raise AllroundError(f"tune and merge in {self.rounds} rounds", "no loop is as short",
+            raise AllroundError(f"tune and merge in {self.rounds} rounds", "rounds must be 0 or more",
                                 "give 0 (the base with its heads) or more")  # fmt: skip
         if self.take is not None and not 1 <= self.take <= len(self.branches):
             raise AllroundError(
-                f"let {self.take} copies take part in a round",
-                f"there are {len(self.branches)}: {', '.join(b.name for b in self.branches)}",
+                f"tune {self.take} copies in each round",
+                f"the loop has {len(self.branches)}: {', '.join(b.name for b in self.branches)}",
                 f"give 1 to {len(self.branches)}",
             )
 
@@ -72,18 +72,20 @@ class Loop:
 
 
 def known(names: Sequence[str], tasks: Sequence[str], what: str) -> tuple[str, ...]:
-    """The names, or an error for the first that is no task.
+    """The names, or an error for the first that is not the name of a task.
 
     >>> known(["a"], ["a", "b"], "the target")
     ('a',)
     """
     for name in names:
         if name not in tasks:
-            raise AllroundError(f"take '{name}' as {what}", "the suite has no such task", suggestion(name, tasks))
+            raise AllroundError(f"use '{name}' as {what}", "the suite has no such task", suggestion(name, tasks))
     return tuple(names)
 
 
 def at_least(count: int, tasks: Sequence[str], asked: str, do: str) -> None:
     """An error when there are fewer tasks."""
     if len(tasks) < count:
-        raise AllroundError(asked, f"there is only {', '.join(tasks) or 'nothing'}", do)
+        raise AllroundError(
+            asked, f"it needs at least {count} tasks, and has {len(tasks)}: {', '.join(tasks) or 'none'}", do
+        )

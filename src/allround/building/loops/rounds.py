@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from allround.building.jobs.tune import tune
 from allround.building.loops.jobs import merge_branches
@@ -68,16 +68,40 @@ class Rounds:
         return sum(found) / len(found)
 
 
+class BranchRecord(TypedDict):
+    """What a branch did: scores on validation, rows of each task, seconds."""
+
+    validation: dict[str, float]
+    examples: dict[str, int]
+    seconds: float
+
+
+class TriedValues(TypedDict):
+    """Values of the merge method that were tried, and the scores on validation."""
+
+    values: Setting
+    validation: dict[str, float]
+
+
+class RoundRecord(TypedDict):
+    """What a round was. method: None where nothing was merged. cosines: between the changes of its branches."""
+
+    round: int
+    method: str | None
+    values: Setting
+    validation: dict[str, float]
+    branches: dict[str, BranchRecord]
+    cosines: list[list[float]]
+    trials: list[TriedValues]
+
+
 @dataclass(frozen=True)
 class Round:
-    """A finished round: its model, its mean on the judged tasks as a share of the base's, and its record.
-
-    record: number, method, values, validation scores, branches, cosines between their changes, settings tried.
-    """
+    """A finished round: its model, its mean on the judged tasks as a share of the base's, and its record."""
 
     piece: Piece
     mean: float
-    record: dict[str, Any]
+    record: RoundRecord
 
 
 def first_round(rounds: Rounds) -> Round:
@@ -104,7 +128,7 @@ def next_round(rounds: Rounds, made: Sequence[Round]) -> Round:
                    settings=settings, seed=seed_of(shop.seed, "tune", branch.name))  # fmt: skip
         branches[branch.name] = piece
         tuning.append((piece, job))
-    trials: list[dict[str, Any]] = []
+    trials: list[TriedValues] = []
 
     def merge(name: str, wanted: Sequence[Setting], judged: Sequence[str] | None = None) -> list[Piece]:
         """The branches merged with each of these settings; they are tuned first where they still have to be."""
@@ -124,7 +148,7 @@ def next_round(rounds: Rounds, made: Sequence[Round]) -> Round:
 
     def score(wanted: Sequence[Setting]) -> list[float]:
         tried = [piece.facts["validation"] for piece in merge(f"try-{number}", wanted, loop.judged)]
-        trials.extend({"values": v, "validation": found} for v, found in zip(wanted, tried, strict=True))
+        trials.extend(TriedValues(values=v, validation=s) for v, s in zip(wanted, tried, strict=True))
         return [rounds.mean(found, first) for found in tried]
 
     values = _searched(loop, len(branches), score)
@@ -144,7 +168,7 @@ def _searched(loop: Loop, count: int, score: Callable[[Sequence[Setting]], list[
     wanted = next(search)
     twice = sorted(given.keys() & wanted[0].keys())
     if twice:
-        raise AllroundError(f"merge with {twice[0]}={given[twice[0]]}", "that is chosen on validation here",
+        raise AllroundError(f"merge with {twice[0]}={given[twice[0]]}", f"this loop chooses {twice[0]} on validation",
                             f"leave {twice[0]} out")  # fmt: skip
     while True:
         try:
@@ -154,12 +178,18 @@ def _searched(loop: Loop, count: int, score: Callable[[Sequence[Setting]], list[
 
 
 def _finished(
-    rounds: Rounds, made: Sequence[Round], piece: Piece, values: Setting, trials: Sequence[Mapping[str, object]]
+    rounds: Rounds, made: Sequence[Round], piece: Piece, values: Setting, trials: Sequence[TriedValues]
 ) -> Round:
     facts = piece.facts
-    record = {"round": len(made), "method": rounds.loop.method if facts["branches"] else None,
-              "values": dict(values), **{k: facts[k] for k in ("validation", "branches", "cosines")},
-              "trials": list(trials)}  # fmt: skip
+    record = RoundRecord(
+        round=len(made),
+        method=rounds.loop.method if facts["branches"] else None,
+        values=dict(values),
+        validation=facts["validation"],
+        branches=facts["branches"],
+        cosines=facts["cosines"],
+        trials=list(trials),
+    )
     listed = ", ".join(f"{name} {score:.3f}" for name, score in facts["validation"].items())
     rounds.shop.say(f"round {len(made)}: validation {listed}")
     first = made[0].record["validation"] if made else facts["validation"]

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from allround.building.jobs.assemble import assemble
 from allround.building.loops.loop import Loop
-from allround.building.loops.rounds import Round, Rounds, first_round, next_round
+from allround.building.loops.rounds import Round, RoundRecord, Rounds, first_round, next_round
 from allround.building.options import Options
 from allround.building.saving import cell_facts
 from allround.building.single import board_of
@@ -40,7 +40,7 @@ class Looped:
 
     folder: Path
     scoreboard: Scoreboard
-    rounds: list[dict[str, Any]]
+    rounds: list[RoundRecord]
     kept: int
 
 

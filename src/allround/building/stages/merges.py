@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from allround.building.candidates import ModelCandidate
 from allround.building.jobs import merge as jobs
@@ -139,7 +138,7 @@ def trials_of(pairs: Sequence[tuple[str, Setting]], pieces: Sequence[Piece], jud
     """What validation says of merges that were made with these settings."""
     found = []
     for (name, values), piece in zip(pairs, pieces, strict=True):
-        facts: dict[str, Any] = piece.facts
+        facts = piece.facts
         scores = facts["validation"]
         found.append(Trial(name, values, judge.mean(scores), scores, facts["seconds"]))
     return found

@@ -40,11 +40,13 @@ def fork_merge(
     at_least(2, tasks, "tune with auxiliary tasks", "take at least one task beside the target")
     others = [task for task in tasks if task != target]
     if branches not in ("each", "all"):
-        raise AllroundError(f"fork into branches '{branches}'", "there is no such choice",
+        raise AllroundError(f"fork into branches '{branches}'", "branches must be 'each' or 'all'",
                             suggestion(branches, ("each", "all")))  # fmt: skip
     for name, number in {"weight": weight, "grid": grid}.items():
         if not number > 0:
-            raise AllroundError(f"fork with {name}={number}", "it must be positive", f"give more, or leave {name} out")
+            raise AllroundError(
+                f"fork with {name}={number}", f"{name} must be positive", f"give more, or leave {name} out"
+            )
     groups = {other: [other] for other in others} if branches == "each" else {"all": others}
     forks = [Branch(f"{target}-{n}", {target: 1.0, **dict.fromkeys(group, weight)}) for n, group in groups.items()]
     return Loop(
