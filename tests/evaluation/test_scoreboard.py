@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from rich.console import Console
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
 from allround.core.words import shown
+from allround.evaluation.pictures import COLOURS, svg_text
 from allround.evaluation.scoreboard import Scoreboard, System
 
 
@@ -137,8 +139,19 @@ def test_errors_in_words() -> None:
         board(**given)
     with pytest.raises(AllroundError, match="two systems are called 'ties'"):
         board(systems=[*SYSTEMS, SYSTEMS[3]])
-    with pytest.raises(AllroundError, match="did you mean 'merge'"):
-        System("x", "merg")
     with pytest.raises(AllroundError, match="not on the scoreboard"):
         board().system("none")
     assert set(RIGHT) == {s.name for s in SYSTEMS}
+
+
+def test_a_system_of_another_sort_stands_among_the_others() -> None:
+    """An ensemble, say: it is a rival where it is single, it is drawn, and it comes back from disk."""
+    systems = [replace(s, role="ensemble") if s.name == "average" else s for s in SYSTEMS]
+    made = board(systems=systems)
+    assert made.answer()[3] == "In mean retention it is better than average; no difference was found from joint."
+    apart = board(systems=[replace(s, single=False) if s.name == "average" else s for s in systems])
+    assert apart.answer()[3] == "In mean retention no difference was found from joint."
+    assert "ensemble" in made.markdown()
+    assert COLOURS["m2"][0] in svg_text(made.plot_retention()), "in the colour of all sorts that have none"
+    with pytest.raises(AllroundError, match="its role is 'mean of three'"):
+        System("average", "mean of three")

@@ -17,6 +17,9 @@ from allround.evaluation.pictures import add_axes, colour, grid, shortened, text
 _SHAPES = {"specialists": ("s", 10.0), "joint": ("D", 9.2)}
 #: Roles whose points are hollow.
 _HOLLOW = ("base", "floor")
+#: The colour of each role; other roles share one.
+_INKS = {"floor": "base", "base": "base", "specialists": "specialists", "joint": "joint", "merge": "merge"}
+_OTHER_INK = "m2"
 #: Height of a line of values, and the room above and below all lines, in points.
 ROW, ABOVE, BELOW = 30.0, 26.0, 46.0
 #: Letters of the longest name that is written in full.
@@ -163,7 +166,7 @@ def _range(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def _ink(role: str) -> str:
-    return colour("base" if role in _HOLLOW else role)
+    return colour(_INKS.get(role, _OTHER_INK))
 
 
 def _mark(axes: Axes, x: float, y: float, role: str, ringed: bool, ring: float = 20) -> None:

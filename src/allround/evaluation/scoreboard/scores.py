@@ -16,8 +16,6 @@ from allround.evaluation.intervals import retention
 from allround.tasks.definition import Definition
 from allround.tasks.metric import better
 
-ROLES = ("floor", "base", "specialists", "joint", "merge")
-
 #: What retention is drawn against.
 CostName = Literal["stored", "seconds"]
 
@@ -50,7 +48,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class System:
-    """Something that answers every task. single: all tasks share one set of encoder weights."""
+    """Something that answers every task.
+
+    role: what sort of system it is, in one word: floor, base, specialists, joint and merge have colours and words of
+    their own. single: all tasks share one set of encoder weights.
+    """
 
     __pydantic_config__ = STRICT
 
@@ -62,9 +64,9 @@ class System:
     cost: Cost = field(default_factory=Cost)
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES:
+        if not self.role.isidentifier():
             raise AllroundError(
-                f"show the system '{self.name}'", f"'{self.role}' is not a role", suggestion(self.role, ROLES)
+                f"show the system '{self.name}'", f"its role is {self.role!r}", "give one word, such as joint or merge"
             )
 
 

@@ -74,7 +74,7 @@ def _rival_sentence(board: Scores) -> str:
         if (
             c.other == board.best
             and rival.single
-            and rival.role in ("base", "joint", "merge")
+            and rival.role not in ("floor", "specialists")
             and c.difference is not None
         ):
             found.setdefault(c.verdict, []).append(c.system)
