@@ -145,7 +145,7 @@ def test_errors_in_words() -> None:
 
 
 def test_a_system_of_another_sort_stands_among_the_others() -> None:
-    """An ensemble, say: it is a rival where it is single, it is drawn, and it comes back from disk."""
+    """An ensemble, say: it is a rival where it is single, and it is drawn."""
     systems = [replace(s, role="ensemble") if s.name == "average" else s for s in SYSTEMS]
     made = board(systems=systems)
     assert made.answer()[3] == "In mean retention it is better than average; no difference was found from joint."
