@@ -3,6 +3,9 @@
 A balancer that cannot have one of them says so in its own file: `@method(..., exempt={"permutation_invariant": "the
 order of the tasks is drawn"})`, with the reason. What only some can promise, they promise in their own file:
 `@method(..., keeps=("scale", "non_conflicting"))`. The names are those of TorchJD's tests where it has the property.
+
+Longer than 400 lines because it is one list of properties: each is a function of its own, and all watch a balancer in
+the same made-up steps.
 """
 
 from __future__ import annotations
