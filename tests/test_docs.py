@@ -93,6 +93,15 @@ def test_the_commands_of_the_tutorial_run_after_its_code(tmp_path: Path) -> None
         assert "Warning" not in ran.stderr, run
 
 
+def test_the_code_of_the_page_on_python_runs(tmp_path: Path) -> None:
+    code = "\n".join(blocks(DOCS / "api.md", "python"))
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 0, ran.stderr
+    assert "Warning" not in ran.stderr
+    assert (tmp_path / "retention.png").is_file() and (tmp_path / "cost.svg").is_file()
+    assert re.search(r"ties +mood +0\.875 +0\.875 +1000000", ran.stdout)
+
+
 #: Commands that train or score on rows: the pages are run with few of them.
 ON_ROWS = {"build", "train", "tune", "loop", "evaluate", "compare-training"}
 FEW = ["--limit", "train=100", "--limit", "validation=100", "--limit", "test=100"]

@@ -155,3 +155,16 @@ def test_a_system_of_another_sort_stands_among_the_others() -> None:
     assert COLOURS["m2"][0] in svg_text(made.plot_retention()), "in the colour of all sorts that have none"
     with pytest.raises(AllroundError, match="its role is 'mean of three'"):
         System("average", "mean of three")
+
+
+def test_a_frame_has_a_row_for_each_system_and_task_with_costs() -> None:
+    made = board()
+    frame = made.to_frame()
+    assert len(frame) == len(made.systems) * len(made.definitions)
+    row = frame[(frame.system == "ties") & (frame.task == "error")].iloc[0]
+    cell = made.cells["ties"]["error"]
+    assert (row.score, row.low, row.retention_high, row.n) == (cell.score, cell.low, cell.retention_high, 400)
+    assert row.metric == "rmse" and row.role == "merge" and row.best
+    assert (row.parameters_stored, row.search_choices, row.training_seconds) == (100, 9, 100.0)
+    assert frame[frame.best].system.unique().tolist() == ["ties"]
+    assert board(reference=None, best=None).to_frame().retention.isna().all()

@@ -221,6 +221,20 @@ def test_what_is_printed_fits_the_screen(width: int) -> None:
     assert any(line.startswith("two") and line.rstrip().endswith("66.6 -") for line in lines)
 
 
+def test_a_frame_has_a_row_for_each_method_and_task() -> None:
+    made = comparison()
+    frame = made.to_frame()
+    assert frame.method.unique().tolist() == [SPECIALISTS, *(one.name for one in made.methods)]
+    assert len(frame) == 15
+    kept = frame.pivot(index="task", columns="method", values="retention")
+    assert kept.loc["two", "nash_mtl"] == made.method("nash_mtl").test.retention["two"].value
+    assert kept[SPECIALISTS].tolist() == [1, 1, 1]
+    row = frame[(frame.method == "nash_mtl") & (frame.task == "two")].iloc[0]
+    found = made.method("nash_mtl").test.equal.tasks["two"]
+    assert (row.difference, row.difference_low, row.difference_high) == (found.value, found.low, found.high)
+    assert (row.n, row.learning_rate, row.peak_memory, row.backward_passes) == (400, 0.001, 2**30, 3)
+
+
 # Figures and page.
 
 

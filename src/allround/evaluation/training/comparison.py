@@ -12,11 +12,13 @@ from allround.core.files import json_text, read_settings
 from allround.core.outputs import write_texts
 from allround.core.schema import checked
 from allround.evaluation.training import tables, words
+from allround.evaluation.training.frame import to_frame
 from allround.evaluation.training.results import FORMAT, TrainingResults
 from allround.tasks.definition import Definition
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
     from rich.console import Console
 
 #: What a comparison is saved as.
@@ -85,6 +87,18 @@ class TrainingComparison(TrainingResults):
     def print(self, console: Console | None = None) -> None:
         """Print tables and verdict in ASCII, within the console's width."""
         tables.print_results(self, console)
+
+    def to_frame(self) -> DataFrame:
+        """The comparison as a table of pandas, with one row for each method and task, the specialists first.
+
+        Columns: method, task, metric, n (test rows); score, retention and difference (of the score to that of equal
+        weights, turned so that higher is better), each with `_low` and `_high`, as shares of 1, means over the seeds;
+        learning_rate, seconds, steps, backward_passes (a step), peak_memory (bytes) and choices, as in `TrainingCost`.
+
+            compared = TrainingComparison.load("runs/compared")
+            compared.to_frame().pivot(index="task", columns="method", values="retention")
+        """
+        return to_frame(self)
 
     def plot(self) -> Figure:
         """Draw `plot_trade_off` and `plot_retention` side by side, with what they were measured on."""
