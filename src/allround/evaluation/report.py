@@ -43,7 +43,7 @@ def html(board: Scoreboard, *, extra: Mapping[str, Any] | None = None) -> str:
     """The page that `write_report` writes."""
     from markupsafe import Markup
 
-    from allround.evaluation.pictures import page_style
+    from allround.evaluation.pictures import page_colours, page_style
 
     given = dict(extra or {})
     page = template(
@@ -63,6 +63,8 @@ def html(board: Scoreboard, *, extra: Mapping[str, Any] | None = None) -> str:
         retention=_retention_picture(board),
         figures=_cost_pictures(board),
         picture_style=Markup(page_style()),
+        light_colours=Markup(page_colours()),
+        dark_colours=Markup(page_colours(dark=True)),
         choices=_choices(given.get("choices") or []),
         tasks=_tasks(board, given.get("tasks") or []),
         workers=board.provenance.get("workers"),

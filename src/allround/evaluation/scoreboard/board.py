@@ -149,6 +149,7 @@ class Scoreboard(Scores):
         >>> d = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
         >>> right = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 1, 0]))
         >>> half = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]))
+        >>> from allround.evaluation.scoreboard import Cost
         >>> systems = [System("specialists", "specialists", single=False, cost=Cost(parameters_stored=2_000_000)),
         ...            System("ties", "merge", cost=Cost(parameters_stored=1_000_000))]
         >>> board = Scoreboard.make({"t": d}, systems, {("specialists", "t"): right, ("ties", "t"): half})

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from allround.core.words import count, duration, gibibytes, percent, plural, rate, shown, span_text
 from allround.evaluation.pages import breakable, settings_text, template
-from allround.evaluation.pictures import page_style, svg_text
+from allround.evaluation.pictures import page_colours, page_style, svg_text
 from allround.evaluation.training.pictures import plot_retention, plot_trade_off, retention_caption, trade_off_caption
 from allround.evaluation.training.results import EQUAL, SPECIALISTS, TrainingResults
 from allround.evaluation.training.tables import facts
@@ -44,6 +44,8 @@ def html(results: TrainingResults) -> str:
         reference=results.reference,
         figures=_figures(results),
         picture_style=Markup(page_style()),
+        light_colours=Markup(page_colours()),
+        dark_colours=Markup(page_colours(dark=True)),
         equal=EQUAL,
         specialists=SPECIALISTS,
         words=words(results),
