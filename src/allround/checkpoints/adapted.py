@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from allround.checkpoints.adapter import Adapter
 from allround.checkpoints.edits import Edit, Edits
@@ -50,7 +50,7 @@ class Adapted(Source):
         self._base = copy.copy(base)
         self._norms: dict[tuple[str, int], Tensor] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_norms": {}, "watch": None}
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from allround.core.errors import AllroundError
 from allround.core.files import read_settings
@@ -76,7 +75,7 @@ class AdapterConfig:
         value = repr(self._values[key])
         return self.error(f"'{key}' in its {CONFIG} must be {wanted}, not {value[:60]}", REWRITE)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, object]:
         file = self.folder / CONFIG
         if not file.is_file():
             raise self.error(f"the folder holds no {CONFIG}", "give a folder that PEFT's save_pretrained wrote")
@@ -153,20 +152,19 @@ class AdapterConfig:
             *others, last = map(repr, choices)
             raise self._wrong(key, f"{', '.join(others)} or {last}")
 
-    def _table(self, key: str) -> list[tuple[str, Any]]:
+    def _table(self, key: str) -> list[tuple[str, object]]:
         value = self._values.get(key)
         if value is not None and not isinstance(value, dict):
             raise self._wrong(key, "a table of patterns and numbers")
         return list((value or {}).items())
 
-    def _count(self, value: Any, key: str) -> int:
+    def _count(self, value: object, key: str) -> int:
         if type(value) is not int or value < 1:
             raise self._wrong(key, "a whole number above 0")
         return value
 
-    def _number(self, value: Any, key: str) -> float:
-        fits = type(value) in (int, float) and abs(value) < 1e30
-        if not fits:
+    def _number(self, value: object, key: str) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
             raise self._wrong(key, "a finite number")
         return float(value)
 

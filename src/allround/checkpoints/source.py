@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    #: Told the name of a tensor, the first element of a stretch that is read, and its values.
+    Watch = Callable[[str, int, Tensor], None]
+
 
 class Source(ABC):
     """Named tensors that are read in stretches: a checkpoint, or a base with an adapter on it.
@@ -20,7 +23,7 @@ class Source(ABC):
 
     path: Path
     #: Called with the name, the first element and the values of every stretch that is read, where it is set.
-    watch: Callable[[str, int, Tensor], None] | None = None
+    watch: Watch | None = None
 
     @abstractmethod
     def __iter__(self) -> Iterator[str]: ...

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from allround.cli.help import PLAIN
 from allround.cli.options import DataOption, DeviceOption, ForceOption, OutOption, load_suite
-from allround.cli.words import extras, read_options
+from allround.cli.words import Value, extras, read_options
 from allround.core import registry
 from allround.core.errors import AllroundError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(**PLAIN)
 
 #: What is stored once where --method does not say: for a codec with a multi-task vector, and for others.
-_SUM, _MEAN = ("task_arithmetic", {"scale": 1.0}), ("average", dict[str, Any]())
+_SUM, _MEAN = ("task_arithmetic", {"scale": 1.0}), ("average", dict[str, Value]())
 _PREFIX = "--merge-"
 
 
@@ -152,7 +152,9 @@ def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, others
 
 
-def _merge(base: str, models: Sequence[str], method: str, values: dict[str, Any], folder: Path, device: str) -> str:
+def _merge(
+    base: str, models: Sequence[str], method: str, values: Mapping[str, Value], folder: Path, device: str
+) -> str:
     """Merge into a folder that is there; what was done, in words."""
     from allround.merging.layout import make_plan
     from allround.merging.recipe import Model, Recipe

@@ -21,7 +21,7 @@ from allround.cli.options import (
     load_suite,
 )
 from allround.cli.training_options import EncoderSettings, training_options
-from allround.cli.words import read_options
+from allround.cli.words import Value, read_options
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.training.settings import Settings
@@ -81,7 +81,7 @@ def loop(
     typer.echo(f"\nmodel   {made.folder}")
 
 
-def options_of(name: str, words: Sequence[str], method: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def options_of(name: str, words: Sequence[str], method: str | None) -> tuple[dict[str, Value], dict[str, Value]]:
     """The parameters of a loop, and those of its merge method.
 
     >>> options_of("atm", ["--rounds", "2", "--scale", "0.5"], "task_arithmetic")

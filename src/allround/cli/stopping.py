@@ -9,12 +9,15 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from allround.cli.help import Group
 from allround.core.errors import AllroundError
+
+if TYPE_CHECKING:
+    from typer._click import Context
 
 #: Commands that take up what they had finished when they are run again.
 RESUMED = {"build", "compare-training", "loop", "merge", "train", "tune"}
@@ -30,7 +33,7 @@ class Commands(Group):
     A command that knows better what is left says so: `raise KeyboardInterrupt("nothing was written")`.
     """
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: Context) -> object:
         check_current_folder()
         try:
             return super().invoke(ctx)
@@ -72,7 +75,7 @@ def heed_interruptions() -> None:
         signal.signal(signal.SIGTERM, _terminate)
     others = sys.unraisablehook
 
-    def hook(dropped: Any) -> None:
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
         if isinstance(dropped.exc_value, KeyboardInterrupt):
             _send_again(dropped.exc_value)
         else:

@@ -13,6 +13,7 @@ from functools import wraps
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from allround.cli.words import pairs_of
 from allround.core import registry
@@ -117,7 +118,7 @@ def _option(field: str, type_: str, text: str, default: str | None) -> inspect.P
     return _parameter(name, asked | None, typer.Option(help=text), default)
 
 
-def _parameter(name: str, type_: Any, option: Any, default: str | bool | None = None) -> inspect.Parameter:
+def _parameter(name: str, type_: object, option: OptionInfo, default: str | bool | None = None) -> inspect.Parameter:
     return inspect.Parameter(name, _KIND, default=default, annotation=Annotated[type_, option])
 
 

@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from allround.core.errors import AllroundError
 from allround.core.reading import MAX_SETTINGS, MAX_VALUES, open_file, parse_json, read_bytes
@@ -152,13 +152,13 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_json(path: Path | str, value: Any, *, allow_nan: bool = False) -> None:
+def write_json(path: Path | str, value: object, *, allow_nan: bool = False) -> None:
     """Write JSON atomically: see `json_text`."""
     with atomic_file(path) as temporary:
         temporary.write_text(json_text(value, allow_nan=allow_nan), encoding="utf-8")
 
 
-def json_text(value: Any, *, allow_nan: bool = False) -> str:
+def json_text(value: object, *, allow_nan: bool = False) -> str:
     """JSON as it is written to files: keys in the order given.
 
     allow_nan: write NaN and infinity as Python reads them, for settings of others that hold them already.
@@ -183,7 +183,7 @@ def read_json(path: Path | str, *, max_values: int = MAX_VALUES) -> Any:
         ) from error
 
 
-def hash_json(value: Any) -> str:
+def hash_json(value: object) -> str:
     """A hash of plain data, independent of key order.
 
     >>> hash_json({"a": 1, "b": 2}) == hash_json({"b": 2, "a": 1})
@@ -199,7 +199,7 @@ def hash_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hash(file)
 
 
-def _hash(file: Any) -> str:
+def _hash(file: BinaryIO) -> str:
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)

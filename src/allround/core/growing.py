@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from allround.core.errors import AllroundError
 from allround.core.files import disk_errors, hash_json, is_full, sync_file
@@ -48,7 +47,7 @@ def growing(path: Path, kind: str = "", *, wait: bool = False) -> Iterator[Path]
 
 
 @contextlib.contextmanager
-def whole(path: Path, made_from: Any, finish: Callable[[Path], None], check: Callable[[], object]) -> Iterator[Path]:
+def whole(path: Path, made_from: object, finish: Callable[[Path], None], check: Callable[[], object]) -> Iterator[Path]:
     """A new folder that takes the place of `path`, after `finish` was called with it, and `check`."""
     with disk_errors(str(path)), growing(path) as holder:
         new, label = holder / "new" / path.name, holder / "made_from"

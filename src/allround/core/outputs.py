@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from allround.core.errors import AllroundError
 from allround.core.files import (
@@ -28,6 +27,9 @@ from allround.core.growing import growing, holder_of, kept_beside, remove_empty,
 from allround.core.locks import LOCK, locked_folder, owner_of
 from allround.core.version import __version__
 
+#: What a manifest says of a file: `command`, `bytes`, and `sha256` of a small one.
+Entry = dict[str, str | int]
+
 _FORMAT = "allround files 1"
 _DO = "choose another --out, move that away, or give --force (force=True in Python)"
 #: Up to this many bytes a file is known by its content, beyond it by its size.
@@ -38,7 +40,7 @@ _HASHED = 1 << 20
 
 
 def check_out(
-    path: Path | str, command: str, *, force: bool = False, inputs: Iterable[Any] = (), data: Iterable[Any] = ()
+    path: Path | str, command: str, *, force: bool = False, inputs: Iterable[object] = (), data: Iterable[object] = ()
 ) -> Path:
     """The place of an output folder, links followed. Call it before any work; `output_folder` does so again.
 
@@ -72,7 +74,7 @@ def check_out_file(
     command: str,
     *,
     force: bool = False,
-    inputs: Iterable[Any] = (),
+    inputs: Iterable[object] = (),
     root: Path | str | None = None,
 ) -> Path:
     """The place of an output file, links followed. Call it before any work; `output_file` does so again.
@@ -104,7 +106,7 @@ def check_out_file(
         return place
 
 
-def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+def read_manifest(folder: Path) -> dict[str, Entry]:
     """What a folder's manifest lists: path -> entry. None, or one that cannot be read, lists nothing."""
     try:
         listed = read_settings(folder / MANIFEST)["files"]
@@ -146,18 +148,18 @@ def _entries(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _as_written(file: Path, entry: Mapping[str, Any]) -> bool:
+def _as_written(file: Path, entry: Entry) -> bool:
     if file.is_symlink() or not file.is_file() or file.stat().st_size != entry.get("bytes"):
         return False
     return "sha256" not in entry or hash_file(file) == entry["sha256"]
 
 
-def _entry(file: Path, command: str) -> dict[str, Any]:
+def _entry(file: Path, command: str) -> Entry:
     size = file.stat().st_size
     return {"command": command, "bytes": size, **({"sha256": hash_file(file)} if size <= _HASHED else {})}
 
 
-def _check_apart(asked: str, place: Path, inputs: Iterable[Any], data: Iterable[Any]) -> None:
+def _check_apart(asked: str, place: Path, inputs: Iterable[object], data: Iterable[object]) -> None:
     for given, within in [*((one, True) for one in inputs), *((one, False) for one in data)]:
         read = _resolved(given) if isinstance(given, (str, Path)) and os.path.lexists(given) else None
         if read is not None and (place == read or place in read.parents or (within and read in place.parents)):
@@ -202,7 +204,7 @@ def _home() -> Path | None:
 
 @contextlib.contextmanager
 def output_folder(
-    path: Path | str, command: str, *, force: bool = False, inputs: Iterable[Any] = (), made_from: Any = None
+    path: Path | str, command: str, *, force: bool = False, inputs: Iterable[object] = (), made_from: object = None
 ) -> Iterator[Path]:
     """Yield a new folder; on success it takes the place of `path`, with a manifest of all that is in it.
 
@@ -345,7 +347,7 @@ def piece_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _manifest_of(folder: Path) -> Iterator[dict[str, dict[str, Any]]]:
+def _manifest_of(folder: Path) -> Iterator[dict[str, Entry]]:
     """Yield what a folder's manifest lists, to be changed; others that change it wait."""
     with growing(folder / MANIFEST, wait=True):
         listed = read_manifest(folder)
@@ -355,5 +357,5 @@ def _manifest_of(folder: Path) -> Iterator[dict[str, dict[str, Any]]]:
             _write_manifest(folder, listed)
 
 
-def _write_manifest(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> None:
+def _write_manifest(folder: Path, listed: Mapping[str, Entry]) -> None:
     write_json(folder / MANIFEST, {"format": _FORMAT, "allround": __version__, "files": dict(sorted(listed.items()))})

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from allround.checkpoints.source import Source
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from allround.checkpoints.source import Watch
 
 
 @dataclass
@@ -42,12 +44,12 @@ class Aligned(Source):
         self.tables: dict[str, Table] = {}
 
     @property
-    def watch(self) -> Any:
+    def watch(self) -> Watch | None:
         """As of any source; told what is merged, not what is read for it."""
         return self.inner.watch
 
     @watch.setter
-    def watch(self, value: Any) -> None:
+    def watch(self, value: Watch | None) -> None:
         self.inner.watch = value
 
     @property

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from allround.checkpoints.tied import TIE
 from allround.core.files import read_settings, write_json
 from allround.merging.templates import TEMPLATE_FILE
 from allround.merging.tokenizers import TOKENIZER_FILES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 #: Keys of a configuration that are set in all its parts, by all the names that they have.
 _EVERYWHERE = {"dtype": ("dtype", "torch_dtype"), TIE: (TIE,)}
@@ -21,7 +24,7 @@ class Configure:
     """Sets values in the output's config.json: a `key` where it is found first, `part.key` there, `dtype` and
     `tie_word_embeddings` in all."""
 
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
 
     def __call__(self, folder: Path) -> None:
         path = folder / "config.json"
@@ -32,14 +35,15 @@ class Configure:
             self._set(config, key, value)
         write_json(path, config, allow_nan=True)
 
-    def _set(self, config: dict[str, Any], key: str, value: Any) -> None:
+    def _set(self, config: dict[str, object], key: str, value: object) -> None:
         parts = [part for part in config.values() if isinstance(part, dict)]
         if key in _EVERYWHERE:
             holders = [(part, name) for part in (config, *parts) for name in _EVERYWHERE[key] if name in part]
             key = _EVERYWHERE[key][-1]
         elif "." in key:
-            part, key = key.split(".", 1)
-            holders = [(config[part], key)] if isinstance(config.get(part), dict) else [({}, key)]
+            name, key = key.split(".", 1)
+            part = config.get(name)
+            holders = [(part, key)] if isinstance(part, dict) else [({}, key)]
         else:
             holders = [(part, key) for part in (config, *parts) if key in part][:1]
         for holder, name in holders or [(config, key)]:
@@ -50,7 +54,7 @@ class Configure:
 class SaveTokenizer:
     """Puts a tokenizer into the output, in place of the base's."""
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerFast
 
     def __call__(self, folder: Path) -> None:
         for name in TOKENIZER_FILES:

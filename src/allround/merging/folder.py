@@ -6,7 +6,6 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from allround.checkpoints.weights import OTHER_WEIGHTS, index_of, indexes
 from allround.core.files import atomic_file, hash_json, read_settings, write_json
@@ -57,7 +56,7 @@ def write_indexes(plan: Plan, folder: Path) -> None:
         write_json(folder / index, value)
 
 
-def provenance(plan: Plan, facts: list[Done]) -> dict[str, Any]:
+def provenance(plan: Plan, facts: list[Done]) -> dict[str, object]:
     recipe = plan.recipe
     parameters = plan.entry.resolve(recipe.values)
     inputs = {}
@@ -98,12 +97,12 @@ def copy_files(plan: Plan, folder: Path) -> None:
         write_json(folder / CONFIG, said[0], allow_nan=True)
 
 
-def encoder_settings(plan: Plan) -> list[Any]:
+def encoder_settings(plan: Plan) -> list[object]:
     """What the models' files of allround say of how inputs are read, each once (None: nothing), where the base is a
     folder that says nothing: models tuned from a plain base keep what they were tuned with."""
     if plan.base is None or not plan.base.path.is_dir() or (plan.base.path / CONFIG).is_file():
         return []
-    said: list[Any] = []
+    said: list[object] = []
     for path in (model.path / CONFIG for model in plan.models):
         value = read_settings(path) if path.is_file() else None
         said += [value] if value not in said else []

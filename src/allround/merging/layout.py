@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from allround.checkpoints.quantised import check_not_quantised
 from allround.checkpoints.source import Source
@@ -20,8 +19,11 @@ from allround.merging.recipe import Model, Recipe
 from allround.merging.sources import open_model, untie
 from allround.merging.vocabulary import prepare
 
+#: Makes a recipe's model a source; it is given the base, where there is one.
+Opener = Callable[[Model, Source | None], Source]
 
-def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener: Any = None) -> Plan:
+
+def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener: Opener | None = None) -> Plan:
     """Open everything, compare, and lay out the output. Reads headers and configurations only.
 
     outputs: the tensors of the merged model where they are not simply those of the base (of the first model, without

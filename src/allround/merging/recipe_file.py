@@ -41,7 +41,7 @@ def read_recipe(path: Path | str, compat: str | None = None) -> list[Stage]:
 
 
 def read_recipe_documents(
-    documents: list[Any], *, name: str, folder: Path, compat: str | None = None, asked: str = "read a recipe"
+    documents: list[object], *, name: str, folder: Path, compat: str | None = None, asked: str = "read a recipe"
 ) -> list[Stage]:
     """The same from what stands in the file already. folder: where relative paths begin."""
     reading = Reading(asked, folder)
@@ -57,7 +57,7 @@ def read_recipe_documents(
     return _read_own(documents[0], reading, name)
 
 
-def _read_own(document: Any, reading: Reading, name: str) -> list[Stage]:
+def _read_own(document: object, reading: Reading, name: str) -> list[Stage]:
     if not isinstance(document, dict) or "stages" not in document:
         return [Stage(name, _Own(reading, "").read(document))]
     reading.mapping(document, "", ("stages",))
@@ -84,7 +84,7 @@ class _Own:
     def place(self, key: str) -> str:
         return f"{self.where}.{key}" if self.where else key
 
-    def read(self, document: Any) -> Recipe:
+    def read(self, document: object) -> Recipe:
         reading = self.reading
         about = reading.mapping(document, self.where, _KEYS)
         for key in ("method", "models"):
@@ -116,14 +116,14 @@ class _Own:
         with reading.at(self.where):
             return Recipe(method, tuple(models), base, values, rules, statistics=statistics, **optional)
 
-    def model(self, value: Any, where: str) -> Model:
+    def model(self, value: object, where: str) -> Model:
         """A path or Hub id, or a mapping with `model` and `adapters`."""
         if isinstance(value, dict):
             about = self.reading.mapping(value, where, ("model", "adapters"))
             return self._model(about, where)
         return Model(self.reading.path(value, where))
 
-    def _model(self, about: Mapping[str, Any], where: str) -> Model:
+    def _model(self, about: Mapping[str, object], where: str) -> Model:
         if "model" not in about:
             raise self.reading.wrong(f"{where}.model", "it is missing", "add `model`, a path or Hub id")
         adapters = about.get("adapters") or []
@@ -135,12 +135,12 @@ class _Own:
             tuple(self.reading.path(one, f"{where}.adapters[{n}]") for n, one in enumerate(adapters)),
         )
 
-    def models(self, value: Any, entry: Entry) -> tuple[list[Model], dict[str, dict[int, Any]]]:
+    def models(self, value: object, entry: Entry) -> tuple[list[Model], dict[str, dict[int, object]]]:
         """The models, and what stands beside some of them: parameter -> number of the model -> value."""
         listed = self.reading.listing(value, self.place("models"))
         names = [parameter.name for parameter in entry.parameters if parameter.type == "Each"]
         models: list[Model] = []
-        each: dict[str, dict[int, Any]] = {}
+        each: dict[str, dict[int, object]] = {}
         for number, one in enumerate(listed):
             where = f"{self.place('models')}[{number}]"
             if isinstance(one, dict):
@@ -163,7 +163,7 @@ class _Own:
         self.count = len(models)
         return models, each
 
-    def per_model(self, entry: Entry, name: str, given: Mapping[int, Any], default: Any) -> list[Any]:
+    def per_model(self, entry: Entry, name: str, given: Mapping[int, object], default: object) -> list[object]:
         if isinstance(default, (list, tuple)):
             raise self.reading.wrong(
                 self.place(f"parameters.{name}"),
@@ -176,7 +176,7 @@ class _Own:
             )
         return [given.get(number, default) for number in range(self.count)]
 
-    def rules(self, value: Any, entry: Entry) -> tuple[Rule, ...]:
+    def rules(self, value: object, entry: Entry) -> tuple[Rule, ...]:
         rules = []
         if not isinstance(value, list):
             value = self.reading.listing(value, self.place("rules"))
@@ -196,7 +196,7 @@ class _Own:
             rules.append(Rule(self.reading.text(about["match"], f"{where}.match"), values))
         return tuple(rules)
 
-    def statistics(self, value: Any, entry: Entry, models: int) -> dict[str, tuple[str, ...]]:
+    def statistics(self, value: object, entry: Entry, models: int) -> dict[str, tuple[str, ...]]:
         where = self.place("statistics")
         about = self.reading.mapping(value, where, entry.needs) if entry.needs else self.reading.mapping(value, where)
         if about and not entry.needs:
@@ -211,14 +211,14 @@ class _Own:
             found[name] = tuple(self.reading.path(one, f"{where}.{name}[{n}]") for n, one in enumerate(listed))
         return found
 
-    def template(self, value: Any) -> str:
+    def template(self, value: object) -> str:
         text = self.reading.text(value, self.place("chat_template"))
         with self.reading.at(self.place("chat_template")):
             check_template(text, "the chat template")
         return text
 
 
-def _check_one(entry: Entry, name: str, value: Any) -> None:
+def _check_one(entry: Entry, name: str, value: object) -> None:
     """An error unless it is a value for one model."""
     if isinstance(value, (list, tuple)):
         raise AllroundError(f"set '{name}' of one model", "that is a list", "give one number")

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allround.checkpoints.header import torch_dtype
 from allround.checkpoints.source import Source
@@ -22,6 +22,11 @@ from allround.core.version import __version__
 from allround.merging.plan import Plan
 from allround.merging.recipe import Model, Recipe
 from allround.merging.run import run_plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from allround.tasks.definition import Definition
 
 
 def merge_models(
@@ -90,7 +95,7 @@ def stage_folders(out: Path | None, names: Sequence[str]) -> Iterator[dict[str, 
         remove_work(parent)
 
 
-def _made_from(plan: Plan) -> dict[str, Any]:
+def _made_from(plan: Plan) -> dict[str, object]:
     """What the output follows from: weights, and all that lies beside them (tokenizers, configurations, heads); files
     by size and times, since reading them all first would double the work."""
     sources = _sources(plan)
@@ -106,18 +111,18 @@ def _made_from(plan: Plan) -> dict[str, Any]:
     return {"recipe": recipe, "files": times, "allround": __version__, **({"plugins": used} if used else {})}
 
 
-def _heads(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+def _heads(recipe: Recipe) -> tuple[dict[str, Definition], dict[str, dict[str, Tensor]]]:
     """The tasks and heads of models that allround saved; none where the models are others."""
     from allround.models.model import read_heads
 
     definitions = check_heads(recipe)
-    heads: dict[str, Any] = {}
+    heads: dict[str, dict[str, Tensor]] = {}
     for model in recipe.models if definitions else ():
         heads.update(read_heads(Path(model.path) / "heads.safetensors"))
     return definitions, heads
 
 
-def check_heads(recipe: Recipe) -> dict[str, Any]:
+def check_heads(recipe: Recipe) -> dict[str, Definition]:
     """The tasks of models that allround saved, by name; an error where they cannot be merged with their heads."""
     ours = [model for model in recipe.models if _is_ours(model)]
     if not ours:
@@ -131,7 +136,7 @@ def check_heads(recipe: Recipe) -> dict[str, Any]:
             f"{ours[0]} is a model that allround saved, and {other} is not",
             f"give only models of one sort; to merge without heads, the encoder of that one: {ours[0].path}/encoder",
         )
-    definitions: dict[str, Any] = {}
+    definitions: dict[str, Definition] = {}
     for model in ours:
         for name, definition in read_definitions(Path(model.path))[0].items():
             if name in definitions:

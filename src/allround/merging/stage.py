@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from allround.checkpoints.header import WRITTEN
 from allround.core.errors import AllroundError, suggestion
@@ -97,7 +97,7 @@ class Reading:
                 raise
             raise self.wrong(where, f"{error.found} ({error.asked})", error.do) from None
 
-    def mapping(self, value: Any, where: str, known: Iterable[str] | None = None) -> dict[str, Any]:
+    def mapping(self, value: object, where: str, known: Iterable[str] | None = None) -> dict[str, object]:
         """A mapping with text as keys, all of them known."""
         if not isinstance(value, dict):
             raise self.wrong(where, f"{reprlib.repr(value)}, and it should be a mapping", self._expected(known))
@@ -113,18 +113,18 @@ class Reading:
     def _expected(known: Iterable[str] | None) -> str:
         return f"write keys and values: {', '.join(known)}" if known else "write keys and values"
 
-    def listing(self, value: Any, where: str) -> list[Any]:
+    def listing(self, value: object, where: str) -> list[object]:
         if not isinstance(value, list) or not value:
             raise self.wrong(where, f"{reprlib.repr(value)}, and it should be a list", "write `- ` before each entry")
         return value
 
-    def text(self, value: Any, where: str) -> str:
+    def text(self, value: object, where: str) -> str:
         if not isinstance(value, str) or not value.strip():
             do = "write some text" if isinstance(value, str) or value is None else "put the value in quotes"
             raise self.wrong(where, f"{reprlib.repr(value)}, and it should be text", do)
         return value
 
-    def whole(self, value: Any, where: str, least: int = 0, most: int | None = None) -> int:
+    def whole(self, value: object, where: str, least: int = 0, most: int | None = None) -> int:
         if type(value) is not int or value < least or (most is not None and value > most):
             end = "on" if most is None else f"to {most}"
             raise self.wrong(
@@ -134,25 +134,25 @@ class Reading:
             )
         return value
 
-    def truth(self, value: Any, where: str) -> bool:
+    def truth(self, value: object, where: str) -> bool:
         if not isinstance(value, bool):
             raise self.wrong(where, f"{reprlib.repr(value)}, and it should be true or false", "write true or false")
         return value
 
-    def one_of(self, value: Any, where: str, known: Sequence[str]) -> str:
+    def one_of(self, value: object, where: str, known: Sequence[str]) -> str:
         text = self.text(value, where)
         if text not in known:
             raise self.wrong(where, f"there is no choice '{text}'", suggestion(text, known))
         return text
 
-    def dtype(self, value: Any, where: str) -> str:
+    def dtype(self, value: object, where: str) -> str:
         text = self.text(value, where).removeprefix("torch.")
         if text not in WRITTEN:
             known = "weights have floating-point dtypes" if text == "int64" else f"there is no choice '{text}'"
             raise self.wrong(where, known, suggestion(text, WRITTEN))
         return WRITTEN[text]
 
-    def path(self, value: Any, where: str) -> str:
+    def path(self, value: object, where: str) -> str:
         """A stage's name; else a path, from the recipe file's folder or the current one; else what may be a Hub id."""
         text = self.text(value, where)
         if text in self.stages:
@@ -176,7 +176,7 @@ class Reading:
         self.used.clear()
         return found
 
-    def tokenizer(self, value: Any, where: str, model: Callable[[Any, str], Model]) -> Tokenizer:
+    def tokenizer(self, value: object, where: str, model: Callable[[object, str], Model]) -> Tokenizer:
         """`union`, `base`, a model, or a mapping with the tokens' sources. model: reads a reference to a model."""
         if not isinstance(value, dict) or "model" in value:
             return Tokenizer(self._tokenizer_source(value, where, model))
@@ -190,10 +190,10 @@ class Reading:
         )
 
     @staticmethod
-    def _tokenizer_source(value: Any, where: str, model: Callable[[Any, str], Model]) -> str | Model:
+    def _tokenizer_source(value: object, where: str, model: Callable[[object, str], Model]) -> str | Model:
         return value if value in ("union", "base") else model(value, where)
 
-    def _token(self, value: Any, where: str, model: Callable[[Any, str], Model]) -> Token:
+    def _token(self, value: object, where: str, model: Callable[[object, str], Model]) -> Token:
         about = self.mapping(value, where, ("source", "force"))
         force = self.truth(about.get("force", False), f"{where}.force")
         source, where = about.get("source"), f"{where}.source"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from allround.merging.plan import Item, Plan, Shard
 from allround.merging.report import Kept
 from allround.merging.statistics.file import command, stored, transposed_in
 from allround.merging.whole import Blocks, NeedMore, Part, Whole, name_key, over_blocks
+
+Made = TypeVar("Made")
 
 
 class Merger:
@@ -75,7 +77,7 @@ class Merger:
                 continue
 
     def _call(self, item: Item, base: Tensor, deltas: Tensor, block: Block, whole: Whole) -> Tensor:
-        extra: dict[str, Any] = {"whole": whole} if self.asks else {}
+        extra: dict[str, object] = {"whole": whole} if self.asks else {}
         if self.tells:
             extra["report"] = report = Kept()
         for need in self.entry.needed(item.values):
@@ -223,7 +225,7 @@ def largest_first(shard: Shard) -> list[Item]:
     return sorted(shard.items, key=lambda item: math.prod(item.shape) < large)
 
 
-def in_threads(work: Callable[[int], Any], numbers: Sequence[int], threads: int) -> Iterator[Any]:
+def in_threads(work: Callable[[int], Made], numbers: Sequence[int], threads: int) -> Iterator[Made]:
     """The results of all in their order, worked out in several threads; the first failure stops the rest."""
     if threads == 1:
         yield from map(work, numbers)

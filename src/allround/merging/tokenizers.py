@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from allround.checkpoints.tied import config_of
 from allround.core.errors import AllroundError
 from allround.core.reading import check_folder
 from allround.merging.recipe import Model, Tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
 
 #: Files of a folder that belong to its tokenizer.
 TOKENIZER_FILES = (
@@ -45,9 +49,11 @@ def rows_of(source: Source) -> int | None:
     return None
 
 
-def open_tokenizers(named: Sequence[Model], sources: Sequence[Source], notes: list[str]) -> list[Any]:
+def open_tokenizers(
+    named: Sequence[Model], sources: Sequence[Source], notes: list[str]
+) -> list[PreTrainedTokenizerFast]:
     """The tokenizer of each model; those of models without one are the first model's."""
-    opened: dict[Path, Any] = {}
+    opened: dict[Path, PreTrainedTokenizerFast] = {}
     first = sources[0].path
     for model, source in zip(named, sources, strict=True):
         has = any((source.path / name).is_file() for name in TOKENIZER_FILES)
@@ -61,7 +67,7 @@ def open_tokenizers(named: Sequence[Model], sources: Sequence[Source], notes: li
     return [opened[source.path] for source in sources]
 
 
-def open_tokenizer(folder: Path) -> Any:
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a model folder."""
     asked = f"open the tokenizer of {folder}"
     try:
@@ -83,7 +89,9 @@ def open_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def output_tokenizer(wanted: Tokenizer, members: Sequence[Member], tokenizers: Sequence[Any]) -> Any:
+def output_tokenizer(
+    wanted: Tokenizer, members: Sequence[Member], tokenizers: Sequence[PreTrainedTokenizerFast]
+) -> PreTrainedTokenizerFast:
     """The tokenizer of the output: a new one, which may be changed and saved."""
     if isinstance(wanted.source, Model):
         match = next((t for m, t in zip(members, tokenizers, strict=True) if m.model == wanted.source), None)
@@ -105,11 +113,13 @@ def _folder(model: Model) -> Path:
     return find_folder(model.path)
 
 
-def _unite(tokenizer: Any, members: Sequence[Member], tokenizers: Sequence[Any]) -> None:
+def _unite(
+    tokenizer: PreTrainedTokenizerFast, members: Sequence[Member], tokenizers: Sequence[PreTrainedTokenizerFast]
+) -> None:
     """Add the tokens of all models: the ordinary ones first, each model's by their numbers."""
     known = set(tokenizer.get_vocab())
     plain: dict[str, None] = {}
-    special: dict[str, Any] = {}
+    special: dict[str, AddedToken] = {}
     for member, other in zip(members, tokenizers, strict=True):
         added = {row: about for row, about in other.added_tokens_decoder.items() if row < member.size}
         texts = {str(about.content) for about in other.added_tokens_decoder.values()}
@@ -124,7 +134,7 @@ def _unite(tokenizer: Any, members: Sequence[Member], tokenizers: Sequence[Any])
         tokenizer.add_tokens(list(special.values()))
 
 
-def _stripped(member: Member, tokenizer: Any) -> Any:
+def _stripped(member: Member, tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """A copy of a tokenizer without the tokens that its model has no rows for."""
     tokenizer = copy.deepcopy(tokenizer)
     unused = {token for token, row in member.vocabulary.items() if row >= member.size}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from allround.merging.names import Names
 from allround.merging.recipe import Model, Recipe, Token, Tokenizer
 from allround.merging.templates import chosen_template
 from allround.merging.tokenizers import Member, open_tokenizers, output_tokenizer, rows_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def prepare(
@@ -51,7 +54,7 @@ def prepare(
 
 def align(
     wanted: Tokenizer, named: Sequence[Model], sources: Sequence[Source], has_base: bool, notes: list[str]
-) -> tuple[list[Source], Any, int]:
+) -> tuple[list[Source], PreTrainedTokenizerFast, int]:
     """The sources (the base first, if there is one) by the rows of one tokenizer, that tokenizer, and its rows."""
     tokenizers = open_tokenizers(named, sources, notes)
     members = []

@@ -13,7 +13,7 @@ from allround.checkpoints.source import Source
 from allround.checkpoints.tied import OUTPUT
 from allround.core.errors import AllroundError
 from allround.merging.layout import make_plan, same_output
-from allround.merging.mergekit.methods import Method, Parameter
+from allround.merging.mergekit.methods import Method, Parameter, Scalar
 from allround.merging.mergekit.slices import Part, Slice
 from allround.merging.mergekit.stacks import Stacks, height
 from allround.merging.mergekit.values import Settings, checker, evaluate
@@ -103,7 +103,7 @@ class _Work:
         self.numbers = {model: number for number, model in enumerate(layout.inputs)}
         self.base = layout.inputs[0] if has_base else None
         self.count = len(sources) - has_base
-        self.config: dict[str, Any] = {}
+        self.config: dict[str, int | list[str]] = {}
         self.checks = {name: checker(name, about) for name, about in layout.method.parameters.items()}
 
     def same(self) -> list[Output]:
@@ -221,18 +221,18 @@ class _Work:
         base = names.get(self.base) if self.base is not None else None
         return Output(name, file, key, base, tuple(models), values, self.dtype(one, names))
 
-    def spread(self, value: Any, place: Sequence[int]) -> Any:
+    def spread(self, value: Scalar | list[float], place: Sequence[int]) -> Scalar | list[float]:
         """A value for each input as one for each of the recipe's models; one for all where they are the same."""
         if not isinstance(value, list):
             return value
         if len(set(value)) == 1:
             return value[0]
-        spread: list[Any] = [1.0] * self.count
+        spread = [1.0] * self.count
         for number, one in zip(place, value, strict=True):
             spread[number] = one
         return spread
 
-    def resolve(self, which: str, about: Parameter, scopes: Iterable[Settings], name: str, t: float) -> Any:
+    def resolve(self, which: str, about: Parameter, scopes: Iterable[Settings], name: str, t: float) -> Scalar | None:
         for scope in scopes:
             if which in scope:
                 value = evaluate(scope[which], name, t, self.checks[which])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import EllipsisType
 from typing import Any
 
 from allround.core.errors import AllroundError
+
+#: What a parameter can be.
+Scalar = bool | int | float | str
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,7 @@ class Parameter:
     """A parameter of a method of mergekit's. each: with a value for each input."""
 
     kind: type
-    default: Any = ...
+    default: Scalar | EllipsisType | None = ...
     each: bool = False
 
 
@@ -22,12 +26,14 @@ class Parameter:
 class Values:
     """The parameters of the method here for one tensor, and which inputs have no part in it."""
 
-    values: dict[str, Any]
+    values: dict[str, Scalar | list[float]]
     dropped: tuple[int, ...] = ()
 
 
-Given = Mapping[str, Any]
-Translate = Callable[[Given, Mapping[str, list[Any]]], Values]
+#: Values for all inputs, by parameter; and those for each.
+Shared = Mapping[str, Any]
+Each = Mapping[str, list[Any]]
+Translate = Callable[[Shared, Each], Values]
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ _ELECTED = "the weights are multiplied in before signs are elected; in the paper
 def _simple(**names: str) -> Translate:
     """Parameters that only have other names here: theirs -> ours."""
 
-    def translate(shared: Given, each: Mapping[str, list[Any]]) -> Values:
+    def translate(shared: Shared, each: Each) -> Values:
         return Values({ours: shared[theirs] if theirs in shared else each[theirs] for theirs, ours in names.items()})
 
     return translate
@@ -67,9 +73,13 @@ def _simple(**names: str) -> Translate:
 def _task_vectors(mask: str, *, elect: bool) -> Translate:
     """The family base + lambda * sum of weighted, masked changes. mask: what drops entries."""
 
-    def translate(shared: Given, each: Mapping[str, list[Any]]) -> Values:
+    def translate(shared: Shared, each: Each) -> Values:
         weights, density = each["weight"], each["density"]
-        values: dict[str, Any] = {"weights": weights, "scale": shared["lambda"], "normalize": shared["normalize"]}
+        values: dict[str, Scalar | list[float]] = {
+            "weights": weights,
+            "scale": shared["lambda"],
+            "normalize": shared["normalize"],
+        }
         if mask == "none":
             return Values(values)
         dropped = tuple(n for n, one in enumerate(density) if one <= 0)
@@ -98,12 +108,12 @@ def _task_vectors(mask: str, *, elect: bool) -> Translate:
     return translate
 
 
-def _sce(shared: Given, each: Mapping[str, list[Any]]) -> Values:
+def _sce(shared: Shared, each: Each) -> Values:
     share = shared["select_topk"]
     return Values({"keep": min(share, 1.0) if share > 0 else 1.0}, (-1,) if share <= 0 else ())
 
 
-def _passthrough(shared: Given, each: Mapping[str, list[Any]]) -> Values:
+def _passthrough(shared: Shared, each: Each) -> Values:
     return Values({"scale": 1.0 if each["scale"][0] is None else each["scale"][0]})
 
 

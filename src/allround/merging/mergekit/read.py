@@ -7,7 +7,6 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from allround.core.errors import suggestion
 from allround.core.files import check_name
@@ -27,7 +26,7 @@ _KEYS = (
 _OLD = ("embed_slerp", "residual_weight")
 
 
-def is_mergekit(document: Any) -> bool:
+def is_mergekit(document: object) -> bool:
     """Whether a document of a YAML file is a recipe of mergekit's.
 
     >>> is_mergekit({"merge_method": "ties"}), is_mergekit({"method": "ties"})
@@ -39,7 +38,7 @@ def is_mergekit(document: Any) -> bool:
 class _File:
     """Reads one document."""
 
-    def __init__(self, reading: Reading, document: Any) -> None:
+    def __init__(self, reading: Reading, document: object) -> None:
         self.reading = reading
         self.about = reading.mapping(document, "", _KEYS)
         self.about = {key: value for key, value in self.about.items() if value is not None}
@@ -63,10 +62,10 @@ class _File:
 
     # References to models
 
-    def model(self, value: Any, where: str) -> Model:
+    def model(self, value: object, where: str) -> Model:
         reading = self.reading
         override = None
-        lora: Any = None
+        lora: object = None
         if isinstance(value, dict):
             about = reading.mapping(value, where, ("model", "lora", "override_architecture"))
             if "model" not in about:
@@ -85,7 +84,7 @@ class _File:
             self.overrides[found] = override
         return found
 
-    def path(self, value: Any, where: str) -> str:
+    def path(self, value: object, where: str) -> str:
         """A path or Hub id; a Hub id may have a revision, which stays with it: `id@revision`."""
         reading, revision = self.reading, None
         if isinstance(value, dict):
@@ -117,7 +116,7 @@ class _File:
 
     # Parameters
 
-    def settings(self, value: Any, where: str) -> Settings:
+    def settings(self, value: object, where: str) -> Settings:
         if value is None:
             return {}
         about = self.reading.mapping(value, where)
@@ -149,7 +148,7 @@ class _File:
             return self.read_module(self.about["modules"])
         return self.read_inputs(self.about, "")
 
-    def read_module(self, value: Any) -> tuple[Slice, ...]:
+    def read_module(self, value: object) -> tuple[Slice, ...]:
         modules = self.reading.mapping(value, "modules")
         if len(modules) > 1:
             raise self.reading.wrong(
@@ -164,7 +163,7 @@ class _File:
         self.module = self.settings(about.get("parameters"), f"{where}.parameters")
         return self.read_inputs(about, f"{where}.")
 
-    def read_inputs(self, about: Mapping[str, Any], where: str) -> tuple[Slice, ...]:
+    def read_inputs(self, about: Mapping[str, object], where: str) -> tuple[Slice, ...]:
         if about.get("models"):
             listed = self.reading.listing(about["models"], f"{where}models")
             parts = [self.part(one, f"{where}models[{n}]", sliced=False) for n, one in enumerate(listed)]
@@ -175,7 +174,7 @@ class _File:
         listed = self.reading.listing(about["slices"], f"{where}slices")
         return tuple(self.slice(one, f"{where}slices[{number}]") for number, one in enumerate(listed))
 
-    def slice(self, value: Any, where: str) -> Slice:
+    def slice(self, value: object, where: str) -> Slice:
         about = self.reading.mapping(value, where, ("sources", "base_model", "parameters", "residual_weight"))
         if about.get("residual_weight") is not None:
             self.unused.setdefault("residual_weight")
@@ -194,7 +193,7 @@ class _File:
             self.settings(about.get("parameters"), f"{where}.parameters"),
         )
 
-    def part(self, value: Any, where: str, *, sliced: bool) -> Part:
+    def part(self, value: object, where: str, *, sliced: bool) -> Part:
         known = ("model", "layer_range", "parameters") if sliced else ("model", "parameters")
         about = self.reading.mapping(value, where, known)
         if about.get("model") is None:
@@ -205,7 +204,7 @@ class _File:
             self.layers(about.get("layer_range"), f"{where}.layer_range") if sliced else None,
         )
 
-    def layers(self, value: Any, where: str) -> tuple[int, int]:
+    def layers(self, value: object, where: str) -> tuple[int, int]:
         ends = self.reading.listing(value, where)
         if len(ends) != 2:
             raise self.reading.wrong(where, f"{reprlib.repr(value)}", "give two numbers: the first layer, and the one "
@@ -308,15 +307,17 @@ class _File:
             )
 
 
-def translate(documents: Sequence[Any], reading: Reading, *, name: str, rounded: bool) -> list[Stage]:
+def translate(documents: Sequence[object], reading: Reading, *, name: str, rounded: bool) -> list[Stage]:
     """The stages that the documents of a file describe. rounded: round inputs and changes as mergekit does."""
     names: list[str] = []
+    named: list[bool] = []
     for number, document in enumerate(documents):
         about = reading.mapping(document, f"document {number + 1}" if len(documents) > 1 else "")
         if "merge_method" not in about:
             raise reading.wrong(f"document {number + 1}", "it has no `merge_method`", "add it, or leave the document "
                                 "out")  # fmt: skip
         given = about.get("name")
+        named.append(given is not None)
         if given is not None and len(documents) > 1:
             with reading.at("name"):
                 check_name(reading.text(given, "name"), "merge")
@@ -325,7 +326,7 @@ def translate(documents: Sequence[Any], reading: Reading, *, name: str, rounded:
         raise reading.wrong("name", f"two of the merges are called '{twice}'", "give each `name` once")
     reading.stages = tuple(names) if len(documents) > 1 else ()
     stages = [_File(reading, one).stage(own, rounded=rounded) for one, own in zip(documents, names, strict=True)]
-    unnamed = [stage for stage, one in zip(stages, documents, strict=True) if one.get("name") is None]
+    unnamed = [stage for stage, has_name in zip(stages, named, strict=True) if not has_name]
     if len(stages) > 1 and unnamed:
         stages.sort(key=lambda stage: stage is unnamed[0])
     return in_order(stages, reading.asked)

@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from allround.core.errors import AllroundError
-from allround.merging.mergekit.methods import Parameter
+from allround.merging.mergekit.methods import Parameter, Scalar
 from allround.merging.stage import Reading
 
-Setting = Any
+#: A value, a gradient (a list of values), or a list of {filter, value}; as read from the file.
+Setting = object
 Settings = Mapping[str, Setting]
+#: Makes a value one of a parameter's type.
+Check = Callable[[object], Scalar]
 
 
-def _scalar(value: Any) -> bool:
+def _scalar(value: object) -> bool:
     return isinstance(value, (bool, int, float, str))
 
 
-def evaluate(setting: Setting, name: str, t: float, check: Callable[[Any], Any]) -> Any:
+def evaluate(setting: Setting, name: str, t: float, check: Check) -> Scalar | None:
     """A parameter's value for one tensor; None where the setting says nothing of it.
 
     setting: a value, a gradient (a list of values, of which t in [0, 1] is the place), or a list of {filter, value}.
@@ -44,14 +46,15 @@ def evaluate(setting: Setting, name: str, t: float, check: Callable[[Any], Any])
         return None
     values = [check(one) for one in setting]
     place = t * (len(values) - 1)
-    if any(isinstance(one, (bool, str)) for one in values):
+    numbers = [one for one in values if not isinstance(one, (bool, str))]
+    if len(numbers) < len(values):
         return values[int(place)]
     low = int(place)
     high, share = min(low + 1, len(values) - 1), place - low
-    return check((1 - share) * values[low] + share * values[high])
+    return check((1 - share) * numbers[low] + share * numbers[high])
 
 
-def check_setting(reading: Reading, setting: Any, where: str, check: Callable[[Any], Any] | None) -> None:
+def check_setting(reading: Reading, setting: Setting, where: str, check: Check | None) -> None:
     """An error unless it is a value, a gradient, or a list of {filter, value}, of the right type."""
     if isinstance(setting, dict):
         setting = [setting]
@@ -75,14 +78,14 @@ def check_setting(reading: Reading, setting: Any, where: str, check: Callable[[A
                 check(one)
 
 
-def checker(name: str, parameter: Parameter) -> Callable[[Any], Any]:
+def checker(name: str, parameter: Parameter) -> Check:
     """What makes a value one of the parameter's type; numbers in quotes are numbers, and `yes` is true."""
-    adapter: TypeAdapter[Any] = TypeAdapter(parameter.kind)
+    adapter: TypeAdapter[Scalar] = TypeAdapter(parameter.kind)
 
-    def check(value: Any) -> Any:
+    def check(value: object) -> Scalar:
         try:
             found = adapter.validate_python(value)
-            if parameter.kind is not float or math.isfinite(found):
+            if not isinstance(found, float) or math.isfinite(found):
                 return found
             raise AllroundError(f"set '{name}'", f"{value} is not a finite number", "write a number")
         except ValidationError:
