@@ -470,10 +470,10 @@ def test_killed_in_the_middle_and_run_again(two_specialists: tuple[Path, Path, P
 @pytest.mark.parametrize(
     ("error", "found"),
     [
-        (OSError(errno.EIO, os.strerror(errno.EIO)), "the system refused something: Input/output error"),
-        (FileNotFoundError(errno.ENOENT, "No such file", "a b"), "the system refused something: No such file (a b)"),
-        (OSError("libx.so: cannot open\nmore"), "the system refused something: libx.so: cannot open"),
-        (ConnectionResetError(), "the system refused something: ConnectionResetError"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "the operating system reported: Input/output error"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a b"), "the operating system reported: No such file (a b)"),
+        (OSError("libx.so: cannot open\nmore"), "the operating system reported: libx.so: cannot open"),
+        (ConnectionResetError(), "the operating system reported: ConnectionResetError"),
     ],
 )
 def test_errors_of_the_system_are_said_in_three_parts(

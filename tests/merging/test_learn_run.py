@@ -415,7 +415,7 @@ def test_the_folder_is_whole(bert_specialists: Tuned, tmp_path: Path) -> None:
     facts = read_json(out / "allround.json")["made_by"]
     assert facts["preset"] == "tint" and "losses" not in facts and "coefficients" not in facts
     card = (out / "README.md").read_text()
-    assert "learned: `block` by `pseudo`" in card and "are no measure" not in card
+    assert "learned: `block` by `pseudo`" in card and "do not show how good" not in card
     assert str(tuned.folders["mood"]) in card
     made = fit(tuned, preset("tint", {"steps": 3}), ("mood", "alike", "topics"))
     assert all(torch.equal(p, weights(made)[n]) for n, p in model.encoder.named_parameters()), "the same from Python"
@@ -465,7 +465,10 @@ def test_the_learned_numbers_are_enough_to_make_the_merge_again(
 def test_learning_on_test_inputs_is_said_everywhere(point_specialists: Tuned, tmp_path: Path) -> None:
     record = save(point_specialists, tmp_path / "out", preset("adamerging", {"steps": 1}), split="test")
     assert record["split"] == "test" and record["rows"] == {"side": 8, "largest": 8, "far": 8}
-    assert "adapted to the test inputs: scores on them are no measure" in (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "adapted to the test inputs: scores on them do not show how good it is"
+        in (tmp_path / "out" / "README.md").read_text()
+    )
     assert read_json(tmp_path / "out" / "encoder" / "learned.json")["split"] == "test"
     assert read_json(tmp_path / "out" / "allround.json")["made_by"]["split"] == "test"
     with pytest.raises(AllroundError, match="then the test measures nothing"):

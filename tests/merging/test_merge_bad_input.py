@@ -160,7 +160,7 @@ def test_whole_numbers_that_differ_are_those_of_the_base(tmp_path: Path) -> None
     folders = [model(tmp_path / "base", weights(0, **kinds)), model(tmp_path / "one", weights(1, **other))]
     made = merged(folders, tmp_path / "out")
     assert all(torch.equal(made[name], tensor) for name, tensor in kinds.items())
-    words = "is no floating point, and differs between the models: the base's is kept"
+    words = "is not floating point, and differs between the models: the base's is kept"
     assert sorted(notes(tmp_path / "out")) == [f"{name} {words}" for name in ("mask", "packed", "steps")]
 
 

@@ -196,7 +196,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_compatibility_is_for_files_of_that_kind(tmp_path: Path) -> None:
-    refused(tmp_path, FULL, "no recipe of mergekit's", compat="mergekit")
+    refused(tmp_path, FULL, "not a mergekit recipe", compat="mergekit")
     refused(tmp_path, FULL, "did you mean 'mergekit'?", compat="mergekti")
 
 

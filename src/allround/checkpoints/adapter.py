@@ -22,7 +22,7 @@ class Adapter:
     """An adapter on disk: its settings, checked, and where its tensors are. Reads the header of its weights only.
 
     low_rank: module -> factors. full: tensor of the model -> tensor of the adapter that takes its place.
-    Errors: a configuration that is broken, kinds and settings that are no exact change of weights, ranks that are not
+    Errors: a configuration that is broken, kinds and settings that are not an exact change of weights, ranks other than
     those of the configuration, tensors of an unknown kind.
     """
 
@@ -67,7 +67,7 @@ class Adapter:
                 found = parts.setdefault(match["module"], {})
                 self._once(found, match.lastgroup or "", key)
             elif re.search(r"(^|\.)lora_", name):
-                raise config.error(f"it holds '{key}', which is no part of a LoRA that allround knows", MATERIALISE)
+                raise config.error(f"it holds '{key}', which is not a part of a LoRA that allround knows", MATERIALISE)
             elif "original_module" not in name.split("."):  # a copy of the base's that PEFT does not use
                 clean = ".".join(part for part in name.split(".") if part not in ("base_layer", "modules_to_save"))
                 self._once(self.full, clean, key)  # PEFT writes some twice: all biases, and modules that it saves
@@ -113,8 +113,10 @@ class Adapter:
         a, b = self.weights.shape(found["a"]), self.weights.shape(found["b"])
         experts = a[0] // rank if parameter and len(a) == 2 else 1
         if len(a) == len(b) > 2 and b[1] != a[0] == rank:
-            raise config.error(f"'{module}' is a convolution in groups, whose LoRA is no change of its weight",
-                              "leave this adapter out; PEFT cannot merge it either")  # fmt: skip
+            raise config.error(
+                f"'{module}' is a convolution in groups, whose LoRA cannot be written as a change of its weight",
+                "leave this adapter out; PEFT cannot merge it either",
+            )
         if len(a) < 2 or len(b) != len(a) or a[0] != b[1] or a[0] != rank * experts or not experts:
             raise config.error(
                 f"the factors of '{module}' have the shapes {a} and {b}, and its configuration says rank {rank}",

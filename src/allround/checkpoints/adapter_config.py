@@ -1,4 +1,4 @@
-"""The settings of an adapter of PEFT, read strictly: what is no exact change of weights is refused by name."""
+"""The settings of an adapter of PEFT, read strictly: what is not an exact change of weights is refused by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from allround.core.errors import AllroundError
 from allround.core.files import read_settings
 
 CONFIG = "adapter_config.json"
-#: A configuration longer than this is none.
+#: A longer file is not a configuration.
 _LONGEST = 16_000_000
 
 #: Settings that say how an adapter was trained, or that are read below.
@@ -57,7 +57,7 @@ def is_adapter(path: Path | str) -> bool:
 class AdapterConfig:
     """The settings of an adapter in a folder, each checked when it is asked for.
 
-    Errors: a configuration that is broken, and kinds and settings that are no exact change of weights.
+    Errors: a configuration that is broken, and kinds and settings that are not an exact change of weights.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -177,4 +177,4 @@ class AdapterConfig:
         try:
             return re.compile(rf"(.*\.)?({text})$")
         except (re.error, RecursionError, OverflowError):
-            raise self.error(f"{text[:60]!r} is no pattern of layers", REWRITE) from None
+            raise self.error(f"{text[:60]!r} is not a pattern of layers", REWRITE) from None

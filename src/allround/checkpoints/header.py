@@ -32,7 +32,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 SCALED = ("F8_E4M3", "F8_E5M2")
 #: What safetensors stores beside these: files that hold it are whole, and cannot be read all the same.
 _OTHERS = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64")
-#: A header of a model with a million tensors is about this long; more is no header.
+#: A header of a model with a million tensors is about this long; a longer one is not a header.
 _LONGEST = 200_000_000
 #: So many values are in such a header.
 _MOST = 20_000_000
@@ -169,7 +169,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _place(name: str, value: Any, first: int) -> Place:
     if not _is_text(name):
-        raise _Broken(f"{ascii(name)[:100]} is no name")
+        raise _Broken(f"{ascii(name)[:100]} is not a name")
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= set(value):
         raise _Broken(f"'{name}' lacks a dtype, a shape or its offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
@@ -178,7 +178,7 @@ def _place(name: str, value: Any, first: int) -> Place:
     if not isinstance(dtype, str) or dtype not in SIZES:
         raise _Broken(f"'{name}' has the dtype {str(dtype)[:20]!r}; known: {', '.join(SIZES)}")
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or len(shape) > _DIMENSIONS:
-        raise _Broken(f"the shape or offsets of '{name}' are no counts")
+        raise _Broken(f"the shape or offsets of '{name}' are not counts")
     place = Place(dtype, tuple(shape), first + offsets[0])
     if offsets[1] - offsets[0] != place.bytes:
         raise _Broken(f"'{name}' should be {place.bytes} bytes and has {offsets[1] - offsets[0]}")

@@ -24,7 +24,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 #: Weights in other formats; their files are not read, or only as pickles.
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf")
-#: What a learned merge leaves beside its weights: the learned numbers, which are no weights.
+#: What a learned merge leaves beside its weights: the learned numbers, which are not weights.
 LEARNED = "learned.safetensors"
 #: What a file is called that says which of several files holds which tensor; a variant of a model has its name in it.
 _INDEX = re.compile(r"(\.safetensors|\.bin|\.h5|\.msgpack)\.index(\.[^.]+)?\.json$")
@@ -207,7 +207,7 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
         raise AllroundError(asked, f"it holds a {type(loaded).__name__}, not named tensors", "save a state_dict")
     odd = [n for n, t in loaded.items() if not isinstance(t, torch.Tensor)]
     if odd:
-        raise AllroundError(asked, f"'{odd[0]}' in it is no tensor", "save only the model's state_dict")
+        raise AllroundError(asked, f"'{odd[0]}' in it is not a tensor", "save only the model's state_dict")
     for name, tensor in loaded.items():
         if not known_dtype(tensor.dtype) or tensor.layout != torch.strided:
             found = f"'{name}' in it is stored as {tensor.dtype} ({tensor.layout}), which allround does not read"

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line; an AllroundError is printed in its three parts and ends with exit code 2.
 
-    An error of the system (of a disk, a drive, a connection) that nobody nearer knew more about is said in the same
+    An error of the operating system (of a disk or a connection) that no other code explained is printed in the same
     way, and ends with exit code 1.
     """
     from allround.core.errors import AllroundError
@@ -32,7 +32,7 @@ def main() -> None:
         _say(
             AllroundError(
                 f"run {shlex.join(['allround', *sys.argv[1:]])}",
-                f"the system refused something: {reason}{f' ({where})' if where else ''}",
+                f"the operating system reported: {reason}{f' ({where})' if where else ''}",
                 "check that file, its disk or the connection, and run the same command again",
             )
         )

@@ -140,5 +140,5 @@ def describe(learning: Learning, sizes: Sequence[int], split: str) -> list[str]:
         f"rows      {used} {split} rows of {len(sizes)} tasks",
     ]
     if split == "test":
-        lines.append("note      it adapts to the test inputs: scores on them are no measure of what comes after")
+        lines.append("note      it adapts to the test inputs: scores on them do not show how good it is on new rows")
     return lines

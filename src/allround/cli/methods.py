@@ -48,7 +48,7 @@ def methods_show(
         known = {e.name for e in registry.entries(family)}
         close = [n for n in known if suggestion(name, [n]).startswith("did")]
         do = suggestion(name, close) if close else "see: allround methods list"
-        raise AllroundError(f"show the method '{name}'", "there is none of that name", do)
+        raise AllroundError(f"show the method '{name}'", "no method has that name", do)
     for entry in found:
         if as_json:
             typer.echo(json.dumps(_about(entry), indent=2))

@@ -16,7 +16,7 @@ from allround.core.reading import read_text
 
 
 def holder_of(path: Path, kind: str = "") -> Path:
-    """The folder beside `path` in which it grows. Errors: somebody else's folder of that name."""
+    """The folder beside `path` in which it grows. Errors: a folder of that name that allround did not make."""
     holder = path.parent / f".{path.name}{kind}.partial"
     try:
         left = os.listdir(holder)  # noqa: PTH208 (whose errors say more than those of pathlib)

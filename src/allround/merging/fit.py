@@ -1,4 +1,4 @@
-"""Whether models fit together: each model's tensor for each tensor of the output, and what to do where one lacks."""
+"""Whether models fit together: each model's tensor for each tensor of the output, and what is done where it lacks."""
 
 from __future__ import annotations
 

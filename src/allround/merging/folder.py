@@ -82,7 +82,7 @@ def provenance(plan: Plan, facts: list[Done]) -> dict[str, object]:
 
 
 def copy_files(plan: Plan, folder: Path) -> None:
-    """Everything of the base that is no weight: configuration, tokenizer, processor, pooling, modules."""
+    """All files of the base but its weights: configuration, tokenizer, processor, pooling, modules."""
     first = plan.base or plan.models[0]
     root = first.path
     for source in sorted(root.rglob("*")) if root.is_dir() else []:

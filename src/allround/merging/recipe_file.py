@@ -49,7 +49,7 @@ def read_recipe_documents(
         return translate(documents, reading, name=name, rounded=compat != "none")
     if compat == "mergekit":
         raise AllroundError(
-            asked, "it is no recipe of mergekit's: it has no `merge_method`", "leave the compatibility out"
+            asked, "it is not a mergekit recipe: it has no `merge_method`", "leave the compatibility out"
         )
     if len(documents) != 1:
         found = f"it holds {len(documents)} documents" if documents else "it is empty"

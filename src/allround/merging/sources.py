@@ -30,7 +30,7 @@ def open_model(model: Model, base: Source | None) -> Source:
     if base is None:
         raise AllroundError(
             f"open the model {model.path}",
-            "it is an adapter, which holds changes of a base and no model",
+            "it is an adapter: it holds changes of a base, not a whole model",
             "give the base it was tuned from" + (f", '{first.base_name}'" if first.base_name else "") + ", as the base",
         )
     return Adapted(base, [first, *adapters], same_base=True)

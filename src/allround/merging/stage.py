@@ -50,7 +50,7 @@ class Stage:
         if missing:
             raise AllroundError(
                 f"plan the stage '{self.name}'",
-                f"it takes the output of '{missing[0]}', and no folder of that was given",
+                f"it takes the output of '{missing[0]}', and the folder of that stage was not given",
                 "run the stages in their order",
             )
 
@@ -159,7 +159,7 @@ class Reading:
             self.used.append(text)
             return text
         if "\0" in text:
-            raise self.wrong(where, f"{text!r} is no path", "write the path of a model")
+            raise self.wrong(where, f"{text!r} is not a path", "write the path of a model")
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             beside = self.folder / Path(text).expanduser()
             if beside.exists():

@@ -36,7 +36,7 @@ def check_template(template: str, where: str) -> None:
     if template != "auto" and template not in TEMPLATES and "{" not in template:
         raise AllroundError(
             f"set {where} to {template!r}",
-            "that is neither the name of a template nor one itself (it would hold `{{ ... }}`)",
+            "it is not the name of a template, and not a template itself (that would hold `{{ ... }}`)",
             f"{suggestion(template, ['auto', *TEMPLATES])}; or write the template there",
         )
     import jinja2
@@ -45,7 +45,7 @@ def check_template(template: str, where: str) -> None:
         jinja2.Environment().parse(template)  # parsed, not run
     except jinja2.TemplateError as error:
         raise AllroundError(
-            f"set {where}", f"it is no template of Jinja: {error}", "correct it, or leave it out"
+            f"set {where}", f"it is not a valid Jinja template: {error}", "correct it, or leave it out"
         ) from error
 
 

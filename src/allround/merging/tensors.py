@@ -117,7 +117,7 @@ class Merger:
         merged = self._call(reader.item, base, deltas, block, whole)
         unchanged = not reader.totals[block.start] or odd is not None
         if raw is not None and unchanged and not deltas.any():
-            return _cast(raw, dtype, reader.item.name)  # nobody changed it: not even the sign of a zero differs
+            return _cast(raw, dtype, reader.item.name)  # no model changed it: not even the sign of a zero differs
         if merged.shape != base.shape:
             raise AllroundError(
                 f"merge the tensor '{reader.item.name}' by '{self.plan.recipe.method}'",
@@ -169,7 +169,7 @@ def merge_item(plan: Plan, item: Item, file: WeightsFile | _Tensors, merger: Mer
             values = source.read(name, start, min(start + (1 << 22), size))
             file.write(item.name, start, _cast(values, torch_dtype(item.dtype), item.name))
         if item.copied < 0 and any(_differs(plan, item.base, other) for other in plan.models):
-            why = f"is stored as {item.dtype}, which is not merged" if item.dtype in SCALED else "is no floating point"
+            why = f"is stored as {item.dtype}, which is not merged" if item.dtype in SCALED else "is not floating point"
             notes.append(f"{item.name} {why}, and differs between the models: the base's is kept")
         return notes
     for start, values in merger.pieces(item):

@@ -75,7 +75,7 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     except ImportError as error:
         raise AllroundError(asked, "transformers is not installed", "pip install 'allround[text]'") from error
     if not folder.is_dir():
-        raise AllroundError(asked, "that is no folder", "give the folder of a model with its tokenizer")
+        raise AllroundError(asked, "it is not a folder", "give the folder of a model with its tokenizer")
     check_folder(folder, asked=asked)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
@@ -84,7 +84,7 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise AllroundError(asked, f"its library refuses it: {first}", "copy the tokenizer's files there") from error
     if not getattr(tokenizer, "is_fast", False):
         raise AllroundError(
-            asked, "it is no fast tokenizer (tokenizer.json)", "convert it: AutoTokenizer(...).save_pretrained"
+            asked, "it is not a fast tokenizer (tokenizer.json)", "convert it: AutoTokenizer(...).save_pretrained"
         )
     return tokenizer
 

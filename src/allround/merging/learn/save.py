@@ -189,7 +189,9 @@ def _card_lines(record: Mapping[str, Any]) -> list[str]:
     learning = record["learning"]
     rows = ", ".join(f"{task} {count}" for task, count in record["rows"].items())
     test = (
-        " The model was adapted to the test inputs: scores on them are no measure." if record["split"] == "test" else ""
+        " The model was adapted to the test inputs: scores on them do not show how good it is on new rows."
+        if record["split"] == "test"
+        else ""
     )
     lines = [f"A learned merge by allround {__version__} ({record['preset']}).{test}", ""]
     lines += [f"- base: `{record['base']}`", *(f"- model: `{model}`" for model in record["models"])]

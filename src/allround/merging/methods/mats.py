@@ -76,7 +76,7 @@ def mats(
         raise AllroundError(f"set 'floor' of 'mats' to {floor}", "that is not above zero", "give one such as 1e-6")
     if subspace not in SUBSPACES:
         raise AllroundError(
-            f"match models in the subspace '{subspace}'", "there is none of that name", suggestion(subspace, SUBSPACES)
+            f"match models in the subspace '{subspace}'", "no method has that name", suggestion(subspace, SUBSPACES)
         )
     column = each(weights, deltas)
     if normalize:  # asked in all subspaces: the engine learns that there is no question only from a whole merge

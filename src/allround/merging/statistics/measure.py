@@ -47,7 +47,7 @@ class Measured:
 def entry_of(kind: str) -> Entry:
     """A kind of statistic, or an error that suggests the nearest."""
     if kind not in registry.names("statistic"):
-        raise AllroundError(f"compute the statistic '{kind}'", "there is none of that name",
+        raise AllroundError(f"compute the statistic '{kind}'", "no method has that name",
                             suggestion(kind, registry.names("statistic")))  # fmt: skip
     return registry.find("statistic", kind)
 
