@@ -11,10 +11,11 @@ import sys
 from collections.abc import Mapping
 
 from allround.core.jobs import available_cores
+from allround.evaluation.facts import MachineFacts
 from allround.models.device import processor
 
 
-def about_machine() -> dict[str, object]:
+def about_machine() -> MachineFacts:
     """The machine, the date and the versions that figures belong to."""
     packages = ("allround", "torch", "accelerate", "transformers", "sentence-transformers", "datasets", "scikit-learn")
     versions = {"python": platform.python_version()}

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from allround.evaluation.facts import TaskFacts
 from allround.tasks.modality import modality_of
-from allround.tasks.task import SPLITS, Task
+from allround.tasks.task import Task
 
 
 def commands(out: Path, tasks: Mapping[str, Task]) -> str:
@@ -41,7 +42,7 @@ def plain_name(base: object) -> str:
     return label if isinstance(label, str) else Path(str(base)).name if os.sep in str(base) else str(base)
 
 
-def task_facts(task: Task) -> dict[str, object]:
+def task_facts(task: Task) -> TaskFacts:
     """What the report says of a task's data."""
     d = task.definition
     return {
@@ -50,6 +51,8 @@ def task_facts(task: Task) -> dict[str, object]:
         "metric": d.metric,
         "inputs": list(d.inputs),
         "labels": len(d.labels),
-        **{s: len(task.splits[s]) for s in SPLITS},
+        "train": len(task.splits["train"]),
+        "validation": len(task.splits["validation"]),
+        "test": len(task.splits["test"]),
         "notes": list(task.notes),
     }

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from allround.core.outputs import write_texts
 from allround.core.words import count, duration, percent, plural, shown, span_text
+from allround.evaluation.facts import ReportFacts, TaskFacts, TriedSetting
 from allround.evaluation.pages import breakable, settings_text, template
 from allround.evaluation.scoreboard import Comparison, Scoreboard
 from allround.evaluation.scoreboard.scores import CostName
@@ -23,29 +24,24 @@ if TYPE_CHECKING:
 _STEPS = (0.70, 0.80, 0.90, 0.95, 0.985, 1.015, 1.05)
 
 
-def write_report(
-    board: Scoreboard, path: Path | str, *, extra: Mapping[str, Any] | None = None, force: bool = False
-) -> None:
+def write_report(board: Scoreboard, path: Path | str, *, extra: ReportFacts | None = None, force: bool = False) -> None:
     """Write one HTML file with inline styles and figures; it asks for nothing from outside and runs no script.
 
     A file that is there is replaced only where `write_report` wrote it and it is unchanged, or with `force`.
 
-    extra, all optional: title; commands and python (how to use the saved model, as text); choices (a list of
-    {method, settings, validation, chosen}: what was tried on validation rows); tasks (a list of {name, kind,
-    metric, train, validation, test, labels, notes}); budget, precision, machine, date (text); versions ({name:
-    version}); seconds_total; peak_memory (bytes).
+    extra: what else the page says; `ReportFacts` lists it, and all of it is optional.
     """
     path = Path(path)
     write_texts(path.parent, {path.name: html(board, extra=extra)}, "write_report", force=force)
 
 
-def html(board: Scoreboard, *, extra: Mapping[str, Any] | None = None) -> str:
+def html(board: Scoreboard, *, extra: ReportFacts | None = None) -> str:
     """The page that `write_report` writes."""
     from markupsafe import Markup
 
     from allround.evaluation.pictures import page_colours, page_style
 
-    given = dict(extra or {})
+    given: ReportFacts = extra or {}
     page = template(
         Path(__file__).with_name("report.html.j2"),
         {"percent": percent, "count": count, "duration": duration, "settings": settings_text, "breakable": breakable},
@@ -65,8 +61,8 @@ def html(board: Scoreboard, *, extra: Mapping[str, Any] | None = None) -> str:
         picture_style=Markup(page_style()),
         light_colours=Markup(page_colours()),
         dark_colours=Markup(page_colours(dark=True)),
-        choices=_choices(given.get("choices") or []),
-        tasks=_tasks(board, given.get("tasks") or []),
+        choices=_choices(given.get("choices", ())),
+        tasks=_tasks(board, given.get("tasks", ())),
         workers=board.provenance.get("workers"),
         choice=board.notes.get("choice"),
         budget=given.get("budget") or board.notes.get("budget"),
@@ -131,56 +127,63 @@ def _key() -> list[tuple[int, str]]:
     return list(enumerate([f"below {ends[0]}", *middle, f"{ends[-1]} and more"]))
 
 
-def _choices(choices: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What was tried, by method, the better settings first."""
-    methods: dict[str, list[dict[str, Any]]] = {}
+@dataclass(frozen=True)
+class _TriedMethod:
+    """A method's settings that were tried, the better ones first."""
+
+    method: str
+    rows: list[TriedSetting]
+
+
+def _choices(choices: Iterable[TriedSetting]) -> list[_TriedMethod]:
+    methods: dict[str, list[TriedSetting]] = {}
     for choice in choices:
-        row = {"settings": None, "validation": None, "chosen": False, **choice}
-        methods.setdefault(str(choice.get("method", "")), []).append(row)
-    for rows in methods.values():
-        rows.sort(key=lambda row: -math.inf if row["validation"] is None else row["validation"], reverse=True)
-    return [{"method": method, "rows": rows} for method, rows in methods.items()]
+        row: TriedSetting = {"settings": None, "validation": None, "chosen": False, **choice}
+        methods.setdefault(choice.get("method", ""), []).append(row)
+    return [_TriedMethod(method, sorted(rows, key=_validation, reverse=True)) for method, rows in methods.items()]
 
 
-def _tasks(board: Scoreboard, given: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _validation(row: TriedSetting) -> float:
+    value = row.get("validation")
+    return -math.inf if value is None else value
+
+
+def _tasks(board: Scoreboard, given: Iterable[TaskFacts]) -> list[TaskFacts]:
     """Facts of each task: the board's, overlaid with those given."""
-    by_name = {str(task.get("name")): task for task in given}
+    by_name = {task.get("name"): task for task in given}
     found = []
     for name, definition in board.definitions.items():
-        row: dict[str, Any] = {
+        more: TaskFacts = by_name.get(name, {})
+        rows = {split: board.n(name) if split == board.split else None for split in ("train", "validation", "test")}
+        row: TaskFacts = {
             "name": name,
             "kind": definition.kind,
             "metric": definition.metric,
-            "train": None,
-            "validation": None,
-            "test": None,
-            board.split: board.n(name),
+            "train": rows["train"],
+            "validation": rows["validation"],
+            "test": rows["test"],
             "labels": len(definition.labels) or None,
-            "notes": (),
+            **more,
         }
-        row.update(by_name.get(name, {}))
-        notes: dict[str, None] = {}
-        for texts in ((board.notes.get("tasks") or {}).get(name), row["notes"]):
-            notes.update(dict.fromkeys([texts] if isinstance(texts, str) else texts or ()))
-        if isinstance(row["labels"], (list, tuple)):
-            row["labels"] = len(row["labels"])
-        found.append({**row, "notes": list(notes)})
+        notes = [*board.notes.get("tasks", {}).get(name, ()), *more.get("notes", ())]
+        row["notes"] = list(dict.fromkeys(notes))
+        found.append(row)
     return found
 
 
-def _facts(board: Scoreboard, given: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(board: Scoreboard, given: ReportFacts) -> list[tuple[str, str]]:
     """What else the reader may want to know of the run, in pairs."""
     facts = [("Seed", str(board.seed)), ("Rows measured on", f"{board.rows:,} of the {board.split} split")]
     if given.get("date"):
-        facts.append(("Date", str(given["date"])))
+        facts.append(("Date", given["date"]))
     if given.get("machine"):
-        facts.append(("Machine", str(given["machine"])))
-    if given.get("precision"):
-        facts.append(("Matrix products in training", str(given["precision"])))
+        facts.append(("Machine", given["machine"]))
+    if precision := given.get("precision"):
+        facts.append(("Matrix products in training", precision))
     if given.get("seconds_total"):
-        facts.append(("Whole run", duration(float(given["seconds_total"]))))
+        facts.append(("Whole run", duration(given["seconds_total"])))
     if given.get("peak_memory"):
-        facts.append(("Peak memory", f"{float(given['peak_memory']) / 2**30:.1f} GiB"))
+        facts.append(("Peak memory", f"{given['peak_memory'] / 2**30:.1f} GiB"))
     if given.get("versions"):
         facts.append(("Versions", ", ".join(f"{name} {version}" for name, version in given["versions"].items())))
     facts.append(("Fingerprint", f"{board.fingerprint()[:16]} (of everything but timings)"))

@@ -17,6 +17,7 @@ from allround.building.words import commands, python_lines, task_facts
 from allround.building.workshop import Workshop
 from allround.core.outputs import check_out, check_out_file, check_texts, output_file, remove_stale, write_texts
 from allround.core.version import __version__
+from allround.evaluation.facts import ReportFacts
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.report import html
 from allround.evaluation.scoreboard import FILES
@@ -67,7 +68,7 @@ def write_report(
     """Write the chosen model, the scoreboard and the report. trials: settings of merges that were compared."""
     out, board, tasks = shop.out, scored.board, scope.data.tasks
     save_best(out / BEST, choice.best, board, force=shop.force)
-    extra = {
+    extra: ReportFacts = {
         "title": title,
         "commands": commands(out, tasks),
         "python": python_lines(out, tasks),

@@ -77,7 +77,7 @@ def svg(results: TrainingResults) -> str:
 def trade_off_caption(results: TrainingResults) -> str:
     """What the trade-off shows, where several methods share a place, and what is not drawn."""
     shown = _Shown.of(results)
-    rows = sum(int(str(task["validation"])) for task in results.tasks) if results.tasks else None
+    rows = sum(task.get("validation") or 0 for task in results.tasks)
     parts = [
         f"Validation rows{f' ({rows:,})' if rows else ''}, seed {results.seeds[0]}: each method with its chosen "
         f"settings. Right and up is better; 100 is the {SPECIALISTS}."

@@ -11,6 +11,7 @@ from allround.core.errors import AllroundError, suggestion
 from allround.core.files import hash_json
 from allround.core.schema import STRICT
 from allround.core.words import percent, span_text
+from allround.evaluation.facts import TaskFacts
 from allround.evaluation.intervals import Interval, verdict
 from allround.evaluation.scoreboard import MARKS
 from allround.evaluation.timeless import timeless
@@ -192,7 +193,7 @@ class TrainingResults:
     rows: dict[str, int]
     seed: int
     resamples: int
-    tasks: list[dict[str, object]] = field(default_factory=list)
+    tasks: list[TaskFacts] = field(default_factory=list)
     settings: dict[str, object] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     provenance: dict[str, object] = field(default_factory=dict)

@@ -1,0 +1,60 @@
+"""What pages say beside scores: facts of the data, of what was tried, and of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from typing_extensions import TypedDict
+
+from allround.core.schema import STRICT
+
+
+class TaskFacts(TypedDict, total=False):
+    """A task's data. train, validation, test: rows. labels: how many."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    name: str
+    kind: str
+    metric: str
+    inputs: list[str]
+    labels: int | None
+    train: int | None
+    validation: int | None
+    test: int | None
+    notes: list[str]
+
+
+class MachineFacts(TypedDict, total=False):
+    """The machine, the day, and the version of each package."""
+
+    machine: str
+    date: str
+    versions: Mapping[str, str]
+
+
+class TriedSetting(TypedDict, total=False):
+    """A setting of a method that was tried on validation rows. validation: mean retention there."""
+
+    method: str
+    settings: Mapping[str, object] | str | None
+    validation: float | None
+    chosen: bool
+
+
+class ReportFacts(MachineFacts, total=False):
+    """All that a report may say beside the scoreboard.
+
+    commands, python: how to use the saved model. choices: what was tried on validation rows. precision: of matrix
+    products in training. seconds_total: of the whole run. peak_memory: bytes.
+    """
+
+    title: str
+    commands: str | None
+    python: str | None
+    choices: Sequence[TriedSetting]
+    tasks: Sequence[TaskFacts]
+    budget: str | None
+    precision: str | None
+    seconds_total: float
+    peak_memory: int
