@@ -624,7 +624,7 @@ def test_prompts_change_no_weights(tiny: tuple[Path, Path], tmp_path: Path) -> N
         ({"rank_pattern": [1]}, "'rank_pattern'"),
         ({"rank_pattern": {"q_proj": 1.5}}, "'rank_pattern'"),
         ({"alpha_pattern": {"q_proj": "x"}}, "'alpha_pattern'"),
-        ({"alpha_pattern": {"(": 3}}, "is no pattern"),
+        ({"alpha_pattern": {"(": 3}}, "is not a pattern"),
         ({"alpha_pattern": {"(a+)+": 3}}, "too complex"),
         ({"alpha_pattern": {".*.*.*.*": 3}}, "too complex"),
         ({"alpha_pattern": {"a?" * 30 + "a" * 30: 3}}, "too complex"),

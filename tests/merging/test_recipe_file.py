@@ -111,7 +111,7 @@ def test_a_path_beside_the_recipe_comes_first(tmp_path: Path, monkeypatch: pytes
         ({"models": [3]}, ("models[0]", "quotes")),
         ({"models": [None]}, ("models[0]", "text")),
         ({"models": [""]}, ("models[0]", "text")),
-        ({"models": ["a\0b"]}, ("models[0]", "no path")),
+        ({"models": ["a\0b"]}, ("models[0]", "not a path")),
         ({"models": [{"adapters": ["x"]}]}, ("models[0].model", "missing")),
         ({"models": [{"model": "a", "wieghts": 1}]}, ("models[0].wieghts", "did you mean 'weights'?")),
         ({"models": [{"model": "a", "weights": "x"}]}, ("models[0].weights", "is a str")),
@@ -277,7 +277,7 @@ def test_two_stages_by_hand(tmp_path: Path) -> None:
           final: {models: [both, {model: base, weights: 3}], method: average, dtype: float16}
         """,
     )
-    with pytest.raises(AllroundError, match="no folder of that"):
+    with pytest.raises(AllroundError, match="the folder of that stage was not given"):
         stages[1].plan()
     # both: [1 + 1, 1 + 3]; final: ([2, 4] + 3 [1, 1]) / 4
     merged = run(stages, tmp_path / "out")
