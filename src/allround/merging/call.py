@@ -1,10 +1,11 @@
-"""Merging from Python: models as folders, Hub ids, adapters, networks or state dicts, into a folder or a state dict."""
+"""Merging from Python: models as folders, Hub ids, adapters, networks or state dicts, or as `load` gives them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeGuard, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from allround.merging.recipe import Model, Recipe
 from allround.merging.save import check_base, check_heads, merge_models
 from allround.merging.sources import open_model
 from allround.merging.tensors import merged_tensors
+from allround.models.base import find_folder, load_encoder
+from allround.models.model import MultiTaskModel
 
 #: What stands for a model: a folder, a file, a Hub id, an adapter; or its weights in memory.
 ModelLike = str | Path | nn.Module | Mapping[str, Tensor]
@@ -59,6 +62,17 @@ class Memory(Source):
 
 @overload
 def merge(
+    models: Sequence[MultiTaskModel],
+    *,
+    base: ModelLike | None = None,
+    method: str | None = None,
+    out: None = None,
+    **more: Any,
+) -> MultiTaskModel: ...
+
+
+@overload
+def merge(
     models: Sequence[ModelLike],
     *,
     base: ModelLike | None = None,
@@ -93,17 +107,18 @@ def merge(
     device: str = "cpu",
     force: bool = False,
     **parameters: Any,
-) -> dict[str, Tensor] | Path:
+) -> MultiTaskModel | dict[str, Tensor] | Path:
     """Merge models that were tuned from one base.
 
-    models, base: folders, files, Hub ids and LoRA adapters, or weights in memory: networks and state dicts. Without a
-    base the weights themselves are merged. method: see `allround.methods("merge")`; by default `ties`, and `average`
+    models, base: folders, files, Hub ids and LoRA adapters; or weights in memory: networks and state dicts; or models
+    with heads, as `allround.load` gives them. Without a base the weights themselves are merged. method: see `allround.methods("merge")`; by default `ties`, and `average`
     without a base. parameters: the method's own, such as `keep=0.2`; where it says so, one number for each model.
-    out: the folder of the merged model, which appears when it is whole; models in memory have no configuration or
-    tokenizer, so they cannot be merged into a folder. scope, dtype, on_mismatch, statistics (kind -> a file for each
+    out: the folder of the merged model, which appears when it is whole; networks and state dicts have no configuration
+    or tokenizer, so they cannot be merged into a folder. scope, dtype, on_mismatch, statistics (kind -> a file for each
     model), workers, device, force: as of `allround merge`.
 
-    Returns the merged weights by name (as the base names them, on the CPU), or the folder.
+    Returns the folder, where `out` is given; of models with heads one model, whose encoder is merged and which has the
+    heads of all of them; else the merged weights by name (as the base names them, on the CPU).
 
     >>> import torch
     >>> base, one, two = ({"weight": torch.tensor([0.0, x])} for x in (0.0, 2.0, 4.0))
@@ -116,6 +131,13 @@ def merge(
     named: dict[str, Mapping[str, Tensor]] = {}
     if isinstance(models, (str, Path, nn.Module, Mapping)):
         raise AllroundError("merge models", "a single model is given, and no list", "give a list: merge([one, two])")
+    if _have_heads(models):
+        options: dict[str, Any] = {"scope": scope, "dtype": dtype, "on_mismatch": on_mismatch, "statistics": statistics}
+        whole = _merge_with_heads(models, base, method, **options, workers=workers, device=device, **parameters)
+        if out is None:
+            return whole
+        whole.save(out, force=force)
+        return Path(out)
     recipe = Recipe(
         method,
         tuple(_model(model, f"models[{number}]", named) for number, model in enumerate(models)),
@@ -140,6 +162,42 @@ def merge(
         merge_models(make_plan(recipe), Path(out), workers=workers, device=device, force=force)
         return Path(out)
     return merged_tensors(_plan(recipe, named), threads=threads, device=device)
+
+
+def _have_heads(models: Sequence[ModelLike]) -> TypeGuard[Sequence[MultiTaskModel]]:
+    return bool(models) and all(isinstance(model, MultiTaskModel) for model in models)
+
+
+def _merge_with_heads(
+    models: Sequence[MultiTaskModel], base: ModelLike | None, method: str, **more: Any
+) -> MultiTaskModel:
+    """One model with the merged encoder of several, and the heads of all. base: the rest as of `merge`."""
+    asked = f"merge {len(models)} models with their heads by '{method}'"
+    names = [name for model in models for name in model.definitions]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise AllroundError(
+            asked, f"the task '{twice[0]}' is in two of them", "give each task once: a model has one head for each"
+        )
+    first = models[0].encoder
+    if any(model.encoder.preparation != first.preparation for model in models):
+        raise AllroundError(
+            asked,
+            "they prepare their inputs in different ways (another tokenizer, length or size)",
+            "give models that were tuned from one base with the same encoder settings",
+        )
+    if isinstance(base, (str, Path)):
+        base = load_encoder(find_folder(base))
+    elif isinstance(base, MultiTaskModel):
+        base = base.encoder
+    weights = merge([model.encoder for model in models], base=base, method=method, **more)
+    made = MultiTaskModel(deepcopy(first), {})
+    made.encoder.load_state_dict(weights)
+    for model in models:
+        for name, definition in model.definitions.items():
+            made.add_task(definition, model.heads[name].state_dict())
+    made.facts = {"made_by": {"merged_by": method}}
+    return made.eval()
 
 
 def check_workers(workers: int | None) -> None:
