@@ -131,6 +131,17 @@ def run_page(page: str, folder: Path, *, few: bool = True) -> str:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_core")
+def test_the_page_on_python_runs_and_is_short(tmp_path: Path) -> None:
+    (code,) = blocks(DOCS / "python.md", "python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 25
+    printed = run_page("python.md", tmp_path)
+    assert "chosen on validation rows" in printed
+    assert (tmp_path / "models" / "merged" / "heads.safetensors").is_file()
+    assert set(allround.load(tmp_path / "models" / "merged").definitions) == {"diagnosis", "area"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
 def test_the_page_on_merging_runs_from_top_to_bottom(tmp_path: Path) -> None:
     printed = run_page("merge.md", tmp_path, few=False)
     assert printed.count("merged 2 models by") == 4

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import allround as ar
 from allround.core.errors import AllroundError
+from allround.models.base import load_encoder
 
 Weights = dict[str, Tensor]
 
@@ -85,3 +86,23 @@ def test_what_cannot_be_merged_is_said(three: list[Weights], folders: list[Path]
             ar.merge(models, **more)
         assert found in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_models_with_heads_give_a_model_with_the_heads_of_all(point_specialists: Any, tmp_path: Path) -> None:
+    one, two, *_ = point_specialists.folders
+    models = [ar.load(point_specialists.folders[name]) for name in (one, two)]
+    start = point_specialists.base
+    merged = ar.merge(models, base=start, method="task_arithmetic", scale=0.5)
+    assert isinstance(merged, ar.MultiTaskModel) and list(merged.definitions) == [one, two]
+    weights = ar.merge(
+        [model.encoder for model in models], base=load_encoder(start), method="task_arithmetic", scale=0.5
+    )
+    assert all(torch.equal(merged.encoder.state_dict()[name], tensor) for name, tensor in weights.items())
+    for name, model in zip((one, two), models, strict=True):
+        own = model.heads[name].state_dict()
+        assert all(torch.equal(merged.heads[name].state_dict()[key], value) for key, value in own.items())
+    out = ar.merge(models, base=start, method="task_arithmetic", scale=0.5, out=tmp_path / "out")
+    rows = point_specialists.suite[one].splits["test"].inputs[:5]
+    assert ar.load(out).predict(one, rows) == merged.predict(one, rows)
+    with pytest.raises(AllroundError, match=f"the task '{one}' is in two of them"):
+        ar.merge([models[0], models[0]], base=start)

@@ -111,11 +111,12 @@ def merge(
     """Merge models that were tuned from one base.
 
     models, base: folders, files, Hub ids and LoRA adapters; or weights in memory: networks and state dicts; or models
-    with heads, as `allround.load` gives them. Without a base the weights themselves are merged. method: see `allround.methods("merge")`; by default `ties`, and `average`
-    without a base. parameters: the method's own, such as `keep=0.2`; where it says so, one number for each model.
-    out: the folder of the merged model, which appears when it is whole; networks and state dicts have no configuration
-    or tokenizer, so they cannot be merged into a folder. scope, dtype, on_mismatch, statistics (kind -> a file for each
-    model), workers, device, force: as of `allround merge`.
+    with heads, as `allround.load` gives them. Without a base the weights themselves are merged. method: see
+    `allround.methods("merge")`; by default `ties`, and `average` without a base. parameters: the method's own, such as
+    `keep=0.2`; where it says so, one number for each model. out: the folder of the merged model, which appears when it
+    is whole; networks and state dicts have no configuration or tokenizer, so they cannot be merged into a folder.
+    scope, dtype, on_mismatch, statistics (kind -> a file for each model), workers, device, force: as of
+    `allround merge`.
 
     Returns the folder, where `out` is given; of models with heads one model, whose encoder is merged and which has the
     heads of all of them; else the merged weights by name (as the base names them, on the CPU).
@@ -171,7 +172,7 @@ def _have_heads(models: Sequence[ModelLike]) -> TypeGuard[Sequence[MultiTaskMode
 def _merge_with_heads(
     models: Sequence[MultiTaskModel], base: ModelLike | None, method: str, **more: Any
 ) -> MultiTaskModel:
-    """One model with the merged encoder of several, and the heads of all. base: the rest as of `merge`."""
+    """One model with the merged encoder of several, and the heads of all. The arguments are those of `merge`."""
     asked = f"merge {len(models)} models with their heads by '{method}'"
     names = [name for model in models for name in model.definitions]
     twice = [name for name in names if names.count(name) > 1]
