@@ -46,7 +46,7 @@ def test_it_prints_the_table_and_the_verdict_and_says_where_the_files_are(suite:
     names = [line[0].rstrip("*") for line in lines if line]
     assert all(name in names for name in ("specialists", "equal", "tuned", "species", "petal"))
     assert any("uw:flat=0.01" in line for line in shown.splitlines())
-    assert "settings were compared on validation rows" in shown and "All is of one seed" in shown
+    assert "settings were compared on validation rows" in shown and "There is one seed only" in shown
     assert f"page     {out}/comparison.html" in shown
     found = TrainingComparison.load(out)
     assert found.settings["mix"] == "all" and found.settings["raw scale"] is True and found.settings["epochs"] == 1

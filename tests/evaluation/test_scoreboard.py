@@ -39,7 +39,7 @@ def test_verdicts() -> None:
     assert same is not None and (same.difference, same.low, same.high) == (0.0, 0.0, 0.0)
     assert same.verdict == "no difference found"
     assert same.words == (
-        "joint beside ties: no difference found in mean retention (0.0 points [0.0, 0.0]); "
+        "joint vs ties: no difference found in mean retention (0.0 points [0.0, 0.0]); "
         "no difference found on all 3 tasks."
     )
     worse = made.comparison("average", "specialists")
@@ -63,7 +63,7 @@ def test_the_answer_in_sentences() -> None:
     assert "as a mean over 3 tasks (1,200 test rows)" in first
     assert worst.startswith("Its worst task is error: 83.3% retention, rmse ")
     assert cost.startswith("It stores one encoder instead of 3, 100 parameters instead of 300.")
-    assert rivals == "In mean retention it is better than average; no difference was found from joint."
+    assert rivals == "In mean retention it is better than average; no difference from joint was found."
 
 
 def test_alone_there_are_scores_and_no_retention() -> None:
@@ -148,9 +148,9 @@ def test_a_system_of_another_sort_stands_among_the_others() -> None:
     """An ensemble, say: it is a rival where it is single, and it is drawn."""
     systems = [replace(s, role="ensemble") if s.name == "average" else s for s in SYSTEMS]
     made = board(systems=systems)
-    assert made.answer()[3] == "In mean retention it is better than average; no difference was found from joint."
+    assert made.answer()[3] == "In mean retention it is better than average; no difference from joint was found."
     apart = board(systems=[replace(s, single=False) if s.name == "average" else s for s in systems])
-    assert apart.answer()[3] == "In mean retention no difference was found from joint."
+    assert apart.answer()[3] == "In mean retention no difference from joint was found."
     assert "ensemble" in made.markdown()
     assert COLOURS["m2"][0] in svg_text(made.plot_retention()), "in the colour of all sorts that have none"
     with pytest.raises(AllroundError, match="its role is 'mean of three'"):

@@ -124,18 +124,18 @@ def test_the_verdict_says_who_differs_and_who_does_not() -> None:
         "No difference found between equal and tuned or uw, on the mean of 3 tasks or on any of them."
     )
     assert re.search(
-        r"nash_mtl beside equal: worse on the mean \(-10\.\d \[-\S+, -\S+\] points of mean retention\); worse on 1 of "
+        r"nash_mtl vs equal: worse on the mean \(-10\.\d \[-\S+, -\S+\] points of mean retention\); worse on 1 of "
         r"3 tasks \(two\)\.",
         words,
     )
     assert "Best on validation, of 4 methods: tuned, mean retention 99.1% (mean of 3 seeds); on test it keeps" in words
-    assert re.search(r"Against the specialists \(100%\), on the mean, joint training loses with .*nash_mtl \(88", words)
+    assert re.search(r"Compared with the specialists \(100%\), mean retention is lower with .*nash_mtl \(88", words)
     assert "15 settings were compared on validation rows: 12 of joint training, 3 of the specialists." in words
 
 
 def test_one_seed_is_said_to_be_one() -> None:
     found = comparison(seeds=(0,))
-    assert "All is of one seed" in " ".join(found.words())
+    assert "There is one seed only" in " ".join(found.words())
     assert "over the test rows alone" in how(found) and "Student" not in how(found)
     assert "2 degrees of freedom" in how(comparison())
 
@@ -145,7 +145,7 @@ def test_tuned_weights_that_came_out_equal_are_said_to_be_equal() -> None:
     methods = [replace(m, settings={"weights": dict.fromkeys(made.definitions, 1.0)}) if m.name == "tuned" else m
                for m in made.methods]  # fmt: skip
     words = " ".join(replace(made, methods=methods).words())
-    assert "tuned is equal" in words and "tuned or uw" not in words
+    assert "tuned is the same model as equal" in words and "tuned or uw" not in words
 
 
 def test_a_tie_on_validation_and_an_edge_of_the_grid_are_told() -> None:
@@ -155,7 +155,7 @@ def test_a_tie_on_validation_and_an_edge_of_the_grid_are_told() -> None:
     three = [replace(made.methods[0].tried[0], learning_rate=r, chosen=r == 0.003) for r in (0.001, 0.003, 0.0003)]
     edge = replace(made.methods[0], tried=three, learning_rate=0.003)
     assert edge.at_edge
-    assert "the least or the largest tried for equal" in " ".join(replace(made, methods=[edge]).words())
+    assert "the smallest or the largest that was tried for equal" in " ".join(replace(made, methods=[edge]).words())
 
 
 def test_undefined_retention_is_told() -> None:

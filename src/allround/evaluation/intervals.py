@@ -226,7 +226,7 @@ class Bootstrap:
         return float(np.mean([self._point(system, task) for task in tasks])), self._mean(system, tasks)
 
     def task_difference(self, system: str, other: str, task: str) -> Interval:
-        """The score of `system` less that of `other`, turned so that more is better."""
+        """The score of `system` less that of `other`, turned so that higher is better."""
         sign = 1.0 if self.better[task] == "higher" else -1.0
         point = self.points[system, task] - self.points[other, task]
         return interval(sign * point, sign * (self.resampled[system, task] - self.resampled[other, task]))

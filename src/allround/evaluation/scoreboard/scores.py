@@ -99,7 +99,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`system` beside `other`: the paired difference of mean retention, and a verdict for each task's score."""
+    """`system` compared with `other`: the paired difference of mean retention, and a verdict for each task's score."""
 
     __pydantic_config__ = STRICT
 
@@ -116,9 +116,9 @@ class Comparison:
         """The comparison in words.
 
         >>> Comparison("ties", "joint", -0.01, -0.02, -0.004, "worse", {"a": "worse", "b": "better"}).words
-        'ties beside joint: worse by 1.0 points of mean retention [0.4, 2.0]; worse on 1 of 2 tasks: a; better on 1: b.'
+        'ties vs joint: worse by 1.0 points of mean retention [0.4, 2.0]; worse on 1 of 2 tasks: a; better on 1: b.'
         """
-        return f"{self.system} beside {self.other}: {self.mean_words}; {self.task_words}."
+        return f"{self.system} vs {self.other}: {self.mean_words}; {self.task_words}."
 
     @property
     def mean_words(self) -> str:
@@ -220,7 +220,7 @@ class Scores:
         """A ValueError where a part speaks of other systems or tasks than those of the board."""
         names, tasks = [system.name for system in self.systems], list(self.definitions)
         if len(set(names)) < len(names):
-            raise ValueError("a system is in it twice")
+            raise ValueError("a system is there twice")
         whole: list[tuple[Iterable[str], list[str]]] = [
             (self.cells, names),
             *((cells, tasks) for cells in self.cells.values()),

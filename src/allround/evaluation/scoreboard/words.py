@@ -29,8 +29,8 @@ def answer(board: Scores) -> list[str]:
     )
     if undefined:
         lines.append(
-            f"Retention has no meaning on {listed(undefined)}, where the score of the {board.reference} is not "
-            "above zero."
+            f"Retention is undefined on {listed(undefined)}, where the score of the {board.reference} is not above "
+            "zero."
         )
     if worst and worst.task and percent(worst.value) != percent(1.0):
         cell, theirs = board.cells[board.best][worst.task], board.cells[board.reference][worst.task]
@@ -56,18 +56,18 @@ def _cost_sentence(board: Scores, best: System) -> str:
     spent, before_spent = best.cost.training_seconds, theirs.cost.training_seconds
     time = f" Training took {duration(spent)}, against {duration(before_spent)}." if spent and before_spent else ""
     if spent and spent == before_spent:
-        time = f" Nothing is trained beyond the {board.reference} ({duration(spent)})."
+        time = f" Training the {board.reference} ({duration(spent)}) is all the training it needs."
         if best.cost.merge_rows:
             rows = plural(best.cost.merge_rows, "row")
             time = (
-                f" Beyond the {board.reference} ({duration(spent)}) it took {duration(best.cost.merge_seconds)}, on "
-                f"{rows}, to merge."
+                f" After training the {board.reference} ({duration(spent)}), merging took "
+                f"{duration(best.cost.merge_seconds)}, on {rows}."
             )
     return f"It stores {encoders}{stored} parameters instead of {before}.{time}"
 
 
 def _rival_sentence(board: Scores) -> str:
-    """The best beside each other single system."""
+    """The best compared with each other single system."""
     found: dict[str, list[str]] = {}
     for c in board.comparisons:
         rival = board.system(c.system)
@@ -78,13 +78,13 @@ def _rival_sentence(board: Scores) -> str:
             and c.difference is not None
         ):
             found.setdefault(c.verdict, []).append(c.system)
-    # A comparison says how the rival is beside the best; turn it round.
+    # A comparison says how the rival does against the best; the sentence says the reverse.
     phrases = [
-        f"{text} {listed(found[said])}"
+        text.format(listed(found[said]))
         for said, text in (
-            ("worse", "it is better than"),
-            ("better", "it is worse than"),
-            ("no difference found", "no difference was found from"),
+            ("worse", "it is better than {}"),
+            ("better", "it is worse than {}"),
+            ("no difference found", "no difference from {} was found"),
         )
         if said in found
     ]
@@ -94,19 +94,19 @@ def _rival_sentence(board: Scores) -> str:
 def method(board: Scores) -> str:
     """How scores and intervals were measured, in words."""
     return (
-        f"Scores are of the {board.split} rows, {board.rows} in all, which no choice has seen. Brackets are 95% "
+        f"Scores are of the {board.split} rows, {board.rows} in all, which were used for no choice. Brackets are 95% "
         f"percentile intervals of a bootstrap over the rows of each task ({board.resamples} resamples, seed "
         f"{board.seed}), paired: all systems are scored on the same resamples. A difference is called better or "
-        "worse where the 95% interval of the paired difference lies on one side of 0, and otherwise no difference "
+        "worse where the 95% interval of the paired difference lies on one side of 0; otherwise no difference "
         "was found. Intervals cover the choice of rows, not the choice of training seed."
     )
 
 
 def legend(board: Scores) -> str:
     """What the numbers and marks of the tables mean."""
-    parts = ["Scores x 100; metrics of which lower is better in their own units."]
+    parts = ["Scores x 100; where lower is better, scores are in the metric's own units."]
     if board.reference:
-        parts.append(f"Retention: score / score of {board.reference}, in percent (turned round where lower is better).")
+        parts.append(f"Retention: score / score of {board.reference}, in percent (inverted where lower is better).")
         parts.append(f"- worse, + better than {board.reference} on the same rows.")
     if board.best:
         parts.append("* best, chosen on validation rows.")

@@ -231,5 +231,5 @@ def _draw_retention(figure: Figure, rows: Sequence[Row], left: float, top: float
         names=136,
         words=140,
         title="mean retention, %",
-        heading=f"beside {EQUAL}, points",
+        heading=f"vs {EQUAL}, points",
     )

@@ -95,8 +95,11 @@ class TrainingCost:
 
 @dataclass(frozen=True)
 class Difference:
-    """A method beside another system. mean: the difference of mean retention at 95%. tasks: differences of scores,
-    turned so that more is better, each at a level that is right for all tasks together (Bonferroni)."""
+    """A method compared with another system.
+
+    mean: the difference of mean retention at 95%. tasks: differences of scores, turned so that higher is better, each
+    at a level that holds for all tasks together (Bonferroni).
+    """
 
     __pydantic_config__ = STRICT
 
@@ -250,9 +253,9 @@ class TrainingResults:
         """A ValueError where a part lacks a task, a seed or a choice."""
         tasks, seeds, test = set(self.definitions), len(self.seeds), [one.test for one in self.methods]
         if not self.methods or not seeds or len({one.name for one in self.methods}) < len(self.methods):
-            raise ValueError("there is no method or no seed in it, or one twice")
+            raise ValueError("a method or a seed is missing, or a method is there twice")
         if any(sum(tried.chosen for tried in one.tried) != 1 for one in self.methods):
-            raise ValueError("of the settings of a method that were tried, not one is chosen")
+            raise ValueError("a method does not have exactly one chosen setting")
         whole: list[Mapping[str, object]] = [
             self.rows,
             self.reference.rates,
@@ -261,10 +264,10 @@ class TrainingResults:
         ]
         whole += [part for one in test for part in (one.scores, one.equal.tasks, one.specialists.tasks)]
         if any(set(part) != tasks for part in whole):
-            raise ValueError("a part of it has other tasks than the rest")
+            raise ValueError("its parts do not have the same tasks")
         kept = [set(one.retention) for one in test]
         if any(found != kept[0] or not found <= tasks for found in kept):
-            raise ValueError("retention is of other tasks than the rest")
+            raise ValueError("the retentions are not of the same tasks")
         estimates = [e for one in test for part in (one.scores, one.retention) for e in part.values()]
         if any(len(one.validation) != seeds for one in self.methods) or any(len(e.seeds) > seeds for e in estimates):
-            raise ValueError("a part of it has other seeds than the rest")
+            raise ValueError("its parts do not have the same seeds")

@@ -42,7 +42,7 @@ def markdown(results: TrainingResults) -> str:
 
 def methods_table(results: TrainingResults) -> tuple[list[str], list[list[str]]]:
     """Head and body of the table of methods, specialists first."""
-    head = ["method", "mean retention", f"beside {EQUAL}", "worst task", "learning rate", "validation", "choices",
+    head = ["method", "mean retention", f"vs {EQUAL}", "worst task", "learning rate", "validation", "choices",
             "training", "steps", "backward passes a step", "peak memory"]  # fmt: skip
     cost = results.reference.cost
     rates = sorted(set(results.reference.rates.values()))

@@ -14,16 +14,16 @@ def words(results: TrainingResults) -> list[str]:
     edges = [one.name for one in results.methods if one.at_edge and one.name != "tuned"]
     if edges:
         lines.append(
-            f"The best learning rate was the least or the largest tried for {listed(edges)}: more --trials may "
-            "find a better one."
+            f"The best learning rate was the smallest or the largest that was tried for {listed(edges)}: more "
+            "--trials may find a better one."
         )
     if len(results.seeds) == 1:
-        lines.append("All is of one seed: the intervals cover the choice of test rows, not that of the seed.")
+        lines.append("There is one seed only: the intervals cover the choice of test rows, not that of the seed.")
     return [line for line in lines if line]
 
 
 def _beside_equal(results: TrainingResults) -> list[str]:
-    """Each method beside equal weights: those without a difference in one sentence, the others one by one."""
+    """Each method compared with equal weights: those without a difference in one sentence, the others one by one."""
     others = [one for one in results.methods if one.name != EQUAL]
     twins = [one.name for one in others if results.is_equal(one)]
     lines, alike = [], []
@@ -43,12 +43,15 @@ def _beside_equal(results: TrainingResults) -> list[str]:
         total = len(beside.tasks)
         parts += [f"{word} on {len(names)} of {plural(total, 'task')} ({', '.join(names)})"
                   for word, names in (("worse", worse), ("better", better)) if names]  # fmt: skip
-        lines.append(f"{one.name} beside {EQUAL}: {'; '.join(parts)}.")
+        lines.append(f"{one.name} vs {EQUAL}: {'; '.join(parts)}.")
     if alike:
         lines.insert(0, f"No difference found between {EQUAL} and {' or '.join(listed(alike).rsplit(' and ', 1))}, "
                      f"on the mean of {plural(len(results.definitions), 'task')} or on any of them.")  # fmt: skip
     if twins:
-        lines.append(f"Of the weights tried for tuned, equal ones were best on validation: tuned is {EQUAL}.")
+        lines.append(
+            f"Of the weights tried for tuned, equal ones were best on validation, so tuned is the same model as "
+            f"{EQUAL}."
+        )
     return lines
 
 
@@ -75,13 +78,13 @@ def _specialist_words(results: TrainingResults) -> str:
             found = f" ({one.test.mean.share}%)" if said != "no difference found" else ""
             groups.setdefault(said, []).append(one.name + found)
     if not groups:
-        return f"Mean retention has no meaning here: no score of the {SPECIALISTS} is above zero."
+        return f"Mean retention is undefined: no score of the {SPECIALISTS} is above zero."
     parts = []
-    for said, text in (("worse", "joint training loses with"), ("better", "it gains with"),
-                       ("no difference found", "no difference is found with")):  # fmt: skip
+    for said, text in (("worse", "mean retention is lower with"), ("better", "mean retention is higher with"),
+                       ("no difference found", "no difference in mean retention was found with")):  # fmt: skip
         if said in groups:
             parts.append(f"{text} {listed(groups[said])}")
-    return f"Against the {SPECIALISTS} (100%), on the mean, {'; '.join(parts)}."
+    return f"Compared with the {SPECIALISTS} (100%), {'; '.join(parts)}."
 
 
 def _unmoved_words(results: TrainingResults) -> str:
@@ -98,8 +101,8 @@ def _unmoved_words(results: TrainingResults) -> str:
     if not parts:
         return ""
     return (
-        f"No state was better on validation than that before the first step with {listed(parts)}: what is scored "
-        "there is the base with its heads."
+        f"Training found no state that was better on validation than the start with {listed(parts)}; there the base "
+        "with its heads is scored."
     )
 
 
@@ -119,7 +122,8 @@ def how(results: TrainingResults) -> str:
         f"Brackets are 95% intervals of means over {len(results.seeds)} seeds "
         f"({', '.join(str(seed) for seed in results.seeds)}). They cover two sources of noise: the seeds (Student's "
         f"distribution, {plural(len(results.seeds) - 1, 'degree')} of freedom) and the test rows (bootstrap, "
-        f"{results.resamples} resamples, the same rows for all systems and seeds); the two are added in squares."
+        f"{results.resamples} resamples, the same rows for all systems and seeds); the two half widths are combined as "
+        "the root of the sum of their squares."
         if several
         else f"Brackets are 95% intervals over the test rows alone (bootstrap, {results.resamples} resamples, the "
         f"same rows for all systems): there is one seed ({results.seeds[0]})."
@@ -130,9 +134,9 @@ def how(results: TrainingResults) -> str:
         f"{results.seeds[0]}, with the same number of learning rates for every method and for each specialist. "
         f"Specialists see the rows of their task as often as a joint training does, unless a note says otherwise. "
         f"Retention is the score divided by that of the {SPECIALISTS} of the same seed, on {rows:,} test rows, "
-        f"which no choice has seen. {seeds} Verdicts on the mean are at 95%, each for itself: of twenty methods "
-        f"that do not differ, about one is expected to seem to. Verdicts on single tasks are right for all "
-        f"{len(results.definitions)} tasks of a method together (Bonferroni: each at "
+        f"which were used for no choice. {seeds} Verdicts on the mean are at 95% and not corrected for multiple "
+        f"comparisons: of twenty methods that do not differ, about one is expected to appear different. Verdicts on "
+        f"single tasks hold for all {len(results.definitions)} tasks of a method together (Bonferroni: each at "
         f"{100 * task_level(len(results.definitions)):.4g}%)."
     )
 
@@ -143,7 +147,7 @@ def memory_words(results: TrainingResults) -> str:
         return "Peak memory was not measured on this machine."
     return (
         "Peak memory is the most that the training process held while it trained, libraries included (on a GPU: "
-        "the tensors on it), the largest of the seeds."
+        "the tensors on it); of several seeds, the largest."
     )
 
 
@@ -151,7 +155,7 @@ def legend(results: TrainingResults) -> str:
     """What the numbers and marks mean."""
     parts = [
         f"Means over {plural(len(results.seeds), 'seed')}, on {sum(results.rows.values()):,} test rows; brackets are "
-        f"95% intervals. Retention: score / score of the {SPECIALISTS}, in percent. Beside {EQUAL}: the difference of "
+        f"95% intervals. Retention: score / score of the {SPECIALISTS}, in percent. vs {EQUAL}: the difference in "
         "mean retention, in points. Validation: mean retention on the validation rows. Choices: settings compared "
         "there. Training: one training; for the specialists, all of them."
     ]
@@ -163,7 +167,7 @@ def legend(results: TrainingResults) -> str:
 def task_legend(results: TrainingResults) -> str:
     """What stands in the table of tasks."""
     return (
-        f"Scores of the {SPECIALISTS} x 100 (metrics of which lower is better in their own units), retention of "
-        f"the methods in percent, means over {plural(len(results.seeds), 'seed')}. - worse, + better than {EQUAL}: "
-        f"the difference of scores lies on one side of 0, at a level that is right for all tasks together."
+        f"Scores of the {SPECIALISTS} x 100 (where lower is better, in the metric's own units), retention of the "
+        f"methods in percent, means over {plural(len(results.seeds), 'seed')}. - worse, + better than {EQUAL}: "
+        f"the difference of scores lies on one side of 0, at a level that holds for all tasks together."
     )

@@ -22,7 +22,7 @@ TITLES = {
     "extra": "Tensors that are not in the base",
     "shape": "Tensors of another shape",
     "dtype": "Weights of another dtype",
-    "values": "Tensors that are no floating point, with other values or dtype (a merge keeps the base's)",
+    "values": "Tensors that are not floating point, with other values or dtype (a merge keeps the base's)",
     "setting": "Settings",
     "tokenizer": "Tokenizer",
 }

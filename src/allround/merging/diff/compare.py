@@ -186,7 +186,7 @@ class _Comparison:
                 stacks.setdefault(found[2], set()).add(found[1].strip("./"))
         joined = sorted(set().union(*(s for s in stacks.values() if len(s) > 1)))
         if joined:
-            notes.append(f"Layers are told by the first number in a name: {listed(joined)} are counted together.")
+            notes.append(f"Layers are identified by the first number in a name: {listed(joined)} are counted together.")
         return notes
 
 

@@ -53,12 +53,12 @@ class Diff(Changes):
         lists += [part for one in parts for part in (one.norm, one.relative, one.changed, one.largest)]
         some = [part for one in parts for part in (one.rank, one.held_by, one.most, one.side)]
         if any(len(part) != models for part in lists) or any(len(part) not in (0, models) for part in some):
-            raise AllroundError(asked, "it is damaged: a list in it is not of all models", "make it again")
+            raise AllroundError(asked, "it is damaged: a list does not have one value for each model", "make it again")
         numbers = [x for part in [*made.cosines, *(p.norm for p in parts), *some] for x in part if x is not None]
         if any(abs(x) > _LARGEST for x in [*numbers, *(p.base_norm for p in parts)]):
-            raise AllroundError(asked, "it is damaged: a number in it is larger than any norm", "make it again")
+            raise AllroundError(asked, "it is damaged: a number is too large for a norm", "make it again")
         if any(one.what not in KINDS for one in made.differences):
-            raise AllroundError(asked, "it is damaged: a difference in it is of no known sort", "make it again")
+            raise AllroundError(asked, "it is damaged: a difference is of an unknown sort", "make it again")
         return made
 
     @classmethod

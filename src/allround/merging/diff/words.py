@@ -25,7 +25,7 @@ def _distance(found: Changes) -> Iterator[str]:
     for i in far:
         yield (
             f"{found.models[i]} has little in common with {found.base} (cosine between their weights "
-            f"{cosine_text(found.likeness[i])}): as it is, it hardly was tuned from it."
+            f"{cosine_text(found.likeness[i])}): it was probably not tuned from that base."
         )
 
 
@@ -184,7 +184,7 @@ def _obstacles(found: Changes) -> Iterator[str]:
     stops = {"missing": "missing", "extra": "not in the base", "shape": "of another shape"}
     parts = [f"{counts[what]} {words}" for what, words in stops.items() if counts[what]]
     if parts:
-        yield f"Not all tensors fit ({', '.join(parts)}): a merge stops there unless told what to do (--on-mismatch)."
+        yield f"Not all tensors fit ({', '.join(parts)}): a merge stops there unless --on-mismatch says what to do."
     if any(d.what == "dtype" for d in found.differences):
         yield "Weights are stored in other dtypes than the base's: changes may contain rounding."
     if counts["tokenizer"]:
