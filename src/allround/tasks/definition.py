@@ -39,11 +39,11 @@ class Definition:
         """The same task with what its kind learned from the training targets."""
         return replace(self, **facts)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {**asdict(self), "inputs": list(self.inputs), "labels": list(self.labels)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Definition:
+    def from_json(cls, value: Mapping[str, object]) -> Definition:
         """The inverse of `to_json`; a ValueError in words for what cannot be one."""
         made = fitted(cls, value)
         for name, known in (("kind", registry.names("kind")), ("modality", registry.names("modality"))):
