@@ -52,6 +52,7 @@ def compare_training(
     only: Sequence[str] | None = None,
     limit: Mapping[str, int] | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     resamples: int = 1000,
     progress: Progress | None = None,
     force: bool = False,
@@ -61,7 +62,7 @@ def compare_training(
     methods: balancers as `NAME` or `NAME:key=value;key=value` (the balancer's parameters, and flat, sample, mix and
     raw_scale of the settings), and `tuned`: the best of `sweep` fixed weights on validation. `equal` is always among
     them. seeds: how many, from `seed` on. trials: learning rates tried for every method, and for each specialist.
-    settings: what all have in common; left out, every step holds a batch of every task.
+    settings: what all have in common; left out, every step holds a batch of every task. workers, ray: as in `Options`.
 
     Learning rates and weights are chosen on validation with the first seed; test is predicted once for each finished
     model. Everything is kept in `out`: run again with the same arguments after a kill, it takes up what is finished.
@@ -102,6 +103,8 @@ def compare_training(
             seed=seed,
             workers=workers,
             in_process=is_module(base),
+            ray=ray,
+            gpus=int(pick_device(settings.device).type == "cuda"),
             force=force,
         )
         every = tuple(range(seed, seed + seeds))

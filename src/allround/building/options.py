@@ -78,7 +78,8 @@ class Options:
     tried for each. joint: whether to train the joint model. balance: further joint models, with a batch of every task
     in each step, by balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying.
     specialists: folders of models that are already tuned, by task. budget: minutes, or `None`. workers: processes,
-    `None` for one a core.
+    `None` for one a core. ray: the address of a Ray cluster that does the work (HOST:PORT, or `auto` for the one that
+    this machine belongs to); its machines must share the run folder.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -90,6 +91,7 @@ class Options:
     specialists: Mapping[str, str] = field(default_factory=dict)
     budget: float | None = None
     workers: int | None = None
+    ray: str | None = None
     constraints: Constraints = field(default_factory=Constraints)
     resamples: int = 1000
 

@@ -91,6 +91,8 @@ def build(
             seed=options.seed,
             workers=options.workers,
             in_process=is_module(base),
+            ray=options.ray,
+            gpus=int(pick_device(options.settings.device).type == "cuda"),
             force=force,
         )
         return _build(shop, suite, base, options, encoder or {})

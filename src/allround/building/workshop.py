@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from allround.core.jobs import Inline, Job, Runner, available_cores, runner
+from allround.core.errors import AllroundError
+from allround.core.jobs import Inline, Job, Ray, Runner, available_cores, runner
 from allround.core.outputs import sweep, work_folder
 from allround.core.pieces import Piece, Pieces
 from allround.core.progress import Progress
@@ -68,7 +69,8 @@ class Workshop:
     """Makes pieces in a run folder, and says what it makes. A context: its processes end with it.
 
     out: the run folder. workers: processes, `None` for one a core. in_process: all work is done in this process, for
-    what cannot be sent to another. force: replace what others put in the way.
+    what cannot be sent to another. ray: the address of a Ray cluster that does the work, whose machines share the run
+    folder. gpus: of each job there. force: replace what others put in the way.
     """
 
     def __init__(
@@ -79,17 +81,29 @@ class Workshop:
         seed: int = 0,
         workers: int | None = None,
         in_process: bool = False,
+        ray: str | None = None,
+        gpus: int = 0,
         force: bool = False,
     ) -> None:
         self.out, self.progress, self.seed, self.force = out, progress, seed, force
         self.pieces = Pieces(out / "pieces")
         self.workers = workers or min(available_cores(), MOST_WORKERS)
-        self.in_process = in_process
+        self.in_process, self.ray, self.gpus, self.given = in_process, ray, gpus, workers
+        if ray is not None and in_process:
+            raise AllroundError(
+                f"work on the Ray cluster '{ray}'",
+                "the base is a network of this process, which cannot be sent to other machines",
+                "save it and give its folder, or leave ray out",
+            )
         self.runner: Runner = Inline()
         self.started = time.perf_counter()
 
     def __enter__(self) -> Self:
-        self.runner = Inline() if self.in_process else runner(self.workers)
+        if self.ray is not None:
+            cluster = Ray(self.ray, workers=self.given, gpus=self.gpus)
+            self.runner, self.workers = cluster, cluster.workers
+        else:
+            self.runner = Inline() if self.in_process else runner(self.workers)
         self.runner.__enter__()
         return self
 

@@ -14,6 +14,7 @@ from allround.cli.options import (
     LimitOption,
     OnlyOption,
     OutOption,
+    RayOption,
     SeedOption,
     SuiteArgument,
     WorkersOption,
@@ -51,6 +52,7 @@ def build(
         float | None, typer.Option(help="Minutes; the work is scaled down to fit, and the report says how.")
     ] = None,
     workers: WorkersOption = None,
+    ray: RayOption = None,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +100,7 @@ def build(
         specialists=pairs_of(specialist, "--specialist", str),
         budget=budget,
         workers=workers,
+        ray=ray,
         constraints=Constraints(worst, pairs_of(keep, "--keep", float), max_parameters),
     )
     made = run(

@@ -14,6 +14,7 @@ from allround.cli.options import (
     LimitOption,
     OnlyOption,
     OutOption,
+    RayOption,
     SeedOption,
     SuiteArgument,
     WorkersOption,
@@ -64,6 +65,7 @@ def compare_training(
     limit: LimitOption = None,
     seed: SeedOption = 0,
     workers: WorkersOption = None,
+    ray: RayOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -80,6 +82,6 @@ def compare_training(
     loaded = load_suite(suite, data_dir, only, limit)
     named = methods_of(methods) if methods is not None else METHODS
     made = run(loaded, out=out, methods=named, seeds=seeds, trials=trials, sweep=sweep, seed=seed, base=base,
-               settings=settings, encoder=encoder, workers=workers, force=force)  # fmt: skip
+               settings=settings, encoder=encoder, workers=workers, ray=ray, force=force)  # fmt: skip
     made.print()
     typer.echo(f"\npage     {out}/comparison.html\nfigure   {out}/comparison.svg\nnumbers  {out}/comparison.json")

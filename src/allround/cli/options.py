@@ -38,6 +38,10 @@ SplitOption = Annotated[str, typer.Option(help="train, validation or test.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 WorkersOption = Annotated[int | None, typer.Option(help="Processes. Default: one a core.")]
+RayOption = Annotated[
+    str | None,
+    typer.Option(help="Work on a Ray cluster whose machines share the run folder: its address, HOST:PORT or auto."),
+]
 ThreadsOption = Annotated[int | None, typer.Option("--workers", help="Threads. Default: one a core, at most eight.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 RowsOption = Annotated[int, typer.Option(help="Most training rows of each task.")]

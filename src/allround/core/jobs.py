@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -21,14 +22,21 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from allround.core import locks
 from allround.core.errors import AllroundError
 from allround.core.plugins import PluginFile, files_in_use, use_files
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+#: How often Ray does a job again whose process or machine died.
+RETRIES = 5
+#: Seconds for which a job on a cluster waits for a piece that another process still holds.
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -132,18 +140,21 @@ class Processes(Runner):
 class Ray(Runner):
     """Runs jobs on a Ray cluster whose machines see the same files.
 
+    Each job computes in one thread, as a local worker does. A job whose process or machine dies is done again
+    elsewhere.
+
     address: of the cluster (HOST:PORT); `auto` for the one that this machine belongs to; `local` for a new one of this
-    machine alone.
+    machine alone. workers: most jobs at a time; `None` for as many as the cluster has processors. gpus: of each job.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, workers: int | None = None, gpus: int = 0) -> None:
         try:
             import ray
         except ImportError as error:
             raise AllroundError(
                 f"work on the Ray cluster '{address}'", "Ray is not installed", "pip install 'allround[ray]'"
             ) from error
-        self._ray = ray
+        self._ray, self._most, self._gpus = ray, workers, gpus
         self._ours = not ray.is_initialized()
         if not self._ours:
             return
@@ -157,17 +168,38 @@ class Ray(Runner):
                 "check the address, or start one on this machine: ray start --head",
             ) from error
 
+    @property
+    def workers(self) -> int:
+        """Jobs that can run at the same time, at least 1."""
+        have = self._ray.cluster_resources()
+        slots = int(have.get("CPU", 1))
+        if self._gpus:
+            slots = min(slots, int(have.get("GPU", 0)) // self._gpus)
+        return max(1, min(slots, self._most or slots))
+
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
-        remote, plugins = self._ray.remote(_run), files_in_use()
-        waiting = {remote.remote(job, plugins): index for index, job in enumerate(jobs)}
+        remote = self._ray.remote(_run_there).options(num_cpus=1, num_gpus=self._gpus, max_retries=RETRIES)
+        here, coming = Here(str(Path.cwd()), tuple(sys.path), files_in_use()), iter(enumerate(jobs))
+        waiting: dict[Any, int] = {}
         try:
-            while waiting:
+            while True:
+                room = None if self._most is None else self._most - len(waiting)
+                waiting.update({remote.remote(job, here): index for index, job in itertools.islice(coming, room)})
+                if not waiting:
+                    return
                 (first,), _ = self._ray.wait(list(waiting), num_returns=1)
                 index = waiting.pop(first)
                 try:
                     yield index, self._ray.get(first)
                 except self._ray.exceptions.RayTaskError as error:
                     raise (error.cause if isinstance(error.cause, AllroundError) else error) from None
+                except self._ray.exceptions.RayError as error:
+                    raise AllroundError(
+                        "run a piece of work on the Ray cluster",
+                        f"its process ended {RETRIES + 1} times before the work was done, or the cluster is gone "
+                        f"({(str(error).strip() or type(error).__name__).splitlines()[0][:150]})",
+                        "run the same command again when the cluster is well: finished work is kept",
+                    ) from error
         finally:
             for task in waiting:
                 self._ray.cancel(task)
@@ -248,6 +280,33 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
+
+
+@dataclass(frozen=True)
+class Here:
+    """What a machine of a cluster has to know of the process that asks for the work."""
+
+    folder: str
+    path: tuple[str, ...]
+    plugins: tuple[PluginFile, ...]
+
+
+def _run_there(job: Job, here: Here) -> Any:
+    """Run a job on a machine of a cluster, as a local worker would run it."""
+    try:
+        os.chdir(here.folder)
+    except OSError as error:
+        raise AllroundError(
+            f"work in the folder {here.folder} on the machine {socket.gethostname()} of the Ray cluster",
+            f"it cannot be entered there: {error.strerror}",
+            "run the command in a folder that all machines of the cluster share",
+        ) from error
+    sys.path.extend(folder for folder in here.path if folder not in sys.path and Path(folder).is_dir())
+    # Of a machine that is lost, a process may still be about to end that holds the lock of its piece.
+    locks.be_patient(PATIENCE)
+    quiet_libraries()
+    _set_threads(1)
+    return _run(job, here.plugins)
 
 
 def _run(job: Job, plugins: Sequence[PluginFile]) -> Any:

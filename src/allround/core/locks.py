@@ -16,7 +16,7 @@ from allround.core.reading import read_text
 #: Marks a folder of allround's own work, names the command in it, and is locked while that is at work.
 LOCK = ".allround.lock"
 #: Seconds until a lock counts as another's: long enough for a process that is about to remove it.
-_PATIENCE = 0.2
+_patience = 0.2
 #: What a disk answers that has no locks; two runs at once are not found out there.
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 
@@ -43,6 +43,12 @@ class Lock:
         return Lock, ()
 
 
+def be_patient(seconds: float) -> None:
+    """Let this process wait so long for a lock until it counts as another's."""
+    global _patience
+    _patience = seconds
+
+
 @contextlib.contextmanager
 def locked_folder(folder: Path, path: Path, command: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock of a folder, which is made with it, and note in it whose it is.
@@ -51,7 +57,7 @@ def locked_folder(folder: Path, path: Path, command: str, *, wait: bool = False)
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / LOCK, timeout=-1 if wait else _PATIENCE)
+    lock = FileLock(folder / LOCK, timeout=-1 if wait else _patience)
     held = False
     while not held:
         if folder.is_symlink():
