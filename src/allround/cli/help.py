@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from typer._click import Context, HelpFormatter
+    from typer._click import Context, HelpFormatter, Parameter
 
 #: What `typer.Typer` is given for a command, and for a group of commands.
 PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None}
@@ -36,32 +35,34 @@ class Group(TyperGroup):
         return self.commands[name].help or ""
 
 
-@cache
-def plugin_option() -> Any:
-    """`--plugin FILE`: it comes into use before the command reads its other options, which may name it."""
+def _use(files: list[Path] | None) -> None:
+    from allround.core.plugins import use_plugin
 
-    def use(files: list[Path] | None) -> None:
-        from allround.core.plugins import use_plugin
+    for file in files or ():
+        use_plugin(file)
 
-        for file in files or ():
-            use_plugin(file)
 
-    about = typer.Option(
-        None,
+#: It comes into use before the command reads its other options, which may name it.
+PluginOption = Annotated[
+    list[Path] | None,
+    typer.Option(
         "--plugin",
         metavar="FILE",
         help="Use a method from this Python file too; may be repeated.",
-        callback=use,
+        callback=_use,
         is_eager=True,
         expose_value=False,
-    )
+    ),
+]
+
+
+def _takes_plugins(plugin: PluginOption = None) -> None:
+    """A command that has no option but `--plugin`."""
+
+
+@cache
+def plugin_option() -> Parameter:
+    """`--plugin FILE`, which every command takes."""
     app = typer.Typer(add_completion=False)
-    app.command()(_takes(about))
+    app.command()(_takes_plugins)
     return typer.main.get_command(app).params[0]
-
-
-def _takes(option: Any) -> Callable[..., None]:
-    def command(plugin: list[Path] | None = option) -> None: ...
-
-    command.__annotations__ = {"plugin": list[Path] | None}
-    return command

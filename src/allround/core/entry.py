@@ -17,9 +17,9 @@ class Parameter:
 
     name: str
     type: str
-    default: Any
+    default: object
     required: bool
-    search: tuple[Any, ...] = ()
+    search: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Entry:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def defaults(self) -> dict[str, Any]:
+    def defaults(self) -> dict[str, object]:
         return {p.name: p.default for p in self.parameters if not p.required}
 
-    def needed(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+    def needed(self, values: Mapping[str, object]) -> tuple[str, ...]:
         """What the method takes beside weights with these parameters: all that it `needs`, or the one of them that
         the parameter called `needs_by` names."""
         by = self.facts["needs_by"]
@@ -56,7 +56,7 @@ class Entry:
         loaded: Callable[..., Any] = getattr(importlib.import_module(self.module), self.attribute)
         return loaded
 
-    def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve(self, given: Mapping[str, object]) -> dict[str, object]:
         """Defaults overlaid with `given`, checked by name and type."""
         known = {p.name: p for p in self.parameters}
         for name, value in given.items():
@@ -82,7 +82,7 @@ _LARGEST = 1e300
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
 
 
-def _check_type(entry: Entry, parameter: Parameter, value: Any) -> None:
+def _check_type(entry: Entry, parameter: Parameter, value: object) -> None:
     if parameter.type == "Each":
         for one in value if isinstance(value, (list, tuple)) else [value]:
             _check_type(entry, replace(parameter, type="float"), one)

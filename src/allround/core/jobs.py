@@ -44,10 +44,10 @@ class Job:
     """A call to be made somewhere: `function` is 'package.module:name'."""
 
     function: str
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, object] = field(default_factory=dict)
     label: str = ""
 
-    def __call__(self) -> Any:
+    def __call__(self) -> object:
         module, name = self.function.split(":")
         return getattr(importlib.import_module(module), name)(**self.arguments)
 
@@ -59,7 +59,7 @@ class Runner(ABC):
     """
 
     @abstractmethod
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]: ...
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, object]]: ...
 
     @abstractmethod
     def close(self, *, at_once: bool = False) -> None:
@@ -77,7 +77,7 @@ class Runner(ABC):
 class Inline(Runner):
     """Runs jobs one after the other in this process."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, object]]:
         for index, job in enumerate(jobs):
             yield index, job()
 
@@ -96,7 +96,7 @@ class Processes(Runner):
         self.threads = threads
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, object]]:
         if not jobs:
             return
         if self._pool is None:
@@ -106,7 +106,7 @@ class Processes(Runner):
                 initializer=_start_worker,
                 initargs=(os.getpid(), self.threads, list(sys.path)),
             )
-        waiting: dict[concurrent.futures.Future[Any], int] = {}
+        waiting: dict[concurrent.futures.Future[object], int] = {}
         plugins = files_in_use()
         try:
             with _without_interrupts():
@@ -177,7 +177,7 @@ class Ray(Runner):
             slots = min(slots, int(have.get("GPU", 0)) // self._gpus)
         return max(1, min(slots, self._most or slots))
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, object]]:
         remote = self._ray.remote(_run_there).options(num_cpus=1, num_gpus=self._gpus, max_retries=RETRIES)
         here, coming = Here(str(Path.cwd()), tuple(sys.path), files_in_use()), iter(enumerate(jobs))
         waiting: dict[Any, int] = {}
@@ -291,7 +291,7 @@ class Here:
     plugins: tuple[PluginFile, ...]
 
 
-def _run_there(job: Job, here: Here) -> Any:
+def _run_there(job: Job, here: Here) -> object:
     """Run a job on a machine of a cluster, as a local worker would run it."""
     try:
         os.chdir(here.folder)
@@ -309,7 +309,7 @@ def _run_there(job: Job, here: Here) -> Any:
     return _run(job, here.plugins)
 
 
-def _run(job: Job, plugins: Sequence[PluginFile]) -> Any:
+def _run(job: Job, plugins: Sequence[PluginFile]) -> object:
     """Run a job in a worker, with the plug-ins of the process that asks for it."""
     use_files(plugins)
     try:
@@ -326,7 +326,7 @@ def _release_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def call(function: Callable[..., Any], **arguments: Any) -> Job:
+def call(function: Callable[..., object], **arguments: object) -> Job:
     """A job that calls a top-level function.
 
     >>> call(len, obj=[1]).function

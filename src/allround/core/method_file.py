@@ -9,7 +9,6 @@ import ast
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from allround.core.entry import Entry, Parameter
 from allround.core.errors import AllroundError, suggestion
@@ -29,7 +28,7 @@ class MethodFile:
     asked: str
     definition: ast.FunctionDef | ast.ClassDef
     #: The keywords of `@method(...)`.
-    declared: dict[str, Any]
+    declared: dict[str, object]
     parameters: tuple[Parameter, ...]
     summary: str
 
@@ -147,13 +146,13 @@ def _parameters(definition: ast.FunctionDef | ast.ClassDef) -> list[Parameter]:
     return found
 
 
-def _annotation(node: ast.expr | None) -> tuple[str, tuple[Any, ...]]:
+def _annotation(node: ast.expr | None) -> tuple[str, tuple[object, ...]]:
     if node is None:
         return "", ()
     if isinstance(node, ast.Subscript) and getattr(node.value, "id", None) == "Annotated":
         assert isinstance(node.slice, ast.Tuple)
         type_, *extras = node.slice.elts
-        search: tuple[Any, ...] = ()
+        search: tuple[object, ...] = ()
         for extra in extras:
             if isinstance(extra, ast.Call) and getattr(extra.func, "id", None) == "Search":
                 search = tuple(ast.literal_eval(a) for a in extra.args)

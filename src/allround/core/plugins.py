@@ -25,7 +25,7 @@ from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from allround.core.entry import Entry
 from allround.core.errors import AllroundError, suggestion
@@ -279,9 +279,8 @@ def _located(point: EntryPoint, asked: str) -> tuple[ModuleSpec, Path]:
 def _content(package: Path) -> str:
     """A hash of the Python files of an installed package; it does not change while a process runs."""
     listed = sorted(package.rglob("*.py")) if package.is_dir() else [package]
-    digest: Any = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in listed:
         digest.update(path.relative_to(package.parent).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    found: str = digest.hexdigest()
-    return found
+    return digest.hexdigest()

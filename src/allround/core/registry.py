@@ -29,7 +29,7 @@ def method(
     family: str | None = None,
     paper: str | None = None,
     needs: tuple[str, ...] = (),
-    **facts: Any,
+    **facts: object,
 ) -> Callable[[T], T]:
     """Mark the function or class of a method file; the arguments must be literals.
 
@@ -50,11 +50,11 @@ def method(
 class Search:
     """The values that a search on validation tries: `scale: Annotated[float, Search(0.3, 1.0)] = 0.3`."""
 
-    def __init__(self, *values: Any) -> None:
+    def __init__(self, *values: object) -> None:
         self.values = values
 
 
-def spelled(family: str, text: str) -> tuple[str, dict[str, Any]]:
+def spelled(family: str, text: str) -> tuple[str, dict[str, object]]:
     """A method and its parameters, from `NAME` or `NAME:key=value;key=value`. Values are written as in YAML.
 
     >>> spelled("merge", "ties:keep=3e-1;scale=1")
@@ -64,7 +64,7 @@ def spelled(family: str, text: str) -> tuple[str, dict[str, Any]]:
 
     name, _, rest = text.strip().partition(":")
     entry = find(family, name.strip())
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for part in rest.split(";") if rest.strip() else []:
         key, equals, value = part.partition("=")
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from allround.core.errors import AllroundError
 from allround.merging.whole import Blocks, over_blocks
 
 Method = Callable[..., Tensor]
+#: A statistic of one weight: a tensor, or the parts of one.
+Statistic: TypeAlias = "Tensor | tuple[Tensor, ...]"
 #: How many models the checks give to a method that takes any number.
 Models = tuple[int, ...]
 MODELS: Models = (1, 2, 5)
@@ -94,7 +96,7 @@ CHECKS: dict[str, Callable[[Method, Models], None]] = {
 
 
 def in_blocks(
-    entry: Entry, base: Tensor, deltas: Tensor, length: int, statistics: Mapping[str, Any] | None = None
+    entry: Entry, base: Tensor, deltas: Tensor, length: int, statistics: Mapping[str, Statistic] | None = None
 ) -> Tensor:
     """What the engine does: the method sees `length` rows (or elements) at a time, and asks for the rest.
 
@@ -105,7 +107,7 @@ def in_blocks(
         length = base.numel()  # these stay whole
     rows = base if by_row else base.reshape(-1)
 
-    def cut(value: Any, start: int) -> Any:
+    def cut(value: Statistic, start: int) -> Statistic:
         if not isinstance(value, Tensor) or value.shape != deltas.shape:
             return value
         return (value if by_row else value.reshape(len(value), -1))[:, start : start + length]
@@ -115,7 +117,7 @@ def in_blocks(
 
     def one(start: int) -> Tensor:
         whole.at(0, start * (rows[0].numel() if by_row else 1))
-        extra = {name: cut(value, start) for name, value in (statistics or {}).items()}
+        extra: dict[str, Statistic | Blocks] = {name: cut(one, start) for name, one in (statistics or {}).items()}
         extra |= {"whole": whole} if entry.facts["whole"] else {}
         merged: Tensor = compute(rows[start : start + length], cut(deltas, start), **extra)
         return merged
@@ -166,16 +168,20 @@ def _fisher(base: Tensor) -> Tensor:
     return torch.rand(base.shape, generator=torch.Generator().manual_seed(1), dtype=base.dtype)
 
 
-def _for_all(statistic: Tensor | tuple[Tensor, ...], models: int) -> Any:
+def _for_all(statistic: Statistic, models: int) -> Statistic:
     if isinstance(statistic, tuple):
-        return tuple(_for_all(part, models) for part in statistic)
+        return tuple(part.expand(models, *part.shape) for part in statistic)
     return statistic.expand(models, *statistic.shape)
 
 
-def _for_each(statistic: Tensor | tuple[Tensor, ...], models: int) -> Any:
+def _for_each(statistic: Statistic, models: int) -> Statistic:
     """Another one for each model: the same numbers in other places."""
     if isinstance(statistic, tuple):
-        return tuple(_for_each(part, models) for part in statistic)
+        return tuple(_rolled(part, models) for part in statistic)
+    return _rolled(statistic, models)
+
+
+def _rolled(statistic: Tensor, models: int) -> Tensor:
     return torch.stack([statistic.flatten().roll(number).view_as(statistic) for number in range(models)])
 
 
@@ -186,14 +192,14 @@ def _gram(base: Tensor) -> Tensor:
 
 
 #: A statistic of one weight (*s), by its name, for checks.
-STATISTICS: dict[str, Callable[[Tensor], Tensor | tuple[Tensor, ...]]] = {
+STATISTICS: dict[str, Callable[[Tensor], Statistic]] = {
     "fisher": _fisher,
     "gram": _gram,
     "kfac": lambda base: (_gram(base), _gram(base.flatten(1).T) if base.ndim > 1 else _gram(base)),
 }
 
 
-def _statistic(name: str, base: Tensor) -> Tensor | tuple[Tensor, ...]:
+def _statistic(name: str, base: Tensor) -> Statistic:
     if name not in STATISTICS:
         raise AllroundError(
             f"check a merge method that needs the statistic '{name}'",

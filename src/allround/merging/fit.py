@@ -93,8 +93,9 @@ class Fits:
                 values.update(rule.values)
         values = self.entry.resolve(values)
         for name in self.each:
-            if isinstance(values[name], (list, tuple)):
-                values[name] = [values[name][number] for number in present]
+            each = values[name]
+            if isinstance(each, (list, tuple)):
+                values[name] = [each[number] for number in present]
         return values
 
     def check_rules(self, outputs: Sequence[Output]) -> None:

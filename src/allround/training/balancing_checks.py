@@ -51,7 +51,7 @@ class Subject:
         return not (self.needs & {"gramian", "gradients", "features"} or self.facts.get("together"))
 
 
-def subject_of(entry: Entry, **settings: Any) -> Subject:
+def subject_of(entry: Entry, **settings: object) -> Subject:
     """A balancer of the registry, with its defaults but for the settings given."""
     values = entry.resolve(settings)
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -279,7 +278,7 @@ def check_policy(checked: Checked, exempt: frozenset[str] | set[str] = frozenset
                 raise AssertionError(f"{name}: {error}") from None
 
 
-def checked_of(entry: Entry, settings: Mapping[str, Any] | None = None) -> Checked:
+def checked_of(entry: Entry, settings: Mapping[str, object] | None = None) -> Checked:
     """A policy of the registry, with these parameters."""
     return Checked(
         lambda mixture: make_policy(entry.name, settings or {}, mixture),

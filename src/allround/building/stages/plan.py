@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 from allround.building.budget import BudgetPlan, joint_time, learning_time, make_plan, scaled, with_extras
 from allround.building.jobs import tune as jobs
@@ -105,7 +106,8 @@ def _measured_plan(shop: Workshop, base: Base, whole: Scope, minutes: float) -> 
     shop.do("heads on the frozen base", work)
     job = call(jobs.probe, base=base.encoder, heads=folders(heads), tasks=dict(data.folders),
                settings=settings.to_json())  # fmt: skip
-    ((_, speed),) = shop.runner.run([job])
+    ((_, found),) = shop.runner.run([job])
+    speed = cast("dict[str, dict[str, float]]", found)
     tasks, workers, epochs = data.tasks, shop.at_once, settings.epochs or base.epochs
     plan = make_plan(
         tasks,
