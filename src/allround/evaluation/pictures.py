@@ -215,7 +215,8 @@ def svg_text(figure: Figure, label: str | None = None, *, inline: bool = False) 
     kept.attrib = {"xmlns": _NAMESPACE, "viewBox": f"0 0 {size[0]:g} {size[1]:g}", "role": "img"}
     if not inline:
         kept.attrib |= {"width": f"{size[0]:g}", "height": f"{size[1]:g}"}
-    kept.set("style", f"font-family: inherit; max-width: {1.1 * size[0]:.0f}px" if inline else f"font-family: {_FONTS}")
+    width = f"min-width: {0.75 * size[0]:.0f}px; max-width: {1.1 * size[0]:.0f}px"
+    kept.set("style", f"font-family: inherit; {width}" if inline else f"font-family: {_FONTS}")
     if label:
         kept.set("aria-label", printable(label))
         title = ElementTree.Element("title")

@@ -155,7 +155,7 @@ def legend(results: TrainingResults) -> str:
     """What the numbers and marks mean."""
     parts = [
         f"Means over {plural(len(results.seeds), 'seed')}, on {sum(results.rows.values()):,} test rows; brackets are "
-        f"95% intervals. Retention: score / score of the {SPECIALISTS}, in percent. vs {EQUAL}: the difference in "
+        f"95% intervals. Retention: score / score of the {SPECIALISTS}, in percent. 'vs {EQUAL}': the difference in "
         "mean retention, in points. Validation: mean retention on the validation rows. Choices: settings compared "
         "there. Training: one training; for the specialists, all of them."
     ]
