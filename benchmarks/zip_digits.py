@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from allround.merging.align.models import batches_from, zip_models
-from allround.merging.align.networks import cuts_of, learn
+from allround.merging.align.networks import learn
 from allround.merging.align.spaces import spaces_of
+from allround.merging.align.zipping import cuts_of
 from allround.models.encoders.module import Module
 from allround.models.model import MultiTaskModel
 from allround.tasks.make import make_task

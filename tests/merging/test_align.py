@@ -13,14 +13,7 @@ from torch import Tensor, nn
 from allround.core.errors import AllroundError
 from allround.merging.align.axes import axis, cut, factors, reshape, resolve, size_of, tie
 from allround.merging.align.models import align_models, batches_from, example_of
-from allround.merging.align.networks import (
-    Batches,
-    learn,
-    left_of,
-    match_activations,
-    match_weights,
-    permute,
-)
+from allround.merging.align.networks import Batches, learn, left_of, match_activations, match_weights, permute
 from allround.merging.align.spaces import Order, Space, spaces_of
 from allround.merging.align.trace import tensors_of
 from allround.models.encoders.small_image import SmallImage

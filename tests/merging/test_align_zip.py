@@ -14,8 +14,9 @@ from allround.cli.app import app
 from allround.core.errors import AllroundError
 from allround.merging.align.match import assign, correlation, zip_features
 from allround.merging.align.models import Merged, batches_from, flops_of, zip_models
-from allround.merging.align.networks import cuts_of, learn, mixed, reset_statistics, zip_networks
+from allround.merging.align.networks import learn, reset_statistics
 from allround.merging.align.spaces import spaces_of
+from allround.merging.align.zipping import cuts_of, mixed, zip_networks
 from allround.models.encoders.module import Module
 from allround.models.encoders.small_image import SmallImage
 from allround.models.encoders.zipped import Once, Zipped

@@ -41,7 +41,7 @@ def zip_(
     from allround.core.jobs import quiet_libraries
     from allround.core.outputs import output_folder
     from allround.merging.align.models import batches_from, zip_models
-    from allround.merging.align.networks import mixed
+    from allround.merging.align.zipping import mixed
 
     quiet_libraries()
     if len(models) < 2:

@@ -17,19 +17,17 @@ from allround.merging.align.networks import (
     Batches,
     Left,
     Matched,
-    Zipped,
     check_alike,
-    head_of,
     learn,
     left_of,
     match_activations,
     match_weights,
     permute,
     reset_statistics,
-    zip_networks,
 )
 from allround.merging.align.spaces import spaces_of
 from allround.merging.align.trace import Trace, tensors_of
+from allround.merging.align.zipping import Zipped, head_of, zip_networks
 from allround.models.encoder import Batch
 from allround.models.encoders.zipped import Zipped as ZippedEncoder
 from allround.models.encoders.zipped import copies

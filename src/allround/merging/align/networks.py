@@ -1,4 +1,4 @@
-"""Aligning and zipping networks of one kind: what is found out of them, and their weights written anew."""
+"""Aligning networks of one kind: how alike their features are, and the orders that bring like features together."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from allround.core.errors import AllroundError, suggestion
-from allround.merging.align.apply import Fold, Folds, Orders, fold, reorder
-from allround.merging.align.axes import Axis, axis, factors, fix, resolve
-from allround.merging.align.match import assign, assign_blocks, correlation, zip_features
+from allround.core.errors import AllroundError
+from allround.merging.align.apply import Orders, reorder
+from allround.merging.align.axes import factors, fix
+from allround.merging.align.match import assign, assign_blocks, correlation
 from allround.merging.align.spaces import Order, Space, rows_of, same_order, spaces_of
-from allround.merging.align.trace import Reading, Trace, new_trace, tensors_of, watch
+from allround.merging.align.trace import Reading, Trace, new_trace, tensors_of
+from allround.merging.align.watch import watch
 
 #: Batches that a network is called with, and of what kind each is: those of one kind give the same features.
 Batches = Sequence[tuple[str, Any]]
@@ -39,23 +40,6 @@ class Left:
 
     name: str
     why: str
-
-
-@dataclass
-class Zipped:
-    """Networks zipped up to a point.
-
-    states: the weights of each network; those named in `shared` are the same for all. folds, orders: what was done to
-    the features. depth: the share of the layers that is shared.
-    """
-
-    states: list[dict[str, Tensor]]
-    shared: set[str]
-    matched: list[Matched]
-    folds: Folds
-    orders: list[dict[Space, Order]]
-    depth: float
-    cut: str
 
 
 def learn(
@@ -216,7 +200,7 @@ def _add(
                 moments.setdefault((space, part, count), _Moments()).add(rows, full)
 
 
-def _solve(space: Space, similar: Similarities) -> Order:
+def solve(space: Space, similar: Similarities) -> Order:
     """The best order of the second network's features."""
     if not space.inner:
         return Order(assign(similar[None]))
@@ -234,7 +218,7 @@ def _solve(space: Space, similar: Similarities) -> Order:
     return Order(order, tuple(full))
 
 
-def _worth(space: Space, similar: Similarities, order: Order) -> float:
+def worth(space: Space, similar: Similarities, order: Order) -> float:
     """The mean similarity of the features that an order brings together."""
     found = []
     for part, matrix in similar.items():
@@ -243,11 +227,6 @@ def _worth(space: Space, similar: Similarities, order: Order) -> float:
             index = (order.outer[:, None] * space.inner[part].size + order.inner[part]).flatten()
         found.append(matrix.gather(1, index[:, None]).mean())
     return float(torch.stack(found).mean())
-
-
-def mixed(one: Fold) -> int:
-    """How many merged features come from more than one model; the others are merged within one, or are its own."""
-    return int(((one.unmerge.sum(-2) > 0).sum(0) > 1).sum())
 
 
 def reset_statistics(network: nn.Module, batches: Batches) -> int:
@@ -276,11 +255,6 @@ def reset_statistics(network: nn.Module, batches: Batches) -> int:
     return len(norms)
 
 
-def _cross(matrix: Tensor, models: int, model: int) -> Tensor:
-    n = len(matrix) // models
-    return matrix[:n, model * n : (model + 1) * n]
-
-
 def match_activations(trace: Trace, first: nn.Module, other: nn.Module, batches: Batches) -> list[Matched]:
     """The orders of the second network's features that correlate best with the first's on the same rows.
 
@@ -291,8 +265,8 @@ def match_activations(trace: Trace, first: nn.Module, other: nn.Module, batches:
     found = []
     for space in spaces:
         if space in similar:
-            order = _solve(space, similar[space])
-            before, after = (_worth(space, similar[space], one) for one in (same_order(space), order))
+            order = solve(space, similar[space])
+            before, after = (worth(space, similar[space], one) for one in (same_order(space), order))
             found.append(Matched(space, order, before, after))
     return found
 
@@ -319,8 +293,8 @@ def match_weights(trace: Trace, first: nn.Module, other: nn.Module, *, sweeps: i
             settled.add(space)
             if not similar:
                 continue
-            step = _solve(space, similar)
-            gain = _worth(space, similar, step) - _worth(space, similar, same_order(space))
+            step = solve(space, similar)
+            gain = worth(space, similar, step) - worth(space, similar, same_order(space))
             if step.moved and gain > 1e-9 * max(float(one.abs().max()) for one in similar.values()):
                 orders[space], changed = orders[space].then(step), True
                 current = {
@@ -334,7 +308,7 @@ def match_weights(trace: Trace, first: nn.Module, other: nn.Module, *, sweeps: i
         after = _weight_similarities(trace, spaces, space, mine, current, set(spaces), cosine=True)
         if after:
             same = same_order(space)
-            found.append(Matched(space, orders[space], _worth(space, before, same), _worth(space, after, same)))
+            found.append(Matched(space, orders[space], worth(space, before, same), worth(space, after, same)))
     return found
 
 
@@ -373,152 +347,3 @@ def _weight_similarities(
             for part, matrix in found.items()
         }
     return found
-
-
-def cuts_of(trace: Trace, spaces: Sequence[Space]) -> list[tuple[int, str, float]]:
-    """Where networks can be cut in two: after which operation and layer, and the share of layers before it.
-
-    A cut must not go through a space: what is added up (a residual stream) is shared wholly or not at all.
-    """
-    lives = [(space.first, space.last) for space in spaces] + [(min(s), max(s)) for s in trace.uses.values()]
-    layers = {
-        max(steps): name for name, steps in trace.uses.items() if name in trace.learned and len(trace.weights[name]) > 1
-    }
-    found = []
-    for step in sorted({last for _, last in lives}):
-        if all(not first <= step < last for first, last in lives):
-            before = [name for at, name in sorted(layers.items()) if at <= step]
-            if before:
-                found.append((step, before[-1].rsplit(".", 1)[0], len(before) / len(layers)))
-    return found
-
-
-def choose_cut(trace: Trace, spaces: Sequence[Space], depth: float | str) -> tuple[int, str, float]:
-    """The last cut with at most a share of the layers before it; or the one after a layer of that name."""
-    cuts = cuts_of(trace, spaces)
-    listed = ", ".join(f"{name} ({share:.2f})" for _, name, share in cuts)
-    if isinstance(depth, str):
-        found = [cut for cut in cuts if cut[1] == depth or cut[1].startswith(f"{depth}.")]
-        why = "the network cannot be cut after a layer of that name"
-    else:
-        found = [cut for cut in cuts if cut[2] <= depth + 1e-9]
-        why = "the network cannot be cut so early"
-    if not found or (not isinstance(depth, str) and not 0 < depth <= 1):
-        raise AllroundError(f"zip to the depth {depth}", why, f"give one of: {listed}")
-    return found[-1]
-
-
-@torch.no_grad()
-def zip_networks(
-    trace: Trace,
-    networks: Sequence[nn.Module],
-    batches: Batches,
-    *,
-    depth: float | str = 1.0,
-    alpha: float = 0.3,
-    beta: float = 0.125,
-    by: str = "zip",
-) -> Zipped:
-    """Merge networks of one kind up to a depth: features across and within them that are most alike.
-
-    Source: Stoica et al., ICLR 2024, arXiv:2305.03053. depth: the share of the layers that is merged (1: all), or the
-    last layer that is. by: `zip`; `permute`: every feature of the first network with one of each other; `average`: the
-    features as they stand.
-    Differs: attention and groups of GroupNorm go one to one, as blocks that move whole; features over which
-        activations are multiplied (queries with keys) are reordered and not averaged.
-    """
-    if by not in ("zip", "permute", "average"):
-        raise AllroundError(
-            f"merge networks by '{by}'", "there is no such way", suggestion(by, ("zip", "permute", "average"))
-        )
-    k = len(networks)
-    spaces, similar = ([], {}) if by == "average" else measure(trace, networks, batches, full=True)
-    step, cut, share = choose_cut(trace, spaces_of(trace), depth)
-    orders: list[dict[Space, Order]] = [{} for _ in networks]
-    folds: dict[tuple[Space, int | None], Fold] = {}
-    matched = []
-    for space in spaces:
-        if space.last > step or space not in similar:
-            continue
-        for model in range(1, k):
-            cross = {part: _cross(matrix, k, model) for part, matrix in similar[space].items()}
-            order = _solve(space, cross)
-            before, after = (_worth(space, cross, one) for one in (same_order(space), order))
-            matched.append(Matched(space, order, before, after))
-            orders[model][space] = order
-        if by == "zip":
-            folds |= _zip(space, similar[space], orders, k, alpha, beta)
-    states, shared = _write(trace, networks, orders, folds, step)
-    return Zipped(states, shared, matched, folds, orders, share, cut)
-
-
-def _zip(
-    space: Space, similar: Similarities, orders: list[dict[Space, Order]], k: int, alpha: float, beta: float
-) -> dict[tuple[Space, int | None], Fold]:
-    """Zip what may be averaged in a space, and keep only what must be of its orders."""
-    found: dict[tuple[Space, int | None], Fold] = {}
-    same = same_order(space)
-    if not space.inner:
-        if space.mergeable[0]:
-            found[space, None] = _fold_of(zip_features(similar[None], k, alpha=alpha, beta=beta)[None], k, squeeze=True)
-            for one in orders[1:]:
-                one[space] = same
-        return found
-    blocks = space.atom.size
-    for part, free in enumerate(space.mergeable):
-        if not free or part not in similar:
-            continue
-        m = space.inner[part].size
-        places = [same.outer, *(one[space].outer for one in orders[1:])]
-        made = []
-        for p in range(blocks):
-            index = torch.cat([(i * blocks + int(places[i][p])) * m + torch.arange(m) for i in range(k)])
-            made.append(zip_features(similar[part][index[:, None], index[None, :]], k, alpha=alpha, beta=beta))
-        found[space, part] = _fold_of(torch.stack(made), k)
-        for one in orders[1:]:
-            inner = list(one[space].inner)
-            inner[part] = same.inner[part]
-            one[space] = Order(one[space].outer, tuple(inner))
-    return found
-
-
-def _fold_of(unmerge: Tensor, k: int, squeeze: bool = False) -> Fold:
-    """From the groups of features, block by block (blocks, k n, n)."""
-    merge = (unmerge / unmerge.sum(1, keepdim=True)).mT
-    parts = torch.stack(merge.chunk(k, 2)), torch.stack(unmerge.chunk(k, 1))
-    return Fold(*(one[:, 0] if squeeze else one for one in parts))
-
-
-def _write(
-    trace: Trace, networks: Sequence[nn.Module], orders: Sequence[Orders], folds: Folds, step: int
-) -> tuple[list[dict[str, Tensor]], set[str]]:
-    shared = {name for name in trace.weights if max(trace.uses.get(name, [0])) <= step}
-    states: list[dict[str, Tensor]] = [{} for _ in networks]
-    for name, axes in trace.weights.items():
-        reads = [(name, dim) in trace.contracted for dim in range(len(axes))]
-        tensors = [tensors_of(network)[name] for network in networks]
-        if not tensors[0].is_floating_point():
-            made = tensors
-        else:
-            made = [
-                fold(reorder(tensor, axes, orders[i]), axes, folds, i, reads).to(tensor.dtype)
-                for i, tensor in enumerate(tensors)
-            ]
-        if name in shared:
-            mean = (
-                torch.stack(made).mean(0, dtype=torch.float32).to(made[0]) if made[0].is_floating_point() else made[0]
-            )
-            made = [mean] * len(networks)
-        for state, tensor in zip(states, made, strict=True):
-            state[name] = tensor
-    return states, shared
-
-
-def head_of(trace: Trace, weight: Tensor, kind: str, orders: Sequence[Orders], folds: Folds, model: int) -> Tensor:
-    """The weight of a head that reads a network's features, for the features as they are now.
-
-    Shapes: weight (outputs, features) -> (outputs, features)
-    """
-    axes: list[Axis] = [((),) if len(weight) == 1 else axis(len(weight), "outputs"), resolve(trace.outputs[kind])]
-    made = fold(reorder(weight, axes, orders[model]), axes, folds, model, [False, True])
-    return made.to(weight.dtype)
