@@ -13,7 +13,7 @@ from torch import Tensor
 
 from allround.composition.residuals.codec import Codec, Damaged, Parts, pack, part, unpack
 from allround.composition.residuals.codec_checks import CHECKS, checks_of
-from allround.composition.residuals.store import make_codec
+from allround.composition.residuals.residual import make_codec
 from allround.core import registry
 from allround.core.errors import AllroundError
 

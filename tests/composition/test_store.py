@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 import allround
 from allround.checkpoints.weights import Weights
 from allround.cli.app import app
-from allround.composition.residuals.store import Residual, Store, StoreModel, find_places, load
+from allround.composition.residuals.residual import Residual
+from allround.composition.residuals.store import Store, StoreModel, find_places, load
 from allround.composition.residuals.write import Specialist, open_specialist, write_store
 from allround.core.errors import AllroundError
 from allround.models.base import load_encoder
@@ -289,7 +290,7 @@ def test_a_suite_chooses_thresholds(tmp_path: Path, words: dict[str, Path]) -> N
     said = cli("compress", words["base"], words["mood"], "-c", "mask", "--suite", tmp_path / "suite.yml",
                "-o", tmp_path / "store")  # fmt: skip
     assert "residual mood threshold=0." in said
-    with pytest.raises(AllroundError, match="has none of that name"):
+    with pytest.raises(AllroundError, match="has no such task"):
         cli("compress", words["base"], words["mood"], words["warmth"], "-c", "mask", "--suite", tmp_path / "suite.yml",
             "-o", tmp_path / "other")  # fmt: skip
 

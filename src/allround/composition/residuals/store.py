@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,11 @@ from allround.checkpoints.finite import check_cast, count_odd
 from allround.checkpoints.header import FLOATS, torch_dtype
 from allround.checkpoints.weights import OTHER_WEIGHTS, Weights, index_of
 from allround.checkpoints.write import write_weights
-from allround.composition.residuals.codec import Codec, Damaged
-from allround.core import registry
+from allround.composition.residuals.residual import Residual
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
 from allround.core.locks import Lock
 from allround.core.outputs import output_folder
-from allround.core.reading import parse_json
 from allround.core.schema import STRICT, fitted
 from allround.models import model as models
 from allround.models.base import load_encoder
@@ -57,57 +55,6 @@ class Sizes:
         0.5
         """
         return self.total / self.specialists
-
-
-class Residual:
-    """A task's residual, read a weight at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        weights = Weights(path)
-        try:
-            name, values = weights.metadata["codec"], parse_json(weights.metadata["parameters"])
-            if name not in registry.names("codec"):
-                raise ValueError(f"the codec '{name}' is not one of {', '.join(registry.names('codec'))}")
-            self.codec = make_codec(name, values)
-        except (KeyError, TypeError, ValueError, AttributeError, AllroundError) as error:
-            found = error.found if isinstance(error, AllroundError) else f"{type(error).__name__}: {error}"
-            raise AllroundError(
-                f"read the residual {path}", f"it does not say how to read it ({found})", "make the store again"
-            ) from error
-        self.values = values
-        self._weights = weights
-        self._parts: dict[str, list[str]] = {}
-        for full in weights:
-            weight, _, part = full.rpartition(".")
-            self._parts.setdefault(weight, []).append(part)
-
-    def __iter__(self) -> Iterator[str]:
-        """The names of the weights that it changes."""
-        return iter(self._parts)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._parts
-
-    def add(self, name: str, weight: Tensor, vector: Tensor | None) -> Tensor:
-        """A weight (*s) with its residual added, computed in float32 or wider."""
-        weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        if name not in self._parts:
-            return weight
-        parts = {part: self._weights.get(f"{name}.{part}") for part in self._parts[name]}
-        try:
-            return weight + self.codec.decode(parts, tuple(weight.shape), vector)
-        except Damaged as error:
-            raise AllroundError(
-                f"read the residual of '{name}' in {self.path}", f"it is damaged: {error}", "make the store again"
-            ) from error
-
-
-def make_codec(name: str, values: Mapping[str, Any]) -> Codec:
-    """A codec by its name and parameters."""
-    entry = registry.find("codec", name)
-    made: Codec = entry.load()(**entry.resolve(values))
-    return made
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from allround.checkpoints.source import Source
 from allround.checkpoints.weights import Weights
 from allround.checkpoints.write import as_bytes
 from allround.composition.residuals.codec import narrow
-from allround.composition.residuals.store import VECTOR, Store, StoreModel, make_codec, rewrite
+from allround.composition.residuals.residual import make_codec
+from allround.composition.residuals.store import VECTOR, Store, StoreModel, rewrite
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, disk_errors
