@@ -413,6 +413,16 @@ def test_the_picture_is_xml_that_needs_nothing_from_outside(tmp_path: Path, mode
     assert svg.count("http") == 1  # the name of SVG itself
 
 
+def test_the_picture_is_the_same_each_time_and_names_what_the_reader_points_at(tmp_path: Path) -> None:
+    found = some(tmp_path)
+    text = found.svg()
+    assert text == found.svg()
+    titles = [e.text for e in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}title")]
+    first = 100 * (next(g for g in found.groups if g.name == "layer 1").relative[0] or 0)
+    assert f"m0, layer 1: {first:.3g}" in titles
+    assert f"m0 and m2: {found.cosines[0][2]:.2f}" in titles
+
+
 def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     found = some(tmp_path, name='<b>&"{}[red]')
     svg, html = found.svg(), found.html()
