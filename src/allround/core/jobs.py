@@ -33,9 +33,9 @@ from allround.core.plugins import PluginFile, files_in_use, use_files
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: How often Ray does a job again whose process or machine died.
+#: How often Ray runs a job again when its process or machine has died.
 RETRIES = 5
-#: Seconds for which a job on a cluster waits for a piece that another process still holds.
+#: Seconds that a job on a cluster waits for a piece while another process still holds it.
 PATIENCE = 60.0
 
 
@@ -88,7 +88,7 @@ class Inline(Runner):
 class Processes(Runner):
     """Runs jobs in `workers` local processes with `threads` torch threads each.
 
-    The processes end with this one, however it ends: a killed run leaves nobody behind who works on.
+    The processes end with this one, however it ends: a killed run leaves no process behind.
     """
 
     def __init__(self, workers: int, threads: int) -> None:
@@ -170,7 +170,7 @@ class Ray(Runner):
 
     @property
     def workers(self) -> int:
-        """Jobs that can run at the same time, at least 1."""
+        """How many jobs can run at the same time, at least 1."""
         have = self._ray.cluster_resources()
         slots = int(have.get("CPU", 1))
         if self._gpus:
@@ -212,7 +212,7 @@ class Ray(Runner):
 
 
 def _knock(address: str) -> None:
-    """An OSError when nobody answers at HOST:PORT; Ray itself would go on trying for minutes."""
+    """An OSError when nothing answers at HOST:PORT; Ray itself would try for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
@@ -302,7 +302,7 @@ def _run_there(job: Job, here: Here) -> object:
             "run the command in a folder that all machines of the cluster share",
         ) from error
     sys.path.extend(folder for folder in here.path if folder not in sys.path and Path(folder).is_dir())
-    # Of a machine that is lost, a process may still be about to end that holds the lock of its piece.
+    # A process of a lost machine may still be ending, and hold the lock of the piece until then.
     locks.be_patient(PATIENCE)
     quiet_libraries()
     _set_threads(1)

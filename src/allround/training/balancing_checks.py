@@ -196,11 +196,11 @@ def expected_structure(subject: Subject) -> None:
             assert not found.requires_grad, "the answer has a graph"
     run(balancer, subject, history(3))
     wrong = [name for name, value in balancer.state.items() if not isinstance(value, Tensor)]
-    assert not wrong, f"no tensors in the state: {wrong}"
+    assert not wrong, f"not tensors in the state: {wrong}"
     if _penalised(subject):
         for name, features, slopes in _feature_cases():
             penalty = balancer.penalty(features, slopes)
-            assert penalty is None or penalty.shape == (), f"the penalty on {name} is no number"
+            assert penalty is None or penalty.shape == (), f"the penalty on {name} is not one number"
 
 
 def finite(subject: Subject) -> None:
@@ -259,7 +259,7 @@ def finite(subject: Subject) -> None:
 
 
 def one_alone(subject: Subject) -> None:
-    """A task that is alone in its step, or in the training, goes its own way: its weight is above zero."""
+    """A task that is alone in its step, or in the training, follows its own gradient: its weight is above zero."""
     usual = history(1)[0]
     alone = Outline(("a",), (2,), (40,), steps=24, epoch=3)
     for gone in (1.0, 0.0):
@@ -283,13 +283,13 @@ def _goes_its_way(subject: Subject, balancer: Balancer, step: Step) -> None:
     if subject.combines:
         assert found @ step.gradients[step.tasks[0]] >= 0, "one task alone goes against itself"
         same = torch.allclose(rescaled(found), rescaled(step.gradients[step.tasks[0]]), atol=1e-6)
-        assert same, "one task alone does not go its own way"
+        assert same, "one task alone does not follow its own gradient"
     else:
         assert float(found) > 0, f"one task alone weighs {float(found)}"
 
 
 def inputs_untouched(subject: Subject) -> None:
-    """Nothing that is shown is changed, neither while weights are given nor afterwards."""
+    """The balancer changes nothing that it is shown, neither while it gives weights nor afterwards."""
     balancer = subject.make(OUTLINE)
     for step in history(3):
         seen = seen_of(subject, step)
@@ -302,18 +302,18 @@ def inputs_untouched(subject: Subject) -> None:
             balancer.stepped(seen, after)
         balancer.evaluated(evaluated)
         changed = [name for name, value in before.items() if not torch.equal(value, getattr(seen, name))]
-        assert not changed, f"what was seen has changed: {', '.join(changed)}"
-        assert torch.equal(after, later) and torch.equal(evaluated, step.losses), "losses that were told have changed"
+        assert not changed, f"it changed what it was shown: {', '.join(changed)}"
+        assert torch.equal(after, later) and torch.equal(evaluated, step.losses), "it changed losses that it was told"
     if _penalised(subject):
         for _, features, slopes in _feature_cases():
             copies = [t.detach().clone() for t in (*features, *slopes)]
             balancer.penalty(features, slopes)
             same = all(torch.equal(c, t.detach()) for c, t in zip(copies, (*features, *slopes), strict=True))
-            assert same, "the penalty has changed features or their gradients"
+            assert same, "the penalty changed features or their gradients"
 
 
 def deterministic(subject: Subject) -> None:
-    """The same steps give the same bits, whenever they are taken: all chance comes from the seeded generator."""
+    """The same steps always give the same bits: all randomness comes from the seeded generator."""
     first = run(subject.make(OUTLINE), subject, history(6))
     torch.rand(3)
     second = run(subject.make(OUTLINE), subject, history(6))
@@ -329,7 +329,7 @@ def _same_but_nan(first: Tensor, second: Tensor) -> bool:
 
 
 def permutation_invariant(subject: Subject) -> None:
-    """In another order of the tasks, every task has the same weight; also after steps that taught something."""
+    """Every task has the same weight in another order of the tasks, also after steps that the balancer learned from."""
     steps = history(6)
     expected = run(subject.make(OUTLINE), subject, steps)
     for order in ([4, 3, 2, 1, 0], [2, 4, 1, 0, 3]):
@@ -372,13 +372,13 @@ def early_agrees(subject: Subject) -> None:
             try:
                 early.append(balancer.early(task, loss, norm))
             except NotImplementedError:
-                assert balancer.everyone() is not None, "neither early weights nor weights for everyone"
+                assert balancer.everyone() is not None, "neither early weights nor weights for all tasks"
                 return
         _in_relation(weights, torch.tensor(early, dtype=torch.float64), "early weights")
 
 
 def everyone_agrees(subject: Subject) -> None:
-    """Weights that are known without a step are those of `weigh`, up to one factor, for any tasks present."""
+    """Weights that are known without a step are those of `weigh`, up to one factor, whichever tasks are present."""
     balancer = grown(subject)
     torch.manual_seed(SEED)
     everyone = balancer.everyone()
@@ -401,22 +401,22 @@ def _in_relation(weights: Tensor, others: Tensor, what: str) -> None:
 
 
 def missing_keeps_state(subject: Subject) -> None:
-    """A step without a task leaves what is remembered of that task as it was."""
+    """A step without a task does not change what the balancer remembers of that task."""
     balancer = grown(subject)
     before = {name: value.clone() for name, value in balancer.state.items()}
     there, missing = (0, 2, 3), torch.tensor([1, 4])
     run(balancer, subject, [step.of(*there) for step in history(2, seed=9)], evaluate=False)
     for name, old in before.items():
         new = balancer.state[name]
-        assert new.shape == old.shape, f"the state '{name}' has changed its shape"
+        assert new.shape == old.shape, f"the shape of the state '{name}' changed"
         for axis, size in enumerate(old.shape):
             if size == len(OUTLINE):
                 kept = _same_but_nan(old.index_select(axis, missing), new.index_select(axis, missing))
-                assert kept, f"the state '{name}' of a missing task has changed"
+                assert kept, f"the state '{name}' of a missing task changed"
 
 
 def resumes(subject: Subject) -> None:
-    """A balancer made anew, with the state of another, goes on with the same bits."""
+    """A new balancer with the state of another one goes on with the same bits."""
     steps = history(9)
     whole = subject.make(OUTLINE)
     run(whole, subject, steps[:4])
@@ -429,8 +429,8 @@ def resumes(subject: Subject) -> None:
 
 
 def unequal_draws(subject: Subject) -> None:
-    """Tasks that are alike in all but how often they are drawn weigh the same in the end, with one task in a step and
-    with several."""
+    """Tasks that differ only in how often they are drawn weigh the same in the end, with one task in a step and with
+    several."""
     count, steps, often = 5, 220, (1.0, 0.4, 0.2, 0.1, 0.06)
     outline = Outline(tuple("abcde"), (3,) * count, (50,) * count, steps=steps, epoch=20)
     own = torch.eye(count, COLUMNS, dtype=torch.float64)
@@ -471,8 +471,8 @@ def unequal_draws(subject: Subject) -> None:
 
 
 def alone(subject: Subject) -> None:
-    """Where each step holds one task, weights tell tasks apart, or the balancer says that it is of no use there (and
-    the trainer refuses it)."""
+    """Where each step holds one task, weights differ between tasks, or the balancer says that it has no effect there
+    (and the trainer refuses it)."""
     count = len(OUTLINE)
     for raw in (False, True):
         if subject.facts.get("raw") and not raw:
@@ -501,12 +501,12 @@ def alone(subject: Subject) -> None:
         told = torch.cat(weights)
         acts = bool((told - told[0]).abs().max() > 1e-3 * told.abs().max())
         says = balancer.alone(raw)
-        assert acts or not says, "it does nothing where each step holds one task, and is not refused there"
-        assert says or not acts, "it is refused where each step holds one task, though it tells tasks apart"
+        assert acts or not says, "it has no effect where each step holds one task, and does not say so"
+        assert says or not acts, "it has an effect where each step holds one task, and says that it has none"
 
 
 def beside_zero(subject: Subject) -> None:
-    """A task whose gradient is zero does not stop the others: the step is about theirs without it."""
+    """A task whose gradient is zero does not stop the others: their step is about the same without it."""
     for tiny in (0.0, 1e-9):
         for seed in range(4):
             gradients = _draw(4, 12, seed) * torch.tensor([1.0, tiny, 1.0, 1.0])[:, None]
@@ -527,7 +527,7 @@ def _step(subject: Subject, gradients: Tensor) -> Tensor:
 
 
 def columns_apart(subject: Subject) -> None:
-    """A combined gradient's columns do not know of each other: it may be made stretch by stretch."""
+    """The columns of a combined gradient do not depend on each other, so it can be computed in parts."""
     if not subject.combines:
         return
     seen = seen_of(subject, history(1)[0])
@@ -564,7 +564,8 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
 
 
 def scale(subject: Subject) -> None:
-    """All losses and gradients times one number: the shares of the tasks stay, from the first step on."""
+    """The shares of the tasks stay the same when all losses and gradients are multiplied by one number, from the first
+    step on."""
     steps = history(5)
     expected = run(subject.make(OUTLINE), subject, steps)
     for factor in (1e-6, 1e-2, 1e4):
@@ -602,7 +603,7 @@ def _draw(rows: int, columns: int, seed: int) -> Tensor:
 
 
 def non_conflicting_when_independent(subject: Subject) -> None:
-    """As long as no gradient is a combination of the others, the step goes against no task."""
+    """While no gradient is a combination of the others, the step makes no task worse."""
     for rows, columns in ((2, 3), (3, 4), (4, 20)):
         for seed in range(4):
             found = _conflicts(subject, _draw(rows, columns, seed) * torch.linspace(0.3, 3, rows)[:, None])
@@ -610,7 +611,7 @@ def non_conflicting_when_independent(subject: Subject) -> None:
 
 
 def non_conflicting(subject: Subject) -> None:
-    """The step goes against no task, also where gradients depend on each other or no step helps all."""
+    """The step makes no task worse, also where gradients depend on each other or no step makes all tasks better."""
     non_conflicting_when_independent(subject)
     cases = [_draw(4, 2, seed) for seed in range(4)]
     cases += [torch.cat([_draw(2, 6, seed), -_draw(1, 6, seed)]) for seed in range(4)]
@@ -632,7 +633,7 @@ def strongly_stationary(subject: Subject) -> None:
 
 
 def linear_under_scaling(subject: Subject) -> None:
-    """Before shares are made of the weights, the step is linear in the sizes of the gradients."""
+    """The step is linear in the sizes of the gradients, before weights become shares."""
     for seed, columns in enumerate((3, 6, 20)):
         gradients = _draw(4, columns, seed)
         generator = torch.Generator().manual_seed(seed)

@@ -93,7 +93,7 @@ def shares(checked: Checked) -> None:
     for sizes in SIZES:
         for found in _course(checked, mixture_of(sizes)):
             assert len(found) == len(sizes), f"{len(found)} shares for {len(sizes)} feeds"
-            assert all(isinstance(share, float) and share >= 0 for share in found), f"{found} are no shares"
+            assert all(isinstance(share, float) and share >= 0 for share in found), f"{found} are not shares"
             assert math.isclose(sum(found), 1, abs_tol=1e-9), f"shares sum to {sum(found)}"
 
 
@@ -120,8 +120,7 @@ def ratios(checked: Checked) -> None:
 
 
 def rows(checked: Checked) -> None:
-    """A feed with more rows is never drawn less over a whole training in which scores stay as they are (before rows
-    are chosen)."""
+    """A feed with more rows is never drawn less over a whole training with constant scores (before rows are chosen)."""
     for sizes in SIZES:
         policy = checked.make(mixture_of(sizes))
         totals = [0.0] * len(sizes)
@@ -133,7 +132,7 @@ def rows(checked: Checked) -> None:
 
 
 def drawn(checked: Checked) -> None:
-    """Every feed is drawn at some time, and one whose rows are all left out never."""
+    """Every feed is drawn at some time, except one whose rows are all left out."""
     for sizes in SIZES:
         mixture = mixture_of(sizes)
         for name, column in zip(mixture.names, zip(*_course(checked, mixture), strict=True), strict=True):
@@ -151,7 +150,7 @@ def deterministic(checked: Checked) -> None:
 
 
 def untouched(checked: Checked) -> None:
-    """Neither scores nor features are changed, and asking for shares changes nothing."""
+    """The policy changes neither scores nor features, and asking for shares changes nothing."""
     mixture = mixture_of(SIZES[3])
     features, scores = _features(mixture), _scores(mixture, 1)
     policy = checked.make(mixture)
@@ -167,7 +166,7 @@ def untouched(checked: Checked) -> None:
 
 
 def resumes(checked: Checked) -> None:
-    """A policy made anew with the saved `state` goes on with the same shares, from any evaluation."""
+    """A new policy with the saved `state` goes on with the same shares, from any evaluation."""
     for sizes in SIZES:
         mixture = mixture_of(sizes)
         expected = _course(checked, mixture)
@@ -176,17 +175,17 @@ def resumes(checked: Checked) -> None:
             found = []
             for evaluation, progress in enumerate(_starts(policy)):
                 if evaluation == cut:
-                    assert all(isinstance(value, Tensor) for value in policy.state.values()), "state is not of tensors"
+                    assert all(isinstance(value, Tensor) for value in policy.state.values()), "a state is not a tensor"
                     saved = {name: value.clone() for name, value in policy.state.items()}
                     policy = checked.make(mixture)
                     policy.state = saved
                 policy.evaluated(_scores(mixture, evaluation), progress)
                 found.append(policy.shares(progress))
-            assert found == expected, "a training that was taken up went on otherwise"
+            assert found == expected, "a resumed training went on with other shares"
 
 
 def changes(checked: Checked) -> None:
-    """Changes are ascending and inside the training; shares differ from one to the next, and not between them."""
+    """Changes are ascending and inside the training; shares change at each of them, and not between."""
     for sizes in SIZES:
         policy = checked.make(mixture_of(sizes))
         assert all(0 < change < 1 for change in policy.changes), f"{policy.changes} are not inside the training"
@@ -202,8 +201,8 @@ def changes(checked: Checked) -> None:
 
 
 def rates(checked: Checked) -> None:
-    """No feed is drawn only where the learning rate has fallen to almost nothing: its batches have at least half of the
-    mean rate. The rate falls evenly, over the whole training or, with restarts, over each stage."""
+    """No feed is drawn only where the learning rate is almost zero: its batches have at least half of the mean rate.
+    The rate falls evenly, over the whole training or, with restarts, over each stage."""
     for sizes in SIZES:
         policy = checked.make(mixture_of(sizes))
         drawn, weighed = [0.0] * len(sizes), [0.0] * len(sizes)
@@ -217,7 +216,7 @@ def rates(checked: Checked) -> None:
 
 
 def feedback(checked: Checked) -> None:
-    """A feed that gets better is drawn more, against feeds that do not, where the policy follows validation; else
+    """Where the policy follows validation, a feed that gets better is drawn more than feeds that do not; elsewhere
     scores change nothing."""
     for sizes in ((60, 60), (60, 60, 60, 60), (90, 30, 60)):
         for better in range(len(sizes)):
@@ -236,16 +235,16 @@ def feedback(checked: Checked) -> None:
 
 
 def selected(checked: Checked) -> None:
-    """Chosen rows are rows, ascending, and those of feeds that are drawn; a policy without features chooses none."""
+    """Chosen rows exist, are ascending, and belong to feeds that are drawn; a policy without features chooses none."""
     for sizes in SIZES:
         mixture = mixture_of(sizes)
         policy, found = _begin(checked, mixture)
         if not checked.features:
             assert policy.select(_features(mixture)) is None, "rows are chosen, and the policy does not need features"
             continue
-        assert found is not None and len(found) == len(sizes), "not each feed has its rows"
+        assert found is not None and len(found) == len(sizes), "not every feed has its rows"
         for n, chosen, share in zip(sizes, found, policy.shares(0.0), strict=True):
-            assert chosen == sorted({*chosen}) and {*chosen} <= {*range(n)}, f"{chosen} are no rows of {n}"
+            assert chosen == sorted({*chosen}) and {*chosen} <= {*range(n)}, f"{chosen} are not rows of {n}"
             assert (share > 0) == bool(chosen), f"a feed with {len(chosen)} rows has the share {share}"
 
 
