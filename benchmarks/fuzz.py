@@ -244,10 +244,14 @@ def _predictions(scale: float = 0.0) -> Any:
 
 
 def scoreboard_files(folder: Path) -> list[Sample]:
-    from allround.evaluation.scoreboard import Cost, Scoreboard, System
+    from allround.evaluation.scoreboard import Scoreboard, ScoredSystem
+    from allround.models.cost import Cost
 
     one, other = _predictions(), _predictions(2.0)
-    systems = [System("specialists", "specialists", "Each", single=False), System("ties", "merge", cost=Cost(1.0, 9))]
+    systems = [
+        ScoredSystem("specialists", "specialists", "Each", single=False),
+        ScoredSystem("ties", "merge", cost=Cost(1.0, 9)),
+    ]
     made = Scoreboard.make(
         definitions={p.definition.name: p.definition for p in (one, other)},
         systems=systems,

@@ -25,8 +25,9 @@ from allround.merging.learn.material import Specialist
 from allround.merging.learn.run import learn
 from allround.models.base import load_encoder
 from allround.models.device import products
-from allround.models.head import fit_head
-from allround.models.model import MultiTaskModel, read_heads
+from allround.models.fitting import fit_head
+from allround.models.head_files import read_heads
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 

@@ -22,7 +22,7 @@ from allround.core.jobs import quiet_libraries
 from allround.evaluation.intervals import retention
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import score
-from allround.models.model import read_definitions
+from allround.models.manifest import read_manifest
 from allround.tasks.metric import better
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--lines", nargs="+", default=list(LINES), help="a codec with its options each")
     given = parser.parse_args()
     quiet_libraries()
-    names = {name: model for model in given.models for name in read_definitions(Path(model))[0]}
+    names = {name: model for model in given.models for name in read_manifest(Path(model))[1]}
     suite = Suite.load(given.suite, data_dir=given.data_dir, only=list(names))
     place = [given.suite, *(["--data-dir", str(given.data_dir)] if given.data_dir else [])]
     reference = {}

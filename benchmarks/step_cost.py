@@ -30,7 +30,7 @@ def measure(given: argparse.Namespace) -> None:
 
     from allround.core.jobs import quiet_libraries
     from allround.models.base import open_encoder
-    from allround.models.model import MultiTaskModel
+    from allround.models.systems.multi_task_model import MultiTaskModel
     from allround.tasks.kind import kind
     from allround.tasks.suite import Suite
     from allround.training.balancing import Outline, make_balancer

@@ -27,7 +27,7 @@ from allround.merging.align.networks import learn
 from allround.merging.align.spaces import spaces_of
 from allround.merging.align.zipping import cuts_of
 from allround.models.encoders.module import Module
-from allround.models.model import MultiTaskModel
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
 

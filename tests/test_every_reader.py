@@ -42,7 +42,6 @@ from allround.composition.residuals.store import Store
 from allround.composition.residuals.write import open_specialist, write_store
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST, hash_file, read_json
-from allround.core.outputs import read_manifest
 from allround.core.pieces import Piece
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard import Scoreboard
@@ -61,7 +60,10 @@ from allround.merging.tokenizers import open_tokenizer
 from allround.models import device
 from allround.models.base import load_encoder
 from allround.models.encoders.small_image import SmallImage
-from allround.models.model import MultiTaskModel, load, read_definitions, read_heads
+from allround.models.head_files import read_heads
+from allround.models.manifest import read_manifest
+from allround.models.system import load
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.modalities.image import Image as ImageModality
 from allround.tasks.sources.load import load_raw, read_rows
 from allround.tasks.spec import read_suite
@@ -409,7 +411,7 @@ def readers(shared: Shared) -> list[Reader]:
                lambda path: TrainingComparison.load(path.parent), ("evaluation/training/comparison.py",)),
         Reader("diff", "json", differences, lambda path: Diff.load(path.parent), ("merging/diff/result.py",)),
         Reader("predictions", "parquet", predictions, Predictions.load, ("evaluation/predictions.py",)),
-        Reader("model", "json", model("allround.json"), lambda path: read_definitions(path.parent),
+        Reader("model", "json", model("allround.json"), lambda path: read_manifest(path.parent),
                ("models/model.py",)),
         Reader("heads", "safetensors", model("heads.safetensors"), lambda path: load(path.parent),
                ("models/model.py",)),

@@ -23,13 +23,13 @@ from allround.core.version import __version__
 
 if TYPE_CHECKING:
     from allround.building import Build, Constraints, Options, build, compare_training, evaluate, train, tune
-    from allround.composition.residuals.store import load
     from allround.core.errors import AllroundError
     from allround.core.plugins import use_plugin
     from allround.core.registry import methods
     from allround.evaluation.scoreboard import Scoreboard
     from allround.merging.call import merge
-    from allround.models.model import MultiTaskModel
+    from allround.models.system import System, load
+    from allround.models.systems.multi_task_model import MultiTaskModel
     from allround.tasks.make import make_task
     from allround.tasks.suite import Suite
     from allround.tasks.task import Task
@@ -44,6 +44,7 @@ __all__ = [
     "Scoreboard",
     "Settings",
     "Suite",
+    "System",
     "Task",
     "__version__",
     "build",
@@ -63,16 +64,17 @@ _HOMES = {
     "AllroundError": "allround.core.errors",
     "Build": "allround.building",
     "Constraints": "allround.building",
-    "MultiTaskModel": "allround.models.model",
+    "MultiTaskModel": "allround.models.systems.multi_task_model",
     "Options": "allround.building",
     "Scoreboard": "allround.evaluation.scoreboard",
     "Settings": "allround.training.settings",
+    "System": "allround.models.system",
     "Suite": "allround.tasks.suite",
     "Task": "allround.tasks.task",
     "build": "allround.building",
     "compare_training": "allround.building",
     "evaluate": "allround.building",
-    "load": "allround.composition.residuals.store",
+    "load": "allround.models.system",
     "make_task": "allround.tasks.make",
     "merge": "allround.merging.call",
     "methods": "allround.core.registry",

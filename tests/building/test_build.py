@@ -252,7 +252,7 @@ def test_a_given_specialist_is_known_by_all_of_it(
     first: Build, digits_suite: Suite, base: Path, tmp_path: Path
 ) -> None:
     """With another head in its folder it is another specialist, though its encoder is the same."""
-    from allround.models.model import read_heads, write_heads
+    from allround.models.head_files import read_heads, write_heads
 
     given = tmp_path / "given"
     shutil.copytree(next((first.folder / "pieces").glob("specialist-digit-*")), given)
@@ -355,7 +355,7 @@ def test_every_specialist_reads_rows_by_its_own_settings(bert_folder: Path, text
     from allround.building.jobs.predict import loaded_predictions, predict
     from allround.core.pieces import Pieces
     from allround.models.base import load_encoder
-    from allround.models.model import MultiTaskModel
+    from allround.models.systems.multi_task_model import MultiTaskModel
 
     task = text_suite.tasks["alike"]
     task.save(tmp_path / "data")
@@ -366,7 +366,7 @@ def test_every_specialist_reads_rows_by_its_own_settings(bert_folder: Path, text
         model = MultiTaskModel(load_encoder(bert_folder, **given), {"alike": task.definition})
         torch.nn.init.normal_(model.heads["alike"].weight)
         model.save(tmp_path / str(number))
-        _, expected[number] = model.predict_encoded("alike", model.outputs("alike", task.splits["test"].inputs))
+        expected[number] = model.answers("alike", task.splits["test"].inputs).confidence
     pieces = Pieces(tmp_path / "pieces")
     for number in (0, 1, 2, 3, 0):
         piece = pieces.piece("test", number=number)

@@ -24,7 +24,7 @@ from allround.core.pieces import Piece
 from allround.core.progress import Progress
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.predictions import score as scored
-from allround.evaluation.scoreboard import Cost
+from allround.models.cost import Cost
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings

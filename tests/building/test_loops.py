@@ -27,8 +27,9 @@ from allround.core.jobs import Job
 from allround.core.pieces import Piece
 from allround.core.progress import Progress
 from allround.models.encoders.small_image import SmallImage
-from allround.models.model import MultiTaskModel, read_heads
-from allround.tasks.kind import kind
+from allround.models.head_files import read_heads
+from allround.models.likelihood import likelihood
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
 from allround.training.trainer import train
@@ -128,9 +129,9 @@ def test_one_full_step_of_each_task_averaged_is_one_step_on_the_mean_loss(
     for name, task in digits_suite.tasks.items():
         model.add_task(task.definition, heads[name])
         prepared = model.encoder.prepare(task.splits["train"].inputs, task.definition)
-        rules = kind(task.definition.kind)
-        logits = model(name, model.encoder.collate(prepared, task.definition))
-        losses.append(rules.loss(logits, rules.tensor(task.splits["train"].targets), task.definition))
+        rules = likelihood(task.definition)
+        logits = model(name, model.encoder.batch(prepared, task.definition))
+        losses.append(rules.loss(logits, rules.tensor(task.splits["train"].targets)))
     parameters = dict(model.encoder.named_parameters())
     slopes = torch.autograd.grad(torch.stack(losses).mean(), list(parameters.values()))
     moved = 0.0

@@ -24,7 +24,7 @@ from allround.cli.app import app
 from allround.core.errors import AllroundError
 from allround.core.outputs import work_folder
 from allround.models.encoders.small_image import SmallImage
-from allround.models.model import MultiTaskModel
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.modalities.image import picture
 from allround.tasks.sources.load import load_raw
 from allround.tasks.suite import Suite

@@ -42,9 +42,9 @@ def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from allround.models.base import load_encoder
     from allround.models.encoders.small_table import SmallTable, _column
-    from allround.models.head import fit_head
-    from allround.models.model import MultiTaskModel
-    from allround.tasks.kind import kind
+    from allround.models.fitting import fit_head
+    from allround.models.likelihood import likelihood
+    from allround.models.systems.multi_task_model import MultiTaskModel
     from allround.tasks.suite import Suite
 
     folder = tmp_path_factory.mktemp("flowers")
@@ -69,13 +69,13 @@ def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, task in suite.tasks.items():
         model = MultiTaskModel(load_encoder(folder / "base"), {})
         head = fit_head(model.encoder, task)
-        model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
-        rows, rules = task.splits["train"], kind(task.definition.kind)
-        batch = model.encoder.collate(model.encoder.prepare(rows.inputs, task.definition), task.definition)
+        model.add_task(task.definition, head.state)
+        rows, rules = task.splits["train"], likelihood(task.definition)
+        batch = model.encoder.batch(model.encoder.prepare(rows.inputs, task.definition), task.definition)
         optimiser = torch.optim.Adam(model.encoder.parameters(), lr=1e-2)
         for _ in range(3):
             optimiser.zero_grad()
-            rules.loss(model(name, batch), rules.tensor(rows.targets), task.definition).backward()
+            rules.loss(model(name, batch), rules.tensor(rows.targets)).backward()
             optimiser.step()
         model.eval().save(folder / name)
     return folder

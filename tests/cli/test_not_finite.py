@@ -16,15 +16,15 @@ from typer.testing import CliRunner
 from allround.checkpoints.finite import count_odd
 from allround.checkpoints.weights import Weights
 from allround.cli.app import app
-from allround.composition.residuals.store import load
 from allround.core.errors import AllroundError
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions
 from allround.models.base import load_encoder
 from allround.models.encoders.small_image import SmallImage
 from allround.models.encoders.small_table import SmallTable
-from allround.models.head import fit_head
-from allround.models.model import MultiTaskModel
+from allround.models.fitting import fit_head
+from allround.models.system import load
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.suite import Suite
 
 NAN, INF = float("nan"), float("inf")
@@ -132,7 +132,7 @@ def test_in_a_residual(models: dict[str, Path], tmp_path: Path, digits_suite: Su
     refused(f"evaluate STORE digits --only digit {LIMITS}", found, STORE=store)
     model = load(store)
     with pytest.raises(AllroundError, match=r"'layers\.3\.weight' with .*residuals/digit\.safetensors"):
-        model.outputs("digit", digits_suite.tasks["digit"].splits["test"].inputs)
+        model.answers("digit", digits_suite.tasks["digit"].splits["test"].inputs)
     assert len(predict_split(model, digits_suite.tasks["ink"], "test")) == 30, "the others are answered"
 
 

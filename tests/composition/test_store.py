@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,13 +22,16 @@ import allround
 from allround.checkpoints.weights import Weights
 from allround.cli.app import app
 from allround.composition.residuals.residual import Residual
-from allround.composition.residuals.store import Store, StoreModel, find_places, load
+from allround.composition.residuals.store import Store, find_places
 from allround.composition.residuals.write import Specialist, open_specialist, write_store
+from allround.composition.systems.residual_store import ResidualStore
 from allround.core.errors import AllroundError
 from allround.models.base import load_encoder
+from allround.models.batch import Answers
 from allround.models.encoder import Encoder
 from allround.models.encoders.small_image import SmallImage
-from allround.models.model import MultiTaskModel
+from allround.models.system import System, load
+from allround.models.systems.multi_task_model import MultiTaskModel, open_model
 from allround.tasks.suite import Suite
 
 WHOLE: dict[str, dict[str, Any]] = {
@@ -96,7 +100,9 @@ def store(digits: dict[str, Path], tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def outputs(model: MultiTaskModel, suite: Suite, task: str) -> Tensor:
+def outputs(system: System, suite: Suite, task: str) -> Tensor:
+    model = system.open(task) if isinstance(system, ResidualStore) else system
+    assert isinstance(model, MultiTaskModel)
     return model.outputs(task, suite.tasks[task].splits["test"].inputs).logits
 
 
@@ -112,7 +118,7 @@ def test_whole_residuals_give_the_specialists(
     )
     write_store(tmp_path / "store", models["base"], specialists(models), codec=codec, values=WHOLE[codec])
     opened = load(tmp_path / "store")
-    assert isinstance(opened, StoreModel) and opened._places is not None
+    assert isinstance(opened, ResidualStore) and opened._places is not None
     tasks = [name for name in models if name != "base"]
     for name in [*tasks, *reversed(tasks)]:  # whatever was open before
         expected = outputs(load(models[name]), suite, name)
@@ -133,20 +139,23 @@ def test_a_task_does_not_depend_on_what_was_open_before(
 def test_threads_get_the_answers_of_their_own_task(
     places: str, digits_suite: Suite, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also by `forward`, and where weights go by way of a folder."""
+    """Whichever way they ask, and where weights go by way of a folder."""
     if places == "unknown":
-        monkeypatch.setattr("allround.composition.residuals.store.find_places", lambda encoder, store: None)
+        monkeypatch.setattr("allround.composition.systems.residual_store.find_places", lambda encoder, store: None)
     opened = load(store)
+    assert isinstance(opened, ResidualStore)
     rows = {name: task.splits["test"].inputs[:8] for name, task in digits_suite.tasks.items()}
-    expected = {name: opened.outputs(name, given).logits for name, given in rows.items()}
-    encoder, definitions = opened.encoder, opened.definitions
-    batches = {n: encoder.collate(encoder.prepare(given, definitions[n]), definitions[n]) for n, given in rows.items()}
+    expected = {name: opened.open(name).answers(name, given).predictions for name, given in rows.items()}
+    readable = {name: opened.predict(name, given) for name, given in rows.items()}
 
     def ask(number: int) -> bool:
         name = list(rows)[number * 7 % 11 % len(rows)]
-        with torch.inference_mode():
-            found = opened(name, batches[name]) if number % 3 == 0 else opened.outputs(name, rows[name]).logits
-        return torch.equal(found, expected[name])
+        if number % 3 == 0:
+            return opened.predict(name, rows[name]) == readable[name]
+        if number % 3 == 1:
+            return np.array_equal(opened.answers(name, rows[name]).predictions, expected[name])
+        mixed = opened.answer_mixed([name] * 8, rows[name])
+        return np.array_equal(Answers.join(mixed).predictions, expected[name])
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(160 if places == "known" else 24)))
@@ -164,7 +173,7 @@ def test_an_encoder_that_holds_its_weights_otherwise_is_loaded_by_way_of_a_folde
     digits: dict[str, Path], digits_suite: Suite, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     direct = {name: outputs(load(store), digits_suite, name) for name in digits_suite.tasks}
-    monkeypatch.setattr("allround.composition.residuals.store.find_places", lambda encoder, store: None)
+    monkeypatch.setattr("allround.composition.systems.residual_store.find_places", lambda encoder, store: None)
     opened = load(store)
     for name in digits_suite.tasks:
         assert outputs(opened, digits_suite, name).equal(direct[name])
@@ -193,7 +202,7 @@ def test_every_codec_from_the_command_line(
     full = sum(p.stat().st_size for model in models for p in model.rglob("*.safetensors"))
     assert sizes.total == on_disk and 0.95 * full < sizes.specialists <= full
     assert f"{sizes.total:,} bytes" in said and (sizes.vector > 0) == (codec == "mask")
-    assert isinstance(allround.load(tmp_path / "store"), StoreModel)
+    assert isinstance(allround.load(tmp_path / "store"), ResidualStore)
     start = load_file(tmp_path / "store" / "encoder" / "model.safetensors")
     for name in digits_suite.tasks:
         cli("materialise", tmp_path / "store", name, "-o", tmp_path / name)
@@ -236,8 +245,17 @@ def test_a_materialised_task_is_a_model_like_any_other(
     )
     encoder = load_encoder(tmp_path / "store" / "encoder")  # what is stored once is a model folder as well
     assert encoder.name == "text"
-    with pytest.raises(AllroundError, match="materialise STORE TASK"):
-        load(tmp_path / "store").save(tmp_path / "saved")
+    opened = load(tmp_path / "store")
+    opened.save(tmp_path / "saved")  # a store that is saved is a store again, and its tasks can be taken from it
+    again = load(tmp_path / "saved")
+    assert isinstance(again, ResidualStore) and again.definitions == opened.definitions
+    for name in again.definitions:
+        assert outputs(again, text_suite, name).equal(outputs(opened, text_suite, name)), "to the bit"
+    cli("materialise", tmp_path / "saved", "names", "-o", tmp_path / "names of saved")
+    assert outputs(load(tmp_path / "names of saved"), text_suite, "names").equal(outputs(made, text_suite, "names"))
+    facts = [json.loads((tmp_path / name / "allround.json").read_text()) for name in ("store", "saved")]
+    assert facts[0] == facts[1]
+    assert (again.cost(), again.parameters_stored) == (opened.cost(), opened.parameters_stored)
 
 
 @pytest.mark.slow
@@ -263,8 +281,8 @@ def test_predict_and_evaluate_open_a_store(
 def test_thresholds_are_chosen_on_validation(digits: dict[str, Path], digits_suite: Suite, tmp_path: Path) -> None:
     asked: list[tuple[str, float]] = []
 
-    def judge(model: StoreModel, task: str) -> float:
-        model.open(task)
+    def judge(model: ResidualStore, task: str) -> float:
+        assert list(model.open(task).definitions) == list(model.definitions)
         threshold = Residual(model.store.path(task)).values["threshold"]
         asked.append((task, threshold))
         return {"digit": -threshold, "ink": threshold, "segments": 0.0}[task]
@@ -305,7 +323,7 @@ def test_a_model_stored_in_half_gives_specialists_in_full(
     stored = load_file(tmp_path / "store" / "encoder" / "model.safetensors")
     assert {t.dtype for t in stored.values()} == {getattr(torch, dtype)}
     opened = load(tmp_path / "store")
-    assert isinstance(opened, StoreModel)
+    assert isinstance(opened, ResidualStore)
     for name in digits_suite.tasks:
         expected = outputs(load(digits[name]), digits_suite, name)
         torch.testing.assert_close(outputs(opened, digits_suite, name), expected, atol=1e-4, rtol=1e-4)
@@ -440,7 +458,7 @@ def test_a_damaged_store_is_refused_in_words(store: Path, tmp_path: Path) -> Non
         change(copy)
         with pytest.raises(AllroundError, match=match):
             opened = load(copy)
-            assert isinstance(opened, StoreModel)
+            assert isinstance(opened, ResidualStore)
             opened.open("ink")
         shutil.rmtree(copy)
 
@@ -484,9 +502,8 @@ def test_a_damaged_store_is_refused_in_words(store: Path, tmp_path: Path) -> Non
 def test_residuals_may_come_on_the_model_of_two_tasks(
     digits: dict[str, Path], digits_suite: Suite, tmp_path: Path
 ) -> None:
-    joint = load(digits["digit"])
-    other = load(digits["ink"])
-    joint.add_task(other.definitions["ink"], other.heads["ink"].state_dict())
+    joint, other = open_model(digits["digit"]), open_model(digits["ink"])
+    joint.add_task(other.definitions["ink"], other.head("ink").stored())
     joint.save(tmp_path / "joint")
     write_store(tmp_path / "store", digits["base"], [open_specialist(tmp_path / "joint")], codec="sparse",
                 values=WHOLE["sparse"])  # fmt: skip

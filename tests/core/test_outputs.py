@@ -25,7 +25,7 @@ from allround.core.outputs import (
     output_file,
     output_folder,
     piece_folder,
-    read_manifest,
+    read_listing,
     remove_output,
     remove_stale,
     scratch_folder,
@@ -155,14 +155,14 @@ def test_its_own_is_replaced_by_the_same_command(tmp_path: Path, write: Callable
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     folder(tmp_path / "out")
-    assert read_manifest(tmp_path / "out").keys() == {"deep/weights"}
+    assert read_listing(tmp_path / "out").keys() == {"deep/weights"}
 
 
 def test_a_large_file_is_known_by_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading gigabytes to see whether they may be replaced would take longer than making them."""
     monkeypatch.setattr(outputs, "_HASHED", 3)
     folder(tmp_path / "out")
-    assert read_manifest(tmp_path / "out")["deep/weights"] == {"command": "train", "bytes": 7}
+    assert read_listing(tmp_path / "out")["deep/weights"] == {"command": "train", "bytes": 7}
     (tmp_path / "out" / "deep" / "weights").write_text("longer than before")
     with pytest.raises(AllroundError, match="was changed since"):
         folder(tmp_path / "out")
@@ -241,7 +241,7 @@ def test_texts_are_written_all_or_none(tmp_path: Path) -> None:
     assert listing(tmp_path) == ["b.md"]
     write_texts(tmp_path, {"a.md": "a", "b.md": "b"}, "evaluate", force=True)
     write_texts(tmp_path, {"a.md": "A", "b.md": "B"}, "evaluate")
-    assert {name: entry["command"] for name, entry in read_manifest(tmp_path).items()} == dict.fromkeys(
+    assert {name: entry["command"] for name, entry in read_listing(tmp_path).items()} == dict.fromkeys(
         ("a.md", "b.md"), "evaluate"
     )
 
@@ -260,7 +260,7 @@ def test_a_list_that_leads_out_of_its_folder_is_not_followed(tmp_path: Path) -> 
     (tmp_path / "run").mkdir()
     entry = {"command": "build", "bytes": 1}
     outputs._write_manifest(tmp_path / "run", {"../mine": entry, str(tmp_path / "mine"): entry, "p/../../mine": entry})
-    assert read_manifest(tmp_path / "run") == {}
+    assert read_listing(tmp_path / "run") == {}
     remove_stale(tmp_path / "run", "build", "..", [])
     remove_output(tmp_path / "run")
     assert (tmp_path / "mine").exists()
@@ -434,7 +434,7 @@ def test_what_earlier_runs_wrote_is_removed(tmp_path: Path) -> None:
         MANIFEST, "report", "predictions/new/a", "predictions/notes", "predictions/old/changed",
         "predictions/old/other",
     }  # fmt: skip
-    assert read_manifest(tmp_path / "run").keys() == {"report", "predictions/new/a", "predictions/old/other"}
+    assert read_listing(tmp_path / "run").keys() == {"report", "predictions/new/a", "predictions/old/other"}
 
 
 def test_scratch_is_gone_in_the_end_and_after_a_kill(tmp_path: Path) -> None:
@@ -465,5 +465,5 @@ def test_the_lists_of_two_writers_at_once_are_joined(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: file(tmp_path / f"{n}.json", "stats"), range(24)))
-    assert read_manifest(tmp_path).keys() == {f"{n}.json" for n in range(24)}
+    assert read_listing(tmp_path).keys() == {f"{n}.json" for n in range(24)}
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([MANIFEST, *(f"{n}.json" for n in range(24))])

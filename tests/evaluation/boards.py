@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 
 from allround.evaluation.predictions import Predictions
-from allround.evaluation.scoreboard import Cost, Scoreboard, System
+from allround.evaluation.scoreboard import Scoreboard, ScoredSystem
+from allround.models.cost import Cost
 from allround.tasks.definition import Definition
 
 SYSTEMS = [
-    System("floor", "floor", "Majority", cost=Cost(parameters_stored=10, parameters_used=10)),
-    System("specialists", "specialists", "One model a task", single=False, cost=Cost(100.0, 900, 300, 100, 50.0)),
-    System("joint", "joint", "Joint training", {"temperature": 2.0}, cost=Cost(110.0, 900, 100, 100, 51.0, 3, 30.0)),
-    System("ties", "merge", "TIES", {"keep": 0.2}, cost=Cost(100.0, 900, 100, 100, 52.0, 9, 20.0)),
-    System("average", "merge", "Average", cost=Cost(100.0, 900, 100, 100, 52.0, 1, 2.0)),
+    ScoredSystem("floor", "floor", "Majority", cost=Cost(parameters_stored=10, parameters_used=10)),
+    ScoredSystem("specialists", "specialists", "One model a task", single=False, cost=Cost(100.0, 900, 300, 100, 50.0)),
+    ScoredSystem(
+        "joint", "joint", "Joint training", {"temperature": 2.0}, cost=Cost(110.0, 900, 100, 100, 51.0, 3, 30.0)
+    ),
+    ScoredSystem("ties", "merge", "TIES", {"keep": 0.2}, cost=Cost(100.0, 900, 100, 100, 52.0, 9, 20.0)),
+    ScoredSystem("average", "merge", "Average", cost=Cost(100.0, 900, 100, 100, 52.0, 1, 2.0)),
 ]
 RIGHT = {"floor": 0.5, "specialists": 0.95, "joint": 0.9, "ties": 0.9, "average": 0.6}
 
@@ -48,7 +51,7 @@ def board(**change: Any) -> Scoreboard:
     return Scoreboard.make(**given)
 
 
-def slower(systems: list[System]) -> list[System]:
+def slower(systems: list[ScoredSystem]) -> list[ScoredSystem]:
     """The same systems on a slower day."""
     return [
         replace(s, cost=replace(s.cost, training_seconds=999.0, examples_per_second=1.0, search_seconds=7.0))

@@ -19,7 +19,7 @@ from comparisons import comparison
 from safetensors.torch import load_file, save_file
 
 from allround.checkpoints.weights import Weights
-from allround.composition.residuals.store import Store, load
+from allround.composition.residuals.store import Store
 from allround.composition.residuals.write import open_specialist, write_store
 from allround.core.errors import AllroundError
 from allround.core.schema import fitted
@@ -30,7 +30,10 @@ from allround.merging.diff import Diff, diff
 from allround.merging.statistics.file import check_made_for, transposed_in, write_statistic
 from allround.models.base import load_encoder
 from allround.models.encoders.small_image import SmallImage
-from allround.models.model import MultiTaskModel, read_definitions, read_heads
+from allround.models.head_files import read_heads
+from allround.models.manifest import read_manifest
+from allround.models.system import load
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
 
@@ -142,7 +145,7 @@ def test_what_a_model_and_a_store_say_of_themselves(store: Path) -> None:
 
     def read(made: Any) -> None:
         path.write_text(json.dumps(made))
-        read_definitions(store)
+        read_manifest(store)
         opened = Store.open(store)
         assert opened.sizes.share > 0 and opened.made["chosen"] is not None
 

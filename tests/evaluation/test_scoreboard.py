@@ -15,7 +15,7 @@ from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
 from allround.core.words import shown
 from allround.evaluation.pictures import COLOURS, svg_text
-from allround.evaluation.scoreboard import Scoreboard, System
+from allround.evaluation.scoreboard import Scoreboard, ScoredSystem
 
 
 def test_cells_hold_scores_and_retention() -> None:
@@ -104,10 +104,10 @@ def test_markdown_tables_are_whole() -> None:
 
 def test_printed_board_is_ascii_and_fits() -> None:
     names = tuple(f"some_long_task_{i}" for i in range(10))
-    systems = [System(s.name, s.role, s.title, s.settings, s.single, s.cost) for s in SYSTEMS]
+    systems = [ScoredSystem(s.name, s.role, s.title, s.settings, s.single, s.cost) for s in SYSTEMS]
     given = parts(names)
     for i in range(5):
-        systems.append(System(f"another_merge_method_{i}", "merge"))
+        systems.append(ScoredSystem(f"another_merge_method_{i}", "merge"))
         for task in given["definitions"]:
             given["predictions"][systems[-1].name, task] = given["predictions"]["ties", task]
     out = io.StringIO()
@@ -154,7 +154,7 @@ def test_a_system_of_another_sort_stands_among_the_others() -> None:
     assert "ensemble" in made.markdown()
     assert COLOURS["m2"][0] in svg_text(made.plot_retention()), "in the colour of all sorts that have none"
     with pytest.raises(AllroundError, match="its role is 'mean of three'"):
-        System("average", "mean of three")
+        ScoredSystem("average", "mean of three")
 
 
 def test_a_frame_has_a_row_for_each_system_and_task_with_costs() -> None:

@@ -34,7 +34,7 @@ class Tuned:
 
     def specialists(self, *tasks: str, heads: bool = True) -> list[Specialist]:
         from allround.merging.learn.material import Specialist
-        from allround.models.model import read_heads
+        from allround.models.head_files import read_heads
 
         found = []
         for name in tasks or self.folders:
@@ -64,20 +64,20 @@ def _tune(base: Path, task: Task, out: Path, *, steps: int, rate: float, body: b
     import torch
 
     from allround.models.base import load_encoder
-    from allround.models.head import fit_head
-    from allround.models.model import MultiTaskModel
-    from allround.tasks.kind import kind
+    from allround.models.fitting import fit_head
+    from allround.models.likelihood import likelihood
+    from allround.models.systems.multi_task_model import MultiTaskModel
 
-    encoder, rules = load_encoder(base), kind(task.definition.kind)
+    encoder, rules = load_encoder(base), likelihood(task.definition)
     model = MultiTaskModel(encoder, {})
     head = fit_head(encoder, task)
-    model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
+    model.add_task(task.definition, head.state)
     rows = task.splits["train"]
-    batch = encoder.collate(encoder.prepare(rows.inputs, task.definition), task.definition)
+    batch = encoder.batch(encoder.prepare(rows.inputs, task.definition), task.definition)
     targets = rules.tensor(rows.targets)
     optimiser = torch.optim.Adam(encoder.parameters(), lr=rate)
     for _ in range(steps):
-        loss = rules.loss(model(task.name, batch), targets, task.definition)
+        loss = rules.loss(model(task.name, batch), targets)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -155,8 +155,8 @@ def digit_specialists(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     """A small image encoder tuned to tell scikit-learn's real digits apart, and from there three specialists."""
     from allround.models.base import load_encoder
     from allround.models.encoders.small_image import SmallImage
-    from allround.models.head import fit_head
-    from allround.models.model import MultiTaskModel
+    from allround.models.fitting import fit_head
+    from allround.models.systems.multi_task_model import MultiTaskModel
     from allround.tasks.suite import Suite
     from allround.training.settings import Settings
     from allround.training.trainer import train
@@ -166,7 +166,7 @@ def digit_specialists(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
 
     def tune(encoder: Encoder, task: Task, out: Path) -> None:
         model, head = MultiTaskModel(encoder, {}), fit_head(encoder, task)
-        model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
+        model.add_task(task.definition, head.state)
         train(model, [task], Settings(epochs=2, device="cpu", precision="fp32"))
         model.save(out)
 

@@ -18,7 +18,7 @@ from allround.merging.align.spaces import Order, Space, spaces_of
 from allround.merging.align.trace import tensors_of
 from allround.models.encoders.small_image import SmallImage
 from allround.models.encoders.text import Text
-from allround.models.model import MultiTaskModel
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.suite import Suite
 
 

@@ -12,15 +12,18 @@ from typer.testing import CliRunner
 
 from allround.cli.app import app
 from allround.core.errors import AllroundError
+from allround.merging.align.flops import Once, flops_of
 from allround.merging.align.match import assign, correlation, zip_features
-from allround.merging.align.models import Merged, batches_from, flops_of, zip_models
+from allround.merging.align.models import Merged, batches_from, zip_models
 from allround.merging.align.networks import learn, reset_statistics
 from allround.merging.align.spaces import spaces_of
 from allround.merging.align.zipping import cuts_of, mixed, zip_networks
 from allround.models.encoders.module import Module
 from allround.models.encoders.small_image import SmallImage
-from allround.models.encoders.zipped import Once, Zipped
-from allround.models.model import MultiTaskModel, load, parameters_of
+from allround.models.model import parameters_of
+from allround.models.system import System, load
+from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.systems.zipped import Zipped
 from allround.tasks.suite import Suite
 
 #: Features of two models with four each, on twelve rows.
@@ -128,8 +131,14 @@ def models(suite: Suite, kind: str = "module") -> list[MultiTaskModel]:
     return made
 
 
-def answers(model: MultiTaskModel, suite: Suite) -> dict[str, Tensor]:
-    return {name: model.outputs(name, suite.tasks[name].splits["test"].inputs).logits for name in model.definitions}
+def answers(system: System, suite: Suite) -> dict[str, Tensor]:
+    """The outputs of the head of each task."""
+    found = {}
+    for name in system.definitions:
+        model = system.member(name) if isinstance(system, Zipped) else system
+        assert isinstance(model, MultiTaskModel)
+        found[name] = model.outputs(name, suite.tasks[name].splits["test"].inputs).logits
+    return found
 
 
 def zipped(suite: Suite, given: list[MultiTaskModel], **options: object) -> Merged:
@@ -153,6 +162,7 @@ def test_a_shuffled_copy_is_merged_without_loss(digits_suite: Suite, by: str) ->
 
     first, other = models(digits_suite)
     shuffled = align_models(other, deepcopy(first), batches_from([first, other], digits_suite, rows=32)).model
+    assert isinstance(shuffled, MultiTaskModel)
     made = MultiTaskModel(shuffled.encoder, {})
     made.add_task(other.definitions["ink"], {"weight": torch.zeros(1, 12), "bias": torch.zeros(1)})
     expected = answers(first, digits_suite)["digit"]
@@ -166,20 +176,23 @@ def test_a_shuffled_copy_is_merged_without_loss(digits_suite: Suite, by: str) ->
 def test_a_partial_zip_shares_a_trunk(digits_suite: Suite, tmp_path: Path) -> None:
     given = models(digits_suite)
     made = zipped(digits_suite, given, depth=0.7)
-    assert isinstance(made.model.encoder, Zipped) and made.zipped.cut == "network.inner.0"
+    assert isinstance(made.model, Zipped) and made.zipped.cut == "network.inner.0"
     assert made.statistics == 3
-    one, two = made.model.encoder.tails
+    one, two = made.model.encoders
     assert one.network.stem[0].weight is two.network.stem[0].weight
     assert not torch.equal(one.network.last[0].weight, two.network.last[0].weight)
     single, merged, apart = (made.flops[name] for name in ("single", "merged", "apart"))
     trunk = 2 * 9 * 8 * 64 * (1 + 8)  # two convolutions: 9 weights, 8 channels, 64 places, 1 and 8 inputs
     assert apart == 2 * single and merged == apart - trunk
     shared = parameters_of(one.network.stem) + parameters_of(one.network.inner)
-    assert parameters_of(made.model.encoder) == 2 * parameters_of(given[0].encoder) - shared
+    encoders = parameters_of(nn.ModuleList(made.model.encoders))
+    assert encoders == 2 * parameters_of(given[0].encoder) - shared
     made.model.save(tmp_path / "model")
     again = load(tmp_path / "model", module=Net())
-    assert parameters_of(again) == parameters_of(made.model)
-    assert flops_of(again.encoder, batches_from(given, digits_suite, rows=4)) == merged
+    assert isinstance(again, Zipped) and parameters_of(nn.ModuleList(again.encoders)) == encoders
+    heads = sum(parameters_of(model.heads) for model in given)
+    assert again.parameters_stored == made.model.parameters_stored == encoders + heads
+    assert flops_of(again.encoders, batches_from(given, digits_suite, rows=4)) == merged
     for name, logits in answers(made.model, digits_suite).items():
         assert torch.equal(answers(again, digits_suite)[name], logits)
 

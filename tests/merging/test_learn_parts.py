@@ -15,7 +15,7 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.merging.learn.learning import Learning, preset
 from allround.merging.learn.material import edit
-from allround.merging.learn.objective import Answers
+from allround.merging.learn.objective import Response
 from allround.merging.learn.parametrisation import BOUNDS, Parametrisation, groups
 from allround.tasks.definition import Definition
 
@@ -372,7 +372,7 @@ def compute(
 ) -> float:
     features = torch.zeros(len(merged), 1)
     found: Tensor = registry.load("objective", name)(
-        Answers(features, merged), Answers(features, other), targets, definition, **s
+        Response(features, merged), Response(features, other), targets, definition, **s
     )
     assert found.shape == () and found.dtype == torch.float32
     return float(found)
@@ -449,20 +449,20 @@ def test_numbers_of_features() -> None:
     function = registry.load("objective", "features")
     for distance, expected in {"l1": 7 / 4, "l2": 21 / 4, "cosine": (0.4 + 1) / 2}.items():
         for definition in KINDS.values():
-            found = function(Answers(mine), Answers(other), NONE, definition, distance=distance)
+            found = function(Response(mine), Response(other), NONE, definition, distance=distance)
             assert float(found) == pytest.approx(expected, abs=1e-6)
     with pytest.raises(AllroundError, match="did you mean 'cosine'"):
-        function(Answers(mine), Answers(other), NONE, CLASSES, distance="cosin")
+        function(Response(mine), Response(other), NONE, CLASSES, distance="cosin")
 
 
 REFUSED = {("entropy", "regression"), ("contrastive", "regression"), ("contrastive", "multilabel")}
 
 
-def answers(definition: Definition, seed: int, rows: int = 6) -> tuple[Answers, Tensor]:
+def answers(definition: Definition, seed: int, rows: int = 6) -> tuple[Response, Tensor]:
     """Random answers and targets of a task."""
     generator = torch.Generator().manual_seed(seed)
     width = max(1, len(definition.labels))
-    made = Answers(torch.randn(rows, 5, generator=generator), torch.randn(rows, width, generator=generator))
+    made = Response(torch.randn(rows, 5, generator=generator), torch.randn(rows, width, generator=generator))
     targets = {
         "multilabel": torch.rand(rows, width, generator=generator).round(),
         "regression": torch.randn(rows, generator=generator),
@@ -482,7 +482,7 @@ def test_every_objective_takes_a_kind_or_says_why_not(name: str, kind: str) -> N
         return
     preset("layer", {"objective": name}).check([definition])
     assert merged.logits is not None
-    merged = Answers(merged.features.requires_grad_(), merged.logits.requires_grad_())
+    merged = Response(merged.features.requires_grad_(), merged.logits.requires_grad_())
     loss = function(merged, specialist, targets, definition)
     assert loss.shape == () and torch.isfinite(loss) and float(loss.detach()) >= 0
     loss.backward()
@@ -491,7 +491,7 @@ def test_every_objective_takes_a_kind_or_says_why_not(name: str, kind: str) -> N
     assert "labels" in registry.find("objective", name).needs or torch.equal(
         loss, function(merged, specialist, NONE, definition)
     ), "it says that it needs no labels"
-    half = Answers(merged.features.detach().bfloat16(), merged.logits.detach().bfloat16())
+    half = Response(merged.features.detach().bfloat16(), merged.logits.detach().bfloat16())
     assert function(half, specialist, targets, definition).dtype == torch.float32
 
 
@@ -499,19 +499,19 @@ def test_every_objective_takes_a_kind_or_says_why_not(name: str, kind: str) -> N
 def test_without_heads_the_error_says_what_to_use(name: str) -> None:
     for definition in KINDS.values():
         with pytest.raises(AllroundError, match="--objective features"):
-            registry.load("objective", name)(Answers(torch.ones(1, 2)), Answers(torch.ones(1, 2)), NONE, definition)
+            registry.load("objective", name)(Response(torch.ones(1, 2)), Response(torch.ones(1, 2)), NONE, definition)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_distance_where_merged_is_the_specialist(kind: str) -> None:
     for size in (1, 30):
         same, _ = answers(KINDS[kind], 0)
-        same = Answers(size * same.features, size * same.logits)  # type: ignore[operator]
+        same = Response(size * same.features, size * same.logits)  # type: ignore[operator]
         for name, settings in (
             *(("divergence", {"measure": m, "temperature": t}) for m in ("js", "kl") for t in (1.0, 2.0)),
             *(("features", {"distance": d}) for d in ("l1", "l2", "cosine")),
         ):
-            mine = Answers(same.features.clone().requires_grad_(), same.logits.clone().requires_grad_())  # type: ignore[union-attr]
+            mine = Response(same.features.clone().requires_grad_(), same.logits.clone().requires_grad_())  # type: ignore[union-attr]
             loss = registry.load("objective", name)(mine, same, NONE, KINDS[kind], **settings)
             assert abs(float(loss.detach())) < 1e-6, (name, settings)
             loss.backward()
@@ -553,9 +553,9 @@ def test_pseudo_labels_are_filtered_as_the_authors_do() -> None:
     for seed in range(20):
         merged, specialist = 3 * answers(CLASSES, seed)[0].logits, 3 * answers(CLASSES, seed + 50)[0].logits  # type: ignore[operator]
         mine, other = merged.clone().requires_grad_(), merged.clone().requires_grad_()
-        none = Answers(NONE)
+        none = Response(NONE)
         found = registry.load("objective", "pseudo")(
-            Answers(none.features, mine), Answers(none.features, specialist), NONE, CLASSES
+            Response(none.features, mine), Response(none.features, specialist), NONE, CLASSES
         )
         expected = crosspseudoconf(other, specialist)
         assert torch.allclose(found, expected, atol=1e-6)
@@ -574,7 +574,7 @@ def test_pseudo_labels_with_no_row_left_are_nothing_to_learn() -> None:
     """The authors' code has NaN here, and its gradient scaler leaves the step out."""
     merged = torch.tensor([[9.0, 0.0, 0.0]], requires_grad=True)
     specialist = torch.tensor([[0.0, 1.0, 0.0]])
-    loss = registry.load("objective", "pseudo")(Answers(NONE, merged), Answers(NONE, specialist), NONE, CLASSES)
+    loss = registry.load("objective", "pseudo")(Response(NONE, merged), Response(NONE, specialist), NONE, CLASSES)
     loss.backward()
     assert float(loss.detach()) == 0 and merged.grad is not None and not merged.grad.any()
 
@@ -599,7 +599,7 @@ def test_contrastive_against_a_plain_double_loop(labels: list[int]) -> None:
     for temperature in (0.05, 0.5):
         mine = features.clone().requires_grad_()
         loss = registry.load("objective", "contrastive")(
-            Answers(mine), Answers(features), torch.tensor(labels), CLASSES, temperature=temperature
+            Response(mine), Response(features), torch.tensor(labels), CLASSES, temperature=temperature
         )
         assert float(loss.detach()) == pytest.approx(contrast(features, labels, temperature), rel=1e-5, abs=1e-6)
         loss.backward()
@@ -608,7 +608,7 @@ def test_contrastive_against_a_plain_double_loop(labels: list[int]) -> None:
 
 def test_contrastive_of_one_row_is_nothing_to_learn() -> None:
     mine = torch.ones(1, 3, requires_grad=True)
-    loss = registry.load("objective", "contrastive")(Answers(mine), Answers(mine), torch.tensor([0]), CLASSES)
+    loss = registry.load("objective", "contrastive")(Response(mine), Response(mine), torch.tensor([0]), CLASSES)
     loss.backward()
     assert float(loss.detach()) == 0 and mine.grad is not None and bool(torch.isfinite(mine.grad).all())
 

@@ -62,7 +62,7 @@ def test_regmean_pp_is_what_the_function_gives(bert_specialists: Tuned) -> None:
     batches = {}
     for task, encoder in encoders.items():
         definition, rows = tuned.suite.tasks[task].definition, tuned.suite.tasks[task].splits["train"]
-        batches[task] = [encoder.collate(encoder.prepare(rows.inputs, definition), definition)]
+        batches[task] = [encoder.batch(encoder.prepare(rows.inputs, definition), definition)]
     expected = regmean_pp(load_encoder(tuned.base), encoders, batches, shrink=0.5)
     assert all(torch.allclose(w, expected[n], atol=1e-5) for n, w in weights(made).items())
     assert made.found == {} and made.record["learning"]["form"] == "regmean_pp"

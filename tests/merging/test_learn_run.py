@@ -24,7 +24,7 @@ from allround.merging.learn.run import Learned, learn
 from allround.merging.learn.save import learn_models
 from allround.models.base import load_encoder
 from allround.models.encoders.module import Module
-from allround.models.model import read_heads
+from allround.models.head_files import read_heads
 from allround.tasks.suite import Suite
 from allround.tasks.task import Split, Task
 
@@ -250,13 +250,14 @@ def test_heads_are_learned_in_groups_too(point_specialists: Tuned) -> None:
 
 def test_heads_fitted_anew_in_the_end(point_specialists: Tuned, tmp_path: Path) -> None:
     """On the merged encoder and all training rows, also where the models came without heads."""
-    from allround.models.head import fit_head
+    from allround.models.fitting import fit_head
 
     learning = preset("layer", {"objective": "features", "heads": "fitted", "steps": 2, "rows": 5})
     made = fit(point_specialists, learning, heads=False)
     for task, head in made.heads.items():
         expected = fit_head(made.encoder, point_specialists.suite.tasks[task])
-        assert torch.equal(head["weight"], expected.weight) and torch.equal(head["bias"], expected.bias)
+        assert head.sort == expected.state.sort and head.keys() == expected.state.keys() == {"weight", "bias"}
+        assert all(torch.equal(value, expected.state[part]) for part, value in head.items())
     models = [str(f / "encoder") for f in point_specialists.folders.values()]
     learn_models(
         str(point_specialists.base), models, point_specialists.suite, tmp_path / "out", learning,

@@ -12,7 +12,7 @@ from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import score
 from allround.merging.learn.learning import Learning, preset
 from allround.merging.learn.run import Learned, learn
-from allround.models.model import MultiTaskModel
+from allround.models.systems.multi_task_model import MultiTaskModel
 
 if TYPE_CHECKING:
     from conftest import Tuned  # type: ignore[attr-defined]

@@ -347,9 +347,9 @@ def test_merged_sentence_transformers_load_everywhere(bert_folder: Path, tmp_pat
     assert torch.allclose((hidden * mask).sum(1) / mask.sum(1), embedded, atol=1e-5)
     encoder = load_encoder(out)
     definition = Definition("t", "classification", ("text",), "text", "accuracy", ("a", "b"))
-    batch = encoder.collate(encoder.prepare([(t,) for t in texts], definition), definition)
+    batch = encoder.batch(encoder.prepare([(t,) for t in texts], definition), definition)
     with torch.inference_mode():
-        features = encoder(batch)
+        features = encoder(batch).values
     assert torch.allclose(features, embedded * 32**0.5, atol=1e-4)
 
 

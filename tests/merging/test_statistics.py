@@ -15,12 +15,14 @@ from torch.nn import functional as F
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.merging.statistics.layers import Watch, form_of
-from allround.merging.statistics.likelihood import terms
 from allround.merging.statistics.measure import Examples, Measured, measure
 from allround.models.base import load_encoder
-from allround.models.encoder import Batch, Encoder
+from allround.models.batch import Batch
+from allround.models.encoder import Encoder
 from allround.models.encoders.module import Module
 from allround.models.encoders.small_image import SmallImage
+from allround.models.heads.linear import Linear
+from allround.models.likelihood import fisher_terms
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
 
@@ -50,8 +52,14 @@ def examples(rows: Tensor, kind: str = "classification", targets: Any = None, ou
     return [Examples(definition(kind, outputs), list(rows), targets)]
 
 
-def head(outputs: int, features: int) -> nn.Linear:
-    return nn.Linear(features, outputs)
+def head(outputs: int, features: int) -> Linear:
+    """A head with the weights that a layer of torch begins with."""
+    last = nn.Linear(features, outputs)
+    made = Linear(
+        definition("classification" if outputs > 1 else "regression", outputs if outputs > 1 else 0), features
+    )
+    made.load_state_dict(last.state_dict())
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -168,7 +176,7 @@ def test_several_tasks_count_by_rows() -> None:
     assert torch.allclose(found, rows[:6].T @ rows[:6] / 6, atol=1e-6)
 
 
-def fisher_of(encoder: Encoder, heads: nn.Module, given: list[Examples], **values: Any) -> Measured:
+def fisher_of(encoder: Encoder, heads: Linear, given: list[Examples], **values: Any) -> Measured:
     return measure(encoder, given, "fisher", heads={"t": heads}, **values)
 
 
@@ -212,7 +220,7 @@ def test_drawn_answers_have_the_expected_square(kind: str, outputs: int) -> None
     logits = torch.randn(1, outputs).repeat(40_000, 1).requires_grad_()
     generator = torch.Generator().manual_seed(0)
     targets = torch.zeros(40_000, outputs) if kind == "multilabel" else torch.zeros(40_000, dtype=torch.long)
-    found = terms(logits, targets, definition(kind, outputs), "own", generator)
+    found = fisher_terms(logits, targets, definition(kind, outputs), "own", generator)
     (slope,) = torch.autograd.grad(sum(found, torch.zeros(())), logits)
     shares = logits[0].sigmoid() if kind == "multilabel" else logits[0].softmax(-1)
     assert len(found) == 1
@@ -221,10 +229,10 @@ def test_drawn_answers_have_the_expected_square(kind: str, outputs: int) -> None
 
 def test_likelihoods_that_are_none_are_refused() -> None:
     logits, generator = torch.zeros(1, 2), torch.Generator()
-    with pytest.raises(AllroundError, match="none is known for tasks of the kind 'sorting'"):
-        terms(logits, torch.zeros(1), definition("sorting"), "given", generator)
+    with pytest.raises(AllroundError, match="no likelihood for tasks of the kind 'sorting'"):
+        fisher_terms(logits, torch.zeros(1), definition("sorting"), "given", generator)
     with pytest.raises(AllroundError, match="take the labels 'mine'"):
-        terms(logits, torch.zeros(1), definition("regression"), "mine", generator)
+        fisher_terms(logits, torch.zeros(1), definition("regression"), "mine", generator)
 
 
 @pytest.mark.parametrize("labels", ["given", "own"])
@@ -277,12 +285,12 @@ def test_activations_are_of_the_same_places_in_two_models() -> None:
 
 def test_hooks_are_gone_and_results_are_untouched() -> None:
     encoder, rows = network(nn.Linear(4, 2), dim=2), torch.randn(3, 4)
-    before = encoder(Batch({"x": rows}, 3))
+    before = encoder(Batch({"x": rows}, 3)).values
     with pytest.raises(ValueError, match="stop"), Watch(encoder).on():
         raise ValueError("stop")
     assert not any(module._forward_hooks for module in encoder.modules())
     measure(encoder, examples(rows), "gram")
-    assert torch.equal(encoder(Batch({"x": rows}, 3)), before)
+    assert torch.equal(encoder(Batch({"x": rows}, 3)).values, before)
     assert all(p.grad is None for p in encoder.parameters())
 
 

@@ -27,8 +27,10 @@ from allround.merging.save import merge_models
 from allround.merging.statistics.collect import collect
 from allround.merging.statistics.file import fingerprint
 from allround.models.base import load_encoder
-from allround.models.model import MultiTaskModel, load
+from allround.models.likelihood import likelihood
 from allround.models.names import common_suffix, file_names
+from allround.models.system import load
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.kind import kind
 from allround.tasks.suite import Suite
 
@@ -49,7 +51,7 @@ def folders(bert_folder: Path, text_suite: Suite, tmp_path_factory: pytest.TempP
             torch.manual_seed(number)
             model = MultiTaskModel(copy.deepcopy(encoder), {})
             task = text_suite.tasks[name].definition
-            outputs = kind(task.kind).outputs(task)
+            outputs = likelihood(task).outputs(task)
             model.add_task(task, {"weight": torch.randn(outputs, 32), "bias": torch.zeros(outputs)})
             with torch.no_grad():
                 for parameter in model.encoder.parameters():

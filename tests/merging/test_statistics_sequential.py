@@ -15,7 +15,8 @@ from allround.merging.methods.average import average
 from allround.merging.methods.regmean import regmean
 from allround.merging.statistics.sequential import _calls, _grouped, regmean_pp
 from allround.models.base import load_encoder
-from allround.models.encoder import Batch, Encoder
+from allround.models.batch import Batch
+from allround.models.encoder import Encoder
 from allround.models.encoders.module import Module
 from allround.tasks.suite import Suite
 
@@ -124,7 +125,7 @@ def test_a_transformer_with_padding_and_nothing_that_is_given_changes(bert_folde
     models = tuned(base, 2)
     task = text_suite.tasks["mood"]
     prepared = base.prepare(task.splits["train"].inputs[:8], task.definition)
-    given = {name: [base.collate(prepared, task.definition)] for name in models}
+    given = {name: [base.batch(prepared, task.definition)] for name in models}
     before = [{k: v.clone() for k, v in e.state_dict().items()} for e in (base, *models.values())]
     found = regmean_pp(base, models, given)
     for encoder, state in zip((base, *models.values()), before, strict=True):
@@ -134,7 +135,7 @@ def test_a_transformer_with_padding_and_nothing_that_is_given_changes(bert_folde
     same = regmean_pp(base, dict.fromkeys(models, models["0"]), given)
     for name, parameter in models["0"].named_parameters():
         assert torch.allclose(same[name], parameter, atol=1e-4), name
-    alone = {name: [base.collate([row], task.definition) for row in prepared] for name in models}
+    alone = {name: [base.batch([row], task.definition) for row in prepared] for name in models}
     apart = regmean_pp(base, models, alone)
     assert all(torch.allclose(apart[n], v, atol=2e-2) for n, v in found.items() if "position" not in n)
 
@@ -156,7 +157,7 @@ def test_embeddings_by_counts_or_averaged() -> None:
 
 def test_blocks_are_those_that_tell_layers_apart(bert_folder: Path, text_suite: Suite) -> None:
     encoder, task = load_encoder(bert_folder), text_suite.tasks["mood"]
-    batch = encoder.collate(encoder.prepare(task.splits["train"].inputs[:2], task.definition), task.definition)
+    batch = encoder.batch(encoder.prepare(task.splits["train"].inputs[:2], task.definition), task.definition)
     called = [name for names in _calls(encoder, batch) for name in names]
     grouped = _grouped(called, dict(encoder.named_parameters()), "block")
     blocks = [group for group in grouped if "encoder.layer" in group[0]]

@@ -109,7 +109,7 @@ def test_the_installed_model_reads_texts(text_suite: Suite) -> None:
     task = text_suite.tasks["mood"]
     rows = [("a happy little dog",), ("a glad small puppy",), ("the tax law of 1931",)]
     with torch.inference_mode():
-        features = encoder(encoder.collate(encoder.prepare(rows, task.definition), task.definition))
+        features = encoder(encoder.batch(encoder.prepare(rows, task.definition), task.definition)).values
     assert features.shape == (3, 384)
     assert torch.allclose(features.norm(dim=1), torch.tensor(384.0).sqrt(), rtol=1e-4), "unit length, times sqrt(d)"
     alike = torch.nn.functional.cosine_similarity(features[:1], features[1:])
@@ -145,7 +145,7 @@ def test_a_builtin_table_encoder(table_suite: Suite) -> None:
     definition = tasks[0].definition
     rows = [(5.0, None, 1.5, "small"), (5.0, float("nan"), 1.5, "huge"), (None, None, None, None)]
     with torch.inference_mode():
-        features = made(made.collate(made.prepare(rows, definition), definition))
+        features = made(made.batch(made.prepare(rows, definition), definition)).values
     assert torch.isfinite(features).all(), "missing values and unseen categories are read"
 
 

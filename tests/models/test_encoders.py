@@ -20,12 +20,12 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import hash_json
 from allround.models.base import load_encoder
-from allround.models.encoder import Batch, Encoder, hash_tensors, load_tensors, save_tensors
+from allround.models.batch import Batch
+from allround.models.encoder import Encoder, hash_tensors, load_tensors, save_tensors
 from allround.models.encoders.module import Module, _given, give
 from allround.models.encoders.small_image import SmallImage, _views, image_tensor
 from allround.models.encoders.small_table import SmallTable
-from allround.models.encoders.zipped import Zipped, copies
-from allround.models.model import MultiTaskModel
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
@@ -108,12 +108,6 @@ def _text(name: str, features: int, **options: Any) -> Callable[[pytest.FixtureR
     return make
 
 
-def _zipped(request: pytest.FixtureRequest) -> Case:
-    case = _small_image(request)
-    own = {"layers.7.weight": torch.randn(128, 128, 3, 3)}
-    return Case(Zipped(copies(case.encoder, [{}, own])).eval(), case.definition, case.rows, 256)
-
-
 #: A new encoder adds itself here.
 CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "image": _image,
@@ -124,7 +118,6 @@ CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "text-separate": _text("alike", 128),
     "text-joint": _text("alike", 32, pairs="joint"),
     "text-words": _text("names", 32),
-    "zipped": _zipped,
 }
 
 
@@ -139,7 +132,7 @@ def test_every_encoder_is_checked() -> None:
 
 def run(encoder: Encoder, definition: Definition, rows: list[tuple[Any, ...]]) -> torch.Tensor:
     with torch.inference_mode():
-        found: torch.Tensor = encoder(encoder.collate(encoder.prepare(rows, definition), definition))
+        found: torch.Tensor = encoder(encoder.batch(encoder.prepare(rows, definition), definition)).values
     return found
 
 
@@ -150,6 +143,8 @@ def test_features_have_the_shape_that_is_said(case: Case) -> None:
     batch = case.encoder.collate(prepared, case.definition)
     assert batch.size == len(case.rows)
     features = run(case.encoder, case.definition, case.rows)
+    with torch.inference_mode():
+        assert case.encoder(batch).lengths == batch.lengths
     count = sum(batch.lengths) if batch.lengths else len(case.rows)
     assert features.shape == (count, case.features) and features.dtype == torch.float32
     assert torch.isfinite(features).all()
@@ -204,9 +199,11 @@ def test_prepared_rows_stack_in_any_company(case: Case) -> None:
     alone = [case.encoder.prepare([row], case.definition)[0] for row in case.rows]
     assert repr(prepared) == repr(alone)
     assert all(case.encoder.length(p) >= 1 for p in prepared)
-    batch = case.encoder.collate(prepared, case.definition)
+    batch = case.encoder.batch(prepared, case.definition)
+    assert batch.task == case.definition.name, "a batch knows its task"
+    assert batch.rows == {case.definition.name: tuple(range(len(case.rows)))}
     moved = batch.to(torch.device("cpu"))
-    assert moved.size == batch.size and moved.lengths == batch.lengths
+    assert moved.size == batch.size and moved.lengths == batch.lengths and moved.rows == batch.rows
     assert all(torch.equal(moved.tensors[k], v) for k, v in batch.tensors.items())
 
 
@@ -230,7 +227,9 @@ def test_a_second_save_is_the_same_weights(case: Case, tmp_path: Path) -> None:
 
 def test_gradients_reach_every_weight_that_a_task_uses(case: Case) -> None:
     encoder = case.encoder.train()
-    encoder(encoder.collate(encoder.prepare(case.rows, case.definition), case.definition)).square().sum().backward()
+    encoder(
+        encoder.batch(encoder.prepare(case.rows, case.definition), case.definition)
+    ).values.square().sum().backward()
     parameters = list(encoder.parameters())
     reached = [p for p in parameters if p.grad is not None and p.grad.abs().sum() > 0]
     assert len(reached) >= 0.5 * len(parameters), "a pooler may lie beside the way"

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from allround.models import head as module
+from allround.models import fitting as module
 from allround.models.base import load_encoder
 from allround.models.encoder import Encoder, hash_tensors
 from allround.models.encoders.module import Module
-from allround.models.head import PENALTIES, Head, features_of, fit_head
-from allround.models.model import MultiTaskModel
+from allround.models.fitting import PENALTIES, Fitted, fit_head
+from allround.models.running import features_of
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.kind import kind
 from allround.tasks.make import make_task
 from allround.tasks.metric import metric
@@ -79,9 +80,9 @@ def standardised(one: Task, split: str) -> Any:
     return (np.array(one.splits[split].inputs) - train.mean(0)) / train.std(0, ddof=1)
 
 
-def logits(fitted: Head, one: Task, split: str) -> Any:
+def logits(fitted: Fitted, one: Task, split: str) -> Any:
     x = torch.tensor(one.splits[split].inputs, dtype=torch.float64)
-    return (x @ fitted.weight.double().T + fitted.bias.double()).numpy()
+    return (x @ fitted.state["weight"].double().T + fitted.state["bias"].double()).numpy()
 
 
 @pytest.fixture(params=PENALTIES)
@@ -166,7 +167,7 @@ def test_a_metric_that_is_better_when_lower() -> None:
 def test_the_test_split_is_not_looked_at() -> None:
     one = task("classification", three_classes)
     other = Task(one.definition, {**one.splits, "test": one.splits["train"]})
-    assert torch.equal(fit_head(encoder(), one).weight, fit_head(encoder(), other).weight)
+    assert torch.equal(fit_head(encoder(), one).state["weight"], fit_head(encoder(), other).state["weight"])
 
 
 def beats_the_floor(network: Encoder, one: Task, at_least: float) -> None:
@@ -174,9 +175,9 @@ def beats_the_floor(network: Encoder, one: Task, at_least: float) -> None:
     fitted = fit_head(network, one)
     assert hash_tensors(network) == before, "the encoder is frozen"
     model = MultiTaskModel(network, {})
-    model.add_task(one.definition, {"weight": fitted.weight, "bias": fitted.bias})
+    model.add_task(one.definition, fitted.state)
     rules, targets = kind(one.definition.kind), one.splits["test"].targets
-    predicted, _ = model.predict_encoded(one.name, model.outputs(one.name, one.splits["test"].inputs))
+    predicted = model.answers(one.name, one.splits["test"].inputs).predictions
     lengths = [len(t) for t in targets] if rules.per_token else []
     floor = rules.floor(one.splits["train"].targets, len(targets), lengths)
     scorer = metric(one.definition.metric)
@@ -213,8 +214,8 @@ def test_features_come_in_the_order_of_rows(bert_folder: Path, text_suite: Suite
         one = text_suite.tasks[name]
         prepared = network.prepare(one.splits["train"].inputs, one.definition)
         whole = features_of(network, prepared, one.definition, batch_size=5)
-        alone = [features_of(network, [p], one.definition).logits for p in prepared]
-        assert torch.allclose(whole.logits, torch.cat(alone), atol=1e-4)
+        alone = [features_of(network, [p], one.definition).values for p in prepared]
+        assert torch.allclose(whole.values, torch.cat(alone), atol=1e-4)
         assert whole.lengths == (tuple(len(a) for a in alone) if name == "names" else ())
 
 
@@ -223,7 +224,9 @@ def test_the_fit_is_the_same_each_time() -> None:
     first = fit_head(encoder(), one)
     torch.rand(3)
     again = fit_head(encoder(), one)
-    assert torch.equal(first.weight, again.weight) and torch.equal(first.bias, again.bias)
+    assert torch.equal(first.state["weight"], again.state["weight"]) and torch.equal(
+        first.state["bias"], again.state["bias"]
+    )
 
 
 def test_columns_that_never_change_do_no_harm() -> None:
@@ -232,7 +235,7 @@ def test_columns_that_never_change_do_no_harm() -> None:
         s: type(split)([(*row[:4], 7.0) for row in split.inputs], split.targets) for s, split in one.splits.items()
     }
     fitted = fit_head(encoder(), Task(one.definition, splits))
-    assert torch.isfinite(fitted.weight).all() and torch.isfinite(fitted.bias).all()
+    assert torch.isfinite(fitted.state["weight"]).all() and torch.isfinite(fitted.state["bias"]).all()
     assert fitted.tried[fitted.chosen] > 0.6
 
 
@@ -243,4 +246,4 @@ def test_very_few_rows() -> None:
     data = {"train": rows[:1], "validation": rows[1:3], "test": rows[2:]}
     one = make_task("t", kind="multilabel", inputs=COLUMNS, target="y", data=data, modality="table")
     fitted = fit_head(encoder(), one)
-    assert torch.isfinite(fitted.weight).all() and torch.isfinite(fitted.bias).all()
+    assert torch.isfinite(fitted.state["weight"]).all() and torch.isfinite(fitted.state["bias"]).all()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,21 +16,20 @@ from torch import nn
 
 from allround import load
 from allround.core.errors import AllroundError
-from allround.models.encoder import Batch
+from allround.evaluation.predict import predict_alike
+from allround.models.batch import Batch, Features
 from allround.models.encoders.small_image import SmallImage
 from allround.models.encoders.small_table import SmallTable
-from allround.models.model import (
-    MultiTaskModel,
-    by_length,
-    outputs_alike,
-    parameters_of,
-    read_definitions,
-    read_heads,
-    write_heads,
-)
+from allround.models.head_files import read_heads, write_heads
+from allround.models.likelihood import likelihood
+from allround.models.manifest import read_manifest
+from allround.models.model import parameters_of
+from allround.models.running import by_length, features_of
+from allround.models.systems.multi_task_model import MultiTaskModel, answer_alike
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.suite import Suite
+from allround.tasks.task import Split, Task
 
 
 def random_heads(model: MultiTaskModel, seed: int = 0) -> MultiTaskModel:
@@ -131,13 +131,19 @@ def test_batches_hold_rows_of_like_length(digits_suite: Suite) -> None:
         def length(self, prepared: int) -> int:
             return prepared
 
-        def collate(self, prepared: list[int], definition: object) -> Batch:
+        def batch(self, prepared: list[int], definition: object) -> Batch:
             seen.append(prepared)
             return Batch({"x": torch.tensor(prepared)[:, None].double()}, len(prepared))
 
-    made = by_length(Lengths(), definition, [3, 9, 1, 9, 5], 2, lambda batch: 2 * batch.tensors["x"])  # type: ignore[arg-type]
+        def forward(self, batch: Batch) -> Features:
+            return Features(2 * batch.tensors["x"])
+
+    made = features_of(Lengths(), [3, 9, 1, 9, 5], definition, 2)  # type: ignore[arg-type]
     assert seen == [[9, 9], [5, 3], [1]]
-    assert made.logits.flatten().tolist() == [6, 18, 2, 18, 10] and made.lengths == ()
+    assert made.values.flatten().tolist() == [6, 18, 2, 18, 10] and made.lengths == ()
+    halves = features_of(Lengths(), [3, 9, 1], definition, 2, lambda values: values / 2)  # type: ignore[arg-type]
+    assert halves.values.flatten().tolist() == [3, 9, 1], "what is computed of the features"
+    assert list(by_length([3, 9, 1, 9, 5], 2)) == [[1, 3], [4, 0], [2]]
 
 
 def test_a_fresh_head_is_zero_and_a_given_head_is_taken(small_image: SmallImage, digits_suite: Suite) -> None:
@@ -236,7 +242,7 @@ def test_models_that_share_an_encoder_answer_as_each_alone(
 ) -> None:
     calls, read = [0], SmallImage.forward
 
-    def forward(self: SmallImage, batch: Batch) -> torch.Tensor:
+    def forward(self: SmallImage, batch: Batch) -> Features:
         calls[0] += 1
         return read(self, batch)
 
@@ -246,15 +252,23 @@ def test_models_that_share_an_encoder_answer_as_each_alone(
     models = [random_heads(MultiTaskModel(encoder, definitions), seed) for seed in (1, 2, 3)]
     for name, task in digits_suite.tasks.items():
         rows = encoder.prepare(task.splits["test"].inputs, task.definition)
-        alone = [model.outputs_prepared(name, rows, 8) for model in models]
+        labelled = bool(task.definition.labels)
+        alone = [model.answer_prepared(name, rows, batch_size=8, scores=labelled) for model in models]
         calls[0] = 0
-        together = outputs_alike(models, name, rows, 8)
+        together = answer_alike(models, name, rows, batch_size=8, scores=labelled)
         assert calls[0] == -(-len(rows) // 8), "each row goes through the encoder once"
         for one, other in zip(together, alone, strict=True):
-            assert torch.equal(one.logits, other.logits) and one.lengths == other.lengths
-        assert [len(made.logits) for made in outputs_alike(models, name, [])] == [0, 0, 0]
+            assert len(one) == len(rows) and one.confidence == other.confidence
+            assert np.array_equal(one.predictions, other.predictions)
+            assert (one.scores is not None) == labelled
+            if labelled:
+                assert one.scores is not None and other.scores is not None
+                assert np.array_equal(np.asarray(one.scores), np.asarray(other.scores))
+        nothing = Split([], kind(task.definition.kind).encode([], task.definition))
+        none = Task(task.definition, {"test": nothing})
+        assert [len(made.predictions) for made in predict_alike(models, none, "test", prepared=[])] == [0, 0, 0]
     with pytest.raises(ValueError, match="encoders of their own"):
-        outputs_alike([models[0], random_heads(MultiTaskModel(copy.deepcopy(encoder), definitions))], name, rows)
+        answer_alike([models[0], random_heads(MultiTaskModel(copy.deepcopy(encoder), definitions))], name, rows)
 
 
 # Saved folders that are broken, or hostile.
@@ -358,9 +372,9 @@ def test_a_hostile_encoder_description(saved: Path, config: Any) -> None:
 
 def test_the_definitions_alone_need_no_weights(saved: Path, digits_suite: Suite) -> None:
     (saved / "heads.safetensors").unlink()
-    definitions, facts = read_definitions(saved)
+    _, definitions, facts = read_manifest(saved)
     assert definitions == {n: t.definition for n, t in digits_suite.tasks.items()} and facts == {}
-    assert kind(definitions["digit"].kind).outputs(definitions["digit"]) == 10
+    assert likelihood(definitions["digit"]).outputs(definitions["digit"]) == 10
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from allround.checkpoints.prefixes import find_prefix
 from allround.core.errors import AllroundError
 from allround.models.base import load_encoder, open_encoder
 from allround.models.encoder import Encoder, hash_tensors
-from allround.models.model import read_heads
+from allround.models.head_files import read_heads
 from allround.tasks.suite import Suite
 
 Tensors = dict[str, torch.Tensor]
@@ -171,9 +171,10 @@ def test_an_unused_pooler_may_be_missing(base: Path, kind: str, text_suite: Suit
     again = load_encoder(folder)
     assert hash_tensors(again) == hash_tensors(encoder)
     rows = task.splits["test"].inputs[:3]
-    batch = encoder.collate(encoder.prepare(rows, task.definition), task.definition)
+    batch = encoder.batch(encoder.prepare(rows, task.definition), task.definition)
     with torch.inference_mode():
-        assert torch.equal(encoder(batch), again(batch)) and encoder(batch).shape == (3, 32)
+        found = encoder(batch).values
+        assert torch.equal(found, again(batch).values) and found.shape == (3, 32)
 
 
 def test_a_head_in_the_files_is_not_read(base: Path) -> None:
@@ -296,7 +297,8 @@ def test_positions_before_the_first_token_are_not_counted(text_suite: Suite, hf_
     assert encoder.max_length == 18
     definition = text_suite.tasks["mood"].definition
     with torch.inference_mode():
-        assert encoder(encoder.collate(encoder.prepare([("cat " * 50,)], definition), definition)).isfinite().all()
+        found = encoder(encoder.batch(encoder.prepare([("cat " * 50,)], definition), definition))
+        assert found.values.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -436,7 +438,7 @@ def test_settings_that_trust_code_trust_none(bert_folder: Path, tmp_path: Path) 
 )
 def test_heads_that_are_none(tensors: Tensors, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "heads.safetensors")
-    with pytest.raises(AllroundError, match="is neither the weight nor the bias of a task"):
+    with pytest.raises(AllroundError, match="is not a tensor of a task's head"):
         read_heads(tmp_path / "heads.safetensors")
 
 
@@ -462,7 +464,8 @@ def test_a_merge_in_another_precision_is_a_model_and_a_base(
     from allround.merging.layout import make_plan
     from allround.merging.recipe import Model, Recipe
     from allround.merging.save import merge_models
-    from allround.models.model import MultiTaskModel, load
+    from allround.models.system import load
+    from allround.models.systems.multi_task_model import MultiTaskModel
     from allround.training.settings import Settings
 
     task = text_suite.tasks["mood"]

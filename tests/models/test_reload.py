@@ -15,7 +15,7 @@ from allround.models.base import load_encoder
 from allround.models.encoder import Encoder
 from allround.models.encoders.small_image import SmallImage
 from allround.models.encoders.small_table import SmallTable
-from allround.models.model import MultiTaskModel
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.suite import Suite
 
 #: Runs in a process of its own: loads every model under a folder and writes down its logits.

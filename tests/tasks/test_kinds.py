@@ -57,39 +57,23 @@ def test_floor_is_the_trivial_answer_and_has_the_shape_of_targets(name: str) -> 
     assert decoded == (pytest.approx(FLOORS[name]) if name == "regression" else FLOORS[name])
 
 
-def test_predictions_have_the_shape_and_type_of_targets(name: str) -> None:
-    torch = pytest.importorskip("torch")
+def test_what_is_decided_has_the_shape_and_type_of_targets(name: str) -> None:
+    """Where each label is all but sure; kinds without labels have nothing to decide between."""
     definition = define(name)
     encoded = kind(name).encode(SAMPLES[name], definition)
-    outputs = kind(name).outputs(definition)
-    logits = torch.randn(sum(lengths(name)), outputs, generator=torch.Generator().manual_seed(0))
-    predicted = kind(name).predict(logits, lengths(name))
-    assert len(predicted) == 5
-    for one, target in zip(predicted, encoded, strict=True):
-        assert np.shape(one) == np.shape(target)
-        assert np.asarray(one).dtype == np.asarray(target).dtype
-    confidence = kind(name).confidence(logits, lengths(name))
-    assert confidence is None or (len(confidence) == 5 and all(0 <= c <= 1 for c in confidence))
-
-
-def test_right_outputs_are_predicted_and_cost_less(name: str) -> None:
-    torch = pytest.importorskip("torch")
-    definition = define(name)
-    encoded = kind(name).encode(SAMPLES[name], definition)
-    targets = kind(name).tensor(encoded)
-    outputs = kind(name).outputs(definition)
-    if targets.dtype == torch.long:
-        right = 10 * torch.nn.functional.one_hot(targets, outputs).float()
-    elif targets.ndim == 2:
-        right = 20 * targets - 10
-    else:
-        right = targets[:, None]
-    wrong = right.roll(1, 0)
-    predicted = kind(name).predict(right, lengths(name))
-    assert kind(name).decode(predicted, definition) == (
-        pytest.approx(SAMPLES[name], rel=1e-5) if name == "regression" else SAMPLES[name]
-    )
-    assert kind(name).loss(right, targets, definition) < kind(name).loss(wrong, targets, definition)
+    if not definition.labels:
+        with pytest.raises(NotImplementedError):
+            kind(name).decide(np.ones((5, 1)))
+        return
+    sure = np.eye(len(definition.labels)) * 0.9 + 0.05
+    rows: list[np.ndarray] = [sure[target] if name != "multilabel" else 0.9 * target + 0.05 for target in encoded]
+    decided, confidence = kind(name).decide(rows if kind(name).per_token else np.stack(rows))
+    assert len(decided) == len(confidence) == 5
+    for one, target in zip(decided, encoded, strict=True):
+        assert np.array_equal(one, target) and np.asarray(one).dtype == np.asarray(target).dtype
+    assert kind(name).decode(decided, definition) == SAMPLES[name]
+    expected = 0.95 ** len(definition.labels) if name == "multilabel" else 0.95
+    assert confidence == pytest.approx([expected] * 5) and all(isinstance(one, float) for one in confidence)
 
 
 def test_strata_are_one_a_row(name: str) -> None:

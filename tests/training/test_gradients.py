@@ -22,8 +22,8 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.models.encoders.module import Module
 from allround.models.encoders.small_table import SmallTable
-from allround.models.model import MultiTaskModel
-from allround.tasks.kind import kind
+from allround.models.likelihood import likelihood
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
@@ -51,7 +51,7 @@ def flowers(small_table: SmallTable, table_suite: Suite) -> tuple[MultiTaskModel
 
 
 def outline(tasks: Sequence[Task]) -> Outline:
-    outputs = tuple(kind(t.definition.kind).outputs(t.definition) for t in tasks)
+    outputs = tuple(likelihood(t.definition).outputs(t.definition) for t in tasks)
     return Outline(tuple(t.name for t in tasks), outputs, tuple(len(t.splits["train"]) for t in tasks), 100, 10)
 
 
@@ -74,7 +74,7 @@ def gradients_of(
 
 
 def parts_of(model: MultiTaskModel, tasks: Sequence[Task], rows: int = 10, split: str = "train") -> list[Part]:
-    feeds = make_feeds(tasks, model.encoder, batch_size=rows, batch_sizes={}, seed=0, split=split)
+    feeds = make_feeds(tasks, model, batch_size=rows, batch_sizes={}, seed=0, split=split)
     return [Part(feed, feed.batch(0), list(feed.tasks), split) for feed in feeds]
 
 
@@ -89,11 +89,11 @@ def close(one: dict[str, Tensor], two: dict[str, Tensor], rtol: float = 1e-4, at
 def plain(model: MultiTaskModel, tasks: Sequence[Task], part: Part, task: int) -> dict[str, Tensor]:
     """The gradient of one task's mean loss, the way everybody writes it."""
     model.zero_grad()
-    about, rules = tasks[task].definition, kind(tasks[task].definition.kind)
+    about, rules = tasks[task].definition, likelihood(tasks[task].definition)
     places = [int(part.feed.places[task][i]) for i in part.rows if part.feed.places[task][i] >= 0]
     data = tasks[task].splits["train"].take(places)
-    batch = model.encoder.collate(model.encoder.prepare(data.inputs, about), about)
-    rules.loss(model(about.name, batch), rules.tensor(data.targets), about).backward()
+    batch = model.encoder.batch(model.encoder.prepare(data.inputs, about), about)
+    rules.loss(model(about.name, batch), rules.tensor(data.targets)).backward()
     return grads(model)
 
 
@@ -244,10 +244,10 @@ def test_a_penalty_is_added_to_the_sum_of_the_losses(flowers: Any, name: str, se
     model.zero_grad()
     features, losses = [], []
     for i, part in enumerate(parts):
-        about, rules = tasks[i].definition, kind(tasks[i].definition.kind)
+        about, rules = tasks[i].definition, likelihood(tasks[i].definition)
         data = tasks[i].splits["train"].take([int(part.feed.places[i][row]) for row in part.rows])
-        features.append(model.encoder(model.encoder.collate(model.encoder.prepare(data.inputs, about), about)))
-        losses.append(rules.loss(model.heads[about.name](features[i]), rules.tensor(data.targets), about))
+        features.append(model.encoder(model.encoder.batch(model.encoder.prepare(data.inputs, about), about)).values)
+        losses.append(rules.loss(model.heads[about.name](features[i]), rules.tensor(data.targets)))
     slopes = [torch.autograd.grad(loss, f, create_graph=True)[0] for loss, f in zip(losses, features, strict=True)]
     penalty = make_balancer(name, settings, outline(tasks)).penalty(features, slopes)
     assert penalty is not None
@@ -398,11 +398,11 @@ def test_mgda_ub_by_hand(table: str | None) -> None:
     taken = gradients_of(model, tasks, "mgda_ub").step(parts, 0, 0.0)
     slopes = []
     for index, task in enumerate(tasks):
-        about, rules = task.definition, kind(task.definition.kind)
+        about, rules = task.definition, likelihood(task.definition)
         part = next(p for p in parts if index in p.tasks)
         rows = task.splits["train"].take([int(part.feed.places[index][row]) for row in part.rows])
-        features = model.encoder(model.encoder.collate(model.encoder.prepare(rows.inputs, about), about))
-        loss = rules.loss(model.heads[about.name](features), rules.tensor(rows.targets), about)
+        features = model.encoder(model.encoder.batch(model.encoder.prepare(rows.inputs, about), about)).values
+        loss = rules.loss(model.heads[about.name](features), rules.tensor(rows.targets))
         (slope,) = torch.autograd.grad(loss, features)
         slopes.append(slope.double().flatten() if table else slope.double().sum(0))
     one, two = slopes

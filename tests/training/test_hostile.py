@@ -20,8 +20,8 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.models.base import load_encoder
 from allround.models.encoders.module import Module
-from allround.models.model import MultiTaskModel
-from allround.tasks.kind import kind
+from allround.models.likelihood import likelihood
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
@@ -128,9 +128,9 @@ def plainly(model: MultiTaskModel, tasks: Sequence[Task], drawn: list[dict[str, 
         losses = []
         for name, places in one["rows"].items():
             data, definition = about[name].splits["train"].take(places), about[name].definition
-            batch = model.encoder.collate(model.encoder.prepare(data.inputs, definition), definition)
-            rules = kind(definition.kind)
-            losses.append(rules.loss(model(name, batch), rules.tensor(data.targets), definition))
+            batch = model.encoder.batch(model.encoder.prepare(data.inputs, definition), definition)
+            rules = likelihood(definition)
+            losses.append(rules.loss(model(name, batch), rules.tensor(data.targets)))
         torch.stack(losses).mean().backward()
         torch.nn.utils.clip_grad_norm_(trained, settings.clip)
         optimiser.param_groups[0]["lr"] = one["rates"][0]
@@ -340,11 +340,9 @@ def test_the_best_state_has_its_running_means() -> None:
     kept = next(e for e in course.evaluations if e["step"] == course.best_step)
     assert course.best_step != course.evaluations[-1]["step"], "the test is about something"
     for one in tasks:
-        rules, held = kind("classification"), one.splits["validation"]
+        rules, held = likelihood(one.definition), one.splits["validation"]
         logits = model.outputs(one.name, held.inputs).logits
-        assert float(rules.loss(logits, rules.tensor(held.targets), one.definition)) == pytest.approx(
-            kept["losses"][one.name]
-        )
+        assert float(rules.loss(logits, rules.tensor(held.targets))) == pytest.approx(kept["losses"][one.name])
 
 
 @pytest.mark.parametrize(
@@ -624,8 +622,8 @@ def test_losses_of_all_kinds_in_a_table(accumulate: int) -> None:
     assert taken.seen is not None
     for index, one in enumerate(tasks):
         places = [int(p) for p in part.feed.places[index][part.rows] if p >= 0]
-        data, rules = one.splits["train"].take(places), kind(one.definition.kind)
-        by_hand = rules.loss(model.outputs(one.name, data.inputs).logits, rules.tensor(data.targets), one.definition)
+        data, rules = one.splits["train"].take(places), likelihood(one.definition)
+        by_hand = rules.loss(model.outputs(one.name, data.inputs).logits, rules.tensor(data.targets))
         assert float(taken.seen.losses[index]) == pytest.approx(float(by_hand), rel=1e-5)
         assert int(taken.seen.rows[index]) == len(places) < 16
 
@@ -678,7 +676,7 @@ def test_two_tables_and_two_ways_to_read_one(monkeypatch: pytest.MonkeyPatch) ->
              make("t3", ["one", "b"], "z", "one"), make("t4", both, "y", "two"), make("t5", both, "z", "two"),
              make("t6", ["b", "a"], "z", "two")]  # fmt: skip
     model = model_of(tasks)
-    feeds = make_feeds(tasks, model.encoder, batch_size=8, batch_sizes={"two": 5, "t3": 3}, seed=0)
+    feeds = make_feeds(tasks, model, batch_size=8, batch_sizes={"two": 5, "t3": 3}, seed=0)
     assert [feed.tasks for feed in feeds] == [(0, 1), (2, 3), (4, 5), (6,)]
     assert [feed.name for feed in feeds] == ["one", "t2+t3", "two", "t6"], "each has a name of its own"
     assert [feed.batch_size for feed in feeds] == [8, 3, 5, 5]
@@ -757,9 +755,9 @@ def test_words_and_sentences_in_one_step(bert_folder: Path, text_suite: Suite, b
     taken = run.gradients.step(parts, 0, 0.0)
     assert taken.seen is not None and taken.bad == ()
     for index, (one, part) in enumerate(zip(tasks, parts, strict=True)):
-        data, rules = one.splits["train"].take(part.rows), kind(one.definition.kind)
+        data, rules = one.splits["train"].take(part.rows), likelihood(one.definition)
         targets = rules.tensor(data.targets)
-        by_hand = rules.loss(model.outputs(one.name, data.inputs).logits, targets, one.definition)
+        by_hand = rules.loss(model.outputs(one.name, data.inputs).logits, targets)
         assert float(taken.seen.losses[index]) == pytest.approx(float(by_hand), rel=1e-4)
         assert int(taken.seen.terms[index]) == len(targets)
 

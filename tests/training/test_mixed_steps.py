@@ -15,8 +15,8 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.models.base import load_encoder
 from allround.models.encoders.small_table import SmallTable
-from allround.models.head import fit_head
-from allround.models.model import MultiTaskModel
+from allround.models.fitting import fit_head
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 from allround.training import trainer
@@ -358,7 +358,7 @@ def test_half_precision_and_adapters(bert_folder: Path, text_suite: Suite, balan
     model = MultiTaskModel(load_encoder(bert_folder), {})
     for task in tasks:
         head = fit_head(model.encoder, task)
-        model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
+        model.add_task(task.definition, head.state)
     before = state(model)
     settings = chosen(epochs=2, tune=tune, balance=balance, precision="bf16", learning_rate=1e-3, keep="last")
     course = train(model, tasks, settings, seed=0)

@@ -19,9 +19,9 @@ from allround.models.batches import draw_batches
 from allround.models.encoder import hash_tensors
 from allround.models.encoders.module import Module
 from allround.models.encoders.small_table import SmallTable
-from allround.models.head import fit_head
-from allround.models.model import MultiTaskModel
-from allround.tasks.kind import kind
+from allround.models.fitting import fit_head
+from allround.models.likelihood import likelihood
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.make import make_task
 from allround.tasks.metric import metric
 from allround.tasks.suite import Suite
@@ -62,18 +62,18 @@ def texts(folder: Path, suite: Suite, *names: str) -> tuple[MultiTaskModel, list
     model, tasks = MultiTaskModel(load_encoder(folder), {}), [suite.tasks[n] for n in names]
     for task in tasks:
         head = fit_head(model.encoder, task)
-        model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
+        model.add_task(task.definition, head.state)
     return model, tasks
 
 
 def loss_of(model: MultiTaskModel, task: Task, split: str = "train") -> float:
-    rules = kind(task.definition.kind)
+    rules = likelihood(task.definition)
     outputs = model.outputs(task.name, task.splits[split].inputs)
-    return float(rules.loss(outputs.logits, rules.tensor(task.splits[split].targets), task.definition))
+    return float(rules.loss(outputs.logits, rules.tensor(task.splits[split].targets)))
 
 
 def score_of(model: MultiTaskModel, task: Task) -> float:
-    predicted, _ = model.predict_encoded(task.name, model.outputs(task.name, task.splits["validation"].inputs))
+    predicted = model.answers(task.name, task.splits["validation"].inputs).predictions
     return metric(task.definition.metric).score(task.splits["validation"].targets, predicted, task.definition)
 
 
@@ -611,7 +611,7 @@ def test_lora_on_images(small_image: Any, digits_suite: Suite, tmp_path: Path, m
     task = digits_suite.tasks["digit"]
     model = MultiTaskModel(copy.deepcopy(small_image), {})
     head = fit_head(model.encoder, task)
-    model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
+    model.add_task(task.definition, head.state)
     before = state(model.encoder)
     rising(monkeypatch)
     train(model, [task], chosen(tune="lora", epochs=3, learning_rate=1e-2), seed=0, adapter=tmp_path / "adapter")

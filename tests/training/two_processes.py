@@ -12,7 +12,7 @@ from torch import nn
 
 from allround.core import registry
 from allround.models.encoders.small_table import SmallTable
-from allround.models.model import MultiTaskModel
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.make import make_task
 from allround.tasks.task import Task
 from allround.training.processes import Processes

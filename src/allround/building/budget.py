@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from allround.merging.learn.learning import Learning
-from allround.tasks.kind import kind
+from allround.models.likelihood import likelihood
 from allround.tasks.task import Task
 
 #: Fewest rows that the scaling leaves in each split (or all rows, where there are fewer).
@@ -102,7 +102,7 @@ def scaled(task: Task, split: str, share: float) -> int:
     rows = len(task.splits[split])
     fewest = FEWEST[split]
     if split == "train":
-        fewest = max(fewest, 4 * kind(task.definition.kind).outputs(task.definition))
+        fewest = max(fewest, 4 * likelihood(task.definition).outputs(task.definition))
     return min(rows, max(fewest, round(share * rows)))
 
 

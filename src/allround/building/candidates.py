@@ -12,8 +12,9 @@ from torch import Tensor
 
 from allround.building.jobs.predict import predict
 from allround.core.pieces import Piece
-from allround.evaluation.scoreboard import Cost
-from allround.models.model import read_heads, write_definitions, write_heads
+from allround.models.cost import Cost
+from allround.models.head_files import read_heads, write_heads
+from allround.models.manifest import write_manifest
 from allround.tasks.definition import Definition
 
 
@@ -139,7 +140,7 @@ class ModelCandidate:
         """Write the encoder of a single model, all heads, and what they are for."""
         shutil.copytree(self.encoder, folder / "encoder")
         write_heads(folder / "heads.safetensors", self._read_heads())
-        write_definitions(folder, definitions, facts)
+        write_manifest(folder, definitions, facts)
 
     def _read_heads(self) -> dict[str, dict[str, Tensor]]:
         return {n: read_heads(folder / "heads.safetensors")[n] for n, folder in self.heads.items()}

@@ -52,7 +52,8 @@ class Judge:
         if constraints.words():
             words += f" Asked for: {constraints.words()}."
             if not allowed:
-                words += f" No single model satisfies that on validation; {best} {'; '.join(broken[best])}."
+                found = "single model" if constraints.single else "system"
+                words += f" No {found} satisfies that on validation; {best} {'; '.join(broken[best])}."
             elif best != ranked[0]:
                 words += f" {ranked[0]} is better but {'; '.join(broken[ranked[0]])}."
         return best, words

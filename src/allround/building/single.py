@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from allround.building.saving import cell_facts
-from allround.composition.residuals.store import load
 from allround.core.errors import AllroundError, suggestion
 from allround.core.growing import remove_work
 from allround.core.outputs import check_out, check_texts, output_folder, work_folder, write_texts
@@ -15,11 +15,12 @@ from allround.core.progress import Progress
 from allround.core.seeds import seed_everything, seed_of
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions, score
-from allround.evaluation.scoreboard import FILES, Cost, Notes, Scoreboard, System
+from allround.evaluation.scoreboard import FILES, Notes, Scoreboard, ScoredSystem
 from allround.models.base import open_encoder
 from allround.models.device import pick_device
-from allround.models.head import fit_head
-from allround.models.model import MultiTaskModel, parameters_of
+from allround.models.fitting import fit_head
+from allround.models.system import System, load
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.kind import kind
 from allround.tasks.metric import better
 from allround.tasks.suite import Suite, as_suite
@@ -116,7 +117,7 @@ def _tune(
         model = MultiTaskModel(made, {})
         for task in tasks:
             head = fit_head(made, task)
-            model.add_task(task.definition, {"weight": head.weight, "bias": head.bias})
+            model.add_task(task.definition, head.state)
             progress.say(f"head of {task.name} on the frozen base: validation {head.tried[head.chosen]:.3f}")
         adapter = folder / "adapter" if folder and settings.tune == "lora" else None
         course = trainer.train(model, tasks, settings, seed=seed, scratch=scratch, adapter=adapter)
@@ -155,7 +156,7 @@ def _what_happened(course: Course, settings: Settings) -> list[str]:
 
 
 def evaluate(
-    model: MultiTaskModel | Path | str,
+    model: System | Path | str,
     suite: Suite | str | Path,
     *,
     split: str = "test",
@@ -173,8 +174,8 @@ def evaluate(
         check_texts(out, FILES, "evaluate", force=force)
     if split not in SPLITS:
         raise AllroundError(f"evaluate on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
-    what = "the model" if isinstance(model, MultiTaskModel) else str(model)
-    model = model if isinstance(model, MultiTaskModel) else load(model)
+    what = "the model" if isinstance(model, System) else str(model)
+    model = model if isinstance(model, System) else load(model)
     lacking = [name for name in suite.tasks if name not in model.definitions]
     if lacking:
         shared = [name for name in suite.tasks if name in model.definitions]
@@ -191,10 +192,10 @@ def evaluate(
     return board
 
 
-def judge_of(suite: Suite) -> Callable[[MultiTaskModel, str], float]:
+def judge_of(suite: Suite) -> Callable[[System, str], float]:
     """What scores a model on the validation rows of one task of a suite, by its metric; more is better."""
 
-    def judge(model: MultiTaskModel, name: str) -> float:
+    def judge(model: System, name: str) -> float:
         if name not in suite.tasks:
             raise AllroundError(
                 f"score the task '{name}' on validation",
@@ -208,7 +209,7 @@ def judge_of(suite: Suite) -> Callable[[MultiTaskModel, str], float]:
     return judge
 
 
-def _check_labels(model: MultiTaskModel, task: Task, what: str) -> None:
+def _check_labels(model: System, task: Task, what: str) -> None:
     labels, name = model.definition(task.name).labels, task.name
     if labels != task.definition.labels:
         odd = sorted(set(task.definition.labels) ^ set(labels))
@@ -219,7 +220,7 @@ def _check_labels(model: MultiTaskModel, task: Task, what: str) -> None:
         )
 
 
-def board_of(model: MultiTaskModel, suite: Suite, split: str, name: str, course: Course | None) -> Scoreboard:
+def board_of(model: System, suite: Suite, split: str, name: str, course: Course | None) -> Scoreboard:
     """The scoreboard of one model, called `name`, beside the floor. course: the training that it came from."""
     predictions: dict[tuple[str, str], Predictions] = {}
     for task_name, task in suite.tasks.items():
@@ -229,18 +230,16 @@ def board_of(model: MultiTaskModel, suite: Suite, split: str, name: str, course:
         predictions["floor", task_name] = floor(own, split)
     rows = sum(len(p) for (s, _), p in predictions.items() if s == name)
     seconds = sum(p.seconds for (s, _), p in predictions.items() if s == name)
-    heads = [parameters_of(model.heads[t]) for t in suite.tasks]
-    encoder = parameters_of(model.encoder)
-    cost = Cost(
+    cost = replace(
+        model.cost(),
+        parameters_used=model.cost(suite.tasks).parameters_used,
         training_seconds=course.seconds if course else 0.0,
         training_examples=sum(course.examples.values()) if course else 0,
-        parameters_stored=model.parameters_stored,
-        parameters_used=encoder + max(heads),
         examples_per_second=rows / seconds if seconds else None,
     )
     systems = [
-        System("floor", "floor", "majority class, or mean"),
-        System(name, "joint", "the model", cost=cost),
+        ScoredSystem("floor", "floor", "majority class, or mean"),
+        ScoredSystem(name, "joint", "the model", cost=cost),
     ]
     notes: Notes = {"tasks": {n: list(t.notes) for n, t in suite.tasks.items() if t.notes}}
     return Scoreboard.make(

@@ -14,7 +14,7 @@ from allround.core.errors import AllroundError
 
 if TYPE_CHECKING:
     from allround.merging.align.networks import Left, Matched
-    from allround.models.model import MultiTaskModel
+    from allround.models.systems.multi_task_model import MultiTaskModel
 
 
 app = typer.Typer(**PLAIN)
@@ -62,9 +62,9 @@ def align(
 
 def load_models(folders: Sequence[Path]) -> list[MultiTaskModel]:
     """The models of these folders."""
-    from allround.models.model import load
+    from allround.models.systems.multi_task_model import open_model
 
-    return [load(folder) for folder in folders]
+    return [open_model(folder) for folder in folders]
 
 
 def print_matched(matched: Sequence[Matched], left: Sequence[Left]) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from allround.composition.residuals.store import load
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
-from allround.models.model import MultiTaskModel
+from allround.models.system import System, load
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.modality import modality_of
@@ -34,12 +33,14 @@ def answers(folder: Path, task: str | None, inputs: list[str], file: Path | None
     return _answer(model, task, columns)
 
 
-def _answer(model: MultiTaskModel, task: str, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _answer(model: System, task: str, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     definition = model.definition(task)
     rules = modality_of(definition)
     rows = [tuple(rules.parse(row[c], i) for c in definition.inputs) for i, row in enumerate(columns)]
-    encoded, confidence = model.predict_encoded(task, model.outputs(task, rows))
-    decoded = kind(definition.kind).decode(encoded, definition)
+    if not rows:
+        return []
+    made = model.answers(task, rows)
+    decoded, confidence = kind(definition.kind).decode(made.predictions, definition), made.confidence
     return [
         {
             **{column: rules.shown(value, i) for column, value in row.items()},

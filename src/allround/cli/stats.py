@@ -56,7 +56,7 @@ def stats(
     from allround.core.outputs import check_out_file
     from allround.merging.statistics.collect import collect
     from allround.merging.statistics.measure import entry_of
-    from allround.models.model import read_definitions
+    from allround.models.manifest import read_manifest
     from allround.tasks.suite import Suite
 
     quiet_libraries()
@@ -70,7 +70,7 @@ def stats(
     check_out_file(out, "stats", force=force)
     named = split_words(only, "--only") or None
     if named is None and (Path(model) / "allround.json").is_file():
-        named = list(read_definitions(Path(model))[0])
+        named = list(read_manifest(Path(model))[1])
     tasks = list(
         Suite.load(suite, data_dir=data_dir, only=named, limit=pairs_of(limit, "--limit", int) or None).tasks.values()
     )

@@ -42,10 +42,16 @@ ALL = (
     "task_rates",
     "batch_sizes",
     "restore_heads",
+    "terms",
     "device",
 )
 #: Names on the command line that differ from the field's.
-_NAMES = {"restore_heads": "restore_best_per_task", "task_rates": "task_rate", "batch_sizes": "task_batch"}
+_NAMES = {
+    "restore_heads": "restore_best_per_task",
+    "task_rates": "task_rate",
+    "batch_sizes": "task_batch",
+    "terms": "term",
+}
 _KIND = inspect.Parameter.KEYWORD_ONLY
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 #: How the inputs of text encoders are read: (type, help) by option.
@@ -130,5 +136,7 @@ def _settings(given: dict[str, Any]) -> Settings:
     for field, type_ in {"task_rates": float, "batch_sizes": int}.items():
         if field in given:
             given[field] = pairs_of(given[field], f"--{_NAMES[field].replace('_', '-')}", type_)
+    if "terms" in given:
+        given["terms"] = dict(registry.spelled("term", text) for text in given["terms"] or ())
     flags = {name: value or None for name, value in given.items() if isinstance(value, bool | dict)}
     return Settings().with_(**(given | flags))

@@ -124,6 +124,13 @@ class Metric(Declaration):
     better: Literal["higher", "lower"]
 
 
+class Likelihood(Declaration):
+    """What the outputs of a head mean."""
+
+    #: The kinds of task whose targets it is a distribution of.
+    kinds: tuple[Text, ...] = Field(min_length=1)
+
+
 class Encoder(Declaration):
     """A sort of encoder."""
 
@@ -141,7 +148,11 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "codec": Codec,
     "balance": Balance,
     "sample": Sample,
+    "term": Declaration,
     "kind": Declaration,
+    "likelihood": Likelihood,
+    "head": Declaration,
+    "system": Declaration,
     "modality": Declaration,
     "metric": Metric,
     "encoder": Encoder,

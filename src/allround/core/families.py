@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-#: family -> folder of the package; the first part of it is the room
+#: family -> folders of the package, separated by spaces; the first part of each is a room
 FAMILIES: dict[str, str] = {
     "merge": "merging/methods",
     "statistic": "merging/statistics/kinds",
@@ -17,7 +17,11 @@ FAMILIES: dict[str, str] = {
     "codec": "composition/residuals/codecs",
     "balance": "training/balance",
     "sample": "training/sample",
+    "term": "training/terms",
     "kind": "tasks/kinds",
+    "likelihood": "models/likelihoods",
+    "head": "models/heads",
+    "system": "models/systems composition/systems",
     "modality": "tasks/modalities",
     "metric": "tasks/metrics",
     "encoder": "models/encoders",
@@ -39,7 +43,7 @@ def word(family: str) -> str:
 
 
 def room(family: str) -> str:
-    """The room of the package that a family belongs to.
+    """The room of the package that a family belongs to, or the first of several.
 
     >>> room("balance")
     'training'
@@ -48,14 +52,19 @@ def room(family: str) -> str:
 
 
 def builtin_file(family: str, name: str) -> Path:
-    """Where the file of a built-in method lies, whether it exists or not."""
-    return PACKAGE / FAMILIES[family] / f"{name}.py"
+    """Where the file of a built-in method lies, or would lie."""
+    paths = [folder / f"{name}.py" for folder in _folders(family)]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def builtin_names(family: str) -> tuple[str, ...]:
     """The names of a family's built-in methods, sorted, from the file names alone."""
-    folder = PACKAGE / FAMILIES[family]
-    return _listed(folder, folder.stat().st_mtime_ns) if folder.is_dir() else ()
+    found = [_listed(folder, folder.stat().st_mtime_ns) for folder in _folders(family) if folder.is_dir()]
+    return found[0] if len(found) == 1 else tuple(sorted(name for names in found for name in names))
+
+
+def _folders(family: str) -> list[Path]:
+    return [PACKAGE / folder for folder in FAMILIES[family].split()]
 
 
 @cache

@@ -96,7 +96,7 @@ def check_out_file(
             raise AllroundError(asked, found, "choose another --out")
         if force:
             return place
-        entry = read_manifest(base).get(place.relative_to(base).as_posix())
+        entry = read_listing(base).get(place.relative_to(base).as_posix())
         if entry is None:
             raise AllroundError(asked, "there is a file of that name, which allround did not write", _DO)
         if entry.get("command") != command:
@@ -106,7 +106,7 @@ def check_out_file(
         return place
 
 
-def read_manifest(folder: Path) -> dict[str, Entry]:
+def read_listing(folder: Path) -> dict[str, Entry]:
     """What a folder's manifest lists: path -> entry. None, or one that cannot be read, lists nothing."""
     try:
         listed = read_settings(folder / MANIFEST)["files"]
@@ -123,7 +123,7 @@ def _in_the_way(folder: Path, command: str) -> str | None:
     present = [name for name in _entries(folder) if name != MANIFEST]
     if LOCK in present:
         return f"it is the working folder of '{owner_of(folder)}'"
-    listed = read_manifest(folder)
+    listed = read_listing(folder)
     if not listed and (present or not (folder / MANIFEST).is_file()):
         return "there is a folder with other things in it, which allround did not write"
     others = sorted({str(entry.get("command")) for entry in listed.values()} - {command})
@@ -218,7 +218,7 @@ def output_folder(
 
     def list_files(folder: Path) -> None:
         listed = {name: _entry(folder / name, command) for name in _entries(folder) if name != MANIFEST}
-        _write_manifest(folder, listed)
+        _write_listing(folder, listed)
 
     with whole(place, made_from, list_files, lambda: check_out(path, command, force=force)) as folder:
         yield folder
@@ -301,7 +301,7 @@ def work_folder(path: Path | str, command: str, *, force: bool = False) -> Itera
 
 def remove_output(folder: Path) -> None:
     """Remove what a folder's manifest lists, as it was written, and what is then empty; all else stays."""
-    listed = read_manifest(folder)
+    listed = read_listing(folder)
     for name, entry in listed.items():
         if _as_written(folder / name, entry):
             (folder / name).unlink()
@@ -350,12 +350,12 @@ def piece_folder(path: Path) -> Iterator[Path]:
 def _manifest_of(folder: Path) -> Iterator[dict[str, Entry]]:
     """Yield what a folder's manifest lists, to be changed; others that change it wait."""
     with growing(folder / MANIFEST, wait=True):
-        listed = read_manifest(folder)
+        listed = read_listing(folder)
         before = dict(listed)
         yield listed
         if listed != before:
-            _write_manifest(folder, listed)
+            _write_listing(folder, listed)
 
 
-def _write_manifest(folder: Path, listed: Mapping[str, Entry]) -> None:
+def _write_listing(folder: Path, listed: Mapping[str, Entry]) -> None:
     write_json(folder / MANIFEST, {"format": _FORMAT, "allround": __version__, "files": dict(sorted(listed.items()))})

@@ -46,7 +46,8 @@ def merge_models(
     A folder that is there is replaced only where `merge` wrote it and nothing was changed since, or with `force`.
     """
     from allround.models.card import write_card
-    from allround.models.model import write_definitions, write_heads
+    from allround.models.head_files import write_heads
+    from allround.models.manifest import write_manifest
 
     read = [path for source in _sources(plan) for path in (source.path, *source.files)]
     check_out(out, "merge", force=force, inputs=read)
@@ -60,7 +61,7 @@ def merge_models(
         write_json(target / "merge.json", made)
         if definitions:
             write_heads(folder / "heads.safetensors", heads)
-            write_definitions(folder, definitions, {"made_by": made})
+            write_manifest(folder, definitions, {"made_by": made})
         made_of = [str(model) for model in (plan.recipe.base, *plan.recipe.models) if model is not None]
         write_card(folder, out.name, _card_lines(plan), tags=["merge"], made_from=made_of)
         if recipe_file is not None:
@@ -113,7 +114,7 @@ def _made_from(plan: Plan) -> dict[str, object]:
 
 def _heads(recipe: Recipe) -> tuple[dict[str, Definition], dict[str, dict[str, Tensor]]]:
     """The tasks and heads of models that allround saved; none where the models are others."""
-    from allround.models.model import read_heads
+    from allround.models.head_files import read_heads
 
     definitions = check_heads(recipe)
     heads: dict[str, dict[str, Tensor]] = {}
@@ -127,7 +128,7 @@ def check_heads(recipe: Recipe) -> dict[str, Definition]:
     ours = [model for model in recipe.models if _is_ours(model)]
     if not ours:
         return {}
-    from allround.models.model import read_definitions
+    from allround.models.manifest import read_manifest
 
     if len(ours) < len(recipe.models):
         other = next(model for model in recipe.models if model not in ours)
@@ -138,7 +139,7 @@ def check_heads(recipe: Recipe) -> dict[str, Definition]:
         )
     definitions: dict[str, Definition] = {}
     for model in ours:
-        for name, definition in read_definitions(Path(model.path))[0].items():
+        for name, definition in read_manifest(Path(model.path))[1].items():
             if name in definitions:
                 raise AllroundError(
                     f"merge {model}",

@@ -5,38 +5,27 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from allround.core.errors import AllroundError
+from allround.models.batch import Batch, Features
 from allround.tasks.definition import Definition
 
 #: The file beside the weights that says which encoder wrote them.
 CONFIG = "allround_encoder.json"
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Prepared examples, stacked. `lengths` are words per example where the task is per word, else empty."""
-
-    tensors: dict[str, Tensor]
-    size: int
-    lengths: tuple[int, ...] = ()
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch({k: v.to(device) for k, v in self.tensors.items()}, self.size, self.lengths)
-
-
 class Encoder(nn.Module, ABC):
     """Rows in, features out.
 
     `prepare` does the work that needs doing once a row (tokenising, decoding an image); `collate` stacks what
-    it made; `forward` gives features: (n, features) for n examples, or (words, features) where `lengths` says
-    how many words each example has.
+    it made; `forward` gives features, a vector for each row or for each word of each row. It may look at the task that
+    the batch belongs to.
     """
 
     name: ClassVar[str]
@@ -64,7 +53,7 @@ class Encoder(nn.Module, ABC):
         """Stack prepared rows."""
 
     @abstractmethod
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Features:
         """Features of a batch."""
 
     @abstractmethod
@@ -75,6 +64,10 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> Encoder:
         """Read what `save` wrote, or what the encoder's own library writes; into float32, whatever it is stored as."""
+
+    def batch(self, prepared: Sequence[Any], definition: Definition) -> Batch:
+        """Prepared rows of one task as a batch that knows it."""
+        return replace(self.collate(prepared, definition), rows={definition.name: tuple(range(len(prepared)))})
 
     @property
     def backbone(self) -> nn.Module:
@@ -99,7 +92,7 @@ def try_out(encoder: Encoder, definition: Definition, row: tuple[Any, ...]) -> N
     """Compute the features of one row, so that what cannot work is found where the encoder is loaded."""
     encoder.eval()
     with torch.inference_mode():
-        found = encoder(encoder.collate(encoder.prepare([row], definition), definition))
+        found = encoder(encoder.batch(encoder.prepare([row], definition), definition)).values
     if tuple(found.shape) != (1, encoder.features(definition)):
         raise ValueError(f"its features have the shape {tuple(found.shape)}, and its configuration says "
                          f"{(1, encoder.features(definition))}")  # fmt: skip

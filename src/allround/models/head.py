@@ -1,88 +1,162 @@
-"""Fitting a linear head on frozen features: before tuning, or on a merged encoder."""
+"""What a head is: the part of a model that turns an encoder's features into answers to one task."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from allround.models.encoder import Encoder
-from allround.models.model import Outputs, by_length
+from allround.core import registry
+from allround.core.errors import AllroundError
+from allround.models.batch import Answers, Features, TaskLoss, per_row
+from allround.models.likelihood import likelihood
 from allround.tasks.definition import Definition
-from allround.tasks.kind import kind
-from allround.tasks.metric import better, metric
-from allround.tasks.task import Task
+from allround.tasks.kind import Encoded, kind
 
-#: Strengths of the penalty that are tried; the best on validation is taken.
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+#: The head of a task that nothing else was asked for.
+LINEAR = "linear"
 
 
-@dataclass(frozen=True)
-class Head:
-    """A fitted head, and how it was chosen: penalty -> validation score."""
+class HeadState(dict[str, Tensor]):
+    """A head's tensors by name, and its sort. Names hold no dots."""
 
-    weight: Tensor
-    bias: Tensor
-    tried: dict[float, float]
-    chosen: float
+    def __init__(self, tensors: Mapping[str, Tensor], sort: str = LINEAR) -> None:
+        super().__init__(tensors)
+        self.sort = sort
 
 
-@torch.inference_mode()
-def features_of(encoder: Encoder, prepared: list[Any], definition: Definition, batch_size: int = 64) -> Outputs:
-    """Features of prepared rows, in their order: (n, d), or (words, d) with the words of each row."""
-    encoder.eval()
-    return by_length(encoder, definition, prepared, batch_size, encoder)
+class NotFinite(ArithmeticError):
+    """Outputs that hold NaN or infinity. rows: of the batch, ascending."""
+
+    def __init__(self, rows: list[int]) -> None:
+        super().__init__(f"NaN or infinity in {len(rows)} rows")
+        self.rows = rows
 
 
-def fit_head(encoder: Encoder, task: Task) -> Head:
-    """Fit a linear head for a task on the encoder as it is (Kumar et al., ICLR 2022, arXiv:2202.10054).
+class Head(nn.Module, ABC):
+    """Answers one task from features of `width` numbers. A head begins untrained, as `reset` makes it.
 
-    Minimises the kind's own loss plus penalty / 2 * ||W||^2 on standardised features by L-BFGS, once for each of
-    `PENALTIES`, and keeps the one with the best validation score (the larger penalty on a tie).
+    sort: the name of its file.
+
+    Its tensors have names without dots, so that they can be stored as `<task>.<name>`.
     """
-    definition = task.definition
-    rules, scorer = kind(definition.kind), metric(definition.metric)
-    train, validation = task.splits["train"], task.splits["validation"]
-    x = features_of(encoder, encoder.prepare(train.inputs, definition), definition).logits
-    held = features_of(encoder, encoder.prepare(validation.inputs, definition), definition)
-    mean = x.mean(0)
-    std = x.std(0).clamp_min(1e-4) if len(x) > 1 else torch.ones_like(mean)
-    x = ((x - mean) / std).clone()
-    y = rules.tensor(train.targets)
-    sign = 1 if better(definition.metric) == "higher" else -1
-    weight = torch.zeros(rules.outputs(definition), x.shape[1])
-    bias = torch.zeros(len(weight))
-    tried: dict[float, float] = {}
-    best: tuple[float, Tensor, Tensor, float] | None = None
-    for penalty in sorted(PENALTIES, reverse=True):
-        # From strong to weak, each from where the last ended: the path is short.
-        weight, bias = _minimise(x, y, weight, bias, penalty, definition)
-        folded = weight / std, bias - weight @ (mean / std)
-        logits = held.logits @ folded[0].T + folded[1]
-        score = scorer.score(validation.targets, rules.predict(logits, held.lengths), definition)
-        tried[penalty] = score
-        if best is None or sign * score > best[0]:
-            best = (sign * score, *folded, penalty)
-    assert best is not None
-    return Head(best[1], best[2], tried, best[3])
+
+    sort: ClassVar[str]
+
+    def __init__(self, definition: Definition, width: int) -> None:
+        super().__init__()
+        self.definition = definition
+        self.width = width
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Make the head untrained, always in the same way."""
+
+    def stored(self) -> HeadState:
+        """Its tensors, on the CPU."""
+        return HeadState({name: value.detach().cpu() for name, value in self.state_dict().items()}, self.sort)
+
+    @abstractmethod
+    def tensor(self, encoded: Encoded) -> Tensor:
+        """Encoded targets of rows -> the tensor that `loss` takes."""
+
+    @abstractmethod
+    def loss(self, features: Features, targets: Tensor) -> TaskLoss:
+        """The loss on rows that all have a target."""
+
+    @abstractmethod
+    def answer(self, features: Features, *, scores: bool = False) -> Answers:
+        """The answers to rows. scores: give the probability of each label too. Errors: NotFinite."""
+
+    def fit(self, train: Features, targets: Encoded, score: Callable[[], float]) -> dict[float, float]:
+        """Fit the head on features of training rows, all else being frozen; validation chooses what is to be chosen.
+
+        score: the validation score of the head as it is, higher being better. Returns what was tried: the strength of
+        a penalty -> its score; the head is left as the best of them. Errors: a head that cannot be fitted alone.
+        """
+        raise AllroundError(
+            f"fit the head of task '{self.definition.name}' on a frozen encoder",
+            f"a head of the sort {type(self).__name__} cannot be fitted alone",
+            "use a linear head",
+        )
 
 
-def _minimise(
-    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, penalty: float, definition: Definition
-) -> tuple[Tensor, Tensor]:
-    rules = kind(definition.kind)
-    weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS(
-        [weight, bias], max_iter=100, tolerance_grad=1e-5, tolerance_change=1e-7, line_search_fn="strong_wolfe"
-    )
+class OutputHead(Head):
+    """A head that gives numbers for each row or word, which the likelihood of the task's kind reads.
 
-    def closure() -> float:
-        optimiser.zero_grad()
-        loss = rules.loss(x @ weight.T + bias, y, definition) + 0.5 * penalty * weight.square().sum()
-        loss.backward()
-        return loss.item()
+    `forward` maps feature vectors (n, width) to outputs (n, outputs).
+    """
 
-    optimiser.step(closure)
-    return weight.detach(), bias.detach()
+    def __init__(self, definition: Definition, width: int) -> None:
+        super().__init__(definition, width)
+        self.likelihood = likelihood(definition)
+        self.outputs = self.likelihood.outputs(definition)
+        self.per_token = kind(definition.kind).per_token
+
+    @abstractmethod
+    def forward(self, values: Tensor) -> Tensor: ...
+
+    def tensor(self, encoded: Encoded) -> Tensor:
+        return self.likelihood.tensor(encoded)
+
+    def loss(self, features: Features, targets: Tensor) -> TaskLoss:
+        return TaskLoss(self.likelihood.loss(self(features.values), targets), len(targets))
+
+    def answer(self, features: Features, *, scores: bool = False) -> Answers:
+        outputs = self(features.values).float().cpu()
+        check_outputs(outputs, features.lengths)
+        rules = self.likelihood
+        predictions, confidence = rules.predict(outputs), rules.confidence(outputs)
+        found = rules.scores(outputs) if scores else None
+        if not self.per_token:
+            return Answers(
+                predictions,
+                None if confidence is None else confidence.tolist(),
+                None if found is None else found.numpy(),
+            )
+        lengths = features.lengths
+        return Answers(
+            np.split(predictions, np.cumsum(lengths)[:-1]),
+            None if confidence is None else [float(c.mean()) if len(c) else 1.0 for c in per_row(confidence, lengths)],
+            None if found is None else [part.numpy() for part in per_row(found, lengths)],
+        )
+
+
+def check_outputs(outputs: Tensor, lengths: tuple[int, ...]) -> None:
+    """NotFinite for the rows whose outputs hold NaN or infinity."""
+    fine = torch.isfinite(outputs).flatten(1).all(1) if outputs.dim() > 1 else torch.isfinite(outputs)
+    if bool(fine.all()):
+        return
+    parts = per_row(fine, lengths) if lengths else list(fine)
+    raise NotFinite([row for row, part in enumerate(parts) if not bool(part.all())])
+
+
+def make_head(name: str, definition: Definition, width: int, state: Mapping[str, Tensor] | None = None) -> Head:
+    """A head of the sort called `name`, untrained or with the given tensors.
+
+    Errors: an unknown sort; tensors of other names or shapes.
+    """
+    made: Head = registry.find("head", name).load()(definition, width)
+    if state is not None:
+        own = made.state_dict()
+        wrong = [k for k, v in own.items() if k not in state or state[k].shape != v.shape]
+        if wrong:
+            shape = tuple(state[wrong[0]].shape) if wrong[0] in state else "missing"
+            raise AllroundError(
+                f"use the head of task '{definition.name}'",
+                f"its {wrong[0]} is {shape}, and the encoder and the task's labels need {tuple(own[wrong[0]].shape)}",
+                "use the head with the encoder and labels that it was made for",
+            )
+        odd = [k for k in state if k not in own]
+        if odd:
+            raise AllroundError(
+                f"use the head of task '{definition.name}'",
+                f"it holds '{odd[0]}', which a head of the sort '{name}' does not have",
+                "use the head with the encoder and labels that it was made for",
+            )
+        made.load_state_dict(dict(state))
+    return made

@@ -54,7 +54,7 @@ class Definition:
         for name in ("inputs", "labels"):
             if len(set(getattr(made, name))) < len(getattr(made, name)):
                 raise ValueError(f"{name} names something twice")
-        if registry.load("kind", made.kind)().outputs(made) < 1:
+        if not made.labels and not registry.load("kind", made.kind)().numeric:
             raise ValueError("labels names nothing")
         if made.scale <= 0:
             raise ValueError("scale is not above 0")

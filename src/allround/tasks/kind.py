@@ -1,16 +1,15 @@
-"""What a kind of task must say: how targets become numbers, what the loss is, how outputs become answers."""
+"""What a kind of task must say: how targets become numbers and back, and what a trivial answer is."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from allround.core import registry
 from allround.tasks.definition import Definition
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 #: Encoded targets: one entry an example. int64 (n,), float64 (n,), int8 (n, k), or a list of int64 (words,).
 Encoded = Any
@@ -19,8 +18,8 @@ Encoded = Any
 class Kind(ABC):
     """The rules of one kind. Kinds hold no state; what they learn from data stands in the definition.
 
-    A head gives `outputs(definition)` numbers for each example, or for each word of each example where
-    `per_token` is set; words of a batch then follow each other in one flat axis.
+    A kind says what a task is. How a model answers it is the matter of the model: of its head, and of the likelihood
+    that reads the head's outputs (allround.models.likelihood).
     """
 
     metric: ClassVar[str]
@@ -46,28 +45,12 @@ class Kind(ABC):
     def decode(self, encoded: Encoded, definition: Definition) -> list[Any]:
         """Encoded targets or predictions -> readable ones (the inverse of `encode`)."""
 
-    @abstractmethod
-    def outputs(self, definition: Definition) -> int:
-        """How many numbers a head gives."""
+    def decide(self, scores: np.ndarray | list[np.ndarray]) -> tuple[Encoded, list[float]]:
+        """Encoded answers from the probability of each label, and how probable each answer is.
 
-    @abstractmethod
-    def tensor(self, encoded: Encoded) -> Tensor:
-        """Encoded targets -> the flat tensor that `loss` takes."""
-
-    @abstractmethod
-    def loss(self, logits: Tensor, targets: Tensor, definition: Definition) -> Tensor:
-        """Mean loss. logits (n, outputs); targets as from `tensor`, n entries."""
-
-    @abstractmethod
-    def predict(self, logits: Tensor, lengths: Sequence[int]) -> Encoded:
-        """Logits (n, outputs) -> encoded predictions, before the definition's scaling is undone.
-
-        lengths: words of each example, used where `per_token` is set.
+        Shapes: scores (n, labels), or for kinds per word one (words, labels) a row. Kinds without labels have none.
         """
-
-    @abstractmethod
-    def confidence(self, logits: Tensor, lengths: Sequence[int]) -> list[float] | None:
-        """The probability of each answer, where the kind has one."""
+        raise NotImplementedError(f"{type(self).__name__} has no labels to decide between")
 
     @abstractmethod
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:

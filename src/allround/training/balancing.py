@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -61,6 +61,9 @@ class Seen:
 class Balancer:
     """Gives each task of a step its weight. One object for one training; all that it remembers stands in `state`.
 
+    Along which axis of a remembered tensor the tasks lie, `axes` says where it is not the first: another one, two, or
+    none. Kept state is by the names of tasks (`by_task`), so that a training can go on with other tasks (`take`).
+
     A method says in `@method(needs=...)` what it has to see, and implements one of these:
 
     - nothing, "losses" or "norms": `early`, the weight of one task from its own loss and norm, up to a factor that
@@ -78,9 +81,66 @@ class Balancer:
     the same for all balancers; with `raw_scale`, or in the facts of a method `raw=True`, it does not.
     """
 
+    axes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+
     def __init__(self, outline: Outline) -> None:
         self.outline = outline
         self.state: dict[str, Tensor] = {}
+
+    def _axes(self, name: str, value: Tensor) -> tuple[int, ...]:
+        return self.axes.get(name, (0,) if value.dim() else ())
+
+    def by_task(self) -> dict[str, dict[str, Tensor]]:
+        """The state by the names of the tasks; under "" what belongs to no task."""
+        found: dict[str, dict[str, Tensor]] = {"": {}, **{task: {} for task in self.outline.names}}
+        for name, value in self.state.items():
+            axes = self._axes(name, value)
+            if not axes:
+                found[""][name] = value
+                continue
+            for task, part in zip(self.outline.names, value.unbind(axes[0]), strict=True):
+                if len(axes) == 1:
+                    found[task][name] = part
+                else:
+                    pairs = zip(self.outline.names, part.unbind(axes[1] - 1), strict=True)
+                    found[task] |= {f"{name}:{other}": one for other, one in pairs}
+        return found
+
+    def take(self, kept: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Remember what `by_task` gave for these tasks, or for others: a task that is new begins as in a new training,
+        one that is gone is forgotten. What cannot begin for one task alone begins anew for all."""
+        tasks = self.outline.names
+        self.state |= kept.get("", {})
+        names = dict.fromkeys(key.partition(":")[0] for task in tasks for key in kept.get(task, {}))
+        for name in names:
+            axes = self.axes.get(name, (0,))
+            rows = []
+            for place, task in enumerate(tasks):
+                own = self.state.get(name)
+                first = (
+                    own.select(axes[0], place)
+                    if own is not None and axes[0] < own.dim() and own.shape[axes[0]] == len(tasks)
+                    else None
+                )
+                rows.append(self._row(name, axes, kept.get(task, {}), first))
+            there = [row for row in rows if row is not None]
+            if there and all(row is None or row.shape == there[0].shape for row in rows):
+                if len(there) == len(rows):
+                    self.state[name] = torch.stack(there, axes[0])
+                elif axes == (0,):
+                    blank = torch.zeros_like(there[0])
+                    self.state[name] = torch.stack([blank if row is None else row for row in rows])
+
+    def _row(self, name: str, axes: tuple[int, ...], kept: Mapping[str, Tensor], first: Tensor | None) -> Tensor | None:
+        """A task's part of a remembered tensor: as it was kept, or as it is at first."""
+        if len(axes) == 1:
+            return kept.get(name, first)
+        if first is None:
+            return None
+        others = [
+            kept.get(f"{name}:{other}", first.select(axes[1] - 1, at)) for at, other in enumerate(self.outline.names)
+        ]
+        return torch.stack(others, axes[1] - 1)
 
     def early(self, task: int, loss: float, norm: float) -> float:
         """The weight of a task, up to a factor that is the same for all tasks of the step."""

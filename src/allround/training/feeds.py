@@ -10,7 +10,7 @@ import numpy as np
 
 from allround.core.seeds import seed_of
 from allround.models.batches import draw_batches
-from allround.models.encoder import Encoder
+from allround.models.model import Model
 from allround.tasks.kind import kind
 from allround.tasks.task import Split, Task
 
@@ -19,7 +19,7 @@ from allround.tasks.task import Split, Task
 class Feed:
     """Prepared rows, and which of them each task has a label for.
 
-    tasks: their numbers. rows: what the encoder made of each row. places: for each task, the place of a row in the
+    tasks: their numbers. rows: as the model prepared them. places: for each task, the place of a row in the
     task's own training split, or -1 where it has no label there. lengths: words of each row, where the tasks are per
     word (else 1): how many features a row has. use: the rows that are drawn.
     """
@@ -61,22 +61,21 @@ class Feed:
 
 def make_feeds(
     tasks: Sequence[Task],
-    encoder: Encoder,
+    model: Model,
     *,
     batch_size: int,
     batch_sizes: Mapping[str, int],
     seed: int,
     split: str = "train",
 ) -> list[Feed]:
-    """A feed for each task, and one for all tasks of a table that the encoder reads alike.
+    """A feed for each task, and one for all tasks of a table that the model reads alike.
 
     batch_sizes: by the name of a task or table, or by kind; the first that is there is taken.
     """
     together: dict[Any, list[int]] = {}
     for index, task in enumerate(tasks):
-        d = task.definition
         alone = task.table is None or task.splits[split].rows is None
-        key = (index,) if alone else (task.table, d.inputs, d.modality, d.instruction, kind(d.kind).per_token)
+        key = (index,) if alone else (task.table, model.reading(task.name))
         together.setdefault(key, []).append(index)
     feeds: list[Feed] = []
     for numbers in together.values():
@@ -87,12 +86,12 @@ def make_feeds(
         sizes = [batch_sizes[k] for i in numbers for k in (tasks[i].name, tasks[i].table, tasks[i].definition.kind)
                  if k is not None and k in batch_sizes]  # fmt: skip
         splits = {i: tasks[i].splits[split] for i in numbers}
-        feeds.append(_feed(name, splits, tasks, encoder, sizes[0] if sizes else batch_size, seed))
+        feeds.append(_feed(name, splits, tasks, model, sizes[0] if sizes else batch_size, seed))
     return feeds
 
 
 def _feed(
-    name: str, splits: Mapping[int, Split], tasks: Sequence[Task], encoder: Encoder, batch_size: int, seed: int
+    name: str, splits: Mapping[int, Split], tasks: Sequence[Task], model: Model, batch_size: int, seed: int
 ) -> Feed:
     numbers = tuple(splits)
     if len(numbers) == 1:
@@ -110,6 +109,6 @@ def _feed(
             inputs[at] = row
         if kind(tasks[i].definition.kind).per_token:
             lengths[where] = [len(target) for target in splits[i].targets]
-    prepared = encoder.prepare(inputs, tasks[numbers[0]].definition)
-    weights = [encoder.length(row) for row in prepared]
+    prepared = model.prepare(tasks[numbers[0]].name, inputs, splits[numbers[0]].targets if len(numbers) == 1 else None)
+    weights = [model.size(row) for row in prepared]
     return Feed(name, numbers, prepared, places, lengths, batch_size, seed, weights)

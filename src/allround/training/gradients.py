@@ -14,13 +14,15 @@ from torch import Tensor
 from allround.core.entry import Entry
 from allround.core.errors import AllroundError
 from allround.core.seeds import seed_of
-from allround.models.model import MultiTaskModel
-from allround.tasks.kind import kind
+from allround.models.batch import Batch, Features, TaskLoss, positions
+from allround.models.model import Model, device_of
+from allround.tasks.kind import Encoded
 from allround.tasks.task import Task
 from allround.training.balancing import Balancer, Seen, rescaled
 from allround.training.feeds import Feed
 from allround.training.gramians import COLUMNS, gramian_of
 from allround.training.processes import Processes
+from allround.training.term import Term
 
 #: One tensor for each parameter, or None where the loss does not depend on it.
 Gradient = list[Tensor | None]
@@ -88,7 +90,7 @@ class Gradients:
 
     def __init__(
         self,
-        model: MultiTaskModel,
+        model: Model,
         tasks: Sequence[Task],
         entry: Entry,
         make: Callable[[], Balancer],
@@ -99,22 +101,22 @@ class Gradients:
         flat: float = 0.0,
         accumulate: int = 1,
         rates: Sequence[float] = (),
+        terms: Sequence[Term] = (),
         seed: int = 0,
     ) -> None:
         self.model, self.tasks, self.processes, self.products = model, list(tasks), processes, products
         self.entry, self.needs, self.seed = entry, set(entry.needs), seed
         self.raw = raw_scale or entry.facts["raw"]
-        self.flat, self.accumulate = flat, accumulate
+        self.flat, self.accumulate, self.terms = flat, accumulate, list(terms)
         self.rates = list(rates or [1.0] * len(self.tasks))
         self.together = bool(self.needs & {"gramian", "gradients"} or entry.facts["together"])
         # What the neighbourhood adds to the gradients is weighed by a balancer of its own, with its own memory.
         self.balancers = [make()] + ([make()] if flat and self.together else [])
-        self.rules = [kind(t.definition.kind) for t in self.tasks]
-        self.shared = [p for n, p in model.named_parameters() if p.requires_grad and not n.startswith("heads.")]
-        self.heads = [[p for p in model.heads[t.name].parameters() if p.requires_grad] for t in self.tasks]
+        self.shared = [p for p in model.shared().values() if p.requires_grad]
+        self.heads = [[p for p in model.own(t.name).values() if p.requires_grad] for t in self.tasks]
         self.sizes = [p.numel() for p in self.shared]
         if not self.shared and (self.together or "features" in self.needs):
-            raise AllroundError(f"balance by '{entry.name}'", "the encoder has no weights that are trained",
+            raise AllroundError(f"balance by '{entry.name}'", "no weights that the tasks share are trained",
                                 "use another balancer, such as equal")  # fmt: skip
         self.matrix: Tensor | None = None
         self.backward_passes = 0
@@ -146,7 +148,7 @@ class Gradients:
     @contextmanager
     def _seeded(self) -> Iterator[None]:
         """Random numbers of this step alone, alike in every process."""
-        device = self.model.device
+        device = device_of(self.model)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed_of(self.seed, "balance", self.number))
             yield
@@ -410,40 +412,51 @@ class Gradients:
         return self.processes.share(part.rows)
 
     def _forward(self, part: Part, rows: list[int]) -> tuple[Tensor, list[_Loss]]:
-        """Features of some rows of a part, and the losses of its tasks on them.
+        """Features of some rows of a part, where the balancer looks at them, and the losses of its tasks on the rows.
 
         Losses are sums divided by the terms of the whole part: over all processes and pieces they add up to the mean
         loss. A task without a labelled row in the whole part is not there.
         """
-        feed, device = part.feed, self.model.device
-        definition = self.tasks[part.tasks[0]].definition
+        feed, device = part.feed, device_of(self.model)
+        first = self.tasks[part.tasks[0]].name
+        mine = {t: [place for place, i in enumerate(rows) if feed.places[t][i] >= 0] for t in part.tasks}
+        features, made = torch.zeros(0), {}
         with self.products():
             if rows:
-                batch = self.model.encoder.collate([feed.rows[i] for i in rows], definition).to(device)
-                features = self.model.encoder(batch)
-            else:
-                features = torch.zeros(0, self.model.encoder.features(definition), device=device)
+                targets = {self.tasks[t].name: self._targets(part, t, [rows[i] for i in mine[t]]) for t in mine}
+                asked = {self.tasks[t].name: mine[t] for t in mine}
+                batch = self.model.collate([feed.rows[i] for i in rows], asked, targets).to(device)
+                found = self.model.features(batch) if "features" in self.needs else None
+                made = {n: self._with_terms(n, one, batch, found) for n, one in self.model.losses(batch, found).items()}
+                features = found.values if found is not None else features
+            elif "features" in self.needs:
+                features = torch.zeros(0, self.model.width(first), device=device)
         losses = []
         for task in part.tasks:
-            places, rules = feed.places[task], self.rules[task]
-            labelled = [i for i in part.rows if places[i] >= 0]
+            labelled = [i for i in part.rows if feed.places[task][i] >= 0]
             if not labelled:
                 continue
-            mine = [i for i in rows if places[i] >= 0]
-            here = set(mine)
-            own = _spread([places[i] >= 0 for i in rows], feed.lengths[rows])
-            among = _spread([i in here for i in labelled], feed.lengths[labelled])
+            here = {rows[i] for i in mine[task]}
+            own = positions(mine[task], feed.lengths[rows])
+            among = positions([n for n, i in enumerate(labelled) if i in here], feed.lengths[labelled])
             terms = int(feed.lengths[labelled].sum())
             value = torch.zeros((), device=device)
-            if len(own):
-                data = self.tasks[task].splits[part.split].take([int(places[i]) for i in mine])
-                with self.products():
-                    used = features if len(own) == len(features) else features[own.to(device)]
-                    logits = self.model.heads[self.tasks[task].name](used)
-                    value = rules.loss(logits, rules.tensor(data.targets).to(device), self.tasks[task].definition)
-                value = value if len(own) == terms else value * (len(own) / terms)
+            one = made.get(self.tasks[task].name)
+            if one is not None and one.count:
+                value = one.value if one.count == terms else one.value * (one.count / terms)
             losses.append(_Loss(task, value, len(labelled), terms, own.to(device), among.to(device)))
         return features, losses
+
+    def _with_terms(self, task: str, loss: TaskLoss, batch: Batch, features: Features | None) -> TaskLoss:
+        """A task's loss with what the terms add to it."""
+        added = {type(term).__name__: term.task_loss(self.model, task, batch, features) for term in self.terms}
+        extra = {name: value for name, value in added.items() if value is not None}
+        return replace(loss, extra={**loss.extra, **extra}) if extra else loss
+
+    def _targets(self, part: Part, task: int, rows: Sequence[int]) -> Encoded:
+        """The targets of a task in some rows of a feed."""
+        places = part.feed.places[task]
+        return self.tasks[task].splits[part.split].take([int(places[i]) for i in rows]).targets
 
     def _whole(self, mine: Tensor, loss: _Loss) -> Tensor:
         """Rows of this process among those of all; only its own carry a graph, since each process adds its part of the
@@ -503,11 +516,6 @@ def check_parts(entry: Entry, flat: float, accumulate: int) -> None:
             f"'{entry.name}' looks at the features of a whole step at once",
             "leave that out, or choose another balancer",
         )
-
-
-def _spread(which: Sequence[bool], lengths: np.ndarray) -> Tensor:
-    """Places of the entries of some rows, where each row has `lengths` entries and all follow each other."""
-    return torch.from_numpy(np.flatnonzero(np.repeat(np.asarray(which, dtype=bool), lengths)))
 
 
 def _apart(gradient: Sequence[Tensor | None]) -> Gradient:

@@ -51,6 +51,8 @@ class Settings:
         In Python a dictionary; the factor holds for the task's head, and for its part of a step.
     restore_heads: A task gets its best head back where that scores better (--heads tuned).
         At the end, with the final encoder, heads are compared with those of the best evaluation of the task.
+    terms: What is added to training, such as l2_sp:weight=0.01 (methods list --family term); may be repeated.
+        In Python a dictionary: name -> parameters. `train` also takes terms as objects.
     device: auto, cpu or cuda.
     precision: auto, fp32 or bf16, in training.
         "bf16" computes matrix products in bfloat16 (weights and the best state stay float32), "fp32" does not; "auto"
@@ -82,6 +84,7 @@ class Settings:
     batch_sizes: dict[str, int] = field(default_factory=dict)
     task_rates: dict[str, float] = field(default_factory=dict)
     restore_heads: bool = False
+    terms: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"
     precision: str = "auto"
 
@@ -104,6 +107,8 @@ class Settings:
         registry.find("sample", self.sample).resolve(self.sample_settings)
         registry.find("balance", self.balance).resolve(self.balance_settings)
         parse_mix(self.mix, ("classification",))
+        for name, values in self.terms.items():
+            registry.find("term", name).resolve(values)
         for name, rows in self.batch_sizes.items():
             if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
                 raise AllroundError(f"train '{name}' with batches of {rows!r} rows", "a batch has at least 1 row",
@@ -142,7 +147,10 @@ class Settings:
                                     "encoder's own")  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(self)
+        if not self.terms:  # as it was before there were terms, so that finished work is known again
+            del found["terms"]
+        return found
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Settings:

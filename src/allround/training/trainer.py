@@ -22,11 +22,12 @@ from allround.core.plugins import contents
 from allround.core.reading import check_file
 from allround.core.seeds import seed_everything, seed_of
 from allround.core.version import __version__
+from allround.models.batch import per_row
 from allround.models.device import pick_device, precision, products
 from allround.models.encoder import hash_tensors
-from allround.models.head import features_of
-from allround.models.model import MultiTaskModel, Outputs
-from allround.tasks.kind import kind
+from allround.models.likelihood import likelihood
+from allround.models.model import Model, Prepared, device_of
+from allround.models.running import by_length
 from allround.tasks.metric import better, metric
 from allround.tasks.task import Task
 from allround.training.balancing import Outline, make_balancer, per_task
@@ -36,6 +37,7 @@ from allround.training.mix import parse_mix
 from allround.training.processes import Processes
 from allround.training.sampling import Mixture, arrange, counts_of, make_policy, next_stretch
 from allround.training.settings import Settings
+from allround.training.term import Term, make_terms
 
 #: Seconds between two saves of unfinished training.
 SAVE_EVERY = 30.0
@@ -64,13 +66,14 @@ class Course:
 
 
 def train(
-    model: MultiTaskModel,
+    model: Model,
     tasks: Sequence[Task],
     settings: Settings,
     *,
     seed: int = 0,
     scratch: Path | None = None,
     adapter: Path | None = None,
+    terms: Sequence[Term] = (),
 ) -> Course:
     """Train the model in place and leave it in its best state on validation, unless the settings say otherwise.
 
@@ -86,20 +89,24 @@ def train(
     A task whose loss or gradient is not finite is left out of that step and counted, the others are trained; ten such
     steps in a row are an error. Started by `torchrun` in several processes, each computes its share of every batch, and
     the first writes files; the result is that of one process, up to rounding.
+    terms: added to those of the settings. A training that is kept in `scratch` goes on with terms of the same classes
+    and plain attributes.
     """
-    return _Run(model, tasks, settings, seed, scratch, adapter).run()
+    return _Run(model, tasks, settings, seed, scratch, adapter, terms).run()
 
 
 class _Run:
     def __init__(
         self,
-        model: MultiTaskModel,
+        model: Model,
         tasks: Sequence[Task],
         settings: Settings,
         seed: int,
         scratch: Path | None,
         adapter: Path | None,
+        terms: Sequence[Term],
     ) -> None:
+        self.terms = [*make_terms(settings.terms), *terms]
         self.model, self.tasks, self.settings, self.seed = model, list(tasks), settings, seed
         _check_tasks(model, self.tasks)
         check_settings(settings, self.tasks)
@@ -118,18 +125,18 @@ class _Run:
         model.to(self.device)
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not self.trained:
-            raise AllroundError("train the model", "its encoder has no weights, and heads are frozen",
+            raise AllroundError("train the model", "the tasks share no weights, and heads are frozen",
                                 "let heads be tuned, or use another base")  # fmt: skip
         model.zero_grad()
 
-        self.epochs = settings.epochs or model.encoder.epochs
-        self.rate = settings.learning_rate or model.encoder.learning_rate * (4 if self.peft is not None else 1)
+        self.epochs = settings.epochs or model.epochs
+        self.rate = settings.learning_rate or model.learning_rate * (4 if self.peft is not None else 1)
         batching: dict[str, Any] = {
             "batch_size": settings.batch_size,
             "batch_sizes": settings.batch_sizes,
             "seed": seed,
         }
-        self.feeds = make_feeds(self.tasks, model.encoder, **batching)
+        self.feeds = make_feeds(self.tasks, model, **batching)
         definitions = [self.tasks[feed.tasks[0]].definition for feed in self.feeds]
         kinds = tuple(d.kind for d in definitions)
         self.policy = make_policy(
@@ -139,8 +146,7 @@ class _Run:
         )
         self.facts = registry.find("sample", settings.sample).facts
         if registry.find("sample", settings.sample).needs:
-            pairs = zip(self.feeds, definitions, strict=True)
-            chosen = self.policy.select([_one_each(features_of(model.encoder, f.rows, d)) for f, d in pairs])
+            chosen = self.policy.select([_one_each(model, self.tasks[f.tasks[0]].name, f.rows) for f in self.feeds])
             for feed, rows in zip(self.feeds, chosen or [f.use for f in self.feeds], strict=True):
                 feed.use = rows
         self.groups, self.most = parse_mix(settings.mix, kinds)
@@ -161,10 +167,11 @@ class _Run:
             flat=settings.flat,
             accumulate=settings.accumulate,
             rates=rates,
+            terms=self.terms,
             seed=seed,
         )
         self.balancers = self.gradients.balancers
-        self.held = make_feeds(self.tasks, model.encoder, split="validation", **batching)
+        self.held = make_feeds(self.tasks, model, split="validation", **batching)
         groups: list[dict[str, Any]] = [{"params": self.gradients.shared, "factor": None}]
         groups += [{"params": p, "factor": r} for p, r in zip(self.gradients.heads, rates, strict=True) if p]
         optimisers = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
@@ -190,6 +197,8 @@ class _Run:
         self.waits = [0] * len(self.tasks)
         self.bad_in_a_row = [0] * len(self.tasks)
         self.weighed: dict[str, list[float]] = {t.name: [0.0, 0.0] for t in self.tasks}
+        for term in self.terms:
+            term.before(model, self.tasks)
         self._skip_to(self.done)
 
     # -- which feeds a step holds ------------------------------------------------------------------------------------
@@ -267,19 +276,34 @@ class _Run:
             held = []
             if "validation" in self.entry.needs:
                 held = [Part(f, f.batch(self.step % f.batches), list(f.tasks), "validation") for f in self.held]
-            taken = self._clipped(self.gradients.step(parts, self.step, self.done / self.batches, held))
+            taken = self.gradients.step(parts, self.step, self.done / self.batches, held)
+            taken = self._clipped(self._with_terms(taken))
             self._count(parts, taken)
             if taken.seen is not None:
                 rate = self.rate * self._rate(self.done + len(feeds))
                 for group in self.optimiser.param_groups:
                     group["lr"] = rate * (taken.rate if group["factor"] is None else group["factor"])
                 self.optimiser.step()
+                for term in self.terms:
+                    term.stepped(self.model)
                 if "after" in self.entry.needs:
                     losses = self.gradients.losses(parts, taken.seen.tasks.tolist())
                     if losses.isfinite().all():
                         self.balancers[0].stepped(taken.seen, losses)
             self.course.steps += 1
         self.done += len(feeds)
+
+    def _with_terms(self, taken: Taken) -> Taken:
+        """The step with the gradients of the terms' penalties, and what the terms make of it all."""
+        if taken.seen is None:
+            return taken
+        for term in self.terms:
+            penalty = term.penalty(self.model)
+            if penalty is not None and penalty.requires_grad:
+                penalty.backward()
+        for term in self.terms:
+            term.edit(self.model)
+        return taken
 
     def _clipped(self, taken: Taken) -> Taken:
         """The step with a gradient no longer than `clip`. A sum of finite gradients that is not finite is no step."""
@@ -337,8 +361,8 @@ class _Run:
             if relative[-1] > self.task_best[index]:
                 self.task_best[index], self.waits[index] = relative[-1], 0
                 if self.settings.restore_heads:
-                    head = self.model.heads[task.name].state_dict()
-                    self.best_heads[task.name] = {n: v.detach().cpu().clone() for n, v in head.items()}
+                    own = self.model.own(task.name)
+                    self.best_heads[task.name] = {n: v.detach().cpu().clone() for n, v in own.items()}
             else:
                 self.waits[index] += 1
         for balancer in self.balancers:
@@ -363,15 +387,13 @@ class _Run:
     def _validate(self, index: int) -> tuple[float, float]:
         """Score and mean loss of a task on its validation rows."""
         task = self.tasks[index]
-        rules, about, split = kind(task.definition.kind), task.definition, task.splits["validation"]
+        about, split = task.definition, task.splits["validation"]
         feed = next(f for f in self.held if index in f.tasks)
         rows = [i for i in range(len(feed.rows)) if feed.places[index][i] >= 0]
-        with products(self.precision, self.settings.device):
-            outputs = self.model.outputs_prepared(task.name, [feed.rows[i] for i in rows])
         split = split.take([int(feed.places[index][i]) for i in rows])
-        predicted, _ = self.model.predict_encoded(task.name, outputs)
-        loss = float(rules.loss(outputs.logits, rules.tensor(split.targets), about))
-        return metric(about.metric).score(split.targets, predicted, about), loss
+        with products(self.precision, self.settings.device):
+            answers, loss = self.model.validate(task.name, [feed.rows[i] for i in rows], split.targets)
+        return metric(about.metric).score(split.targets, answers.predictions, about), loss
 
     def _finish(self) -> None:
         with torch.no_grad():
@@ -387,6 +409,8 @@ class _Run:
         for parameter in self.model.parameters():
             parameter.requires_grad_(True)
         self.model.eval()
+        for term in self.terms:
+            term.after(self.model)
         self.course.seconds = self.seconds_before + time.perf_counter() - self.started
         if self.state_file and self.processes.number == 0:
             self.state_file.unlink(missing_ok=True)
@@ -396,14 +420,14 @@ class _Run:
     def _restore_heads(self) -> None:
         """Give a task the head that it had when it scored best, where that scores better with the final encoder."""
         for index, task in enumerate(self.tasks):
-            head, direction = self.model.heads[task.name], better(task.definition.metric)
-            now, (score, _) = {n: v.clone() for n, v in head.state_dict().items()}, self._validate(index)
-            head.load_state_dict(self.best_heads[task.name])
+            own, direction = self.model.own(task.name), better(task.definition.metric)
+            now, (score, _) = {n: v.detach().clone() for n, v in own.items()}, self._validate(index)
+            _put(own, self.best_heads[task.name])
             again, _ = self._validate(index)
             if again > score if direction == "higher" else again < score:
                 self.course.restored.append(task.name)
             else:
-                head.load_state_dict(now)
+                _put(own, now)
 
     # -- going on after a kill ---------------------------------------------------------------------------------------
 
@@ -415,7 +439,8 @@ class _Run:
         """What tells this training from others; the device and the number of processes may change on the way."""
         settings = {name: value for name, value in self.settings.to_json().items() if name != "device"}
         tasks = [t.content for t in self.tasks]
-        made_from = [__version__, settings, self.seed, tasks, hash_tensors(self.model), self.model.encoder.preparation]
+        made_from = [__version__, settings, self.seed, tasks, hash_tensors(self.model), self.model.preparation]
+        made_from += [[type(t).__qualname__, _plain(vars(t))] for t in self.terms]
         used = contents(made_from)
         return hash_json([*made_from, used] if used else made_from)
 
@@ -429,7 +454,8 @@ class _Run:
             **{name: getattr(self, name) for name in self._KEPT},
             "weights": {n: t.detach() for n, t in self._changed().items()},
             "optimiser": self.optimiser.state_dict(),
-            "balancers": [b.state for b in self.balancers],
+            "balancers": [b.by_task() for b in self.balancers],
+            "terms": [term.state for term in self.terms],
             "policy": self.policy.state,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
@@ -449,7 +475,9 @@ class _Run:
                 tensor.copy_(state["weights"][name])
         self.optimiser.load_state_dict(state["optimiser"])
         for balancer, kept in zip(self.balancers, state["balancers"], strict=True):
-            balancer.state.update(kept)
+            balancer.take(kept)
+        for term, remembered in zip(self.terms, state["terms"], strict=True):
+            term.state = remembered
         self.policy.state.update(state["policy"])
         torch.set_rng_state(state["random"])
         if state["random_cuda"] and self.device.type == "cuda":
@@ -505,7 +533,7 @@ def check_settings(settings: Settings, tasks: Sequence[Task]) -> None:
 def _outline(tasks: Sequence[Task], steps: int = 1, epoch: int = 1) -> Outline:
     return Outline(
         tuple(t.name for t in tasks),
-        tuple(kind(t.definition.kind).outputs(t.definition) for t in tasks),
+        tuple(likelihood(t.definition).outputs(t.definition) for t in tasks),
         tuple(len(t.splits["train"]) for t in tasks),
         steps=steps,
         epoch=epoch,
@@ -522,15 +550,35 @@ def relative_score(score: float, first: float, direction: str) -> float:
     return score / max(first, small) if direction == "higher" else first / max(score, 1e-12)
 
 
-def _one_each(features: Outputs) -> Tensor:
-    """One vector for each row: the mean over its words, where features are per word."""
-    if not features.lengths:
-        return features.logits
-    words = features.logits.split(list(features.lengths))
-    return torch.stack([w.mean(0) if len(w) else features.logits.new_zeros(features.logits.shape[1]) for w in words])
+@torch.inference_mode()
+def _one_each(model: Model, task: str, rows: Sequence[Prepared]) -> Tensor:
+    """One vector for each row on the CPU: its features, or the mean over its words."""
+    model.eval()
+    found: list[Tensor] = [torch.empty(0)] * len(rows)
+    for numbers in by_length([model.size(row) for row in rows], 64):
+        batch = model.collate([rows[n] for n in numbers], {task: range(len(numbers))}).to(device_of(model))
+        features = model.features(batch)
+        values = features.values.float().cpu()
+        if features.lengths:
+            words = per_row(values, features.lengths)
+            values = torch.stack([w.mean(0) if len(w) else values.new_zeros(values.shape[1]) for w in words])
+        for number, value in zip(numbers, values, strict=True):
+            found[number] = value
+    return torch.stack(found)
 
 
-def _check_tasks(model: MultiTaskModel, tasks: Sequence[Task]) -> None:
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain ones of a term's attributes: its parameters."""
+    return {n: v for n, v in values.items() if isinstance(v, bool | int | float | str)}
+
+
+def _put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])
+
+
+def _check_tasks(model: Model, tasks: Sequence[Task]) -> None:
     """Refuse tasks that cannot be trained."""
     if not tasks:
         raise AllroundError("train on no task", "there is nothing to learn", "give one task or more")
@@ -545,14 +593,14 @@ def _check_tasks(model: MultiTaskModel, tasks: Sequence[Task]) -> None:
                 raise AllroundError(asked, f"it has no {split} rows", "give it some, or leave it out")
 
 
-def _add_adapter(model: MultiTaskModel, settings: Settings) -> Any:
+def _add_adapter(model: Model, settings: Settings) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise AllroundError(
             "tune with LoRA", "the package peft is not installed", "pip install 'allround[lora]'"
         ) from (error)
-    backbone = model.encoder.backbone
+    backbone = model.backbone
     layers = [n for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
     config = LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules=layers)
     with warnings.catch_warnings():  # peft asks transformers for an attribute by its old name
@@ -560,9 +608,10 @@ def _add_adapter(model: MultiTaskModel, settings: Settings) -> Any:
         return get_peft_model(backbone, config)
 
 
-def _choose_trainable(model: MultiTaskModel, settings: Settings) -> None:
+def _choose_trainable(model: Model, settings: Settings) -> None:
+    own = {id(p) for task in model.definitions for p in model.own(task).values()}
     for name, parameter in model.named_parameters():
-        if name.startswith("heads."):
+        if id(parameter) in own:
             parameter.requires_grad_(settings.heads == "tuned")
         elif settings.tune == "lora":
             parameter.requires_grad_("lora_" in name)

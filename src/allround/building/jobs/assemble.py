@@ -7,7 +7,8 @@ from pathlib import Path
 
 from allround.models.base import load_encoder
 from allround.models.encoder import Encoder
-from allround.models.model import MultiTaskModel, read_heads
+from allround.models.head_files import read_heads
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.task import Task
 
 

@@ -20,7 +20,8 @@ from allround.merging.learn.save import write
 from allround.merging.run import merge_folders
 from allround.merging.statistics.collect import collect
 from allround.models.device import pick_device, products
-from allround.models.model import read_heads, write_definitions, write_heads
+from allround.models.head_files import read_heads, write_heads
+from allround.models.manifest import write_manifest
 from allround.training.settings import Settings
 
 #: The file of a statistic in its piece.
@@ -67,7 +68,7 @@ def merge(
         heads = {name: read_heads(Path(s) / "heads.safetensors")[name] for name, s in specialists.items()}
         write_heads(folder / "heads.safetensors", heads)
         definitions = {name: stored_task(f).definition for name, f in tasks.items()}
-        write_definitions(folder, definitions, {"made_by": recipe})
+        write_manifest(folder, definitions, {"made_by": recipe})
         facts["seconds"] = time.perf_counter() - started
 
 

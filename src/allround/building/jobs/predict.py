@@ -11,7 +11,7 @@ from allround.evaluation.predict import predict_alike
 from allround.evaluation.predictions import Predictions, score
 from allround.models.base import load_encoder
 from allround.models.device import pick_device
-from allround.models.model import MultiTaskModel
+from allround.models.systems.multi_task_model import MultiTaskModel
 
 #: The file of predictions in their piece.
 PREDICTIONS = "predictions.parquet"

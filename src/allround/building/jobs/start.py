@@ -10,8 +10,9 @@ from allround.core.pieces import Piece
 from allround.core.seeds import seed_everything
 from allround.models.base import load_encoder, open_encoder
 from allround.models.device import layer_seconds, pick_device, precision
-from allround.models.head import fit_head
-from allround.models.model import parameters_of, write_heads
+from allround.models.fitting import fit_head
+from allround.models.head_files import write_heads
+from allround.models.model import parameters_of
 
 
 def make_base(piece: Piece, base: str, tasks: Sequence[str], seed: int, encoder: Mapping[str, object]) -> None:
@@ -43,7 +44,7 @@ def make_head(piece: Piece, encoder: str, task: str, device: str) -> None:
     with piece.make() as (folder, facts):
         data = stored_task(task)
         head = fit_head(load_encoder(encoder).to(pick_device(device)), data)
-        write_heads(folder / "heads.safetensors", {data.name: {"weight": head.weight, "bias": head.bias}})
+        write_heads(folder / "heads.safetensors", {data.name: head.state})
         facts["tried"] = {str(penalty): score for penalty, score in head.tried.items()}
         facts["chosen"] = head.chosen
         facts["validation"] = head.tried[head.chosen]

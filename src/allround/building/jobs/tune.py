@@ -16,8 +16,10 @@ from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
 from allround.models.base import find_folder, load_encoder
 from allround.models.device import pick_device
-from allround.models.head import fit_head
-from allround.models.model import MultiTaskModel, read_definitions, read_heads
+from allround.models.fitting import fit_head
+from allround.models.head_files import read_heads
+from allround.models.manifest import read_manifest
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.task import Task
 from allround.training.settings import Settings
 from allround.training.trainer import train
@@ -91,13 +93,13 @@ def take_specialist(piece: Piece, given: str, base: str, task: str) -> None:
             "give a specialist that was tuned with the encoder settings of this build (how it reads pairs, say)",
         )
     with piece.make() as (folder, facts):
-        definitions = read_definitions(source)[0] if (source / "allround.json").is_file() else {}
+        definitions = read_manifest(source)[1] if (source / "allround.json").is_file() else {}
         if data.name in definitions and definitions[data.name].labels == data.definition.labels:
             head = read_heads(source / "heads.safetensors")[data.name]
             facts["head"] = "its own"
         else:
             fitted = fit_head(encoder, data)
-            head = {"weight": fitted.weight, "bias": fitted.bias}
+            head = fitted.state
             facts["head"] = "fitted on its frozen encoder"
         model = MultiTaskModel(encoder, {})
         model.add_task(data.definition, head)

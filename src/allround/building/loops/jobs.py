@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from allround.building.jobs.assemble import assemble
 from allround.checkpoints.weights import Weights
@@ -21,12 +20,11 @@ from allround.merging.run import merge_folders
 from allround.merging.whole import WHOLE
 from allround.models.base import load_encoder
 from allround.models.device import pick_device, products
-from allround.models.head import fit_head
-from allround.models.model import read_heads, write_heads
+from allround.models.fitting import fit_head
+from allround.models.head import HeadState
+from allround.models.head_files import read_heads, write_heads
 from allround.tasks.task import Task
 from allround.training.settings import Settings
-
-Head = Mapping[str, Tensor]
 
 #: Entries of a weight that are read at once for the cosines.
 _STRETCH = 1 << 22
@@ -60,13 +58,13 @@ def merge_branches(
             merge_folders(encoder, tuned, merged, method=method, parameters=values)
         else:
             shutil.copytree(encoder, merged)
-        found: dict[str, Head] = {n: read_heads(Path(heads[n]) / "heads.safetensors")[n] for n in data}
+        found: dict[str, HeadState] = {n: read_heads(Path(heads[n]) / "heads.safetensors")[n] for n in data}
         if chosen.heads == "tuned":
             held = [read_heads(branch.folder / "heads.safetensors") for branch in branches.values()]
             found = {n: mixed(h, [one.get(n) for one in held], values.get("weights")) for n, h in found.items()}
         for name in fit:
             fitted = fit_head(load_encoder(merged).to(pick_device(chosen.device)), data[name])
-            found[name] = {"weight": fitted.weight, "bias": fitted.bias}
+            found[name] = fitted.state
         write_heads(folder / "heads.safetensors", found)
         model = assemble(str(merged), dict.fromkeys(data, str(folder)), list(data.values()))
         model.to(pick_device(chosen.device))
@@ -82,11 +80,11 @@ def merge_branches(
         facts["seconds"] = time.perf_counter() - started
 
 
-def mixed(before: Head, held: Sequence[Head | None], weights: object = None) -> Head:
+def mixed(before: HeadState, held: Sequence[HeadState | None], weights: object = None) -> HeadState:
     """A task's head after a round: the mean of the branches' heads, by the weights of the merge where it has some for
     each; the one before where no branch that holds it counts.
 
-    >>> one, two = ({"bias": torch.full((1,), x)} for x in (1.0, 3.0))
+    >>> one, two = (HeadState({"bias": torch.full((1,), x)}) for x in (1.0, 3.0))
     >>> mixed(one, [one, two, None], [0.25, 0.25, 0.5])["bias"]
     tensor([2.])
     """
@@ -95,7 +93,9 @@ def mixed(before: Head, held: Sequence[Head | None], weights: object = None) -> 
     total = sum(factor for factor, _ in pairs)
     if not total:
         return before
-    return {part: torch.stack([f / total * head[part] for f, head in pairs]).sum(0) for part in before}
+    return HeadState(
+        {part: torch.stack([f / total * head[part] for f, head in pairs]).sum(0) for part in before}, before.sort
+    )
 
 
 def cosines(base: Path | str, tuned: Sequence[Path | str]) -> list[list[float]]:

@@ -13,8 +13,8 @@ from allround.building.workshop import Work, Workshop, folders, seconds
 from allround.core.jobs import call
 from allround.core.pieces import Piece
 from allround.core.words import plural
-from allround.evaluation.scoreboard import Cost
-from allround.models.head import PENALTIES
+from allround.models.cost import Cost
+from allround.models.fitting import PENALTIES
 
 
 @dataclass(frozen=True)

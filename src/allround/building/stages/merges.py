@@ -16,7 +16,7 @@ from allround.core import registry
 from allround.core.jobs import call
 from allround.core.pieces import Piece
 from allround.core.words import percent, plural
-from allround.evaluation.scoreboard import Cost
+from allround.models.cost import Cost
 
 #: Training rows of each task that statistics are computed from.
 STATISTIC_ROWS = 256

@@ -14,7 +14,8 @@ from allround.building.stages.predicting import predict, prediction_pieces
 from allround.building.workshop import Workshop
 from allround.core.words import plural
 from allround.evaluation.predictions import Predictions
-from allround.evaluation.scoreboard import Cost, Notes, Scoreboard, System
+from allround.evaluation.scoreboard import Notes, Scoreboard, ScoredSystem
+from allround.models.cost import Cost
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def score(
     data = scope.data
     tally = predict(shop, candidates, data, "test", scope.settings.device)
     predictions: dict[tuple[str, str], Predictions] = {}
-    systems = [System("floor", "floor", "majority class, or mean", cost=Cost())]
+    systems = [ScoredSystem("floor", "floor", "majority class, or mean", cost=Cost())]
     for name, task in data.tasks.items():
         predictions["floor", name] = floor(task)
     for candidate in candidates:
@@ -48,7 +49,7 @@ def score(
             predictions[candidate.name, name] = loaded_predictions(piece)
             seconds, rows = seconds + piece.facts["seconds"], rows + piece.facts["rows"]
         cost = candidate.cost(rows / seconds if seconds else None)
-        systems.append(System(candidate.name, candidate.role, candidate.title, dict(candidate.settings),
+        systems.append(ScoredSystem(candidate.name, candidate.role, candidate.title, dict(candidate.settings),
                               candidate.single, cost))  # fmt: skip
     notes: Notes = {}
     if of_tasks := {n: list(t.notes) for n, t in data.tasks.items() if t.notes}:

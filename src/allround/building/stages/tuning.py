@@ -16,7 +16,7 @@ from allround.core.jobs import Job, call
 from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
 from allround.core.words import plural
-from allround.evaluation.scoreboard import Cost
+from allround.models.cost import Cost
 from allround.training.settings import Settings
 from allround.training.trainer import check_settings
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from allround.checkpoints.finite import check_cast, count_odd
 from allround.checkpoints.header import FLOATS, torch_dtype
@@ -19,13 +18,11 @@ from allround.checkpoints.write import write_weights
 from allround.composition.residuals.residual import Residual
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
-from allround.core.locks import Lock
 from allround.core.outputs import output_folder
 from allround.core.schema import STRICT, fitted
-from allround.models import model as models
-from allround.models.base import load_encoder
 from allround.models.encoder import Encoder
-from allround.models.model import MultiTaskModel, Outputs, read_definitions, read_heads, write_definitions, write_heads
+from allround.models.head_files import read_heads, write_heads
+from allround.models.manifest import read_manifest, write_manifest
 
 VECTOR = "vector.safetensors"
 #: Files of a model's folder that speak of how that folder came to be, and of no other.
@@ -99,7 +96,7 @@ class Store:
     def open(cls, folder: Path | str) -> Store:
         """Read what a store says of itself. Errors: a folder that is none, or whose parts are missing or damaged."""
         folder = Path(folder)
-        definitions, facts = read_definitions(folder)
+        _, definitions, facts = read_manifest(folder)
         made = facts.get("residuals")
         if made is None:
             raise AllroundError(
@@ -192,7 +189,7 @@ class Store:
                 heads = read_heads(self.folder / "heads.safetensors")
                 write_heads(folder / "heads.safetensors", {name: heads.get(name, {}) for name in tasks})
                 made_by = {"made_by": {"store": str(self.folder), "codec": self.made.get("codec")}}
-                write_definitions(folder, {name: self.definitions[name] for name in tasks}, made_by)
+                write_manifest(folder, {name: self.definitions[name] for name in tasks}, made_by)
             self.write_encoder(residual, folder / "encoder" if tasks else folder)
 
     def write_encoder(self, residual: Residual, folder: Path) -> None:
@@ -226,77 +223,6 @@ def _damaged(folder: Path, found: str) -> AllroundError:
     return AllroundError(f"open the store {folder}", f"it is damaged: {found}", "copy it again, whole, or make it anew")
 
 
-class StoreModel(MultiTaskModel):
-    """The model of a store: every task is answered with the weights of its own specialist.
-
-    It holds one encoder. A task's weights are made when it is asked for and stay until another one is: each is the
-    stored weight plus the task's residual, so nothing is left of the task before. Threads are answered one at a time.
-    """
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(load_encoder(store.folder / "encoder"), {})
-        self.store = store
-        heads = read_heads(store.folder / "heads.safetensors") if store.definitions else {}
-        for name, definition in store.definitions.items():
-            self.add_task(definition, heads.get(name, {}))
-        self._places = find_places(self.encoder, store)
-        self._opened: str | None = None
-        self._lock = Lock()
-
-    @property
-    def parameters_stored(self) -> int:
-        """As many parameters as the store's bytes could hold in the dtype of the specialists' largest weight."""
-        largest = max(self.store.weights, key=self.store.weights.numel)
-        return -(-self.store.sizes.total // torch_dtype(self.store.dtype_of(largest)).itemsize)
-
-    def open(self, task: str) -> None:
-        """Put a task's weights into the encoder."""
-        file = self.store.file(task)
-        with self._lock:
-            if file == self._opened:
-                return
-            self._opened = None  # until all is in: a failure on the way leaves a mixture
-            residual = self.store.residual(file)
-            with torch.inference_mode(False), torch.no_grad():
-                if self._places is None:
-                    self.encoder = self._load(residual).to(self.device)
-                else:
-                    state = self.encoder.state_dict()
-                    for name, place in self._places.items():
-                        state[place].copy_(self.store.tensor(residual, name))
-            self._opened = file
-
-    def close(self) -> None:
-        """Forget which task is open, as its residual was written anew."""
-        self._opened = None
-
-    def _load(self, residual: Residual) -> Encoder:
-        """The encoder by way of a folder, where it holds its weights otherwise than its files do."""
-        with tempfile.TemporaryDirectory() as folder:
-            self.store.write_encoder(residual, Path(folder))
-            return load_encoder(folder).train(self.training)
-
-    def forward(self, task: str, batch: Any) -> Tensor:
-        with self._lock:
-            self.open(task)
-            return super().forward(task, batch)
-
-    @torch.inference_mode()
-    def outputs_prepared(self, task: str, prepared: Any, batch_size: int = 64) -> Outputs:
-        self.definition(task)
-        with self._lock:
-            self.open(task)
-            return super().outputs_prepared(task, prepared, batch_size)
-
-    def write(self, folder: Path) -> None:
-        """A store is copied as a folder, and one task is written by `Store.materialise`."""
-        raise AllroundError(
-            f"save the model of the store {self.store.folder}",
-            "it answers each task with other weights, and a model folder holds one encoder",
-            "copy the store, or write one task: allround materialise STORE TASK -o OUT",
-        )
-
-
 def find_places(encoder: Encoder, store: Store) -> dict[str, str] | None:
     """Where an encoder that was loaded from a store's files holds each of their floating tensors.
 
@@ -327,29 +253,3 @@ def find_places(encoder: Encoder, store: Store) -> dict[str, str] | None:
             return None
         places |= {name: found[0] + keys[name] for name in names}
     return places
-
-
-def is_store(folder: Path | str) -> bool:
-    """Whether a folder that allround saved is a store of residuals."""
-    return (Path(folder) / "allround.json").is_file() and "residuals" in read_definitions(Path(folder))[1]
-
-
-def load(
-    folder: Path | str,
-    *,
-    module: nn.Module | None = None,
-    to_tensor: Callable[[tuple[Any, ...]], Tensor] | None = None,
-    device: str = "cpu",
-) -> MultiTaskModel:
-    """Load a saved model, or a store of residuals as a model whose every task has its own weights.
-
-    module, to_tensor: the network, and what turns its rows into tensors, when the model was made from a network of
-    the user's own.
-    """
-    if not is_store(folder):
-        return models.load(folder, module=module, to_tensor=to_tensor, device=device)
-    if module is not None:
-        from allround.models.encoders.module import give
-
-        give(module, to_tensor)
-    return StoreModel(Store.open(folder)).to(device).eval()

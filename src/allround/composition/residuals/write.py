@@ -23,14 +23,16 @@ from allround.checkpoints.weights import Weights
 from allround.checkpoints.write import as_bytes
 from allround.composition.residuals.codec import narrow
 from allround.composition.residuals.residual import make_codec
-from allround.composition.residuals.store import VECTOR, Store, StoreModel, rewrite
+from allround.composition.residuals.store import VECTOR, Store, rewrite
+from allround.composition.systems.residual_store import ResidualStore
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, disk_errors
 from allround.core.outputs import output_folder
 from allround.core.words import plural
 from allround.models.base import find_folder
-from allround.models.model import read_definitions, read_heads, write_definitions, write_heads
+from allround.models.head_files import read_heads, write_heads
+from allround.models.manifest import read_manifest, write_manifest
 from allround.tasks.definition import Definition
 
 
@@ -67,13 +69,13 @@ def open_specialist(path: Path | str, source: Source | None = None) -> Specialis
     if not (folder / "allround.json").is_file():
         name = re.sub(r"[^A-Za-z0-9-]", "_", folder.resolve().name).lstrip("_-")[:100]
         return Specialist(name or "model", source)
-    definitions, _ = read_definitions(folder)
+    _, definitions, _ = read_manifest(folder)
     heads = read_heads(folder / "heads.safetensors")
     return Specialist(next(iter(definitions), folder.name), source, definitions, heads)
 
 
 #: Scores the model of a store on one of its tasks; more is better.
-Judge = Callable[[StoreModel, str], float]
+Judge = Callable[[ResidualStore, str], float]
 
 
 def write_store(
@@ -141,7 +143,7 @@ def write_store(
         }
         store = Store(folder, about["files"], restored, definitions, about)
         search = {p.name: p.search for p in entry.parameters if p.search and p.name not in values} if judge else {}
-        opened = StoreModel(store).to(device).eval() if search else None
+        opened = ResidualStore(store).to(device) if search else None
         for specialist in specialists:
             taken = values
             if opened is not None and judge is not None:
@@ -154,7 +156,7 @@ def write_store(
                 about["chosen"][specialist.name] = settings[scores.index(max(scores))]
                 taken = {**values, **about["chosen"][specialist.name]}
             _write_residual(store, specialist, codec, taken, device)
-        write_definitions(folder, definitions, {"residuals": about, **(facts or {})})
+        write_manifest(folder, definitions, {"residuals": about, **(facts or {})}, ResidualStore.sort)
     return Store.open(out)
 
 

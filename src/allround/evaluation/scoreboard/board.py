@@ -15,7 +15,7 @@ from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard import tables, words
 from allround.evaluation.scoreboard.frame import to_frame
 from allround.evaluation.scoreboard.measure import measure
-from allround.evaluation.scoreboard.scores import CostName, Notes, Scores, System
+from allround.evaluation.scoreboard.scores import CostName, Notes, ScoredSystem, Scores
 from allround.evaluation.timeless import timeless
 from allround.tasks.definition import Definition
 
@@ -42,7 +42,7 @@ class Scoreboard(Scores):
     def make(
         cls,
         definitions: Mapping[str, Definition],
-        systems: Iterable[System],
+        systems: Iterable[ScoredSystem],
         predictions: Mapping[tuple[str, str], Predictions],
         *,
         reference: str | None = "specialists",
@@ -62,7 +62,7 @@ class Scoreboard(Scores):
         >>> d = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
         >>> right = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 1, 0]))
         >>> half = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]))
-        >>> systems = [System("specialists", "specialists", single=False), System("ties", "merge")]
+        >>> systems = [ScoredSystem("specialists", "specialists", single=False), ScoredSystem("ties", "merge")]
         >>> made = {("specialists", "t"): right, ("ties", "t"): half}
         >>> board = Scoreboard.make({"t": d}, systems, made, best="ties")
         >>> board.cells["ties"]["t"].score, board.mean["ties"].value, board.worst["ties"].task
@@ -149,7 +149,7 @@ class Scoreboard(Scores):
         >>> d = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
         >>> right = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 1, 0]))
         >>> half = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]))
-        >>> from allround.evaluation.scoreboard import Cost
+        >>> from allround.models.cost import Cost
         >>> systems = [System("specialists", "specialists", single=False, cost=Cost(parameters_stored=2_000_000)),
         ...            System("ties", "merge", cost=Cost(parameters_stored=1_000_000))]
         >>> board = Scoreboard.make({"t": d}, systems, {("specialists", "t"): right, ("ties", "t"): half})

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from allround.core.errors import AllroundError, suggestion
 from allround.evaluation.intervals import Bootstrap, verdict
 from allround.evaluation.predictions import Predictions
-from allround.evaluation.scoreboard.scores import Cell, Comparison, Notes, Scores, Summary, System
+from allround.evaluation.scoreboard.scores import Cell, Comparison, Notes, ScoredSystem, Scores, Summary
 from allround.tasks.definition import Definition
 
 
 def measure(
     definitions: Mapping[str, Definition],
-    systems: Iterable[System],
+    systems: Iterable[ScoredSystem],
     predictions: Mapping[tuple[str, str], Predictions],
     *,
     reference: str | None = "specialists",

@@ -8,7 +8,7 @@ from allround.core.errors import AllroundError
 from allround.core.words import percent
 from allround.evaluation.charts import ABOVE, BELOW, ROW, Point, Row, draw_points, draw_rows
 from allround.evaluation.pictures import Picture, add_axes, colour, grid, picture, style, ticks, write
-from allround.evaluation.scoreboard.scores import CostName, Scores, System
+from allround.evaluation.scoreboard.scores import CostName, ScoredSystem, Scores
 
 #: Costs to draw, and what they are.
 COSTS: dict[CostName, str] = {
@@ -75,7 +75,7 @@ def plot_cost(board: Scores, by: CostName = "stored") -> Picture:
     return made
 
 
-def drawn_by(board: Scores, by: CostName) -> tuple[list[System], list[System]]:
+def drawn_by(board: Scores, by: CostName) -> tuple[list[ScoredSystem], list[ScoredSystem]]:
     """The systems to draw against a cost, and those whose retention is known but which are named aside."""
     known = [s for s in board.systems if s.name in board.mean]
     values = [board.mean[s.name].value for s in known if s.role not in ("floor", "base")]
@@ -94,14 +94,14 @@ def _check(board: Scores, asked: str) -> None:
         )
 
 
-def _cost(system: System, by: CostName) -> float:
+def _cost(system: ScoredSystem, by: CostName) -> float:
     cost = system.cost
     if by == "stored":
         return float(cost.parameters_stored)
     return cost.training_seconds + cost.search_seconds + cost.merge_seconds
 
 
-def _point(board: Scores, system: System, x: float) -> Point:
+def _point(board: Scores, system: ScoredSystem, x: float) -> Point:
     mean = board.mean[system.name]
     low = mean.value if mean.low is None else mean.low
     high = mean.value if mean.high is None else mean.high

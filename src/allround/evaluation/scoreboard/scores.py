@@ -13,6 +13,7 @@ from allround.core.errors import AllroundError, suggestion
 from allround.core.schema import STRICT
 from allround.core.words import percent, span_text
 from allround.evaluation.intervals import retention
+from allround.models.cost import Cost
 from allround.tasks.definition import Definition
 from allround.tasks.metric import better
 
@@ -24,30 +25,7 @@ MARKS = {"better": "+", "worse": "-", "no difference found": ""}
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a system costs.
-
-    training_seconds and training_examples: all training that it rests on, its specialists' too. parameters_stored:
-    numbers on disk for all tasks. parameters_used: numbers that one input passes. examples_per_second: when
-    predicting. search_choices: settings compared on validation rows, in search_seconds. merge_seconds: of merging
-    itself, once; merge_rows: rows that it looked at.
-    """
-
-    __pydantic_config__ = STRICT
-
-    training_seconds: float = 0.0
-    training_examples: int = 0
-    parameters_stored: int = 0
-    parameters_used: int = 0
-    examples_per_second: float | None = None
-    search_choices: int = 0
-    search_seconds: float = 0.0
-    merge_seconds: float = 0.0
-    merge_rows: int = 0
-
-
-@dataclass(frozen=True)
-class System:
+class ScoredSystem:
     """Something that answers every task.
 
     role: what sort of system it is, in one word: floor, base, specialists, joint and merge have colours and words of
@@ -168,7 +146,7 @@ class Scores:
     __pydantic_config__ = STRICT
 
     definitions: dict[str, Definition]
-    systems: list[System]
+    systems: list[ScoredSystem]
     cells: dict[str, dict[str, Cell]]
     mean: dict[str, Summary]
     worst: dict[str, Summary]
@@ -182,7 +160,7 @@ class Scores:
     notes: Notes
     provenance: dict[str, object]
 
-    def system(self, name: str) -> System:
+    def system(self, name: str) -> ScoredSystem:
         """The system called `name`."""
         for system in self.systems:
             if system.name == name:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allround.core.words import count, duration, listed, percent, plural, shown, span_text
-from allround.evaluation.scoreboard.scores import Scores, System
+from allround.evaluation.scoreboard.scores import ScoredSystem, Scores
 from allround.tasks.metric import better
 
 
@@ -47,7 +47,7 @@ def answer(board: Scores) -> list[str]:
     return lines
 
 
-def _cost_sentence(board: Scores, best: System) -> str:
+def _cost_sentence(board: Scores, best: ScoredSystem) -> str:
     theirs = board.system(board.reference or "")
     if not best.cost.parameters_stored or not theirs.cost.parameters_stored:
         return ""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from allround.core.errors import AllroundError, suggestion
 from allround.core.seeds import seed_of
 from allround.merging.align.apply import Folds, Orders
+from allround.merging.align.flops import flops_of
 from allround.merging.align.networks import (
     Batches,
     Left,
@@ -27,12 +28,13 @@ from allround.merging.align.networks import (
 )
 from allround.merging.align.spaces import spaces_of
 from allround.merging.align.trace import Trace, tensors_of
-from allround.merging.align.zipping import Zipped, head_of, zip_networks
-from allround.models.encoder import Batch
-from allround.models.encoders.zipped import Zipped as ZippedEncoder
-from allround.models.encoders.zipped import copies
-from allround.models.model import MultiTaskModel
+from allround.merging.align.zipping import ZipResult, head_of, zip_networks
+from allround.models.batch import Batch
+from allround.models.heads.linear import Linear
+from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.systems.zipped import Zipped, copies
 from allround.tasks.definition import Definition
+from allround.tasks.modality import modality_of
 from allround.tasks.suite import Suite
 from allround.tasks.task import limit_split
 
@@ -52,8 +54,8 @@ class Aligned:
 class Merged:
     """Models zipped into one. zipped: what became of the weights; flops: of one row, by `single`, `merged`, `apart`."""
 
-    model: MultiTaskModel
-    zipped: Zipped
+    model: MultiTaskModel | Zipped
+    zipped: ZipResult
     left: list[Left]
     flops: Mapping[str, int]
     statistics: int
@@ -79,13 +81,9 @@ def batches_from(models: Sequence[MultiTaskModel], suite: Suite, *, rows: int = 
 
 def example_of(models: Sequence[MultiTaskModel]) -> Batches:
     """Made-up rows, one batch for each task: enough to see how a network computes, not to compare features."""
-    from PIL import Image
-
     found = []
     for definition in _definitions(models).values():
-        per_word = definition.kind == "token_classification"
-        value: Any = {"text": "one two three", "image": Image.new("RGB", (64, 64)), "table": None}[definition.modality]
-        row = (value.split(),) if per_word else (value,) * len(definition.inputs)
+        row = modality_of(definition).example(len(definition.inputs)).row
         found += _batches(models, definition, [row] * 2)
     return found
 
@@ -100,9 +98,7 @@ def _batches(
     made = []
     for model in models:
         prepared = model.encoder.prepare(inputs, definition)
-        made.append(
-            [model.encoder.collate(prepared[i : i + _BATCH], definition) for i in range(0, len(inputs), _BATCH)]
-        )
+        made.append([model.encoder.batch(prepared[i : i + _BATCH], definition) for i in range(0, len(inputs), _BATCH)])
     for other in made[1:]:
         if any(not _same(one, two) for one, two in zip(made[0], other, strict=True)):
             raise AllroundError(
@@ -160,8 +156,8 @@ def align_models(
     orders = {one.space: one.order for one in matched}
     made = deepcopy(other)
     _load(made.encoder, permute(trace, other.encoder, orders))
-    for name, head in made.heads.items():
-        weight = head.get_parameter("weight")
+    for name in made.definitions:
+        weight = _linear(made, name).weight
         weight.copy_(_head(trace, weight, name, [orders], {}, 0))
     made.facts = {"made_by": {"aligned_by": by}}
     return Aligned(made, matched, left_of(trace, spaces_of(trace)))
@@ -201,23 +197,34 @@ def zip_models(
         own = [{n: t for n, t in state.items() if n not in zipped.shared} for state in zipped.states]
         tails = copies(first, own)
     statistics = [reset_statistics(tail, batches) for tail in tails]
-    encoder = first if whole else ZippedEncoder(tails)
-    made = MultiTaskModel(encoder, {})
+    members = [MultiTaskModel(tail, {}) for tail in tails]
     for number, model in enumerate(models):
         for name, definition in model.definitions.items():
-            head = model.heads[name].state_dict()
+            state = _linear(model, name).stored()
             if whole:
-                head["weight"] = _head(trace, head["weight"], name, zipped.orders, zipped.folds, number)
-            else:
-                parts = [torch.zeros_like(head["weight"]) for _ in models]
-                parts[number] = head["weight"]
-                head["weight"] = torch.cat(parts, 1)
-            made.add_task(definition, head)
-    made.to(models[0].device).eval()
+                weight = _linear(model, name).weight
+                state["weight"] = _head(trace, weight, name, zipped.orders, zipped.folds, number)
+            members[0 if whole else number].add_task(definition, state)
+    for member in members:
+        member.to(models[0].device)
+        member.eval()
+    made = members[0] if whole else Zipped(members)
     made.facts = {"made_by": {"zipped_by": by, "depth": zipped.depth, "cut": zipped.cut, "alpha": alpha, "beta": beta}}
-    single = flops_of(encoders[0], batches)
-    flops = {"single": single, "merged": flops_of(encoder, batches), "apart": len(models) * single}
+    single = flops_of(encoders[:1], batches)
+    flops = {"single": single, "merged": flops_of(tails, batches), "apart": len(models) * single}
     return Merged(made, zipped, left_of(trace, spaces_of(trace)), flops, statistics[0])
+
+
+def _linear(model: MultiTaskModel, task: str) -> Linear:
+    """The head of a task, which must be linear: then the order of its features can be changed."""
+    head = model.head(task)
+    if not isinstance(head, Linear):
+        raise AllroundError(
+            f"change the order of the features that the head of task '{task}' reads",
+            f"the head is of the sort '{head.sort}', and this is known of linear ones alone",
+            "give models with linear heads",
+        )
+    return head
 
 
 def _head(trace: Trace, weight: Tensor, task: str, orders: Sequence[Orders], folds: Folds, model: int) -> Tensor:
@@ -228,15 +235,3 @@ def _head(trace: Trace, weight: Tensor, task: str, orders: Sequence[Orders], fol
             "give a suite with all tasks of the models",
         )
     return head_of(trace, weight, task, orders, folds, model)
-
-
-@torch.no_grad()
-def flops_of(network: nn.Module, batches: Batches) -> int:
-    """Floating-point operations of one row, as torch counts them (a multiplication and an addition are two)."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    batch = batches[0][1]
-    network.eval()
-    with FlopCounterMode(display=False) as counter:
-        network(batch)
-    return int(counter.get_total_flops()) // int(batch.size)

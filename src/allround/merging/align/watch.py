@@ -22,6 +22,7 @@ from allround.merging.align.axes import (
 from allround.merging.align.recorder import Recorder
 from allround.merging.align.rules import rule_of
 from allround.merging.align.trace import Reading, Trace
+from allround.models.batch import Features
 
 
 @torch.no_grad()
@@ -37,6 +38,7 @@ def watch(trace: Trace, network: nn.Module, batch: Any, kind: str, *, free_outpu
     try:
         with _plain_attention(), recorder:
             output = network(batch)
+            output = output.values if isinstance(output, Features) else output
     finally:
         network.train(training)
     if not isinstance(output, Tensor):

@@ -18,7 +18,7 @@ from allround.merging.align.trace import Trace, tensors_of
 
 
 @dataclass
-class Zipped:
+class ZipResult:
     """Networks zipped up to a point.
 
     states: the weights of each network; those named in `shared` are the same for all. folds, orders: what was done to
@@ -87,7 +87,7 @@ def zip_networks(
     alpha: float = 0.3,
     beta: float = 0.125,
     by: str = "zip",
-) -> Zipped:
+) -> ZipResult:
     """Merge networks of one kind up to a depth: features across and within them that are most alike.
 
     Source: Stoica et al., ICLR 2024, arXiv:2305.03053. depth: the share of the layers that is merged (1: all), or the
@@ -118,7 +118,7 @@ def zip_networks(
         if by == "zip":
             folds |= _zip(space, similar[space], orders, k, alpha, beta)
     states, shared = _write(trace, networks, orders, folds, step)
-    return Zipped(states, shared, matched, folds, orders, share, cut)
+    return ZipResult(states, shared, matched, folds, orders, share, cut)
 
 
 def _zip(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from allround.core import registry
-from allround.merging.learn.objective import Answers
+from allround.merging.learn.objective import Response
 from allround.tasks.definition import Definition
 
 #: Most rows of a task that are answered in each state.
@@ -48,7 +48,7 @@ class Guard:
         return {"kept_step": self.step, "distances": {str(s): round(d, 6) for s, d in self.distances.items()}}
 
 
-def distance(merged: Answers, specialist: Answers, definition: Definition) -> Tensor:
+def distance(merged: Response, specialist: Response, definition: Definition) -> Tensor:
     """How far answers are from the specialist's: their divergence, or where there is no head that of the features.
 
     Shapes: logits (n, outputs), or features (n, d) -> ()

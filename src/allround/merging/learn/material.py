@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from allround.core.errors import AllroundError
 from allround.core.seeds import seed_of
 from allround.merging.learn.learning import Learning
-from allround.merging.learn.objective import Answers
+from allround.merging.learn.objective import Response
 from allround.models.base import load_encoder
+from allround.models.batch import Batch
 from allround.models.batches import draw_batches
 from allround.models.device import products
-from allround.models.encoder import Batch, Encoder
-from allround.models.model import by_length
+from allround.models.encoder import Encoder
+from allround.models.head import HeadState, OutputHead, make_head
+from allround.models.likelihood import likelihood
+from allround.models.running import features_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.task import Task, limit_split
@@ -27,11 +29,11 @@ from allround.tasks.task import Task, limit_split
 
 @dataclass(frozen=True)
 class Specialist:
-    """A tuned model: its encoder's folder, its tasks, and its heads (weight, bias) for those where it has any."""
+    """A tuned model: its encoder's folder, its tasks, and its heads for those where it has any."""
 
     encoder: Path
     tasks: tuple[str, ...]
-    heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    heads: Mapping[str, HeadState] = field(default_factory=dict)
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Rows:
     targets: list[Tensor] | None
     features: list[Tensor]
     logits: list[Tensor] | None
-    head: dict[str, Tensor] | None
+    head: OutputHead | None
     lengths: list[int]
     seed: int
     model: int
@@ -57,15 +59,15 @@ class Rows:
             found += draw_batches(self.lengths, size, seed_of(self.seed, "pass", len(found)))
         return found[:steps]
 
-    def batch(self, encoder: Encoder, rows: Sequence[int], device: torch.device) -> tuple[Batch, Answers, Tensor]:
+    def batch(self, encoder: Encoder, rows: Sequence[int], device: torch.device) -> tuple[Batch, Response, Tensor]:
         """A batch with the specialist's answers and the targets (empty where labels are not used)."""
 
         def taken(parts: list[Tensor] | None) -> Tensor:
             return torch.cat([parts[row] for row in rows]).to(device) if parts else torch.empty(0, device=device)
 
-        batch = encoder.collate([self.prepared[row] for row in rows], self.definition).to(device)
+        batch = encoder.batch([self.prepared[row] for row in rows], self.definition).to(device)
         logits = taken(self.logits) if self.logits is not None else None
-        return batch, Answers(taken(self.features), logits), taken(self.targets)
+        return batch, Response(taken(self.features), logits), taken(self.targets)
 
 
 def gather_rows(
@@ -95,10 +97,11 @@ def gather_rows(
             strata = rules.strata(whole.targets) if labelled else None
             rows = limit_split(whole, learning.rows, seed_of(seed, "rows", name), strata)
             ready = encoder.prepare(rows.inputs, definition)
-            head = dict(specialist.heads[name]) if name in specialist.heads else None
+            head = _head(specialist, definition, encoder) if name in specialist.heads else None
             targets = None
             if labelled:
-                targets = [rules.tensor(rows.take([n]).targets) for n in range(len(rows))]
+                read = likelihood(definition)
+                targets = [read.tensor(rows.take([n]).targets) for n in range(len(rows))]
             features: list[Tensor] = []
             logits = None
             if model is not None:
@@ -111,15 +114,30 @@ def gather_rows(
                     )
                 alike = model.preparation == encoder.preparation
                 own = ready if alike else model.prepare(rows.inputs, definition)
-                with torch.inference_mode(), products(precision, device.type):
-                    outputs = by_length(model, definition, own, 64, model)
-                sizes = list(outputs.lengths) if rules.per_token else [1] * len(ready)
-                features = [part.clone() for part in outputs.logits.split(sizes)]
+                with products(precision, device.type):
+                    seen = features_of(model, own, definition)
+                sizes = list(seen.lengths) if rules.per_token else [1] * len(ready)
+                features = [part.clone() for part in seen.values.split(sizes)]
                 if head is not None:
-                    logits = [F.linear(f, head["weight"], head["bias"]) for f in features]
+                    with torch.no_grad():
+                        logits = [head(f) for f in features]
             lengths = [encoder.length(one) for one in ready]
             found[name] = Rows(definition, ready, targets, features, logits, head, lengths, seed_of(seed, name), number)
     return found
+
+
+def _head(specialist: Specialist, definition: Definition, encoder: Encoder) -> OutputHead:
+    """A specialist's head for a task. Errors: one without outputs, from which nothing can be learned."""
+    name = definition.name
+    sort = specialist.heads[name].sort
+    head = make_head(sort, definition, encoder.features(definition), specialist.heads[name])
+    if not isinstance(head, OutputHead):
+        raise AllroundError(
+            f"learn from the answers to task '{name}'",
+            f"its head is of the sort '{sort}', which has no outputs to learn from",
+            "learn by features: --objective features",
+        )
+    return head.requires_grad_(False)
 
 
 @dataclass

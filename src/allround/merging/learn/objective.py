@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from allround.core.errors import AllroundError
+from allround.models.likelihood import likelihood
 from allround.tasks.definition import Definition
-from allround.tasks.kind import kind
 
 
 @dataclass(frozen=True)
-class Answers:
+class Response:
     """What a model gives for a batch: features (n, d), and logits (n, outputs) where it has a head for the task."""
 
     features: Tensor
     logits: Tensor | None = None
 
 
-def logits_of(answers: Answers, definition: Definition) -> Tensor:
+def logits_of(answers: Response, definition: Definition) -> Tensor:
     """The logits; an error where there is no head."""
     if answers.logits is None:
         raise AllroundError(
@@ -31,14 +30,16 @@ def logits_of(answers: Answers, definition: Definition) -> Tensor:
     return answers.logits.float()
 
 
-def log_probabilities(answers: Answers, definition: Definition) -> Tensor:
+def log_probabilities(answers: Response, definition: Definition) -> Tensor:
     """Log-probabilities (n, choices, outcomes): one choice for an example or word, one a label in a multilabel task.
 
     A task of numbers has none.
     """
-    logits = logits_of(answers, definition)
-    if kind(definition.kind).indicators:
-        logits = torch.stack([torch.zeros_like(logits), logits], -1)
-    else:
-        logits = logits.unsqueeze(1)
-    return logits.log_softmax(-1)
+    found = likelihood(definition).log_probabilities(logits_of(answers, definition))
+    if found is None:
+        raise AllroundError(
+            f"look at the probabilities of answers to task '{definition.name}'",
+            f"a task of the kind {definition.kind} has none",
+            "choose an objective for numbers, such as divergence",
+        )
+    return found

@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from allround.checkpoints.finite import check_finite
 from allround.checkpoints.header import FLOATS, torch_dtype
@@ -26,14 +26,16 @@ from allround.core.seeds import seed_everything, seed_of
 from allround.merging.learn.guard import ROWS, Guard, distance
 from allround.merging.learn.learning import ClosedForm, Learning
 from allround.merging.learn.material import Changes, Rows, Specialist, gather_changes, gather_rows
-from allround.merging.learn.objective import Answers
+from allround.merging.learn.objective import Response
 from allround.merging.learn.parametrisation import Parametrisation
 from allround.merging.statistics.sequential import regmean_pp
 from allround.models.base import load_encoder
+from allround.models.batch import Batch
 from allround.models.device import pick_device, products
 from allround.models.device import precision as named_precision
-from allround.models.encoder import CONFIG, Batch, Encoder
-from allround.models.head import fit_head
+from allround.models.encoder import CONFIG, Encoder
+from allround.models.fitting import fit_head
+from allround.models.head import LINEAR, HeadState
 from allround.tasks.task import Task
 
 
@@ -46,7 +48,7 @@ class Learned:
     """
 
     encoder: Encoder
-    heads: dict[str, dict[str, Tensor]]
+    heads: dict[str, HeadState]
     found: dict[str, Tensor]
     record: dict[str, Any] = field(default_factory=dict)
 
@@ -98,7 +100,7 @@ def learn(
     shell = _open(base, [one.encoder for one in specialists])
     rows = gather_rows(shell, specialists, tasks, learning, split=split, seed=seed, device=where, precision=precision)
     progress.say(f"{sum(len(r.prepared) for r in rows.values())} {split} rows of {len(rows)} tasks are ready")
-    heads = {name: r.head for name, r in rows.items() if r.head is not None}
+    heads = {name: r.head.stored() for name, r in rows.items() if r.head is not None}
     record: dict[str, Any] = {
         "learning": learning.to_json(),
         "split": split,
@@ -123,8 +125,8 @@ def learn(
     if learning.heads == "fitted":
         for name in rows:
             progress.say(f"fitting the head of {name} on the merged encoder")
-            fitted_head = fit_head(shell.to(where), tasks[name])
-            heads[name] = {"weight": fitted_head.weight, "bias": fitted_head.bias}
+            sort = heads[name].sort if name in heads else LINEAR
+            heads[name] = fit_head(shell.to(where), tasks[name], sort).state
     shell.to("cpu", _stored_dtype(base))
     tensors = [*shell.named_parameters(), *((f"{t}.{k}", v) for t, head in heads.items() for k, v in head.items())]
     check_finite(tensors, "learn a merge", "the learned model", "take a smaller rate, or other rows")
@@ -154,7 +156,7 @@ def _open(base: Path | str, encoders: Sequence[Path]) -> Encoder:
     return load_encoder(base, **settings[0])
 
 
-_Fitted = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, Any]]
+_Fitted = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, HeadState], dict[str, Any]]
 
 
 def _fit(
@@ -187,7 +189,7 @@ def _fit(
     facts = steps.run()
     merged = {n: t.detach().to("cpu", begun[n].dtype) for n, t in steps.weights().items()}
     found = {n: p.detach().cpu().clone() for n, p in made.named_parameters()}
-    heads = {task: {k: v.detach().cpu() for k, v in head.items()} for task, head in steps.heads.items()}
+    heads = {task: head.stored() for task, head in steps.heads.items()}
     return {**begun, **merged}, found, heads if learning.heads == "learned" else {}, {**facts, **made.describe()}
 
 
@@ -255,11 +257,13 @@ def _in_groups(
                     shell, [one.encoder for one in chunk], mine, learning, None, seed, device, precision, progress
                 )
                 for name, head in learned.items():
-                    rows[name].head = head
+                    kept = rows[name].head
+                    assert kept is not None
+                    kept.load_state_dict(head)
                 found.update({f"{len(stages)}.{key}": value for key, value in numbers.items()})
                 stages.append({"tasks": list(names), **facts})
                 if len(chunks) == 1:
-                    heads = {name: r.head for name, r in rows.items() if r.head is not None}
+                    heads = {name: r.head.stored() for name, r in rows.items() if r.head is not None}
                     return weights, found, heads if learning.heads == "learned" else {}, {"stages": stages}
                 place = Path(folder) / f"{level}-{number}"
                 place.mkdir()
@@ -299,15 +303,15 @@ class _Steps:
         self.device, self.precision, self.progress, self.seed = device, precision, progress, seed
         self.fixed = _to({n: t for n, t in begun.items() if n not in made.deltas}, device)
         self.dtypes = {n: begun[n].dtype for n in made.deltas}
-        self.heads = {name: _to(r.head, device) for name, r in rows.items() if r.head is not None}
-        if learning.heads == "learned":
-            self.heads = {t: {k: v.clone().requires_grad_() for k, v in h.items()} for t, h in self.heads.items()}
+        given = {name: r.head for name, r in rows.items() if r.head is not None}
+        free = learning.heads == "learned"
+        self.heads = {name: deepcopy(head).to(device).requires_grad_(free) for name, head in given.items()}
         objective = registry.find("objective", learning.objective)
         settings = objective.resolve(learning.objective_settings)
         function = objective.load()
         self.objective = lambda *given: function(*given, **settings)
         self.skipped = self.skipped_in_a_row = 0
-        learned = [*made.parameters(), *(v for h in self.heads.values() for v in h.values() if v.requires_grad)]
+        learned = [*made.parameters(), *(p for h in self.heads.values() for p in h.parameters() if p.requires_grad)]
         self.guard = Guard(learned) if learning.guard and learning.all_steps else None
 
     def run(self) -> dict[str, Any]:
@@ -353,7 +357,7 @@ class _Steps:
         rates = self.made.rates()
         groups = [{"params": p, "lr": self.learning.rate * rates.get(name, 1.0)} for name, p in parts.items()]
         if self.learning.heads == "learned":
-            heads = [value for head in self.heads.values() for value in head.values()]
+            heads = [p for head in self.heads.values() for p in head.parameters()]
             groups.append({"params": heads, "lr": self.learning.head_rate})
         if not groups:
             raise AllroundError(f"learn '{self.learning.parametrisation}'", "nothing in it is free", "give it a level")
@@ -394,16 +398,17 @@ class _Steps:
 
     def _answers(
         self, name: str, numbers: Sequence[int], weights: Mapping[str, Tensor]
-    ) -> tuple[Answers, Answers, Tensor]:
+    ) -> tuple[Response, Response, Tensor]:
         """The merged model's answers to rows of a task, the specialist's, and the targets."""
         batch, given, targets = self.rows[name].batch(self.shell, numbers, self.device)
         with products(self.precision, self.device.type):
-            features = functional_call(self.shell, {**self.fixed, **weights}, (batch,), strict=False)
+            features = functional_call(self.shell, {**self.fixed, **weights}, (batch,), strict=False).values
             logits = None
             if name in self.heads:
                 head = self.heads[name]
-                logits = F.linear(features, head["weight"].to(features.dtype), head["bias"].to(features.dtype))
-        return Answers(features, logits), given, targets
+                alike = {n: p.to(features.dtype) for n, p in head.named_parameters()}
+                logits = functional_call(head, alike, (features,))
+        return Response(features, logits), given, targets
 
     def _loss(self, name: str, numbers: Sequence[int], leaves: Mapping[str, Tensor]) -> Tensor:
         merged, given, targets = self._answers(name, numbers, leaves)

@@ -26,7 +26,9 @@ from allround.merging.save import check_base, check_heads
 from allround.merging.sources import open_model
 from allround.models.base import find_folder
 from allround.models.card import write_card
-from allround.models.model import MultiTaskModel, read_definitions, read_heads, write_definitions, write_heads
+from allround.models.head_files import HEADS, read_heads
+from allround.models.manifest import read_manifest
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
 
@@ -104,10 +106,9 @@ def write(folder: Path, made: Learned, definitions: Mapping[str, Definition], re
     made.encoder.save(target)
     if made.heads:
         model = MultiTaskModel(made.encoder, {})
-        for task, head in made.heads.items():
-            model.add_task(definitions[task], head)  # checks that they fit together
-        write_heads(folder / "heads.safetensors", made.heads)
-        write_definitions(folder, {task: definitions[task] for task in made.heads}, {"made_by": summary(record)})
+        model.add_heads({task: definitions[task] for task in made.heads}, made.heads)
+        model.facts = {"made_by": summary(record)}
+        model.write_parts(folder)
     save_file({n: t.contiguous() for n, t in made.found.items()}, target / NUMBERS)
     write_json(target / RECORD, dict(record))
 
@@ -147,8 +148,8 @@ def _specialists(
                 )
         found = []
         for path in models:
-            heads = read_heads(Path(path) / "heads.safetensors")
-            found.append(Specialist(find_folder(path), tuple(read_definitions(Path(path))[0]), heads))
+            heads = read_heads(Path(path) / HEADS)
+            found.append(Specialist(find_folder(path), tuple(read_manifest(Path(path))[1]), heads))
         return found, definitions
     if len(models) != len(suite.tasks):
         raise AllroundError(

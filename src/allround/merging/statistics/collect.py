@@ -13,12 +13,12 @@ from allround.core.outputs import check_out_file, output_file
 from allround.core.seeds import seed_of
 from allround.core.version import __version__
 from allround.merging.statistics.file import fingerprint, write_statistic
-from allround.merging.statistics.likelihood import LABELS
 from allround.merging.statistics.measure import Examples, Measured, entry_of, measure, needs_head
 from allround.models.base import find_folder, load_encoder
 from allround.models.device import pick_device
-from allround.models.model import MultiTaskModel, load
+from allround.models.likelihood import LABELS
 from allround.models.names import file_names
+from allround.models.systems.multi_task_model import MultiTaskModel, open_model
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind as kind_of_task
 from allround.tasks.task import SPLITS, Task, limit_split
@@ -62,10 +62,11 @@ def collect(
     place = find_folder(folder, "model")
     definitions: dict[str, Definition] = {}
     if (place.parent / "allround.json").is_file() and place.name == "encoder":
-        model = load(place.parent, device=str(pick_device(device)))
+        model = open_model(place.parent, device=str(pick_device(device)))
         definitions = dict(model.definitions)
     else:
-        model = MultiTaskModel(load_encoder(place), {}).to(pick_device(device)).eval()
+        model = MultiTaskModel(load_encoder(place), {})
+        model.to(pick_device(device))
     if needs_head(kind):
         lacking = [task.name for task in tasks if task.name not in definitions]
         if lacking:
@@ -77,7 +78,14 @@ def collect(
     weights = Weights(place)
     names = file_names(model.encoder, weights)
     examples = [_examples(model, definitions.get(t.name, t.definition), t, rows, split, seed) for t in tasks]
-    found = measure(model.encoder, examples, kind, heads=dict(model.heads.items()), labels=labels, seed=seed)
+    found = measure(
+        model.encoder,
+        examples,
+        kind,
+        heads={name: model.head(name) for name in model.definitions},
+        labels=labels,
+        seed=seed,
+    )
     _check_finite(asked, found)
     facts: dict[str, Any] = {
         "statistic": kind,

@@ -7,18 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from allround.core import registry
 from allround.core.entry import Entry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.seeds import seed_of
 from allround.merging.statistics.layers import LOOKUP, TRANSPOSED, Call, Watch
-from allround.merging.statistics.likelihood import terms
-from allround.models.encoder import Batch, Encoder
+from allround.models.batch import Batch, Features
+from allround.models.encoder import Encoder
+from allround.models.head import Head, OutputHead
+from allround.models.likelihood import fisher_terms, likelihood
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.kind import kind as kind_of_task
 
 #: Rows in a batch. Gradients of parameters are taken one row at a time.
 BATCH = 32
@@ -62,7 +63,7 @@ def measure(
     examples: Sequence[Examples],
     kind: str,
     *,
-    heads: Mapping[str, nn.Module] | None = None,
+    heads: Mapping[str, Head] | None = None,
     labels: str = "given",
     seed: int = 0,
     positions: int = 1024,
@@ -87,7 +88,7 @@ def _of_parameters(
     encoder: Encoder,
     examples: Sequence[Examples],
     entry: Entry,
-    heads: Mapping[str, nn.Module],
+    heads: Mapping[str, Head],
     labels: str,
     seed: int,
 ) -> Measured:
@@ -97,7 +98,8 @@ def _of_parameters(
     generator = torch.Generator().manual_seed(seed_of(seed, entry.name))
     count = 0
     for one, batch, targets in _batches(encoder, examples, 1):
-        found = terms(heads[one.definition.name](encoder(batch)), targets, one.definition, labels, generator)
+        outputs = _outputs(heads, one.definition, encoder(batch))
+        found = fisher_terms(outputs, targets, one.definition, labels, generator)
         for number, term in enumerate(found, 1):
             gradients = torch.autograd.grad(term, list(named.values()), retain_graph=number < len(found),
                                             allow_unused=True)  # fmt: skip
@@ -112,7 +114,7 @@ def _of_layers(
     encoder: Encoder,
     examples: Sequence[Examples],
     entry: Entry,
-    heads: Mapping[str, nn.Module],
+    heads: Mapping[str, Head],
     labels: str,
     seed: int,
     positions: int,
@@ -159,7 +161,8 @@ def _of_layers(
                     encoder(batch)
                 continue
             calls.clear()
-            found = terms(heads[one.definition.name](encoder(batch)), targets, one.definition, labels, generator)
+            outputs = _outputs(heads, one.definition, encoder(batch))
+            found = fisher_terms(outputs, targets, one.definition, labels, generator)
             called = [call for call in calls if call.outputs.requires_grad]
             seen: list[list[Tensor]] = [[] for _ in called]
             for place, term in enumerate(found, 1):
@@ -178,16 +181,32 @@ def _of_layers(
     return measured
 
 
+def _outputs(heads: Mapping[str, Head], definition: Definition, features: Features) -> Tensor:
+    head = heads[definition.name]
+    if not isinstance(head, OutputHead):
+        raise AllroundError(
+            f"take gradients of the answers to task '{definition.name}'",
+            f"a head of the sort {type(head).__name__} has no outputs",
+            "use a statistic that needs no gradients: --kind gram",
+        )
+    found: Tensor = head(features.values)
+    return found
+
+
+def _taken(targets: Encoded, rows: Sequence[int]) -> Encoded:
+    return [targets[i] for i in rows] if isinstance(targets, list) else targets[list(rows)]
+
+
 def _batches(
     encoder: Encoder, examples: Sequence[Examples], batch_size: int
 ) -> Iterator[tuple[Examples, Batch, Tensor]]:
     """Batches of rows of like length, the longest first, with their targets."""
     device = next(encoder.parameters()).device
     for one in examples:
-        rules = kind_of_task(one.definition.kind)
+        rules = likelihood(one.definition) if one.targets is not None else None
         order = sorted(range(len(one.prepared)), key=lambda i: (-encoder.length(one.prepared[i]), i))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            batch = encoder.collate([one.prepared[i] for i in rows], one.definition).to(device)
-            targets = torch.empty(0) if one.targets is None else rules.tensor([one.targets[i] for i in rows])
+            batch = encoder.batch([one.prepared[i] for i in rows], one.definition).to(device)
+            targets = torch.empty(0) if rules is None else rules.tensor(_taken(one.targets, rows))
             yield one, batch, targets.to(device)

@@ -17,7 +17,8 @@ from allround.merging.parts import Each
 from allround.merging.statistics.kinds.gram import gram
 from allround.merging.statistics.layers import TRANSPOSED, Call, Watch
 from allround.merging.statistics.measure import MASK
-from allround.models.encoder import Batch, Encoder
+from allround.models.batch import Batch
+from allround.models.encoder import Encoder
 
 #: How far it goes between two merges: a numbered block of layers, or one layer.
 GROUPS = ("block", "layer")

@@ -12,7 +12,8 @@ from torch import Tensor
 from allround.core.errors import AllroundError
 from allround.core.files import write_json
 from allround.core.registry import method
-from allround.models.encoder import CONFIG, Batch, Encoder, try_out
+from allround.models.batch import Batch, Features
+from allround.models.encoder import CONFIG, Encoder, try_out
 from allround.models.pretrained import LOADING, check_config, check_processor, check_size, whole
 from allround.tasks.definition import Definition
 
@@ -90,13 +91,13 @@ class Image(Encoder):
     def collate(self, prepared: Sequence[Tensor], definition: Definition) -> Batch:
         return Batch({"pixel_values": torch.stack(list(prepared))}, len(prepared))
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Features:
         found = self.model(pixel_values=batch.tensors["pixel_values"])
         pooled: Tensor | None = getattr(found, "pooler_output", None)
         if pooled is None:
             hidden = found.last_hidden_state
             pooled = hidden.mean((2, 3)) if hidden.dim() == 4 else hidden.mean(1)
-        return pooled.flatten(1)
+        return Features(pooled.flatten(1))
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(str(folder))

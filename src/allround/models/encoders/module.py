@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from allround.core.errors import AllroundError
 from allround.core.files import hash_json, write_json
 from allround.core.registry import method, names
-from allround.models.encoder import CONFIG, Batch, Encoder, load_tensors, save_tensors
+from allround.models.batch import Batch, Features
+from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
 from allround.tasks.definition import Definition
 from allround.tasks.modality import modality_of
 
@@ -72,11 +73,11 @@ class Module(Encoder):
     def collate(self, prepared: Sequence[Tensor], definition: Definition) -> Batch:
         return Batch({"x": torch.stack(list(prepared))}, len(prepared))
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Features:
         x = batch.tensors["x"]
         own = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), x.dtype)
         found: Tensor = self.network(x.to(own) if x.is_floating_point() else x).flatten(1)
-        return found.float()
+        return Features(found.float())
 
     def save(self, folder: Path) -> None:
         save_tensors(self.network, folder / "model.safetensors")

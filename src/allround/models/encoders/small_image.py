@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from allround.core.files import write_json
 from allround.core.registry import method
-from allround.models.encoder import CONFIG, Batch, Encoder, load_tensors, save_tensors
+from allround.models.batch import Batch, Features
+from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
 from allround.tasks.definition import Definition
 
 
@@ -68,9 +69,8 @@ class SmallImage(Encoder):
     def collate(self, prepared: Sequence[Tensor], definition: Definition) -> Batch:
         return Batch({"images": torch.stack(list(prepared))}, len(prepared))
 
-    def forward(self, batch: Batch) -> Tensor:
-        found: Tensor = self.layers(batch.tensors["images"])
-        return found
+    def forward(self, batch: Batch) -> Features:
+        return Features(self.layers(batch.tensors["images"]))
 
     def save(self, folder: Path) -> None:
         save_tensors(self, folder / "model.safetensors")
@@ -104,7 +104,7 @@ class SmallImage(Encoder):
             rows = torch.randint(len(images), (64,), generator=generator)
             view = torch.randint(16, (len(rows),), generator=generator)
             shown = _views(images[rows], view)
-            loss = F.cross_entropy(guess(encoder(Batch({"images": shown}, len(rows)))), view)
+            loss = F.cross_entropy(guess(encoder(Batch({"images": shown}, len(rows))).values), view)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from allround.core.errors import AllroundError
 from allround.core.files import write_json
 from allround.core.registry import method
-from allround.models.encoder import CONFIG, Batch, Encoder, load_tensors, save_tensors
+from allround.models.batch import Batch, Features
+from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
 from allround.tasks.definition import Definition
 
 
@@ -77,9 +78,9 @@ class SmallTable(Encoder):
     def collate(self, prepared: Sequence[Tensor], definition: Definition) -> Batch:
         return Batch({"rows": torch.stack(list(prepared))}, len(prepared))
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Features:
         rows = batch.tensors["rows"]
-        return torch.cat([self.layers(rows), rows], -1)
+        return Features(torch.cat([self.layers(rows), rows], -1))
 
     def save(self, folder: Path) -> None:
         save_tensors(self, folder / "model.safetensors")

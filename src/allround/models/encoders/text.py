@@ -16,7 +16,8 @@ from allround.core.errors import AllroundError
 from allround.core.files import is_inside, read_settings, write_json
 from allround.core.locks import Lock
 from allround.core.registry import method
-from allround.models.encoder import CONFIG, Batch, Encoder, try_out
+from allround.models.batch import Batch, Features
+from allround.models.encoder import CONFIG, Encoder, try_out
 from allround.models.pretrained import LOADING, check_config, check_size, check_tokenizer, whole
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
@@ -145,19 +146,19 @@ class Text(Encoder):
             )
         return Batch(tensors, len(prepared), lengths)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Features:
         given = {k: v for k, v in batch.tensors.items() if k != "words"}
         found = self.pipeline(given)
         if "words" in batch.tensors:
             words = batch.tensors["words"]
             flat = found["token_embeddings"].reshape(-1, self.dim)
             gathered: Tensor = flat[words.clamp_min(0)] * (words >= 0).unsqueeze(-1)
-            return gathered
+            return Features(gathered, batch.lengths)
         embedding: Tensor = found["sentence_embedding"] * self.dim**0.5
         if len(embedding) == batch.size:
-            return embedding
+            return Features(embedding)
         u, v = embedding[: batch.size], embedding[batch.size :]
-        return torch.cat([u, v, (u - v).abs(), u * v], -1)
+        return Features(torch.cat([u, v, (u - v).abs(), u * v], -1))
 
     def save(self, folder: Path) -> None:
         self.pipeline.save_pretrained(str(folder), create_model_card=False)

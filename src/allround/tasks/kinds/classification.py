@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, Kind
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @method(source="softmax regression; the floor is the majority class of the training rows")
@@ -38,25 +35,9 @@ class Classification(Kind):
     def decode(self, encoded: Encoded, definition: Definition) -> list[Any]:
         return [definition.labels[int(i)] for i in encoded]
 
-    def outputs(self, definition: Definition) -> int:
-        return len(definition.labels)
-
-    def tensor(self, encoded: Encoded) -> Tensor:
-        import torch
-
-        return torch.as_tensor(np.asarray(encoded), dtype=torch.long)
-
-    def loss(self, logits: Tensor, targets: Tensor, definition: Definition) -> Tensor:
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(logits.float(), targets)
-
-    def predict(self, logits: Tensor, lengths: Sequence[int]) -> Encoded:
-        return logits.argmax(-1).cpu().numpy().astype(np.int64)
-
-    def confidence(self, logits: Tensor, lengths: Sequence[int]) -> list[float] | None:
-        found: list[float] = logits.float().softmax(-1).amax(-1).cpu().tolist()
-        return found
+    def decide(self, scores: np.ndarray | list[np.ndarray]) -> tuple[Encoded, list[float]]:
+        table = np.asarray(scores)
+        return table.argmax(-1).astype(np.int64), [float(value) for value in table.max(-1)]
 
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
         return np.full(count, np.bincount(train).argmax(), dtype=np.int64)

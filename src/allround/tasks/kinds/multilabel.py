@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, Kind
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @method(source="independent logistic regressions; the floor gives each label its majority of the training rows")
@@ -45,26 +42,10 @@ class Multilabel(Kind):
     def decode(self, encoded: Encoded, definition: Definition) -> list[Any]:
         return [[label for label, on in zip(definition.labels, row, strict=True) if on] for row in encoded]
 
-    def outputs(self, definition: Definition) -> int:
-        return len(definition.labels)
-
-    def tensor(self, encoded: Encoded) -> Tensor:
-        import torch
-
-        return torch.as_tensor(np.asarray(encoded), dtype=torch.float32)
-
-    def loss(self, logits: Tensor, targets: Tensor, definition: Definition) -> Tensor:
-        from torch.nn.functional import binary_cross_entropy_with_logits
-
-        return binary_cross_entropy_with_logits(logits.float(), targets)
-
-    def predict(self, logits: Tensor, lengths: Sequence[int]) -> Encoded:
-        return (logits > 0).cpu().numpy().astype(np.int8)
-
-    def confidence(self, logits: Tensor, lengths: Sequence[int]) -> list[float] | None:
+    def decide(self, scores: np.ndarray | list[np.ndarray]) -> tuple[Encoded, list[float]]:
+        table = np.asarray(scores, dtype=np.float64)
         # The probability of the whole set of labels, taking them as independent.
-        found: list[float] = logits.double().abs().sigmoid().prod(-1).cpu().tolist()
-        return found
+        return (table > 0.5).astype(np.int8), [float(value) for value in np.maximum(table, 1 - table).prod(-1)]
 
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
         return np.tile((np.asarray(train).mean(0) > 0.5).astype(np.int8), (count, 1))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, Kind
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @method(source="least squares on standardised targets; the floor is the mean of the training rows")
@@ -37,25 +34,6 @@ class Regression(Kind):
 
     def decode(self, encoded: Encoded, definition: Definition) -> list[Any]:
         return [float(v) for v in np.asarray(encoded) * definition.scale + definition.center]
-
-    def outputs(self, definition: Definition) -> int:
-        return 1
-
-    def tensor(self, encoded: Encoded) -> Tensor:
-        import torch
-
-        return torch.as_tensor(np.asarray(encoded), dtype=torch.float32)
-
-    def loss(self, logits: Tensor, targets: Tensor, definition: Definition) -> Tensor:
-        from torch.nn.functional import mse_loss
-
-        return 0.5 * mse_loss(logits.float().squeeze(-1), targets)
-
-    def predict(self, logits: Tensor, lengths: Sequence[int]) -> Encoded:
-        return logits.squeeze(-1).double().cpu().numpy()
-
-    def confidence(self, logits: Tensor, lengths: Sequence[int]) -> list[float] | None:
-        return None
 
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
         return np.full(count, np.mean(train))

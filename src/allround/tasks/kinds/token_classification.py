@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, Kind
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @method(source="softmax regression on each word's first piece; the floor is the majority tag of the training words")
@@ -42,27 +38,10 @@ class TokenClassification(Kind):
     def decode(self, encoded: Encoded, definition: Definition) -> list[Any]:
         return [[definition.labels[int(i)] for i in row] for row in encoded]
 
-    def outputs(self, definition: Definition) -> int:
-        return len(definition.labels)
-
-    def tensor(self, encoded: Encoded) -> Tensor:
-        import torch
-
-        return torch.as_tensor(list(chain.from_iterable(encoded)), dtype=torch.long)
-
-    def loss(self, logits: Tensor, targets: Tensor, definition: Definition) -> Tensor:
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(logits.float(), targets)
-
-    def predict(self, logits: Tensor, lengths: Sequence[int]) -> Encoded:
-        flat = logits.argmax(-1).cpu().numpy().astype(np.int64)
-        return np.split(flat, np.cumsum(lengths)[:-1])
-
-    def confidence(self, logits: Tensor, lengths: Sequence[int]) -> list[float] | None:
+    def decide(self, scores: np.ndarray | list[np.ndarray]) -> tuple[Encoded, list[float]]:
         # The mean probability of the words' tags.
-        flat = logits.float().softmax(-1).amax(-1).cpu().numpy()
-        return [float(part.mean()) if len(part) else 1.0 for part in np.split(flat, np.cumsum(lengths)[:-1])]
+        found = [float(row.max(-1).mean()) if len(row) else 1.0 for row in scores]
+        return [row.argmax(-1).astype(np.int64) for row in scores], found
 
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
         majority = np.bincount(np.concatenate(train)).argmax()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,8 @@ class Coba(Balancer):
     >>> made.everyone()
     tensor([0.4781, 1.5219], dtype=torch.float64)
     """
+
+    axes: ClassVar = {"history": (1,), "slopes": (1,), "worst": ()}
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,8 @@ class Gradvac(Balancer):
     tensor([[ 0.0000, -0.2500],
             [-0.2500,  0.0000]], dtype=torch.float64)
     """
+
+    axes: ClassVar = {"cosines": (0, 1)}
 
     def __init__(self, outline: Outline, *, decay: float = 0.5) -> None:
         from torchjd.aggregation import GradVacWeighting

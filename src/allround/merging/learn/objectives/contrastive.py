@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from allround.core.registry import method
-from allround.merging.learn.objective import Answers
+from allround.merging.learn.objective import Response
 from allround.tasks.definition import Definition
 
 
@@ -17,7 +17,7 @@ from allround.tasks.definition import Definition
     kinds=("classification", "token_classification"),
 )
 def contrastive(
-    merged: Answers, specialist: Answers, targets: Tensor, definition: Definition, *, temperature: float = 0.05
+    merged: Response, specialist: Response, targets: Tensor, definition: Definition, *, temperature: float = 0.05
 ) -> Tensor:
     """Supervised contrastive loss of a batch.
 
@@ -26,7 +26,7 @@ def contrastive(
     -log(exp(f_i f_j / T) / sum_(a != i) exp(f_i f_a / T)), f of length one; rows without such a j are left out.
 
     >>> task = Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b"))
-    >>> answers = Answers(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    >>> answers = Response(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     >>> round(contrastive(answers, answers, torch.tensor([0, 0, 1]), task, temperature=1.0).item(), 4)
     0.3133
     """

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from allround.core.errors import AllroundError, suggestion
 from allround.core.registry import method
-from allround.merging.learn.objective import Answers, log_probabilities, logits_of
+from allround.merging.learn.objective import Response, log_probabilities, logits_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 
 
 @method(source="DivMerge, arXiv:2509.02108; Kullback-Leibler as in distillation", needs=("specialist",))
 def divergence(
-    merged: Answers,
-    specialist: Answers,
+    merged: Response,
+    specialist: Response,
     targets: Tensor,
     definition: Definition,
     *,
@@ -32,7 +32,7 @@ def divergence(
     the training targets: half the squared difference, for both.
 
     >>> task = Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b"))
-    >>> both = [Answers(torch.zeros(1, 1), torch.tensor([x])) for x in ([0.0, 0.0], [0.0, 99.0])]
+    >>> both = [Response(torch.zeros(1, 1), torch.tensor([x])) for x in ([0.0, 0.0], [0.0, 99.0])]
     >>> round(divergence(both[0], both[1], torch.empty(0), task).item(), 4)
     0.2158
     """
@@ -41,7 +41,9 @@ def divergence(
     if kind(definition.kind).numeric:
         return 0.5 * (logits_of(merged, definition) - logits_of(specialist, definition)).square().mean()
     if temperature != 1:
-        merged, specialist = (Answers(a.features, logits_of(a, definition) / temperature) for a in (merged, specialist))
+        merged, specialist = (
+            Response(a.features, logits_of(a, definition) / temperature) for a in (merged, specialist)
+        )
     p, q = log_probabilities(merged, definition), log_probabilities(specialist, definition)
     if measure == "kl":
         found = (q.exp() * (q - p)).sum(-1)

@@ -7,13 +7,13 @@ from torch.nn import functional as F
 
 from allround.core.errors import AllroundError, suggestion
 from allround.core.registry import method
-from allround.merging.learn.objective import Answers
+from allround.merging.learn.objective import Response
 from allround.tasks.definition import Definition
 
 
 @method(source="representation surgery: Yang et al., ICML 2024, arXiv:2402.02705, equation 3", needs=("specialist",))
 def features(
-    merged: Answers, specialist: Answers, targets: Tensor, definition: Definition, *, distance: str = "l1"
+    merged: Response, specialist: Response, targets: Tensor, definition: Definition, *, distance: str = "l1"
 ) -> Tensor:
     """Mean distance of features.
 
@@ -22,7 +22,7 @@ def features(
 
     >>> import torch
     >>> task = Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b"))
-    >>> features(Answers(torch.ones(2, 2)), Answers(torch.zeros(2, 2)), torch.empty(0), task).item()
+    >>> features(Response(torch.ones(2, 2)), Response(torch.zeros(2, 2)), torch.empty(0), task).item()
     1.0
     """
     known = ("l1", "l2", "cosine")

@@ -6,15 +6,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from allround.core.registry import method
-from allround.merging.learn.objective import Answers, log_probabilities, logits_of
+from allround.merging.learn.objective import Response, log_probabilities, logits_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 
 
 @method(source="Model Tinting (SyMerge), arXiv:2412.19098", needs=("specialist",))
 def pseudo(
-    merged: Answers,
-    specialist: Answers,
+    merged: Response,
+    specialist: Response,
     targets: Tensor,
     definition: Definition,
     *,
@@ -30,8 +30,8 @@ def pseudo(
 
     >>> import torch
     >>> task = Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b"))
-    >>> merged = Answers(torch.zeros(2, 1), torch.tensor([[0.0, 0.0], [4.0, 0.0]]))
-    >>> specialist = Answers(torch.zeros(2, 1), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    >>> merged = Response(torch.zeros(2, 1), torch.tensor([[0.0, 0.0], [4.0, 0.0]]))
+    >>> specialist = Response(torch.zeros(2, 1), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     >>> round(pseudo(merged, specialist, torch.empty(0), task).item(), 4)
     0.6931
     """

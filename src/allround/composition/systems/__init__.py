@@ -1,0 +1,1 @@
+"""Sorts of system that are composed of parts, one file each."""

@@ -1,0 +1,46 @@
+"""heads.safetensors: the heads of several tasks in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from allround.checkpoints.finite import check_finite
+from allround.core.errors import AllroundError
+from allround.models.head import LINEAR, HeadState
+
+#: The file of a model's heads.
+HEADS = "heads.safetensors"
+
+
+def write_heads(path: Path, heads: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Heads of several tasks in one safetensors file: `<task>.<tensor>`, such as `<task>.weight`; the sorts of those
+    that are not linear are in its metadata."""
+    from safetensors.torch import save_file
+
+    tensors = {f"{n}.{k}": v.detach().cpu().contiguous() for n, head in heads.items() for k, v in head.items()}
+    sorts = {n: head.sort for n, head in heads.items() if isinstance(head, HeadState) and head.sort != LINEAR}
+    save_file(tensors, path, sorts or None)
+
+
+def read_heads(path: Path) -> dict[str, HeadState]:
+    """What `write_heads` wrote. Errors: a file of anything else, and numbers that are not finite."""
+    from allround.checkpoints.header import FLOATS
+    from allround.checkpoints.weights import Weights
+
+    weights = Weights(path)
+    heads: dict[str, HeadState] = {}
+    for name in weights:
+        task, _, part = name.rpartition(".")
+        if not task or not part or weights.dtype(name) not in FLOATS:
+            raise AllroundError(
+                f"read the heads in {path}",
+                f"'{name}' ({weights.dtype(name)}) is not a tensor of a task's head",
+                "copy the model again, whole",
+            )
+        heads.setdefault(task, HeadState({}, weights.metadata.get(task, LINEAR)))[part] = weights.get(name)
+    tensors = ((f"{task}.{part}", value) for task, head in heads.items() for part, value in head.items())
+    check_finite(tensors, f"read the heads in {path}", path, "tune the model again, or copy it again")
+    return heads

@@ -1,0 +1,221 @@
+"""The first contract: a system is whatever answers tasks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from allround.core import registry
+from allround.core.errors import AllroundError, suggestion
+from allround.core.outputs import output_folder
+from allround.models.manifest import read_manifest, write_manifest
+from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
+from allround.tasks.modality import modality_of
+from allround.tasks.values import Row
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from allround.models.batch import Answers
+    from allround.models.cost import Cost
+
+#: Rows that are read before the first of them are answered, so that rows of like length can go together.
+WINDOW = 8192
+
+
+class System(ABC):
+    """Answers the tasks in `definitions`, by whatever means.
+
+    A row's answer depends on that row and its task alone, never on the rows beside it. A saved system is a folder whose
+    manifest names its sort, and `load` opens any of them.
+    """
+
+    #: What the manifest calls it: the name of the file that its class is in.
+    sort: ClassVar[str]
+    definitions: dict[str, Definition]
+    #: What is known of how the system was made; stands in the manifest.
+    facts: dict[str, Any]
+
+    @abstractmethod
+    def answer(
+        self, task: str | None, rows: Iterable[Row], *, batch_size: int = 64, scores: bool = False
+    ) -> Iterator[Answers]:
+        """The answers to rows of a task, in their order, some rows at a time.
+
+        task: may be None where the system can tell by itself. scores: give the probability of each label too, for
+        kinds that have labels.
+        """
+
+    @abstractmethod
+    def cost(self, tasks: Iterable[str] | None = None) -> Cost:
+        """What it costs to keep and use the system for these tasks; by default for all."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Write the system's files into an existing folder: what `save` does, without the care for what is there."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, Any]) -> System:
+        """Read what `write` wrote. definitions, facts: as its manifest has them."""
+
+    def to(self, device: torch.device | str) -> System:
+        """Put the weights on a device, where the system has any; the system itself."""
+        return self
+
+    @property
+    def parameters_stored(self) -> int:
+        """How many numbers must be kept for all its tasks."""
+        return self.cost().parameters_stored
+
+    def definition(self, task: str) -> Definition:
+        """The definition of a task, or an error that suggests the nearest name."""
+        if task not in self.definitions:
+            raise AllroundError(
+                f"answer task '{task}'", f"the {self.noun} has no head for it", suggestion(task, self.definitions)
+            )
+        return self.definitions[task]
+
+    def only_task(self) -> str:
+        """The task of a system that has one. Errors: it has several."""
+        if len(self.definitions) != 1:
+            raise AllroundError(
+                "answer rows without naming their task",
+                f"the {self.noun} has {len(self.definitions)} tasks and cannot tell which one is meant",
+                f"name one of: {', '.join(self.definitions)}",
+            )
+        return next(iter(self.definitions))
+
+    @property
+    def noun(self) -> str:
+        """What messages call it."""
+        return "model"
+
+    def answers(self, task: str, rows: Sequence[Row], *, batch_size: int = 64, scores: bool = False) -> Answers:
+        """All answers to rows of a task at once. At least one row is needed."""
+        from allround.models.batch import Answers
+
+        return Answers.join(list(self.answer(task, rows, batch_size=batch_size, scores=scores)))
+
+    def answer_mixed(self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64) -> list[Answers]:
+        """The answer to each row, of the task that stands beside it: one `Answers` of length 1 a row."""
+        found: dict[int, Answers] = {}
+        for task in dict.fromkeys(tasks):
+            numbers = [number for number, other in enumerate(tasks) if other == task]
+            made = self.answers(task, [rows[number] for number in numbers], batch_size=batch_size)
+            found.update((number, made.take([place])) for place, number in enumerate(numbers))
+        return [found[number] for number in range(len(rows))]
+
+    def predict(
+        self,
+        task: str,
+        inputs: Sequence[Any],
+        batch_size: int = 64,
+        *,
+        scores: bool = False,
+        top: int | None = None,
+    ) -> list[Any]:
+        """Readable answers (labels, lists of labels, numbers, lists of tags) for inputs.
+
+        An input is a text, a pair of texts (as a tuple), an image, a list of words, or a tuple of a table's columns.
+        scores: give the probability of each label in place of the answer, the most probable first; for tasks per word a
+        list of them. top: only so many labels. Errors: scores of a task without labels.
+        """
+        definition = self.definition(task)
+        if isinstance(inputs, str):
+            raise AllroundError(f"answer task '{task}'", "the inputs are a single text", "give a list of inputs")
+        if top is not None and (top < 1 or not scores):
+            raise AllroundError(
+                f"answer task '{task}' with top={top}",
+                "top must be at least 1" if scores else "it says how many scores are given, and no scores are wanted",
+                "give scores=True and top=1 or more",
+            )
+        rows = [row if isinstance(row, tuple) else (row,) for row in inputs]
+        if not rows:
+            return []
+        made = self.answers(task, rows, batch_size=batch_size, scores=scores)
+        if not scores:
+            return kind(definition.kind).decode(made.predictions, definition)
+        if made.scores is None:
+            raise AllroundError(
+                f"give the scores of task '{task}'", f"a task of the kind {definition.kind} has no labels to score",
+                "leave scores out",
+            )  # fmt: skip
+        return [_ranked(found, definition.labels, top) for found in made.scores]
+
+    def save(self, folder: Path | str, *, force: bool = False) -> None:
+        """Write the system into a folder that appears when it is whole.
+
+        A folder that is there is replaced only where `save` wrote it and nothing was changed since, or with `force`.
+        """
+        with output_folder(folder, f"{type(self).__name__}.save", force=force) as new:
+            self.write(new)
+
+    def write_manifest(self, folder: Path, **more: Any) -> None:
+        """The file that makes a folder a system. more: what the sort of system needs to be read again."""
+        write_manifest(folder, self.definitions, {**self.facts, **more}, self.sort)
+
+
+def _ranked(scores: Any, labels: Sequence[str], top: int | None) -> Any:
+    if getattr(scores, "ndim", 1) == 2:
+        return [_ranked(one, labels, top) for one in scores]
+    order = sorted(range(len(labels)), key=lambda label: (-scores[label], label))
+    return {labels[label]: float(scores[label]) for label in order[:top]}
+
+
+def windows(rows: Iterable[Row], size: int = WINDOW) -> Iterator[list[Row]]:
+    """Rows, some at a time.
+
+    >>> list(windows([(1,), (2,), (3,)], 2))
+    [[(1,), (2,)], [(3,)]]
+    """
+    left = iter(rows)
+    while some := list(islice(left, size)):
+        yield some
+
+
+def load(
+    folder: Path | str,
+    *,
+    module: nn.Module | None = None,
+    to_tensor: Callable[[Row], Tensor] | None = None,
+    device: str = "cpu",
+) -> System:
+    """Load a saved system of any sort: a model, an ensemble, boosted trees, a store of residuals, ...
+
+    module, to_tensor: the network, and what turns its rows into tensors, when the model was made from a network of
+    the user's own.
+    """
+    folder = Path(folder)
+    sort, definitions, facts = read_manifest(folder)
+    if module is not None:
+        from allround.models.encoders.module import give
+
+        give(module, to_tensor)
+    if sort not in registry.names("system"):
+        raise AllroundError(
+            f"load the model in {folder}",
+            f"allround.json says that it is of the sort '{sort}'",
+            suggestion(sort, registry.names("system")),
+        )
+    kind_of: type[System] = registry.load("system", sort)  # type: ignore[assignment]
+    return kind_of.read(folder, definitions, facts).to(device)
+
+
+def check_rows(definition: Definition, rows: Sequence[Row]) -> None:
+    """An error for the first row that a task cannot read."""
+    rules = modality_of(definition)
+    for number, row in enumerate(rows):
+        asked = f"answer task '{definition.name}'"
+        if len(row) != len(definition.inputs):
+            do = f"give {len(definition.inputs)}: {', '.join(definition.inputs)}"
+            raise AllroundError(asked, f"input {number} has {len(row)} parts", do)
+        for column, value in zip(definition.inputs, row, strict=True):
+            if not rules.fits(value):
+                found = f"'{column}' of input {number} is of type {type(value).__name__}"
+                raise AllroundError(asked, found, f"give {rules.noun}")

@@ -1,0 +1,1 @@
+"""Sorts of system, one file each."""

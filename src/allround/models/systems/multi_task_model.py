@@ -1,0 +1,310 @@
+"""One encoder, and a head for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allround.core.errors import AllroundError
+from allround.core.registry import method
+from allround.models.base import check_one_model, load_encoder
+from allround.models.batch import Answers, Batch, Features, Targets, TaskLoss
+from allround.models.cost import Cost
+from allround.models.encoder import Encoder
+from allround.models.head import LINEAR, Head, HeadState, NotFinite, OutputHead, make_head
+from allround.models.head_files import HEADS, read_heads, write_heads
+from allround.models.model import Model, Prepared, parameters_of
+from allround.models.running import batches, features_of, not_finite
+from allround.models.system import check_rows
+from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded, kind
+from allround.tasks.values import Row
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a head gave for a list of rows, in their order. `lengths`: words of each row, for tasks per word."""
+
+    logits: Tensor
+    lengths: tuple[int, ...]
+
+
+class _Heads(nn.ModuleDict):
+    """Heads by the name of their task; any name will do, also one that modules have an attribute of ("type")."""
+
+    def __setitem__(self, key: str, module: nn.Module) -> None:
+        self._modules[key] = module
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "training":  # a flag of every module, and a name that a task may have
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+
+@method(source="shared encoder with a head for each task: Caruana, Machine Learning 28, 1997")
+class MultiTaskModel(Model):
+    """One encoder and a head per task.
+
+        >>> from allround.models.encoders.small_image import SmallImage
+        >>> from allround.tasks.definition import Definition
+    from allround.tasks.values import Row
+        >>> parity = Definition("parity", "classification", ("image",), "image", "accuracy", ("even", "odd"))
+        >>> MultiTaskModel(SmallImage(), {"parity": parity}).heads["parity"].weight.shape
+        torch.Size([2, 128])
+    """
+
+    sort = "multi_task_model"
+
+    def __init__(self, encoder: Encoder, definitions: Mapping[str, Definition]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.definitions: dict[str, Definition] = {}
+        self.heads = _Heads()
+        for definition in definitions.values():
+            self.add_task(definition)
+        self.facts: dict[str, Any] = {}
+
+    def add_task(
+        self, definition: Definition, head: Mapping[str, Tensor] | None = None, sort: str | None = None
+    ) -> None:
+        """Add a task with an untrained head of a sort, or with the head's tensors: of a linear head, `weight`
+        (outputs, features) and `bias`."""
+        self.encoder.check(definition)
+        sort = sort or (head.sort if isinstance(head, HeadState) else LINEAR)
+        made = make_head(sort, definition, self.encoder.features(definition), head)
+        self.definitions[definition.name] = definition
+        self.heads[definition.name] = made
+
+    def head(self, task: str) -> Head:
+        """The head of a task."""
+        found = self.heads[task]
+        assert isinstance(found, Head)
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def learning_rate(self) -> float:  # type: ignore[override]
+        return self.encoder.learning_rate
+
+    @property
+    def epochs(self) -> int:  # type: ignore[override]
+        return self.encoder.epochs
+
+    # -- rows and batches ------------------------------------------------------------------------------------------
+
+    def prepare(self, task: str, inputs: Sequence[Row], targets: Encoded | None = None) -> list[Prepared]:
+        return self.encoder.prepare(inputs, self.definition(task))
+
+    @property
+    def preparation(self) -> Any:
+        return self.encoder.preparation
+
+    def reading(self, task: str) -> Hashable:
+        d = self.definition(task)
+        return d.inputs, d.modality, d.instruction, kind(d.kind).per_token
+
+    def size(self, row: Prepared) -> int:
+        return self.encoder.length(row)
+
+    def collate(
+        self,
+        rows: Sequence[Prepared],
+        tasks: Mapping[str, Sequence[int]],
+        targets: Mapping[str, Encoded] | None = None,
+    ) -> Batch:
+        batch = self.encoder.collate(rows, self.definitions[next(iter(tasks))])
+        asked = {task: tuple(places) for task, places in tasks.items()}
+        found = {n: Targets(asked[n], self.head(n).tensor(values)) for n, values in (targets or {}).items()}
+        return replace(batch, rows=asked, targets=found)
+
+    def features(self, batch: Batch) -> Features:
+        found: Features = self.encoder(batch)
+        return found
+
+    def width(self, task: str) -> int:
+        return self.encoder.features(self.definition(task))
+
+    def losses(self, batch: Batch, features: Features | None = None) -> dict[str, TaskLoss]:
+        features = self.features(batch) if features is None else features
+        return {
+            task: self.head(task).loss(features.take(targets.rows, batch.size), targets.values)
+            for task, targets in batch.targets.items()
+            if targets.rows
+        }
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.encoder.backbone
+
+    def shared(self) -> dict[str, nn.Parameter]:
+        return {f"encoder.{name}": p for name, p in self.encoder.named_parameters()}
+
+    def own(self, task: str) -> dict[str, nn.Parameter]:
+        return {f"heads.{task}.{name}": p for name, p in self.head(task).named_parameters()}
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def forward(self, task: str, batch: Batch) -> Tensor:
+        """Outputs of a task's head for a batch: (n, outputs), or (words, outputs)."""
+        found: Tensor = self._output_head(task)(self.encoder(batch).values)
+        return found
+
+    def _output_head(self, task: str) -> OutputHead:
+        head = self.head(task)
+        if not isinstance(head, OutputHead):
+            raise AllroundError(
+                f"look at the outputs of task '{task}'",
+                f"its head, of the sort '{head.sort}', has none",
+                "look at its answers",
+            )
+        return head
+
+    def outputs(self, task: str, inputs: Sequence[Row], batch_size: int = 64) -> Outputs:
+        """What the head of a task gives for rows, before it is read as answers: logits, or numbers."""
+        definition, head = self.definition(task), self._output_head(task)
+        check_rows(definition, inputs)
+        if not inputs:
+            return Outputs(torch.empty(0, head.outputs), ())
+        self.eval()
+        found = features_of(self.encoder, self.prepare(task, inputs), definition, batch_size, head)
+        return Outputs(found.values, found.lengths)
+
+    def answer_prepared(
+        self, task: str, rows: Sequence[Prepared], *, batch_size: int = 64, scores: bool = False
+    ) -> Answers:
+        return answer_alike([self], task, rows, batch_size=batch_size, scores=scores)[0]
+
+    @torch.inference_mode()
+    def answer_mixed(self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64) -> list[Answers]:
+        """The answer to each row, of the task that stands beside it. Tasks that read rows alike share batches."""
+        self.eval()
+        found: dict[int, Answers] = {}
+        together: dict[Hashable, list[int]] = {}
+        for number, task in enumerate(tasks):
+            check_rows(self.definition(task), [rows[number]])
+            together.setdefault(self.reading(task), []).append(number)
+        for numbers in together.values():
+            for start in range(0, len(numbers), batch_size):
+                some = numbers[start : start + batch_size]
+                ready = [self.prepare(tasks[number], [rows[number]])[0] for number in some]
+                asked = {
+                    t: [p for p, n in enumerate(some) if tasks[n] == t] for t in dict.fromkeys(tasks[n] for n in some)
+                }
+                batch = self.collate(ready, asked).to(self.device)
+                features = self.features(batch)
+                for task, places in asked.items():
+                    try:
+                        made = self.head(task).answer(features.take(places, batch.size))
+                    except NotFinite as error:
+                        raise not_finite(self.encoder, self.definitions[task], error.rows, len(places)) from error
+                    found.update((some[place], made.take([at])) for at, place in enumerate(places))
+        return [found[number] for number in range(len(rows))]
+
+    @torch.inference_mode()
+    def validate(
+        self, task: str, rows: Sequence[Prepared], targets: Encoded, batch_size: int = 64
+    ) -> tuple[Answers, float]:
+        self.eval()
+        sums = [0.0, 0]
+
+        def see(numbers: list[int], features: Features) -> None:
+            one = self.head(task).loss(features, self.head(task).tensor(_of(targets, numbers)).to(self.device))
+            sums[:] = sums[0] + float(one.mean) * one.count, sums[1] + one.count
+
+        (answers,) = answer_alike([self], task, rows, batch_size=batch_size, see=see)
+        return answers, sums[0] / sums[1] if sums[1] else 0.0
+
+    # -- on disk -----------------------------------------------------------------------------------------------------
+
+    def cost(self, tasks: Iterable[str] | None = None) -> Cost:
+        heads = [parameters_of(self.head(task)) for task in (self.definitions if tasks is None else tasks)]
+        encoder = parameters_of(self.encoder)
+        return Cost(parameters_stored=encoder + sum(heads), parameters_used=encoder + max(heads, default=0))
+
+    def write(self, folder: Path) -> None:
+        (folder / "encoder").mkdir()
+        self.encoder.save(folder / "encoder")
+        self.write_parts(folder)
+
+    def write_parts(self, folder: Path) -> None:
+        """Write all but the encoder: heads, and the manifest."""
+        write_heads(folder / HEADS, {name: self.head(name).stored() for name in self.definitions})
+        self.write_manifest(folder)
+
+    @classmethod
+    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, Any]) -> MultiTaskModel:
+        model = cls(load_encoder(folder / "encoder"), {})
+        model.add_heads(definitions, read_heads(folder / HEADS) if definitions else {})
+        model.facts = dict(facts)
+        return model.eval()
+
+    def add_heads(self, definitions: Mapping[str, Definition], heads: Mapping[str, HeadState]) -> None:
+        """Add tasks with their heads."""
+        for name, definition in definitions.items():
+            self.add_task(definition, heads.get(name, {}))
+
+
+def _of(values: Encoded, rows: Sequence[int]) -> Encoded:
+    return [values[row] for row in rows] if isinstance(values, list) else values[list(rows)]
+
+
+@torch.inference_mode()
+def answer_alike(
+    models: Sequence[MultiTaskModel],
+    task: str,
+    rows: Sequence[Prepared],
+    *,
+    batch_size: int = 64,
+    scores: bool = False,
+    see: Callable[[list[int], Features], None] | None = None,
+) -> list[Answers]:
+    """What each model answers to prepared rows, for models that share one encoder: it is run once.
+
+    see: is shown the row numbers and features of each batch. Errors: models with encoders of their own.
+    """
+    first, definition = models[0], models[0].definition(task)
+    if any(model.encoder is not first.encoder for model in models):
+        raise ValueError("the models have encoders of their own")
+    for model in models:
+        model.eval()
+    parts: list[list[Answers]] = [[] for _ in models]
+    order: list[int] = []
+    odd: list[int] = []
+    for numbers, batch in batches(first.encoder, rows, definition, batch_size):
+        features = first.features(batch)
+        order += numbers
+        try:
+            for model, found in zip(models, parts, strict=True):
+                found.append(model.head(task).answer(features, scores=scores))
+            if see is not None:
+                see(numbers, features)
+        except NotFinite as error:
+            odd += [numbers[row] for row in error.rows]
+    if odd:
+        raise not_finite(first.encoder, definition, sorted(odd), len(rows))
+    places = sorted(range(len(order)), key=order.__getitem__)
+    return [Answers.join(found).take(places) for found in parts]
+
+
+def open_model(folder: Path | str, device: str = "cpu") -> MultiTaskModel:
+    """A saved system that has one encoder and a head for each task. Errors: systems of other sorts."""
+    from allround.models.system import load
+
+    found = load(folder, device=device)
+    check_one_model(Path(folder), found.facts, f"open {folder} as a model with one encoder")
+    if not isinstance(found, MultiTaskModel):
+        raise AllroundError(
+            f"open {folder} as a model with one encoder",
+            f"it is a system of the sort '{found.sort}'",
+            "give the folder of a model that allround tuned or merged",
+        )
+    return found

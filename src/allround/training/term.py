@@ -1,0 +1,66 @@
+"""The fourth contract: a term changes how a model is trained, beside the losses of its tasks.
+
+Regularisers, guards against forgetting, distillation, losses that balance load, and steps that look for flat regions
+are terms. A term is one file in `training/terms`, or an object given to `train(..., terms=[...])`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from allround.core import registry
+
+if TYPE_CHECKING:
+    from allround.models.batch import Batch, Features
+    from allround.models.model import Model
+    from allround.tasks.task import Task
+
+
+class Term:
+    """Does nothing; a term overrides what it needs. One object serves one training at a time.
+
+    What a term must remember stands in `state`: name -> task -> tensor, with "" for what belongs to no task. It is kept
+    with unfinished training, and given back when the training goes on, after `before` was called again.
+    """
+
+    def __init__(self) -> None:
+        self.state: dict[str, dict[str, Tensor]] = {}
+
+    def before(self, model: Model, tasks: Sequence[Task]) -> None:
+        """Called once, before the first step, with the model on its device and its trained parameters chosen."""
+
+    def task_loss(self, model: Model, task: str, batch: Batch, features: Features | None) -> Tensor | None:
+        """What to add to the loss of a task on a batch: () with a graph, or None. The balancer weighs it with the loss.
+
+        features: of the batch, where the balancer looks at them.
+        """
+        return None
+
+    def penalty(self, model: Model) -> Tensor | None:
+        """What to add to the step's loss, whatever tasks it holds: () with a graph, or None. No balancer weighs it."""
+        return None
+
+    def edit(self, model: Model) -> None:
+        """Change the gradients of a step in place (`parameter.grad`), before they are clipped."""
+
+    def stepped(self, model: Model) -> None:
+        """Called after each step of the optimiser."""
+
+    def after(self, model: Model) -> None:
+        """Called once, after the last step, with the model in the state that training leaves."""
+
+
+def make_terms(named: Mapping[str, Mapping[str, Any]]) -> list[Term]:
+    """Terms by the names of their files, with their parameters.
+
+    >>> [type(term).__name__ for term in make_terms({"l2_sp": {"weight": 0.1}})]
+    ['L2Sp']
+    """
+    made: list[Term] = []
+    for name, values in named.items():
+        entry = registry.find("term", name)
+        made.append(entry.load()(**entry.resolve(values)))
+    return made
