@@ -27,6 +27,7 @@ from allround.core.jobs import Job
 from allround.core.pieces import Piece
 from allround.core.progress import Progress
 from allround.models.encoders.small_image import SmallImage
+from allround.models.head import HeadState
 from allround.models.head_files import read_heads
 from allround.models.likelihood import likelihood
 from allround.models.systems.multi_task_model import MultiTaskModel
@@ -279,9 +280,9 @@ def test_cosines_by_hand(tmp_path: Path) -> None:
 
 
 def test_heads_are_mixed_as_the_merge_weighs_their_branches() -> None:
-    one, two, before = ({"bias": torch.full((2,), value)} for value in (1.0, 2.0, 9.0))
+    one, two, before = (HeadState({"bias": torch.full((2,), value)}, "mlp") for value in (1.0, 2.0, 9.0))
     assert mixed(before, [one, two, None], [0.5, 0.25, 0.25])["bias"].tolist() == pytest.approx([4 / 3, 4 / 3])
-    assert mixed(before, [one, two])["bias"].tolist() == [1.5, 1.5]
+    assert mixed(before, [one, two])["bias"].tolist() == [1.5, 1.5] and mixed(before, [one, two]).sort == "mlp"
     assert mixed(before, [None, two], [1.0, 0.0]) is before, "no branch that holds it counts"
     assert mixed(before, [None, None]) is before
 

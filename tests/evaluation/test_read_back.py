@@ -30,6 +30,7 @@ from allround.merging.diff import Diff, diff
 from allround.merging.statistics.file import check_made_for, transposed_in, write_statistic
 from allround.models.base import load_encoder
 from allround.models.encoders.small_image import SmallImage
+from allround.models.head import make_head
 from allround.models.head_files import read_heads
 from allround.models.manifest import read_manifest
 from allround.models.system import load
@@ -233,13 +234,22 @@ def test_statistics(tmp_path: Path) -> None:
             transposed_in(Weights(path))
 
 
-@pytest.mark.parametrize("name", ["weight", ".weight", "digit.scale", "digit", "digit.weight.", "digit.bias"])
+@pytest.mark.parametrize("name", ["weight", ".weight", "digit", "digit.weight.", "digit.bias"])
 def test_heads(name: str, tmp_path: Path) -> None:
     dtype = torch.int64 if name == "digit.bias" else torch.float32
     save_file({"ink.weight": torch.ones(1, 2), name: torch.ones(2, dtype=dtype)}, tmp_path / "heads.safetensors")
-    with pytest.raises(AllroundError, match=f"'{name}'.*neither the weight nor the bias"):
+    with pytest.raises(AllroundError, match=f"'{name}'.*is not a tensor of a task's head"):
         read_heads(tmp_path / "heads.safetensors")
     assert load_file(tmp_path / "heads.safetensors")
+
+
+def test_a_tensor_that_heads_of_that_sort_do_not_have(tmp_path: Path) -> None:
+    tensors = {"digit.weight": torch.ones(2, 3), "digit.bias": torch.ones(2), "digit.scale": torch.ones(2)}
+    save_file(tensors, tmp_path / "heads.safetensors")
+    state = read_heads(tmp_path / "heads.safetensors")["digit"]
+    digit = Definition("digit", "classification", ("x",), "text", "accuracy", ("a", "b"))
+    with pytest.raises(AllroundError, match="it holds 'scale'"):
+        make_head(state.sort, digit, 3, state)
 
 
 @pytest.mark.parametrize("value", [2**63, float("nan"), "\ud800", {1: 2, "b": object()}, {"a": True}, [1], "1"])

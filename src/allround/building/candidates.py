@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -11,10 +11,15 @@ from typing import Protocol
 from torch import Tensor
 
 from allround.building.jobs.predict import predict
+from allround.building.jobs.systems import Part, predict_parts, write_parts
 from allround.core.pieces import Piece
+from allround.core.words import listed
 from allround.models.cost import Cost
 from allround.models.head_files import read_heads, write_heads
 from allround.models.manifest import write_manifest
+from allround.models.system import load
+from allround.models.systems.ensemble import Ensemble
+from allround.models.systems.trees import Trees
 from allround.tasks.definition import Definition
 
 
@@ -66,6 +71,9 @@ class Candidate(Protocol):
 
     def answerers(self) -> list[Answerer]:
         """How it answers its tasks; each task belongs to one of them."""
+
+    def part(self, task: str) -> Part:
+        """Where a job finds what answers a task."""
 
     def cost(self, examples_per_second: float | None = None) -> Cost:
         """What it costs. examples_per_second: the measured speed of its predictions."""
@@ -126,6 +134,10 @@ class ModelCandidate:
             found.setdefault(folder, {})[name] = str(self.heads[name])
         return [Answerer(predict, str(folder / "encoder"), own) for folder, own in found.items()]
 
+    def part(self, task: str) -> Part:
+        """The encoder and the head of a task."""
+        return {"folder": str(self.encoders[task] / "encoder"), "head": str(self.heads[task])}
+
     def cost(self, examples_per_second: float | None = None) -> Cost:
         """What it costs, from the effort and the sizes of its parts."""
         heads = [sum(t.numel() for t in head.values()) for head in self._read_heads().values()]
@@ -137,10 +149,121 @@ class ModelCandidate:
         )
 
     def write(self, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> None:
-        """Write the encoder of a single model, all heads, and what they are for."""
+        """Write the encoder of a single model, all heads, and what they are for; several models as an ensemble of which
+        each answers its own tasks."""
+        if not self.single:
+            members = [self._only(place) for place in dict.fromkeys(self.encoders.values())]
+            write_members(folder, members, definitions, facts)
+            return
         shutil.copytree(self.encoder, folder / "encoder")
         write_heads(folder / "heads.safetensors", self._read_heads())
         write_manifest(folder, definitions, facts)
 
+    def _only(self, place: Path) -> ModelCandidate:
+        """The part of it that shares one encoder."""
+        names = [name for name, folder in self.encoders.items() if folder == place]
+        return replace(
+            self,
+            encoders=dict.fromkeys(names, place),
+            heads={name: self.heads[name] for name in names},
+            keys={name: self.keys[name] for name in names},
+        )
+
     def _read_heads(self) -> dict[str, dict[str, Tensor]]:
         return {n: read_heads(folder / "heads.safetensors")[n] for n, folder in self.heads.items()}
+
+
+def write_members(
+    folder: Path, members: Sequence[Candidate], definitions: Mapping[str, Definition], facts: Mapping[str, object]
+) -> None:
+    """Write candidates as an ensemble: each answers the tasks that it has, and several of one task are averaged."""
+    for number, member in enumerate(members):
+        place = folder / "members" / str(number)
+        place.mkdir(parents=True)
+        member.write(place, {name: definitions[name] for name in member.keys}, {})
+    write_manifest(folder, definitions, {**facts, "members": len(members)}, Ensemble.sort)
+
+
+@dataclass(frozen=True)
+class TreesCandidate:
+    """Boosted trees for each task, by the folders of their pieces."""
+
+    pieces: Mapping[str, Piece]
+    name: str = "trees"
+    role: str = "trees"
+    title: str = "boosted trees for each task"
+    settings: Mapping[str, object] = field(default_factory=dict)
+    single: bool = False
+
+    @property
+    def keys(self) -> Mapping[str, object]:
+        return {name: piece.key for name, piece in self.pieces.items()}
+
+    def answerers(self) -> list[Answerer]:
+        """One: trees load in no time."""
+        return [Answerer(predict_parts, self.name, {name: write_parts([self.part(name)]) for name in self.pieces})]
+
+    def part(self, task: str) -> Part:
+        return {"folder": str(self.pieces[task].folder), "head": None}
+
+    def cost(self, examples_per_second: float | None = None) -> Cost:
+        facts = [piece.facts for piece in self.pieces.values()]
+        return replace(
+            self._trees().cost(),
+            training_seconds=sum(one["seconds"] for one in facts),
+            training_examples=sum(one["examples"] for one in facts),
+            examples_per_second=examples_per_second,
+        )
+
+    def write(self, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> None:
+        made = self._trees()
+        made.facts = dict(facts)
+        made.write(folder)
+
+    def _trees(self) -> Trees:
+        found = {}
+        for name, piece in self.pieces.items():
+            one = load(piece.folder)
+            assert isinstance(one, Trees)
+            found[name] = one.tasks[name]
+        return Trees(found)
+
+
+@dataclass(frozen=True)
+class EnsembleCandidate:
+    """The mean of the answers of several candidates."""
+
+    members: Sequence[Candidate]
+    name: str = "ensemble"
+    role: str = "ensemble"
+    settings: Mapping[str, object] = field(default_factory=dict)
+    single: bool = False
+
+    @property
+    def title(self) -> str:
+        return f"the mean of the answers of {listed([member.name for member in self.members])}"
+
+    @property
+    def keys(self) -> Mapping[str, object]:
+        return {name: ["ensemble", *(member.keys[name] for member in self.members)] for name in self.members[0].keys}
+
+    def answerers(self) -> list[Answerer]:
+        parts = {name: write_parts([member.part(name) for member in self.members]) for name in self.keys}
+        return [Answerer(predict_parts, self.name, parts)]
+
+    def part(self, task: str) -> Part:
+        raise NotImplementedError("an ensemble is not a member of another one")
+
+    def cost(self, examples_per_second: float | None = None) -> Cost:
+        """The sum of what the members cost."""
+        costs = [member.cost() for member in self.members]
+        return Cost(
+            training_seconds=sum(cost.training_seconds for cost in costs),
+            training_examples=sum(cost.training_examples for cost in costs),
+            parameters_stored=sum(cost.parameters_stored for cost in costs),
+            parameters_used=sum(cost.parameters_used for cost in costs),
+            examples_per_second=examples_per_second,
+        )
+
+    def write(self, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> None:
+        write_members(folder, self.members, definitions, facts)

@@ -47,7 +47,7 @@ class Judge:
         best = (allowed or ranked)[0]
         words = (
             f"Chosen on validation: {best}, mean retention {100 * self.mean(scores[best]):.1f}%, out of {len(ranked)} "
-            f"single models ({tried} merge settings tried)."
+            f"{'single models' if constraints.single else 'systems'} ({tried} merge settings tried)."
         )
         if constraints.words():
             words += f" Asked for: {constraints.words()}."

@@ -20,12 +20,14 @@ class Constraints:
     """What the best single model must satisfy; all of it is judged on validation.
 
     worst: smallest retention that every task must have. keep: the same for single tasks. max_parameters: most
-    parameters that the model may store.
+    parameters that the model may store. single: one set of weights for all tasks; otherwise the specialists, trees and
+    ensembles may be chosen too.
     """
 
     worst: float | None = None
     keep: Mapping[str, float] = field(default_factory=dict)
     max_parameters: int | None = None
+    single: bool = True
 
     def __post_init__(self) -> None:
         for value in [self.worst, *self.keep.values()]:
@@ -77,9 +79,10 @@ class Options:
     methods: merge methods and presets of learned merges; `None` for those that are worth trying. trials: most settings
     tried for each. joint: whether to train the joint model. balance: further joint models, with a batch of every task
     in each step, by balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying.
-    specialists: folders of models that are already tuned, by task. budget: minutes, or `None`. workers: processes,
-    `None` for one a core. ray: the address of a Ray cluster that does the work (HOST:PORT, or `auto` for the one that
-    this machine belongs to); its machines must share the run folder.
+    trees: try boosted trees too, where all tasks are on tables. ensemble: try the mean of the answers of specialists,
+    joint models and trees too. specialists: folders of models that are already tuned, by task. budget: minutes, or
+    `None`. workers: processes, `None` for one a core. ray: the address of a Ray cluster that does the work (HOST:PORT,
+    or `auto` for the one that this machine belongs to); its machines must share the run folder.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -87,6 +90,8 @@ class Options:
     methods: tuple[str, ...] | None = None
     trials: int = 12
     joint: bool = True
+    trees: bool = True
+    ensemble: bool = False
     balance: tuple[str, ...] | None = None
     specialists: Mapping[str, str] = field(default_factory=dict)
     budget: float | None = None

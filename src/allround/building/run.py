@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allround.building.candidates import Candidate
+from allround.building.candidates import Candidate, EnsembleCandidate
 from allround.building.options import Options
 from allround.building.search import Trial
 from allround.building.stages.base import decide_precision, is_module, make_base
@@ -21,6 +21,7 @@ from allround.building.stages.predicting import validation_scores
 from allround.building.stages.refit import refit_heads
 from allround.building.stages.report import BEST, REPORT, check_outputs, provenance, write_predictions, write_report
 from allround.building.stages.scoring import score
+from allround.building.stages.trees import trees_candidates
 from allround.building.stages.tuning import SPECIALISTS, joint_candidates, specialists_candidate, tune
 from allround.building.workshop import Workshop, run_folder
 from allround.core.errors import AllroundError
@@ -34,6 +35,10 @@ from allround.tasks.suite import Suite, as_suite
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+#: The roles of the systems that an ensemble takes the mean of.
+MEMBERS = ("specialists", "joint", "trees")
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,10 @@ def _build(
         tuned = tune(shop, start, scope, options.specialists)
         specialists = specialists_candidate(start, tuned)
         candidates = [base_candidate(start), specialists, *joint_candidates(start, tuned)]
+        if options.trees:
+            candidates += trees_candidates(shop, data)
+        if options.ensemble:
+            candidates.append(EnsembleCandidate([c for c in candidates if c.role in MEMBERS]))
         validation = validation_scores(shop, candidates, data, device)
         judge = make_judge(shop, data, SPECIALISTS, validation)
 

@@ -62,6 +62,10 @@ def build(
     ] = None,
     trials: Annotated[int, typer.Option(help="Most settings tried on validation for each merge method.")] = 12,
     joint: Annotated[bool, typer.Option(help="Also train one model on all tasks.")] = True,
+    trees: Annotated[bool, typer.Option(help="Also fit boosted trees, where all tasks are on tables.")] = True,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Also score the mean of what specialists, joint model and trees answer.")
+    ] = False,
     balance: Annotated[
         str | None,
         typer.Option(
@@ -77,6 +81,10 @@ def build(
         list[str] | None, typer.Option(help="One task must retain at least this: TASK=0.98; may be repeated.")
     ] = None,
     max_parameters: Annotated[int | None, typer.Option(help="Most parameters that the model may store.")] = None,
+    any_system: Annotated[
+        bool,
+        typer.Option("--any-system", help="Let specialists, trees and ensembles win too, not only single models."),
+    ] = False,
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -96,12 +104,14 @@ def build(
         methods=None if methods is None else () if methods.strip() == "none" else tuple(split(methods, "--methods")),
         trials=trials,
         joint=joint,
+        trees=trees,
+        ensemble=ensemble,
         balance=None if balance is None else () if balance == "none" else tuple(methods_of(balance, "--balance")),
         specialists=pairs_of(specialist, "--specialist", str),
         budget=budget,
         workers=workers,
         ray=ray,
-        constraints=Constraints(worst, pairs_of(keep, "--keep", float), max_parameters),
+        constraints=Constraints(worst, pairs_of(keep, "--keep", float), max_parameters, not any_system),
     )
     made = run(
         suite,

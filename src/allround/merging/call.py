@@ -21,7 +21,7 @@ from allround.merging.save import check_base, check_heads, merge_models
 from allround.merging.sources import open_model
 from allround.merging.tensors import merged_tensors
 from allround.models.base import find_folder, load_encoder
-from allround.models.model import MultiTaskModel
+from allround.models.systems.multi_task_model import MultiTaskModel
 
 #: What stands for a model: a folder, a file, a Hub id, an adapter; or its weights in memory.
 ModelLike = str | Path | nn.Module | Mapping[str, Tensor]
@@ -196,7 +196,7 @@ def _merge_with_heads(
     made.encoder.load_state_dict(weights)
     for model in models:
         for name, definition in model.definitions.items():
-            made.add_task(definition, model.heads[name].state_dict())
+            made.add_task(definition, model.head(name).stored())
     made.facts = {"made_by": {"merged_by": method}}
     return made.eval()
 

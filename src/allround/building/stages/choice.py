@@ -42,7 +42,7 @@ def choose(
     tried: int,
 ) -> Choice:
     """Choose the best single model. tried: settings of merges that were compared on the way, for the words."""
-    single = {c.name: c for c in candidates if c.single}
+    single = {c.name: c for c in candidates if c.single or not constraints.single}
     best, words = judge.choose(
         {name: validation[name] for name in single},
         {name: c.cost().parameters_stored for name, c in single.items()},

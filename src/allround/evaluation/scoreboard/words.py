@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allround.core.words import count, duration, listed, percent, plural, shown, span_text
-from allround.evaluation.scoreboard.scores import ScoredSystem, Scores
+from allround.evaluation.scoreboard.scores import MARKS, ScoredSystem, Scores
 from allround.tasks.metric import better
 
 
@@ -44,6 +44,7 @@ def answer(board: Scores) -> list[str]:
         lines.append(cost)
     if rivals := _rival_sentence(board):
         lines.append(rivals)
+    lines += _trees_sentences(board)
     return lines
 
 
@@ -89,6 +90,25 @@ def _rival_sentence(board: Scores) -> str:
         if said in found
     ]
     return f"In mean retention {'; '.join(phrases)}." if phrases else ""
+
+
+def _trees_sentences(board: Scores) -> list[str]:
+    """Boosted trees beside the best, task by task: what somebody with tables would otherwise take."""
+    found: list[str] = []
+    for c in board.comparisons:
+        if c.other != board.best or board.system(c.system).role != "trees":
+            continue
+        tasks = {said: [task for task, verdict in c.tasks.items() if verdict == said] for said in MARKS}
+        phrases = [
+            f"{text} on {listed(tasks[said])}"
+            for said, text in (("better", "score higher than it"), ("worse", "score lower"))
+            if tasks[said]
+        ]
+        if tasks["no difference found"]:
+            phrases.append(f"no difference was found on {listed(tasks['no difference found'])}")
+        found.append(f"{board.system(c.system).title.capitalize()}: they {'; '.join(phrases)}." if tasks["better"] or
+                     tasks["worse"] else f"{board.system(c.system).title.capitalize()}: {phrases[0]}.")  # fmt: skip
+    return found
 
 
 def method(board: Scores) -> str:
