@@ -248,8 +248,8 @@ def zipped(small_image: SmallImage, digits_suite: Suite) -> Zipped:
     torch.manual_seed(0)
     own = {"layers.7.weight": torch.randn(128, 128, 3, 3) / 30}
     encoders = copies(copy.deepcopy(small_image), [{}, own])
-    made = Zipped([made_of(encoder, digits_suite, names, seed)
-                   for seed, (encoder, names) in enumerate(zip(encoders, (["digit", "ink"], ["segments"]), strict=True))])  # fmt: skip
+    pairs = zip(encoders, (["digit", "ink"], ["segments"]), strict=True)
+    made = Zipped([made_of(one, digits_suite, names, seed) for seed, (one, names) in enumerate(pairs)])
     made.facts = {"made_by": {"zipped_by": "hand"}}
     return made
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from allround.core.errors import AllroundError
 from allround.core.registry import method
+from allround.core.schema import fitted
 from allround.models.base import load_encoder
 from allround.models.batch import Answers
 from allround.models.cost import Cost
@@ -95,12 +96,13 @@ class Zipped(System):
         from allround.checkpoints.weights import Weights
 
         asked = f"load the model in {folder}"
-        listed = facts.get("members")
-        lists = isinstance(listed, list) and listed and all(isinstance(names, list) for names in listed)
-        named = [name for names in listed for name in names] if lists else []
-        if not lists or not all(isinstance(name, str) for name in named) or sorted(named) != sorted(definitions):
-            raise AllroundError(asked, "allround.json does not say which member answers each task",
-                                "copy the folder again, whole")  # fmt: skip
+        try:
+            listed = fitted(list[list[str]], facts.get("members"))
+            if not listed or sorted(name for names in listed for name in names) != sorted(definitions):
+                raise ValueError("it does not list each task once")
+        except ValueError as error:
+            raise AllroundError(asked, f"allround.json does not say which member answers each task: {error}",
+                                "copy the folder again, whole") from error  # fmt: skip
         first = load_encoder(folder / "encoder")
         own = Weights(folder / TAILS)
         states: list[dict[str, Tensor]] = [{} for _ in listed]
