@@ -10,11 +10,12 @@ import datetime
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from allround.core.errors import AllroundError
 from allround.core.schema import STRICT
 from allround.models.batch import Answers
 from allround.tasks.definition import Definition
@@ -48,7 +49,7 @@ class Column:
 
     __pydantic_config__ = STRICT
 
-    sort: str
+    sort: Literal["number", "date", "category"]
     categories: tuple[str, ...] = ()
 
     def number(self, value: Value) -> float:
@@ -58,7 +59,7 @@ class Column:
         if self.sort == "number":
             try:
                 return float(value)  # type: ignore[arg-type]
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 return np.nan
         if self.sort == "date":
             return day_of(value)
@@ -120,19 +121,22 @@ class Forest:
 
     def check(self, columns: int) -> None:
         """A ValueError unless every path ends in a leaf and reads what is there."""
-        nodes = len(self.value)
-        places = np.arange(nodes)
-        same = {len(a) for a in (self.feature, self.threshold, self.missing, self.left, self.right, self.group)}
-        leaf = self.left == places
-        inner = ~leaf
-        if same != {nodes} or self.sets.ndim != 2 or self.sets.shape[1] != CATEGORIES + 2 or not len(self.base):
+        nodes = self.value.size
+        each = (self.value, self.feature, self.threshold, self.missing, self.left, self.right, self.group)
+        if any(array.shape != (nodes,) for array in each) or self.sets.shape[1:] != (CATEGORIES + 2,):
             raise ValueError("its arrays do not fit together")
-        if not np.isfinite(self.value).all() or not np.isfinite(self.base).all():
+        if self.roots.ndim != 1 or self.base.ndim != 1 or not len(self.base):
+            raise ValueError("its arrays do not fit together")
+        if not all(np.isfinite(array).all() for array in (self.value, self.base)) or np.isnan(self.threshold).any():
             raise ValueError("it holds NaN or infinity")
+        places = np.arange(nodes)
+        leaf = self.left == places
+        if (self.right != places)[leaf].any():
+            raise ValueError("a leaf has a child")
         for child in (self.left, self.right):
-            if ((child <= places) & inner).any() or (child >= nodes).any() or (child < 0).any():
+            if (child <= places)[~leaf].any() or (child >= nodes).any() or (child < 0).any():
                 raise ValueError("a tree does not end")
-        if ((self.feature < 0) | (self.feature >= columns))[inner].any():
+        if ((self.feature < 0) | (self.feature >= columns)).any():
             raise ValueError("a tree reads a column that is not there")
         if (self.group < -1).any() or (self.group >= len(self.sets)).any():
             raise ValueError("a tree reads categories that are not there")
@@ -239,6 +243,28 @@ class TaskTrees:
     constant: tuple[float, ...]
     classes: tuple[int, ...] = ()
 
+    def check(self) -> None:
+        """A ValueError unless its parts fit each other and the definition."""
+        definition, rules = self.definition, kind(self.definition.kind)
+        if not can_boost(definition):
+            raise ValueError("trees cannot answer such a task")
+        if len(self.columns) != len(definition.inputs) or self.order != order_of(self.columns):
+            raise ValueError("it does not list the columns")
+        if len(self.forests) != len(self.constant) or len(self.forests) != (
+            len(definition.labels) if rules.lists else 1
+        ):
+            raise ValueError("it does not have the trees of each label")
+        named = not rules.numeric and not rules.lists
+        for forest in self.forests:
+            outputs = 1 if forest is None else len(forest.base)
+            classes = (1 if forest is None else max(2, outputs)) if named else 0
+            if (outputs > 1 and not named) or outputs == 2 or len(self.classes) != classes:
+                raise ValueError("the trees have outputs for other labels")
+        if list(self.classes) != sorted({c for c in self.classes if 0 <= c < len(definition.labels)}):
+            raise ValueError("the trees have outputs for labels that are not there")
+        if not rules.numeric and any(not 0 <= fixed <= max(1, len(definition.labels)) for fixed in self.constant):
+            raise ValueError("a constant is no label")
+
     def table(self, rows: Sequence[Row]) -> Numbers:
         """Rows as numbers, columns in the order of the trees: (n, columns)."""
         return table_of(rows, self.columns, self.order)
@@ -264,6 +290,15 @@ class TaskTrees:
             scores = np.zeros((count, len(self.definition.labels)))
             scores[:, list(self.classes)] = 1.0 if self.forests[0] is None else _shares(outputs[0])
         return Answers(*rules.decide(scores), scores)
+
+
+def order_of(columns: Sequence[Column]) -> tuple[int, ...]:
+    """The places of columns as trees read them: categories first.
+
+    >>> order_of([Column("number"), Column("category", ("a",)), Column("date")])
+    (1, 0, 2)
+    """
+    return tuple(sorted(range(len(columns)), key=lambda place: (columns[place].sort != "category", place)))
 
 
 def table_of(rows: Sequence[Row], columns: Sequence[Column], order: Sequence[int]) -> Numbers:
@@ -303,12 +338,19 @@ def can_boost(definition: Definition) -> bool:
 def fit_trees(task: Task, *, seed: int = 0) -> tuple[TaskTrees, dict[str, float]]:
     """Boosted trees for a task; settings and the number of rounds are those that score best on its validation rows.
 
-    Returns them and what was tried: settings -> validation score at the best number of rounds.
+    Returns them and what was tried: settings -> validation score at the best number of rounds. Errors: a task that is
+    not on a table, or has a target for each word.
     """
     definition, rules = task.definition, kind(task.definition.kind)
+    if not can_boost(definition):
+        raise AllroundError(
+            f"fit boosted trees for task '{definition.name}'",
+            f"it is a task of the kind {definition.kind} on the modality {definition.modality}, and trees read tables",
+            "use a network, or give the columns of a table",
+        )
     train, validation = task.splits["train"], task.splits["validation"]
     columns = tuple(column_of([row[place] for row in train.inputs]) for place in range(len(definition.inputs)))
-    order = tuple(sorted(range(len(columns)), key=lambda place: (columns[place].sort != "category", place)))
+    order = order_of(columns)
     x, held = table_of(train.inputs, columns, order), table_of(validation.inputs, columns, order)
     categories = [at for at, place in enumerate(order) if columns[place].sort == "category"]
     targets = _targets(train.targets, definition)

@@ -95,16 +95,13 @@ class Trees(System):
                 for number, there in enumerate(one.forests):
                     forests.append(_forest(weights, f"{name}.{number}.", len(one.columns)) if there else None)
                 columns = tuple(Column(column.sort, tuple(column.categories)) for column in one.columns)
-                if sorted(one.order) != list(range(len(definition.inputs))) or len(columns) != len(one.order):
-                    raise ValueError(f"it does not list the columns of '{name}'")
-                if any(not 0 <= label < max(1, len(definition.labels)) for label in one.classes):
-                    raise ValueError(f"'{name}' has no such label")
-                outputs = len(one.constant)
-                if len(one.forests) != outputs or not outputs:
-                    raise ValueError(f"the trees of '{name}' do not fit together")
                 found[name] = TaskTrees(
                     definition, columns, tuple(one.order), tuple(forests), tuple(one.constant), tuple(one.classes)
                 )
+                try:
+                    found[name].check()
+                except ValueError as error:
+                    raise ValueError(f"of '{name}', {error}") from None
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise AllroundError(
                 f"load the trees in {folder}", f"they are damaged: {error}", "copy the folder again, whole"

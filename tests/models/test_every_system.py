@@ -1,0 +1,236 @@
+"""What every sort of system holds: answers depend on their row alone, folders come back, costs add up."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from allround.composition.residuals.write import open_specialist, write_store
+from allround.composition.systems.residual_store import ResidualStore
+from allround.core import registry
+from allround.core.errors import AllroundError
+from allround.core.files import MANIFEST
+from allround.models.batch import Answers
+from allround.models.boosting import fit_trees
+from allround.models.encoders.small_image import SmallImage
+from allround.models.encoders.small_table import SmallTable
+from allround.models.head import make_head
+from allround.models.system import System, load
+from allround.models.systems.ensemble import Ensemble
+from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.systems.trees import Trees
+from allround.models.systems.zipped import Zipped, copies
+from allround.tasks.suite import Suite
+from allround.tasks.values import Row
+
+
+@dataclass
+class Given:
+    """What systems are made of in these tests."""
+
+    digits: Suite
+    tables: Suite
+    image: SmallImage
+    table: SmallTable
+    folder: Path
+
+
+@pytest.fixture
+def given(
+    digits_suite: Suite, table_suite: Suite, small_image: SmallImage, small_table: SmallTable, tmp_path: Path
+) -> Given:
+    return Given(digits_suite, table_suite, small_image, small_table, tmp_path)
+
+
+def model(encoder: SmallImage | SmallTable, suite: Suite, names: list[str], seed: int = 0) -> MultiTaskModel:
+    """A model with random heads, of every sort in turn."""
+    made, generator = MultiTaskModel(encoder, {}), torch.Generator().manual_seed(seed)
+    for name, sort in zip(names, itertools.cycle(registry.names("head"))):
+        definition = suite.tasks[name].definition
+        head = make_head(sort, definition, encoder.features(definition))
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+        made.add_task(definition, head.stored())
+    return made.eval()
+
+
+def multi_task_model(given: Given) -> tuple[System, Suite]:
+    return model(copy.deepcopy(given.image), given.digits, list(given.digits.tasks)), given.digits
+
+
+def zipped(given: Given) -> tuple[System, Suite]:
+    torch.manual_seed(0)
+    encoders = copies(copy.deepcopy(given.image), [{}, {"layers.7.weight": torch.randn(128, 128, 3, 3) / 30}])
+    names = list(given.digits.tasks)
+    halves = zip(encoders, (names[:1], names[1:]), strict=True)
+    return Zipped([model(one, given.digits, some, seed) for seed, (one, some) in enumerate(halves)]), given.digits
+
+
+def trees(given: Given) -> tuple[System, Suite]:
+    return Trees({name: fit_trees(task)[0] for name, task in given.tables.tasks.items()}), given.tables
+
+
+def ensemble(given: Given) -> tuple[System, Suite]:
+    forest, suite = trees(given)
+    first = list(suite.tasks)[:1]
+    return Ensemble([forest, model(given.table, suite, list(suite.tasks)), model(given.table, suite, first, 1)]), suite
+
+
+def residual_store(given: Given) -> tuple[System, Suite]:
+    base = given.folder / "base"
+    model(copy.deepcopy(given.image), given.digits, list(given.digits.tasks)[:1]).save(base)
+    folders = []
+    for seed, name in enumerate(given.digits.tasks):
+        encoder = copy.deepcopy(given.image)
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                torch.manual_seed(seed)
+                parameter.add_(0.02 * torch.randn(parameter.shape))
+        folders.append(given.folder / name)
+        model(encoder, given.digits, [name], seed).save(folders[-1])
+    specialists = [open_specialist(folder) for folder in folders]
+    write_store(given.folder / "store", base, specialists, codec="low_rank")
+    return load(given.folder / "store"), given.digits
+
+
+MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
+    "multi_task_model": multi_task_model,
+    "zipped": zipped,
+    "trees": trees,
+    "ensemble": ensemble,
+    "residual_store": residual_store,
+}
+
+
+def test_every_sort_is_here() -> None:
+    assert sorted(MADE) == registry.names("system"), "a new sort of system is added to MADE, and so gets these tests"
+    for name in MADE:
+        kind: type[System] = registry.load("system", name)  # type: ignore[assignment]
+        assert issubclass(kind, System) and kind.sort == name
+
+
+@pytest.fixture(params=sorted(MADE))
+def case(request: pytest.FixtureRequest, given: Given) -> tuple[System, Suite]:
+    return MADE[request.param](given)
+
+
+def rows_of(suite: Suite, task: str, count: int = 10) -> list[Row]:
+    return list(suite.tasks[task].splits["test"].inputs[:count])
+
+
+def assert_same(one: Answers, other: Answers) -> None:
+    """Equal answers; probabilities up to what sums in another order make of them."""
+    for a, b in zip(one.predictions, other.predictions, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+    assert (one.confidence is None) == (other.confidence is None)
+    if one.confidence is not None:
+        assert one.confidence == pytest.approx(other.confidence, abs=2e-4)
+
+
+def test_an_answer_depends_on_its_row_alone(case: tuple[System, Suite]) -> None:
+    system, suite = case
+    for task in system.definitions:
+        rows = rows_of(suite, task)
+        whole = system.answers(task, rows)
+        for number, row in enumerate(rows):
+            assert_same(system.answers(task, [row]), whole.take([number]))
+        for batch_size in (1, 3):
+            assert_same(system.answers(task, rows, batch_size=batch_size), whole)
+        assert_same(system.answers(task, rows[::-1]), whole.take(range(len(rows) - 1, -1, -1)))
+
+
+def test_an_answer_is_the_same_among_rows_of_other_tasks(case: tuple[System, Suite]) -> None:
+    system, suite = case
+    names = list(system.definitions)
+    tasks = [names[number % len(names)] for number in range(12)]
+    rows = [rows_of(suite, task, 12)[number] for number, task in enumerate(tasks)]
+    mixed = system.answer_mixed(tasks, rows)
+    assert len(mixed) == len(rows)
+    for task, row, found in zip(tasks, rows, mixed, strict=True):
+        assert_same(found, system.answers(task, [row]))
+
+
+def test_a_saved_system_comes_back(case: tuple[System, Suite], tmp_path: Path) -> None:
+    system, suite = case
+    system.facts = {**system.facts, "made_by": {"hand": "test"}}
+    system.save(tmp_path / "one")
+    again = load(tmp_path / "one")
+    assert type(again) is type(system) and again.definitions == system.definitions
+    for task in system.definitions:
+        rows = rows_of(suite, task)
+        one, other = system.answers(task, rows, scores=True), again.answers(task, rows, scores=True)
+        for a, b in zip(one.predictions, other.predictions, strict=True):
+            assert np.array_equal(a, b)
+        assert one.confidence == other.confidence
+        assert (one.scores is None) == (other.scores is None)
+        if one.scores is not None and other.scores is not None:
+            assert all(np.array_equal(a, b) for a, b in zip(one.scores, other.scores, strict=True))
+    again.save(tmp_path / "two")
+    files = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()}
+    assert files == {path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*") if path.is_file()}
+    for file in files:
+        if file.name != MANIFEST:
+            assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+    if not isinstance(system, ResidualStore):
+        assert again.facts["made_by"] == {"hand": "test"}
+
+
+def test_costs_add_up(case: tuple[System, Suite]) -> None:
+    system, _ = case
+    names = list(system.definitions)
+    whole, single = system.cost(), {name: system.cost([name]) for name in names}
+    assert (
+        system.cost(names).parameters_used == whole.parameters_used == max(c.parameters_used for c in single.values())
+    )
+    assert system.parameters_stored == whole.parameters_stored
+    # What is shared counts once; what is a task's own adds up.
+    shared = {name: sum(c.parameters_stored for c in single.values()) for name in names}
+    assert (
+        max(c.parameters_stored for c in single.values())
+        <= whole.parameters_stored
+        <= max(shared.values()) + len(names)
+    )
+    for count in range(1, len(names) + 1):
+        for some in itertools.combinations(names, count):
+            rest = [name for name in names if name not in some]
+            assert system.cost(some).parameters_stored <= system.cost([*some, *rest[:1]]).parameters_stored
+            assert all(single[name].parameters_used <= system.cost(some).parameters_used for name in some)
+
+
+@pytest.mark.parametrize("sort", ["multi_task_model", "zipped"])
+def test_costs_are_what_lies_on_disk(sort: str, given: Given, tmp_path: Path) -> None:
+    system, _ = MADE[sort](given)
+    system.save(tmp_path / "saved")
+    stored = sum(t.numel() for file in (tmp_path / "saved").rglob("*.safetensors") for t in load_file(file).values())
+    assert system.parameters_stored == stored
+
+
+def test_scores_agree_with_the_answers(case: tuple[System, Suite]) -> None:
+    system, suite = case
+    for task, definition in system.definitions.items():
+        if definition.kind == "regression":
+            continue
+        rows = rows_of(suite, task)
+        best = system.predict(task, rows, scores=True, top=1)
+        if definition.kind == "classification":
+            assert [next(iter(one)) for one in best] == system.predict(task, rows)
+        every = system.predict(task, rows, scores=True)
+        assert all(set(one) == set(definition.labels) and all(0 <= p <= 1 for p in one.values()) for one in every)
+
+
+def test_tasks_that_a_system_does_not_have_are_refused(case: tuple[System, Suite]) -> None:
+    system, suite = case
+    task = next(iter(system.definitions))
+    with pytest.raises(AllroundError, match="answer task 'nothing'"):
+        system.answers("nothing", rows_of(suite, task))
+    with pytest.raises(AllroundError, match="input 0 has"):
+        system.answers(task, [(1.0,) * 99])
