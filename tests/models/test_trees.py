@@ -17,9 +17,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from allround.core.errors import AllroundError
 from allround.core.files import hash_file
 from allround.models import boosting
-from allround.models.boosting import CATEGORIES, Column, Forest, TaskTrees, column_of, day_of, fit_trees
+from allround.models.boosting import TaskTrees, fit_trees
+from allround.models.forest import Forest
 from allround.models.system import load
 from allround.models.systems.trees import FILE, Trees
+from allround.models.table_columns import CATEGORIES, Column, column_of, day_of
 from allround.tasks.kind import kind
 from allround.tasks.make import make_task
 from allround.tasks.metric import better, metric
@@ -315,7 +317,7 @@ def test_a_class_that_is_missing_from_the_training_rows_is_never_answered() -> N
     assert trees.classes == (0, 2)
     found = np.asarray(trees.answer(task.splits["test"].inputs).scores)
     assert found.shape == (40, 3) and (found[:, 1] == 0).all() and np.allclose(found.sum(1), 1)
-    only = dataclasses.replace(task, splits={**task.splits, "train": train.take([p for p in places][:1])})
+    only = dataclasses.replace(task, splits={**task.splits, "train": train.take(list(places)[:1])})
     alone, _ = fit_trees(only)
     (one,) = alone.classes
     assert alone.forests == (None,)

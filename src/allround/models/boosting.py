@@ -6,30 +6,25 @@ no pickle, and answers alike under any version of scikit-learn.
 
 from __future__ import annotations
 
-import datetime
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allround.core.errors import AllroundError
-from allround.core.schema import STRICT
 from allround.models.batch import Answers
+from allround.models.forest import Forest, forest_of
+from allround.models.table_columns import Column, Numbers, column_of, table_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.metric import better, metric
-from allround.tasks.values import Row, Value, is_missing
+from allround.tasks.values import Row
 
 if TYPE_CHECKING:
     from allround.tasks.task import Task
 
-Numbers = NDArray[np.float64]
-
-#: Most categories of a column; rarer ones count as missing.
-CATEGORIES = 254
 #: Rounds of boosting; the best number of them is chosen on validation.
 ROUNDS = 200
 #: Settings that are tried: large trees with many rows in a leaf, small trees with few. The best on validation is taken.
@@ -37,194 +32,6 @@ TRIED: tuple[Mapping[str, int], ...] = (
     {"max_leaf_nodes": 31, "min_samples_leaf": 20},
     {"max_leaf_nodes": 8, "min_samples_leaf": 5},
 )
-
-
-@dataclass(frozen=True)
-class Column:
-    """How a column is read.
-
-    sort: `number`, `date` (written as in ISO 8601; its day, counted from 1970-01-01, with the time of day as a
-    fraction), or `category` (its place in `categories`).
-    """
-
-    __pydantic_config__ = STRICT
-
-    sort: Literal["number", "date", "category"]
-    categories: tuple[str, ...] = ()
-
-    def number(self, value: Value) -> float:
-        """The number that stands for a value; NaN where it is missing or was not seen in training."""
-        if is_missing(value) or value == "":
-            return np.nan
-        if self.sort == "number":
-            try:
-                return float(value)  # type: ignore[arg-type]
-            except (TypeError, ValueError, OverflowError):
-                return np.nan
-        if self.sort == "date":
-            return day_of(value)
-        try:
-            return float(self.categories.index(str(value)))
-        except ValueError:
-            return np.nan
-
-
-def day_of(value: Value) -> float:
-    """Days since 1970-01-01 of a date as ISO 8601 writes it; NaN for anything else.
-
-    >>> day_of("1970-01-02T12:00:00"), day_of("soon")
-    (1.5, nan)
-    """
-    try:
-        found = datetime.datetime.fromisoformat(str(value).strip())
-    except ValueError:
-        return np.nan
-    return (found.replace(tzinfo=None) - datetime.datetime(1970, 1, 1)) / datetime.timedelta(days=1)
-
-
-def column_of(values: Sequence[Value]) -> Column:
-    """How a column is read, from its training values: as numbers or dates where all of them are, else as categories.
-
-    >>> column_of(["2024-01-01", None, "2024-02-01"]).sort, column_of(["b", "a", "b"]).categories
-    ('date', ('a', 'b'))
-    """
-    there = [value for value in values if not is_missing(value) and value != ""]
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in there):
-        return Column("number")
-    if there and all(day_of(value) == day_of(value) for value in there):
-        return Column("date")
-    counts = Counter(str(value) for value in there)
-    return Column("category", tuple(sorted(sorted(counts, key=lambda c: (-counts[c], c))[:CATEGORIES])))
-
-
-@dataclass(frozen=True)
-class Forest:
-    """Trees in arrays, those of all rounds and outputs one after the other.
-
-    Of each node: `value` (of a leaf), `feature`, `threshold` (a number that is not above it goes left), `missing`
-    (whether a missing number goes left), the places of its children `left` and `right`, and `group` (the row of `sets`
-    that says which categories go left; -1 for a number). A leaf is its own left child. roots: the first node of each
-    tree, ordered by round; the trees of one round belong to outputs 0, 1, ... base: what the sum of each output begins
-    at.
-    """
-
-    value: Numbers
-    feature: NDArray[np.int64]
-    threshold: Numbers
-    missing: NDArray[np.uint8]
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    group: NDArray[np.int64]
-    sets: NDArray[np.uint8]
-    roots: NDArray[np.int64]
-    base: Numbers
-
-    def check(self, columns: int) -> None:
-        """A ValueError unless every path ends in a leaf and reads what is there."""
-        nodes = self.value.size
-        each = (self.value, self.feature, self.threshold, self.missing, self.left, self.right, self.group)
-        if any(array.shape != (nodes,) for array in each) or self.sets.shape[1:] != (CATEGORIES + 2,):
-            raise ValueError("its arrays do not fit together")
-        if self.roots.ndim != 1 or self.base.ndim != 1 or not len(self.base):
-            raise ValueError("its arrays do not fit together")
-        if not all(np.isfinite(array).all() for array in (self.value, self.base)) or np.isnan(self.threshold).any():
-            raise ValueError("it holds NaN or infinity")
-        places = np.arange(nodes)
-        leaf = self.left == places
-        if (self.right != places)[leaf].any():
-            raise ValueError("a leaf has a child")
-        for child in (self.left, self.right):
-            if (child <= places)[~leaf].any() or (child >= nodes).any() or (child < 0).any():
-                raise ValueError("a tree does not end")
-        if ((self.feature < 0) | (self.feature >= columns)).any():
-            raise ValueError("a tree reads a column that is not there")
-        if (self.group < -1).any() or (self.group >= len(self.sets)).any():
-            raise ValueError("a tree reads categories that are not there")
-        if len(self.roots) % len(self.base) or ((self.roots < 0) | (self.roots >= nodes)).any():
-            raise ValueError("a tree begins nowhere")
-
-    def rounds(self, x: Numbers) -> Numbers:
-        """What the sum is after each round: x (n, columns) -> (rounds + 1, n, outputs)."""
-        steps = self.trees(x).reshape(-1, len(self.base), len(x)).transpose(0, 2, 1)
-        start = np.broadcast_to(self.base, (1, len(x), len(self.base)))
-        return np.concatenate([start, steps]).cumsum(0)
-
-    def outputs(self, x: Numbers) -> Numbers:
-        """The sum of all trees: x (n, columns) -> (n, outputs)."""
-        found: Numbers = self.rounds(x)[-1]
-        return found
-
-    def trees(self, x: Numbers) -> Numbers:
-        """What each tree gives: x (n, columns) -> (trees, n)."""
-        place = np.repeat(self.roots[:, None], len(x), 1)
-        rows = np.arange(len(x))[None]
-        while True:
-            given = x[rows, self.feature[place]]
-            left = np.where(np.isnan(given), self.missing[place] == 1, given <= self.threshold[place])
-            category = np.where(np.isnan(given), 0, given).clip(0, CATEGORIES + 1).astype(np.int64)
-            group = self.group[place]
-            listed = self.sets[group, category] == 1 if len(self.sets) else np.zeros_like(left)
-            left = np.where((group >= 0) & ~np.isnan(given), listed, left)
-            after = np.where(left, self.left[place], self.right[place])
-            if (after == place).all():
-                return self.value[place]
-            place = after
-
-    def first(self, rounds: int) -> Forest:
-        """The same with the first rounds alone."""
-        roots = self.roots[: rounds * len(self.base)]
-        stop = self.roots[rounds * len(self.base)] if len(roots) < len(self.roots) else len(self.value)
-        return Forest(
-            self.value[:stop],
-            self.feature[:stop],
-            self.threshold[:stop],
-            self.missing[:stop],
-            self.left[:stop],
-            self.right[:stop],
-            self.group[:stop],
-            self.sets,
-            roots,
-            self.base,
-        )
-
-    @property
-    def numbers(self) -> int:
-        """How many numbers describe it: a column, a threshold and a default for a split, a value for a leaf."""
-        leaves = int((self.left == np.arange(len(self.left))).sum())
-        return 3 * (len(self.value) - leaves) + leaves + len(self.base)
-
-
-def _forest(fitted: object) -> Forest:
-    """The arrays of a fitted HistGradientBoosting model."""
-    predictors: Sequence[Sequence[object]] = fitted._predictors  # type: ignore[attr-defined]
-    base = np.asarray(fitted._baseline_prediction, dtype=np.float64).reshape(-1)  # type: ignore[attr-defined]
-    parts: dict[str, list[NDArray[np.generic]]] = {}
-    roots, start, groups = [], 0, 0
-    sets: list[NDArray[np.uint8]] = []
-    for trees in predictors:
-        for tree in trees:
-            nodes = tree.nodes  # type: ignore[attr-defined]
-            bits: NDArray[np.uint32] = tree.raw_left_cat_bitsets  # type: ignore[attr-defined]
-            own = np.arange(len(nodes)) + start
-            leaf = nodes["is_leaf"] == 1
-            listed = {
-                "value": nodes["value"],
-                "feature": np.where(leaf, 0, nodes["feature_idx"]),
-                "threshold": np.where(leaf | (nodes["is_categorical"] == 1), 0.0, nodes["num_threshold"]),
-                "missing": nodes["missing_go_to_left"],
-                "left": np.where(leaf, own, nodes["left"].astype(np.int64) + start),
-                "right": np.where(leaf, own, nodes["right"].astype(np.int64) + start),
-                "group": np.where(nodes["is_categorical"] == 1, nodes["bitset_idx"].astype(np.int64) + groups, -1),
-            }
-            for name, array in listed.items():
-                parts.setdefault(name, []).append(array)
-            unpacked = np.unpackbits(bits.astype("<u4").view(np.uint8), bitorder="little").reshape(-1, 256)
-            sets.append(unpacked[:, : CATEGORIES + 2])
-            roots.append(start)
-            start, groups = start + len(nodes), groups + len(unpacked)
-    types = {"value": np.float64, "threshold": np.float64, "missing": np.uint8}
-    joined = {name: np.concatenate(arrays).astype(types.get(name, np.int64)) for name, arrays in parts.items()}
-    return Forest(**joined, sets=np.concatenate(sets), roots=np.array(roots, dtype=np.int64), base=base)
 
 
 @dataclass(frozen=True)
@@ -299,20 +106,6 @@ def order_of(columns: Sequence[Column]) -> tuple[int, ...]:
     (1, 0, 2)
     """
     return tuple(sorted(range(len(columns)), key=lambda place: (columns[place].sort != "category", place)))
-
-
-def table_of(rows: Sequence[Row], columns: Sequence[Column], order: Sequence[int]) -> Numbers:
-    """Rows as numbers: (n, columns), in an order."""
-    found = np.empty((len(rows), len(order)))
-    for at, place in enumerate(order):
-        column = columns[place]
-        if column.sort == "category":
-            known = {category: float(number) for number, category in enumerate(column.categories)}
-            missing = np.nan
-            found[:, at] = [missing if is_missing(row[place]) else known.get(str(row[place]), missing) for row in rows]
-        else:
-            found[:, at] = [column.number(row[place]) for row in rows]
-    return found
 
 
 def _sigmoid(sums: Numbers) -> Numbers:
@@ -395,7 +188,7 @@ def _fit(
         max_iter=ROUNDS, categorical_features=categories or None, early_stopping=False, random_state=seed, **settings
     )
     model.fit(shown, y)
-    forest = _forest(model)
+    forest = forest_of(model)
     # The arrays are read from attributes that scikit-learn keeps to itself: see that they say what the model says.
     some = shown[:64]
     said = model.predict(some) if numeric else model.decision_function(some)

@@ -14,9 +14,11 @@ from allround.core.errors import AllroundError
 from allround.core.registry import method
 from allround.core.schema import STRICT, fitted
 from allround.models.batch import Answers
-from allround.models.boosting import Column, Forest, TaskTrees
+from allround.models.boosting import TaskTrees
 from allround.models.cost import Cost
+from allround.models.forest import Forest
 from allround.models.system import System, check_rows, windows
+from allround.models.table_columns import Column
 from allround.tasks.definition import Definition
 from allround.tasks.values import Row
 
