@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -57,6 +58,7 @@ def test_a_build_with_plugins(
     first = run(suite, base, out, workers=2)
     board = {system.name: system for system in first.scoreboard.systems}
     assert {"halved", "average", "joint-tilted-power=1"} <= set(board)
+    assert set(first.scoreboard.provenance["plugins"]) == {"merge.halved", "balance.tilted", "sample.cubed"}
     assert board["halved"].settings in ({"scale": 0.5}, {"scale": 0.25})
     merged, mean = (load_file(_encoder(out, name)) for name in ("halved", "average"))
     start = load_file(_encoder(out, "base"))
@@ -115,6 +117,8 @@ def test_a_merge_by_a_plugin(plugin_files: dict[str, Path], tmp_path: Path) -> N
     assert "no merge method of that name" in command(*words, code=2)
     assert "merged 2 models by halved (scale=0.25)" in command(*words, "--plugin", file)
     assert load_file(tmp_path / "out" / "model.safetensors")["w"].tolist() == [1.125, 2.5]
+    record = json.loads((tmp_path / "out" / "merge.json").read_text())
+    assert record["plugins"] == {"merge.halved": hashlib.sha256(file.read_bytes()).hexdigest()}
     recipe = tmp_path / "recipe.yml"
     recipe.write_text(f"method: halved\nbase: {base}\nmodels: [{models[0]}, {models[1]}]\n")
     command("merge", recipe, "-o", tmp_path / "other", "--plugin", file)

@@ -99,6 +99,11 @@ def contents(made_from: object) -> dict[str, str]:
     }
 
 
+def in_use() -> dict[str, str]:
+    """The content of every plug-in in use, as "family.name": hash; for records of how something was made."""
+    return {f"{family}.{name}": plugin.content for (family, name), plugin in sorted(_all().items())}
+
+
 def _all() -> dict[tuple[str, str], Plugin]:
     return {**_installed(), **_named}
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from allround.checkpoints.weights import OTHER_WEIGHTS, index_of, indexes
 from allround.core.files import atomic_file, hash_json, read_settings, write_json
+from allround.core.plugins import contents
 from allround.core.schema import STRICT, checked
 from allround.core.version import __version__
 from allround.merging.plan import Plan, Shard
@@ -75,6 +76,7 @@ def provenance(plan: Plan, facts: list[Done]) -> dict[str, object]:
         "scope": plan.scope,
         **({"dtype": recipe.dtype} if recipe.dtype else {}),
         "allround": __version__,
+        **({"plugins": used} if (used := contents(recipe.method)) else {}),
         "inputs": {"base": inputs.get(-1), "models": [inputs[n] for n in range(len(plan.models))]},
         **({"reports": reports} if reports else {}),
         **({"notes": notes} if (notes := [*plan.notes, *(n for f in facts for n in f.notes), *told]) else {}),

@@ -16,6 +16,7 @@ from allround.building.stages.scoring import Scored
 from allround.building.words import commands, python_lines, task_facts
 from allround.building.workshop import Workshop
 from allround.core.outputs import check_out, check_out_file, check_texts, output_file, remove_stale, write_texts
+from allround.core.plugins import in_use
 from allround.core.version import __version__
 from allround.evaluation.facts import ReportFacts
 from allround.evaluation.predictions import Predictions
@@ -47,6 +48,7 @@ def provenance(shop: Workshop, suite: Suite, base: Base, data: Data, settings: S
         "settings": settings.to_json(),
         "seed": shop.seed,
         "workers": shop.workers,
+        **({"plugins": used} if (used := in_use()) else {}),
     }
 
 
