@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import warnings
@@ -16,8 +17,9 @@ from typer.testing import CliRunner
 from allround.building import Options, build
 from allround.building.compare import compare_training
 from allround.cli.app import app
+from allround.core import jobs
 from allround.core.errors import AllroundError
-from allround.core.jobs import available_cores
+from allround.core.jobs import Ray, available_cores, call
 from allround.core.plugins import use_plugin
 from allround.core.progress import Progress
 from allround.evaluation.training.comparison import TrainingComparison
@@ -160,3 +162,17 @@ def test_the_commands_take_the_address_of_a_cluster(command: str, tmp_path: Path
     found = CliRunner().invoke(app, words)
     assert isinstance(found.exception, AllroundError)
     assert found.exception.asked == "work on the Ray cluster '127.0.0.1:1'"
+
+
+def test_jobs_are_done_so_many_at_a_time_and_one_whose_process_dies_is_an_error(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ray(cluster.address, workers=1) as runner:
+        assert runner.workers == 1
+        found = list(runner.run([call(pow, base=2, exp=number) for number in range(3)]))
+        assert found == [(0, 1), (1, 2), (2, 4)], "one after the other, so in their order"
+        assert list(runner.run([])) == []
+        monkeypatch.setattr(jobs, "RETRIES", 0)
+        with pytest.raises(AllroundError, match="its process ended in 1 attempt before") as caught:
+            list(runner.run([call(os._exit, status=3)]))
+        assert "finished work is kept" in caught.value.do

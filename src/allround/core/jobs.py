@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from allround.core import locks
 from allround.core.errors import AllroundError
 from allround.core.plugins import PluginFile, files_in_use, use_files
+from allround.core.words import plural
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -196,8 +197,8 @@ class Ray(Runner):
                 except self._ray.exceptions.RayError as error:
                     raise AllroundError(
                         "run a piece of work on the Ray cluster",
-                        f"its process ended {RETRIES + 1} times before the work was done, or the cluster is gone "
-                        f"({(str(error).strip() or type(error).__name__).splitlines()[0][:150]})",
+                        f"its process ended in {plural(RETRIES + 1, 'attempt')} before the work was done, or the "
+                        f"cluster is gone ({(str(error).strip() or type(error).__name__).splitlines()[0][:150]})",
                         "run the same command again when the cluster is well: finished work is kept",
                     ) from error
         finally:
