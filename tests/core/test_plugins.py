@@ -152,13 +152,17 @@ def test_a_piece_depends_on_the_plugins_that_it_names(plugin_files: dict[str, Pa
     assert second["merge"] != first["merge"] and second["spelled"] == first["spelled"]
 
 
-def test_a_metric_counts_for_every_piece(plugin_files: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "facts"),
+    [("metric", ", kinds=('regression',), better='higher'"), ("term", ""), ("encoder", ""), ("kind", "")],
+)
+def test_what_tasks_and_folders_name_counts_for_every_piece(
+    plugin_files: dict[str, Path], tmp_path: Path, family: str, facts: str
+) -> None:
     pieces = Pieces(tmp_path / "pieces")
     before = pieces.piece("head", task="a hash").key
     file = tmp_path / "hits.py"
-    file.write_text(
-        f"{HEAD}@method(family='metric', source='x', kinds=('regression',), better='higher')\nclass Hits: ..."
-    )
+    file.write_text(f"{HEAD}@method(family={family!r}, source='x'{facts})\nclass Hits: ...")
     use_plugin(file)
     assert pieces.piece("head", task="a hash").key != before, "a task names it, and is known by a hash only"
 

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 #: The group of entry points by which an installed package offers methods.
 GROUP = "allround.methods"
 
-#: Families whose methods are named in tasks and in folders of models. A piece of work may depend on them without naming
-#: them.
-_IMPLIED = ("kind", "modality", "metric", "encoder", "loop")
+#: Families whose methods are named in tasks, in folders of models or by their classes. A piece of work may depend on
+#: them without naming them.
+_IMPLIED = ("kind", "modality", "metric", "likelihood", "head", "system", "encoder", "term", "loop")
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def of(family: str) -> dict[str, Entry]:
 def contents(made_from: object) -> dict[str, str]:
     """The content of the plug-ins in use that something was made by, as "family.name": hash.
 
-    made_from: plain data that says what it was made from. A plug-in counts where its name is a word in there; a kind,
-    a metric, an encoder or a loop always counts, because these are named in tasks and in folders of models. Whatever
-    tells finished work by what it was made from adds this, so that a changed plug-in is never served stale.
+    made_from: plain data that says what it was made from. A plug-in counts where its name is a word in there; one that
+    tasks and folders of models name, such as a kind, a metric, a head or an encoder, always counts. Whatever tells
+    finished work by what it was made from adds this, so that a changed plug-in is never served stale.
     """
     used = _all()
     if not used:
