@@ -15,11 +15,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import typer.main
 
 import allround
 from allround.core import registry
 from allround.core.errors import AllroundError
+from allround.tasks.definition import Definition
 from allround.tasks.spec import parse_suite
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,6 +140,21 @@ def test_the_page_on_python_runs_and_is_short(tmp_path: Path) -> None:
     assert "chosen on validation rows" in printed
     assert (tmp_path / "models" / "merged" / "heads.safetensors").is_file()
     assert set(allround.load(tmp_path / "models" / "merged").definitions) == {"diagnosis", "area"}
+
+
+@pytest.mark.usefixtures("one_core")
+def test_the_examples_of_the_page_on_architecture_work(tmp_path: Path) -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    assert int(run_page("architecture.md", tmp_path)) > 0, "it prints the steps of a training with the example's term"
+    head, system, _ = blocks(DOCS / "architecture.md", "python")
+    names: dict[str, Any] = {}
+    exec(head + system, names)
+    definition = Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b"))
+    assert names["Scaled"](definition, 4)(torch.ones(2, 4)).tolist() == [[0.0, 0.0]] * 2
+    assert names["Majority"]({"t": definition}).predict("t", ["one", "two"]) == ["a", "a"]
+    for path in re.findall(r"`((?:models|training|building|tasks|tests)/[a-z_/]+(?:\.py|/))`", page):
+        root = DOCS.parent if path.startswith("tests/") else DOCS.parent / "src" / "allround"
+        assert (root / path).exists() or Path(path).name in ("scaled.py", "majority.py"), path
 
 
 @pytest.mark.slow

@@ -289,23 +289,17 @@ def test_a_column_that_is_always_missing_changes_nothing() -> None:
 
 
 def test_a_constant_target_needs_no_trees(tmp_path: Path) -> None:
-    data = splits(40)
-    for row in data["train"]:
-        row["number"] = 4.0
-        row["many"] = ["p"] if "p" in row["many"] else []
-    data["train"][0]["many"] = ["p"]
-    number = task_of("number", data)
-    for s in ("validation", "test"):
-        for row in data[s]:
-            row["many"] = [label for label in row["many"] if label == "p"]
-    data["train"][0]["many"] = ["p"]
-    trees, _ = fit_trees(number)
-    assert trees.forests == (None,)
+    task = task_of("number")
+    train, test = task.splits["train"], list(task.splits["test"].inputs)
+    same = dataclasses.replace(train, targets=np.full(len(train), 1.5))
+    trees, _ = fit_trees(dataclasses.replace(task, splits={**task.splits, "train": same}))
+    assert trees.forests == (None,) and trees.constant == (1.5,)
     system = Trees({"number": trees})
-    assert system.predict("number", list(number.splits["test"].inputs)) == [4.0] * 40
+    expected = [1.5 * task.definition.scale + task.definition.center] * len(test)
+    assert system.predict("number", test) == expected
     assert system.cost().parameters_stored == 1
     system.save(tmp_path / "one")
-    assert load(tmp_path / "one").predict("number", list(number.splits["test"].inputs)) == [4.0] * 40
+    assert load(tmp_path / "one").predict("number", test) == expected
 
 
 def test_a_class_that_is_missing_from_the_training_rows_is_never_answered() -> None:
@@ -511,7 +505,7 @@ HARM: dict[str, Callable[[dict[str, Any]], None]] = {
     "all in two dimensions": lambda t: t.update({n: a[:, None] for n, a in t.items() if n[:5] == "two.0"}),
     "roots in two dimensions": whole("roots", lambda a: a[None]),
     "a base in two dimensions": whole("base", lambda a: a[None]),
-    "a base for no output": whole("base", lambda a: a[0]),
+    "a base without an output": lambda t: t.update({"two.0.base": t["two.0.base"][0].reshape(())}),
     "sets of fewer categories": whole("sets", lambda a: a[:, :100]),
     "sets in one dimension": whole("sets", lambda a: a.reshape(-1)),
     "more outputs than classes": lambda t: t.update({"two.0.base": np.zeros(5)}),

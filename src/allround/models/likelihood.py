@@ -72,9 +72,9 @@ class Likelihood(ABC):
 
 
 @cache
-def _by_kind() -> dict[str, str]:
-    found = registry.entries("likelihood")
-    return {kind: entry.name for entry in found for kind in entry.facts["kinds"]}
+def _by_kind(names: tuple[str, ...]) -> dict[str, str]:
+    """Kind -> the likelihood of its targets. names: of all likelihoods, as plug-ins may add some."""
+    return {kind: name for name in names for kind in registry.find("likelihood", name).facts["kinds"]}
 
 
 def likelihood(definition: Definition) -> Likelihood:
@@ -84,12 +84,13 @@ def likelihood(definition: Definition) -> Likelihood:
     >>> likelihood(d).outputs(d)
     2
     """
-    name = _by_kind().get(definition.kind)
+    known = _by_kind(tuple(registry.names("likelihood")))
+    name = known.get(definition.kind)
     if name is None:
         raise AllroundError(
             f"answer task '{definition.name}' with the outputs of a head",
             f"there is no likelihood for tasks of the kind '{definition.kind}'",
-            f"use tasks of the kinds {', '.join(_by_kind())}",
+            f"use tasks of the kinds {', '.join(known)}",
         )
     made: Likelihood = registry.load("likelihood", name)()
     return made
