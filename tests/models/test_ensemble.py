@@ -300,7 +300,7 @@ def within_itself(folder: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no number of members": (lambda f: manifest("members", None)(f), "has None members"),
+    "no number of members": (manifest("members", None), "has None members"),
     "a number that is a text": (manifest("members", "2"), "has '2' members"),
     "a number that is a truth": (manifest("members", True), "has True members"),
     "no members": (manifest("members", 0), "has 0 members"),
@@ -313,7 +313,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a member that is gone": (lambda f: shutil.rmtree(f / "members" / "0"), "there is no such folder"),
     "a member without a manifest": (lambda f: (f / "members" / "0" / "allround.json").unlink(), "has no allround.json"),
     "a member without weights": (lambda f: (f / "members" / "0" / "heads.safetensors").unlink(), "heads.safetensors"),
-    "an ensemble within itself": (within_itself, ""),
+    "an ensemble within itself": (within_itself, "there is no such folder"),
     "a sort that is not there": (manifest("sort", "ensembles"), "of the sort 'ensembles'"),
 }
 

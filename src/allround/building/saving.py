@@ -25,9 +25,10 @@ def save_best(out: Path, candidate: Candidate, board: Scoreboard, *, force: bool
         candidate.write(folder, board.definitions, facts)
         base = board.provenance.get("base")
         title = "One model for " + ", ".join(board.definitions)
-        write_card(
-            folder, title, _card_lines(candidate.title, board), made_from=[base] if isinstance(base, str) else []
-        )
+        lines = _card_lines(candidate.title, board)
+        if (folder / "encoder").is_dir():
+            lines += ["", "The encoder alone, in `encoder/`, loads in the library that it comes from."]
+        write_card(folder, title, lines, made_from=[base] if isinstance(base, str) else [])
 
 
 def cell_facts(definition: Definition, cell: Cell, split: str) -> dict[str, object]:
@@ -62,7 +63,5 @@ def _card_lines(title: str, board: Scoreboard) -> list[str]:
         "",
         'model = allround.load("this folder")',
         "```",
-        "",
-        "The encoder alone, in `encoder/`, loads in the library that it comes from.",
     ]
     return lines

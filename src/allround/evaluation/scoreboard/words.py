@@ -23,6 +23,9 @@ def answer(board: Scores) -> list[str]:
     kind = "single model" if best.single else "system"
     if board.reference is None or mean is None:
         return [f"The best {kind}, chosen on validation rows, is {name}; measured on {total}."]
+    if board.best == board.reference:
+        lines.append(f"The best {kind}, chosen on validation rows, is {name}; measured on {total}.")
+        return [*lines, *filter(None, [_rival_sentence(board)]), *_trees_sentences(board)]
     lines.append(
         f"The best {kind}, chosen on validation rows, is {name}. It keeps {percent(mean.value)}%"
         f"{span_text(mean.low, mean.high)} of the score of the {board.reference}, as a mean over {total}."
