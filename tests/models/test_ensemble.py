@@ -108,7 +108,8 @@ def test_tags_are_averaged_word_by_word(bert_folder: Path, text_suite: Suite) ->
     np.testing.assert_allclose(np.concatenate(found.scores), mean, atol=1e-5)
     assert np.concatenate(found.predictions).tolist() == mean.argmax(1).tolist()
     tags = text_suite.tasks["names"].definition.labels
-    assert sum(Ensemble(members).predict("names", rows), []) == [tags[place] for place in mean.argmax(1)]
+    told = [tag for row in Ensemble(members).predict("names", rows) for tag in row]
+    assert told == [tags[place] for place in mean.argmax(1)]
 
 
 def test_networks_and_trees_answer_together(
@@ -319,9 +320,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_ensemble_is_refused(
-    damage: str, three: list[MultiTaskModel], tmp_path: Path
-) -> None:
+def test_a_damaged_ensemble_is_refused(damage: str, three: list[MultiTaskModel], tmp_path: Path) -> None:
     Ensemble(three[:2]).save(tmp_path / "bad")
     change, told = DAMAGE[damage]
     change(tmp_path / "bad")
