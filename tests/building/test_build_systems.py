@@ -39,7 +39,7 @@ from allround.tasks.sources.scikit_learn import read_sklearn
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
 
-QUICK = Settings(epochs=1, batch_size=40, precision="float32")
+QUICK = Settings(epochs=1, batch_size=40, precision="fp32")
 LIMIT = {"train": 90, "validation": 40, "test": 40}
 
 
@@ -387,13 +387,13 @@ def test_the_command_builds_with_all_of_them(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("allround.core.jobs.available_cores", lambda: 1)
     suite = tmp_path / "suite.yml"
     suite.write_text(
-        "suite: drawings\ntasks:\n  stripe:\n    source: {train: drawn.csv}\n    kind: classification\n"
+        "name: drawings\ntasks:\n  stripe:\n    source: {train: drawn.csv}\n    kind: classification\n"
         "    modality: table\n    inputs: [a, b, c]\n    target: stripe\n"
     )
     lines = ["a,b,c,stripe", *(f"{r['a']},{r['b']},{r['c']},{r['stripe']}" for r in drawn(300, 3))]
     (tmp_path / "drawn.csv").write_text("\n".join(lines))
     base = base_of(Suite.load(suite), tmp_path / "base")
-    words = ["--no-joint", "--methods", "none", "--epochs", 1, "--precision", "float32", "--workers", 1]
+    words = ["--no-joint", "--methods", "none", "--epochs", 1, "--precision", "fp32", "--workers", 1]
     result = CliRunner().invoke(
         app, ["build", *map(str, [suite, "--base", base, "-o", tmp_path / "run", *words, "--ensemble", "--any-system"])]
     )

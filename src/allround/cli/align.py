@@ -54,7 +54,7 @@ def align(
         models = load_models((first, other))
         batches = example_of(models) if loaded is None else batches_from(models, loaded, rows=rows)
         made = align_models(models[0], models[1], batches, by=by, leave=leave or ())
-        made.model.facts["made_by"] |= {"model": str(other), "aligned_to": str(first)}
+        made.model.facts["made_by"] = {**made.made_by, **{"model": str(other), "aligned_to": str(first)}}
         made.model.write(folder)
     print_matched(made.matched, made.left)
     typer.echo(f"\nmodel   {out}\nnext    allround merge --no-base {first} {out} -o MERGED")

@@ -51,7 +51,7 @@ def zip_(
         opened = load_models(models)
         batches = batches_from(opened, loaded, rows=rows)
         made = zip_models(opened, batches, depth=_depth(depth), alpha=alpha, beta=beta, by=by, leave=leave or ())
-        made.model.facts["made_by"] |= {"models": [str(folder) for folder in models]}
+        made.model.facts["made_by"] = {**made.made_by, **{"models": [str(folder) for folder in models]}}
         made.model.write(new)
     print_matched(made.zipped.matched, made.left)
     for (space, part), one in made.zipped.folds.items():

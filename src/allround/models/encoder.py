@@ -15,6 +15,7 @@ from torch import nn
 from allround.core.errors import AllroundError
 from allround.models.batch import Batch, Features
 from allround.tasks.definition import Definition
+from allround.tasks.values import Row
 
 #: The file beside the weights that says which encoder wrote them.
 CONFIG = "allround_encoder.json"
@@ -41,11 +42,11 @@ class Encoder(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def preparation(self) -> Any:
+    def preparation(self) -> object:
         """Plain data, all that `prepare` depends on beside its arguments: encoders with equal ones prepare alike."""
 
     @abstractmethod
-    def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Any]:
+    def prepare(self, inputs: Sequence[Row], definition: Definition) -> list[Any]:
         """What can be done once for each row."""
 
     @abstractmethod
@@ -88,7 +89,7 @@ class Encoder(nn.Module, ABC):
             )
 
 
-def try_out(encoder: Encoder, definition: Definition, row: tuple[Any, ...]) -> None:
+def try_out(encoder: Encoder, definition: Definition, row: Row) -> None:
     """Compute the features of one row, so that what cannot work is found where the encoder is loaded."""
     encoder.eval()
     with torch.inference_mode():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from allround.core.errors import AllroundError
 from allround.core.files import check_name, read_settings, write_json
@@ -19,7 +18,7 @@ PLAIN = "multi_task_model"
 
 
 def write_manifest(
-    folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, Any], sort: str = PLAIN
+    folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object], sort: str = PLAIN
 ) -> None:
     """The file that makes a folder a system: its sort, its tasks, and whatever is known of how it was made."""
     tasks = [d.to_json() for d in definitions.values()]
@@ -27,7 +26,7 @@ def write_manifest(
     write_json(folder / MANIFEST, {"format": FORMAT, "allround": __version__, **named, "tasks": tasks, **facts})
 
 
-def read_manifest(folder: Path) -> tuple[str, dict[str, Definition], dict[str, Any]]:
+def read_manifest(folder: Path) -> tuple[str, dict[str, Definition], dict[str, object]]:
     """What `write_manifest` wrote: the sort, the tasks, the facts."""
     path = folder / MANIFEST
     asked = f"load the model in {folder}"

@@ -37,7 +37,7 @@ class Model(nn.Module, System):
 
     @property
     @abstractmethod
-    def preparation(self) -> Any:
+    def preparation(self) -> object:
         """Plain data, all that `prepare` depends on beside its arguments: models with equal ones prepare alike."""
 
     @abstractmethod

@@ -39,7 +39,7 @@ class System(ABC):
     sort: ClassVar[str]
     definitions: dict[str, Definition]
     #: What is known of how the system was made; stands in the manifest.
-    facts: dict[str, Any]
+    facts: dict[str, object]
 
     @abstractmethod
     def answer(
@@ -61,7 +61,7 @@ class System(ABC):
 
     @classmethod
     @abstractmethod
-    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, Any]) -> System:
+    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> System:
         """Read what `write` wrote. definitions, facts: as its manifest has them."""
 
     def to(self, device: torch.device | str) -> System:

@@ -10,6 +10,7 @@ import numpy as np
 
 from allround.core import registry
 from allround.tasks.definition import Definition
+from allround.tasks.values import Target
 
 #: Encoded targets: one entry an example. int64 (n,), float64 (n,), int8 (n, k), or a list of int64 (words,).
 Encoded = Any
@@ -42,7 +43,7 @@ class Kind(ABC):
         """Readable targets -> encoded targets. Labels that the definition lacks are a KeyError naming them."""
 
     @abstractmethod
-    def decode(self, encoded: Encoded, definition: Definition) -> list[Any]:
+    def decode(self, encoded: Encoded, definition: Definition) -> list[Target]:
         """Encoded targets or predictions -> readable ones (the inverse of `encode`)."""
 
     def decide(self, scores: np.ndarray | list[np.ndarray]) -> tuple[Encoded, list[float]]:
@@ -56,7 +57,7 @@ class Kind(ABC):
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
         """`count` trivial predictions from the training targets: the majority class, or the mean."""
 
-    def strata(self, encoded: Encoded) -> list[Any] | None:
+    def strata(self, encoded: Encoded) -> list[object] | None:
         """A group for each example, of which a smaller sample must keep at least one; or None."""
         return None
 

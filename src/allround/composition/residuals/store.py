@@ -97,7 +97,7 @@ class Store:
         """Read what a store says of itself. Errors: a folder that is none, or whose parts are missing or damaged."""
         folder = Path(folder)
         _, definitions, facts = read_manifest(folder)
-        made = facts.get("residuals")
+        made: Any = facts.get("residuals")
         if made is None:
             raise AllroundError(
                 f"open the store {folder}",

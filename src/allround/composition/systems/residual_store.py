@@ -6,7 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -45,7 +44,7 @@ class ResidualStore(System):
         self.model.add_heads(store.definitions, heads)
         self.model.eval()
         self.definitions = dict(store.definitions)
-        self.facts: dict[str, Any] = {"residuals": store.made}
+        self.facts: dict[str, object] = {"residuals": store.made}
         self._places = find_places(self.model.encoder, store)
         self._opened: str | None = None
         self._lock = Lock()
@@ -126,5 +125,5 @@ class ResidualStore(System):
                 shutil.copyfile(path, folder / path.name)
 
     @classmethod
-    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, Any]) -> ResidualStore:
+    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> ResidualStore:
         return cls(Store.open(folder))

@@ -43,22 +43,26 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Aligned:
-    """A model in another's order. matched: what was aligned; left: the layers that were not."""
+    """A model in another's order. matched: what was aligned; left: the layers that were not; made_by: what its manifest
+    says."""
 
     model: MultiTaskModel
     matched: list[Matched]
     left: list[Left]
+    made_by: Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Models zipped into one. zipped: what became of the weights; flops: of one row, by `single`, `merged`, `apart`."""
+    """Models zipped into one. zipped: what became of the weights; flops: of one row, by `single`, `merged`, `apart`;
+    made_by: what its manifest says."""
 
     model: MultiTaskModel | Zipped
     zipped: ZipResult
     left: list[Left]
     flops: Mapping[str, int]
     statistics: int
+    made_by: Mapping[str, object]
 
 
 def batches_from(models: Sequence[MultiTaskModel], suite: Suite, *, rows: int = 256, seed: int = 0) -> Batches:
@@ -159,8 +163,9 @@ def align_models(
     for name in made.definitions:
         weight = _linear(made, name).weight
         weight.copy_(_head(trace, weight, name, [orders], {}, 0))
-    made.facts = {"made_by": {"aligned_by": by}}
-    return Aligned(made, matched, left_of(trace, spaces_of(trace)))
+    made_by: dict[str, object] = {"aligned_by": by}
+    made.facts = {"made_by": made_by}
+    return Aligned(made, matched, left_of(trace, spaces_of(trace)), made_by)
 
 
 @torch.no_grad()
@@ -209,10 +214,17 @@ def zip_models(
         member.to(models[0].device)
         member.eval()
     made = members[0] if whole else Zipped(members)
-    made.facts = {"made_by": {"zipped_by": by, "depth": zipped.depth, "cut": zipped.cut, "alpha": alpha, "beta": beta}}
+    made_by: dict[str, object] = {
+        "zipped_by": by,
+        "depth": zipped.depth,
+        "cut": zipped.cut,
+        "alpha": alpha,
+        "beta": beta,
+    }
+    made.facts = {"made_by": made_by}
     single = flops_of(encoders[:1], batches)
     flops = {"single": single, "merged": flops_of(tails, batches), "apart": len(models) * single}
-    return Merged(made, zipped, left_of(trace, spaces_of(trace)), flops, statistics[0])
+    return Merged(made, zipped, left_of(trace, spaces_of(trace)), flops, statistics[0], made_by)
 
 
 def _linear(model: MultiTaskModel, task: str) -> Linear:

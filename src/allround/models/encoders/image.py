@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, try_out
 from allround.models.pretrained import LOADING, check_config, check_processor, check_size, whole
 from allround.tasks.definition import Definition
+from allround.tasks.values import Row
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 #: How an image is given to a network that reads so many channels.
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -59,14 +63,14 @@ class Image(Encoder):
         return self.dim
 
     @property
-    def preparation(self) -> Any:
+    def preparation(self) -> object:
         return [self.name, self.channels, self.processor.to_dict()]
 
-    def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Tensor]:
+    def prepare(self, inputs: Sequence[Row], definition: Definition) -> list[Tensor]:
         self.check(definition)
         prepared: list[Tensor] = []
         for start in range(0, len(inputs), 64):
-            images = [image.convert(_MODES[self.channels]) for (image,) in inputs[start : start + 64]]
+            images = [cast("Picture", image).convert(_MODES[self.channels]) for (image,) in inputs[start : start + 64]]
             prepared += self._processed(images)
         return prepared
 

@@ -17,8 +17,9 @@ from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
 from allround.tasks.definition import Definition
 from allround.tasks.modality import modality_of
+from allround.tasks.values import Row
 
-ToTensor = Callable[[tuple[Any, ...]], Tensor]
+ToTensor = Callable[[Row], Tensor]
 
 #: Networks that this process was given, by label, form and reader, as their saved folders name them; the newest last.
 _given: dict[tuple[str, str, str], tuple[nn.Module, ToTensor | None]] = {}
@@ -53,10 +54,10 @@ class Module(Encoder):
         return self.dim
 
     @property
-    def preparation(self) -> Any:
+    def preparation(self) -> object:
         return [self.label, self.reader]
 
-    def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Tensor]:
+    def prepare(self, inputs: Sequence[Row], definition: Definition) -> list[Tensor]:
         if self.to_tensor is not None:
             return [self.to_tensor(row) for row in inputs]
         rules = modality_of(definition)

@@ -16,6 +16,7 @@ from allround.core.registry import method
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
 from allround.tasks.definition import Definition
+from allround.tasks.values import Row
 
 
 @method(
@@ -58,10 +59,10 @@ class SmallImage(Encoder):
         return 128
 
     @property
-    def preparation(self) -> Any:
+    def preparation(self) -> object:
         return [self.name, self.settings]
 
-    def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Tensor]:
+    def prepare(self, inputs: Sequence[Row], definition: Definition) -> list[Tensor]:
         self.check(definition)
         size, mode = self.settings["size"], "L" if self.settings["channels"] == 1 else "RGB"
         return [image_tensor(image, size, mode) for (image,) in inputs]
@@ -83,7 +84,7 @@ class SmallImage(Encoder):
         return encoder
 
     @classmethod
-    def create(cls, inputs: Sequence[tuple[Any, ...]], definition: Definition, seed: int) -> SmallImage:
+    def create(cls, inputs: Sequence[Row], definition: Definition, seed: int) -> SmallImage:
         """A net pretrained on these images: tell which of 16 views (rotation x flip x inversion) is shown.
 
         Takes 150 steps of 64 images.

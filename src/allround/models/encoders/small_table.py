@@ -16,6 +16,7 @@ from allround.core.registry import method
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
 from allround.tasks.definition import Definition
+from allround.tasks.values import Row
 
 
 @method(
@@ -48,10 +49,10 @@ class SmallTable(Encoder):
         return self.width + self.inputs
 
     @property
-    def preparation(self) -> Any:
+    def preparation(self) -> object:
         return [self.name, self.columns]
 
-    def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[Tensor]:
+    def prepare(self, inputs: Sequence[Row], definition: Definition) -> list[Tensor]:
         self.check(definition)
         names = {c["name"]: i for i, c in enumerate(self.columns)}
         missing = [c for c in names if c not in definition.inputs]
@@ -94,7 +95,7 @@ class SmallTable(Encoder):
         return encoder
 
     @classmethod
-    def create(cls, inputs: Sequence[tuple[Any, ...]], definition: Definition, seed: int) -> SmallTable:
+    def create(cls, inputs: Sequence[Row], definition: Definition, seed: int) -> SmallTable:
         """A net that learned to restore blanked columns of these rows (400 steps of 128 rows)."""
         columns = [_column(n, [row[i] for row in inputs]) for i, n in enumerate(definition.inputs)]
         torch.manual_seed(seed)

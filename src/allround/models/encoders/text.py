@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from allround.models.encoder import CONFIG, Encoder, try_out
 from allround.models.pretrained import LOADING, check_config, check_size, check_tokenizer, whole
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
+from allround.tasks.values import Row
 
 #: Modules of sentence-transformers that may come after the network.
 _MODULES = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling")
@@ -69,14 +70,14 @@ class Text(Encoder):
         return self.dim * (4 if definition.pair and self.pairs == "separate" else 1)
 
     @cached_property
-    def preparation(self) -> Any:
+    def preparation(self) -> object:
         with self._tokenizing:
             return [self.name, self.max_length, self.pairs, *_of_tokenizer(self.tokenizer)]
 
-    def prepare(self, inputs: Sequence[tuple[Any, ...]], definition: Definition) -> list[dict[str, Any]]:
+    def prepare(self, inputs: Sequence[Row], definition: Definition) -> list[dict[str, Any]]:
         self.check(definition)
         if kind(definition.kind).per_token:
-            return self._prepare_words([list(words) for (words,) in inputs], definition)
+            return self._prepare_words([list(cast(list[str], words)) for (words,) in inputs], definition)
         texts = [[_instructed(definition, str(row[0])) for row in inputs]]
         if definition.pair:
             texts.append([str(row[1]) for row in inputs])

@@ -43,7 +43,7 @@ class Ensemble(System):
                         f"they do not know the task '{name}' alike: {_difference(first, definition)}",
                         "use systems that were made with the same suite",
                     )
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, object] = {}
 
     def answer(
         self, task: str | None, rows: Iterable[Row], *, batch_size: int = 64, scores: bool = False
@@ -85,7 +85,7 @@ class Ensemble(System):
         self.write_manifest(folder, members=len(self.members))
 
     @classmethod
-    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, Any]) -> Ensemble:
+    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> Ensemble:
         count = facts.get("members")
         if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST:
             raise AllroundError(

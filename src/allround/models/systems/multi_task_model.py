@@ -68,7 +68,7 @@ class MultiTaskModel(Model):
         self.heads = _Heads()
         for definition in definitions.values():
             self.add_task(definition)
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, object] = {}
 
     def add_task(
         self, definition: Definition, head: Mapping[str, Tensor] | None = None, sort: str | None = None
@@ -105,7 +105,7 @@ class MultiTaskModel(Model):
         return self.encoder.prepare(inputs, self.definition(task))
 
     @property
-    def preparation(self) -> Any:
+    def preparation(self) -> object:
         return self.encoder.preparation
 
     def reading(self, task: str) -> Hashable:
@@ -241,7 +241,7 @@ class MultiTaskModel(Model):
         self.write_manifest(folder)
 
     @classmethod
-    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, Any]) -> MultiTaskModel:
+    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> MultiTaskModel:
         model = cls(load_encoder(folder / "encoder"), {})
         model.add_heads(definitions, read_heads(folder / HEADS) if definitions else {})
         model.facts = dict(facts)

@@ -39,7 +39,7 @@ class Trees(System):
     def __init__(self, tasks: Mapping[str, TaskTrees]) -> None:
         self.tasks = dict(tasks)
         self.definitions = {name: one.definition for name, one in self.tasks.items()}
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, object] = {}
 
     @property
     def noun(self) -> str:
@@ -84,11 +84,11 @@ class Trees(System):
         self.write_manifest(folder, trees=about)
 
     @classmethod
-    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, Any]) -> Trees:
+    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> Trees:
         found: dict[str, TaskTrees] = {}
         weights = Weights(folder / FILE)
         try:
-            about = facts["trees"]
+            about = fitted(dict[str, dict[str, Any]], facts["trees"])
             if set(about) != set(definitions):
                 raise ValueError("it does not list the trees of all tasks")
             for name, definition in definitions.items():

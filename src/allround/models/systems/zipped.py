@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +37,7 @@ class Zipped(System):
     def __init__(self, members: Sequence[MultiTaskModel]) -> None:
         self.members = list(members)
         self.definitions = {name: d for member in self.members for name, d in member.definitions.items()}
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, object] = {}
 
     def member(self, task: str) -> MultiTaskModel:
         """The model that answers a task."""
@@ -91,7 +90,7 @@ class Zipped(System):
         self.write_manifest(folder, members=[list(member.definitions) for member in self.members])
 
     @classmethod
-    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, Any]) -> Zipped:
+    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> Zipped:
         from allround.checkpoints.header import FLOATS
         from allround.checkpoints.weights import Weights
 

@@ -10,6 +10,7 @@ import numpy as np
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, Kind
+from allround.tasks.values import Target
 
 
 @method(source="softmax regression; the floor is the majority class of the training rows")
@@ -32,7 +33,7 @@ class Classification(Kind):
         index = {label: i for i, label in enumerate(definition.labels)}
         return np.array([index[str(v)] for v in values], dtype=np.int64)
 
-    def decode(self, encoded: Encoded, definition: Definition) -> list[Any]:
+    def decode(self, encoded: Encoded, definition: Definition) -> list[Target]:
         return [definition.labels[int(i)] for i in encoded]
 
     def decide(self, scores: np.ndarray | list[np.ndarray]) -> tuple[Encoded, list[float]]:
@@ -42,5 +43,5 @@ class Classification(Kind):
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
         return np.full(count, np.bincount(train).argmax(), dtype=np.int64)
 
-    def strata(self, encoded: Encoded) -> list[Any] | None:
+    def strata(self, encoded: Encoded) -> list[object] | None:
         return list(map(int, encoded))

@@ -10,6 +10,7 @@ import numpy as np
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, Kind
+from allround.tasks.values import Target
 
 
 @method(source="independent logistic regressions; the floor gives each label its majority of the training rows")
@@ -39,7 +40,7 @@ class Multilabel(Kind):
                 encoded[row, index[str(label)]] = 1
         return encoded
 
-    def decode(self, encoded: Encoded, definition: Definition) -> list[Any]:
+    def decode(self, encoded: Encoded, definition: Definition) -> list[Target]:
         return [[label for label, on in zip(definition.labels, row, strict=True) if on] for row in encoded]
 
     def decide(self, scores: np.ndarray | list[np.ndarray]) -> tuple[Encoded, list[float]]:

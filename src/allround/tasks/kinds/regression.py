@@ -10,6 +10,7 @@ import numpy as np
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, Kind
+from allround.tasks.values import Target
 
 
 @method(source="least squares on standardised targets; the floor is the mean of the training rows")
@@ -32,7 +33,7 @@ class Regression(Kind):
     def encode(self, values: Sequence[Any], definition: Definition) -> Encoded:
         return (np.asarray(values, dtype=np.float64) - definition.center) / definition.scale
 
-    def decode(self, encoded: Encoded, definition: Definition) -> list[Any]:
+    def decode(self, encoded: Encoded, definition: Definition) -> list[Target]:
         return [float(v) for v in np.asarray(encoded) * definition.scale + definition.center]
 
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:

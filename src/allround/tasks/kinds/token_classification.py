@@ -10,6 +10,7 @@ import numpy as np
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, Kind
+from allround.tasks.values import Target
 
 
 @method(source="softmax regression on each word's first piece; the floor is the majority tag of the training words")
@@ -35,7 +36,7 @@ class TokenClassification(Kind):
         index = {label: i for i, label in enumerate(definition.labels)}
         return [np.array([index[str(tag)] for tag in row], dtype=np.int64) for row in values]
 
-    def decode(self, encoded: Encoded, definition: Definition) -> list[Any]:
+    def decode(self, encoded: Encoded, definition: Definition) -> list[Target]:
         return [[definition.labels[int(i)] for i in row] for row in encoded]
 
     def decide(self, scores: np.ndarray | list[np.ndarray]) -> tuple[Encoded, list[float]]:
