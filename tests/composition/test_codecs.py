@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from allround.composition.residuals.codec import Codec, Damaged, Parts, pack, part, unpack
+from allround.composition.residuals.codec import Codec, DamagedResidual, Parts, pack, part, unpack
 from allround.composition.residuals.codec_checks import CHECKS, checks_of
 from allround.composition.residuals.residual import make_codec
 from allround.core import registry
@@ -262,7 +262,7 @@ def test_steps_that_lead_nowhere(steps: list[int]) -> None:
     parts = {"steps": torch.tensor(steps, dtype=torch.uint8), "values": torch.ones(sum(s < 255 for s in steps))}
     if steps == [255, 255, 255]:
         parts["values"] = torch.ones(1)
-    with pytest.raises(Damaged):
+    with pytest.raises(DamagedResidual):
         make_codec("sparse", {}).decode(parts, (10, 10))
 
 

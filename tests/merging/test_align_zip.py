@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from allround.cli.app import app
 from allround.core.errors import AllroundError
-from allround.merging.align.flops import Once, flops_of
+from allround.merging.align.flops import OperationCache, flops_of
 from allround.merging.align.match import assign, correlation, zip_features
-from allround.merging.align.models import Merged, batches_from, zip_models
+from allround.merging.align.models import ZipMerge, batches_from, zip_models
 from allround.merging.align.networks import learn, reset_statistics
 from allround.merging.align.spaces import spaces_of
 from allround.merging.align.zipping import cuts_of, mixed, zip_networks
@@ -141,7 +141,7 @@ def answers(system: System, suite: Suite) -> dict[str, Tensor]:
     return found
 
 
-def zipped(suite: Suite, given: list[MultiTaskModel], **options: object) -> Merged:
+def zipped(suite: Suite, given: list[MultiTaskModel], **options: object) -> ZipMerge:
     return zip_models(given, batches_from(given, suite, rows=32), **options)  # type: ignore[arg-type]
 
 
@@ -225,7 +225,7 @@ def test_heads_go_one_to_one_and_hidden_units_are_zipped() -> None:
 
 def test_once_computes_once_and_right() -> None:
     x, weight = torch.ones(3, 3), torch.eye(3)
-    with torch.no_grad(), Once():
+    with torch.no_grad(), OperationCache():
         a = (x @ weight).relu_()
         b = x @ weight
         b += 1  # what is changed in place is never taken for what it was

@@ -20,7 +20,7 @@ from allround.core.errors import AllroundError
 from allround.core.seeds import seed_of
 from allround.merging.learn.learning import preset
 from allround.merging.learn.material import Specialist
-from allround.merging.learn.run import Learned, learn
+from allround.merging.learn.run import LearnedMerge, learn
 from allround.models.encoders.module import Module
 from allround.tasks.make import make_task
 
@@ -33,7 +33,7 @@ CLOSED = [e.name for e in registry.entries("learn") if e.facts.get("closed")]
 STEPS = 3
 
 
-def run(tuned: Tuned, name: str, tasks: Sequence[str] = (), seed: int = 0, **values: Any) -> Learned:
+def run(tuned: Tuned, name: str, tasks: Sequence[str] = (), seed: int = 0, **values: Any) -> LearnedMerge:
     """Without a guard, which the papers do not have."""
     learning = preset(name, {"rows": 24, "batch": 24, "steps": STEPS, **values}).with_(guard=False)
     return learn(
@@ -48,7 +48,7 @@ def run(tuned: Tuned, name: str, tasks: Sequence[str] = (), seed: int = 0, **val
     )
 
 
-def weights(made: Learned) -> dict[str, Tensor]:
+def weights(made: LearnedMerge) -> dict[str, Tensor]:
     return {n: p.detach() for n, p in made.encoder.named_parameters()}
 
 
@@ -451,7 +451,7 @@ HEAD = {"left": ((1.0, -0.5), 0.25), "right": ((-0.75, 1.0), 0.0)}  # logit of c
 
 
 @pytest.fixture(scope="module")
-def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Learned]:
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LearnedMerge]:
     folder = tmp_path_factory.mktemp("two")
     tasks = {}
     for name in X:
@@ -474,7 +474,7 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Learned]:
             head = {"weight": torch.tensor([(0.0, 0.0), direction]), "bias": torch.tensor([0.0, bias])}
             specialists.append(Specialist(folder / name, (name,), {name: head}))
 
-    def fit(name: str, **values: Any) -> Learned:
+    def fit(name: str, **values: Any) -> LearnedMerge:
         learning = preset(name, {"steps": STEPS, "batch": 8, **values}).with_(guard=False)
         return learn(folder / "base", specialists, tasks, learning, split="train", device="cpu", precision="fp32")
 
@@ -515,7 +515,7 @@ def chance(task: str, x: tuple[float, float], a: float, b: float) -> float:
     return 1 / (1 + math.exp(-(u * a * x[0] + v * b * x[1] + bias)))
 
 
-def test_supermerge(by_hand: Callable[..., Learned]) -> None:
+def test_supermerge(by_hand: Callable[..., LearnedMerge]) -> None:
     """base + tanh(w) d for each layer, w from atanh(0.3), the tasks' own losses, Adam."""
 
     def loss(w: Numbers) -> float:  # of layer 0: left, right; of layer 1: left, right
@@ -539,7 +539,7 @@ def test_supermerge(by_hand: Callable[..., Learned]) -> None:
 
 @pytest.mark.parametrize("measure", ["js", "kl"])
 @pytest.mark.parametrize("level", ["task", "layer"])
-def test_divmerge(level: str, measure: str, by_hand: Callable[..., Learned]) -> None:
+def test_divmerge(level: str, measure: str, by_hand: Callable[..., LearnedMerge]) -> None:
     """base + c d, c from 0.3, the sum over tasks of the divergence of predictions from the specialist's, Adam."""
 
     def kl(p: float, q: float) -> float:
@@ -562,7 +562,7 @@ def test_divmerge(level: str, measure: str, by_hand: Callable[..., Learned]) -> 
     assert made.found["raw"].flatten().tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_self_positioning(by_hand: Callable[..., Learned]) -> None:
+def test_self_positioning(by_hand: Callable[..., LearnedMerge]) -> None:
     """base + s (a_1 d_1 + a_2 d_2), a = softmax, s from 2 * 0.3, the contrastive loss of features, plain SGD."""
 
     def loss(v: Numbers) -> float:

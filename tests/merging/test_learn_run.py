@@ -20,7 +20,7 @@ from allround.merging.learn import run as run_module
 from allround.merging.learn import save as save_module
 from allround.merging.learn.learning import Learning, preset
 from allround.merging.learn.material import Changes, Specialist, gather_changes
-from allround.merging.learn.run import Learned, learn
+from allround.merging.learn.run import LearnedMerge, learn
 from allround.merging.learn.save import learn_models
 from allround.models.base import load_encoder
 from allround.models.encoders.module import Module
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from conftest import Tuned  # type: ignore[attr-defined]
 
 
-def fit(tuned: Tuned, learning: Learning, tasks: Sequence[str] = (), heads: bool = True, **options: Any) -> Learned:
+def fit(
+    tuned: Tuned, learning: Learning, tasks: Sequence[str] = (), heads: bool = True, **options: Any
+) -> LearnedMerge:
     given = {"device": "cpu", "precision": "fp32", "split": "train", **options}
     return learn(tuned.base, tuned.specialists(*tasks, heads=heads), tuned.suite.tasks, learning, **given)
 
@@ -44,7 +46,7 @@ def save(tuned: Tuned, out: Path, learning: Learning, tasks: Sequence[str] = (),
     return learn_models(str(tuned.base), models, tuned.suite, out, learning, **given)
 
 
-def weights(made: Learned) -> dict[str, Tensor]:
+def weights(made: LearnedMerge) -> dict[str, Tensor]:
     return {n: p.detach() for n, p in made.encoder.named_parameters()}
 
 

@@ -11,7 +11,7 @@ from allround.core import registry
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import score
 from allround.merging.learn.learning import Learning, preset
-from allround.merging.learn.run import Learned, learn
+from allround.merging.learn.run import LearnedMerge, learn
 from allround.models.systems.multi_task_model import MultiTaskModel
 
 if TYPE_CHECKING:
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 PRESETS = [e.name for e in registry.entries("learn") if not e.facts.get("closed")]
 
 
-def run(tuned: Tuned, learning: Learning) -> Learned:
+def run(tuned: Tuned, learning: Learning) -> LearnedMerge:
     return learn(tuned.base, tuned.specialists(), tuned.suite.tasks, learning, device="cpu", precision="fp32")
 
 
 @pytest.fixture(scope="module")
-def accuracy(digit_specialists: Tuned) -> Callable[[Learned], float]:
+def accuracy(digit_specialists: Tuned) -> Callable[[LearnedMerge], float]:
     """Mean accuracy in percent on the test rows of three tasks, 449 each."""
     tuned = digit_specialists
 
-    def measure(made: Learned) -> float:
+    def measure(made: LearnedMerge) -> float:
         model = MultiTaskModel(made.encoder, {})
         scores = []
         for name in tuned.folders:
@@ -51,7 +51,7 @@ def starts() -> dict[float, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_default_schedule_does_not_end_below_its_start(
-    name: str, digit_specialists: Tuned, accuracy: Callable[[Learned], float], starts: dict[float, float]
+    name: str, digit_specialists: Tuned, accuracy: Callable[[LearnedMerge], float], starts: dict[float, float]
 ) -> None:
     learning = preset(name)
     assert not learning.centred and learning.keep == 1, "the start is that of the scale alone"

@@ -15,8 +15,16 @@ from allround.core.entry import Entry
 from allround.core.errors import AllroundError
 from allround.core.plugins import use_plugin
 from allround.training import balancing_checks as checks
-from allround.training.balancing import Balancer, Outline, Seen, make_balancer, per_task
-from allround.training.balancing_checks import CHECKS, CLAIMS, OUTLINE, Subject, check_balancer, checks_of, subject_of
+from allround.training.balancing import Balancer, Outline, StepView, make_balancer, per_task
+from allround.training.balancing_checks import (
+    CHECKS,
+    CLAIMS,
+    OUTLINE,
+    CheckedBalancer,
+    check_balancer,
+    checks_of,
+    subject_of,
+)
 
 ALL = [
     pytest.param(check, id=f"{entry.name}-{name}")
@@ -67,28 +75,28 @@ class Plain(Balancer):
         super().__init__(outline)
         self.state["seen"] = torch.zeros(len(outline), dtype=torch.float64)
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return torch.ones(len(seen), dtype=torch.float64)
 
     def early(self, task: int, loss: float, norm: float) -> float:
         return 1.0
 
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         self.state["seen"] = self.state["seen"].index_add(0, seen.tasks, torch.ones(len(seen), dtype=torch.float64))
 
 
 class WeighsEveryone(Plain):
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return torch.ones(len(self.outline), dtype=torch.float64)
 
 
 class Narrows(Plain):
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return super().weigh(seen).float()
 
 
 class KeepsNumbers(Plain):
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         self.state["seen"] = 1.0  # type: ignore[assignment]
 
 
@@ -98,7 +106,7 @@ class GivesAVector(Plain):
 
 
 class DividesByLosses(Plain):
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return 1 / seen.losses
 
     def early(self, task: int, loss: float, norm: float) -> float:
@@ -106,13 +114,13 @@ class DividesByLosses(Plain):
 
 
 class DividesByNorms(Plain):
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.norms is not None
         return 1 / seen.norms
 
 
 class GrowsWithoutEnd(Plain):
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         self.state["seen"] = (seen.losses * 1e300).sum() * torch.ones_like(self.state["seen"])
 
 
@@ -122,18 +130,18 @@ class DividesByFeatures(Plain):
 
 
 class LeavesOneOut(Plain):
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return torch.ones(len(seen), dtype=torch.float64) * (seen.tasks != 2)
 
 
 class TurnsAround(Plain):
-    def combine(self, seen: Seen) -> Tensor:
+    def combine(self, seen: StepView) -> Tensor:
         assert seen.gradients is not None
         return -seen.gradients.sum(0)
 
 
 class ChangesLosses(Plain):
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         seen.losses.add_(1)
         return super().weigh(seen)
 
@@ -152,20 +160,20 @@ class ChangesFeatures(Plain):
 class DrawsItsOwn(Plain):
     draw = random.Random(0)
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return torch.tensor([1 + self.draw.random() for _ in range(len(seen))], dtype=torch.float64)
 
 
 class CountsRows(Plain):
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return torch.arange(1, len(seen) + 1, dtype=torch.float64)
 
 
 class LearnsByRow(Plain):
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return 1 + self.state["seen"][seen.tasks]
 
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         self.state["seen"][0] += seen.losses[0]
 
 
@@ -190,7 +198,7 @@ class SaysOtherwiseOfEveryone(Plain):
 
 
 class ForgetsTheMissing(Plain):
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         self.state["seen"] = 0.9 * self.state["seen"] + 1
 
 
@@ -199,20 +207,20 @@ class RemembersElsewhere(Plain):
         super().__init__(outline)
         self.mean = torch.ones(len(outline), dtype=torch.float64)
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return self.mean[seen.tasks]
 
     def early(self, task: int, loss: float, norm: float) -> float:
         return float(self.mean[task])
 
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         self.mean = self.mean.index_add(0, seen.tasks, seen.losses)
 
 
 class LearnsByDraw(Plain):
     """Right but for tasks that come more often."""
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return 1 + 0.01 * self.state["seen"][seen.tasks]
 
     def early(self, task: int, loss: float, norm: float) -> float:
@@ -230,7 +238,7 @@ class IsRefusedForNothing(Plain):
     def everyone(self) -> Tensor:
         return 1 + torch.arange(len(self.outline), dtype=torch.float64)
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return self.everyone()[seen.tasks]
 
     def alone(self, raw: bool) -> bool:
@@ -238,19 +246,19 @@ class IsRefusedForNothing(Plain):
 
 
 class StopsAtZero(Plain):
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.norms is not None
         return torch.ones(len(seen), dtype=torch.float64) * (seen.norms.min() > 0)
 
 
 class LooksAround(Plain):
-    def combine(self, seen: Seen) -> Tensor:
+    def combine(self, seen: StepView) -> Tensor:
         assert seen.gradients is not None
         return seen.gradients.mean(0) / seen.gradients.norm()
 
 
 class LikesLargeLosses(Plain):
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return (seen.losses.clamp(max=100)).softmax(0)
 
     def early(self, task: int, loss: float, norm: float) -> float:
@@ -258,7 +266,7 @@ class LikesLargeLosses(Plain):
 
 
 class TurnsOneAround(Plain):
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.gramian is not None
         return torch.where(seen.gramian.diagonal() == seen.gramian.diagonal().max(), -1.0, 1.0).double()
 
@@ -266,7 +274,7 @@ class TurnsOneAround(Plain):
 class PromisesForDependent(Plain):
     """Solves for a step that all tasks gain from, which there need not be."""
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.gramian is not None
         norms = seen.gramian.diagonal().sqrt()
         return torch.linalg.pinv(seen.gramian, rtol=1e-9) @ norms
@@ -275,13 +283,13 @@ class PromisesForDependent(Plain):
 class StopsEarly(Plain):
     """MGDA for two opposite gradients: it stops there, whatever the third wants."""
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.gramian is not None
         return make_balancer("mgda", {}, self.outline).weigh(seen)
 
 
 class RootOfSizes(Plain):
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.norms is not None
         return seen.norms.clamp_min(1e-30) ** -0.5
 
@@ -325,7 +333,7 @@ PLANTED: list[tuple[type[Balancer], str, tuple[str, ...]]] = [
 
 @pytest.mark.parametrize(("wrong", "check", "needs"), PLANTED, ids=[f"{check}-{w.__name__}" for w, check, _ in PLANTED])
 def test_a_planted_wrong_balancer_fails(wrong: type[Balancer], check: str, needs: tuple[str, ...]) -> None:
-    subject = Subject(wrong.__name__, wrong, frozenset(needs))
+    subject = CheckedBalancer(wrong.__name__, wrong, frozenset(needs))
     with pytest.raises(AssertionError):
         {**CHECKS, **CLAIMS}[check](subject)
 
@@ -336,14 +344,14 @@ def test_every_check_has_a_planted_wrong_balancer() -> None:
 
 def test_the_plain_balancer_that_they_are_made_from_passes() -> None:
     for needs in ((), ("losses",), ("norms",), ("gramian",), ("features",), ("validation",)):
-        check_balancer(Subject("plain", Plain, frozenset(needs), {"keeps": ("scale", "linear_under_scaling")}))
+        check_balancer(CheckedBalancer("plain", Plain, frozenset(needs), {"keeps": ("scale", "linear_under_scaling")}))
 
 
 def test_a_failure_names_the_balancer_and_the_check() -> None:
     with pytest.raises(AssertionError, match="counts: permutation_invariant: step 0"):
-        check_balancer(Subject("counts", CountsRows, frozenset({"gramian"})))
+        check_balancer(CheckedBalancer("counts", CountsRows, frozenset({"gramian"})))
     check_balancer(
-        Subject("counts", CountsRows, frozenset({"gramian"}), {"exempt": {"permutation_invariant": "as said"}})
+        CheckedBalancer("counts", CountsRows, frozenset({"gramian"}), {"exempt": {"permutation_invariant": "as said"}})
     )
 
 
@@ -454,7 +462,7 @@ def test_a_preference_counts_by_name() -> None:
     assert per_task({"b": 2.0}, OUTLINE, "preference") == [1.0, 2.0, 1.0, 1.0, 1.0]
     gramian = torch.eye(2, dtype=torch.float64)
     one = torch.ones(2, dtype=torch.float64)
-    seen = Seen(torch.tensor([1, 3]), one, one, one, gramian=gramian)
+    seen = StepView(torch.tensor([1, 3]), one, one, one, gramian=gramian)
     for name in ("upgrad", "dualproj", "aligned_mtl", "config"):
         weights = make_balancer(name, {"preference": {"b": 2.0}}, OUTLINE).weigh(seen)
         assert weights[0] / weights[1] == pytest.approx(2.0, rel=1e-4)

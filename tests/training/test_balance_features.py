@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from allround.core import registry
-from allround.training.balancing import Balancer, Outline, Seen, make_balancer
+from allround.training.balancing import Balancer, Outline, StepView, make_balancer
 
 
 def outline(tasks: int) -> Outline:
@@ -34,7 +34,7 @@ def penalty_of(balancer: Balancer, features: list[Tensor], saliencies: list[Tens
 @pytest.mark.parametrize("name", ["rep_mtl", "covariance"])
 def test_weights_are_equal_and_one_task_has_no_penalty(name: str) -> None:
     one = torch.ones(3, dtype=torch.float64)
-    assert make(name).weigh(Seen(torch.arange(3), one, one, one)).tolist() == [1.0, 1.0, 1.0]
+    assert make(name).weigh(StepView(torch.arange(3), one, one, one)).tolist() == [1.0, 1.0, 1.0]
     assert make(name).penalty([draw(4, 5)], [draw(4, 5)]) is None
 
 

@@ -16,7 +16,7 @@ from torchjd.linalg import QuadprogProjector
 
 from allround.core import registry
 from allround.core.entry import Entry
-from allround.training.balancing import Outline, Seen, make_balancer, rescaled
+from allround.training.balancing import Outline, StepView, make_balancer, rescaled
 from allround.training.gramians import gramian_of
 
 
@@ -29,10 +29,10 @@ def draw(seed: int, rows: int = 4, columns: int = 9) -> Tensor:
     return made * torch.linspace(0.5, 2, rows, dtype=torch.float64)[:, None]
 
 
-def show(gradients: Tensor, losses: Tensor | None = None, tasks: list[int] | None = None) -> Seen:
+def show(gradients: Tensor, losses: Tensor | None = None, tasks: list[int] | None = None) -> StepView:
     k = len(gradients)
     one = torch.ones(k, dtype=torch.float64)
-    return Seen(
+    return StepView(
         torch.tensor(tasks if tasks is not None else range(k)),
         one if losses is None else losses,
         one,
@@ -118,7 +118,7 @@ def test_gradients_of_millions_of_weights_still_look_dependent() -> None:
     small = torch.cat([plane, plane.sum(0, keepdim=True)])
     for name in ("imtl_g", "config", "aligned_mtl", "upgrad", "dualproj", "nash_mtl", "mgda"):
         one = torch.ones(3, dtype=torch.float64)
-        seen = Seen(torch.arange(3), one, one, one, gramian=exact)
+        seen = StepView(torch.arange(3), one, one, one, gramian=exact)
         found = rescaled(make_balancer(name, {}, outline(3)).weigh(seen))
         near = rescaled(make_balancer(name, {}, outline(3)).weigh(show(small)))
         assert torch.allclose(found, near, atol=1e-2), name
@@ -130,7 +130,7 @@ def test_gradients_of_millions_of_weights_still_look_dependent() -> None:
 def test_a_gramian_that_rounding_has_spoilt_is_mended(entry: Entry) -> None:
     gramian = torch.tensor([[1.0, 1.0001], [1.0001, 1.0]], dtype=torch.float64)
     one = torch.ones(2, dtype=torch.float64)
-    weights = make_balancer(entry.name, {}, outline(2)).weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
+    weights = make_balancer(entry.name, {}, outline(2)).weigh(StepView(torch.arange(2), one, one, one, gramian=gramian))
     assert rescaled(weights).tolist() == pytest.approx([1.0, 1.0], rel=1e-2) or entry.name == "mgda"
     assert torch.isfinite(weights).all()
 

@@ -17,7 +17,7 @@ from torchjd.scalarization import DWA, FAMO, IMTLL, STCH, UW, GeometricMean, Sca
 from allround.core import registry
 from allround.core.entry import Entry
 from allround.core.errors import AllroundError
-from allround.training.balancing import Balancer, Outline, Seen, make_balancer, rescaled
+from allround.training.balancing import Balancer, Outline, StepView, make_balancer, rescaled
 
 OUTLINE = Outline(("a", "b", "c"), (2, 4, 1), (100, 30, 10), steps=40, epoch=10)
 #: Each with the settings that the shared checks run it with.
@@ -52,12 +52,12 @@ def numbers(*values: float) -> Tensor:
 
 
 def shown(losses: Tensor, *, tasks: list[int] | None = None, gradients: Tensor | None = None, progress: float = 0.5,
-          norms: Tensor | None = None, validation: Tensor | None = None) -> Seen:  # fmt: skip
+          norms: Tensor | None = None, validation: Tensor | None = None) -> StepView:  # fmt: skip
     """A step with these losses; what is not given is made up from them."""
     k = len(losses)
     if gradients is None:
         gradients = torch.arange(1, 4 * k + 1, dtype=torch.float32).view(k, 4) / 10
-    return Seen(
+    return StepView(
         torch.tensor(tasks or list(range(k))), losses, numbers(*[8.0] * k), numbers(*[8.0, 80.0, 16.0][:k]),
         norms=gradients.norm(dim=1).double() if norms is None else norms, gradients=gradients,
         validation=numbers(*[0.3, -0.1, 0.2][:k]) if validation is None else validation, progress=progress,
@@ -317,7 +317,7 @@ def test_normalised_is_the_gradient_of_the_mean_over_tasks_rows_or_words() -> No
     """MFTCoder's modes 3, 2 and 1, for tasks whose rows have equally many words."""
     draw = torch.Generator().manual_seed(0)
     words = [torch.rand(size, generator=draw, dtype=torch.float64) for size in ((4, 1), (2, 9), (3, 5))]
-    seen = Seen(torch.arange(3), torch.stack([w.mean() for w in words]), numbers(4, 2, 3), numbers(4, 18, 15))
+    seen = StepView(torch.arange(3), torch.stack([w.mean() for w in words]), numbers(4, 2, 3), numbers(4, 18, 15))
     means = {
         "task": torch.stack([w.mean() for w in words]).mean(),
         "sample": torch.cat([w.mean(1) for w in words]).mean(),

@@ -29,7 +29,7 @@ from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 from allround.training.balancing import Outline, make_balancer
 from allround.training.feeds import make_feeds
-from allround.training.gradients import Gradients, Part, Taken
+from allround.training.gradients import Gradients, Part, StepResult
 from allround.training.processes import Processes
 from allround.training.settings import Settings
 from allround.training.trainer import train
@@ -97,7 +97,7 @@ def plain(model: MultiTaskModel, tasks: Sequence[Task], part: Part, task: int) -
     return grads(model)
 
 
-def settle(gradients: Gradients, parts: Sequence[Part], model: MultiTaskModel, steps: int = 3) -> Taken:
+def settle(gradients: Gradients, parts: Sequence[Part], model: MultiTaskModel, steps: int = 3) -> StepResult:
     """A few steps without moving, so that what a balancer remembers plays its part too."""
     held = parts_of(model, gradients.tasks, 1000, "validation") if "validation" in gradients.needs else []
     for number in range(steps):

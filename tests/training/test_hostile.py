@@ -28,7 +28,7 @@ from allround.tasks.task import Task
 from allround.training import trainer
 from allround.training.balancing import Outline, make_balancer, rescaled
 from allround.training.feeds import Feed, make_feeds
-from allround.training.gradients import Gradients, Part, Taken
+from allround.training.gradients import Gradients, Part, StepResult
 from allround.training.sampling import Mixture, make_policy
 from allround.training.settings import Settings
 from allround.training.trainer import train
@@ -79,7 +79,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     seen: list[dict[str, Any]] = []
     real, real_optimiser = Gradients.step, torch.optim.AdamW.step
 
-    def step(self: Gradients, parts: Sequence[Part], *args: Any) -> Taken:
+    def step(self: Gradients, parts: Sequence[Part], *args: Any) -> StepResult:
         held = {}
         for part in parts:
             for index in part.tasks:
@@ -403,7 +403,7 @@ def test_parts_of_a_training_draw_what_the_whole_draws(monkeypatch: pytest.Monke
     drawn: list[tuple[str, tuple[int, ...]]] = []
     real = Gradients.step
 
-    def step(self: Gradients, parts: Sequence[Part], *args: Any) -> Taken:
+    def step(self: Gradients, parts: Sequence[Part], *args: Any) -> StepResult:
         drawn.extend((part.feed.name, tuple(part.rows)) for part in parts)
         return real(self, parts, *args)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from allround.core import registry
 from allround.core.entry import Entry
 from allround.training.sampling import Mixture, Policy, by_size
-from allround.training.sampling_checks import CHECKS, Checked, check_policy, checked_of, checks_of, documented
+from allround.training.sampling_checks import CHECKS, CheckedPolicy, check_policy, checked_of, checks_of, documented
 
 ENTRIES = registry.entries("sample")
 ALL = [pytest.param(check, id=f"{entry.name}-{name}") for entry in ENTRIES for name, check in checks_of(entry)]
@@ -240,7 +240,7 @@ WRONG: list[tuple[type[Policy], str, bool, bool]] = [
 )
 def test_a_wrong_policy_is_caught(wrong: type[Policy], name: str, feedback: bool, features: bool) -> None:
     with pytest.raises(AssertionError):
-        CHECKS[name](Checked(wrong, feedback=feedback, features=features))
+        CHECKS[name](CheckedPolicy(wrong, feedback=feedback, features=features))
 
 
 def test_each_check_catches_something() -> None:
@@ -248,11 +248,11 @@ def test_each_check_catches_something() -> None:
 
 
 def test_right_policies_pass() -> None:
-    check_policy(Checked(Equal))
-    check_policy(Checked(Follows, feedback=True))
-    CHECKS["rates"](Checked(ComesLate, restarts=True))
+    check_policy(CheckedPolicy(Equal))
+    check_policy(CheckedPolicy(Follows, feedback=True))
+    CHECKS["rates"](CheckedPolicy(ComesLate, restarts=True))
     with pytest.raises(AssertionError, match="shares: shares sum to"):
-        check_policy(Checked(TooMuch))
+        check_policy(CheckedPolicy(TooMuch))
 
 
 def test_exemptions_must_be_known() -> None:

@@ -13,7 +13,7 @@ from allround.cli.options import DataOption, ForceOption, LeaveOption, OutOption
 from allround.core.errors import AllroundError
 
 if TYPE_CHECKING:
-    from allround.merging.align.networks import Left, Matched
+    from allround.merging.align.networks import SpaceMatch, UnalignedWeight
     from allround.models.systems.multi_task_model import MultiTaskModel
 
 
@@ -67,7 +67,7 @@ def load_models(folders: Sequence[Path]) -> list[MultiTaskModel]:
     return [open_model(folder) for folder in folders]
 
 
-def print_matched(matched: Sequence[Matched], left: Sequence[Left]) -> None:
+def print_matched(matched: Sequence[SpaceMatch], left: Sequence[UnalignedWeight]) -> None:
     """Print how alike the features of each space are, and what was left in place."""
     width = max((len(one.space.name) for one in matched), default=0)
     sizes = max((len(str(one.space)) for one in matched), default=0)

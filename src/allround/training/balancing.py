@@ -33,7 +33,7 @@ class Outline:
 
 
 @dataclass(frozen=True)
-class Seen:
+class StepView:
     """What a balancer sees of one step: the k tasks that are present, and of each of them, in one order:
 
     tasks: (k,) their numbers, ascending. losses: (k,) mean loss on the step's rows. rows: (k,) how many rows; terms:
@@ -146,7 +146,7 @@ class Balancer:
         """The weight of a task, up to a factor that is the same for all tasks of the step."""
         raise NotImplementedError
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         """The weights of the tasks present, on their own scale: (k,) float64."""
         norms = seen.norms if seen.norms is not None else torch.full((len(seen),), math.nan)
         triples = zip(seen.tasks.tolist(), seen.losses.tolist(), norms.tolist(), strict=True)
@@ -163,7 +163,7 @@ class Balancer:
         be known without a step. raw: whether weights keep the method's own scale."""
         return self.everyone() is not None
 
-    def combine(self, seen: Seen) -> Tensor:
+    def combine(self, seen: StepView) -> Tensor:
         """One gradient from those of the tasks present: (k, p) -> (p,); columns do not know of each other."""
         raise NotImplementedError
 
@@ -173,10 +173,10 @@ class Balancer:
         else without graph). None adds nothing."""
         return None
 
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         """Take in what a step has shown: its losses and whatever else is needed."""
 
-    def stepped(self, seen: Seen, losses: Tensor) -> None:
+    def stepped(self, seen: StepView, losses: Tensor) -> None:
         """Take in the losses on the same rows after the step: (k,) float64."""
 
     def evaluated(self, losses: Tensor) -> None:

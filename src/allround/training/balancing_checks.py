@@ -21,7 +21,7 @@ from torch import Tensor
 from allround.core import checking
 from allround.core.checking import Check, not_exempt
 from allround.core.entry import Entry
-from allround.training.balancing import Balancer, Outline, Seen, rescaled
+from allround.training.balancing import Balancer, Outline, StepView, rescaled
 
 #: Five tasks that differ in all that a balancer knows of them. No other size in these checks is 5.
 OUTLINE = Outline(("a", "b", "c", "d", "e"), (2, 3, 10, 1, 7), (40, 80, 20, 60, 100), steps=24, epoch=3)
@@ -32,7 +32,7 @@ WORST = 3e-3
 
 
 @dataclass(frozen=True)
-class Subject:
+class CheckedBalancer:
     """A balancer to check: how one is made, and what its file says of it."""
 
     name: str
@@ -51,7 +51,7 @@ class Subject:
         return not (self.needs & {"gramian", "gradients", "features"} or self.facts.get("together"))
 
 
-def subject_of(entry: Entry, **settings: object) -> Subject:
+def subject_of(entry: Entry, **settings: object) -> CheckedBalancer:
     """A balancer of the registry, with its defaults but for the settings given."""
     values = entry.resolve(settings)
 
@@ -59,7 +59,7 @@ def subject_of(entry: Entry, **settings: object) -> Subject:
         made: Balancer = entry.load()(outline, **values)
         return made
 
-    return Subject(entry.name, make, frozenset(entry.needs), entry.facts)
+    return CheckedBalancer(entry.name, make, frozenset(entry.needs), entry.facts)
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,14 @@ def history(steps: int, seed: int = 0, tasks: int = len(OUTLINE)) -> list[Step]:
     return made
 
 
-def seen_of(subject: Subject, step: Step) -> Seen:
+def seen_of(subject: CheckedBalancer, step: Step) -> StepView:
     """What the trainer would show of a step."""
     index = torch.tensor(step.tasks)
     gradients, needs = step.gradients[index], subject.needs
     side_by_side = bool(needs & {"gramian", "gradients", "features"}) or bool(subject.facts.get("together"))
     exact = gradients.double()
     # Some copies, so that no balancer can get at what the step holds.
-    return Seen(
+    return StepView(
         tasks=index,
         losses=step.losses[index].clone(),
         rows=torch.full((len(index),), 8.0, dtype=torch.float64),
@@ -129,13 +129,13 @@ def seen_of(subject: Subject, step: Step) -> Seen:
     )
 
 
-def answer(balancer: Balancer, subject: Subject, seen: Seen, seed: int = SEED) -> Tensor:
+def answer(balancer: Balancer, subject: CheckedBalancer, seen: StepView, seed: int = SEED) -> Tensor:
     """Its weights, or its combined gradient, as the trainer asks for them."""
     torch.manual_seed(seed)
     return balancer.combine(seen) if subject.combines else balancer.weigh(seen)
 
 
-def run(balancer: Balancer, subject: Subject, steps: Sequence[Step], evaluate: bool = True) -> list[Tensor]:
+def run(balancer: Balancer, subject: CheckedBalancer, steps: Sequence[Step], evaluate: bool = True) -> list[Tensor]:
     """Its answers to one step after the other, with all that a trainer tells it in between."""
     answers = []
     for number, step in enumerate(steps):
@@ -149,14 +149,14 @@ def run(balancer: Balancer, subject: Subject, steps: Sequence[Step], evaluate: b
     return answers
 
 
-def grown(subject: Subject, steps: int = 4) -> Balancer:
+def grown(subject: CheckedBalancer, steps: int = 4) -> Balancer:
     """A balancer that has seen a few steps."""
     made = subject.make(OUTLINE)
     run(made, subject, history(steps))
     return made
 
 
-def direction(found: Tensor, subject: Subject, gradients: Tensor) -> Tensor:
+def direction(found: Tensor, subject: CheckedBalancer, gradients: Tensor) -> Tensor:
     """The gradient that an answer stands for."""
     return found.double() if subject.combines else found.double() @ gradients.double()
 
@@ -167,7 +167,7 @@ def _features(rows: Sequence[int], seed: int = 0) -> tuple[list[Tensor], list[Te
     return made, [torch.randn(n, 6, generator=generator, requires_grad=True) for n in rows]
 
 
-def _penalised(subject: Subject) -> bool:
+def _penalised(subject: CheckedBalancer) -> bool:
     return type(subject.make(OUTLINE)).penalty is not Balancer.penalty
 
 
@@ -182,7 +182,7 @@ def _feature_cases() -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
 # -- checks of all ---------------------------------------------------------------------------------------------------
 
 
-def expected_structure(subject: Subject) -> None:
+def expected_structure(subject: CheckedBalancer) -> None:
     """One float64 weight for each task present (or one gradient of the same type), and tensors as state."""
     balancer = subject.make(OUTLINE)
     for step in [*history(3), history(1)[0].of(2)]:
@@ -203,7 +203,7 @@ def expected_structure(subject: Subject) -> None:
             assert penalty is None or penalty.shape == (), f"the penalty on {name} is not one number"
 
 
-def finite(subject: Subject) -> None:
+def finite(subject: CheckedBalancer) -> None:
     """Weights, and all that is remembered, stay finite for gradients and losses of any size."""
     count = len(OUTLINE)
     usual = history(1)[0]
@@ -258,7 +258,7 @@ def finite(subject: Subject) -> None:
                 assert not bad, f"the penalty's gradient on {name} times {factor} is not finite"
 
 
-def one_alone(subject: Subject) -> None:
+def one_alone(subject: CheckedBalancer) -> None:
     """A task that is alone in its step, or in the training, follows its own gradient: its weight is above zero."""
     usual = history(1)[0]
     alone = Outline(("a",), (2,), (40,), steps=24, epoch=3)
@@ -276,7 +276,7 @@ def one_alone(subject: Subject) -> None:
         assert penalty is None or torch.isfinite(penalty), "the penalty of one task is not finite"
 
 
-def _goes_its_way(subject: Subject, balancer: Balancer, step: Step) -> None:
+def _goes_its_way(subject: CheckedBalancer, balancer: Balancer, step: Step) -> None:
     seen = seen_of(subject, step)
     found = answer(balancer, subject, seen)
     assert torch.isfinite(found).all(), "not finite for one task alone"
@@ -288,7 +288,7 @@ def _goes_its_way(subject: Subject, balancer: Balancer, step: Step) -> None:
         assert float(found) > 0, f"one task alone weighs {float(found)}"
 
 
-def inputs_untouched(subject: Subject) -> None:
+def inputs_untouched(subject: CheckedBalancer) -> None:
     """The balancer changes nothing that it is shown, neither while it gives weights nor afterwards."""
     balancer = subject.make(OUTLINE)
     for step in history(3):
@@ -312,7 +312,7 @@ def inputs_untouched(subject: Subject) -> None:
             assert same, "the penalty changed features or their gradients"
 
 
-def deterministic(subject: Subject) -> None:
+def deterministic(subject: CheckedBalancer) -> None:
     """The same steps always give the same bits: all randomness comes from the seeded generator."""
     first = run(subject.make(OUTLINE), subject, history(6))
     torch.rand(3)
@@ -328,7 +328,7 @@ def _same_but_nan(first: Tensor, second: Tensor) -> bool:
     return first.shape == second.shape and torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
 
 
-def permutation_invariant(subject: Subject) -> None:
+def permutation_invariant(subject: CheckedBalancer) -> None:
     """Every task has the same weight in another order of the tasks, also after steps that the balancer learned from."""
     steps = history(6)
     expected = run(subject.make(OUTLINE), subject, steps)
@@ -357,7 +357,7 @@ def permutation_invariant(subject: Subject) -> None:
                 assert torch.allclose(one, other, rtol=1e-4), f"the penalty on {name} depends on the order"
 
 
-def early_agrees(subject: Subject) -> None:
+def early_agrees(subject: CheckedBalancer) -> None:
     """The weight of one task at a time is its weight in `weigh`, up to one factor."""
     if not subject.weighs_early or subject.combines:
         return
@@ -377,7 +377,7 @@ def early_agrees(subject: Subject) -> None:
         _in_relation(weights, torch.tensor(early, dtype=torch.float64), "early weights")
 
 
-def everyone_agrees(subject: Subject) -> None:
+def everyone_agrees(subject: CheckedBalancer) -> None:
     """Weights that are known without a step are those of `weigh`, up to one factor, whichever tasks are present."""
     balancer = grown(subject)
     torch.manual_seed(SEED)
@@ -400,7 +400,7 @@ def _in_relation(weights: Tensor, others: Tensor, what: str) -> None:
     )
 
 
-def missing_keeps_state(subject: Subject) -> None:
+def missing_keeps_state(subject: CheckedBalancer) -> None:
     """A step without a task does not change what the balancer remembers of that task."""
     balancer = grown(subject)
     before = {name: value.clone() for name, value in balancer.state.items()}
@@ -415,7 +415,7 @@ def missing_keeps_state(subject: Subject) -> None:
                 assert kept, f"the state '{name}' of a missing task changed"
 
 
-def resumes(subject: Subject) -> None:
+def resumes(subject: CheckedBalancer) -> None:
     """A new balancer with the state of another one goes on with the same bits."""
     steps = history(9)
     whole = subject.make(OUTLINE)
@@ -428,7 +428,7 @@ def resumes(subject: Subject) -> None:
     assert not lost, f"after a restart the state differs: {', '.join(lost)}"
 
 
-def unequal_draws(subject: Subject) -> None:
+def unequal_draws(subject: CheckedBalancer) -> None:
     """Tasks that differ only in how often they are drawn weigh the same in the end, with one task in a step and with
     several."""
     count, steps, often = 5, 220, (1.0, 0.4, 0.2, 0.1, 0.06)
@@ -470,7 +470,7 @@ def unequal_draws(subject: Subject) -> None:
         )
 
 
-def alone(subject: Subject) -> None:
+def alone(subject: CheckedBalancer) -> None:
     """Where each step holds one task, weights differ between tasks, or the balancer says that it has no effect there
     (and the trainer refuses it)."""
     count = len(OUTLINE)
@@ -505,7 +505,7 @@ def alone(subject: Subject) -> None:
         assert says or not acts, "it has an effect where each step holds one task, and says that it has none"
 
 
-def beside_zero(subject: Subject) -> None:
+def beside_zero(subject: CheckedBalancer) -> None:
     """A task whose gradient is zero does not stop the others: their step is about the same without it."""
     for tiny in (0.0, 1e-9):
         for seed in range(4):
@@ -516,7 +516,7 @@ def beside_zero(subject: Subject) -> None:
             assert along > 0.5, f"beside a gradient of {tiny:g}, {100 * along:.3g}% of the others' step is left"
 
 
-def _step(subject: Subject, gradients: Tensor) -> Tensor:
+def _step(subject: CheckedBalancer, gradients: Tensor) -> Tensor:
     """The first step of a training."""
     found = answer(
         subject.make(_outline(len(gradients))), subject, seen_of(subject, step_of([1.0] * len(gradients), gradients))
@@ -526,7 +526,7 @@ def _step(subject: Subject, gradients: Tensor) -> Tensor:
     return direction(found, subject, gradients)
 
 
-def columns_apart(subject: Subject) -> None:
+def columns_apart(subject: CheckedBalancer) -> None:
     """The columns of a combined gradient do not depend on each other, so it can be computed in parts."""
     if not subject.combines:
         return
@@ -539,7 +539,7 @@ def columns_apart(subject: Subject) -> None:
     assert torch.equal(found[:3], expected[:3]), "a column depends on others"
 
 
-CHECKS: dict[str, Callable[[Subject], None]] = {
+CHECKS: dict[str, Callable[[CheckedBalancer], None]] = {
     check.__name__: check
     for check in (
         expected_structure,
@@ -563,7 +563,7 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
 # -- checks of those that promise it -----------------------------------------------------------------------------------
 
 
-def scale(subject: Subject) -> None:
+def scale(subject: CheckedBalancer) -> None:
     """The shares of the tasks stay the same when all losses and gradients are multiplied by one number, from the first
     step on."""
     steps = history(5)
@@ -584,7 +584,7 @@ def scale(subject: Subject) -> None:
             assert same, f"times {factor}: {rescaled(found).tolist()} instead of {rescaled(wanted).tolist()}"
 
 
-def _conflicts(subject: Subject, gradients: Tensor) -> float:
+def _conflicts(subject: CheckedBalancer, gradients: Tensor) -> float:
     """How far the step goes against the task that it serves worst, beside the sizes of weights and gradients."""
     outline = _outline(len(gradients))
     seen = seen_of(subject, step_of([1.0] * len(gradients), gradients))
@@ -602,7 +602,7 @@ def _draw(rows: int, columns: int, seed: int) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
-def non_conflicting_when_independent(subject: Subject) -> None:
+def non_conflicting_when_independent(subject: CheckedBalancer) -> None:
     """While no gradient is a combination of the others, the step makes no task worse."""
     for rows, columns in ((2, 3), (3, 4), (4, 20)):
         for seed in range(4):
@@ -610,7 +610,7 @@ def non_conflicting_when_independent(subject: Subject) -> None:
             assert found < WORST, f"the step goes against a task by {found}"
 
 
-def non_conflicting(subject: Subject) -> None:
+def non_conflicting(subject: CheckedBalancer) -> None:
     """The step makes no task worse, also where gradients depend on each other or no step makes all tasks better."""
     non_conflicting_when_independent(subject)
     cases = [_draw(4, 2, seed) for seed in range(4)]
@@ -621,7 +621,7 @@ def non_conflicting(subject: Subject) -> None:
         assert found < WORST, f"the step goes against a task by {found} for {gradients.tolist()}"
 
 
-def strongly_stationary(subject: Subject) -> None:
+def strongly_stationary(subject: CheckedBalancer) -> None:
     """The step is zero only where no step is left that makes one task better and none worse."""
     for seed in range(4):
         turn = torch.linalg.qr(_draw(3, 3, seed))[0]
@@ -632,7 +632,7 @@ def strongly_stationary(subject: Subject) -> None:
         assert step.norm() > 0.1 * found.double().norm(), "it stops though a task can still get better"
 
 
-def linear_under_scaling(subject: Subject) -> None:
+def linear_under_scaling(subject: CheckedBalancer) -> None:
     """The step is linear in the sizes of the gradients, before weights become shares."""
     for seed, columns in enumerate((3, 6, 20)):
         gradients = _draw(4, columns, seed)
@@ -649,7 +649,7 @@ def linear_under_scaling(subject: Subject) -> None:
         assert far < 1e-2, f"not linear in the sizes of the gradients: off by {far:.3g}"
 
 
-CLAIMS: dict[str, Callable[[Subject], None]] = {
+CLAIMS: dict[str, Callable[[CheckedBalancer], None]] = {
     check.__name__: check
     for check in (
         scale,
@@ -680,7 +680,7 @@ def checks_of(entry: Entry) -> Iterator[Check]:
     yield "documented", partial(documented, entry)
 
 
-def check_balancer(subject: Subject) -> None:
+def check_balancer(subject: CheckedBalancer) -> None:
     """Run every check that a balancer is not exempt from, and those of what it keeps; the first that fails raises."""
     names = [n for n in CHECKS if n not in subject.facts.get("exempt", {})]
     for name in [*names, *subject.facts.get("keeps", ())]:

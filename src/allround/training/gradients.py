@@ -18,7 +18,7 @@ from allround.models.batch import Batch, Features, TaskLoss, positions
 from allround.models.model import Model, device_of
 from allround.tasks.kind import Encoded
 from allround.tasks.task import Task
-from allround.training.balancing import Balancer, Seen, rescaled
+from allround.training.balancing import Balancer, StepView, rescaled
 from allround.training.feeds import Feed
 from allround.training.gramians import COLUMNS, gramian_of
 from allround.training.processes import Processes
@@ -39,7 +39,7 @@ class Part:
 
 
 @dataclass
-class _Loss:
+class PartLoss:
     """A task's loss on some rows of a batch, as a share of the mean over the whole batch.
 
     rows, terms: labelled rows and single losses of the whole batch. own: places of its rows among the features; among:
@@ -55,7 +55,7 @@ class _Loss:
 
 
 @dataclass
-class _One:
+class TaskGradient:
     """A task's gradient in a step, and what is known of it."""
 
     task: int
@@ -70,11 +70,11 @@ class _One:
 
 
 @dataclass(frozen=True)
-class Taken:
+class StepResult:
     """What a step did. seen: what it has shown, or None where no task was left. weights: of the tasks seen. bad: tasks
     left out because their loss or gradient was not finite. rate: the mean of the tasks' own rates."""
 
-    seen: Seen | None
+    seen: StepView | None
     weights: tuple[float, ...]
     bad: tuple[int, ...]
     rate: float = 1.0
@@ -127,7 +127,7 @@ class Gradients:
 
     # -- one step --------------------------------------------------------------------------------------------------
 
-    def step(self, parts: Sequence[Part], number: int, progress: float, held: Sequence[Part] = ()) -> Taken:
+    def step(self, parts: Sequence[Part], number: int, progress: float, held: Sequence[Part] = ()) -> StepResult:
         """Leave the gradient of one step in the parameters' `grad`.
 
         held: batches of validation rows, one of each task, for balancers that look at validation.
@@ -153,7 +153,7 @@ class Gradients:
             torch.manual_seed(seed_of(self.seed, "balance", self.number))
             yield
 
-    def _one_by_one(self, parts: Sequence[Part], held: Sequence[Part]) -> Taken:
+    def _one_by_one(self, parts: Sequence[Part], held: Sequence[Part]) -> StepResult:
         """Add up weighted gradients as they come, and mend their common factor at the end."""
         (balancer,) = self.balancers
         with self._seeded():
@@ -163,7 +163,7 @@ class Gradients:
         aim = self._held(held) if "validation" in self.needs else None
         summed = "norms" in self.needs or aim is not None
         total: Gradient = [None] * len(self.shared)
-        found: list[_One] = []
+        found: list[TaskGradient] = []
         for one in self._each(parts, summed):
             if aim is not None:
                 one.dot = _dot(one.shared, aim)
@@ -176,7 +176,7 @@ class Gradients:
             one.shared = []
             found.append(one)
         if not found:
-            return Taken(None, (), tuple(self.bad))
+            return StepResult(None, (), tuple(self.bad))
         if not summed and not self.flat:
             total = self.processes.add_each(total, self.shared)
         seen = self._seen(found)
@@ -189,11 +189,11 @@ class Gradients:
         factor = float(weights[lead] / early[lead]) if early[lead] else 0.0
         return self._finish(total, factor, found, weights, seen)
 
-    def _side_by_side(self, parts: Sequence[Part]) -> Taken:
+    def _side_by_side(self, parts: Sequence[Part]) -> StepResult:
         """Keep the gradients as rows of a matrix; the balancer looks at them, or at their inner products."""
         most = sum(len(part.tasks) for part in parts)
         matrix = self._room(most * len(self.balancers))
-        found: list[_One] = []
+        found: list[TaskGradient] = []
         touched = torch.zeros(len(self.shared))
         # A task that is left out leaves its row to the next.
         for one in self._each(parts, True, lambda: matrix[len(found)], lambda: matrix[most + len(found)]):
@@ -201,9 +201,9 @@ class Gradients:
             one.shared = []
             found.append(one)
         if not found:
-            return Taken(None, (), tuple(self.bad))
+            return StepResult(None, (), tuple(self.bad))
         total = torch.zeros(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
-        shown: list[tuple[Seen, Tensor]] = []
+        shown: list[tuple[StepView, Tensor]] = []
         for balancer, start in zip(self.balancers, (0, most), strict=False):
             rows = matrix[start : start + len(found)]
             seen = self._seen(found, gramian_of(rows).cpu(), rows)
@@ -225,11 +225,11 @@ class Gradients:
             self.balancers[1].learn(shown[1][0])
         return self._finish([g.view_as(p) if t else None for g, p, t in parts_of], 1.0, found, weights, seen)
 
-    def _by_features(self, parts: Sequence[Part]) -> Taken:
+    def _by_features(self, parts: Sequence[Part]) -> StepResult:
         """Keep the graphs of all tasks: the balancer looks at features, and at the losses' gradients by them."""
         (balancer,) = self.balancers
         second = self.entry.facts["second_order"]
-        found: list[_One] = []
+        found: list[TaskGradient] = []
         losses: list[Tensor] = []
         kept: list[tuple[Tensor, Tensor]] = []
         labelled: set[tuple[int, ...]] = set()
@@ -247,12 +247,12 @@ class Gradients:
                 if not math.isfinite(value) or fine < self.processes.count:
                     self.bad.append(loss.task)
                     continue
-                found.append(_One(loss.task, value, loss.rows, loss.terms))
+                found.append(TaskGradient(loss.task, value, loss.rows, loss.terms))
                 losses.append(loss.value)
                 kept.append((self._whole(features[loss.own], loss), self._whole(slope[loss.own], loss)))
                 labelled.add((id(part.feed), *np.flatnonzero(part.feed.places[loss.task][part.rows] >= 0).tolist()))
         if not found:
-            return Taken(None, (), tuple(self.bad))
+            return StepResult(None, (), tuple(self.bad))
         widths = sorted({features.shape[1] for features, _ in kept})
         if len(widths) > 1:
             raise AllroundError(
@@ -287,17 +287,19 @@ class Gradients:
             _give(head, [next(own) for _ in head], 1 / (self.rates[one.task] or 1.0))
         return self._finish(total[: len(self.shared)], float(scale), found, weights, seen)
 
-    def _without_bad(self, parts: Sequence[Part], found: Sequence[_One]) -> Taken:
+    def _without_bad(self, parts: Sequence[Part], found: Sequence[TaskGradient]) -> StepResult:
         """The step without the tasks whose own gradient is not finite."""
         for _ in self._each(parts, False):
             pass
         self.bad = list(dict.fromkeys(self.bad))
         left = [replace(part, tasks=[t for t in part.tasks if t not in self.bad]) for part in parts]
         if all(one.task not in self.bad for one in found):
-            return Taken(None, (), (*self.bad, *(one.task for one in found)))
+            return StepResult(None, (), (*self.bad, *(one.task for one in found)))
         return self._by_features([part for part in left if part.tasks])
 
-    def _finish(self, total: Gradient, factor: float, found: list[_One], weights: Tensor, seen: Seen) -> Taken:
+    def _finish(
+        self, total: Gradient, factor: float, found: list[TaskGradient], weights: Tensor, seen: StepView
+    ) -> StepResult:
         """Hand the gradients to the parameters, and let the balancer learn.
 
         factor: what is still to be done to the sum of the shared gradients; heads that have no gradient yet get their
@@ -314,7 +316,7 @@ class Gradients:
             if one.heads:
                 _give(self.heads[one.task], one.heads, (weight if weighed else 1) / count)
         self.balancers[0].learn(seen)
-        return Taken(seen, tuple(weights.tolist()), tuple(self.bad), rate)
+        return StepResult(seen, tuple(weights.tolist()), tuple(self.bad), rate)
 
     # -- the tasks' gradients ----------------------------------------------------------------------------------------
 
@@ -324,7 +326,7 @@ class Gradients:
         summed: bool,
         row: Callable[[], Tensor] | None = None,
         flat_row: Callable[[], Tensor] | None = None,
-    ) -> Iterator[_One]:
+    ) -> Iterator[TaskGradient]:
         """The gradients of a step's tasks, one after the other; those that are not finite are left out.
 
         summed: whether each is to be that of all processes. row: where the next one is written to; flat_row: where
@@ -351,7 +353,7 @@ class Gradients:
                         _write(flat_row(), _added(near.shared, one.shared, -1.0), self.sizes)
                 yield one
 
-    def _fine(self, one: _One) -> bool:
+    def _fine(self, one: TaskGradient) -> bool:
         """Whether a task's loss and gradient are finite in every process; also makes them those of all processes."""
         one.norm = _norm(one.shared)
         told = torch.tensor([one.loss, float(math.isfinite(one.norm))], dtype=torch.float64)
@@ -359,11 +361,11 @@ class Gradients:
         one.heads = self.processes.add_each(one.heads, self.heads[one.task])
         return math.isfinite(one.loss) and fine == self.processes.count and math.isfinite(_norm(one.heads))
 
-    def _gradients(self, part: Part) -> Iterator[_One]:
+    def _gradients(self, part: Part) -> Iterator[TaskGradient]:
         """Gradients on this process's rows of a part. A feed of several tasks goes through the encoder once."""
         own = self._own(part)
         pieces = [own[i :: self.accumulate] for i in range(max(1, min(self.accumulate, len(own))))]
-        so_far: dict[int, _One] = {}
+        so_far: dict[int, TaskGradient] = {}
         for rows in pieces:
             last = rows is pieces[-1]
             losses = self._forward(part, rows)[1]
@@ -376,7 +378,7 @@ class Gradients:
                         torch.autograd.grad(loss.value, parameters, retain_graph=bool(losses), allow_unused=True)
                     )
                     self.backward_passes += 1
-                one = so_far.get(loss.task) or _One(loss.task, 0.0, loss.rows, loss.terms)
+                one = so_far.get(loss.task) or TaskGradient(loss.task, 0.0, loss.rows, loss.terms)
                 one.loss += float(loss.value.detach())
                 one.shared = _added(one.shared, made[: len(self.shared)], 1.0)
                 one.heads = _added(one.heads, made[len(self.shared) :], 1.0)
@@ -385,7 +387,7 @@ class Gradients:
                 if last:
                     yield so_far.pop(one.task)
 
-    def _nearby(self, part: Part, one: _One) -> _One | None:
+    def _nearby(self, part: Part, one: TaskGradient) -> TaskGradient | None:
         """The task's gradient where its loss is about highest within the radius `flat`."""
         kept = [p.data for p in self.shared]
         scale = self.flat / (one.norm + 1e-12)
@@ -411,7 +413,7 @@ class Gradients:
     def _own(self, part: Part) -> list[int]:
         return self.processes.share(part.rows)
 
-    def _forward(self, part: Part, rows: list[int]) -> tuple[Tensor, list[_Loss]]:
+    def _forward(self, part: Part, rows: list[int]) -> tuple[Tensor, list[PartLoss]]:
         """Features of some rows of a part, where the balancer looks at them, and the losses of its tasks on the rows.
 
         Losses are sums divided by the terms of the whole part: over all processes and pieces they add up to the mean
@@ -444,7 +446,7 @@ class Gradients:
             one = made.get(self.tasks[task].name)
             if one is not None and one.count:
                 value = one.value if one.count == terms else one.value * (one.count / terms)
-            losses.append(_Loss(task, value, len(labelled), terms, own.to(device), among.to(device)))
+            losses.append(PartLoss(task, value, len(labelled), terms, own.to(device), among.to(device)))
         return features, losses
 
     def _with_terms(self, task: str, loss: TaskLoss, batch: Batch, features: Features | None) -> TaskLoss:
@@ -458,7 +460,7 @@ class Gradients:
         places = part.feed.places[task]
         return self.tasks[task].splits[part.split].take([int(places[i]) for i in rows]).targets
 
-    def _whole(self, mine: Tensor, loss: _Loss) -> Tensor:
+    def _whole(self, mine: Tensor, loss: PartLoss) -> Tensor:
         """Rows of this process among those of all; only its own carry a graph, since each process adds its part of the
         gradient."""
         if self.processes.count == 1:
@@ -469,12 +471,14 @@ class Gradients:
 
     # -- what balancers see and say --------------------------------------------------------------------------------
 
-    def _seen(self, found: Sequence[_One], gramian: Tensor | None = None, gradients: Tensor | None = None) -> Seen:
+    def _seen(
+        self, found: Sequence[TaskGradient], gramian: Tensor | None = None, gradients: Tensor | None = None
+    ) -> StepView:
         def column(values: Sequence[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float64)
 
         norms = column([one.norm for one in found])
-        return Seen(
+        return StepView(
             tasks=torch.tensor([one.task for one in found]),
             losses=column([one.loss for one in found]),
             rows=column([one.rows for one in found]),
@@ -486,11 +490,11 @@ class Gradients:
             progress=self.progress,
         )
 
-    def _weigh(self, balancer: Balancer, seen: Seen) -> Tensor:
+    def _weigh(self, balancer: Balancer, seen: StepView) -> Tensor:
         with self._seeded():
             return balancer.weigh(seen).double()
 
-    def _combine(self, balancer: Balancer, seen: Seen) -> Tensor:
+    def _combine(self, balancer: Balancer, seen: StepView) -> Tensor:
         assert seen.gradients is not None
         rates = torch.tensor([self.rates[t] for t in seen.tasks.tolist()]).to(seen.gradients)[:, None]
         made = []

@@ -27,7 +27,7 @@ EVALUATIONS = 7
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedPolicy:
     """A policy to check: how it is made for a mixture, and what it says of itself."""
 
     make: Callable[[Mixture], Policy]
@@ -61,7 +61,7 @@ def _features(mixture: Mixture) -> list[Tensor]:
     ]
 
 
-def _begin(checked: Checked, mixture: Mixture) -> tuple[Policy, list[list[int]] | None]:
+def _begin(checked: CheckedPolicy, mixture: Mixture) -> tuple[Policy, list[list[int]] | None]:
     policy = checked.make(mixture)
     return policy, policy.select(_features(mixture)) if checked.features else None
 
@@ -71,7 +71,7 @@ def _starts(policy: Policy) -> list[float]:
     return sorted({0.0, *policy.changes, *(step / EVALUATIONS for step in range(EVALUATIONS))})
 
 
-def _course(checked: Checked, mixture: Mixture) -> list[list[float]]:
+def _course(checked: CheckedPolicy, mixture: Mixture) -> list[list[float]]:
     """The shares of a whole training with feedback, from stretch to stretch."""
     policy, _ = _begin(checked, mixture)
     found = []
@@ -88,7 +88,7 @@ def _close(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> 
     )
 
 
-def shares(checked: Checked) -> None:
+def shares(checked: CheckedPolicy) -> None:
     """Shares are numbers of 0 or more that sum to 1, one for each feed, for one feed and for many."""
     for sizes in SIZES:
         for found in _course(checked, mixture_of(sizes)):
@@ -97,7 +97,7 @@ def shares(checked: Checked) -> None:
             assert math.isclose(sum(found), 1, abs_tol=1e-9), f"shares sum to {sum(found)}"
 
 
-def order(checked: Checked) -> None:
+def order(checked: CheckedPolicy) -> None:
     """The order of the feeds does not matter: shares and chosen rows move along with the names."""
     for sizes in SIZES:
         mixture = mixture_of(sizes)
@@ -111,15 +111,15 @@ def order(checked: Checked) -> None:
                 assert _begin(checked, moved)[1] == [rows[f] for f in permutation], "another order, other rows"
 
 
-def ratios(checked: Checked) -> None:
+def ratios(checked: CheckedPolicy) -> None:
     """Ten times as many rows of everything give the same shares (before rows are chosen)."""
-    without = Checked(checked.make, checked.feedback)
+    without = CheckedPolicy(checked.make, checked.feedback)
     for sizes in SIZES:
         one, ten = (_course(without, mixture_of([factor * 10**4 * n for n in sizes])) for factor in (1, 10))
         assert _close(one, ten), "not only the ratios of sizes matter"
 
 
-def rows(checked: Checked) -> None:
+def rows(checked: CheckedPolicy) -> None:
     """A feed with more rows is never drawn less over a whole training with constant scores (before rows are chosen)."""
     for sizes in SIZES:
         policy = checked.make(mixture_of(sizes))
@@ -131,7 +131,7 @@ def rows(checked: Checked) -> None:
             assert not less, f"{n} rows are drawn less than {less}"
 
 
-def drawn(checked: Checked) -> None:
+def drawn(checked: CheckedPolicy) -> None:
     """Every feed is drawn at some time, except one whose rows are all left out."""
     for sizes in SIZES:
         mixture = mixture_of(sizes)
@@ -139,7 +139,7 @@ def drawn(checked: Checked) -> None:
             assert max(column) > 0, f"{name} is never drawn"
 
 
-def deterministic(checked: Checked) -> None:
+def deterministic(checked: CheckedPolicy) -> None:
     """The same training gives the same shares and rows, whatever the state of the global generator."""
     for sizes in SIZES:
         mixture = mixture_of(sizes)
@@ -149,7 +149,7 @@ def deterministic(checked: Checked) -> None:
         assert _begin(checked, mixture)[1] == chosen, "two choices of rows differ"
 
 
-def untouched(checked: Checked) -> None:
+def untouched(checked: CheckedPolicy) -> None:
     """The policy changes neither scores nor features, and asking for shares changes nothing."""
     mixture = mixture_of(SIZES[3])
     features, scores = _features(mixture), _scores(mixture, 1)
@@ -165,7 +165,7 @@ def untouched(checked: Checked) -> None:
     assert policy.shares(0.5) == first, "asking for shares changed them"
 
 
-def resumes(checked: Checked) -> None:
+def resumes(checked: CheckedPolicy) -> None:
     """A new policy with the saved `state` goes on with the same shares, from any evaluation."""
     for sizes in SIZES:
         mixture = mixture_of(sizes)
@@ -184,7 +184,7 @@ def resumes(checked: Checked) -> None:
             assert found == expected, "a resumed training went on with other shares"
 
 
-def changes(checked: Checked) -> None:
+def changes(checked: CheckedPolicy) -> None:
     """Changes are ascending and inside the training; shares change at each of them, and not between."""
     for sizes in SIZES:
         policy = checked.make(mixture_of(sizes))
@@ -200,7 +200,7 @@ def changes(checked: Checked) -> None:
             before = now
 
 
-def rates(checked: Checked) -> None:
+def rates(checked: CheckedPolicy) -> None:
     """No feed is drawn only where the learning rate is almost zero: its batches have at least half of the mean rate.
     The rate falls evenly, over the whole training or, with restarts, over each stage."""
     for sizes in SIZES:
@@ -215,7 +215,7 @@ def rates(checked: Checked) -> None:
             assert at_rate >= 0.5 * all_of_it, f"a feed of {n} rows gets {at_rate / all_of_it:.3g} of the mean rate"
 
 
-def feedback(checked: Checked) -> None:
+def feedback(checked: CheckedPolicy) -> None:
     """Where the policy follows validation, a feed that gets better is drawn more than feeds that do not; elsewhere
     scores change nothing."""
     for sizes in ((60, 60), (60, 60, 60, 60), (90, 30, 60)):
@@ -234,7 +234,7 @@ def feedback(checked: Checked) -> None:
                 assert f == better or 0 < last[f] < first[f], "a feed that does not get better is not drawn less"
 
 
-def selected(checked: Checked) -> None:
+def selected(checked: CheckedPolicy) -> None:
     """Chosen rows exist, are ascending, and belong to feeds that are drawn; a policy without features chooses none."""
     for sizes in SIZES:
         mixture = mixture_of(sizes)
@@ -248,7 +248,7 @@ def selected(checked: Checked) -> None:
             assert (share > 0) == bool(chosen), f"a feed with {len(chosen)} rows has the share {share}"
 
 
-CHECKS: dict[str, Callable[[Checked], None]] = {
+CHECKS: dict[str, Callable[[CheckedPolicy], None]] = {
     check.__name__: check
     for check in (
         shares,
@@ -267,7 +267,7 @@ CHECKS: dict[str, Callable[[Checked], None]] = {
 }
 
 
-def check_policy(checked: Checked, exempt: frozenset[str] | set[str] = frozenset()) -> None:
+def check_policy(checked: CheckedPolicy, exempt: frozenset[str] | set[str] = frozenset()) -> None:
     """Run every check that the policy is not exempt from; the first that fails raises AssertionError."""
     for name, check in CHECKS.items():
         if name not in exempt:
@@ -277,9 +277,9 @@ def check_policy(checked: Checked, exempt: frozenset[str] | set[str] = frozenset
                 raise AssertionError(f"{name}: {error}") from None
 
 
-def checked_of(entry: Entry, settings: Mapping[str, object] | None = None) -> Checked:
+def checked_of(entry: Entry, settings: Mapping[str, object] | None = None) -> CheckedPolicy:
     """A policy of the registry, with these parameters."""
-    return Checked(
+    return CheckedPolicy(
         lambda mixture: make_policy(entry.name, settings or {}, mixture),
         feedback=entry.facts["feedback"],
         features="features" in entry.needs,

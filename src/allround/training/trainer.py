@@ -32,7 +32,7 @@ from allround.tasks.metric import better, metric
 from allround.tasks.task import Task
 from allround.training.balancing import Outline, make_balancer, per_task
 from allround.training.feeds import make_feeds
-from allround.training.gradients import Gradients, Part, Taken, check_parts
+from allround.training.gradients import Gradients, Part, StepResult, check_parts
 from allround.training.mix import parse_mix
 from allround.training.processes import Processes
 from allround.training.sampling import Mixture, arrange, counts_of, make_policy, next_stretch
@@ -293,7 +293,7 @@ class _Run:
             self.course.steps += 1
         self.done += len(feeds)
 
-    def _with_terms(self, taken: Taken) -> Taken:
+    def _with_terms(self, taken: StepResult) -> StepResult:
         """The step with the gradients of the terms' penalties, and what the terms make of it all."""
         if taken.seen is None:
             return taken
@@ -305,12 +305,12 @@ class _Run:
             term.edit(self.model)
         return taken
 
-    def _clipped(self, taken: Taken) -> Taken:
+    def _clipped(self, taken: StepResult) -> StepResult:
         """The step with a gradient no longer than `clip`. A sum of finite gradients that is not finite is no step."""
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.settings.clip)
         if taken.seen is None or bool(norm.isfinite()):
             return taken
-        return Taken(None, (), (*taken.bad, *taken.seen.tasks.tolist()))
+        return StepResult(None, (), (*taken.bad, *taken.seen.tasks.tolist()))
 
     def _part(self, index: int) -> Part:
         """The next batch of a feed."""
@@ -319,7 +319,7 @@ class _Run:
         self.drawn[index] += 1
         return Part(feed, rows, [t for t in feed.tasks if not self._stopped(t)])
 
-    def _count(self, parts: Sequence[Part], taken: Taken) -> None:
+    def _count(self, parts: Sequence[Part], taken: StepResult) -> None:
         """Keep count of rows, of weights, and of tasks that were left out."""
         for part in parts:
             for index in part.tasks:

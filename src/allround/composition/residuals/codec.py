@@ -17,7 +17,7 @@ VALUES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "own": None}
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-class Damaged(ValueError):
+class DamagedResidual(ValueError):
     """Parts that no encoder wrote."""
 
 
@@ -42,7 +42,7 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], vector: Tensor | None = None) -> Tensor:
-        """The residual (*s) that parts stand for. Errors: Damaged, before anything larger than (*s) is made."""
+        """The residual (*s) that parts stand for. Errors: DamagedResidual, before anything larger than (*s) is made."""
 
 
 def narrow(values: Tensor, name: str) -> Tensor:
@@ -65,10 +65,10 @@ def wide(values: Tensor) -> Tensor:
 def part(parts: Mapping[str, Tensor], name: str, shape: tuple[int, ...] | None, *dtypes: torch.dtype) -> Tensor:
     """One of the parts, checked: shape (None: one dimension of any length) and dtype (none given: any float)."""
     if name not in parts:
-        raise Damaged(f"there is no '{name}'; there is {', '.join(parts) or 'nothing'}")
+        raise DamagedResidual(f"there is no '{name}'; there is {', '.join(parts) or 'nothing'}")
     found = parts[name]
     if (found.ndim != 1 if shape is None else found.shape != shape) or found.dtype not in (dtypes or _FLOATS):
-        raise Damaged(f"'{name}' is {tuple(found.shape)}, {found.dtype}; {shape or 'a row'} was expected")
+        raise DamagedResidual(f"'{name}' is {tuple(found.shape)}, {found.dtype}; {shape or 'a row'} was expected")
     return found
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from allround.composition.residuals.codec import VALUES, Codec, Damaged, Parts
+from allround.composition.residuals.codec import VALUES, Codec, DamagedResidual, Parts
 from allround.core import checking
 from allround.core.checking import Check, not_exempt
 from allround.core.entry import Entry
@@ -69,7 +69,7 @@ def deterministic(make: Make) -> None:
 
 
 def refuses_damage(make: Make) -> None:
-    """Parts that no encoder wrote are Damaged: missing, cut, doubled, of another dtype or shape."""
+    """Parts that no encoder wrote raise DamagedResidual: missing, cut, doubled, of another dtype or shape."""
     codec, vector = make("own"), _drawn(12, 10, seed=1)
     good = codec.encode(_drawn(12, 10), vector)
     for part, values in good.items():
@@ -89,7 +89,7 @@ def refuses_damage(make: Make) -> None:
 def _refused(codec: Codec, parts: Parts, shape: tuple[int, ...], vector: Tensor) -> bool:
     try:
         codec.decode(parts, shape, vector)
-    except Damaged:
+    except DamagedResidual:
         return True
     return False
 

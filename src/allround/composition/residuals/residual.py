@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from allround.checkpoints.weights import Weights
-from allround.composition.residuals.codec import Codec, Damaged
+from allround.composition.residuals.codec import Codec, DamagedResidual
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.reading import parse_json
@@ -55,7 +55,7 @@ class Residual:
         parts = {part: self._weights.get(f"{name}.{part}") for part in self._parts[name]}
         try:
             return weight + self.codec.decode(parts, tuple(weight.shape), vector)
-        except Damaged as error:
+        except DamagedResidual as error:
             raise AllroundError(
                 f"read the residual of '{name}' in {self.path}", f"it is damaged: {error}", "make the store again"
             ) from error

@@ -20,13 +20,13 @@ def flops_of(networks: Sequence[nn.Module], batches: Batches) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     batch = batches[0][1]
-    with FlopCounterMode(display=False) as counter, Once():
+    with FlopCounterMode(display=False) as counter, OperationCache():
         for network in networks:
             network.eval()(batch)
     return int(counter.get_total_flops()) // int(batch.size)
 
 
-class Once(TorchDispatchMode):
+class OperationCache(TorchDispatchMode):
     """Computes what is asked for twice, the same operation on the very same memory, only once.
 
     What is changed in place after it was computed is computed anew, and random numbers are drawn anew.

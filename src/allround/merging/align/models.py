@@ -16,8 +16,8 @@ from allround.merging.align.apply import Folds, Orders
 from allround.merging.align.flops import flops_of
 from allround.merging.align.networks import (
     Batches,
-    Left,
-    Matched,
+    SpaceMatch,
+    UnalignedWeight,
     check_alike,
     learn,
     left_of,
@@ -42,24 +42,24 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Aligned:
+class AlignedModel:
     """A model in another's order. matched: what was aligned; left: the layers that were not; made_by: what its manifest
     says."""
 
     model: MultiTaskModel
-    matched: list[Matched]
-    left: list[Left]
+    matched: list[SpaceMatch]
+    left: list[UnalignedWeight]
     made_by: Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class Merged:
+class ZipMerge:
     """Models zipped into one. zipped: what became of the weights; flops: of one row, by `single`, `merged`, `apart`;
     made_by: what its manifest says."""
 
     model: MultiTaskModel | Zipped
     zipped: ZipResult
-    left: list[Left]
+    left: list[UnalignedWeight]
     flops: Mapping[str, int]
     statistics: int
     made_by: Mapping[str, object]
@@ -142,7 +142,7 @@ def align_models(
     *,
     by: str = "activations",
     leave: Sequence[str] = (),
-) -> Aligned:
+) -> AlignedModel:
     """The second model with its features in the first's order. It answers as before; only now the two can be averaged.
 
     by: `activations` on the same rows, or `weights` (then the rows only show how the network computes).
@@ -165,7 +165,7 @@ def align_models(
         weight.copy_(_head(trace, weight, name, [orders], {}, 0))
     made_by: dict[str, object] = {"aligned_by": by}
     made.facts = {"made_by": made_by}
-    return Aligned(made, matched, left_of(trace, spaces_of(trace)), made_by)
+    return AlignedModel(made, matched, left_of(trace, spaces_of(trace)), made_by)
 
 
 @torch.no_grad()
@@ -178,7 +178,7 @@ def zip_models(
     beta: float = 0.125,
     by: str = "zip",
     leave: Sequence[str] = (),
-) -> Merged:
+) -> ZipMerge:
     """One model for the tasks of several, whose features need not correspond.
 
     Zipped wholly it is a model like each of them; zipped to a depth it has one trunk and a tail for each. The rest as
@@ -224,7 +224,7 @@ def zip_models(
     made.facts = {"made_by": made_by}
     single = flops_of(encoders[:1], batches)
     flops = {"single": single, "merged": flops_of(tails, batches), "apart": len(models) * single}
-    return Merged(made, zipped, left_of(trace, spaces_of(trace)), flops, statistics[0], made_by)
+    return ZipMerge(made, zipped, left_of(trace, spaces_of(trace)), flops, statistics[0], made_by)
 
 
 def _linear(model: MultiTaskModel, task: str) -> Linear:

@@ -15,7 +15,7 @@ from allround.merging.align.apply import Orders, reorder
 from allround.merging.align.axes import factors, fix
 from allround.merging.align.match import assign, assign_blocks, correlation
 from allround.merging.align.spaces import Order, Space, rows_of, same_order, spaces_of
-from allround.merging.align.trace import Reading, Trace, new_trace, tensors_of
+from allround.merging.align.trace import ContractedInput, Trace, new_trace, tensors_of
 from allround.merging.align.watch import watch
 
 #: Batches that a network is called with, and of what kind each is: those of one kind give the same features.
@@ -25,7 +25,7 @@ Similarities = dict[int | None, Tensor]
 
 
 @dataclass(frozen=True)
-class Matched:
+class SpaceMatch:
     """What became of one space. before, after: the mean similarity of features that are brought together."""
 
     space: Space
@@ -35,7 +35,7 @@ class Matched:
 
 
 @dataclass(frozen=True)
-class Left:
+class UnalignedWeight:
     """A weight whose features stay where they are, and why."""
 
     name: str
@@ -84,7 +84,7 @@ def check_alike(first: nn.Module, other: nn.Module) -> None:
         )
 
 
-def left_of(trace: Trace, spaces: Sequence[Space]) -> list[Left]:
+def left_of(trace: Trace, spaces: Sequence[Space]) -> list[UnalignedWeight]:
     """The layers that were not aligned, and why."""
     free = {atom for space in spaces for atom in (space.atom, *space.inner)}
     found = []
@@ -95,7 +95,9 @@ def left_of(trace: Trace, spaces: Sequence[Space]) -> list[Left]:
             continue
         reasons = [atom.fixed for atom in atoms if atom.fixed and atom.fixed != "a position"]
         used = name in trace.uses
-        found.append(Left(name, (reasons or ["nothing reads it"])[0] if used else "the examples did not use it"))
+        found.append(
+            UnalignedWeight(name, (reasons or ["nothing reads it"])[0] if used else "the examples did not use it")
+        )
     return found
 
 
@@ -171,7 +173,7 @@ def measure(
 def _add(
     moments: dict[tuple[Space, int | None, int], _Moments],
     spaces: Sequence[Space],
-    read: Sequence[Sequence[Reading]],
+    read: Sequence[Sequence[ContractedInput]],
     kind: str,
     full: bool,
 ) -> None:
@@ -255,7 +257,7 @@ def reset_statistics(network: nn.Module, batches: Batches) -> int:
     return len(norms)
 
 
-def match_activations(trace: Trace, first: nn.Module, other: nn.Module, batches: Batches) -> list[Matched]:
+def match_activations(trace: Trace, first: nn.Module, other: nn.Module, batches: Batches) -> list[SpaceMatch]:
     """The orders of the second network's features that correlate best with the first's on the same rows.
 
     Source: activation matching, Ainsworth et al., ICLR 2023, arXiv:2209.04836, section 3.1.
@@ -267,12 +269,12 @@ def match_activations(trace: Trace, first: nn.Module, other: nn.Module, batches:
         if space in similar:
             order = solve(space, similar[space])
             before, after = (worth(space, similar[space], one) for one in (same_order(space), order))
-            found.append(Matched(space, order, before, after))
+            found.append(SpaceMatch(space, order, before, after))
     return found
 
 
 @torch.no_grad()
-def match_weights(trace: Trace, first: nn.Module, other: nn.Module, *, sweeps: int = 100) -> list[Matched]:
+def match_weights(trace: Trace, first: nn.Module, other: nn.Module, *, sweeps: int = 100) -> list[SpaceMatch]:
     """The orders of the second network's features that bring its weights nearest to the first's.
 
     Source: weight matching, Ainsworth et al., ICLR 2023, arXiv:2209.04836, Algorithm 1.
@@ -308,7 +310,7 @@ def match_weights(trace: Trace, first: nn.Module, other: nn.Module, *, sweeps: i
         after = _weight_similarities(trace, spaces, space, mine, current, set(spaces), cosine=True)
         if after:
             same = same_order(space)
-            found.append(Matched(space, orders[space], worth(space, before, same), worth(space, after, same)))
+            found.append(SpaceMatch(space, orders[space], worth(space, before, same), worth(space, after, same)))
     return found
 
 

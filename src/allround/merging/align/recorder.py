@@ -18,7 +18,7 @@ from allround.merging.align.axes import (
     size_of,
     tie,
 )
-from allround.merging.align.trace import Reading, Trace, tensors_of
+from allround.merging.align.trace import ContractedInput, Trace, tensors_of
 
 Arguments = Mapping[str, Any]
 #: What an operation does to axes: it gets the operation's name, its arguments by name, and its outputs.
@@ -31,7 +31,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self, trace: Trace, network: nn.Module, rule_of: Callable[[Any, str], Rule]) -> None:
         super().__init__()
         self.trace, self.rule_of = trace, rule_of
-        self.readings: list[Reading] = []
+        self.readings: list[ContractedInput] = []
         self.step = 0
         self.uses: dict[str, list[int]] = {}
         self._known: dict[int, list[Axis]] = {}
@@ -104,7 +104,7 @@ class Recorder(TorchDispatchMode):
             self._know(tensor, list(axes) if self.is_weight(tensor) else [plain(one) for one in axes])
 
     def read(self, values: Tensor, over: Sequence[Axis]) -> None:
-        self.readings.append(Reading(values, tuple(self.axes(values)), tuple(over)))
+        self.readings.append(ContractedInput(values, tuple(self.axes(values)), tuple(over)))
 
     def contract(self, a: Tensor, over_a: Sequence[Axis], b: Tensor, over_b: Sequence[Axis]) -> None:
         """The product of two tensors is summed over these axes, one of each at a time."""

@@ -17,7 +17,7 @@ from allround.merging.align.axes import (
 
 
 @dataclass(frozen=True)
-class Reading:
+class ContractedInput:
     """Activations that are about to be multiplied by a weight: what is compared to match features.
 
     over: the axes that the product sums over.

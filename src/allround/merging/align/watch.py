@@ -21,12 +21,12 @@ from allround.merging.align.axes import (
 )
 from allround.merging.align.recorder import Recorder
 from allround.merging.align.rules import rule_of
-from allround.merging.align.trace import Reading, Trace
+from allround.merging.align.trace import ContractedInput, Trace
 from allround.models.batch import Features
 
 
 @torch.no_grad()
-def watch(trace: Trace, network: nn.Module, batch: Any, kind: str, *, free_output: bool) -> list[Reading]:
+def watch(trace: Trace, network: nn.Module, batch: Any, kind: str, *, free_output: bool) -> list[ContractedInput]:
     """Run a network on a batch, add what is seen to the trace, and return what was read.
 
     kind: batches of one kind give the same features. free_output: whatever reads the output can be adapted, so its

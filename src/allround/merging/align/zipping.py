@@ -12,7 +12,7 @@ from allround.core.errors import AllroundError, suggestion
 from allround.merging.align.apply import Fold, Folds, Orders, fold, reorder
 from allround.merging.align.axes import Axis, axis, resolve
 from allround.merging.align.match import zip_features
-from allround.merging.align.networks import Batches, Matched, Similarities, measure, solve, worth
+from allround.merging.align.networks import Batches, Similarities, SpaceMatch, measure, solve, worth
 from allround.merging.align.spaces import Order, Space, same_order, spaces_of
 from allround.merging.align.trace import Trace, tensors_of
 
@@ -27,7 +27,7 @@ class ZipResult:
 
     states: list[dict[str, Tensor]]
     shared: set[str]
-    matched: list[Matched]
+    matched: list[SpaceMatch]
     folds: Folds
     orders: list[dict[Space, Order]]
     depth: float
@@ -113,7 +113,7 @@ def zip_networks(
             cross = {part: _cross(matrix, k, model) for part, matrix in similar[space].items()}
             order = solve(space, cross)
             before, after = (worth(space, cross, one) for one in (same_order(space), order))
-            matched.append(Matched(space, order, before, after))
+            matched.append(SpaceMatch(space, order, before, after))
             orders[model][space] = order
         if by == "zip":
             folds |= _zip(space, similar[space], orders, k, alpha, beta)

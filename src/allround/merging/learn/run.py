@@ -40,7 +40,7 @@ from allround.tasks.task import Task
 
 
 @dataclass
-class Learned:
+class LearnedMerge:
     """A merged encoder, the heads of the tasks, what was learned, and how.
 
     found: the learned numbers by name, enough to make the merge again from the same models; in groups each name begins
@@ -65,7 +65,7 @@ def learn(
     device: str = "auto",
     precision: str = "auto",
     progress: Progress | None = None,
-) -> Learned:
+) -> LearnedMerge:
     """Merge specialists by numbers that are learned on rows of their tasks.
 
     base: the encoder folder they were tuned from. split: where rows come from, by default `learning.split`; with "test"
@@ -131,7 +131,7 @@ def learn(
     tensors = [*shell.named_parameters(), *((f"{t}.{k}", v) for t, head in heads.items() for k, v in head.items())]
     check_finite(tensors, "learn a merge", "the learned model", "take a smaller rate, or other rows")
     record.update(facts, seconds=round(time.perf_counter() - started, 3))
-    return Learned(shell.eval(), heads, found, record)
+    return LearnedMerge(shell.eval(), heads, found, record)
 
 
 def _stored_dtype(folder: Path | str) -> torch.dtype:

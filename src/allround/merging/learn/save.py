@@ -19,7 +19,7 @@ from allround.core.version import __version__
 from allround.merging.layout import check_alike, make_plan
 from allround.merging.learn.learning import Learning
 from allround.merging.learn.material import Specialist
-from allround.merging.learn.run import Learned, learn
+from allround.merging.learn.run import LearnedMerge, learn
 from allround.merging.recipe import Model, Recipe
 from allround.merging.run import run_plan
 from allround.merging.save import check_base, check_heads
@@ -97,7 +97,7 @@ def tasks_of(base: str, models: Sequence[str], suite: Suite) -> list[str]:
     return [task for one in specialists for task in one.tasks]
 
 
-def write(folder: Path, made: Learned, definitions: Mapping[str, Definition], record: Mapping[str, Any]) -> None:
+def write(folder: Path, made: LearnedMerge, definitions: Mapping[str, Definition], record: Mapping[str, Any]) -> None:
     """Write a learned merge into an existing folder: with its heads, or a plain encoder where there are none."""
     from safetensors.torch import save_file
 

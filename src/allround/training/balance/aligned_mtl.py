@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen, per_task
+from allround.training.balancing import Balancer, Outline, StepView, per_task
 from allround.training.gramians import check_choice, solve
 
 
@@ -29,7 +29,8 @@ class AlignedMtl(Balancer):
 
     >>> gramian = torch.tensor([[4.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
-    >>> AlignedMtl(Outline(("a", "b"), (2, 2), (10, 10))).weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
+    >>> made = AlignedMtl(Outline(("a", "b"), (2, 2), (10, 10)))
+    >>> made.weigh(StepView(torch.arange(2), one, one, one, gramian=gramian))
     tensor([0.2500, 0.5000], dtype=torch.float64)
     """
 
@@ -43,7 +44,7 @@ class AlignedMtl(Balancer):
         self.preference = torch.tensor(per_task(preference, outline, "preference"))
         self.weighting = AlignedMTLWeighting(scale_mode=strength)
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.gramian is not None
         self.weighting.pref_vector = self.preference[seen.tasks] / len(seen)
         return solve(lambda gramian: self.weighting(gramian.float()).double(), seen.gramian)

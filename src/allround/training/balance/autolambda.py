@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.learned import check_range, descend
 
 #: No weight falls below this share of what all start from.
@@ -30,7 +30,7 @@ class Autolambda(Balancer):
     >>> from allround.training.balancing import Outline
     >>> made = Autolambda(Outline(("a", "b"), (2, 2), (10, 10)), rate=0.1)
     >>> rows = torch.tensor([8.0, 8.0])
-    >>> made.learn(Seen(torch.tensor([0, 1]), rows, rows, rows, validation=torch.tensor([3.0, -0.2]).double()))
+    >>> made.learn(StepView(torch.tensor([0, 1]), rows, rows, rows, validation=torch.tensor([3.0, -0.2]).double()))
     >>> made.everyone()
     tensor([1.1000, 0.9000], dtype=torch.float64)
     """
@@ -47,7 +47,7 @@ class Autolambda(Balancer):
     def everyone(self) -> Tensor:
         return self.state["weights"].clone()
 
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         assert seen.validation is not None
         descend(self.state, "weights", seen.tasks, -seen.validation, rate=self.rate)
         self.state["weights"] = self.state["weights"].clamp_min(LEAST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.gramians import solve_nonzero
 from allround.training.learned import check_range
 
@@ -35,7 +35,7 @@ class Cagrad(Balancer):
     >>> gramian = torch.tensor([[4.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
     >>> made = Cagrad(Outline(("a", "b"), (2, 2), (10, 10)), c=0.0)
-    >>> made.weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
+    >>> made.weigh(StepView(torch.arange(2), one, one, one, gramian=gramian))
     tensor([0.5000, 0.5000], dtype=torch.float64)
     """
 
@@ -46,7 +46,7 @@ class Cagrad(Balancer):
         check_range("cagrad", "c", c, 0)
         self.weighting = CAGradWeighting(c=c, norm_eps=ZERO)
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.gramian is not None
         nothing = len(seen) * (2 * ZERO) ** 2
         return solve_nonzero(lambda gramian, _: self.weighting(gramian), seen.gramian, nothing)

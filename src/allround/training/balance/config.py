@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen, per_task
+from allround.training.balancing import Balancer, Outline, StepView, per_task
 from allround.training.gramians import solve_nonzero
 
 
@@ -32,7 +32,7 @@ class Config(Balancer):
 
     >>> gramian = torch.tensor([[4.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
-    >>> Config(Outline(("a", "b"), (2, 2), (10, 10))).weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
+    >>> Config(Outline(("a", "b"), (2, 2), (10, 10))).weigh(StepView(torch.arange(2), one, one, one, gramian=gramian))
     tensor([0.7500, 1.5000], dtype=torch.float64)
     """
 
@@ -40,7 +40,7 @@ class Config(Balancer):
         super().__init__(outline)
         self.preference = torch.tensor(per_task(preference, outline, "preference"), dtype=torch.float64)
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.gramian is not None
 
         def inverse(gramian: Tensor, there: Tensor) -> Tensor:

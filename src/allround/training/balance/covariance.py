@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.learned import check_range
 
 
@@ -41,7 +41,7 @@ class Covariance(Balancer):
         check_range("covariance", "kept", kept, 0, 1, above=True)
         self.strength, self.kept, self.relative = strength, kept, relative
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return torch.ones(len(seen), dtype=torch.float64)
 
     def everyone(self) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.learned import check_range
 
 
@@ -22,7 +22,7 @@ class Dwa(Balancer):
     >>> made = Dwa(Outline(("a", "b"), (2, 2), (10, 10)))
     >>> rows = torch.tensor([8.0, 8.0])
     >>> for losses in ([2.0, 2.0], [1.0, 2.0]):
-    ...     made.learn(Seen(torch.tensor([0, 1]), torch.tensor(losses), rows, rows))
+    ...     made.learn(StepView(torch.tensor([0, 1]), torch.tensor(losses), rows, rows))
     ...     made.evaluated(torch.zeros(2))
     >>> made.everyone()
     tensor([0.8756, 1.1244], dtype=torch.float64)
@@ -44,7 +44,7 @@ class Dwa(Balancer):
         ratio = ratio.nan_to_num(1.0, posinf=1e300)
         return (len(ratio) * (ratio / self.temperature).softmax(0)).clamp_min(1e-9)
 
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         self.state["total"] = self.state["total"].index_add(0, seen.tasks, seen.losses.double())
         self.state["count"] = self.state["count"].index_add(0, seen.tasks, torch.ones_like(seen.losses.double()))
 

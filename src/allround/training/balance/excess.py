@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.learned import check_range, rounds
 
 #: Columns of the gradients that are looked at together.
@@ -32,7 +32,7 @@ class Excess(Balancer):
     >>> made = Excess(Outline(("a", "b"), (2, 2), (10, 10)), rate=1.0, warmup=0.0)
     >>> rows = torch.tensor([8.0, 8.0])
     >>> for gradients in ([[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [0.0, 1.0]]):
-    ...     made.learn(Seen(torch.tensor([0, 1]), rows, rows, rows, gradients=torch.tensor(gradients)))
+    ...     made.learn(StepView(torch.tensor([0, 1]), rows, rows, rows, gradients=torch.tensor(gradients)))
     >>> made.everyone()
     tensor([1.4936, 0.5064], dtype=torch.float64)
     """
@@ -45,13 +45,13 @@ class Excess(Balancer):
         nothing = torch.zeros(len(outline), dtype=torch.float64)
         self.state.update(logits=nothing, total=nothing.clone(), count=nothing.clone())
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return self.everyone()[seen.tasks]
 
     def everyone(self) -> Tensor:
         return len(self.outline) * self.state["logits"].softmax(0)
 
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         assert seen.gradients is not None
         far = rounds(self.state, seen.tasks, len(self.outline))
         excess = self._excess(seen.tasks, seen.gradients, far)

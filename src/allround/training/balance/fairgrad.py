@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.gramians import over_mean, solve_nonzero
 from allround.training.learned import check_range
 
@@ -27,7 +27,7 @@ class Fairgrad(Balancer):
     >>> import torch
     >>> gramian = torch.tensor([[4.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
-    >>> Fairgrad(Outline(("a", "b"), (2, 2), (10, 10))).weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
+    >>> Fairgrad(Outline(("a", "b"), (2, 2), (10, 10))).weigh(StepView(torch.arange(2), one, one, one, gramian=gramian))
     tensor([0.5000, 1.0000], dtype=torch.float64)
     """
 
@@ -42,7 +42,7 @@ class Fairgrad(Balancer):
     def alone(self, raw: bool) -> bool:
         return raw and self.fairness > 0
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.gramian is not None
         size = over_mean(seen.gramian)[1]
         weights = solve_nonzero(lambda gramian, _: self.weighting(gramian), seen.gramian)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen, per_task
+from allround.training.balancing import Balancer, Outline, StepView, per_task
 from allround.training.learned import check_range, descend
 
 #: Added to what a loss is above its lower bound.
@@ -29,7 +29,7 @@ class Famo(Balancer):
     >>> from allround.training.balancing import Outline
     >>> made = Famo(Outline(("a", "b"), (2, 2), (10, 10)))
     >>> rows = torch.tensor([8.0, 8.0])
-    >>> seen = Seen(torch.tensor([0, 1]), torch.tensor([2.0, 1.0]).double(), rows, rows)
+    >>> seen = StepView(torch.tensor([0, 1]), torch.tensor([2.0, 1.0]).double(), rows, rows)
     >>> made.stepped(seen, torch.tensor([1.0, 1.0]).double())
     >>> made.weigh(seen)
     tensor([0.3223, 0.6777], dtype=torch.float64)
@@ -54,11 +54,11 @@ class Famo(Balancer):
         above = max(loss - float(self.lower[task]), 0.0) + SMALL
         return float(self.state["logits"][task].exp()) / above
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         weights = self.state["logits"][seen.tasks].softmax(0) / self._above(seen.tasks, seen.losses)
         return weights / weights.sum()
 
-    def stepped(self, seen: Seen, losses: Tensor) -> None:
+    def stepped(self, seen: StepView, losses: Tensor) -> None:
         if len(seen) < 2:
             return
         fall = self._above(seen.tasks, seen.losses).log() - self._above(seen.tasks, losses).log()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Seen
+from allround.training.balancing import Balancer, StepView
 
 #: A smaller loss weighs no more.
 SMALLEST = 1e-12
@@ -25,13 +25,13 @@ class Gls(Balancer):
     >>> rows = torch.tensor([8.0, 8.0])
     >>> from allround.training.balancing import Outline
     >>> made = Gls(Outline(("a", "b"), (2, 2), (10, 10)))
-    >>> made.weigh(Seen(torch.tensor([0, 1]), torch.tensor([4.0, 1.0]).double(), rows, rows))
+    >>> made.weigh(StepView(torch.tensor([0, 1]), torch.tensor([4.0, 1.0]).double(), rows, rows))
     tensor([0.2500, 1.0000], dtype=torch.float64)
     """
 
     def early(self, task: int, loss: float, norm: float) -> float:
         return 1 / max(loss, SMALLEST)
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         losses = seen.losses.clamp_min(SMALLEST)
         return torch.exp(losses.log().mean()) / (len(seen) * losses)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.learned import check_range
 
 
@@ -27,7 +27,7 @@ class Graddrop(Balancer):
     >>> gradients = torch.tensor([[1.0, 2.0, -1.0], [1.0, 0.0, -3.0]])
     >>> one = torch.ones(2, dtype=torch.float64)
     >>> made = Graddrop(Outline(("a", "b"), (2, 2), (10, 10)))
-    >>> made.combine(Seen(torch.arange(2), one, one, one, gradients=gradients))
+    >>> made.combine(StepView(torch.arange(2), one, one, one, gradients=gradients))
     tensor([ 2.,  2., -4.])
     """
 
@@ -38,7 +38,7 @@ class Graddrop(Balancer):
         check_range("graddrop", "leak", leak, 0, 1)
         self.leak, self.dropout = leak, GradDrop
 
-    def combine(self, seen: Seen) -> Tensor:
+    def combine(self, seen: StepView) -> Tensor:
         assert seen.gradients is not None
         combined: Tensor = self.dropout(leak=seen.gradients.new_full((len(seen),), self.leak))(seen.gradients)
         return combined

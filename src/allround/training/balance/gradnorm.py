@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.learned import check_range, descend
 
 #: Losses below this count as this one in ratios.
@@ -34,7 +34,7 @@ class Gradnorm(Balancer):
     >>> rows = torch.tensor([8.0, 8.0])
     >>> for _ in range(2):
     ...     norms = torch.tensor([4.0, 1.0]).double()
-    ...     made.learn(Seen(torch.tensor([0, 1]), torch.ones(2).double(), rows, rows, norms=norms))
+    ...     made.learn(StepView(torch.tensor([0, 1]), torch.ones(2).double(), rows, rows, norms=norms))
     >>> made.everyone()
     tensor([0.9003, 1.0997], dtype=torch.float64)
     """
@@ -57,7 +57,7 @@ class Gradnorm(Balancer):
     def alone(self, raw: bool) -> bool:
         return False  # norms are compared within a step
 
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         assert seen.norms is not None
         ready = (self.state["count"][seen.tasks] > 0) & (seen.progress >= self.warmup)
         self._balance(seen.tasks[ready], seen.losses[ready], seen.norms[ready])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.gramians import solve_nonzero
 from allround.training.learned import check_range
 
@@ -33,7 +33,7 @@ class Gradvac(Balancer):
     >>> gramian = torch.tensor([[4.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
     >>> made = Gradvac(Outline(("a", "b"), (2, 2), (10, 10)))
-    >>> made.weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
+    >>> made.weigh(StepView(torch.arange(2), one, one, one, gramian=gramian))
     tensor([1.2500, 2.0000], dtype=torch.float64)
     >>> made.state["cosines"]
     tensor([[ 0.0000, -0.2500],
@@ -50,7 +50,7 @@ class Gradvac(Balancer):
         self.weighting = GradVacWeighting(beta=decay)
         self.state["cosines"] = torch.zeros(len(outline), len(outline), dtype=torch.float64)
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.gramian is not None
 
         def vaccinate(gramian: Tensor, there: Tensor) -> Tensor:

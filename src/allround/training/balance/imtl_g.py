@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.gramians import solve
 
 
@@ -27,7 +27,7 @@ class ImtlG(Balancer):
     >>> import torch
     >>> gramian = torch.tensor([[4.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
-    >>> ImtlG(Outline(("a", "b"), (2, 2), (10, 10))).weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
+    >>> ImtlG(Outline(("a", "b"), (2, 2), (10, 10))).weigh(StepView(torch.arange(2), one, one, one, gramian=gramian))
     tensor([0.3333, 0.6667], dtype=torch.float64)
     """
 
@@ -37,6 +37,6 @@ class ImtlG(Balancer):
         super().__init__(outline)
         self.weighting = IMTLGWeighting()
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.gramian is not None
         return solve(lambda gramian: self.weighting(gramian.float()).double(), seen.gramian)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.learned import check_range, descend
 
 #: The logarithm of a scale stays within these limits, which only a loss of 0 or of billions would take it to.
@@ -25,7 +25,7 @@ class ImtlL(Balancer):
     >>> from allround.training.balancing import Outline
     >>> made = ImtlL(Outline(("a", "b"), (2, 2), (10, 10)), rate=0.1)
     >>> rows = torch.tensor([8.0, 8.0])
-    >>> made.learn(Seen(torch.tensor([0, 1]), torch.tensor([3.0, 0.5]), rows, rows))
+    >>> made.learn(StepView(torch.tensor([0, 1]), torch.tensor([3.0, 0.5]), rows, rows))
     >>> made.everyone()
     tensor([0.9048, 1.1052], dtype=torch.float64)
     """
@@ -42,7 +42,7 @@ class ImtlL(Balancer):
     def everyone(self) -> Tensor:
         return torch.exp(self.state["log_scale"])
 
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         slope = self.everyone()[seen.tasks] * seen.losses - 1
         descend(self.state, "log_scale", seen.tasks, slope, rate=self.rate)
         self.state["log_scale"] = self.state["log_scale"].clamp(-LIMIT, LIMIT)

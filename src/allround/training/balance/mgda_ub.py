@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.gramians import DIVISORS, check_choice, divisors, solve
 from allround.training.learned import check_range
 
@@ -31,7 +31,7 @@ class MgdaUb(Balancer):
 
     >>> gramian = torch.tensor([[4.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
-    >>> MgdaUb(Outline(("a", "b"), (2, 2), (10, 10))).weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
+    >>> MgdaUb(Outline(("a", "b"), (2, 2), (10, 10))).weigh(StepView(torch.arange(2), one, one, one, gramian=gramian))
     tensor([0.2857, 0.7143], dtype=torch.float64)
     """
 
@@ -50,7 +50,7 @@ class MgdaUb(Balancer):
     def alone(self, raw: bool) -> bool:
         return raw and self.normalise != "none"
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.gramian is not None
         by = divisors(self.normalise, seen.gramian, seen.losses)
         return solve(self.weighting, seen.gramian / torch.outer(by, by)) / by

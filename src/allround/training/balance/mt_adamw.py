@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen, per_task
+from allround.training.balancing import Balancer, Outline, StepView, per_task
 from allround.training.learned import check_range
 
 
@@ -71,7 +71,7 @@ class MtAdamw(Balancer):
         before = float(self.state["norms"][task])
         return self.decay * before + (1 - self.decay) * norm if before > 0 else norm
 
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         assert seen.norms is not None
         pairs = zip(seen.tasks.tolist(), seen.norms.tolist(), strict=True)
         norms = torch.tensor([self._norm(task, norm) for task, norm in pairs], dtype=torch.float64)

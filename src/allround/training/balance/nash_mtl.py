@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.gramians import over_mean, solve_nonzero
 from allround.training.learned import check_range
 
@@ -34,7 +34,7 @@ class NashMtl(Balancer):
     >>> gramian = torch.tensor([[4.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
     >>> made = NashMtl(Outline(("a", "b"), (2, 2), (10, 10)), longest=0.0)
-    >>> made.weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
+    >>> made.weigh(StepView(torch.arange(2), one, one, one, gramian=gramian))
     tensor([0.5000, 1.0000], dtype=torch.float64)
     """
 
@@ -49,7 +49,7 @@ class NashMtl(Balancer):
     def alone(self, raw: bool) -> bool:
         return raw
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.gramian is not None
         gramian, size = seen.gramian, over_mean(seen.gramian)[1]
         if int(self.state["steps"]) % self.every == 0:

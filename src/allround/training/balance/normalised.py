@@ -7,7 +7,7 @@ from torch import Tensor
 
 from allround.core.errors import AllroundError, suggestion
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 
 CHOICES = ("task", "sample", "token")
 
@@ -28,7 +28,7 @@ class Normalised(Balancer):
 
     >>> from allround.training.balancing import Outline
     >>> made = Normalised(Outline(("a", "b"), (2, 2), (10, 10)), by="token")
-    >>> made.weigh(Seen(torch.tensor([0, 1]), torch.ones(2), torch.tensor([8.0, 8.0]), torch.tensor([8.0, 120.0])))
+    >>> made.weigh(StepView(torch.tensor([0, 1]), torch.ones(2), torch.tensor([8.0, 8.0]), torch.tensor([8.0, 120.0])))
     tensor([  8., 120.], dtype=torch.float64)
     """
 
@@ -42,7 +42,7 @@ class Normalised(Balancer):
     def alone(self, raw: bool) -> bool:
         return raw and self.by != "task"
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         if self.by == "task":
             return torch.ones(len(seen), dtype=torch.float64)
         return (seen.rows if self.by == "sample" else seen.terms).double()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.gramians import solve_nonzero
 
 
@@ -26,7 +26,7 @@ class Pcgrad(Balancer):
     >>> import torch
     >>> gramian = torch.tensor([[4.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
-    >>> Pcgrad(Outline(("a", "b"), (2, 2), (10, 10))).weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
+    >>> Pcgrad(Outline(("a", "b"), (2, 2), (10, 10))).weigh(StepView(torch.arange(2), one, one, one, gramian=gramian))
     tensor([1.2500, 2.0000], dtype=torch.float64)
     """
 
@@ -36,6 +36,6 @@ class Pcgrad(Balancer):
         super().__init__(outline)
         self.weighting = PCGradWeighting()
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.gramian is not None
         return solve_nonzero(lambda gramian, _: self.weighting(gramian), seen.gramian)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.learned import check_range
 
 
@@ -46,7 +46,7 @@ class RepMtl(Balancer):
         check_range("rep_mtl", "temperature", temperature, 0, above=True)
         self.tsr, self.csa, self.temperature = tsr, csa, temperature
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         return torch.ones(len(seen), dtype=torch.float64)
 
     def everyone(self) -> Tensor:

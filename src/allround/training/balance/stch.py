@@ -9,7 +9,7 @@ from torch import Tensor
 
 from allround.core.errors import AllroundError, suggestion
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen, per_task
+from allround.training.balancing import Balancer, Outline, StepView, per_task
 from allround.training.learned import check_range
 
 SCALES = ("log", "loss")
@@ -34,7 +34,7 @@ class Stch(Balancer):
     >>> from allround.training.balancing import Outline
     >>> made = Stch(Outline(("a", "b"), (2, 2), (10, 10)), mu=0.5, scale="loss")
     >>> rows = torch.tensor([8.0, 8.0])
-    >>> made.weigh(Seen(torch.tensor([0, 1]), torch.tensor([2.0, 1.0]).double(), rows, rows))
+    >>> made.weigh(StepView(torch.tensor([0, 1]), torch.tensor([2.0, 1.0]).double(), rows, rows))
     tensor([0.3655, 0.1345], dtype=torch.float64)
     """
 
@@ -66,19 +66,19 @@ class Stch(Balancer):
     def alone(self, raw: bool) -> bool:
         return raw and self.scale == "log"
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         if self._warming(seen):
             return _inverse(seen.losses)
         shares = self._heights(seen.tasks, seen.losses).softmax(0)
         return shares.clamp_min(1e-20) * self._slopes(seen.tasks, seen.losses)
 
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         # A task that the warm-up has not shown is as large as its first loss.
         fresh = (self.state["count"][seen.tasks] == 0) | self._warming(seen)
         self.state["total"] = self.state["total"].index_add(0, seen.tasks, seen.losses.double() * fresh)
         self.state["count"] = self.state["count"].index_add(0, seen.tasks, fresh.double())
 
-    def _warming(self, seen: Seen) -> bool:
+    def _warming(self, seen: StepView) -> bool:
         """The warm-up has at least one step."""
         return self.scale == "log" and (seen.progress < self.warmup or not bool(self.state["count"].any()))
 

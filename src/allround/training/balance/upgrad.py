@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen, per_task
+from allround.training.balancing import Balancer, Outline, StepView, per_task
 from allround.training.gramians import solve
 from allround.training.learned import check_range
 
@@ -29,7 +29,7 @@ class Upgrad(Balancer):
 
     >>> gramian = torch.tensor([[4.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
-    >>> Upgrad(Outline(("a", "b"), (2, 2), (10, 10))).weigh(Seen(torch.arange(2), one, one, one, gramian=gramian))
+    >>> Upgrad(Outline(("a", "b"), (2, 2), (10, 10))).weigh(StepView(torch.arange(2), one, one, one, gramian=gramian))
     tensor([0.6250, 1.0000], dtype=torch.float64)
     """
 
@@ -48,7 +48,7 @@ class Upgrad(Balancer):
         self.preference = torch.tensor(per_task(preference, outline, "preference"), dtype=torch.float64)
         self.weighting = UPGradWeighting(projector=QuadprogProjector(reg_eps=regularise))
 
-    def weigh(self, seen: Seen) -> Tensor:
+    def weigh(self, seen: StepView) -> Tensor:
         assert seen.gramian is not None
         self.weighting.pref_vector = self.preference[seen.tasks] / len(seen)
         return solve(self.weighting, seen.gramian)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.balancing import Balancer, Outline, Seen
+from allround.training.balancing import Balancer, Outline, StepView
 from allround.training.learned import check_range, descend
 
 #: A log variance stays within these limits, which only a loss of 0 or of billions would take it to.
@@ -26,7 +26,7 @@ class Uw(Balancer):
     >>> from allround.training.balancing import Outline
     >>> made = Uw(Outline(("a", "b"), (2, 2), (10, 10)), rate=0.1)
     >>> rows = torch.tensor([8.0, 8.0])
-    >>> made.learn(Seen(torch.tensor([0, 1]), torch.tensor([3.0, 0.5]), rows, rows))
+    >>> made.learn(StepView(torch.tensor([0, 1]), torch.tensor([3.0, 0.5]), rows, rows))
     >>> made.everyone()
     tensor([0.4524, 0.5526], dtype=torch.float64)
     """
@@ -43,7 +43,7 @@ class Uw(Balancer):
     def everyone(self) -> Tensor:
         return torch.exp(-self.state["log_variance"]) / 2
 
-    def learn(self, seen: Seen) -> None:
+    def learn(self, seen: StepView) -> None:
         tasks = seen.tasks
         slope = 0.5 - self.everyone()[tasks] * seen.losses
         descend(self.state, "log_variance", tasks, slope, rate=self.rate)

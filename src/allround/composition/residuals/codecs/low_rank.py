@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from allround.composition.residuals.codec import Codec, Damaged, Parts, narrow, part, wide
+from allround.composition.residuals.codec import Codec, DamagedResidual, Parts, narrow, part, wide
 from allround.core.errors import AllroundError
 from allround.core.registry import method
 
@@ -60,7 +60,7 @@ class LowRank(Codec):
         if "whole" in parts:
             return part(parts, "whole", shape)
         if len(shape) < 2 or "left" not in parts or parts["left"].ndim != 2:
-            raise Damaged("there is no 'left' that is a matrix")
+            raise DamagedResidual("there is no 'left' that is a matrix")
         rank = parts["left"].shape[1]
         left = part(parts, "left", (shape[0], rank))
         right = part(parts, "right", (rank, math.prod(shape[1:])))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from allround.composition.residuals.codec import Codec, Damaged, Parts, pack, unpack
+from allround.composition.residuals.codec import Codec, DamagedResidual, Parts, pack, unpack
 from allround.core.errors import AllroundError
 from allround.core.registry import Search, method
 
@@ -48,5 +48,5 @@ class Mask(Codec):
 
     def decode(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], vector: Tensor | None = None) -> Tensor:
         if vector is None:
-            raise Damaged("there are bits for a weight at which the multi-task vector is zero")
+            raise DamagedResidual("there are bits for a weight at which the multi-task vector is zero")
         return vector * unpack(parts, "bits", vector.numel()).view(shape)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from allround.composition.residuals.codec import Codec, Damaged, Parts, narrow, pack, part, unpack
+from allround.composition.residuals.codec import Codec, DamagedResidual, Parts, narrow, pack, part, unpack
 from allround.core.errors import AllroundError
 from allround.core.registry import method
 
@@ -64,7 +64,7 @@ class Sparse(Codec):
         else:
             places = _places(part(parts, "steps", None, torch.uint8), size)
         if len(places) != len(values):
-            raise Damaged(f"there are {len(values)} values for {len(places)} places")
+            raise DamagedResidual(f"there are {len(values)} values for {len(places)} places")
         return values.new_zeros(size).index_put_((places,), values).view(shape)
 
 
@@ -83,8 +83,8 @@ def _steps(places: Tensor) -> Tensor:
 def _places(steps: Tensor, size: int) -> Tensor:
     """What `_steps` was made from; they lie among `size` entries."""
     if len(steps) > 2 * size:
-        raise Damaged(f"there are {len(steps)} steps for {size} weights")
+        raise DamagedResidual(f"there are {len(steps)} steps for {size} weights")
     found = steps.cumsum(0, dtype=torch.int64)[steps < _FAR] - 1
     if len(found) and (int(found[0]) < 0 or int(found[-1]) >= size or not (found.diff() > 0).all()):
-        raise Damaged("its steps lead outside of the weight, or nowhere")
+        raise DamagedResidual("its steps lead outside of the weight, or nowhere")
     return found
