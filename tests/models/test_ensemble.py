@@ -78,7 +78,7 @@ def test_labels_that_do_not_exclude_each_other_are_averaged_one_by_one(
 ) -> None:
     rows = rows_of(digits_suite, "segments", 30)
     shares = [model.outputs("segments", rows).logits.double().sigmoid().numpy() for model in three]
-    mean = sum(shares) / 3
+    mean = (shares[0] + shares[1] + shares[2]) / 3
     found = Ensemble(three).answers("segments", rows, scores=True)
     np.testing.assert_allclose(np.asarray(found.scores), mean, atol=1e-6)
     assert np.array_equal(found.predictions, (mean > 0.5).astype(np.int8))

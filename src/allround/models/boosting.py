@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Rounds of boosting; the best number of them is chosen on validation.
 ROUNDS = 200
+#: Numbers in a table from which more threads than one pay; below, they spend their time waiting for each other.
+LARGE = 1_000_000
 #: Settings that are tried: large trees with many rows in a leaf, small trees with few. The best on validation is taken.
 TRIED: tuple[Mapping[str, int], ...] = (
     {"max_leaf_nodes": 31, "min_samples_leaf": 20},
@@ -175,6 +177,7 @@ def _fit(
 ) -> Forest | None:
     """One forest of ROUNDS rounds; None where all targets are the same."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn's own dependency
 
     if (y == y[0]).all():
         return None
@@ -187,7 +190,8 @@ def _fit(
     model = sort(
         max_iter=ROUNDS, categorical_features=categories or None, early_stopping=False, random_state=seed, **settings
     )
-    model.fit(shown, y)
+    with threadpool_limits(limits=1 if x.size < LARGE else None, user_api="openmp"):
+        model.fit(shown, y)
     forest = forest_of(model)
     # The arrays are read from attributes that scikit-learn keeps to itself: see that they say what the model says.
     some = shown[:64]

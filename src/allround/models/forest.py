@@ -70,6 +70,11 @@ class Forest:
 
     def trees(self, x: Numbers) -> Numbers:
         """What each tree gives: x (n, columns) -> (trees, n)."""
+        step = max(1, BLOCK // max(1, len(self.roots)))
+        parts = [self._trees(x[start : start + step]) for start in range(0, max(1, len(x)), step)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, 1)
+
+    def _trees(self, x: Numbers) -> Numbers:
         place = np.repeat(self.roots[:, None], len(x), 1)
         rows = np.arange(len(x))[None]
         while True:

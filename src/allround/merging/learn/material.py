@@ -19,7 +19,7 @@ from allround.models.batch import Batch
 from allround.models.batches import draw_batches
 from allround.models.device import products
 from allround.models.encoder import Encoder
-from allround.models.head import HeadState, OutputHead, make_head
+from allround.models.head import LINEAR, HeadState, OutputHead, make_head
 from allround.models.likelihood import likelihood
 from allround.models.running import features_of
 from allround.tasks.definition import Definition
@@ -33,7 +33,7 @@ class Specialist:
 
     encoder: Path
     tasks: tuple[str, ...]
-    heads: Mapping[str, HeadState] = field(default_factory=dict)
+    heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass
@@ -129,8 +129,9 @@ def gather_rows(
 def _head(specialist: Specialist, definition: Definition, encoder: Encoder) -> OutputHead:
     """A specialist's head for a task. Errors: one without outputs, from which nothing can be learned."""
     name = definition.name
-    sort = specialist.heads[name].sort
-    head = make_head(sort, definition, encoder.features(definition), specialist.heads[name])
+    given = specialist.heads[name]
+    sort = given.sort if isinstance(given, HeadState) else LINEAR
+    head = make_head(sort, definition, encoder.features(definition), given)
     if not isinstance(head, OutputHead):
         raise AllroundError(
             f"learn from the answers to task '{name}'",
