@@ -16,7 +16,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 from allround.core.errors import AllroundError
 from allround.core.files import hash_file
-from allround.models import boosting, forest
+from allround.models import boosting
 from allround.models.boosting import TaskTrees, fit_trees
 from allround.models.forest import Forest
 from allround.models.system import load
@@ -213,7 +213,8 @@ def test_many_rows_pass_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = trees.forests
     assert found is not None
     x = trees.table(list(task_of("three").splits["test"].inputs))
-    whole, seen = found.trees(x), []
+    whole = found.trees(x)
+    seen: list[int] = []
     inner = Forest._trees
 
     def few(self: Forest, x: np.ndarray) -> np.ndarray:
@@ -221,7 +222,7 @@ def test_many_rows_pass_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
         return inner(self, x)
 
     monkeypatch.setattr(Forest, "_trees", few)
-    monkeypatch.setattr(forest, "BLOCK", 7 * len(found.roots))
+    monkeypatch.setattr("allround.models.forest.BLOCK", 7 * len(found.roots))
     assert np.array_equal(found.trees(x), whole) and seen == [7] * 5 + [5]
     assert found.trees(x[:0]).shape == (len(found.roots), 0)
 
