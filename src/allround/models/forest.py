@@ -20,9 +20,9 @@ class Forest:
 
     Of each node: `value` (of a leaf), `feature`, `threshold` (a number that is not above it goes left), `missing`
     (whether a missing number goes left), the places of its children `left` and `right`, and `group` (the row of `sets`
-    that says which categories go left; -1 for a number). A leaf is its own left and right child. roots: the first node of each
-    tree, ordered by round; the trees of one round belong to outputs 0, 1, ... base: what the sum of each output begins
-    at.
+    that says which categories go left; -1 for a number). A leaf is its own left and right child. roots: the first node
+    of each tree, ordered by round; the trees of one round belong to outputs 0, 1, ... base: what the sum of each output
+    begins at.
     """
 
     value: Numbers
