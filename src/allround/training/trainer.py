@@ -104,7 +104,7 @@ class _Run:
         seed: int,
         scratch: Path | None,
         adapter: Path | None,
-        terms: Sequence[Term],
+        terms: Sequence[Term] = (),
     ) -> None:
         self.terms = [*make_terms(settings.terms), *terms]
         self.model, self.tasks, self.settings, self.seed = model, list(tasks), settings, seed
