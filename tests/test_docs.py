@@ -21,6 +21,7 @@ import typer.main
 import allround
 from allround.core import registry
 from allround.core.errors import AllroundError
+from allround.models.manifest import read_manifest
 from allround.tasks.definition import Definition
 from allround.tasks.spec import parse_suite
 
@@ -151,7 +152,11 @@ def test_the_examples_of_the_page_on_architecture_work(tmp_path: Path) -> None:
     exec(head + system, names)
     definition = Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b"))
     assert names["Scaled"](definition, 4)(torch.ones(2, 4)).tolist() == [[0.0, 0.0]] * 2
-    assert names["Majority"]({"t": definition}).predict("t", ["one", "two"]) == ["a", "a"]
+    assert names["Majority"]({"t": definition}, {"t": [0.4, 0.6]}).predict("t", ["one", "two"]) == ["b", "b"]
+    saved = names["Majority"]({"t": definition}, {"t": [0.4, 0.6]})
+    saved.save(tmp_path / "saved")
+    _, definitions, facts = read_manifest(tmp_path / "saved")
+    assert names["Majority"].read(tmp_path / "saved", definitions, facts).shares == {"t": [0.4, 0.6]}
     for path in re.findall(r"`((?:models|training|building|tasks|tests)/[a-z_/]+(?:\.py|/))`", page):
         root = DOCS.parent if path.startswith("tests/") else DOCS.parent / "src" / "allround"
         assert (root / path).exists() or Path(path).name in ("scaled.py", "majority.py"), path

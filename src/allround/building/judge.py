@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from allround.building.options import Constraints
+from allround.core.words import plural
 from allround.evaluation.intervals import retention
 from allround.tasks.metric import better
 
@@ -47,7 +48,7 @@ class Judge:
         best = (allowed or ranked)[0]
         words = (
             f"Chosen on validation: {best}, mean retention {100 * self.mean(scores[best]):.1f}%, out of {len(ranked)} "
-            f"{'single models' if constraints.single else 'systems'} ({tried} merge settings tried)."
+            f"{'single models' if constraints.single else 'systems'} ({plural(tried, 'merge setting')} tried)."
         )
         if constraints.words():
             words += f" Asked for: {constraints.words()}."

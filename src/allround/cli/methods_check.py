@@ -53,7 +53,7 @@ def checks_of(entry: Entry) -> Iterator[Check]:
     elif entry.family == "codec":
         from allround.composition.residuals.codec_checks import checks_of
     else:
-        return iter([("documented", partial(checking.documented, entry, example=False))])
+        return iter([("documented", partial(checking.documented, entry))])
     return checks_of(entry)
 
 

@@ -20,6 +20,9 @@ from allround.core.families import builtin_file, builtin_names, word
 from allround.core.method_file import entry_of, parse
 from allround.core.reading import read_text
 
+#: What a folder that was made with a method from outside needs to be read again.
+_OWN = dict.fromkeys(("head", "system", "term"), "; a method of your own needs --plugin FILE (allround.use_plugin)")
+
 T = TypeVar("T", bound=Callable[..., Any])
 
 
@@ -100,7 +103,7 @@ def find(family: str, name: str) -> Entry:
         raise AllroundError(
             f"use the {word(family)} '{name}'",
             f"there is no {word(family)} of that name",
-            suggestion(name, names(family)),
+            suggestion(name, names(family)) + _OWN.get(family, ""),
         )
     return found[name]
 

@@ -142,10 +142,14 @@ class System(ABC):
         if not scores:
             return kind(definition.kind).decode(made.predictions, definition)
         if made.scores is None:
+            numeric = kind(definition.kind).numeric
             raise AllroundError(
-                f"give the scores of task '{task}'", f"a task of the kind {definition.kind} has no labels to score",
+                f"give the scores of task '{task}'",
+                f"a task of the kind {definition.kind} has no labels to score"
+                if numeric
+                else f"a system of the sort '{self.sort}' gives no probabilities of the labels",
                 "leave scores out",
-            )  # fmt: skip
+            )
         return [_ranked(found, definition.labels, top) for found in made.scores]
 
     def save(self, folder: Path | str, *, force: bool = False) -> None:

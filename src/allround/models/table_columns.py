@@ -60,6 +60,8 @@ def day_of(value: Value) -> float:
         found = datetime.datetime.fromisoformat(str(value).strip())
     except ValueError:
         return np.nan
+    if found.tzinfo is not None:
+        found = found.astimezone(datetime.timezone.utc)
     return (found.replace(tzinfo=None) - datetime.datetime(1970, 1, 1)) / datetime.timedelta(days=1)
 
 

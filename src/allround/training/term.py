@@ -50,7 +50,10 @@ class Term:
         """Called after each step of the optimiser."""
 
     def after(self, model: Model) -> None:
-        """Called once, after the last step, with the model in the state that training leaves."""
+        """Called once, after the last step, with the model in the state that training leaves.
+
+        What this changes in the model is not scored on validation: the scores of the training are those before.
+        """
 
 
 def make_terms(named: Mapping[str, Mapping[str, Any]]) -> list[Term]:

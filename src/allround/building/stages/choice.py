@@ -12,6 +12,9 @@ from allround.building.stages.data import Data
 from allround.building.workshop import Workshop
 from allround.core.words import percent
 
+#: Roles of systems that are not single models, and are named where they do better.
+BEYOND = ("trees", "ensemble")
+
 #: Validation scores by candidate and by task.
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -49,5 +52,12 @@ def choose(
         constraints,
         tried,
     )
+    mean = judge.mean(validation[best])
+    better = {c.name: judge.mean(validation[c.name]) for c in candidates if c.name not in single and c.role in BEYOND}
+    for name, value in better.items():
+        if value > mean:
+            words += (
+                f" The system '{name}' retains {percent(value)}% there, and is not a single model (see --any-system)."
+            )
     shop.say(words)
     return Choice(single[best], words)

@@ -25,7 +25,7 @@ def answer(board: Scores) -> list[str]:
         return [f"The best {kind}, chosen on validation rows, is {name}; measured on {total}."]
     if board.best == board.reference:
         lines.append(f"The best {kind}, chosen on validation rows, is {name}; measured on {total}.")
-        return [*lines, *filter(None, [_rival_sentence(board)]), *_trees_sentences(board)]
+        return [*lines, *filter(None, [_rival_sentence(board)]), *_other_sentences(board)]
     lines.append(
         f"The best {kind}, chosen on validation rows, is {name}. It keeps {percent(mean.value)}%"
         f"{span_text(mean.low, mean.high)} of the score of the {board.reference}, as a mean over {total}."
@@ -47,7 +47,7 @@ def answer(board: Scores) -> list[str]:
         lines.append(cost)
     if rivals := _rival_sentence(board):
         lines.append(rivals)
-    lines += _trees_sentences(board)
+    lines += _other_sentences(board)
     return lines
 
 
@@ -95,22 +95,25 @@ def _rival_sentence(board: Scores) -> str:
     return f"In mean retention {'; '.join(phrases)}." if phrases else ""
 
 
-def _trees_sentences(board: Scores) -> list[str]:
-    """Boosted trees beside the best, task by task: what somebody with tables would otherwise take."""
+def _other_sentences(board: Scores) -> list[str]:
+    """Boosted trees and ensembles beside the best, task by task: what somebody would otherwise take, or asked for."""
     found: list[str] = []
     for c in board.comparisons:
-        if c.other != board.best or board.system(c.system).role != "trees":
+        other = board.system(c.system)
+        if c.other != board.best or other.role not in ("trees", "ensemble"):
             continue
         tasks = {said: [task for task, verdict in c.tasks.items() if verdict == said] for said in MARKS}
+        verb, who = ("score", "they ") if other.role == "trees" else ("scores", "it ")
         phrases = [
             f"{text} on {listed(tasks[said])}"
-            for said, text in (("better", "score higher than it"), ("worse", "score lower"))
+            for said, text in (("better", f"{verb} higher than it"), ("worse", f"{verb} lower"))
             if tasks[said]
         ]
+        if phrases:
+            phrases[0] = who + phrases[0]
         if tasks["no difference found"]:
             phrases.append(f"no difference was found on {listed(tasks['no difference found'])}")
-        found.append(f"{board.system(c.system).title.capitalize()}: they {'; '.join(phrases)}." if tasks["better"] or
-                     tasks["worse"] else f"{board.system(c.system).title.capitalize()}: {phrases[0]}.")  # fmt: skip
+        found.append(f"{other.title[:1].upper()}{other.title[1:]}: {'; '.join(phrases)}.")
     return found
 
 

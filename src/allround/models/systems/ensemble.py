@@ -55,9 +55,16 @@ class Ensemble(System):
         for some in windows(rows):
             given = [member.answers(task, some, batch_size=batch_size, scores=True) for member in able]
             tables = [one.scores for one in given if one.scores is not None]
-            if len(tables) < len(given):
+            if rules.numeric:
                 yield Answers(np.mean([one.predictions for one in given], 0))
                 continue
+            if len(tables) < len(given):
+                silent = next(one.sort for one, made in zip(able, given, strict=True) if made.scores is None)
+                raise AllroundError(
+                    f"average the answers of {len(able)} systems to task '{task}'",
+                    f"a system of the sort '{silent}' gives no probabilities of the labels",
+                    "use systems that do",
+                )
             mean = _mean(tables)
             predictions, confidence = rules.decide(mean)
             yield Answers(predictions, confidence, mean if scores else None)
