@@ -471,7 +471,8 @@ def test_an_encoder_without_weights() -> None:
     tasks = pair()
     fails(tasks, model_of(tasks, nn.Identity(), 2), "no weights, and heads are frozen")
     for balance in ("mgda", "graddrop", "mgda_ub"):
-        fails(tasks, model_of(tasks, nn.Identity(), 2), "no weights that the tasks share are trained", heads="tuned", balance=balance)
+        words = "no weights that the tasks share are trained"
+        fails(tasks, model_of(tasks, nn.Identity(), 2), words, heads="tuned", balance=balance)
     model = model_of(tasks, nn.Identity(), 2)
     course = train(model, tasks, chosen(heads="tuned", balance="uw", flat=0.1, epochs=4, learning_rate=0.1), seed=0)
     first, last = (course.evaluations[i]["losses"] for i in (0, -1))
