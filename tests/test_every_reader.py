@@ -69,7 +69,7 @@ from allround.tasks.sources.load import load_raw, read_rows
 from allround.tasks.spec import read_suite
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
-from allround.training.trainer import _Run
+from allround.training.unfinished import UnfinishedTraining
 
 sys.path.insert(0, str(Path(__file__).parent / "evaluation"))
 
@@ -339,7 +339,6 @@ def readers(shared: Shared) -> list[Reader]:
         Configure({"vocab_size": 3})(path.parent)
         config_of(Weights(path.parent / "model.safetensors"))
 
-    state = SimpleNamespace(made_from="x")
     done = '{"notes": [], "hashes": {"0": {"a": "b"}}, "reports": {"a": {"b": 1.5}}}'
     numbers = '{"a": {"fp32": 1.0}}'
     return [
@@ -426,8 +425,8 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("manifest", "json", manifest, lambda path: read_manifest(path.parent), ("core/outputs.py",),
                quiet=True),
         Reader("measured speeds", "json", text("a.json", numbers), device._read, ("models/device.py",), quiet=True),
-        Reader("unfinished training", "bytes", training, lambda path: _Run._read_state(state, path),  # type: ignore[arg-type]
-               ("training/trainer.py",)),
+        Reader("unfinished training", "bytes", training, lambda path: UnfinishedTraining(path, "x").read(),
+               ("training/unfinished.py",)),
         Reader("json", "json-", text("a.json", "{}"), read_json, ("core/files.py",)),
         Reader("any file", "any", text("a", "b"), hash_file, ("core/files.py",)),
     ]  # fmt: skip

@@ -111,12 +111,6 @@ def test_a_planted_circle_is_found(
 LINES = 400
 #: How the docstring of a longer file begins the sentence that gives the reason.
 REASON = "Longer than 400 lines because"
-#: Files that are longer without a reason, and have to be split. Take a file out of this list when it is; add none.
-TO_SPLIT = {
-    "merging/learn/run.py",
-    "training/gradients.py",
-    "training/trainer.py",
-}
 
 
 def long_files(package: Path) -> set[str]:
@@ -131,8 +125,7 @@ def long_files(package: Path) -> set[str]:
 
 def test_no_file_is_long_without_a_reason() -> None:
     found = long_files(ROOT / "src" / "allround")
-    assert not found - TO_SPLIT, f"split these by ideas, or say in the docstring why not: {REASON} ..."
-    assert not TO_SPLIT - found, "these are short now: take them out of TO_SPLIT"
+    assert not found, f"split these by ideas, or say in the docstring why not: {REASON} ..."
 
 
 def test_a_planted_long_file_is_found(tmp_path: Path) -> None:

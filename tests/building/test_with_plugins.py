@@ -143,7 +143,7 @@ def test_an_unfinished_training_is_not_taken_up_by_another_balancer_of_that_name
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from allround.training import trainer
+    from allround.training import unfinished
 
     def train() -> None:
         base = tmp_path / "base"
@@ -156,20 +156,20 @@ def test_an_unfinished_training_is_not_taken_up_by_another_balancer_of_that_name
 
     def saved_and_stopped(path: Path, *more: Any, **named: Any) -> Any:
         state = atomic_file(path, *more, **named)
-        monkeypatch.setattr(trainer, "atomic_file", stopped)
+        monkeypatch.setattr(unfinished, "atomic_file", stopped)
         return state
 
     def stopped(*_: Any, **__: Any) -> Any:
         raise Stop
 
     file = plugin_files["tilted"]
-    atomic_file = trainer.atomic_file
+    atomic_file = unfinished.atomic_file
     use_plugin(file)
-    monkeypatch.setattr(trainer, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(trainer, "atomic_file", saved_and_stopped)
+    monkeypatch.setattr(unfinished, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(unfinished, "atomic_file", saved_and_stopped)
     with pytest.raises(Stop):
         train()
-    monkeypatch.setattr(trainer, "atomic_file", atomic_file)
+    monkeypatch.setattr(unfinished, "atomic_file", atomic_file)
     text = file.read_text()
     file.write_text(text.replace("max(loss, 0.0)", "max(loss, 1.0)"))
     use_plugin(file)

@@ -156,12 +156,12 @@ def test_a_dry_run_writes_nothing(flowers: Path, tmp_path: Path) -> None:
 
 
 def test_stopped(flowers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from allround.merging.learn import run
+    from allround.merging.learn.steps import LearningSteps
 
     def stop(*given: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run._Steps, "_step", stop)
+    monkeypatch.setattr(LearningSteps, "step", stop)
     result = invoke(*models(flowers), "--learn", "task", "--suite", flowers / "suite.yml", "--device", "cpu", "-o",
                     tmp_path / "out")  # fmt: skip
     assert result.exit_code == 130 and "stopped: nothing was written" in result.output

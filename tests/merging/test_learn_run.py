@@ -16,12 +16,13 @@ import allround
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import hash_folder, read_json
-from allround.merging.learn import run as run_module
+from allround.merging.learn import fit as fit_module
 from allround.merging.learn import save as save_module
 from allround.merging.learn.learning import Learning, preset
 from allround.merging.learn.material import Changes, Specialist, gather_changes
 from allround.merging.learn.run import LearnedMerge, learn
 from allround.merging.learn.save import learn_models
+from allround.merging.learn.steps import LearningSteps
 from allround.models.base import load_encoder
 from allround.models.encoders.module import Module
 from allround.models.head_files import read_heads
@@ -214,7 +215,7 @@ def test_groups_of_two(count: int, bert_specialists: Tuned, monkeypatch: pytest.
         held.extend(len(d) for d in changes.deltas.values())
         return changes
 
-    monkeypatch.setattr(run_module, "gather_changes", watched)
+    monkeypatch.setattr(fit_module, "gather_changes", watched)
     tasks = list(bert_specialists.folders)[:count]
     made = fit(bert_specialists, preset("supermerge", {"group": 2, "steps": 2, "batch": 12}), tasks)
     assert set(held) == {2}
@@ -277,7 +278,7 @@ def test_heads_fitted_anew_in_the_end(point_specialists: Tuned, tmp_path: Path) 
 def test_a_loss_that_is_no_number_is_left_out_and_ten_in_a_row_are_an_error(
     point_specialists: Tuned, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    real = run_module._Steps._loss
+    real = LearningSteps.loss
     bad: set[int] = set()
     calls = [0]
 
@@ -286,7 +287,7 @@ def test_a_loss_that_is_no_number_is_left_out_and_ten_in_a_row_are_an_error(
         loss = real(self, *given)
         return loss * float("nan") if (calls[0] - 1) // 3 in bad else loss
 
-    monkeypatch.setattr(run_module._Steps, "_loss", broken)
+    monkeypatch.setattr(LearningSteps, "loss", broken)
     learning = preset("adamerging", {"steps": 12, "level": "task"})
     bad |= {0, 3}
     record = save(point_specialists, tmp_path / "out", learning)
@@ -481,7 +482,7 @@ def test_learning_on_test_inputs_is_said_everywhere(point_specialists: Tuned, tm
 def test_a_run_that_is_stopped_writes_nothing(
     point_specialists: Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = run_module._Steps._step
+    real = LearningSteps.step
 
     def stopped(self: Any, optimiser: Any, batches: Any) -> float:
         if self.stopping:
@@ -489,8 +490,8 @@ def test_a_run_that_is_stopped_writes_nothing(
         self.stopping = True
         return real(self, optimiser, batches)
 
-    monkeypatch.setattr(run_module._Steps, "stopping", False, raising=False)
-    monkeypatch.setattr(run_module._Steps, "_step", stopped)
+    monkeypatch.setattr(LearningSteps, "stopping", False, raising=False)
+    monkeypatch.setattr(LearningSteps, "step", stopped)
     with pytest.raises(KeyboardInterrupt):
         save(point_specialists, tmp_path / "out", preset("adamerging"))
     monkeypatch.undo()

@@ -29,7 +29,8 @@ from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 from allround.training.balancing import Outline, make_balancer
 from allround.training.feeds import make_feeds
-from allround.training.gradients import Gradients, Part, StepResult
+from allround.training.gradients import Gradients, StepResult
+from allround.training.losses import Part
 from allround.training.processes import Processes
 from allround.training.settings import Settings
 from allround.training.trainer import train

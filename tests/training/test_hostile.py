@@ -25,13 +25,15 @@ from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
-from allround.training import trainer
+from allround.training import trainer, unfinished
 from allround.training.balancing import Outline, make_balancer, rescaled
 from allround.training.feeds import Feed, make_feeds
-from allround.training.gradients import Gradients, Part, StepResult
+from allround.training.gradients import Gradients, StepResult
+from allround.training.losses import Part
 from allround.training.sampling import Mixture, make_policy
 from allround.training.settings import Settings
 from allround.training.trainer import train
+from allround.training.validation import Validation
 
 BALANCERS = registry.names("balance")
 
@@ -194,9 +196,9 @@ def test_the_head_of_a_task_with_a_rate_is_not_slowed_twice() -> None:
     found = []
     for rates in ([1.0, 1.0], [0.5, 1.0]):
         model = model_of(tasks)
-        run = trainer._Run(model, tasks, chosen(balance="mgda_ub", heads="tuned"), 0, None, None)
+        run = trainer.TrainingRun(model, tasks, chosen(balance="mgda_ub", heads="tuned"))
         run.gradients.rates = rates
-        taken = run.gradients.step([run._part(0), run._part(1)], 0, 0.0)
+        taken = run.gradients.step([run.next_part(0), run.next_part(1)], 0, 0.0)
         assert taken.seen is not None
         found.append({n: p.grad.clone() for n, p in model.heads.named_parameters() if p.grad is not None})
     assert len(found[0]) == 4 and all(torch.allclose(g, found[1][n]) for n, g in found[0].items())
@@ -246,7 +248,7 @@ def test_a_loss_after_the_step_that_is_not_finite_teaches_nothing(monkeypatch: p
         Gradients, "losses", lambda self, parts, tasks: torch.tensor([math.nan, *[1.0] * (len(tasks) - 1)])
     )
     tasks = pair()
-    run = trainer._Run(model_of(tasks), tasks, chosen(balance="famo"), 0, None, None)
+    run = trainer.TrainingRun(model_of(tasks), tasks, chosen(balance="famo"))
     course = run.run()
     assert course.skipped == 0 and run.balancers[0].state["logits"].tolist() == [0.0, 0.0]
 
@@ -304,16 +306,16 @@ def killed(
     tasks: Sequence[Task],
     make: Callable[[], nn.Module],
 ) -> None:
-    real = trainer._Run._one_step
+    real = trainer.TrainingRun.one_step
 
     def one_step(run: Any) -> None:
-        if run.step == 3:
+        if run.schedule.step == 3:
             raise Killed
         real(run)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer, "SAVE_EVERY", 0.0)
-        patch.setattr(trainer._Run, "_one_step", one_step)
+        patch.setattr(unfinished, "SAVE_EVERY", 0.0)
+        patch.setattr(trainer.TrainingRun, "one_step", one_step)
         train(model_of(tasks, make()), tasks, settings, seed=1, scratch=folder)
 
 
@@ -423,13 +425,14 @@ def test_nothing_piles_up_over_steps(balance: str) -> None:
     tasks = pair()
     gc.freeze()  # what was there before is not looked at
     try:
-        run = trainer._Run(model_of(tasks), tasks, chosen(balance=balance, epochs=99, heads="tuned"), 0, None, None)
-        run._evaluate()
+        run = trainer.TrainingRun(
+            model_of(tasks), tasks, chosen(balance=balance, epochs=99, heads="tuned"), 0, None, None
+        )
+        run.evaluate()
         counts = []
         for _ in range(3):
             for _ in range(6):
-                run._one_step()
-                run.step += 1
+                run.one_step()
             gc.collect()
             counts.append(sum(issubclass(type(o), Tensor) for o in gc.get_objects()))
     finally:
@@ -616,9 +619,9 @@ def test_losses_of_all_kinds_in_a_table(accumulate: int) -> None:
     """Each is the mean over its own labelled rows of the batch, in however many pieces."""
     tasks = labelled()
     model = model_of(tasks)
-    run = trainer._Run(model, tasks, chosen(batch_size=16, accumulate=accumulate, heads="tuned"), 0, None, None)
+    run = trainer.TrainingRun(model, tasks, chosen(batch_size=16, accumulate=accumulate, heads="tuned"))
     assert [feed.name for feed in run.feeds] == ["all"] and run.feeds[0].tasks == (0, 1, 2)
-    part = run._part(0)
+    part = run.next_part(0)
     taken = run.gradients.step([part], 0, 0.0)
     assert taken.seen is not None
     for index, one in enumerate(tasks):
@@ -636,10 +639,10 @@ def test_flat_steps_are_those_of_tasks_apart(balance: str) -> None:
     for table in ("all", None):
         tasks = [replace(t, table=table) for t in labelled()]
         model = model_of(tasks)
-        run = trainer._Run(
+        run = trainer.TrainingRun(
             model, tasks, chosen(flat=0.1, balance=balance, batch_size=100, heads="tuned"), 0, None, None
         )
-        run.gradients.step([run._part(i) for i in range(len(run.feeds))], 0, 0.0)
+        run.gradients.step([run.next_part(i) for i in range(len(run.feeds))], 0, 0.0)
         found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
     assert set(found[0]) == set(found[1]) and len(found[0]) == 4 + 6
     for name, gradient in found[0].items():
@@ -649,12 +652,12 @@ def test_flat_steps_are_those_of_tasks_apart(balance: str) -> None:
 def test_patience_within_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped task is trained no more on the table's rows, the others are; when all are stopped, training ends."""
     tasks = labelled()
-    real, growing = trainer._Run._validate, iter(range(1, 999))
+    real, growing = Validation.validate, iter(range(1, 999))
 
     def validate(run: Any, index: int) -> tuple[float, float]:
         return (0.5 if index == 0 else 0.1 * next(growing)), real(run, index)[1]
 
-    monkeypatch.setattr(trainer._Run, "_validate", validate)
+    monkeypatch.setattr(Validation, "validate", validate)
     model = model_of(tasks)
     course = train(model, tasks, chosen(patience=2, epochs=5, heads="tuned", optimiser="sgd"), seed=0)
     sizes = [len(t.splits["train"]) for t in tasks]
@@ -693,9 +696,9 @@ def test_validation_counts_each_task_alike() -> None:
     found = []
     for table in ("all", None):
         apart = [replace(t, table=table) for t in tasks]
-        run = trainer._Run(model_of(apart), apart, chosen(balance="autolambda", batch_size=100), 0, None, None)
+        run = trainer.TrainingRun(model_of(apart), apart, chosen(balance="autolambda", batch_size=100))
         held = [Part(f, f.batch(0), list(f.tasks), "validation") for f in run.held]
-        found.append(torch.cat([g.reshape(-1) for g in run.gradients._held(held) if g is not None]))
+        found.append(torch.cat([g.reshape(-1) for g in run.gradients.task_gradients.validation(held) if g is not None]))
     assert torch.allclose(*found, rtol=1e-4, atol=1e-6)
 
 
@@ -717,10 +720,10 @@ class Idle:
 @pytest.mark.parametrize("balance", BALANCERS)
 def test_a_process_without_a_row(balance: str) -> None:
     tasks = pair()
-    run = trainer._Run(model_of(tasks), tasks, chosen(balance=balance), 0, None, None)
-    run.gradients.processes = Idle()  # type: ignore[assignment]
+    run = trainer.TrainingRun(model_of(tasks), tasks, chosen(balance=balance))
+    run.gradients.processes = run.gradients.part_losses.processes = Idle()  # type: ignore[assignment]
     held = [Part(f, f.batch(0), list(f.tasks), "validation") for f in run.held]
-    taken = run.gradients.step([run._part(0), run._part(1)], 0, 0.0, held)
+    taken = run.gradients.step([run.next_part(0), run.next_part(1)], 0, 0.0, held)
     assert taken.bad == ()
 
 
@@ -739,7 +742,7 @@ def texts(folder: Path, suite: Suite, *names: str) -> tuple[MultiTaskModel, list
 def test_smart_counts_rows_not_words(bert_folder: Path, text_suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tasks = texts(bert_folder, text_suite, "names", "mood")
     settings = chosen(sample="smart", sample_settings={"budget": 0.5}, epochs=1)
-    run = trainer._Run(model, tasks, settings, 0, None, None)
+    run = trainer.TrainingRun(model, tasks, settings)
     assert sum(len(feed) for feed in run.feeds) == 24
     assert all(max(feed.use) < len(feed.rows) for feed in run.feeds if feed.use)
     model, tasks = texts(bert_folder, text_suite, "alike", "mood")
@@ -750,9 +753,9 @@ def test_smart_counts_rows_not_words(bert_folder: Path, text_suite: Suite, monke
 def test_words_and_sentences_in_one_step(bert_folder: Path, text_suite: Suite, balance: str) -> None:
     """A loss per word is the mean over words of the whole batch, beside one per sentence."""
     model, tasks = texts(bert_folder, text_suite, "names", "mood")
-    run = trainer._Run(model, tasks, chosen(balance=balance), 0, None, None)
+    run = trainer.TrainingRun(model, tasks, chosen(balance=balance))
     model.eval()
-    parts = [run._part(0), run._part(1)]
+    parts = [run.next_part(0), run.next_part(1)]
     taken = run.gradients.step(parts, 0, 0.0)
     assert taken.seen is not None and taken.bad == ()
     for index, (one, part) in enumerate(zip(tasks, parts, strict=True)):
@@ -767,12 +770,12 @@ def test_a_row_without_words_harms_no_batch(bert_folder: Path, text_suite: Suite
     """Alone in its piece of a batch it has no loss, and the step is that of the other words."""
     model, (names,) = texts(bert_folder, text_suite, "names")
     names = copy.deepcopy(names)  # the suite is everybody's
-    run = trainer._Run(model, [names], chosen(heads="tuned"), 0, None, None)
+    run = trainer.TrainingRun(model, [names], chosen(heads="tuned"))
     model.eval()
     feed: Feed = run.feeds[0]
     found = []
     for accumulate, picked in ((1, [1, 2]), (3, [1, 2, 0])):
-        run.gradients.accumulate = accumulate
+        run.gradients.task_gradients.accumulate = accumulate
         if 0 in picked:
             feed.lengths[0] = 0
             feed.rows[0] = {**feed.rows[0], "words": []}

@@ -19,10 +19,14 @@ from allround.models.fitting import fit_head
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
-from allround.training import trainer
+from allround.training import trainer, unfinished
+from allround.training.course import Course
 from allround.training.feeds import Feed
+from allround.training.preconditions import check_settings
+from allround.training.schedule import Schedule
 from allround.training.settings import Settings
-from allround.training.trainer import Course, train
+from allround.training.trainer import train
+from allround.training.validation import Validation
 
 
 def chosen(**values: Any) -> Settings:
@@ -52,7 +56,7 @@ class Log:
         self.steps: list[list[str]] = []
         self.rows: dict[str, list[list[int]]] = {}
         self.rates: list[list[float]] = []
-        real_feeds, real_batch, real_step = trainer._Run._next_feeds, Feed.batch, torch.optim.AdamW.step
+        real_feeds, real_batch, real_step = Schedule.next_feeds, Feed.batch, torch.optim.AdamW.step
 
         def feeds(run: Any) -> list[int]:
             found = real_feeds(run)
@@ -68,7 +72,7 @@ class Log:
             self.rates.append([g["lr"] for g in optimiser.param_groups])
             return real_step(optimiser, *args, **options)
 
-        monkeypatch.setattr(trainer._Run, "_next_feeds", feeds)
+        monkeypatch.setattr(Schedule, "next_feeds", feeds)
         monkeypatch.setattr(Feed, "batch", batch)
         monkeypatch.setattr(torch.optim.AdamW, "step", step)
 
@@ -161,13 +165,13 @@ def test_a_task_gets_its_best_head_back(flowers: Any, monkeypatch: pytest.Monkey
     scores[names[1]] = [0.5, 0.9, 0.8, 0.8, 0.7]  # best in the middle, and worse with that head in the end
     for name in names[2:]:
         scores[name] += [0.7, 0.7]
-    real = trainer._Run._validate
+    real = Validation.validate
 
     def validate(run: Any, index: int) -> tuple[float, float]:
         heads.append(state(run.model.heads))
         return scores[run.tasks[index].name].pop(0), real(run, index)[1]
 
-    monkeypatch.setattr(trainer._Run, "_validate", validate)
+    monkeypatch.setattr(Validation, "validate", validate)
     settings = chosen(epochs=2, heads="tuned", learning_rate=0.01, keep="last", restore_heads=True)
     course = train(model, tasks, settings, seed=0)
     assert course.restored == [names[0]]
@@ -183,13 +187,13 @@ def test_a_stopped_task_is_left_out_of_mixed_steps(flowers: Any, monkeypatch: py
     model, tasks = flowers()
     first = tasks[0].name
     rising = iter(range(1, 1000))
-    real = trainer._Run._validate
+    real = Validation.validate
 
     def validate(run: Any, index: int) -> tuple[float, float]:
         _, loss = real(run, index)
         return (0.5 if run.tasks[index].name == first else float(next(rising))), loss
 
-    monkeypatch.setattr(trainer._Run, "_validate", validate)
+    monkeypatch.setattr(Validation, "validate", validate)
     course = train(model, tasks, chosen(epochs=5, patience=2, batch_size=16), seed=0)
     assert course.examples == {t.name: 80 * (2 if t.name == first else 5) for t in tasks}
     assert course.steps == 25
@@ -242,13 +246,13 @@ def test_stop_and_go_slows_a_task_that_has_converged(flowers: Any, monkeypatch: 
     model, tasks = flowers()
     first = tasks[0].name
     rising = iter(range(1, 1000))
-    real = trainer._Run._validate
+    real = Validation.validate
 
     def validate(run: Any, index: int) -> tuple[float, float]:
         _, loss = real(run, index)
         return (0.5 if run.tasks[index].name == first else float(next(rising))), loss
 
-    monkeypatch.setattr(trainer._Run, "_validate", validate)
+    monkeypatch.setattr(Validation, "validate", validate)
     course = train(model, tasks, chosen(epochs=8, sample="stop_and_go", mix="one", batch_size=8), seed=0)
     others = [n for t, n in course.examples.items() if t != first]
     assert 0 < course.examples[first] < 0.75 * min(others)
@@ -260,13 +264,13 @@ def test_three_epochs_are_enough_to_follow_validation(
 ) -> None:
     """The default of text and image encoders. One task never scores better than before training."""
     model, tasks = flowers()
-    first, rising, real = tasks[0].name, iter(range(1, 1000)), trainer._Run._validate
+    first, rising, real = tasks[0].name, iter(range(1, 1000)), Validation.validate
 
     def validate(run: Any, index: int) -> tuple[float, float]:
         _, loss = real(run, index)
         return (0.5 if run.tasks[index].name == first else float(next(rising))), loss
 
-    monkeypatch.setattr(trainer._Run, "_validate", validate)
+    monkeypatch.setattr(Validation, "validate", validate)
     course = train(model, tasks, chosen(epochs=3, sample=sample, mix="one", batch_size=8), seed=0)
     others = [n for t, n in course.examples.items() if t != first]
     assert 0 < course.examples[first] < 0.9 * min(others)
@@ -285,12 +289,12 @@ def test_a_balancer_that_does_nothing_alone_is_refused(flowers: Any, mix: str, n
     for entry in registry.entries("balance"):
         settings = chosen(mix=mix, balance=entry.name, raw_scale=raw)
         try:
-            trainer.check_settings(settings, tasks)
+            check_settings(settings, tasks)
         except AllroundError as error:
             assert "against each other" in error.found and "--mix all" in error.do
             refused.add(entry.name)
-        trainer.check_settings(replace(settings, mix="all"), tasks)
-        trainer.check_settings(settings, tasks[:1])
+        check_settings(replace(settings, mix="all"), tasks)
+        check_settings(settings, tasks[:1])
     never = {"gradnorm", "rep_mtl", "covariance", "pcgrad", "gradvac", "cagrad", "mgda", "mgda_ub", "imtl_g",
              "aligned_mtl", "config", "dualproj", "upgrad", "graddrop", "gls", "famo"}  # fmt: skip
     # On their own scale, these follow a task's own loss, norm or rows.
@@ -306,15 +310,15 @@ class Killed(Exception):
 
 
 def ends_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    real = trainer._Run._one_step
+    real = trainer.TrainingRun.one_step
 
     def one_step(run: Any) -> None:
-        if run.step == step:
+        if run.schedule.step == step:
             raise Killed
         real(run)
 
-    monkeypatch.setattr(trainer, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(trainer._Run, "_one_step", one_step)
+    monkeypatch.setattr(unfinished, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(trainer.TrainingRun, "one_step", one_step)
 
 
 def comparable(course: Course) -> dict[str, Any]:

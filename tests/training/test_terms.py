@@ -20,7 +20,7 @@ from allround.models.model import Model
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
-from allround.training import trainer
+from allround.training import trainer, unfinished
 from allround.training.balancing import Balancer, Outline, make_balancer
 from allround.training.settings import Settings
 from allround.training.term import Term, make_terms
@@ -194,8 +194,8 @@ def test_a_term_goes_on_after_a_kill(
     settings = SETTINGS.with_(terms={"l2_sp": {"weight": 0.5}})
     whole, cut = copy.deepcopy(model), copy.deepcopy(model)
     train(whole, tasks, settings, scratch=tmp_path / "a")
-    monkeypatch.setattr(trainer, "SAVE_EVERY", 0.0)
-    steps, before = [0], trainer._Run._one_step
+    monkeypatch.setattr(unfinished, "SAVE_EVERY", 0.0)
+    steps, before = [0], trainer.TrainingRun.one_step
 
     def dying(self: Any) -> None:
         steps[0] += 1
@@ -203,7 +203,7 @@ def test_a_term_goes_on_after_a_kill(
             raise KeyboardInterrupt
         before(self)
 
-    monkeypatch.setattr(trainer._Run, "_one_step", dying)
+    monkeypatch.setattr(trainer.TrainingRun, "one_step", dying)
     (tmp_path / "b").mkdir()
     with pytest.raises(KeyboardInterrupt):
         train(cut, tasks, settings, scratch=tmp_path / "b")

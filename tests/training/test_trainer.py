@@ -26,11 +26,12 @@ from allround.tasks.make import make_task
 from allround.tasks.metric import metric
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
-from allround.training import trainer
+from allround.training import trainer, unfinished, validation
+from allround.training.course import Course
 from allround.training.feeds import Feed
 from allround.training.sampling import arrange, counts_of
 from allround.training.settings import Settings
-from allround.training.trainer import Course, train
+from allround.training.trainer import train
 
 LONG = 10_000  # patience that never runs out
 
@@ -184,7 +185,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scores: dict[str, list[float]]) ->
             values = left[definition.name]
             return values.pop(0) if len(values) > 1 else values[0]
 
-    monkeypatch.setattr(trainer, "metric", lambda name: Scripted())
+    monkeypatch.setattr(validation, "metric", lambda name: Scripted())
 
 
 def rising(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +196,7 @@ def rising(monkeypatch: pytest.MonkeyPatch) -> None:
         def score(self, targets: Any, predicted: Any, definition: Any) -> float:
             return float(next(count))
 
-    monkeypatch.setattr(trainer, "metric", lambda name: Rising())
+    monkeypatch.setattr(validation, "metric", lambda name: Rising())
 
 
 def test_a_task_that_gets_no_better_is_drawn_no_more(flowers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,15 +359,15 @@ class Killed(Exception):
 
 def ends_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Let training end before a step, with its state saved after every step."""
-    real = trainer._Run._one_step
+    real = trainer.TrainingRun.one_step
 
     def one_step(run: Any) -> None:
-        if run.step == step:
+        if run.schedule.step == step:
             raise Killed
         real(run)
 
-    monkeypatch.setattr(trainer, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(trainer._Run, "_one_step", one_step)
+    monkeypatch.setattr(unfinished, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(trainer.TrainingRun, "one_step", one_step)
 
 
 def comparable(course: Course) -> dict[str, Any]:
@@ -423,8 +424,8 @@ def test_what_was_done_is_not_done_again(flowers: Any, tmp_path: Path, monkeypat
         ends_at(patch, 15)
         train(model, tasks, settings, seed=0, scratch=tmp_path)
     steps: list[int] = []
-    real = trainer._Run._one_step
-    monkeypatch.setattr(trainer._Run, "_one_step", lambda run: steps.append(run.step) or real(run))
+    real = trainer.TrainingRun.one_step
+    monkeypatch.setattr(trainer.TrainingRun, "one_step", lambda run: steps.append(run.schedule.step) or real(run))
     model, tasks = flowers()
     train(model, tasks, settings, seed=0, scratch=tmp_path)
     assert steps == list(range(15, 20))

@@ -26,8 +26,8 @@ from allround.core.words import plural
 from allround.evaluation.training import EQUAL, FILES, TrainingComparison
 from allround.models.device import pick_device
 from allround.tasks.suite import Suite, as_suite
+from allround.training.preconditions import check_settings
 from allround.training.settings import Settings
-from allround.training.trainer import check_settings
 
 if TYPE_CHECKING:
     from torch import nn

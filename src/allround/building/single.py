@@ -26,9 +26,10 @@ from allround.tasks.metric import better
 from allround.tasks.suite import Suite, as_suite
 from allround.tasks.task import SPLITS, Task
 from allround.training import trainer
+from allround.training.course import Course
+from allround.training.preconditions import check_settings
 from allround.training.processes import Processes
 from allround.training.settings import Settings
-from allround.training.trainer import Course, check_settings
 
 
 def train(

@@ -18,7 +18,7 @@ from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
 from allround.tasks.metric import better
 from allround.training.settings import Settings
-from allround.training.trainer import relative_score
+from allround.training.validation import relative_score
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from allround.core.progress import Progress
 from allround.evaluation.scoreboard import Scoreboard
 from allround.models.device import pick_device
 from allround.tasks.suite import Suite
+from allround.training.course import Course
 from allround.training.settings import Settings
-from allround.training.trainer import Course
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,8 +17,8 @@ from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
 from allround.core.words import plural
 from allround.models.cost import Cost
+from allround.training.preconditions import check_settings
 from allround.training.settings import Settings
-from allround.training.trainer import check_settings
 
 #: What the specialists together are called.
 SPECIALISTS = "specialists"

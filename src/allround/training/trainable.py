@@ -1,0 +1,44 @@
+"""Which weights are trained: all of the encoder's or a LoRA adapter, and the heads or not."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from allround.core.errors import AllroundError
+from allround.models.model import Model
+from allround.training.settings import Settings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def add_adapter(model: Model, settings: Settings) -> PeftModel:
+    """Put a LoRA adapter on all linear and convolution layers of the model's backbone, in place."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise AllroundError(
+            "tune with LoRA", "the package peft is not installed", "pip install 'allround[lora]'"
+        ) from error
+    backbone = model.backbone
+    layers = [n for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+    config = LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules=layers)
+    with warnings.catch_warnings():  # peft asks transformers for an attribute by its old name
+        warnings.simplefilter("ignore", FutureWarning)
+        made: PeftModel = get_peft_model(backbone, config)
+    return made
+
+
+def choose_trainable(model: Model, settings: Settings) -> None:
+    """Set `requires_grad` of all weights as the settings `tune` and `heads` say."""
+    own = {id(p) for task in model.definitions for p in model.own(task).values()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in own:
+            parameter.requires_grad_(settings.heads == "tuned")
+        elif settings.tune == "lora":
+            parameter.requires_grad_("lora_" in name)
+        else:
+            parameter.requires_grad_(parameter.dtype.is_floating_point)
