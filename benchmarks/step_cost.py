@@ -35,7 +35,8 @@ def measure(given: argparse.Namespace) -> None:
     from allround.tasks.suite import Suite
     from allround.training.balancing import Outline, make_balancer
     from allround.training.feeds import make_feeds
-    from allround.training.gradients import Gradients, Part
+    from allround.training.gradients import Gradients
+    from allround.training.losses import Part
     from allround.training.processes import Processes
 
     quiet_libraries()

@@ -262,6 +262,16 @@ def test_tasks_arrive_and_leave() -> None:
     assert after.state["log_variance"].tolist() == [-0.5, 0.0]
 
 
+def test_what_a_new_task_cannot_begin_alone_begins_anew() -> None:
+    made = Remembers(outline("a", "b"))
+    made.state = {"moment": torch.tensor([1.0, 2.0]), "history": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
+    after = Remembers(outline("b", "c"))
+    after.state = {"history": torch.zeros(0, 2)}
+    after.take(made.by_task())
+    assert after.state["moment"].tolist() == [2.0, 0.0], "remembered only after some steps: zero for a new task"
+    assert after.state["history"].shape == (0, 2), "a history that one task lacks begins anew for all"
+
+
 @pytest.mark.parametrize("name", registry.names("balance"))
 def test_every_balancers_state_goes_by_the_names_of_tasks(
     name: str, model: MultiTaskModel, table_suite: Suite, monkeypatch: pytest.MonkeyPatch

@@ -88,6 +88,7 @@ class Balancer:
         self.state: dict[str, Tensor] = {}
 
     def _axes(self, name: str, value: Tensor) -> tuple[int, ...]:
+        """The axes of a remembered tensor along which the tasks lie."""
         return self.axes.get(name, (0,) if value.dim() else ())
 
     def by_task(self) -> dict[str, dict[str, Tensor]]:
@@ -107,40 +108,27 @@ class Balancer:
         return found
 
     def take(self, kept: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Remember what `by_task` gave for these tasks, or for others: a task that is new begins as in a new training,
-        one that is gone is forgotten. What cannot begin for one task alone begins anew for all."""
-        tasks = self.outline.names
-        self.state |= kept.get("", {})
-        names = dict.fromkeys(key.partition(":")[0] for task in tasks for key in kept.get(task, {}))
-        for name in names:
-            axes = self.axes.get(name, (0,))
-            rows = []
-            for place, task in enumerate(tasks):
-                own = self.state.get(name)
-                first = (
-                    own.select(axes[0], place)
-                    if own is not None and axes[0] < own.dim() and own.shape[axes[0]] == len(tasks)
-                    else None
-                )
-                rows.append(self._row(name, axes, kept.get(task, {}), first))
-            there = [row for row in rows if row is not None]
-            if there and all(row is None or row.shape == there[0].shape for row in rows):
-                if len(there) == len(rows):
-                    self.state[name] = torch.stack(there, axes[0])
-                elif axes == (0,):
-                    blank = torch.zeros_like(there[0])
-                    self.state[name] = torch.stack([blank if row is None else row for row in rows])
+        """Remember what `by_task` gave for these tasks, or for others.
 
-    def _row(self, name: str, axes: tuple[int, ...], kept: Mapping[str, Tensor], first: Tensor | None) -> Tensor | None:
-        """A task's part of a remembered tensor: as it was kept, or as it is at first."""
-        if len(axes) == 1:
-            return kept.get(name, first)
-        if first is None:
-            return None
-        others = [
-            kept.get(f"{name}:{other}", first.select(axes[1] - 1, at)) for at, other in enumerate(self.outline.names)
-        ]
-        return torch.stack(others, axes[1] - 1)
+        A new task begins as in a new training, and a task that is gone is forgotten. What cannot begin for one task
+        alone begins anew for all.
+        """
+        tasks, first = self.outline.names, self.by_task()
+        self.state |= kept.get("", {})
+        parts = {task: {**first[task], **kept.get(task, {})} for task in tasks}
+        for name in dict.fromkeys(key.partition(":")[0] for task in tasks for key in kept.get(task, {})):
+            axes = self.axes.get(name, (0,))
+            if len(axes) == 1:
+                rows = [parts[task].get(name) for task in tasks]
+            else:
+                pairs = [[parts[task].get(f"{name}:{other}") for other in tasks] for task in tasks]
+                rows = [_stack(row, axes[1] - 1) for row in pairs]
+            if axes == (0,):  # what is remembered only after some steps is zero for a new task
+                zeros = [torch.zeros_like(row) for row in rows if row is not None][:1]
+                rows = [zeros[0] if row is None and zeros else row for row in rows]
+            value = _stack(rows, axes[0])
+            if value is not None:
+                self.state[name] = value
 
     def early(self, task: int, loss: float, norm: float) -> float:
         """The weight of a task, up to a factor that is the same for all tasks of the step."""
@@ -181,6 +169,14 @@ class Balancer:
 
     def evaluated(self, losses: Tensor) -> None:
         """Take in the mean validation losses of all tasks: (T,) float64."""
+
+
+def _stack(parts: Sequence[Tensor | None], axis: int) -> Tensor | None:
+    """The parts along a new axis; None where one is missing, or where their shapes differ."""
+    there = [part for part in parts if part is not None]
+    if len(there) < len(parts) or any(part.shape != there[0].shape for part in there):
+        return None
+    return torch.stack(there, axis)
 
 
 def make_balancer(name: str, settings: Mapping[str, Any], outline: Outline) -> Balancer:

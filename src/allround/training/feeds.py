@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from allround.core.seeds import seed_of
 from allround.models.batches import draw_batches
-from allround.models.model import Model
+from allround.models.model import Model, Prepared
 from allround.tasks.kind import kind
 from allround.tasks.task import Split, Task
 
@@ -26,7 +26,7 @@ class Feed:
 
     name: str
     tasks: tuple[int, ...]
-    rows: list[Any]
+    rows: list[Prepared]
     places: dict[int, np.ndarray]
     lengths: np.ndarray
     batch_size: int
@@ -72,7 +72,7 @@ def make_feeds(
 
     batch_sizes: by the name of a task or table, or by kind; the first that is there is taken.
     """
-    together: dict[Any, list[int]] = {}
+    together: dict[Hashable, list[int]] = {}
     for index, task in enumerate(tasks):
         alone = task.table is None or task.splits[split].rows is None
         key = (index,) if alone else (task.table, model.reading(task.name))

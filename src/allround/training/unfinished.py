@@ -6,7 +6,7 @@ import pickle
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class TrainingState(TypedDict):
     bad_in_a_row: list[int]
     weighed: dict[str, list[float]]
     weights: dict[str, Tensor]
-    optimiser: dict[str, Any]
+    optimiser: dict[str, object]
     balancers: list[dict[str, dict[str, Tensor]]]
     terms: list[dict[str, dict[str, Tensor]]]
     policy: dict[str, Tensor]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ class Guard:
             self.step, self.best = step, [tensor.detach().clone() for tensor in self.learned]
         self.distances[step] = distance
 
-    def take_back(self) -> dict[str, Any]:
+    def take_back(self) -> dict[str, object]:
         """Set what is learned to the best state; which one that is, and how far each was."""
         with torch.no_grad():
             for tensor, best in zip(self.learned, self.best, strict=True):

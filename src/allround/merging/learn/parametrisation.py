@@ -37,7 +37,7 @@ class Parametrisation(nn.Module, ABC):
         """What can be learned, by name, for phases."""
 
     @abstractmethod
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What was learned, for people and for JSON."""
 
     def rates(self) -> dict[str, float]:
@@ -117,7 +117,7 @@ class Coefficients(Parametrisation):
         found = [self.raw, *([self.size] if self.size is not None else [])]
         return {"coefficients": found} if self.learned else {}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         listed = self.coefficients().detach().double().tolist()
         return {"coefficients": {t: [round(c, 6) for c in row] for t, row in zip(self.titles, listed, strict=True)}}
 

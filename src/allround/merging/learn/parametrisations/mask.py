@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +73,6 @@ class Mask(Coefficients):
     def rates(self) -> dict[str, float]:
         return {"mask": self.speed}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         below = [float((logit < 0).float().mean()) for logit in self.logits]
         return {**super().describe(), "masked": dict(zip(self.names, [round(b, 4) for b in below], strict=True))}

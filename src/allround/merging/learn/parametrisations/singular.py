@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +106,6 @@ class Singular(Coefficients):
     def rates(self) -> dict[str, float]:
         return {"components": self.speed}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         kept = {n: (m > 0.5).sum(1).tolist() for n, m in zip(self.matrices, self._masks(), strict=True)}
         return {**super().describe(), "ranks": kept}
