@@ -42,6 +42,7 @@ from allround.composition.residuals.store import Store
 from allround.composition.residuals.write import open_specialist, write_store
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST, hash_file, read_json
+from allround.core.outputs import read_listing
 from allround.core.pieces import Piece
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard import Scoreboard
@@ -411,18 +412,18 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("diff", "json", differences, lambda path: Diff.load(path.parent), ("merging/diff/result.py",)),
         Reader("predictions", "parquet", predictions, Predictions.load, ("evaluation/predictions.py",)),
         Reader("model", "json", model("allround.json"), lambda path: read_manifest(path.parent),
-               ("models/model.py",)),
+               ("models/manifest.py",)),
         Reader("heads", "safetensors", model("heads.safetensors"), lambda path: load(path.parent),
-               ("models/model.py",)),
-        Reader("heads alone", "safetensors-", model("heads.safetensors"), read_heads, ("models/model.py",)),
-        Reader("store", "json", store("allround.json"), read_store, ("models/model.py",)),
+               ("models/manifest.py",)),
+        Reader("heads alone", "safetensors-", model("heads.safetensors"), read_heads, ("models/manifest.py",)),
+        Reader("store", "json", store("allround.json"), read_store, ("models/manifest.py",)),
         Reader("residual", "safetensors", store("residuals/digit.safetensors"), read_store,
                ("checkpoints/header.py",)),
         Reader("task", "json", task("definition.json"), lambda path: Task.load(path.parent), ("tasks/task.py",)),
         Reader("rows of a task", "bytes", task("train.arrow"), lambda path: Task.load(path.parent),
                ("tasks/task.py",)),
         Reader("piece", "json", piece, read_piece, ("core/pieces.py",), quiet=True),
-        Reader("manifest", "json", manifest, lambda path: read_manifest(path.parent), ("core/outputs.py",),
+        Reader("manifest", "json", manifest, lambda path: read_listing(path.parent), ("core/outputs.py",),
                quiet=True),
         Reader("measured speeds", "json", text("a.json", numbers), device._read, ("models/device.py",), quiet=True),
         Reader("unfinished training", "bytes", training, lambda path: UnfinishedTraining(path, "x").read(),
@@ -849,6 +850,9 @@ def test_a_reader_reads_or_says_why_not(name: str, case: str, ends: dict[tuple[s
 #: Modules that read files by this package's own functions, and are in no row of the table: why not.
 OTHERS = {
     "cli/methods.py": "it shows a method file, which the registry has read",
+    "core/growing.py": "what a half-made output was begun from, written by the same command",
+    "core/locks.py": "the owner of a lock, for a message",
+    "core/plugins.py": "a method file that the user names, to be run",
     "core/registry.py": "method files lie in the package alone",
     "merging/learn/run.py": "settings of an encoder, which load_encoder reads as well",
 }

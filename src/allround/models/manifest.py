@@ -53,7 +53,8 @@ def read_manifest(folder: Path) -> tuple[str, dict[str, Definition], dict[str, o
         sort = value.get("sort", "residual_store" if "residuals" in value else PLAIN)
         if not isinstance(sort, str):
             raise TypeError("its sort is not a name")
-    except (KeyError, TypeError, ValueError) as error:
-        raise AllroundError(asked, f"allround.json is damaged: {error}", "copy the folder again, whole") from error
+    except (KeyError, TypeError, ValueError, AllroundError) as error:
+        found = error.found if isinstance(error, AllroundError) else str(error)
+        raise AllroundError(asked, f"allround.json is damaged: {found}", "copy the folder again, whole") from error
     facts = {k: v for k, v in value.items() if k not in ("format", "allround", "sort", "tasks")}
     return sort, {d.name: d for d in definitions}, facts
