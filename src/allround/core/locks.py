@@ -81,11 +81,23 @@ def locked_folder(folder: Path, path: Path, command: str, *, wait: bool = False)
             break
     try:
         if owner_of(folder) != command:
-            (folder / LOCK).write_text(command, encoding="utf-8")
+            _own(folder, command)
         yield
     finally:
         if held:
             lock.release()
+
+
+def _own(folder: Path, command: str) -> None:
+    """Note whose folder of work it is; one that was made for it goes again where the disk is full."""
+    try:
+        (folder / LOCK).write_text(command, encoding="utf-8")
+    except OSError:
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()
+                folder.rmdir()
+        raise
 
 
 def owner_of(folder: Path) -> str | None:
