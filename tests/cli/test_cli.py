@@ -371,7 +371,7 @@ BAD: dict[str, tuple[str, dict[str, str], list[str], str]] = {
     "missing column": (ONE.replace("[x, z]", "[x, q]"), {"train": GOOD, "test": GOOD}, [], "has no column 'q'"),
     "empty file": (ONE, {"train": "", "test": GOOD}, [], "empty"),
     "label unseen in training": (ONE, {"train": GOOD, "test": GOOD + "7,1,c\n"}, [], "'c'"),
-    "hostile task name": (ONE.replace("  t:", "  ../t:"), {"train": GOOD, "test": GOOD}, [], "not a safe file name"),
+    "hostile task name": (ONE.replace("  t:", "  ../t:"), {"train": GOOD, "test": GOOD}, [], "not safe"),
     "wrong base path": (ONE, {"train": GOOD, "test": GOOD}, ["--base", "./no/such/folder"], "there is no such folder"),
     "mistyped base": (ONE, {"train": GOOD, "test": GOOD}, ["--base", "smal_table"], "did you mean 'small_table'"),
     "mistyped method": (ONE, {"train": GOOD, "test": GOOD}, ["--methods", "tie"], "did you mean 'ties'"),

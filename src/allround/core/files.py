@@ -49,7 +49,7 @@ def check_name(name: str, what: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise AllroundError(
             f"name a {what} {name!r}",
-            "names become file names, and this one is not a safe file name",
+            "names become file names, and this one is not safe as a file name",
             "use up to 100 letters, digits, '_' and '-', beginning with a letter or digit",
         )
     return name
