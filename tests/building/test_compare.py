@@ -254,7 +254,7 @@ def test_trainings_that_never_got_better_are_told(
     wild = QUICK.with_(learning_rate=30.0, keep="best")
     found = run(two, tmp_path, base, methods=("equal",), seeds=1, trials=1, sweep=0, settings=wild)
     assert found.method("equal").cost.unmoved == 1 and found.reference.cost.unmoved == 2
-    told = "than that before the first step with equal (1 of 1 seed) and the specialists (2 of 2 trainings): what is"
+    told = "than the start with equal (1 of 1 seed) and the specialists (2 of 2 trainings); there the base"
     assert told in " ".join(found.words())
 
 

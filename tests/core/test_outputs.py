@@ -259,7 +259,7 @@ def test_a_list_that_leads_out_of_its_folder_is_not_followed(tmp_path: Path) -> 
     (tmp_path / "mine").write_text("x")
     (tmp_path / "run").mkdir()
     entry = {"command": "build", "bytes": 1}
-    outputs._write_manifest(tmp_path / "run", {"../mine": entry, str(tmp_path / "mine"): entry, "p/../../mine": entry})
+    outputs._write_listing(tmp_path / "run", {"../mine": entry, str(tmp_path / "mine"): entry, "p/../../mine": entry})
     assert read_listing(tmp_path / "run") == {}
     remove_stale(tmp_path / "run", "build", "..", [])
     remove_output(tmp_path / "run")
