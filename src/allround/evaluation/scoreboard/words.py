@@ -106,7 +106,7 @@ def _other_sentences(board: Scores) -> list[str]:
         verb, who = ("score", "they ") if other.role == "trees" else ("scores", "it ")
         phrases = [
             f"{text} on {listed(tasks[said])}"
-            for said, text in (("better", f"{verb} higher than it"), ("worse", f"{verb} lower"))
+            for said, text in (("better", f"{verb} higher than the best"), ("worse", f"{verb} lower"))
             if tasks[said]
         ]
         if phrases:
