@@ -201,7 +201,10 @@ def test_the_answer_says_where_trees_win_and_where_they_lose(first: Build) -> No
         (("better", "better"), "they score higher than the best on stripe and plane."),
         (("worse", "worse"), "they score lower on stripe and plane."),
         (("no difference found", "worse"), "they score lower on plane; no difference was found on stripe."),
-        (("better", "no difference found"), "they score higher than the best on stripe; no difference was found on plane."),
+        (
+            ("better", "no difference found"),
+            "they score higher than the best on stripe; no difference was found on plane.",
+        ),
         (("no difference found", "no difference found"), "no difference was found on stripe and plane."),
     ],
 )

@@ -23,8 +23,8 @@ def command(**given: object) -> tuple[Settings, EncoderSettings]:
     def run(*, settings: Settings, encoder: EncoderSettings) -> None:
         found.append((settings, encoder))
 
-    options = dict.fromkeys([*ALL, "task_rate", "task_batch", "restore_best_per_task", "max_length", "pairs"])
-    for name in ("task_rates", "batch_sizes", "restore_heads"):
+    options = dict.fromkeys([*ALL, "task_rate", "task_batch", "restore_best_per_task", "term", "max_length", "pairs"])
+    for name in ("task_rates", "batch_sizes", "restore_heads", "terms"):
         del options[name]
     run(**{**options, "raw_scale": False, "restore_best_per_task": False, **given})
     return found[0]
@@ -42,6 +42,7 @@ def test_what_is_given_becomes_a_setting_of_its_type() -> None:
         task_batch=["trec=8", "regression=4"],
         heads="tuned",
         restore_best_per_task=True,
+        term=["l2_sp:weight=0.5"],
         max_length=64,
     )
     assert settings == Settings(
@@ -52,6 +53,7 @@ def test_what_is_given_becomes_a_setting_of_its_type() -> None:
         batch_sizes={"trec": 8, "regression": 4},
         heads="tuned",
         restore_heads=True,
+        terms={"l2_sp": {"weight": 0.5}},
     )
     assert encoder == {"max_length": 64}
 

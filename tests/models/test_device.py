@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from allround.building import jobs
+from allround.building.jobs import start as jobs
 from allround.core.errors import AllroundError
 from allround.core.pieces import Pieces
 from allround.models import device

@@ -112,7 +112,7 @@ class Scoreboard(Scores):
         >>> d = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
         >>> right = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 1, 0]))
         >>> half = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]))
-        >>> systems = [System("specialists", "specialists", single=False), System("ties", "merge")]
+        >>> systems = [ScoredSystem("specialists", "specialists", single=False), ScoredSystem("ties", "merge")]
         >>> board = Scoreboard.make({"t": d}, systems, {("specialists", "t"): right, ("ties", "t"): half})
         >>> board.to_frame()[["system", "task", "score", "retention"]].to_string(index=False).splitlines()[-1]
         '       ties    t    0.5        0.5'
@@ -129,7 +129,7 @@ class Scoreboard(Scores):
         >>> d = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
         >>> right = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 1, 0]))
         >>> half = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]))
-        >>> systems = [System("specialists", "specialists", single=False), System("ties", "merge")]
+        >>> systems = [ScoredSystem("specialists", "specialists", single=False), ScoredSystem("ties", "merge")]
         >>> board = Scoreboard.make({"t": d}, systems, {("specialists", "t"): right, ("ties", "t"): half})
         >>> board.plot_retention().axes[0].get_xlabel()
         'retention, % (large: mean over the tasks; small dots: single tasks)'
@@ -150,8 +150,8 @@ class Scoreboard(Scores):
         >>> right = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 1, 0]))
         >>> half = Predictions(d, "test", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]))
         >>> from allround.models.cost import Cost
-        >>> systems = [System("specialists", "specialists", single=False, cost=Cost(parameters_stored=2_000_000)),
-        ...            System("ties", "merge", cost=Cost(parameters_stored=1_000_000))]
+        >>> systems = [ScoredSystem("specialists", "specialists", single=False, cost=Cost(parameters_stored=2_000_000)),
+        ...            ScoredSystem("ties", "merge", cost=Cost(parameters_stored=1_000_000))]
         >>> board = Scoreboard.make({"t": d}, systems, {("specialists", "t"): right, ("ties", "t"): half})
         >>> board.plot_cost("stored").axes[0].get_xlabel()
         'parameters stored for all tasks (log scale)'

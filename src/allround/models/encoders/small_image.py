@@ -28,7 +28,7 @@ class SmallImage(Encoder):
 
     Shapes: images of any size, resized to (channels, size, size) and scaled to [0, 1] -> features (n, 128).
 
-    >>> SmallImage(size=8)(Batch({"images": torch.zeros(2, 1, 8, 8)}, 2)).shape
+    >>> SmallImage(size=8)(Batch({"images": torch.zeros(2, 1, 8, 8)}, 2)).values.shape
     torch.Size([2, 128])
     """
 
