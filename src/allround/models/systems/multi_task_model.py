@@ -51,12 +51,11 @@ class _Heads(nn.ModuleDict):
 class MultiTaskModel(Model):
     """One encoder and a head per task.
 
-        >>> from allround.models.encoders.small_image import SmallImage
-        >>> from allround.tasks.definition import Definition
-    from allround.tasks.values import Row
-        >>> parity = Definition("parity", "classification", ("image",), "image", "accuracy", ("even", "odd"))
-        >>> MultiTaskModel(SmallImage(), {"parity": parity}).heads["parity"].weight.shape
-        torch.Size([2, 128])
+    >>> from allround.models.encoders.small_image import SmallImage
+    >>> from allround.tasks.definition import Definition
+    >>> parity = Definition("parity", "classification", ("image",), "image", "accuracy", ("even", "odd"))
+    >>> MultiTaskModel(SmallImage(), {"parity": parity}).heads["parity"].weight.shape
+    torch.Size([2, 128])
     """
 
     sort = "multi_task_model"
