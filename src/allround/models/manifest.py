@@ -46,15 +46,22 @@ def read_manifest(folder: Path) -> tuple[str, dict[str, Definition], dict[str, o
             )
         definitions = [Definition.from_json(task) for task in value["tasks"]]
         for definition in definitions:
-            check_name(definition.name, "task")
+            _check(definition.name)
         if len({d.name for d in definitions}) < len(definitions):
             raise ValueError("it lists a task twice")
         # Stores of residuals were written without a sort at first.
         sort = value.get("sort", "residual_store" if "residuals" in value else PLAIN)
         if not isinstance(sort, str):
             raise TypeError("its sort is not a name")
-    except (KeyError, TypeError, ValueError, AllroundError) as error:
-        found = error.found if isinstance(error, AllroundError) else str(error)
-        raise AllroundError(asked, f"allround.json is damaged: {found}", "copy the folder again, whole") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise AllroundError(asked, f"allround.json is damaged: {error}", "copy the folder again, whole") from error
     facts = {k: v for k, v in value.items() if k not in ("format", "allround", "sort", "tasks")}
     return sort, {d.name: d for d in definitions}, facts
+
+
+def _check(name: str) -> None:
+    """A ValueError where a task's name is no file's name."""
+    try:
+        check_name(name, "task")
+    except AllroundError as error:
+        raise ValueError(f"{error.found}: {name!r}") from error
