@@ -427,7 +427,7 @@ def readers(shared: Shared) -> list[Reader]:
                quiet=True),
         Reader("measured speeds", "json", text("a.json", numbers), device._read, ("models/device.py",), quiet=True),
         Reader("unfinished training", "bytes", training, lambda path: UnfinishedTraining(path, "x").read(),
-               ("training/unfinished.py",), quiet=True),
+               ("training/unfinished.py",), absent=True),
         Reader("json", "json-", text("a.json", "{}"), read_json, ("core/files.py",)),
         Reader("any file", "any", text("a", "b"), hash_file, ("core/files.py",)),
     ]  # fmt: skip
