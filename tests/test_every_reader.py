@@ -849,6 +849,7 @@ def test_a_reader_reads_or_says_why_not(name: str, case: str, ends: dict[tuple[s
 
 #: Modules that read files by this package's own functions, and are in no row of the table: why not.
 OTHERS = {
+    "cli/app.py": "the first lines of the files of commands, which lie in the package",
     "cli/methods.py": "it shows a method file, which the registry has read",
     "core/growing.py": "what a half-made output was begun from, written by the same command",
     "core/locks.py": "the owner of a lock, for a message",

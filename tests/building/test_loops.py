@@ -322,7 +322,7 @@ def test_one_task_is_no_loop(name: str, parameters: dict[str, Any], digits_suite
 def test_more_rounds_than_steps_and_settings_given_twice_are_errors(
     digits_suite: Suite, base: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(AllroundError, match="no step between"):
+    with pytest.raises(AllroundError, match="no steps between"):
         go(plan("atm", digits_suite, rounds=20), digits_suite, base, tmp_path / "a")
     twice = plan("fork_merge", digits_suite, {"weights": 2.0}, target="ink", rounds=1)
     with pytest.raises(AllroundError, match="this loop chooses weights on validation"):

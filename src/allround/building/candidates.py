@@ -72,14 +72,18 @@ class Candidate(Protocol):
     def answerers(self) -> list[Answerer]:
         """How it answers its tasks; each task belongs to one of them."""
 
-    def part(self, task: str) -> Part:
-        """Where a job finds what answers a task."""
-
     def cost(self, examples_per_second: float | None = None) -> Cost:
         """What it costs. examples_per_second: the measured speed of its predictions."""
 
     def write(self, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> None:
         """Write it into an empty folder, from which `allround.load` reads it. facts: what the folder says of it."""
+
+
+class Member(Candidate, Protocol):
+    """A candidate that can be a member of an ensemble."""
+
+    def part(self, task: str) -> Part:
+        """Where a job finds what answers a task."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +237,7 @@ class TreesCandidate:
 class EnsembleCandidate:
     """The mean of the answers of several candidates."""
 
-    members: Sequence[Candidate]
+    members: Sequence[Member]
     name: str = "ensemble"
     role: str = "ensemble"
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -250,9 +254,6 @@ class EnsembleCandidate:
     def answerers(self) -> list[Answerer]:
         parts = {name: write_parts([member.part(name) for member in self.members]) for name in self.keys}
         return [Answerer(predict_parts, self.name, parts)]
-
-    def part(self, task: str) -> Part:
-        raise NotImplementedError("an ensemble is not a member of another one")
 
     def cost(self, examples_per_second: float | None = None) -> Cost:
         """The sum of what the members cost."""

@@ -37,10 +37,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-#: The roles of the systems that an ensemble takes the mean of.
-MEMBERS = ("specialists", "joint", "trees")
-
-
 @dataclass(frozen=True)
 class Build:
     """What a build leaves: where the best model and the report are, and the scoreboard."""
@@ -137,11 +133,11 @@ def _build(
         start = fit_heads(shop, data, base, device)
         tuned = tune(shop, start, scope, options.specialists)
         specialists = specialists_candidate(start, tuned)
-        candidates = [base_candidate(start), specialists, *joint_candidates(start, tuned)]
-        if options.trees:
-            candidates += trees_candidates(shop, data)
+        joints = joint_candidates(start, tuned)
+        trees = trees_candidates(shop, data) if options.trees else []
+        candidates = [base_candidate(start), specialists, *joints, *trees]
         if options.ensemble:
-            candidates.append(EnsembleCandidate([c for c in candidates if c.role in MEMBERS]))
+            candidates.append(EnsembleCandidate([specialists, *joints, *trees]))
         validation = validation_scores(shop, candidates, data, device)
         judge = make_judge(shop, data, SPECIALISTS, validation)
 

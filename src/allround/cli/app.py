@@ -5,15 +5,17 @@ A command imports what it needs when it runs, so that help is instant.
 
 from __future__ import annotations
 
-import inspect
+import ast
 from collections import UserDict
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from allround.cli.help import GROUP, Group, plugin_option
 from allround.cli.stopping import Commands
+from allround.core.reading import read_text
 
 if TYPE_CHECKING:
     from typer._click import Command
@@ -58,8 +60,12 @@ class CommandFiles(UserDict[str, "Command | None"]):
 
 
 def _read(name: str) -> typer.Typer:
-    found: typer.Typer = import_module(f"allround.cli.{name.replace('-', '_')}").app
+    found: typer.Typer = import_module(f"allround.cli.{_module(name)}").app
     return found
+
+
+def _module(name: str) -> str:
+    return name.replace("-", "_")
 
 
 class Program(Commands):
@@ -70,10 +76,27 @@ class Program(Commands):
         self.commands: Any = CommandFiles()
 
     def summary(self, name: str) -> str:
-        """From the file alone: to make all commands takes longer than to list them."""
-        file = _read(name)
-        command = file.registered_commands[0].callback
-        return (file.info.help if file.info.cls else None) or inspect.getdoc(command) or ""
+        """From the text of the file alone: to import all commands takes longer than to list them."""
+        path = Path(__file__).with_name(f"{_module(name)}.py")
+        return summary_of(read_text(path, what="file of a command"))
+
+
+def summary_of(text: str) -> str:
+    """What the file of a command says that it does: the help of a group, or the docstring of the command.
+
+    >>> summary_of('@app.command(epilog="x")\ndef build():\n    "Build it."')
+    'Build it.'
+    """
+    tree = ast.parse(text)
+    calls = (node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call))
+    helps = (keyword.value for call in calls for keyword in call.keywords if keyword.arg == "help")
+    group = next((value.value for value in helps if isinstance(value, ast.Constant)), None)
+    commands = (node for node in tree.body if isinstance(node, ast.FunctionDef) and _is_command(node))
+    return str(group) if group else ast.get_docstring(next(commands)) or ""
+
+
+def _is_command(function: ast.FunctionDef) -> bool:
+    return any(ast.unparse(decorator).startswith("app.command") for decorator in function.decorator_list)
 
 
 app = typer.Typer(

@@ -50,7 +50,7 @@ def merge(
         ),
     ] = None,
     scope: Annotated[
-        str | None, typer.Option(help="Over what thresholds and norms are taken: tensor or model.")
+        str | None, typer.Option(help="What thresholds and norms are computed over: tensor or model.")
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Of the output: float32, bfloat16 or float16. Default: the base's.")
@@ -61,7 +61,7 @@ def merge(
     compat: Annotated[
         str | None,
         typer.Option(
-            help="Of a recipe file of mergekit's: mergekit (the default) rounds as it does; none: more exact."
+            help="For mergekit recipe files: mergekit (the default) rounds as mergekit does; none is more exact."
         ),
     ] = None,
     workers: ThreadsOption = None,

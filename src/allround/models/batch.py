@@ -129,9 +129,9 @@ class Answers:
     def take(self, order: Sequence[int]) -> Answers:
         """The answers in another order, or some of them."""
         return Answers(
-            _taken(self.predictions, order),
+            taken(self.predictions, order),
             None if self.confidence is None else [self.confidence[i] for i in order],
-            None if self.scores is None else _taken(self.scores, order),
+            None if self.scores is None else taken(self.scores, order),
         )
 
     @staticmethod
@@ -152,7 +152,12 @@ class Answers:
         )
 
 
-def _taken(values: Encoded, order: Sequence[int]) -> Encoded:
+def taken(values: Encoded, order: Sequence[int]) -> Encoded:
+    """Encoded values of some rows, in an order.
+
+    >>> taken([[1], [2, 3]], [1]), taken(np.array([4, 5]), [1, 0]).tolist()
+    ([[2, 3]], [5, 4])
+    """
     return [values[i] for i in order] if isinstance(values, list) else values[list(order)]
 
 

@@ -177,7 +177,7 @@ def _fit(
 ) -> Forest | None:
     """One forest of ROUNDS rounds; None where all targets are the same."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn's own dependency
+    from threadpoolctl import threadpool_limits
 
     if (y == y[0]).all():
         return None

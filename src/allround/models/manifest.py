@@ -60,7 +60,7 @@ def read_manifest(folder: Path) -> tuple[str, dict[str, Definition], dict[str, o
 
 
 def _check(name: str) -> None:
-    """A ValueError where a task's name is no file's name."""
+    """Raise ValueError if a task's name cannot be a file name."""
     try:
         check_name(name, "task")
     except AllroundError as error:

@@ -71,15 +71,14 @@ class Model(nn.Module, System):
 
         Errors: a model without such a place.
         """
-        raise AllroundError(
-            f"look at the features of a {self.noun}",
-            f"a model of the sort '{self.sort}' has no features that all its tasks share",
-            "choose a method that does not look at features",
-        )
+        raise self._no_features()
 
     def width(self, task: str) -> int:
         """The length of a feature vector for a task. Errors: as `features`."""
-        raise AllroundError(
+        raise self._no_features()
+
+    def _no_features(self) -> AllroundError:
+        return AllroundError(
             f"look at the features of a {self.noun}",
             f"a model of the sort '{self.sort}' has no features that all its tasks share",
             "choose a method that does not look at features",

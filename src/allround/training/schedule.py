@@ -43,7 +43,7 @@ class Schedule:
         if self.start == self.stop:
             raise AllroundError(
                 f"train from {settings.start:.3g} to {settings.stop:.3g} of {self.batches} steps",
-                "there is no step between",
+                "there are no steps between the two",
                 "train for more epochs, or in fewer parts",
             )
         self.step = self.done = 0

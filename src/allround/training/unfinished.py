@@ -75,7 +75,7 @@ class UnfinishedTraining:
         self.saved = time.perf_counter()
 
     def read(self) -> TrainingState | None:
-        """What the file holds, or None where there is no file. Errors: it is damaged, or of another training."""
+        """What the file holds; None if there is no file. Errors: it is damaged, or belongs to another training."""
         if not self.path.is_file():
             return None
         asked = f"go on with the training in {self.path}"

@@ -14,7 +14,7 @@ from allround.core.entry import Entry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.seeds import seed_of
 from allround.merging.statistics.layers import LOOKUP, TRANSPOSED, Call, Watch
-from allround.models.batch import Batch, Features
+from allround.models.batch import Batch, Features, taken
 from allround.models.encoder import Encoder
 from allround.models.head import Head, OutputHead
 from allround.models.likelihood import fisher_terms, likelihood
@@ -193,10 +193,6 @@ def _outputs(heads: Mapping[str, Head], definition: Definition, features: Featur
     return found
 
 
-def _taken(targets: Encoded, rows: Sequence[int]) -> Encoded:
-    return [targets[i] for i in rows] if isinstance(targets, list) else targets[list(rows)]
-
-
 def _batches(
     encoder: Encoder, examples: Sequence[Examples], batch_size: int
 ) -> Iterator[tuple[Examples, Batch, Tensor]]:
@@ -208,5 +204,5 @@ def _batches(
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = encoder.batch([one.prepared[i] for i in rows], one.definition).to(device)
-            targets = torch.empty(0) if rules is None else rules.tensor(_taken(one.targets, rows))
+            targets = torch.empty(0) if rules is None else rules.tensor(taken(one.targets, rows))
             yield one, batch, targets.to(device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from allround.core.errors import AllroundError
 from allround.core.registry import method
 from allround.models.base import check_one_model, load_encoder
-from allround.models.batch import Answers, Batch, Features, Targets, TaskLoss
+from allround.models.batch import Answers, Batch, Features, Targets, TaskLoss, taken
 from allround.models.cost import Cost
 from allround.models.encoder import Encoder
 from allround.models.head import LINEAR, Head, HeadState, NotFinite, OutputHead, make_head
@@ -216,7 +216,7 @@ class MultiTaskModel(Model):
         sums = [0.0, 0]
 
         def see(numbers: list[int], features: Features) -> None:
-            one = self.head(task).loss(features, self.head(task).tensor(_of(targets, numbers)).to(self.device))
+            one = self.head(task).loss(features, self.head(task).tensor(taken(targets, numbers)).to(self.device))
             sums[:] = sums[0] + float(one.mean) * one.count, sums[1] + one.count
 
         (answers,) = answer_alike([self], task, rows, batch_size=batch_size, see=see)
@@ -250,10 +250,6 @@ class MultiTaskModel(Model):
         """Add tasks with their heads."""
         for name, definition in definitions.items():
             self.add_task(definition, heads.get(name, {}))
-
-
-def _of(values: Encoded, rows: Sequence[int]) -> Encoded:
-    return [values[row] for row in rows] if isinstance(values, list) else values[list(rows)]
 
 
 @torch.inference_mode()
