@@ -84,8 +84,8 @@ class Program(Commands):
 def summary_of(text: str) -> str:
     """What the file of a command says that it does: the help of a group, or the docstring of the command.
 
-    >>> summary_of('@app.command(epilog="x")\ndef build():\n    "Build it."')
-    'Build it.'
+    >>> summary_of('app = Typer(help="Look at suites.")')
+    'Look at suites.'
     """
     tree = ast.parse(text)
     calls = (node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call))
