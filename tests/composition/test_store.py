@@ -23,7 +23,7 @@ from allround.checkpoints.weights import Weights
 from allround.cli.app import app
 from allround.composition.residuals.residual import Residual
 from allround.composition.residuals.store import Store, find_places
-from allround.composition.residuals.write import Specialist, open_specialist, write_store
+from allround.composition.residuals.write import StoreMember, open_specialist, write_store
 from allround.composition.systems.residual_store import ResidualStore
 from allround.core.errors import AllroundError
 from allround.models.base import load_encoder
@@ -89,7 +89,7 @@ def words(bert_folder: Path, text_suite: Suite, tmp_path_factory: pytest.TempPat
     return {"base": bert_folder, **save_specialists(bert_folder, text_suite, ["mood", "warmth", "names"], folder)}
 
 
-def specialists(models: Mapping[str, Path]) -> list[Specialist]:
+def specialists(models: Mapping[str, Path]) -> list[StoreMember]:
     return [open_specialist(path) for name, path in models.items() if name != "base"]
 
 

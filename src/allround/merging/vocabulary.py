@@ -14,12 +14,12 @@ from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, OUTPUT
 from allround.core.errors import AllroundError
 from allround.core.words import plural
-from allround.merging.aligned import Aligned, Table
 from allround.merging.finish import Configure, SaveTokenizer, SetTemplate
 from allround.merging.names import Names
 from allround.merging.recipe import Model, Recipe, Token, Tokenizer
 from allround.merging.templates import chosen_template
 from allround.merging.tokenizers import Member, open_tokenizers, output_tokenizer, rows_of
+from allround.merging.vocabulary_view import Table, VocabularyView
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -82,7 +82,7 @@ def align(
         preferred = next((n for n, model in enumerate(named) if model == wanted.prefer), None)
     else:
         preferred = 0 if has_base else None
-    aligned = [Aligned(member.source) for member in members]
+    aligned = [VocabularyView(member.source) for member in members]
     first = members[0]
     names = [Names(sources[0] if n else None, member.source) for n, member in enumerate(members)]
     for name in first.source:
@@ -97,7 +97,7 @@ def _align_tensor(
     wanted: Tokenizer,
     members: Sequence[Member],
     names: Sequence[Names],
-    aligned: Sequence[Aligned],
+    aligned: Sequence[VocabularyView],
     vocabulary: Mapping[str, int],
     filled: int,
     rows: int,

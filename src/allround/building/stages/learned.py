@@ -5,7 +5,7 @@ from __future__ import annotations
 from allround.building.jobs import merge as jobs
 from allround.building.judge import Judge
 from allround.building.search import Setting, Trial, run_searches
-from allround.building.stages.merges import Merged, MergeInputs, count_trials, retention_words, trials_of
+from allround.building.stages.merges import MergeInputs, MergeResult, count_trials, retention_words, trials_of
 from allround.building.stages.plan import Scope
 from allround.building.workshop import Tally, Work, Workshop
 from allround.core import registry
@@ -16,7 +16,7 @@ from allround.core.words import plural
 from allround.merging.learn.learning import preset
 
 
-def merge_learned(shop: Workshop, inputs: MergeInputs, scope: Scope, judge: Judge) -> list[Merged]:
+def merge_learned(shop: Workshop, inputs: MergeInputs, scope: Scope, judge: Judge) -> list[MergeResult]:
     """Learn a merge by each preset, with settings chosen on validation."""
     entries = [registry.find("learn", name) for name in scope.learned]
     if not entries:
@@ -50,7 +50,7 @@ def merge_learned(shop: Workshop, inputs: MergeInputs, scope: Scope, judge: Judg
     for name, (best, trials) in run_searches(entries, scope.trials, score).items():
         facts = made[name, repr(best)].facts
         found.append(
-            Merged(name, f"learned by {name}", made[name, repr(best)], best, tuple(trials),
+            MergeResult(name, f"learned by {name}", made[name, repr(best)], best, tuple(trials),
                    facts["learning_seconds"], facts["rows"])
         )  # fmt: skip
     tried = f" (of {count_trials(found)} settings)" if count_trials(found) > len(found) else ""

@@ -45,7 +45,7 @@ class MergeInputs:
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeResult:
     """A merge: its method, its piece, the setting that was chosen, and the settings that were tried.
 
     seconds, rows: what the merge itself took, beyond the specialists.
@@ -60,7 +60,7 @@ class Merged:
     rows: int
 
 
-def merge_fixed(shop: Workshop, inputs: MergeInputs, scope: Scope, judge: Judge) -> list[Merged]:
+def merge_fixed(shop: Workshop, inputs: MergeInputs, scope: Scope, judge: Judge) -> list[MergeResult]:
     """Search the settings of each merge method on validation, and make the merges that were chosen."""
     entries = [registry.find("merge", name) for name in scope.merges]
     if not entries:
@@ -104,7 +104,7 @@ def merge_fixed(shop: Workshop, inputs: MergeInputs, scope: Scope, judge: Judge)
         best, trials = chosen[method]
         taken = piece.facts["seconds"] + sum(p.facts["seconds"] for p in stored)
         rows = sum(p.facts["rows"] for p in stored)
-        found.append(Merged(method, f"merge by {method}", piece, best, tuple(trials), taken, rows))
+        found.append(MergeResult(method, f"merge by {method}", piece, best, tuple(trials), taken, rows))
     shop.say(f"{plural(len(found), 'merge')} by the best of {plural(count_trials(found), 'setting')} on validation: "
              f"{retention_words(found)}", tally)  # fmt: skip
     return found
@@ -144,18 +144,18 @@ def trials_of(pairs: Sequence[tuple[str, Setting]], pieces: Sequence[Piece], jud
     return found
 
 
-def count_trials(merges: Sequence[Merged]) -> int:
+def count_trials(merges: Sequence[MergeResult]) -> int:
     """The settings that were tried for all of these merges."""
     return sum(len(one.trials) for one in merges)
 
 
-def retention_words(merges: Sequence[Merged]) -> str:
+def retention_words(merges: Sequence[MergeResult]) -> str:
     """Each merge with the mean retention that its setting was chosen by."""
     best = {one.method: next(t.validation for t in one.trials if t.chosen) for one in merges}
     return ", ".join(f"{name} {percent(mean)}%" for name, mean in best.items())
 
 
-def merge_candidates(start: Start, specialists: ModelCandidate, merges: Sequence[Merged]) -> list[ModelCandidate]:
+def merge_candidates(start: Start, specialists: ModelCandidate, merges: Sequence[MergeResult]) -> list[ModelCandidate]:
     """Each merge as a system, which rests on the training of the specialists."""
     return [
         ModelCandidate.of_piece(

@@ -37,7 +37,7 @@ from allround.tasks.definition import Definition
 
 
 @dataclass(frozen=True)
-class Specialist:
+class StoreMember:
     """A tuned model: its weights, and where allround saved it, its tasks with their heads.
 
     name: of its residual, and of its task where it has no head.
@@ -59,7 +59,7 @@ class Specialist:
         return encoder + sum(t.numel() * t.itemsize for head in self.heads.values() for t in head.values())
 
 
-def open_specialist(path: Path | str, source: Source | None = None) -> Specialist:
+def open_specialist(path: Path | str, source: Source | None = None) -> StoreMember:
     """A specialist from its folder: one that allround saved, or another, which is called as the folder.
 
     source: its weights, where they are not simply those in the folder (an adapter, say).
@@ -68,10 +68,10 @@ def open_specialist(path: Path | str, source: Source | None = None) -> Specialis
     source = source or Weights(find_folder(path, "model"))
     if not (folder / "allround.json").is_file():
         name = re.sub(r"[^A-Za-z0-9-]", "_", folder.resolve().name).lstrip("_-")[:100]
-        return Specialist(name or "model", source)
+        return StoreMember(name or "model", source)
     _, definitions, _ = read_manifest(folder)
     heads = read_heads(folder / "heads.safetensors")
-    return Specialist(next(iter(definitions), folder.name), source, definitions, heads)
+    return StoreMember(next(iter(definitions), folder.name), source, definitions, heads)
 
 
 #: Scores the model of a store on one of its tasks; more is better.
@@ -81,7 +81,7 @@ Judge = Callable[[ResidualStore, str], float]
 def write_store(
     out: Path | str,
     model: Path | str,
-    specialists: Sequence[Specialist],
+    specialists: Sequence[StoreMember],
     *,
     codec: str,
     values: Mapping[str, Any] | None = None,
@@ -160,7 +160,7 @@ def write_store(
     return Store.open(out)
 
 
-def _check(asked: str, model: Weights, specialists: Sequence[Specialist], merged: Source | None) -> None:
+def _check(asked: str, model: Weights, specialists: Sequence[StoreMember], merged: Source | None) -> None:
     """Errors for models that do not fit together."""
     names = [task for s in specialists for task in s.tasks]
     lower = [name.lower() for name in names]  # some disks do not tell "A" from "a"
@@ -211,7 +211,7 @@ def _change(tuned: Source, start: Source, name: str, device: str) -> Tensor:
     return found
 
 
-def _write_residual(store: Store, specialist: Specialist, codec: str, values: Mapping[str, Any], device: str) -> None:
+def _write_residual(store: Store, specialist: StoreMember, codec: str, values: Mapping[str, Any], device: str) -> None:
     made = make_codec(codec, values)
     about = {"codec": codec, "parameters": json.dumps(registry.find("codec", codec).resolve(values))}
     with parts_file(store.path(specialist.name), about) as file:

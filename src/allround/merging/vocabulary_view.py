@@ -34,7 +34,7 @@ class Table:
     filling: Tensor | None = None
 
 
-class Aligned(Source):
+class VocabularyView(Source):
     """A model by the rows of another tokenizer. Only the rows that are needed are read, whenever they are."""
 
     def __init__(self, inner: Source) -> None:
