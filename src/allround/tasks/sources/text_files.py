@@ -6,7 +6,7 @@ import csv
 import io
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -132,9 +132,9 @@ def _read_csv(path: Path, separator: str) -> dict[str, ChunkedArray]:
     parts: list[list[Array]] = []
     rows: list[list[str]] = []
     count = 0
-    for line, row in _csv_rows(path, separator, asked):
+    for line, row in csv_rows(lines_of(path, asked, newline=""), separator, asked):
         if not names:
-            names = _names(row, asked)
+            names = names_of(row, asked)
             parts = [[] for _ in names]
             continue
         if len(row) > len(names):
@@ -163,7 +163,8 @@ def _put(rows: list[list[str]], parts: list[list[Array]]) -> None:
         rows.clear()
 
 
-def _names(row: list[str], asked: str) -> list[str]:
+def names_of(row: list[str], asked: str) -> list[str]:
+    """The names of columns by the first row."""
     if len(row) > MAX_COLUMNS:
         raise _too_wide(asked)
     twice = [name for name, n in Counter(row).items() if n > 1]
@@ -172,18 +173,21 @@ def _names(row: list[str], asked: str) -> list[str]:
     return [name or f"Unnamed: {i}" for i, name in enumerate(row)]
 
 
-def _csv_rows(path: Path, separator: str, asked: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a file with the lines that they end in; blank lines are left out."""
+def csv_rows(lines: Iterable[str], separator: str, asked: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a file with the lines that they end in; blank lines are left out.
+
+    lines: with their ends. While rows are left to read, no other file of CSV can be read.
+    """
     ended = False
 
-    def lines() -> Iterator[str]:
+    def until_end() -> Iterator[str]:
         nonlocal ended
-        yield from _lines(path, asked, newline="")
+        yield from lines
         ended = True
 
     with _FIELD_LIMIT:
         before = csv.field_size_limit(MAX_LINE)
-        reader = csv.reader(lines(), delimiter=separator)
+        reader = csv.reader(until_end(), delimiter=separator)
         try:
             for row in reader:
                 if ended:  # the reader asked for one more line to end this row
@@ -197,7 +201,7 @@ def _csv_rows(path: Path, separator: str, asked: str) -> Iterator[tuple[int, lis
             csv.field_size_limit(before)
 
 
-def _lines(path: Path, asked: str, newline: str) -> Iterator[str]:
+def lines_of(path: Path, asked: str, newline: str) -> Iterator[str]:
     """The lines of a text, none of them longer than `MAX_LINE`."""
     number = 0
     with open_file(path, asked=asked) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline) as text:
@@ -281,7 +285,7 @@ def _read_json(path: Path, as_written: Collection[str]) -> _Objects:
     asked = f"read '{path}'"
     room = _Room(asked)
     found = _Objects({}, {})
-    for row in _objects(path, asked, frozenset(as_written)):
+    for row in objects(lines_of(path, asked, newline="\n"), asked, frozenset(as_written)):
         for name, value in row.items():
             if name not in found.columns:
                 if len(found.columns) == MAX_COLUMNS:
@@ -307,9 +311,8 @@ def _fill(column: list[object], rows: int, columns: int, room: _Room) -> None:
         column.extend([None] * (rows - len(column)))
 
 
-def _objects(path: Path, asked: str, as_written: frozenset[str]) -> Iterator[JsonObject]:
+def objects(lines: Iterator[str], asked: str, as_written: frozenset[str] = frozenset()) -> Iterator[JsonObject]:
     """The objects of a file: of one array, or one a line."""
-    lines = _lines(path, asked, newline="\n")
     first = True
     for number, line in enumerate(lines, 1):
         text = line.strip()
