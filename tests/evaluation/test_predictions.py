@@ -8,11 +8,17 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from allround.building.single import floor
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
+from allround.evaluation.predict import predict_alike, predict_split
 from allround.evaluation.predictions import Predictions, score
+from allround.models.encoders.small_table import SmallTable
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
+from allround.tasks.make import make_task
 
 RNG = np.random.default_rng(0)
 CASES: dict[str, tuple[Definition, Any, Any]] = {
@@ -68,6 +74,39 @@ def test_the_file_is_readable_as_it_is(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST, "p.parquet"]
 
 
+SCORES = {
+    "classification": np.array([[0.25, 0.75], [1e-30, 1.0], [0.5, 0.5]], dtype=np.float32),
+    "multilabel": np.array([[0.1, 0.2], [0.9, 0.0], [1.0, 1.0]], dtype=np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", SCORES)
+def test_scores_come_back_as_they_were_and_stand_in_the_file_by_row(kind: str, tmp_path: Path) -> None:
+    definition, targets, answers = CASES[kind]
+    Predictions(definition, "test", targets, answers, scores=SCORES[kind]).save(tmp_path / "p.parquet")
+    found = Predictions.load(tmp_path / "p.parquet").scores
+    assert found is not None and found.dtype == np.float32
+    np.testing.assert_array_equal(found, SCORES[kind])
+    assert pq.read_table(tmp_path / "p.parquet")["scores"].to_pylist()[1] == SCORES[kind][1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "scores", "words"),
+    [
+        ("classification", [[0.5, 0.5]], r"the shape \(1, 2\), and there are 3 rows and 2 labels"),
+        ("classification", [[0.5, 0.5], [0.5, np.nan], [1, 0]], "1 of 3 rows are NaN"),
+        ("multilabel", [[0.5, 0.5], [0.5, 1.1], [-1, 0]], "2 of 3 rows are not between 0 and 1"),
+        ("classification", [[0.5, 0.5], [0.5, 0.6], [1, 0]], "1 of 3 rows do not add up to 1"),
+        ("regression", [[1.0], [1.0], [1.0]], "a task of the kind regression has none"),
+        ("token_classification", [[1.0, 0, 0]] * 3, "a task of the kind token_classification has none"),
+    ],
+)
+def test_scores_that_are_no_probabilities_of_the_labels(kind: str, scores: Any, words: str) -> None:
+    definition, targets, answers = CASES[kind]
+    with pytest.raises(AllroundError, match=words):
+        Predictions(definition, "test", targets, answers, scores=np.array(scores))
+
+
 def test_score_is_the_metric_of_the_task() -> None:
     definition, targets, answers = CASES["classification"]
     assert score(Predictions(definition, "test", targets, answers)) == pytest.approx(1 / 3)
@@ -84,3 +123,27 @@ def test_errors_in_words(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"no parquet at all")
     with pytest.raises(AllroundError, match="not a file of predictions"):
         Predictions.load(tmp_path / "bad.parquet")
+
+
+def test_a_split_is_predicted_with_scores_and_the_floor_has_the_shares_of_the_training_rows() -> None:
+    rows = [{"x": float(i), "y": "no" if i % 4 else "yes", "z": float(i % 3)} for i in range(40)]
+    data = {split: rows[at : at + 20] for split, at in (("train", 0), ("validation", 10), ("test", 20))}
+    tasks = {
+        name: make_task(name, kind=kind, inputs="x", target=target, data=data)
+        for name, kind, target in (("word", "classification", "y"), ("number", "regression", "z"))
+    }
+    encoder = SmallTable.create(tasks["word"].splits["train"].inputs, tasks["word"].definition, seed=0)
+    model = MultiTaskModel(encoder, {name: task.definition for name, task in tasks.items()})
+    word, number = tasks["word"], tasks["number"]
+    with torch.no_grad():
+        model.head("word").bias[1] = 1.0
+    ready = model.prepare("word", word.splits["test"].inputs)
+    shares = [1 / (1 + np.e), np.e / (1 + np.e)]
+    for made in (
+        predict_split(model, word, "test"),
+        predict_split(model, word, "test", prepared=ready),
+        *predict_alike([model, model], word, "test", prepared=ready),
+    ):
+        np.testing.assert_allclose(made.scores, [shares] * 20, rtol=1e-6)
+    np.testing.assert_allclose(floor(word).scores, [[0.75, 0.25]] * 20)
+    assert predict_split(model, number, "test").scores is None and floor(number).scores is None

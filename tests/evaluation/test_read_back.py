@@ -163,7 +163,8 @@ def test_predictions(kind: str, text_suite: Suite, tmp_path: Path) -> None:
     name = {"classification": "mood", "regression": "warmth", "token_classification": "names"}[kind]
     task = text_suite.tasks[name]
     targets = task.splits["test"].targets
-    made = Predictions(task.definition, "test", targets, targets, [0.5] * len(targets), 1.0)
+    scores = np.eye(len(task.definition.labels))[targets] if kind == "classification" else None
+    made = Predictions(task.definition, "test", targets, targets, [0.5] * len(targets), 1.0, scores)
     path = tmp_path / "p.parquet"
     made.save(path)
     data, table = path.read_bytes(), pq.read_table(path)

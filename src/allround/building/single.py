@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from allround.building.saving import cell_facts
 from allround.core.errors import AllroundError, suggestion
 from allround.core.growing import remove_work
@@ -249,9 +251,12 @@ def board_of(model: System, suite: Suite, split: str, name: str, course: Course 
 
 
 def floor(task: Task, split: str = "test") -> Predictions:
-    """The trivial predictions of a task: the majority class of the training rows, or their mean."""
+    """The trivial predictions of a task: the majority class of the training rows, or their mean; its scores are how
+    often each label occurs in them."""
     rules = kind(task.definition.kind)
     targets = task.splits[split].targets
     lengths = [len(t) for t in targets] if rules.per_token else []
     found = rules.floor(task.splits["train"].targets, len(targets), lengths)
-    return Predictions(task.definition, split, targets, found, None, 0.0)
+    shares = rules.shares(task.splits["train"].targets, len(task.definition.labels))
+    scores = None if shares is None else np.tile(shares, (len(targets), 1))
+    return Predictions(task.definition, split, targets, found, None, 0.0, scores)

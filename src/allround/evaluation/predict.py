@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import numpy as np
+
 from allround.evaluation.predictions import Predictions
 from allround.models.batch import Answers
 from allround.models.model import Model, Prepared
@@ -19,17 +21,18 @@ def predict_split(
 ) -> Predictions:
     """Predict every row of a split.
 
-    prepared: the split's rows as the model prepared them, when the caller has them; then the time is that of the
-    network alone.
+    The probabilities of the labels are kept where the kind has one of each for a row. prepared: the split's rows as
+    the model prepared them, when the caller has them; then the time is that of the network alone.
     """
     started = time.perf_counter()
     rows = task.splits[split].inputs
     if not len(rows):
         return _predictions(task, split, _none(task), started)
+    scores = kind(task.definition.kind).has_scores
     if prepared is not None and isinstance(system, Model):
-        made = system.answer_prepared(task.name, prepared, batch_size=batch_size)
+        made = system.answer_prepared(task.name, prepared, batch_size=batch_size, scores=scores)
     else:
-        made = system.answers(task.name, rows, batch_size=batch_size)
+        made = system.answers(task.name, rows, batch_size=batch_size, scores=scores)
     return _predictions(task, split, made, started)
 
 
@@ -43,7 +46,8 @@ def predict_alike(
     started = time.perf_counter()
     if not len(prepared):
         return [_predictions(task, split, _none(task), started) for _ in models]
-    found = answer_alike(models, task.name, prepared, batch_size=batch_size)
+    scores = kind(task.definition.kind).has_scores
+    found = answer_alike(models, task.name, prepared, batch_size=batch_size, scores=scores)
     seconds = time.perf_counter() - started
     return [_predictions(task, split, made, started, seconds) for made in found]
 
@@ -51,7 +55,8 @@ def predict_alike(
 def _predictions(task: Task, split: str, made: Answers, started: float, seconds: float | None = None) -> Predictions:
     taken = time.perf_counter() - started if seconds is None else seconds
     targets = task.splits[split].targets
-    return Predictions(task.definition, split, targets, made.predictions, made.confidence, taken)
+    scores = None if made.scores is None else np.asarray(made.scores)
+    return Predictions(task.definition, split, targets, made.predictions, made.confidence, taken, scores)
 
 
 def _none(task: Task) -> Answers:

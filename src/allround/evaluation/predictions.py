@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from allround.core.errors import AllroundError
 from allround.core.outputs import output_file
@@ -18,13 +19,16 @@ from allround.tasks.kind import Encoded, kind
 from allround.tasks.metric import metric
 
 _FORMAT = "allround predictions 1"
+#: How far a probability may be outside its range.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
 class Predictions:
     """Targets and predictions of a split, both encoded as the task's kind does, row by row.
 
-    confidence: the probability of each answer, where the kind has one. seconds: what predicting took.
+    confidence: the probability of each answer, where the kind has one. seconds: what predicting took. scores: the
+    probability of each label, float32 (n, labels), where a row has one for each and the system gives them.
     """
 
     definition: Definition
@@ -33,6 +37,7 @@ class Predictions:
     predictions: Encoded
     confidence: list[float] | None = None
     seconds: float = 0.0
+    scores: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if len(self.targets) != len(self.predictions):
@@ -59,6 +64,15 @@ class Predictions:
                     "check the model that they come from",
                 )
 
+        if self.scores is not None:
+            object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float32))
+            if wrong := _wrong_scores(self.scores, len(self), self.definition):
+                raise AllroundError(
+                    f"keep the predictions for the task '{self.definition.name}'",
+                    wrong,
+                    "check the system that they come from: scores are probabilities of the labels",
+                )
+
     def __len__(self) -> int:
         return len(self.targets)
 
@@ -71,10 +85,11 @@ class Predictions:
             self.write(new)
 
     def write(self, path: Path) -> None:
-        """Write a Parquet file: row, target, prediction (in the words of the task) and confidence.
+        """Write a Parquet file: row, target, prediction (in the words of the task), confidence and scores.
 
-        Encoded numbers that do not follow exactly from the words (regression) have columns of their own. The
-        definition, the split and the seconds are in the metadata of the schema, as JSON under "allround".
+        Scores are lists in the order of the labels. Encoded numbers that do not follow exactly from the words
+        (regression) have columns of their own. The definition, the split and the seconds are in the metadata of the
+        schema, as JSON under "allround".
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -90,6 +105,9 @@ class Predictions:
         if type_ == pa.float64():
             columns["target_encoded"] = pa.array(self.targets)
             columns["prediction_encoded"] = pa.array(self.predictions)
+        if self.scores is not None:
+            flat = pa.array(np.ascontiguousarray(self.scores).ravel())
+            columns["scores"] = pa.FixedSizeListArray.from_arrays(flat, self.scores.shape[1])
         about = {
             "format": _FORMAT,
             "definition": self.definition.to_json(),
@@ -114,10 +132,10 @@ class Predictions:
             if about.format != _FORMAT:
                 raise ValueError(f"its format is {about.format!r}, not {_FORMAT!r}")
             definition = Definition.from_json(about.definition)
-            _check_columns(table)
+            _check_columns(table, len(definition.labels))
             targets, predictions = (_encoded(table, name, definition) for name in ("target", "prediction"))
             confidence = table["confidence"].to_pylist() if "confidence" in table.column_names else None
-            return cls(definition, about.split, targets, predictions, confidence, about.seconds)
+            return cls(definition, about.split, targets, predictions, confidence, about.seconds, _scores(table))
         except (pa.ArrowException, KeyError, TypeError, ValueError, OSError, AllroundError) as error:
             found = error.found if isinstance(error, AllroundError) else str(error)
             raise AllroundError(
@@ -139,7 +157,7 @@ class _About:
     seconds: float
 
 
-def _check_columns(table: Any) -> None:
+def _check_columns(table: Any, labels: int) -> None:
     """A ValueError unless a table has just the columns that are written, of their types, with no gaps."""
     import pyarrow as pa
 
@@ -149,11 +167,14 @@ def _check_columns(table: Any) -> None:
     wanted = {"row": pa.int64(), "target": form, "prediction": form}
     wanted |= {"target_encoded": pa.float64(), "prediction_encoded": pa.float64()} if form == pa.float64() else {}
     wanted |= {"confidence": pa.float64()} if "confidence" in found else {}
+    listed = pa.list_(pa.float32(), labels)
+    wanted |= {"scores": listed} if "scores" in found else {}
     if len(found) < len(table.schema) or found != wanted or form not in kinds:
         raise ValueError(f"it has the columns {', '.join(f'{n} ({t})' for n, t in found.items())[:200]}")
     for name in found:
         column = table[name].combine_chunks()
-        if column.null_count or (form == pa.list_(pa.string()) and found[name] == form and column.values.null_count):
+        lists = found[name] in (pa.list_(pa.string()), listed)
+        if column.null_count or (lists and column.values.null_count):
             raise ValueError(f"its column '{name}' has gaps")
     if not np.array_equal(table["row"].to_numpy(), np.arange(len(table))):
         raise ValueError("its rows are not in their order")
@@ -164,6 +185,22 @@ def _odd(values: Any) -> int:
     if isinstance(values, list) and not all(isinstance(value, float) for value in values):
         return 0
     return 0 if values is None else int((~np.isfinite(values)).sum())
+
+
+def _wrong_scores(scores: NDArray[np.float32], count: int, definition: Definition) -> str | None:
+    """What is wrong with the probabilities of labels, in words."""
+    rules, wanted = kind(definition.kind), (count, len(definition.labels))
+    if not rules.has_scores:
+        return f"there are scores, and a row of a task of the kind {definition.kind} has none"
+    if scores.shape != wanted:
+        return f"the scores have the shape {scores.shape}, and there are {wanted[0]} rows and {wanted[1]} labels"
+    if odd := int((~np.isfinite(scores)).any(1).sum()):
+        return f"the scores of {odd} of {count} rows are NaN or infinite"
+    if outside := int(((scores < -_ROUNDING) | (scores > 1 + _ROUNDING)).any(1).sum()):
+        return f"the scores of {outside} of {count} rows are not between 0 and 1"
+    if not rules.lists and (apart := int((np.abs(scores.sum(1, dtype=np.float64) - 1) > 100 * _ROUNDING).sum())):
+        return f"the scores of {apart} of {count} rows do not add up to 1"
+    return None
 
 
 def score(predictions: Predictions) -> float:
@@ -196,3 +233,10 @@ def _encoded(table: Any, name: str, definition: Definition) -> Encoded:
     if f"{name}_encoded" in table.column_names:
         return table[f"{name}_encoded"].to_numpy()
     return kind(definition.kind).encode(table[name].to_pylist(), definition)
+
+
+def _scores(table: Any) -> NDArray[np.float32] | None:
+    if "scores" not in table.column_names:
+        return None
+    column = table["scores"].combine_chunks()
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), column.type.list_size)

@@ -34,6 +34,11 @@ class Kind(ABC):
     #: The smallest number of labels that leaves something to tell apart.
     least_labels: ClassVar[int] = 2
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether each row has a probability for each label: kinds with labels, unless they are per word."""
+        return not self.numeric and not self.per_token
+
     @abstractmethod
     def facts(self, values: Sequence[Any]) -> dict[str, Any]:
         """Fields of the definition that training targets decide (labels; centre and scale)."""
@@ -56,6 +61,10 @@ class Kind(ABC):
     @abstractmethod
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
         """`count` trivial predictions from the training targets: the majority class, or the mean."""
+
+    def shares(self, train: Encoded, labels: int) -> np.ndarray | None:
+        """How often each of the labels occurs among the training targets: (labels,); None for kinds without scores."""
+        return None
 
     def strata(self, encoded: Encoded) -> list[object] | None:
         """A group for each example, of which a smaller sample must keep at least one; or None."""

@@ -55,7 +55,7 @@ def prediction_pieces(pieces: Pieces, candidate: Candidate, data: Data, split: s
     """For each task, the piece that holds, or will hold, a candidate's predictions of a split."""
     return {
         name: pieces.piece(
-            f"{split}-{candidate.name}-{name}", system=candidate.keys[name], task=task.content, split=split
+            f"{split}-{candidate.name}-{name}", system=candidate.keys[name], task=task.content, split=split, scores=True
         )
         for name, task in data.tasks.items()
     }

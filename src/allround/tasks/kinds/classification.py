@@ -43,5 +43,9 @@ class Classification(Kind):
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
         return np.full(count, np.bincount(train).argmax(), dtype=np.int64)
 
+    def shares(self, train: Encoded, labels: int) -> np.ndarray:
+        counts = np.bincount(train, minlength=labels)
+        return np.asarray(counts / counts.sum())
+
     def strata(self, encoded: Encoded) -> list[object] | None:
         return list(map(int, encoded))

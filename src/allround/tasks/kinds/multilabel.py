@@ -50,3 +50,6 @@ class Multilabel(Kind):
 
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
         return np.tile((np.asarray(train).mean(0) > 0.5).astype(np.int8), (count, 1))
+
+    def shares(self, train: Encoded, labels: int) -> np.ndarray:
+        return np.asarray(np.asarray(train).mean(0))
