@@ -16,6 +16,7 @@ import pytest
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
 from allround.tasks.make import make_task
+from allround.tasks.suite import Suite
 from allround.tasks.task import SPLITS, Split, Task, limit_split
 
 TEXTS = [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(20)]
@@ -506,3 +507,33 @@ def test_content_is_fast() -> None:
     started = time.perf_counter()
     assert task.content is first
     assert time.perf_counter() - started < 0.01
+
+
+# Slices.
+
+
+def test_slices_go_with_the_rows_and_not_into_the_content(tmp_path: Path) -> None:
+    languages = ["de", None, "en", "", 7]
+    data = {"train": [{**row, "language": languages[i % 5]} for i, row in enumerate(TEXTS)]}
+    task, plain = make(data, slices="language"), make({"train": TEXTS})
+    assert task.content == plain.content
+    known = {row["text"]: languages[i % 5] for i, row in enumerate(data["train"])}
+    shown = {"de": "de", None: None, "en": "en", "": None, 7: "7"}
+    for split in task.splits.values():
+        assert list(split.slices["language"]) == [shown[known[text]] for (text,) in split.inputs]
+    task.save(tmp_path / "t")
+    again = Task.load(tmp_path / "t")
+    assert all(again.splits[s].slices == task.splits[s].slices for s in SPLITS)
+    few = again.limit({"train": 3}).splits["train"]
+    assert list(few.slices["language"]) == [shown[known[text]] for (text,) in few.inputs]
+    refuse(data, "train has no column 'langage'", "did you mean 'language'?", slices=["langage"])
+    refuse(data, "`slices` names the column 'a' twice", slices=["a", "a"])
+
+
+def test_slices_of_a_suite_file_are_as_written(tmp_path: Path) -> None:
+    lines = [f"row {i},{'ab'[i % 2]},0{i % 3}" for i in range(20)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label,region", *lines]) + "\n")
+    task = {"source": "a.csv", "kind": "classification", "inputs": "text", "target": "label", "slices": "region"}
+    (tmp_path / "s.yml").write_text(json.dumps({"tasks": {"mood": task}}))
+    found = Suite.load(tmp_path / "s.yml")["mood"].splits["train"]
+    assert list(found.slices["region"]) == [f"0{int(text.split()[1]) % 3}" for (text,) in found.inputs]

@@ -13,7 +13,7 @@ from allround.core.errors import suggestion
 from allround.core.reading import image_errors
 from allround.tasks.question import Question
 from allround.tasks.task import SPLITS
-from allround.tasks.values import is_empty, is_missing, is_number, native, short
+from allround.tasks.values import is_empty, is_missing, is_number, native, plain, short
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,6 +39,10 @@ class Column:
         """The values of these rows only."""
         return Column([self.values[i] for i in rows], self.names, rows)
 
+    def labels(self) -> list[str]:
+        """The values as text: the names of codes, where the source has them."""
+        return named_codes([plain(value) for value in self.values], self.names)
+
     def is_gone(self, row: int) -> bool:
         """Whether the value is missing, as a whole."""
         value = self.values[row]
@@ -50,6 +54,17 @@ class Column:
         if isinstance(value, (list, tuple, np.ndarray)):
             return any(is_missing(v) or is_empty(v) for v in value)
         return self.is_gone(row)
+
+
+def named_codes(raw: list[str], names: tuple[str, ...] | None) -> list[str]:
+    """The names of codes where the source has them; other values as they are.
+
+    >>> named_codes(["1", "0", "7"], ("no", "yes"))
+    ['yes', 'no', '7']
+    """
+    if names is None:
+        return raw
+    return [names[int(v)] if v.lstrip("-").isdigit() and 0 <= int(v) < len(names) else v for v in raw]
 
 
 #: The names of the columns that a form of rows has, and a function that reads one.
@@ -100,7 +115,7 @@ def _is_hidden(column: Column) -> bool:
 
 def _columns(question: Question, split: str, rows: object) -> dict[str, Column]:
     known, column = _reader(question, split, rows)
-    wanted = (*question.inputs, *question.targets)
+    wanted = question.columns
     twice = [c for c, n in Counter(known).items() if n > 1]
     if twice:
         raise question.fail(f"{split} has {known.count(twice[0])} columns called '{twice[0]}'", "rename all but one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from allround.core import registry
 from allround.tasks.columns import Column
@@ -90,5 +91,5 @@ def check_words(question: Question, parts: dict[str, Part], notes: list[str]) ->
         else:
             wordless.update(part.numbers[i] for i, length in enumerate(lengths) if not length)
             targets = [target if length else None for target, length in zip(part.targets, lengths, strict=True)]
-            parts[split] = Part(part.inputs, targets, part.numbers)
+            parts[split] = replace(part, targets=targets)
     return frozenset(wordless)

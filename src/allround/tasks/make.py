@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from allround.core.files import check_name
-from allround.tasks.columns import read_data
+from allround.tasks.columns import Column, read_data
 from allround.tasks.definition import Definition
 from allround.tasks.inputs import check_words, choose_modality, read_inputs
 from allround.tasks.kind import kind as find_kind
@@ -31,6 +31,7 @@ def make_task(
     limit: int | Mapping[str, int] | None = None,
     missing: str = "error",
     table: str | None = None,
+    slices: str | Sequence[str] = (),
 ) -> Task:
     """Make a task from rows, and check them.
 
@@ -45,6 +46,8 @@ def make_task(
     A target that is missing in part (one of several columns, one tag of a row) is missing.
     table: a name for these rows, the same for all tasks that label them. The splits of such tasks are drawn alike,
     whatever targets are missing, and their rows are numbered: first those of train, then validation, then test.
+    slices: further columns that go with the rows as text, such as a language, by which results are broken down; models
+    never see them.
 
     Raises `AllroundError` that names the column, the split, how many rows, and an example.
 
@@ -62,7 +65,8 @@ def make_task(
     many = not isinstance(target, str)
     input_names = (inputs,) if isinstance(inputs, str) else tuple(inputs)
     target_names = (target,) if isinstance(target, str) else tuple(target)
-    question = Question(name, kind, rules, input_names, target_names, many, missing, table)
+    slice_names = (slices,) if isinstance(slices, str) else tuple(slices)
+    question = Question(name, kind, rules, input_names, target_names, many, missing, table, slice_names)
     question.check(modality, labels)
 
     notes: list[str] = []
@@ -79,7 +83,8 @@ def make_task(
         instruction=instruction,
     )
     rows = read_inputs(question, modality_of(definition), read.columns)
-    parts = {split: Part(rows[split], targets[split], read.numbers[split]) for split in rows}
+    beside = {split: _slices(question, columns) for split, columns in read.columns.items()}
+    parts = {split: Part(rows[split], targets[split], read.numbers[split], beside[split]) for split in rows}
     wordless = check_words(question, parts, notes) if rules.per_token else frozenset()
     check_targets(question, {split: part.targets for split, part in parts.items()})
     parts = finish_splits(question, parts, wordless, notes)
@@ -93,3 +98,11 @@ def make_task(
     splits = {s: parts[s].split(rules.encode(parts[s].targets, definition), table is not None) for s in SPLITS}
     task = Task(definition, splits, tuple(notes), table)
     return task.limit(check_limit(limit)) if limit else task
+
+
+def _slices(question: Question, columns: Mapping[str, Column]) -> dict[str, list[str | None]]:
+    """The columns of slices as text; None where a value is missing."""
+    return {
+        name: [None if columns[name].is_gone(i) else label for i, label in enumerate(columns[name].labels())]
+        for name in question.slices
+    }

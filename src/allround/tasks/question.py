@@ -21,7 +21,11 @@ _PAIRS = ("pair_classification", "text_pair_classification", "pair_regression", 
 
 @dataclass(frozen=True)
 class Question:
-    """The names of a task's parts. many: whether the target was given as a list of columns; the rest as `make_task`."""
+    """The names of a task's parts.
+
+    many: whether the target was given as a list of columns. slices: columns that go with the rows, beside inputs and
+    targets. The rest is as for `make_task`.
+    """
 
     name: str
     kind: str
@@ -31,6 +35,12 @@ class Question:
     many: bool
     missing: str
     table: str | None
+    slices: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that are read, each once."""
+        return tuple(dict.fromkeys((*self.inputs, *self.targets, *self.slices)))
 
     def fail(self, found: str, do: str) -> AllroundError:
         """An error that names the task."""
@@ -42,7 +52,7 @@ class Question:
             raise self.fail("it has no input column", "name at least one column in `inputs`")
         if not self.targets:
             raise self.fail("it has no target column", "name a column in `target`")
-        for what, columns in (("inputs", self.inputs), ("target", self.targets)):
+        for what, columns in (("inputs", self.inputs), ("target", self.targets), ("slices", self.slices)):
             twice = [c for c, n in Counter(columns).items() if n > 1]
             if twice:
                 raise self.fail(f"`{what}` names the column '{twice[0]}' twice", "name each column once")

@@ -98,6 +98,7 @@ class TaskSpec(_Strict):
     limit: Limit = {}
     missing: Literal["error", "drop"] = "error"
     table: str | None = None
+    slices: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
     local: SourceSpec | None = None
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,22 +18,32 @@ from allround.tasks.values import Row, Target
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a split while it is made. A target that is None is missing. numbers: of the rows in the table."""
+    """Rows of a split while it is made. A target that is None is missing. numbers: of the rows in the table.
+
+    slices: as those of a `Split`.
+    """
 
     inputs: list[Row]
     targets: list[Target | None]
     numbers: list[int]
+    slices: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def take(self, rows: Sequence[int]) -> Part:
         """Only these rows, in this order."""
-        return Part([self.inputs[i] for i in rows], [self.targets[i] for i in rows], [self.numbers[i] for i in rows])
+        return Part(
+            [self.inputs[i] for i in rows],
+            [self.targets[i] for i in rows],
+            [self.numbers[i] for i in rows],
+            {name: [values[i] for i in rows] for name, values in self.slices.items()},
+        )
 
     def split(self, encoded: Encoded, numbered: bool) -> Split:
         """The finished split. numbered: whether the rows keep their numbers."""
-        return Split(self.inputs, encoded, np.array(self.numbers, dtype=np.int64) if numbered else None)
+        numbers = np.array(self.numbers, dtype=np.int64) if numbered else None
+        return Split(self.inputs, encoded, numbers, self.slices)
 
 
 def finish_splits(

@@ -223,8 +223,10 @@ def _check_tables(asked: str, tasks: Iterable[Task]) -> None:
 
 
 def _labels(tasks: Sequence[TaskSpec]) -> set[str]:
-    """The columns that hold labels: they are text as it is written. Columns of 0 and 1 are numbers."""
-    return {task.target for task in tasks if isinstance(task.target, str) and not kind(task.kind).numeric}
+    """The columns that hold labels or slices: they are text as it is written. Columns of 0 and 1 are numbers."""
+    targets = {task.target for task in tasks if isinstance(task.target, str) and not kind(task.kind).numeric}
+    read = {name for task in tasks for name in (*task.inputs, *([] if isinstance(task.target, str) else task.target))}
+    return targets | {name for task in tasks for name in task.slices if name not in read}
 
 
 def _read(
@@ -252,4 +254,5 @@ def _make(name: str, spec: TaskSpec, data: Mapping[str, object], limit: Mapping[
         limit=limit,
         missing=spec.missing,
         table=spec.table,
+        slices=spec.slices,
     )

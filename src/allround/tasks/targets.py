@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from allround.tasks.columns import Column
+from allround.tasks.columns import Column, named_codes
 from allround.tasks.question import Question
 from allround.tasks.values import Target, counts, is_empty, is_missing, is_number, plain, short
 
@@ -129,9 +129,7 @@ class TargetReader:
     def _names(self, where: str, values: Sequence[object], names: tuple[str, ...] | None) -> list[str]:
         """Raw labels -> names: the source's own names for codes, then the user's map."""
         raw = [plain(v) for v in values]
-        shown = raw
-        if names is not None:
-            shown = [names[int(v)] if v.lstrip("-").isdigit() and 0 <= int(v) < len(names) else v for v in raw]
+        shown = named_codes(raw, names)
         if self.named is None:
             return shown
         known = set(self.named.values())

@@ -21,18 +21,22 @@ from allround.tasks.modality import modality_of
 from allround.tasks.values import Row, Value
 
 SPLITS = ("train", "validation", "test")
+#: How the columns of slices begin in the file of a split.
+SLICE = "slice_"
 
 
 @dataclass(frozen=True)
 class Split:
     """Rows of one split: what goes in, and the encoded targets, in the same order.
 
-    rows: for a task of a table, the number of each row in the table, int64.
+    rows: for a task of a table, the number of each row in the table, int64. slices: further columns by name, a text or
+    None for each row, by which results are broken down; models never see them.
     """
 
     inputs: list[Row]
     targets: Encoded
     rows: np.ndarray | None = None
+    slices: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -44,6 +48,7 @@ class Split:
             [self.inputs[i] for i in rows],
             np.array(targets) if isinstance(self.targets, np.ndarray) else targets,
             None if self.rows is None else self.rows[np.asarray(rows, dtype=np.int64)],
+            {name: [values[i] for i in rows] for name, values in self.slices.items()},
         )
 
 
@@ -75,7 +80,10 @@ class Task:
 
     @cached_property
     def content(self) -> str:
-        """A hash of the definition and of every row; for a task of a table also of its name and the rows' numbers."""
+        """A hash of the definition and of every row; for a task of a table also of its name and the rows' numbers.
+
+        Slices are no part of it: nothing that is learned or predicted follows from them.
+        """
         parts: list[object] = [self.definition.to_json()]
         if self.table is not None:
             parts.append(["table", self.table])
@@ -245,6 +253,8 @@ def _write_split(path: Path, split: Split, definition: Definition) -> None:
         columns["target"] = pa.array([t.tolist() for t in targets], pa.large_list(pa.int64()))
     if split.rows is not None:
         columns["row"] = pa.array(split.rows, pa.int64())
+    for name, values in split.slices.items():
+        columns[SLICE + name] = pa.array(values, pa.large_string())
     table = pa.table(columns)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
@@ -268,4 +278,6 @@ def _read_split(path: Path, definition: Definition) -> Split:
     else:
         targets = target.to_numpy(zero_copy_only=False).copy()
     rows = table.column("row").to_numpy().copy() if "row" in table.column_names else None
-    return Split(list(zip(*columns, strict=True)), targets, rows)
+    names = [name for name in table.column_names if name.startswith(SLICE)]
+    slices = {name.removeprefix(SLICE): table.column(name).to_pylist() for name in names}
+    return Split(list(zip(*columns, strict=True)), targets, rows, slices)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from allround.building.workshop import Workshop
+from allround.core.files import hash_json
 from allround.core.words import plural
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
@@ -51,7 +52,9 @@ def keep_rows(shop: Workshop, tasks: Mapping[str, Task]) -> Data:
     """Write the rows of each task into the run folder, where they are not there yet."""
     folders: dict[str, str] = {}
     for name, task in tasks.items():
-        piece = shop.pieces.piece(f"data-{name}", content=task.content)
+        slices = {split: dict(part.slices) for split, part in task.splits.items() if part.slices}
+        beside = {"slices": hash_json(slices)} if slices else {}
+        piece = shop.pieces.piece(f"data-{name}", content=task.content, **beside)
         if not shop.have(piece):
             with piece.make() as (folder, facts):
                 task.write(folder)
