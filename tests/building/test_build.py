@@ -301,6 +301,15 @@ def test_constraints_are_judged_on_validation(first: Build, digits_suite: Suite,
         run(digits_suite, out, base=base, constraints=Constraints(keep={"digits": 0.9}))
 
 
+def test_heads_of_the_sort_that_is_asked_for(digits_suite: Suite, base: Path, tmp_path: Path) -> None:
+    alone = Suite("alone", [digits_suite.tasks["digit"]])
+    made_ = run(alone, tmp_path / "run", base=base, head="mlp_tanh", joint=False, settings=QUICK.with_(epochs=1))
+    assert made_.scoreboard.cells["base"]["digit"].score > made_.scoreboard.cells["floor"]["digit"].score
+    assert allround.load(made_.best).head("digit").sort == "mlp_tanh"
+    with pytest.raises(AllroundError, match="did you mean 'mlp_tanh'"):
+        options(head="mlp_tan")
+
+
 def test_one_task_alone(digits_suite: Suite, base: Path, tmp_path: Path) -> None:
     alone = Suite("alone", [digits_suite.tasks["digit"]])
     board = run(alone, tmp_path / "run", base=base).scoreboard

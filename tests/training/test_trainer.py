@@ -541,15 +541,26 @@ def test_a_batch_that_is_not_finite_is_skipped(number: float) -> None:
 def test_ten_in_a_row_are_an_error() -> None:
     model, tasks = brittle(24)
     with pytest.raises(AllroundError) as caught:
-        train(model, tasks, chosen(epochs=3, batch_size=4, patience=LONG), seed=0)
+        train(model, tasks, chosen(epochs=3, batch_size=4, heads="tuned", patience=LONG), seed=0)
     assert "ten times in a row" in caught.value.found and "task 't'" in caught.value.asked
     assert "lower the learning rate" in caught.value.do
 
 
 def test_nine_in_a_row_are_none() -> None:
     model, tasks = brittle(24, rows=24)
-    course = train(model, tasks, chosen(epochs=1, batch_size=3, patience=LONG), seed=0)
+    course = train(model, tasks, chosen(epochs=1, batch_size=3, heads="tuned", patience=LONG), seed=0)
     assert course.skipped == 8
+
+
+def test_untrained_heads_must_not_stay_frozen() -> None:
+    """They answer zeros, so no gradient would reach the encoder, and all steps would be for nothing."""
+    model, tasks = brittle(0)
+    with pytest.raises(AllroundError, match="these heads are untrained"):
+        train(model, tasks, chosen(epochs=1), seed=0)
+    model.add_task(tasks[0].definition, fit_head(model.encoder, tasks[0], "mlp_tanh").state)
+    before = model.encoder.network.layer.weight.detach().clone()
+    train(model, tasks, chosen(epochs=1, keep="last"), seed=0)
+    assert not torch.equal(model.encoder.network.layer.weight, before)
 
 
 # LoRA.

@@ -80,9 +80,11 @@ class Options:
     tried for each. joint: whether to train the joint model. balance: further joint models, with a batch of every task
     in each step, by balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying.
     trees: try boosted trees too, where all tasks are on tables. ensemble: try the mean of the answers of specialists,
-    joint models and trees too. specialists: folders of models that are already tuned, by task. budget: minutes, or
-    `None`. workers: processes, `None` for one a core. ray: the address of a Ray cluster that does the work (HOST:PORT,
-    or `auto` for the one that this machine belongs to); its machines must share the run folder.
+    joint models and trees too. head: the sort of all heads that are fitted; see `allround.methods("head")`.
+    specialists: models that are already tuned, by task: folders or Hub ids of what allround, transformers,
+    sentence-transformers, SetFit or PEFT saved. budget: minutes, or `None`. workers: processes, `None` for one a core.
+    ray: the address of a Ray cluster that does the work (HOST:PORT, or `auto` for the one that this machine belongs
+    to); its machines must share the run folder.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -93,6 +95,7 @@ class Options:
     trees: bool = True
     ensemble: bool = False
     balance: tuple[str, ...] | None = None
+    head: str = "linear"
     specialists: Mapping[str, str] = field(default_factory=dict)
     budget: float | None = None
     workers: int | None = None
@@ -101,6 +104,7 @@ class Options:
     resamples: int = 1000
 
     def __post_init__(self) -> None:
+        registry.find("head", self.head)
         for name in self.methods or ():
             if name not in registry.names("learn"):
                 registry.find("merge", name)

@@ -130,7 +130,7 @@ def _build(
         scope = plan_work(shop, base, whole_scope(options, rows, precision.settings), options.budget)
         data, device = scope.data, scope.settings.device
 
-        start = fit_heads(shop, data, base, device)
+        start = fit_heads(shop, data, base, device, scope.head)
         tuned = tune(shop, start, scope, options.specialists)
         specialists = specialists_candidate(start, tuned)
         joints = joint_candidates(start, tuned)

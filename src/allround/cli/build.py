@@ -73,8 +73,15 @@ def build(
             "are worth trying."
         ),
     ] = None,
+    head: Annotated[
+        str, typer.Option(help="The sort of the heads: linear, mlp, ... See: allround methods list --family head.")
+    ] = "linear",
     specialist: Annotated[
-        list[str] | None, typer.Option(help="A model that is already tuned: TASK=FOLDER; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="A model that is already tuned: TASK=FOLDER or TASK=HUB_ID, of allround, transformers, "
+            "sentence-transformers, SetFit or PEFT; may be repeated."
+        ),
     ] = None,
     worst: Annotated[float | None, typer.Option(help="Every task must retain at least this, such as 0.95.")] = None,
     keep: Annotated[
@@ -106,6 +113,7 @@ def build(
         joint=joint,
         trees=trees,
         ensemble=ensemble,
+        head=head,
         balance=None if balance is None else () if balance == "none" else tuple(methods_of(balance, "--balance")),
         specialists=pairs_of(specialist, "--specialist", str),
         budget=budget,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from allround.models.batch import Answers, Features, TaskLoss, per_row
 from allround.models.likelihood import likelihood
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: The head of a task that nothing else was asked for.
 LINEAR = "linear"
@@ -51,6 +54,12 @@ class Head(nn.Module, ABC):
         super().__init__()
         self.definition = definition
         self.width = width
+
+    @classmethod
+    def of_size(cls, definition: Definition, width: int, state: Mapping[str, Tensor]) -> Self:
+        """An untrained head of the size that these tensors have, for sorts whose size does not follow from the task and
+        the features alone."""
+        return cls(definition, width)
 
     @abstractmethod
     def reset(self) -> None:
@@ -109,6 +118,7 @@ class OutputHead(Head):
     def answer(self, features: Features, *, scores: bool = False) -> Answers:
         outputs = self(features.values).float().cpu()
         check_outputs(outputs, features.lengths)
+        check_outputs(features.values, features.lengths)  # an activation may make something finite of infinity
         rules = self.likelihood
         predictions, confidence = rules.predict(outputs), rules.confidence(outputs)
         found = rules.scores(outputs) if scores else None
@@ -140,7 +150,8 @@ def make_head(name: str, definition: Definition, width: int, state: Mapping[str,
 
     Errors: an unknown sort; tensors of other names or shapes.
     """
-    made: Head = registry.find("head", name).load()(definition, width)
+    sort: type[Head] = registry.find("head", name).load()  # type: ignore[assignment]
+    made = sort(definition, width) if state is None else sort.of_size(definition, width, state)
     if state is not None:
         own = made.state_dict()
         wrong = [k for k, v in own.items() if k not in state or state[k].shape != v.shape]

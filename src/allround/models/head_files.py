@@ -20,9 +20,17 @@ def write_heads(path: Path, heads: Mapping[str, Mapping[str, Tensor]]) -> None:
     that are not linear are in its metadata."""
     from safetensors.torch import save_file
 
+    from allround.checkpoints.header import dtype_name
+    from allround.checkpoints.write import write_weights
+
     tensors = {f"{n}.{k}": v.detach().cpu().contiguous() for n, head in heads.items() for k, v in head.items()}
     sorts = {n: head.sort for n, head in heads.items() if isinstance(head, HeadState) and head.sort != LINEAR}
-    save_file(tensors, path, sorts or None)
+    if len(sorts) < 2:
+        save_file(tensors, path, sorts or None)
+        return
+    # That library writes several entries in an order that changes from run to run.
+    layout = {n: (dtype_name(tensor.dtype), tuple(tensor.shape)) for n, tensor in sorted(tensors.items())}
+    write_weights(path, layout, sorted(tensors.items()), dict(sorted(sorts.items())))
 
 
 def read_heads(path: Path) -> dict[str, HeadState]:

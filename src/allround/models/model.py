@@ -97,6 +97,10 @@ class Model(nn.Module, System):
     def own(self, task: str) -> dict[str, nn.Parameter]:
         """The parameters that belong to one task alone, by name."""
 
+    def untrained(self, task: str) -> bool:
+        """Whether a task's own part is as it began, so that no gradient passes through it while it is frozen."""
+        return False
+
     @abstractmethod
     def answer_prepared(
         self, task: str, rows: Sequence[Prepared], *, batch_size: int = 64, scores: bool = False

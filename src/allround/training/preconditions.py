@@ -30,6 +30,18 @@ def check_tasks(model: Model, tasks: Sequence[Task]) -> None:
                 raise AllroundError(asked, f"it has no {split} rows", "give it some, or leave it out")
 
 
+def check_heads(model: Model, tasks: Sequence[Task], settings: Settings) -> None:
+    """Refuse heads that stay as they began: they answer zeros, and no gradient passes through them."""
+    untrained = [task.name for task in tasks if model.untrained(task.name)] if settings.heads == "frozen" else []
+    if untrained:
+        raise AllroundError(
+            f"train with frozen heads on {', '.join(untrained)}",
+            "these heads are untrained: they answer zeros, so nothing would be learned",
+            "fit them first (model.add_task(definition, fit_head(model.encoder, task).state)), or let them be tuned: "
+            "heads='tuned'",
+        )
+
+
 def check_settings(settings: Settings, tasks: Sequence[Task]) -> None:
     """Refuse settings that do not fit the tasks, before anything is computed."""
     entry, outline = registry.find("balance", settings.balance), outline_of(tasks)

@@ -20,7 +20,7 @@ from allround.training.course import Course, Evaluation
 from allround.training.feeds import Feed, make_feeds
 from allround.training.gradients import Gradients, StepResult
 from allround.training.losses import Part
-from allround.training.preconditions import check_settings, check_tasks, outline_of
+from allround.training.preconditions import check_heads, check_settings, check_tasks, outline_of
 from allround.training.processes import Processes
 from allround.training.row_choice import choose_rows
 from allround.training.sampling import Mixture, make_policy
@@ -82,6 +82,7 @@ class TrainingRun:
         self.model, self.tasks, self.settings, self.seed = model, list(tasks), settings, seed
         check_tasks(model, self.tasks)
         check_settings(settings, self.tasks)
+        check_heads(model, self.tasks, settings)
         self.device = pick_device(settings.device)
         self.processes = Processes(cpu=self.device.type == "cpu")
         first = self.processes.number == 0

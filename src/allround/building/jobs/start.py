@@ -38,12 +38,12 @@ def decide_precision(piece: Piece, device: str) -> None:
         facts["layer"] = layer_seconds(pick_device(device).type)
 
 
-def make_head(piece: Piece, encoder: str, task: str, device: str) -> None:
-    """A head for a task, fitted on a frozen encoder."""
+def make_head(piece: Piece, encoder: str, task: str, device: str, sort: str) -> None:
+    """A head of a sort for a task, fitted on a frozen encoder."""
     started = time.perf_counter()
     with piece.make() as (folder, facts):
         data = stored_task(task)
-        head = fit_head(load_encoder(encoder).to(pick_device(device)), data)
+        head = fit_head(load_encoder(encoder).to(pick_device(device)), data, sort)
         write_heads(folder / "heads.safetensors", {data.name: head.state})
         facts["tried"] = {str(penalty): score for penalty, score in head.tried.items()}
         facts["chosen"] = head.chosen

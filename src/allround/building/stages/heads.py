@@ -15,6 +15,7 @@ from allround.core.pieces import Piece
 from allround.core.words import plural
 from allround.models.cost import Cost
 from allround.models.fitting import PENALTIES
+from allround.models.head import LINEAR
 
 
 @dataclass(frozen=True)
@@ -36,22 +37,28 @@ class Start:
 
 
 def head_work(
-    shop: Workshop, data: Data, encoder: str, key: object, device: str, name: str = "head"
+    shop: Workshop, data: Data, encoder: str, key: object, device: str, name: str = "head", sort: str = LINEAR
 ) -> tuple[dict[str, Piece], list[Work]]:
-    """A head for each task on an encoder as it is. key: what the encoder was made from."""
+    """A head of a sort for each task on an encoder as it is. key: what the encoder was made from."""
     pieces: dict[str, Piece] = {}
     work: list[Work] = []
     for task_name, task in data.tasks.items():
-        piece = shop.pieces.piece(f"{name}-{task_name}", base=key, task=task.content, penalties=PENALTIES)
-        job = call(jobs.make_head, piece=piece, task=data.folders[task_name], encoder=encoder, device=device)
+        piece = shop.pieces.piece(f"{name}-{task_name}", base=key, task=task.content, penalties=PENALTIES,
+                                  **of_sort(sort))  # fmt: skip
+        job = call(jobs.make_head, piece=piece, task=data.folders[task_name], encoder=encoder, device=device, sort=sort)
         pieces[task_name] = piece
         work.append((piece, job))
     return pieces, work
 
 
-def fit_heads(shop: Workshop, data: Data, base: Base, device: str) -> Start:
-    """Fit a head for each task on the frozen base."""
-    pieces, work = head_work(shop, data, base.encoder, base.piece.key, device)
+def of_sort(sort: str) -> dict[str, object]:
+    """The sort of a head among what a piece is made from, where it is not the usual one."""
+    return {} if sort == LINEAR else {"head": sort}
+
+
+def fit_heads(shop: Workshop, data: Data, base: Base, device: str, sort: str = LINEAR) -> Start:
+    """Fit a head of a sort for each task on the frozen base."""
+    pieces, work = head_work(shop, data, base.encoder, base.piece.key, device, sort=sort)
     tally = shop.do("heads on the frozen base", work)
     shop.say(f"heads fitted for {plural(len(pieces), 'task')} on the frozen base", tally)
     return Start(data, base, pieces)

@@ -12,12 +12,13 @@ from allround.building.options import Options
 from allround.building.search import most_trials
 from allround.building.stages.base import Base
 from allround.building.stages.data import Data, keep_rows
-from allround.building.stages.heads import head_work
+from allround.building.stages.heads import head_work, of_sort
 from allround.building.workshop import Workshop, folders, seconds
 from allround.core import registry
 from allround.core.jobs import call
 from allround.core.seeds import seed_of
 from allround.merging.learn.learning import preset
+from allround.models.head import LINEAR
 from allround.tasks.task import SPLITS
 from allround.training.settings import Settings
 
@@ -31,8 +32,8 @@ class Scope:
 
     settings: of all training, their precision decided. trials: most settings tried for each merge method. merges,
     learned: merge methods, and presets of learned merges. joint: whether the plain joint model is trained. joints:
-    further joint models. refit: whether heads are fitted anew on the best merges. budget: what a budget allows, in
-    words.
+    further joint models. head: the sort of all heads that are fitted. refit: whether heads are fitted anew on the best
+    merges. budget: what a budget allows, in words.
     """
 
     data: Data
@@ -42,6 +43,7 @@ class Scope:
     learned: tuple[str, ...]
     joint: bool
     joints: tuple[Joint, ...]
+    head: str = LINEAR
     refit: bool = True
     budget: str | None = None
 
@@ -56,6 +58,7 @@ def whole_scope(options: Options, data: Data, settings: Settings) -> Scope:
         learned=tuple(options.chosen("learn")),
         joint=options.joint,
         joints=tuple(options.joints()) if len(data.tasks) > 1 else (),
+        head=options.head,
     )
 
 
@@ -75,6 +78,7 @@ def plan_work(shop: Workshop, base: Base, whole: Scope, minutes: float | None) -
         trials=whole.trials,
         methods={"merge": list(whole.merges), "learn": list(whole.learned)},
         joints=[joint.name for joint in whole.joints],
+        **of_sort(whole.head),
     )
     if not shop.have(decided):
         found = _measured_plan(shop, base, whole, minutes)
@@ -102,7 +106,7 @@ def plan_work(shop: Workshop, base: Base, whole: Scope, minutes: float | None) -
 def _measured_plan(shop: Workshop, base: Base, whole: Scope, minutes: float) -> BudgetPlan:
     """Measure the speed and cut the work. Heads are fitted on all rows first: that is done in any case."""
     data, settings = whole.data, whole.settings
-    heads, work = head_work(shop, data, base.encoder, base.piece.key, settings.device)
+    heads, work = head_work(shop, data, base.encoder, base.piece.key, settings.device, sort=whole.head)
     shop.do("heads on the frozen base", work)
     job = call(jobs.probe, base=base.encoder, heads=folders(heads), tasks=dict(data.folders),
                settings=settings.to_json())  # fmt: skip

@@ -30,7 +30,8 @@ def refit_heads(
             continue
         best = max(merges, key=lambda merge: judge.mean(validation[merge.name]))
         key = next(iter(best.keys.values()))
-        pieces, work = head_work(shop, scope.data, str(best.encoder), key, scope.settings.device, "refit")
+        pieces, work = head_work(shop, scope.data, str(best.encoder), key, scope.settings.device, "refit",
+                                 scope.head)  # fmt: skip
         tally += shop.do(f"heads on the encoder of {best.name}", work)
         found.append(
             replace(

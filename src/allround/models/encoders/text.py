@@ -39,7 +39,9 @@ class Text(Encoder):
     A text's feature is the pipeline's embedding (n, d), times sqrt(d) so that a normalised embedding has entries
     of about one. The two texts of a pair are read apart (`pairs="separate"`: features u, v, |u - v|, u * v, length
     4 d) or together as one sequence (`pairs="joint"`: length d). Words (token classification) are read at their
-    first piece; a word cut off by `max_length` has a feature of zeros.
+    first piece; a word cut off by `max_length` has a feature of zeros. Of the tasks in `first_token` the features are
+    followed by what the network gives for the first token (length d more), which classifiers of transformers read;
+    a pair is then read as one sequence.
 
     The saved folder loads in plain sentence-transformers and in plain transformers.
     """
@@ -49,7 +51,9 @@ class Text(Encoder):
     learning_rate = 5e-5
     epochs = 3
 
-    def __init__(self, pipeline: Any, *, max_length: int = 128, pairs: str = "separate") -> None:
+    def __init__(
+        self, pipeline: Any, *, max_length: int = 128, pairs: str = "separate", first_token: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         if pairs not in ("separate", "joint"):
             raise AllroundError(f"read pairs as '{pairs}'", "there is no such way", "use one of: joint, separate")
@@ -59,6 +63,7 @@ class Text(Encoder):
         self.max_length = _length(max_length, pipeline, joint=pairs == "joint")
         self.tokens = _tokens(self.backbone)
         self.pairs = pairs
+        self.first_token = tuple(first_token)
         self.dim = int(pipeline.get_embedding_dimension())
 
     @property
@@ -67,7 +72,14 @@ class Text(Encoder):
         return network
 
     def features(self, definition: Definition) -> int:
+        if self._reads_first_token(definition):
+            return self.dim + int(self.backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
         return self.dim * (4 if definition.pair and self.pairs == "separate" else 1)
+
+    def _reads_first_token(self, definition: Definition) -> bool:
+        """Whether the features of a task hold the first token's."""
+        apart = definition.pair and self.pairs == "separate"
+        return definition.name in self.first_token and not apart and not kind(definition.kind).per_token
 
     @cached_property
     def preparation(self) -> object:
@@ -157,13 +169,16 @@ class Text(Encoder):
             return Features(gathered, batch.lengths)
         embedding: Tensor = found["sentence_embedding"] * self.dim**0.5
         if len(embedding) == batch.size:
-            return Features(embedding)
+            if not batch.rows.keys() & set(self.first_token):
+                return Features(embedding)
+            return Features(torch.cat([embedding, found["token_embeddings"][:, 0]], -1))
         u, v = embedding[: batch.size], embedding[batch.size :]
         return Features(torch.cat([u, v, (u - v).abs(), u * v], -1))
 
     def save(self, folder: Path) -> None:
         self.pipeline.save_pretrained(str(folder), create_model_card=False)
-        settings = {"max_length": self.max_length, "pairs": self.pairs}
+        settings: dict[str, object] = {"max_length": self.max_length, "pairs": self.pairs}
+        settings |= {"first_token": list(self.first_token)} if self.first_token else {}
         write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
 
     @classmethod

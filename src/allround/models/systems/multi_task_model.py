@@ -109,7 +109,7 @@ class MultiTaskModel(Model):
 
     def reading(self, task: str) -> Hashable:
         d = self.definition(task)
-        return d.inputs, d.modality, d.instruction, kind(d.kind).per_token
+        return d.inputs, d.modality, d.instruction, kind(d.kind).per_token, self.encoder.features(d)
 
     def size(self, row: Prepared) -> int:
         return self.encoder.length(row)
@@ -149,6 +149,13 @@ class MultiTaskModel(Model):
 
     def own(self, task: str) -> dict[str, nn.Parameter]:
         return {f"heads.{task}.{name}": p for name, p in self.head(task).named_parameters()}
+
+    def untrained(self, task: str) -> bool:
+        head = self.head(task)
+        own = head.stored()
+        begun = make_head(head.sort, head.definition, head.width, own)
+        begun.reset()
+        return bool(own) and all(torch.equal(value, own[name]) for name, value in begun.stored().items())
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
