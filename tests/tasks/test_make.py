@@ -291,7 +291,9 @@ def test_tables() -> None:
     task = make(data, inputs=["n", "s", "b"])
     assert task.splits["train"].inputs == [(1.0, "x", 1.0), (None, "2", 0.0)]
     data["test"] = {**data["test"], "n": [1, "many"]}
-    refuse(data, "input 'n' holds numbers in train, and text in 1 of 2 rows of test, such as 'many'", inputs=["n", "s"])
+    refuse(
+        data, "input 'n' holds numbers, and something else in 1 of 2 rows of test: 'many' (row 1)", inputs=["n", "s"]
+    )
     refuse(columns(n=[1, float("inf")]), "neither a finite number nor text in 1 of 2 rows, such as inf", inputs="n")
     refuse(columns(n=[1, b"x"]), "neither a finite number nor text in 1 of 2 rows, such as b'x'", inputs="n")
 

@@ -98,6 +98,27 @@ def date_days(value: object, format: str = "") -> float:
     return math.nan if found is None else (found - _START) / datetime.timedelta(days=1)
 
 
+def day_text(days: float) -> str:
+    """The inverse of `date_days`, without the time of day.
+
+    >>> day_text(19782.5)
+    '2024-02-29'
+    """
+    return (_START + datetime.timedelta(days=days)).date().isoformat()
+
+
+def is_format(format: str) -> bool:
+    """Whether `strptime` can read dates by this format.
+
+    >>> is_format("%d/%m/%Y"), is_format("%d/%q"), is_format("day")
+    (True, False, False)
+    """
+    try:
+        return datetime.datetime.strptime(_START.strftime(format), format) == _START
+    except ValueError:
+        return False
+
+
 def date_numbers(value: object, format: str = "") -> tuple[float, ...]:
     """The numbers that stand for a date in a table, as `PARTS` names them; NaN each for what is missing or no date.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from allround.core import registry
 from allround.core.schema import STRICT, fitted
+from allround.tasks.column_types import ColumnType
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Definition:
 
     `inputs` are column names: two of them make a pair. `labels` are in the order of the model's outputs (token
     classification: tags). `center` and `scale` standardise a regression target. `metric` names the score.
+    `columns` says how each column of a table was understood; tasks that earlier versions made have none.
     """
 
     __pydantic_config__ = STRICT
@@ -29,6 +31,7 @@ class Definition:
     center: float = 0.0
     scale: float = 1.0
     instruction: str | None = None
+    columns: tuple[ColumnType, ...] = ()
 
     @property
     def pair(self) -> bool:
@@ -40,7 +43,9 @@ class Definition:
         return replace(self, **facts)
 
     def to_json(self) -> dict[str, object]:
-        return {**asdict(self), "inputs": list(self.inputs), "labels": list(self.labels)}
+        found = {**asdict(self), "inputs": list(self.inputs), "labels": list(self.labels)}
+        found["columns"] = [{**column, "categories": list(column["categories"])} for column in found["columns"]]
+        return found if self.columns else {name: value for name, value in found.items() if name != "columns"}
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Definition:
@@ -56,6 +61,8 @@ class Definition:
                 raise ValueError(f"{name} names something twice")
         if not made.labels and not registry.load("kind", made.kind)().numeric:
             raise ValueError("labels names nothing")
+        if made.columns and len(made.columns) != len(made.inputs):
+            raise ValueError("columns does not describe each of the inputs")
         if made.scale <= 0:
             raise ValueError("scale is not above 0")
         return made

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from allround.core import registry
+from allround.tasks.column_types import Ambiguous, ColumnType, understand
 from allround.tasks.columns import Column
-from allround.tasks.modality import Modality, modality
+from allround.tasks.modality import Choice, Modality, modality
 from allround.tasks.question import Question
 from allround.tasks.splits import Part
 from allround.tasks.values import Row, is_missing, short
@@ -22,6 +23,10 @@ def choose_modality(question: Question, given: str | None, train: Mapping[str, C
         _check_columns(question, given, known[given])
         return given
     found = {name: _recognised(question, name, train[name], known) for name in question.inputs}
+    mixing = next(name for name, one in known.items() if one.mixes)
+    for name in [name for name in question.inputs if found[name] == "text"]:
+        if _is_tabular(train[name].values, alone=len(question.inputs) == 1):
+            found[name] = mixing
     if len(set(found.values())) == 1:
         (only,) = set(found.values())
         _check_columns(question, only, known[only])
@@ -32,7 +37,7 @@ def choose_modality(question: Question, given: str | None, train: Mapping[str, C
                 f"`inputs` joins an {name} with other columns ({', '.join(question.inputs)})",
                 f"name the column of {name}s only",
             )
-    return next(name for name, one in known.items() if one.mixes)
+    return mixing
 
 
 def _recognised(question: Question, name: str, column: Column, known: dict[str, Modality]) -> str:
@@ -46,6 +51,15 @@ def _recognised(question: Question, name: str, column: Column, known: dict[str, 
     )
 
 
+def _is_tabular(values: Sequence[object], *, alone: bool) -> bool:
+    """Whether a column of texts is one of dates or, beside other columns, one of numbers."""
+    try:
+        found = understand(values).type
+    except Ambiguous:
+        return True
+    return found == "date" or (found == "number" and not alone)
+
+
 def _check_columns(question: Question, name: str, rules: Modality) -> None:
     count = len(question.inputs)
     if rules.most_columns is not None and count > rules.most_columns:
@@ -53,13 +67,37 @@ def _check_columns(question: Question, name: str, rules: Modality) -> None:
         raise question.fail(f"{a} {name} task has {count} input columns", rules.fewer)
 
 
-def read_inputs(question: Question, rules: Modality, columns: dict[str, dict[str, Column]]) -> dict[str, list[Row]]:
-    """The rows of inputs of every split. rules: of the inputs' modality."""
+@dataclass(frozen=True)
+class Inputs:
+    """The rows of inputs of every split, and of a table how its columns were understood."""
+
+    rows: dict[str, list[Row]]
+    types: tuple[ColumnType, ...]
+
+    def facts(self, train: Sequence[Row]) -> tuple[ColumnType, ...]:
+        """The types with what these training rows hold."""
+        return tuple(type_.with_facts([row[place] for row in train]) for place, type_ in enumerate(self.types))
+
+
+def read_inputs(question: Question, rules: Modality, columns: dict[str, dict[str, Column]], notes: list[str]) -> Inputs:
+    """The inputs of a task. rules: of their modality. notes: what the user should know is added."""
+    if question.types and not rules.gaps:
+        raise question.fail(
+            f"`types` is set, and the modality is not table: {', '.join(question.types)}",
+            "set modality: table, or leave `types` out",
+        )
     read = [
-        rules.read(name, {split: columns[split][name].values for split in columns}, question.fail)
+        rules.read_column(
+            name,
+            {split: columns[split][name].values for split in columns},
+            question.fail,
+            Choice(question.types.get(name), question.stray),
+        )
         for name in question.inputs
     ]
-    return {split: list(zip(*(column[split] for column in read), strict=True)) for split in columns}
+    notes.extend(note for column in read for note in column.notes)
+    rows = {split: list(zip(*(column.values[split] for column in read), strict=True)) for split in columns}
+    return Inputs(rows, tuple(column.type for column in read if column.type is not None))
 
 
 def check_words(question: Question, parts: dict[str, Part], notes: list[str]) -> frozenset[int]:

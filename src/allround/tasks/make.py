@@ -32,6 +32,8 @@ def make_task(
     missing: str = "error",
     table: str | None = None,
     slices: str | Sequence[str] = (),
+    types: Mapping[str, str] | None = None,
+    stray: str = "error",
 ) -> Task:
     """Make a task from rows, and check them.
 
@@ -48,6 +50,9 @@ def make_task(
     whatever targets are missing, and their rows are numbered: first those of train, then validation, then test.
     slices: further columns that go with the rows as text, such as a language, by which results are broken down; models
     never see them.
+    types: input column of a table -> "number", "category" or "date" ("date %d/%m/%Y" for a format of `strptime`), where
+    it is not what `allround tasks check` says it was understood as. stray: what a cell of another type than its column
+    is: an "error", or "missing", with a note.
 
     Raises `AllroundError` that names the column, the split, how many rows, and an example.
 
@@ -66,7 +71,9 @@ def make_task(
     input_names = (inputs,) if isinstance(inputs, str) else tuple(inputs)
     target_names = (target,) if isinstance(target, str) else tuple(target)
     slice_names = (slices,) if isinstance(slices, str) else tuple(slices)
-    question = Question(name, kind, rules, input_names, target_names, many, missing, table, slice_names)
+    question = Question(
+        name, kind, rules, input_names, target_names, many, missing, table, slice_names, types or {}, stray
+    )
     question.check(modality, labels)
 
     notes: list[str] = []
@@ -82,9 +89,11 @@ def make_task(
         metric=metric or rules.metric,
         instruction=instruction,
     )
-    rows = read_inputs(question, modality_of(definition), read.columns)
+    read_in = read_inputs(question, modality_of(definition), read.columns, notes)
     beside = {split: _slices(question, columns) for split, columns in read.columns.items()}
-    parts = {split: Part(rows[split], targets[split], read.numbers[split], beside[split]) for split in rows}
+    parts = {
+        split: Part(rows, targets[split], read.numbers[split], beside[split]) for split, rows in read_in.rows.items()
+    }
     wordless = check_words(question, parts, notes) if rules.per_token else frozenset()
     check_targets(question, {split: part.targets for split, part in parts.items()})
     parts = finish_splits(question, parts, wordless, notes)
@@ -94,7 +103,7 @@ def make_task(
         raise question.fail("the targets are too large to standardise", "give them in a larger unit")
     if many:
         facts = {"labels": target_names}  # in the order that they were given in
-    definition = definition.with_facts(facts)
+    definition = definition.with_facts({**facts, "columns": read_in.facts(parts["train"].inputs)})
     splits = {s: parts[s].split(rules.encode(parts[s].targets, definition), table is not None) for s in SPLITS}
     task = Task(definition, splits, tuple(notes), table)
     return task.limit(check_limit(limit)) if limit else task

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from allround.core import registry
 from allround.core.errors import AllroundError
+from allround.tasks.column_types import ColumnType
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.values import Row, Value, is_missing
@@ -37,6 +38,26 @@ class Example:
     imports: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a user chose for a column of inputs: its type in a table, and what a cell of another type is.
+
+    type: see `column_types.understand`. stray: an "error", or "missing".
+    """
+
+    type: str | None = None
+    stray: str = "error"
+
+
+@dataclass(frozen=True)
+class ReadColumn:
+    """A column of inputs: split -> values; of a table, how it was understood; what a user should know."""
+
+    values: dict[str, list[Value]]
+    type: ColumnType | None = None
+    notes: tuple[str, ...] = ()
+
+
 class Modality(ABC):
     """The rules of one modality. Modalities hold no state."""
 
@@ -49,6 +70,8 @@ class Modality(ABC):
     pairs: ClassVar[bool] = False
     #: Whether it takes columns of several modalities together.
     mixes: ClassVar[bool] = False
+    #: Whether a value may be missing.
+    gaps: ClassVar[bool] = False
     #: How the inputs are given where the kind of a task asks about each word; None where they have no words.
     by_word: ClassVar[type[Modality] | None] = None
 
@@ -66,6 +89,21 @@ class Modality(ABC):
 
         Raises what `fail` makes, with the column's name, the split, how many rows, and an example.
         """
+
+    def read_column(
+        self, name: str, column: Mapping[str, Sequence[object]], fail: Fail, choice: Choice | None = None
+    ) -> ReadColumn:
+        """As `read`, with what was understood of the column. choice: only tables have any."""
+        return ReadColumn(self.read(name, column, fail))
+
+    def read_row(self, definition: Definition, cells: Sequence[object], row: int) -> Row:
+        """The inputs of a row from the cells of a file or the words of a command line, one for each input column.
+
+        Cells of a table are read as the columns of the definition say: `10001` stays text in a column of categories, a
+        date is one in every spelling of the training data, and a cell of another type than its column is missing
+        (`odd_cells` tells which). row: its number, for messages.
+        """
+        return tuple(self.parse(cell, row) for cell in cells)
 
     def parse(self, value: object, row: int) -> Value:
         """An input from a cell of a file or a word of the command line. row: its number, for messages.

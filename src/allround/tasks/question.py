@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
+from allround.tasks.column_types import check_type
 from allround.tasks.kind import Kind
 from allround.tasks.modality import modality
 from allround.tasks.values import short
 
 MISSING = ("error", "drop")
+STRAY = ("error", "missing")
 
 #: Kinds that users know by other names.
 _PAIRS = ("pair_classification", "text_pair_classification", "pair_regression", "text_pair_regression")
@@ -36,6 +38,8 @@ class Question:
     missing: str
     table: str | None
     slices: tuple[str, ...] = ()
+    types: Mapping[str, str] = field(default_factory=dict)
+    stray: str = "error"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -74,6 +78,13 @@ class Question:
             )
         if self.missing not in MISSING:
             raise self.fail(f"`missing` is {short(self.missing)}", suggestion(str(self.missing), MISSING))
+        if self.stray not in STRAY:
+            raise self.fail(f"`stray` is {short(self.stray)}", suggestion(str(self.stray), STRAY))
+        for name, type_ in self.types.items():
+            if name not in self.inputs:
+                raise self.fail(f"`types` names '{name}', which is no input", suggestion(name, self.inputs))
+            if wrong := check_type(type_):
+                raise self.fail(f"`types` gives '{name}' the type {short(type_)}", wrong)
         if self.table is not None:
             check_name(self.table, "table")
         known = registry.names("modality")

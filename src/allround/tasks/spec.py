@@ -99,6 +99,8 @@ class TaskSpec(_Strict):
     missing: Literal["error", "drop"] = "error"
     table: str | None = None
     slices: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
+    types: dict[str, str] = {}
+    stray: Literal["error", "missing"] = "error"
     local: SourceSpec | None = None
 
 
@@ -178,7 +180,7 @@ def _check_tables(spec: SuiteSpec, asked: str) -> None:
         with _at(asked, f"tasks.{task}.table"):
             check_name(about.table, "table")
         first = firsts.setdefault(about.table, task)
-        for key in ("source", "local", "inputs", "modality"):
+        for key in ("source", "local", "inputs", "modality", "types", "stray"):
             one, other = getattr(spec.tasks[first], key), getattr(about, key)
             if one != other and not (key == "modality" and None in (one, other)):
                 raise AllroundError(

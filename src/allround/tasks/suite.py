@@ -223,10 +223,11 @@ def _check_tables(asked: str, tasks: Iterable[Task]) -> None:
 
 
 def _labels(tasks: Sequence[TaskSpec]) -> set[str]:
-    """The columns that hold labels or slices: they are text as it is written. Columns of 0 and 1 are numbers."""
+    """The columns that are text as it is written: labels, slices, chosen categories. Columns of 0 and 1 are numbers."""
     targets = {task.target for task in tasks if isinstance(task.target, str) and not kind(task.kind).numeric}
     read = {name for task in tasks for name in (*task.inputs, *([] if isinstance(task.target, str) else task.target))}
-    return targets | {name for task in tasks for name in task.slices if name not in read}
+    chosen = {name for task in tasks for name, type_ in task.types.items() if type_ == "category"}
+    return targets | chosen | {name for task in tasks for name in task.slices if name not in read}
 
 
 def _read(
@@ -255,4 +256,6 @@ def _make(name: str, spec: TaskSpec, data: Mapping[str, object], limit: Mapping[
         missing=spec.missing,
         table=spec.table,
         slices=spec.slices,
+        types=spec.types,
+        stray=spec.stray,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
+from decimal import Decimal
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -19,8 +20,16 @@ Row: TypeAlias = "tuple[Value, ...]"
 Target: TypeAlias = "str | float | list[str]"
 
 
+#: Words that stand for a missing value among numbers and dates.
+MISSING_WORDS = ("na", "n/a", "nan", "null", "none")
+
+
 def native(value: object) -> object:
-    """A NumPy scalar as the Python value that it stands for; anything else as it is."""
+    """A NumPy scalar, or an exact decimal, as the Python value that it stands for; anything else as it is."""
+    if isinstance(value, np.datetime64):  # `item` makes a whole number of nanoseconds
+        value = value.astype("datetime64[us]")
+    if isinstance(value, Decimal):
+        return float(value)
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -34,6 +43,16 @@ def is_missing(value: object) -> bool:
 def is_empty(value: object) -> bool:
     """Whether a value is the empty text."""
     return isinstance(value, str) and not value
+
+
+def is_missing_word(text: str) -> bool:
+    """Whether a text stands for a missing value among numbers and dates.
+
+    >>> is_missing_word(" N/A "), is_missing_word("  "), is_missing_word("nil")
+    (True, True, False)
+    """
+    text = text.strip().lower()
+    return not text or text in MISSING_WORDS
 
 
 def is_number(value: object, number: int) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from allround.core.errors import AllroundError
 from allround.core.reading import MAX_COLUMNS, MAX_VALUES, open_file, parse_json
+from allround.tasks.values import MISSING_WORDS
 
 if TYPE_CHECKING:
     from pyarrow import Array, ChunkedArray
@@ -36,7 +37,6 @@ _ROWS, _CELLS = 10_000, 1_000_000
 
 _NUMBER = r"(?i)^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?$|^[+-]?inf(inity)?$"
 _WHOLE = r"^[+-]?[0-9]+$"
-_MISSING_WORDS = ("na", "n/a", "nan", "null", "none")
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 #: The limit of a cell's length is one for the whole process.
 _FIELD_LIMIT = threading.Lock()
@@ -235,7 +235,7 @@ def _one_type(columns: list[ChunkedArray], as_written: bool) -> list[ChunkedArra
 
     words = pa.chunked_array([chunk for column in columns for chunk in column.chunks]).unique().drop_null()
     trimmed = pc.utf8_trim_whitespace(words)
-    absent = pc.is_in(pc.utf8_lower(trimmed), pa.array(_MISSING_WORDS, pa.large_string()))
+    absent = pc.is_in(pc.utf8_lower(trimmed), pa.array(MISSING_WORDS, pa.large_string()))
     others = trimmed.filter(pc.invert(absent))
     if len(others) and pc.all(pc.match_substring_regex(others, _NUMBER)).as_py():
         values = pc.if_else(absent, None, words if as_written else _numbers(pc.if_else(absent, None, trimmed)))
