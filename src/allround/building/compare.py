@@ -20,7 +20,7 @@ from allround.building.workshop import Workshop, run_folder
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
 from allround.core.outputs import check_texts, write_texts
-from allround.core.progress import Progress
+from allround.core.progress import FINISHED, Progress
 from allround.core.seeds import seed_of
 from allround.core.words import plural
 from allround.evaluation.training import EQUAL, FILES, TrainingComparison
@@ -111,6 +111,7 @@ def compare_training(
         with shop:
             made = _compare(shop, suite, base, encoder or {}, options, joints, every, trials, sweep)
         write_texts(out, made.files(), "compare-training", force=force)
+        shop.progress.note(FINISHED)
     return made
 
 

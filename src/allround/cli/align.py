@@ -33,7 +33,7 @@ def align(
     leave: LeaveOption = None,
     data_dir: DataOption = None,
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Write B with its features in the order of A's, so that models from different starts can be averaged.
 
     The aligned model answers as B does. Then merge the two: `allround merge --no-base A OUT -o MERGED`.
@@ -58,6 +58,10 @@ def align(
         made.model.write(folder)
     print_matched(made.matched, made.left)
     typer.echo(f"\nmodel   {out}\nnext    allround merge --no-base {first} {out} -o MERGED")
+    alike = {
+        one.space.name: {"moved": one.order.moved, "before": one.before, "after": one.after} for one in made.matched
+    }
+    return {"model": out, "spaces": alike, "left": {layer.name: layer.why for layer in made.left}}
 
 
 def load_models(folders: Sequence[Path]) -> list[MultiTaskModel]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from allround.cli.help import GROUP, Group, plugin_option
+from allround.cli.help import GROUP, Group, add_common_options
 from allround.cli.stopping import Commands
 from allround.core.reading import read_text
 
@@ -40,6 +40,8 @@ COMMANDS = (
     "doctor",
     "tasks",
     "methods",
+    "runs",
+    "report",
 )
 
 
@@ -55,7 +57,7 @@ class CommandFiles(UserDict[str, "Command | None"]):
             found = self.data[name] = typer.main.get_command(_read(name))
             found.name = name
             if not isinstance(found, Group):
-                found.params.append(plugin_option())
+                add_common_options(found)
         return found
 
 

@@ -95,7 +95,7 @@ def build(
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Build the best single model for a suite, and a report that proves it.
 
     Tunes a specialist per task (or takes given ones), trains one joint model, merges the specialists by every
@@ -135,3 +135,5 @@ def build(
     made.scoreboard.print()
     typer.echo(f"\n{made.scoreboard.notes['choice']}")
     typer.echo(f"\nbest model   {made.best}\nreport       {made.report}\nscoreboard   {made.folder}/scoreboard.json")
+    folders = {"folder": made.folder, "best": made.best, "report": made.report}
+    return {**folders, "scoreboard": made.scoreboard.to_json()}

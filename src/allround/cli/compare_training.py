@@ -69,7 +69,7 @@ def compare_training(
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Compare ways of joint training with each other and with specialists, fairly, over several seeds.
 
     Every method gets the same examples and as many learning rates to choose from on validation; fixed weights get a
@@ -85,3 +85,4 @@ def compare_training(
                settings=settings, encoder=encoder, workers=workers, ray=ray, force=force)  # fmt: skip
     made.print()
     typer.echo(f"\npage     {out}/comparison.html\nfigure   {out}/comparison.svg\nnumbers  {out}/comparison.json")
+    return made.to_json()

@@ -59,7 +59,7 @@ def compress(
     data_dir: DataOption = None,
     device: DeviceOption = "cpu",
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Store many specialists as one model and a small residual of each.
 
     The codec's own parameters are options: `--rank 16`. `allround predict` and `allround evaluate` take the store as
@@ -131,6 +131,7 @@ def compress(
         )
     print_sizes(store, what)
     typer.echo(f"\nstore     {out}")
+    return {"store": out, "sizes": store.sizes, "made": store.made}
 
 
 def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:

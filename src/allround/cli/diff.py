@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from allround.cli.help import PLAIN
-from allround.cli.options import ForceOption, JsonOption, ThreadsOption
+from allround.cli.options import ForceOption, ThreadsOption
 
 app = typer.Typer(**PLAIN)
 
@@ -20,10 +19,9 @@ def diff(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="The models, or LoRA adapters.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write a page with pictures here.")] = None,
     spectrum: Annotated[bool, typer.Option(help="Also compute the ranks of the changes, which takes longer.")] = True,
-    as_json: JsonOption = False,
     workers: ThreadsOption = None,
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Show how checkpoints differ from their base and from each other: what to look at before merging.
 
     Norms, cosines and sign conflicts of the changes, by layer; ranks; and what differs besides weights.
@@ -37,10 +35,8 @@ def diff(
     if out is not None:
         check_texts(out, FILES, "diff", force=force)
     found = compare(base, models, workers=workers, spectrum=spectrum)
-    if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
-    else:
-        found.print()
+    found.print()
     if out is not None:
         write_texts(out, found.files(), "diff", force=force)
-        typer.echo(f"\npage      {out / 'diff.html'}\npicture   {out / 'diff.svg'}", err=as_json)
+        typer.echo(f"\npage      {out / 'diff.html'}\npicture   {out / 'diff.svg'}")
+    return found.to_json()

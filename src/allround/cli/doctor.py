@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from allround.cli.help import PLAIN
+from allround.cli.screen import give
 
 app = typer.Typer(**PLAIN)
 
@@ -27,7 +28,7 @@ _PACKAGES = {
 
 
 @app.command(epilog="Example: `allround doctor`")
-def doctor() -> None:
+def doctor() -> object:
     """Say what this machine and this installation can do."""
     import importlib.metadata
     import importlib.util
@@ -41,13 +42,15 @@ def doctor() -> None:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     console.print(f"python    {platform.python_version()} on {platform.system()} {platform.machine()}")
     console.print(f"machine   {available_cores()} cores, {memory:.0f} GiB memory, {free:.0f} GiB free here")
-    missing = []
+    missing, have = [], {}
     for package, purpose in _PACKAGES.items():
         try:
-            console.print(f"[green]have[/green]      {package} {importlib.metadata.version(package)}")
+            have[package] = importlib.metadata.version(package)
+            console.print(f"[green]have[/green]      {package} {have[package]}")
         except importlib.metadata.PackageNotFoundError:
             console.print(f"[yellow]missing[/yellow]   {package}: {purpose}", markup=True)
             missing += [package] if purpose == "needed" else []
+    cuda = None
     if importlib.util.find_spec("torch"):
         import torch
 
@@ -57,4 +60,14 @@ def doctor() -> None:
     console.print(f"hub       {'offline by HF_HUB_OFFLINE' if cache else 'used when a Hub id is given'}")
     if missing:
         console.print(f"[red]install what is needed: pip install {' '.join(missing)}[/red]")
+    give({
+        "python": platform.python_version(),
+        "cores": available_cores(),
+        "memory_gib": round(memory, 1),
+        "free_gib": round(free, 1),
+        "packages": have,
+        "missing": missing,
+        "cuda": cuda,
+        "offline": cache,
+    })  # fmt: skip
     raise typer.Exit(1 if missing else 0)

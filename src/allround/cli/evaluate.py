@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -32,14 +31,11 @@ def evaluate(
     limit: LimitOption = None,
     split: SplitOption = "test",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write scoreboard and predictions here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scoreboard as JSON.")] = False,
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Score a saved model on the tasks of a suite, with intervals, beside the floor."""
     from allround.building.single import evaluate as run
 
     board = run(model, load_suite(suite, data_dir, only, limit), split=split, out=out, force=force)
-    if as_json:
-        typer.echo(json.dumps(board.to_json(), indent=2))
-    else:
-        board.print()
+    board.print()
+    return board.to_json()

@@ -24,7 +24,7 @@ def extract_lora(
     embeddings: Annotated[bool, typer.Option(help="Also of the embeddings.")] = False,
     device: DeviceOption = "cpu",
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Make a LoRA adapter from a full checkpoint, and say how much of its change the adapter holds."""
     from allround.core.jobs import quiet_libraries
     from allround.merging.extract import extract_lora as run
@@ -42,3 +42,4 @@ def extract_lora(
         listed = ", ".join(f"{name} ({100 * share:.1f}%)" for name, share in list(made.left_out.items())[:3])
         typer.echo(f"left out   {len(made.left_out)} weights, with their share of the squared change: {listed}")
     typer.echo(f"\nadapter    {out}")
+    return {"adapter": out, "share": made.share, "ranks": made.ranks, "kept": made.kept, "left_out": made.left_out}

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from allround.cli.screen import be_quiet, print_json
+
 if TYPE_CHECKING:
-    from typer._click import Context, HelpFormatter, Parameter
+    from typer._click import Command, Context, HelpFormatter, Parameter
 
 #: What `typer.Typer` is given for a command, and for a group of commands.
 PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None}
@@ -18,12 +20,12 @@ GROUP: dict[str, Any] = {**PLAIN, "no_args_is_help": True, "context_settings": {
 
 
 class Group(TyperGroup):
-    """A group that lists its commands with the whole first paragraph of their help. Each takes `--plugin`."""
+    """A group that lists its commands with the whole first paragraph of their help. Each takes the common options."""
 
     def __init__(self, **facts: Any) -> None:
         super().__init__(**facts)
         for command in self.commands.values():
-            command.params.append(plugin_option())
+            add_common_options(command)
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         rows = [(name, " ".join(self.summary(name).split("\n\n")[0].split())) for name in self.commands]
@@ -56,13 +58,35 @@ PluginOption = Annotated[
 ]
 
 
-def _takes_plugins(plugin: PluginOption = None) -> None:
-    """A command that has no option but `--plugin`."""
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", help="Print nothing but errors.", callback=be_quiet, is_eager=True, expose_value=False),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print the result as JSON instead of words.",
+        callback=print_json,
+        is_eager=True,
+        expose_value=False,
+    ),
+]
+
+
+def _takes_all(plugin: PluginOption = None, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+    """A command that has no options but the common ones."""
 
 
 @cache
-def plugin_option() -> Parameter:
-    """`--plugin FILE`, which every command takes."""
+def common_options() -> tuple[Parameter, ...]:
+    """`--plugin FILE`, `--quiet` and `--json`, which every command takes."""
     app = typer.Typer(add_completion=False)
-    app.command()(_takes_plugins)
-    return typer.main.get_command(app).params[0]
+    app.command()(_takes_all)
+    return tuple(param for param in typer.main.get_command(app).params if param.name != "help")
+
+
+def add_common_options(command: Command) -> None:
+    """Give a command the common options, but for those that it has already."""
+    own = {option for param in command.params for option in param.opts}
+    command.params += [param for param in common_options() if not own & set(param.opts)]

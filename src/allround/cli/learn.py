@@ -34,7 +34,7 @@ def learn_command(
     device: str,
     dry_run: bool,
     force: bool,
-) -> None:
+) -> object:
     """Learn a merge as the command line says. fixed: given options of merges that are not learned."""
     from allround.merging.learn.save import learn_models, tasks_of
     from allround.tasks.suite import Suite
@@ -70,7 +70,7 @@ def learn_command(
     for line in describe(learning, sizes, split):
         typer.echo(line, err=not dry_run)
     if dry_run:
-        return
+        return {"models": paths[1:], "learning": learning, "rows": sizes, "split": split}
     if out is None:
         raise AllroundError("merge models", "no --out is given", "give a folder for the merged model: -o OUT")
     try:
@@ -82,6 +82,7 @@ def learn_command(
     closed = "form" in made["learning"]
     typer.echo(f"{'merged' if closed else 'learned a merge of'} {len(paths) - 1} models by {name}"
                f"{'' if closed else f': {made_of(made)}'}, {made['seconds']:.0f} s, into {out}")  # fmt: skip
+    return {"model": out, **made}
 
 
 def made_of(record: dict[str, Any]) -> str:

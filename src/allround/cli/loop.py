@@ -59,7 +59,7 @@ def loop(
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Tune and merge in turns: copies of the base are tuned for a while, merged, and tuned again from there.
 
     The epochs are shared among the rounds. A loop's own parameters are options too: `--rounds 5`, `--target trec`,
@@ -79,6 +79,7 @@ def loop(
     typer.echo(f"\nround {made.kept} was kept, the best on validation; its scores on test:\n")
     made.scoreboard.print()
     typer.echo(f"\nmodel   {made.folder}")
+    return {"model": made.folder, "kept": made.kept, "rounds": made.rounds, "scoreboard": made.scoreboard.to_json()}
 
 
 def options_of(name: str, words: Sequence[str], method: str | None) -> tuple[dict[str, Value], dict[str, Value]]:

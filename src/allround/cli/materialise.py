@@ -19,7 +19,7 @@ def materialise(
     task: TaskArgument,
     out: OutOption,
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Write one task's model out of a store, as a folder of its own."""
     from allround.composition.residuals.store import Store
     from allround.core.jobs import quiet_libraries
@@ -27,3 +27,4 @@ def materialise(
     quiet_libraries()
     Store.open(store).materialise(task, out, force=force)
     typer.echo(f"model     {out}")
+    return {"model": out, "task": task}

@@ -95,7 +95,7 @@ def merge(
         str | None, typer.Option(help="Where learning begins: a model folder, or a merge method with its defaults.")
     ] = None,
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Merge tuned models into one, from their files. The method's own parameters are options: `--scale 0.5`.
 
     Models that allround saved keep their heads, each with its task. Other folders (of transformers or
@@ -111,10 +111,9 @@ def merge(
 
         fixed = {"--method": method, "--no-base": no_base, "--scope": scope, "--dtype": dtype, "--compat": compat,
                  "--statistics": statistics, "--on-mismatch": on_mismatch, "--ray": ray}  # fmt: skip
-        learn_command(words, out, [option for option, value in fixed.items() if value], name=learn,
+        return learn_command(words, out, [option for option, value in fixed.items() if value], name=learn,
                       objective=objective, rows=rows, split=on, start=start, dry_run=dry_run,
                       device=device or "auto", suite=suite, data_dir=data_dir, only=only, force=force)  # fmt: skip
-        return
     learned = {"--objective": objective, "--rows": rows, "--on": on, "--start": start}
     for option, value in learned.items():
         if value is not None:
@@ -145,6 +144,7 @@ def merge(
     processor = checked_device(device or "cpu")
     threads = workers or min(available_cores(), 8)
     folders: dict[str, Path] = {}
+    result: dict[str, object] = {}
     with stage_folders(target, [stage.name for stage in stages[:-1]] if not dry_run else []) as places:
         for number, stage in enumerate(stages, 1):
             head = f"stage {number} of {len(stages)}: {stage.name}"
@@ -154,7 +154,9 @@ def merge(
             plan = stage.plan(folders)
             check_heads(plan.recipe)
             if dry_run:
-                typer.echo("\n".join([*(["", head, ""] if len(stages) > 1 else []), *describe(plan, out, threads)]))
+                planned = describe(plan, out, threads)
+                result[stage.name] = planned
+                typer.echo("\n".join([*(["", head, ""] if len(stages) > 1 else []), *planned]))
                 continue
             assert target is not None
             last = number == len(stages)
@@ -173,6 +175,7 @@ def merge(
             made = merge_models(plan, place, workers=workers, device=processor, runner=cluster, recipe_file=written,
                                 force=force)  # fmt: skip
             if last:
+                result = {"model": out, **made}
                 listed = ", ".join(f"{key}={value}" for key, value in made["parameters"].items())
                 listed += "; others for some tensors, see merge.json" if "tensors" in made else ""
                 count = len(plan.recipe.models)
@@ -180,6 +183,7 @@ def merge(
                            f"{f' ({listed})' if listed else ''} into {out}")  # fmt: skip
                 for note in made.get("notes", [])[len(plan.notes) :]:
                     typer.echo(f"note: {note}", err=True)
+    return result
 
 
 def later(stage: Stage) -> str:

@@ -16,26 +16,28 @@ from allround.core.families import word
 from allround.core.plugins import use_plugin
 
 
-def check_command(what: str, family: str | None) -> bool:
-    """Run the checks on a plug-in file, or on a method by its name, and print what held; whether all did."""
+def check_command(what: str, family: str | None) -> dict[str, object]:
+    """Run the checks on a plug-in file, or on a method by its name, and print which of them held."""
     entry = _entry(what, family)
     typer.echo(f"{word(entry.family)} '{entry.name}' in {entry.path}\n")
-    held, failed = 0, 0
+    held: list[str] = []
+    failed: dict[str, str] = {}
     for name, check in checks_of(entry):
         try:
             check()
         except Exception as error:  # the method's own code may raise anything: it is said, and counts as failed
-            failed += 1
-            typer.echo(f"failed  {name:<24} {_words(error)}")
+            failed[name] = _words(error)
+            typer.echo(f"failed  {name:<24} {failed[name]}")
         else:
-            held += 1
+            held.append(name)
             typer.echo(f"held    {name:<24} {_asks(check)}")
     for name, reason in entry.facts.get("exempt", {}).items():
         typer.echo(f"exempt  {name:<24} {reason}")
     if entry.family not in SHARED:
         typer.echo(f"\nOnly its documentation is checked: there are no shared checks for a {word(entry.family)}.")
-    typer.echo(f"\n{held} of {held + failed} checks held" + (f", {failed} failed" if failed else ""))
-    return not failed
+    words = f"{len(held)} of {len(held) + len(failed)} checks held"
+    typer.echo(f"\n{words}" + (f", {len(failed)} failed" if failed else ""))
+    return {"method": entry.name, "family": entry.family, "held": held, "failed": failed}
 
 
 #: The families that have shared checks.

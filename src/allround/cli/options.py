@@ -43,7 +43,6 @@ RayOption = Annotated[
     typer.Option(help="Work on a Ray cluster whose machines share the run folder: its address, HOST:PORT or auto."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--workers", help="Threads. Default: one a core, at most eight.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 RowsOption = Annotated[int, typer.Option(help="Most training rows of each task.")]
 LeaveOption = Annotated[
     list[str] | None, typer.Option(help="Weights whose features stay in place: a pattern; may be repeated.")

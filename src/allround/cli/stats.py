@@ -47,7 +47,7 @@ def stats(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Compute a statistic of a model's data for merges that need one, such as regmean, fisher and mats.
 
     It is computed once, on a few rows, and stored; a merge takes it by `--statistics KIND=FILE,FILE,...`.
@@ -82,3 +82,4 @@ def stats(
         which = f"{len(made.left_out)} of the network's weights, such as {made.left_out[0]}"
         typer.echo(f"note: {which}, are in no file of the model and were left out", err=True)
     typer.echo(f"\nstatistic  {out}")
+    return {"statistic": out, "kind": kind, "tensors": made.tensors, "rows": made.rows, "left_out": list(made.left_out)}

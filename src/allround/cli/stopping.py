@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from allround.cli.help import Group
+from allround.cli.screen import Screen
 from allround.core.errors import AllroundError
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ class Commands(Group):
     def invoke(self, ctx: Context) -> object:
         check_current_folder()
         try:
-            return super().invoke(ctx)
+            with Screen() as screen:
+                result: object = super().invoke(ctx)
+                screen.show(result)
+            return result
         except KeyboardInterrupt as stop:
             name = ctx.invoked_subcommand
             kept = "what is finished is kept; run the same command again to go on from there"

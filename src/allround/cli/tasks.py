@@ -16,17 +16,19 @@ app = typer.Typer(help="Look at suites and their tasks.", cls=Group, **GROUP)
 def tasks_list(
     suite: Annotated[str | None, typer.Argument(help="A suite; left out: the built-in suites.")] = None,
     data_dir: DataOption = None,
-) -> None:
+) -> object:
     """List the built-in suites, or the tasks of one suite."""
     from allround.core import registry
 
     if suite is None:
         for entry in registry.entries("suite"):
             typer.echo(f"{entry.name:<10} {entry.summary}")
-        return
-    for name, task in load_suite(suite, data_dir).tasks.items():
+        return {entry.name: entry.summary for entry in registry.entries("suite")}
+    loaded = load_suite(suite, data_dir)
+    for name, task in loaded.tasks.items():
         d = task.definition
         typer.echo(f"{name:<20} {d.kind}, {d.metric}; {d.modality}: {', '.join(d.inputs)}")
+    return {name: task.definition.to_json() for name, task in loaded.tasks.items()}
 
 
 @app.command("show", epilog="Example: `allround tasks show digits ink`")
@@ -35,7 +37,7 @@ def tasks_show(
     task: TaskArgument,
     data_dir: DataOption = None,
     rows: Annotated[int, typer.Option(help="How many training rows to show.")] = 3,
-) -> None:
+) -> object:
     """Show one task: what it asks, its rows, its warnings."""
     from allround.tasks.kind import kind
     from allround.tasks.suite import Suite
@@ -56,12 +58,15 @@ def tasks_show(
         typer.echo(f"{'warning':<12} {note}")
     train_rows = found.splits["train"]
     shown = train_rows.take(range(min(rows, len(train_rows))))
-    for row, target in zip(shown.inputs, kind(d.kind).decode(shown.targets, d), strict=True):
+    examples = list(zip(shown.inputs, kind(d.kind).decode(shown.targets, d), strict=True))
+    for row, target in examples:
         typer.echo(f"\n{' | '.join(str(v) for v in row)}\n  -> {target}")
+    sizes = {split: len(part) for split, part in found.splits.items()}
+    return {**d.to_json(), "rows": sizes, "notes": list(found.notes), "examples": examples}
 
 
 @app.command("check", epilog="Example: `allround tasks check suite.yml`")
-def tasks_check(suite: SuiteArgument, data_dir: DataOption = None, only: OnlyOption = None) -> None:
+def tasks_check(suite: SuiteArgument, data_dir: DataOption = None, only: OnlyOption = None) -> object:
     """Load all data of a suite and say what is wrong or worth knowing."""
     loaded = load_suite(suite, data_dir, only)
     for name, task in loaded.tasks.items():
@@ -70,3 +75,11 @@ def tasks_check(suite: SuiteArgument, data_dir: DataOption = None, only: OnlyOpt
         for note in task.notes:
             typer.echo(f"{'':<20} warning: {note}")
     typer.echo(f"{len(loaded.tasks)} tasks can be used")
+    return {
+        name: {
+            **task.definition.to_json(),
+            "rows": {split: len(part) for split, part in task.splits.items()},
+            "notes": list(task.notes),
+        }
+        for name, task in loaded.tasks.items()
+    }

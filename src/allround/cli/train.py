@@ -36,7 +36,7 @@ def train(
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Train one joint model on all tasks of a suite, and score it.
 
     Started by `torchrun` or `accelerate launch` in several processes, each computes its share of every batch.
@@ -49,3 +49,5 @@ def train(
     if leave_group():
         board.print()
         typer.echo(f"\nmodel   {out}")
+        return {"model": out, "scoreboard": board.to_json()}
+    raise typer.Exit

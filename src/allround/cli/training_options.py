@@ -19,7 +19,7 @@ from allround.cli.words import pairs_of
 from allround.core import registry
 from allround.training.settings import Settings
 
-Command = TypeVar("Command", bound=Callable[..., None])
+Command = TypeVar("Command", bound=Callable[..., object])
 #: Settings of text encoders, by name.
 EncoderSettings = Mapping[str, int | str]
 
@@ -84,10 +84,10 @@ def training_options(
                 parameters.append(parameter.replace(annotation=hints[parameter.name], kind=_KIND))
 
         @wraps(command)
-        def run(**given: Any) -> None:
+        def run(**given: Any) -> object:
             settings = _settings({name: given.pop(_NAMES.get(name, name)) for name in names})
             values = {name: given.pop(name) for name in _ENCODER}
-            command(**given, settings=settings, encoder={k: v for k, v in values.items() if v is not None})
+            return command(**given, settings=settings, encoder={k: v for k, v in values.items() if v is not None})
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -39,7 +39,7 @@ def tune(
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Tune one specialist: fit the head on the frozen base, then tune the encoder."""
     from allround.building.single import tune as run
 
@@ -47,3 +47,4 @@ def tune(
     board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, force=force)
     board.print()
     typer.echo(f"\nmodel   {out}")
+    return {"model": out, "scoreboard": board.to_json()}

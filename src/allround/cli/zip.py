@@ -32,7 +32,7 @@ def zip_(
     leave: LeaveOption = None,
     data_dir: DataOption = None,
     force: ForceOption = False,
-) -> None:
+) -> object:
     """Zip models of different tasks and different starts into one, without training: wholly, or up to a depth.
 
     Features that are most alike are merged, across the models and within each. Zipped wholly it is a model like each
@@ -64,6 +64,7 @@ def zip_(
     typer.echo(f"FLOPs   {single:,} a row for one model, {made.flops['merged']:,} zipped "
                f"({made.flops['merged'] / single:.2f}x), {made.flops['apart']:,} for all apart")  # fmt: skip
     typer.echo(f"model   {out}")
+    return {"model": out, "cut": made.zipped.cut, "depth": made.zipped.depth, "flops": made.flops}
 
 
 def _depth(text: str) -> float | str:

@@ -120,11 +120,14 @@ class Piece:
         found = [(p, p.relative_to(self.folder).as_posix()) for p in self.folder.rglob("*") if not p.is_dir()]
         return [(path, name, name in known) for path, name in found]
 
+    def own_files(self) -> list[Path]:
+        """The files that the piece was finished with, as far as they are there."""
+        return [path for path, _, own in self._files() if own]
+
     def remove(self) -> None:
         """Remove the files that the piece was finished with; what else lies in its folder stays."""
-        for path, _, own in self._files():
-            if own:
-                path.unlink()
+        for path in self.own_files():
+            path.unlink()
         remove_empty(self.folder)
 
 

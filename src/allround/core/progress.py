@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 
+#: The last line in the log of a run that reached its end.
+FINISHED = "finished"
 #: Columns of a line: a console that says fewer than the first knows nothing (`COLUMNS=0`), and is taken for the second.
 _LEAST, _USUAL = 20, 80
 
@@ -34,6 +38,21 @@ def drop_useless_width() -> None:
         del os.environ["COLUMNS"]
 
 
+#: Whether runs that are not asked are quiet.
+_quiet = False
+
+
+@contextlib.contextmanager
+def quiet_runs() -> Iterator[None]:
+    """Until the end of the context, whatever does not say otherwise keeps the screen empty while it works."""
+    global _quiet
+    before, _quiet = _quiet, True
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
 class Progress:
     """Says what happens: `say` to people, `note` to the log alone.
 
@@ -43,7 +62,7 @@ class Progress:
 
     def __init__(self, log: Path | None = None, *, quiet: bool = False, console: Console | None = None) -> None:
         self.log = log
-        self.quiet = quiet
+        self.quiet = quiet or _quiet
         self.started = time.monotonic()
         self._console = console
         self._bar: Bar | None = None

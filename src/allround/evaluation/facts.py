@@ -36,6 +36,8 @@ class MachineFacts(TypedDict, total=False):
 class TriedSetting(TypedDict, total=False):
     """A setting of a method that was tried on validation rows. validation: mean retention there."""
 
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
     method: str
     settings: Mapping[str, object] | str | None
     validation: float | None

@@ -254,14 +254,18 @@ class Bootstrap:
 def _check_paired(task: str, made_by: Mapping[str, Predictions]) -> None:
     (first, reference), *others = made_by.items()
     for system, made in others:
-        same = made.split == reference.split and len(made) == len(reference) and _equal(made.targets, reference.targets)
-        if not same:
+        if not same_rows(made, reference):
             raise AllroundError(
                 f"compare '{system}' with '{first}' on the task '{task}'",
                 f"they did not answer the same rows: {len(made)} of '{made.split}' against {len(reference)} of "
                 f"'{reference.split}', or other targets",
                 "predict the same split of the same data with both",
             )
+
+
+def same_rows(one: Predictions, other: Predictions) -> bool:
+    """Whether two predictions are of the same rows, as far as their targets tell."""
+    return one.split == other.split and len(one) == len(other) and _equal(one.targets, other.targets)
 
 
 def _equal(one: Encoded, other: Encoded) -> bool:

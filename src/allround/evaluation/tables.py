@@ -1,4 +1,4 @@
-"""Tables in Markdown and on a console, of any text."""
+"""Tables in Markdown, in LaTeX and on a console, of any text."""
 
 from __future__ import annotations
 
@@ -21,6 +21,29 @@ def markdown_table(head: list[str], body: list[list[str]]) -> list[str]:
     """The lines of a table."""
     rows = [head, ["---"] * len(head), *body]
     return ["| " + " | ".join(cell if cell == "---" else markdown_text(cell) for cell in row) + " |" for row in rows]
+
+
+#: What LaTeX reads as something else than itself, and how it is written.
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "|": "\\textbar{}",
+    "[": "{[}",
+    "]": "{]}",
+}
+
+
+def latex_text(text: str) -> str:
+    """Text that says in LaTeX what it says plainly.
+
+    >>> print(latex_text("f1_macro & 5%"))
+    f1\\_macro \\& 5\\%
+    """
+    return " ".join("".join(_LATEX.get(letter, letter) for letter in text).split())
 
 
 def console_table() -> Table:

@@ -15,24 +15,29 @@ from allround.building.stages.plan import Scope
 from allround.building.stages.scoring import Scored
 from allround.building.words import commands, python_lines, task_facts
 from allround.building.workshop import Workshop
+from allround.core.files import json_text
 from allround.core.outputs import check_out, check_out_file, check_texts, output_file, remove_stale, write_texts
 from allround.core.plugins import in_use
+from allround.core.progress import FINISHED
+from allround.core.reading import parse_json
+from allround.core.schema import checked
 from allround.core.version import __version__
 from allround.evaluation.facts import ReportFacts
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.report import html
-from allround.evaluation.scoreboard import FILES
+from allround.evaluation.scoreboard import FILES, Scoreboard
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
 
-#: The page that a build writes, the folder of its predictions, and that of the chosen model.
-REPORT, PREDICTIONS, BEST = "report.html", "predictions", "best"
+#: The page that a build writes, what it says beside the scoreboard, the folder of its predictions, and that of the
+#: chosen model.
+REPORT, REPORT_FACTS, PREDICTIONS, BEST = "report.html", "report.json", "predictions", "best"
 
 
 def check_outputs(out: Path, suite: Suite, read: Sequence[object], *, force: bool) -> None:
     """An error where an output would replace what a build may not replace. read: folders that the build reads."""
     check_out(out / BEST, "build", force=force, inputs=read, data=suite.files)
-    check_texts(out, [*FILES, REPORT], "build", force=force)
+    check_texts(out, [*FILES, REPORT, REPORT_FACTS], "build", force=force)
     for path in (out / PREDICTIONS).rglob("*.parquet"):
         check_out_file(path, "build", force=force, root=out)
 
@@ -67,7 +72,10 @@ def write_report(
     shop: Workshop, title: str, scope: Scope, precision: Precision, trials: Sequence[Trial], choice: Choice,
     scored: Scored,
 ) -> None:  # fmt: skip
-    """Write the chosen model, the scoreboard and the report. trials: settings of merges that were compared."""
+    """Write the chosen model, the scoreboard and the report, and what the report can be made from again.
+
+    trials: settings of merges that were compared.
+    """
     out, board, tasks = shop.out, scored.board, scope.data.tasks
     save_best(out / BEST, choice.best, board, force=shop.force)
     extra: ReportFacts = {
@@ -84,4 +92,12 @@ def write_report(
         "seconds_total": shop.elapsed,
         "peak_memory": peak_memory(),
     }
-    write_texts(out, {**board.files(), REPORT: html(board, extra=extra)}, "build", force=shop.force)
+    texts = {**board.files(), REPORT_FACTS: json_text(extra)}
+    write_texts(out, {**texts, REPORT: page_of(board, parse_json(texts[REPORT_FACTS]))}, "build", force=shop.force)
+    shop.progress.note(FINISHED)
+
+
+def page_of(board: Scoreboard, facts: object) -> str:
+    """The report of a build. facts: what it says beside the scoreboard, as `report.json` has it."""
+    do = "run the build again: finished work is kept"
+    return html(board, extra=checked(ReportFacts, facts, f"read {REPORT_FACTS}", do))

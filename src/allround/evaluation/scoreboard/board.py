@@ -13,6 +13,7 @@ from allround.core.outputs import write_texts
 from allround.core.schema import checked
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard import tables, words
+from allround.evaluation.scoreboard.export import score_table
 from allround.evaluation.scoreboard.frame import to_frame
 from allround.evaluation.scoreboard.measure import measure
 from allround.evaluation.scoreboard.scores import CostName, Notes, ScoredSystem, Scores
@@ -118,6 +119,22 @@ class Scoreboard(Scores):
         '       ties    t    0.5        0.5'
         """
         return to_frame(self)
+
+    def to_csv(self) -> str:
+        """The table of `to_frame` as CSV, with all digits."""
+        text: str = self.to_frame().to_csv(index=False, lineterminator="\n")
+        return text
+
+    def to_markdown(self, *, intervals: bool = True) -> str:
+        """The scores as a table of Markdown: a row for each system, a column for each task, the best in bold."""
+        return score_table(self).markdown(intervals=intervals)
+
+    def to_latex(self, *, intervals: bool = True) -> str:
+        """The same table for LaTeX, with the rules of the package booktabs.
+
+        Path("table.tex").write_text(Scoreboard.load("runs/support").to_latex())
+        """
+        return score_table(self).latex(intervals=intervals)
 
     def plot_retention(self) -> Figure:
         """Draw mean retention of each system with its 95% interval; small dots are single tasks.

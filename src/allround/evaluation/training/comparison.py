@@ -100,6 +100,19 @@ class TrainingComparison(TrainingResults):
         """
         return to_frame(self)
 
+    def to_csv(self) -> str:
+        """The table of `to_frame` as CSV, with all digits."""
+        text: str = self.to_frame().to_csv(index=False, lineterminator="\n")
+        return text
+
+    def to_markdown(self, *, intervals: bool = True) -> str:
+        """Mean scores over the seeds as a table of Markdown: a row for each method, a column for each task."""
+        return tables.score_table(self).markdown(intervals=intervals)
+
+    def to_latex(self, *, intervals: bool = True) -> str:
+        """The same table for LaTeX, with the rules of the package booktabs."""
+        return tables.score_table(self).latex(intervals=intervals)
+
     def plot(self) -> Figure:
         """Draw `plot_trade_off` and `plot_retention` side by side, with what they were measured on."""
         from allround.evaluation.training.pictures import plot

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from allround.core.progress import make_console
 from allround.core.words import count, duration, gibibytes, percent, printable, rate, shown, span_text
+from allround.evaluation.score_table import Score, ScoreTable
 from allround.evaluation.tables import (
     column_groups,
     console_table,
@@ -15,7 +16,7 @@ from allround.evaluation.tables import (
     markdown_text,
     wrapped,
 )
-from allround.evaluation.training.results import EQUAL, SPECIALISTS, TrainingResults
+from allround.evaluation.training.results import EQUAL, SPECIALISTS, Estimate, TrainingResults
 from allround.evaluation.training.words import how, legend, memory_words, task_legend, words
 from allround.tasks.metric import better
 
@@ -65,6 +66,20 @@ def methods_table(results: TrainingResults) -> tuple[list[str], list[list[str]]]
             gibibytes(cost.peak_memory),
         ])  # fmt: skip
     return head, body
+
+
+def score_table(results: TrainingResults) -> ScoreTable:
+    """Scores on test, means over the seeds: the specialists and every method on every task, and mean retention."""
+    sides = {task: better(definition.metric) for task, definition in results.definitions.items()}
+    alone: tuple[str, Mapping[str, Estimate], Score | None] = (SPECIALISTS, results.reference.scores, Score(1.0))
+    listed = [alone, *((one.name, one.test.scores, _entry(one.test.mean, "higher")) for one in results.methods)]
+    rows = [(name, [*(_entry(scores[t], sides[t]) for t in sides), mean]) for name, scores, mean in listed]
+    columns = [f"{task} ({definition.metric})" for task, definition in results.definitions.items()]
+    return ScoreTable([*columns, "mean retention"], rows)
+
+
+def _entry(found: Estimate | None, side: str) -> Score | None:
+    return None if found is None else Score(found.value, found.low, found.high, side)
 
 
 def task_cells(results: TrainingResults, task: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Run folders afterwards: what lies in them, reports made again, disk space given back, two runs compared."""
