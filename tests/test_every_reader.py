@@ -851,6 +851,8 @@ def test_a_reader_reads_or_says_why_not(name: str, case: str, ends: dict[tuple[s
 OTHERS = {
     "cli/app.py": "the first lines of the files of commands, which lie in the package",
     "cli/methods.py": "it shows a method file, which the registry has read",
+    "building/runs/folder.py": "the lock and the last line of the log of a run folder, of which nothing is taken over",
+    "building/runs/report.py": "facts of a report, which are compared with their type: tests/building/test_runs.py",
     "core/growing.py": "what a half-made output was begun from, written by the same command",
     "core/locks.py": "the owner of a lock, for a message",
     "core/plugins.py": "a method file that the user names, to be run",

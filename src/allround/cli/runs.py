@@ -90,8 +90,8 @@ def runs_clean(
         typer.echo(f"kept       {plural(len(found.kept), 'piece')}, as asked for")
     verb = "would remove" if dry_run else "removed"
     typer.echo(f"{verb} {plural(len(found.pieces), 'piece')}, {_size(found.freed)}")
-    typer.echo("The best model, the scoreboard, the predictions and the report stay. The same command run again computes "
-               "the rest anew.")  # fmt: skip
+    typer.echo("The best model, the scoreboard, the predictions and the report stay.")
+    typer.echo("The same command run again computes the rest anew.")
     return found
 
 
