@@ -76,6 +76,7 @@ class Constraints:
 class Options:
     """How to build.
 
+    seeds: how many, from `seed` on; with more than one all is built with each, and a budget is shared among them.
     methods: merge methods and presets of learned merges; `None` for those that are worth trying. trials: most settings
     tried for each. joint: whether to train the joint model. balance: further joint models, with a batch of every task
     in each step, by balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying.
@@ -89,6 +90,7 @@ class Options:
 
     settings: Settings = field(default_factory=Settings)
     seed: int = 0
+    seeds: int = 1
     methods: tuple[str, ...] | None = None
     trials: int = 12
     joint: bool = True
@@ -115,7 +117,7 @@ class Options:
                     "tuned weights come from a sweep of many joint models",
                     "run `allround compare-training`, and give the weights that it chose: fixed:weights={TASK: WEIGHT}",
                 )
-        for name, low in {"trials": 1, "resamples": 100}.items():
+        for name, low in {"seeds": 1, "trials": 1, "resamples": 100}.items():
             if getattr(self, name) < low:
                 raise AllroundError(f"build with {name}={getattr(self, name)}", f"{name} must be at least {low}",
                                     f"give at least {low}")  # fmt: skip

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allround.building.candidates import Candidate, EnsembleCandidate
 from allround.building.options import Options
+from allround.building.repeats import Repeat, build_repeats, seed_repeats
+from allround.building.result import Build
 from allround.building.search import Trial
 from allround.building.stages.base import decide_precision, is_module, make_base
 from allround.building.stages.choice import choose, make_judge
@@ -27,7 +29,6 @@ from allround.building.workshop import Workshop, run_folder
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
 from allround.core.progress import Progress
-from allround.evaluation.scoreboard import Scoreboard
 from allround.merging.learn.learning import preset
 from allround.models.base import find_folder
 from allround.models.device import pick_device
@@ -35,16 +36,6 @@ from allround.tasks.suite import Suite, as_suite
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@dataclass(frozen=True)
-class Build:
-    """What a build leaves: where the best model and the report are, and the scoreboard."""
-
-    folder: Path
-    best: Path
-    report: Path
-    scoreboard: Scoreboard
 
 
 def build(
@@ -70,7 +61,8 @@ def build(
 
     Hyperparameters, checkpoints, coefficients and the winner are chosen on validation; test is scored once for each
     finished system. Same inputs, seed and machine give the same scoreboard, timings apart; with a budget, the cut
-    follows from measured speed and is kept in the run folder.
+    follows from measured speed and is kept in the run folder. With several seeds everything is built with each, in
+    `out`/seeds, and the scoreboard shows means with intervals over seeds and rows.
     """
     quiet_libraries()
     out = Path(out)
@@ -84,11 +76,35 @@ def build(
             "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table",
         )
     _check(options, suite)
+    progress = progress or Progress(out / "log.txt")
+    given = base
+
+    def build_one(repeat: Repeat, place: Path, progress: Progress) -> Build:
+        once = replace(options, seed=repeat.seed, seeds=1, budget=options.budget and options.budget / options.seeds)
+        return _build_one(repeat.suite, place, given, once, encoder or {}, progress, force)
+
+    if options.seeds > 1:
+        repeats = seed_repeats(suite, options.seed, options.seeds)
+        inputs = [base, *options.specialists.values()]
+        return build_repeats(repeats, "seed", build_one, out=out, inputs=inputs, progress=progress, force=force)
+    return _build_one(suite, out, base, options, encoder or {}, progress, force)
+
+
+def _build_one(
+    suite: Suite,
+    out: Path,
+    base: str | Path | nn.Module,
+    options: Options,
+    encoder: Mapping[str, object],
+    progress: Progress,
+    force: bool,
+) -> Build:
+    """One build, with one seed."""
     with run_folder(out, "build", force=force):
         check_outputs(out, suite, [base, *options.specialists.values()], force=force)
         shop = Workshop(
             out,
-            progress or Progress(out / "log.txt"),
+            progress,
             seed=options.seed,
             workers=options.workers,
             in_process=is_module(base),
@@ -96,7 +112,7 @@ def build(
             gpus=int(pick_device(options.settings.device).type == "cuda"),
             force=force,
         )
-        return _build(shop, suite, base, options, encoder or {})
+        return _build(shop, suite, base, options, encoder)
 
 
 def _check(options: Options, suite: Suite) -> None:

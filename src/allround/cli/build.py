@@ -48,6 +48,9 @@ def build(
     only: OnlyOption = None,
     limit: LimitOption = None,
     seed: SeedOption = 0,
+    seeds: Annotated[
+        int, typer.Option(help="Build with so many seeds, and show means with intervals over seeds and rows.")
+    ] = 1,
     budget: Annotated[
         float | None, typer.Option(help="Minutes; the work is scaled down to fit, and the report says how.")
     ] = None,
@@ -108,6 +111,7 @@ def build(
     options = Options(
         settings=settings,
         seed=seed,
+        seeds=seeds,
         methods=None if methods is None else () if methods.strip() == "none" else tuple(split(methods, "--methods")),
         trials=trials,
         joint=joint,

@@ -78,6 +78,20 @@ def over_seeds(values: Sequence[float], resampled: Array, *, level: float = LEVE
     return Interval(value, value - half, value + half)
 
 
+def widening(count: int, *, level: float = LEVEL) -> float:
+    """By how much a bootstrap over `count` runs is to be widened: see `Bootstrap.pooled`. With one run there is none.
+
+    >>> round(widening(3), 3), widening(1)
+    (2.689, 1.0)
+    """
+    from scipy.special import stdtrit
+
+    if count < 2:
+        return 1.0
+    tail = (1 + level) / 2
+    return math.sqrt(count / (count - 1)) * float(stdtrit(count - 1, tail)) / NormalDist().inv_cdf(tail)
+
+
 def task_level(tasks: int) -> float:
     """The level of an interval for one of several tasks, so that all of them hold together at 95% (Bonferroni).
 
@@ -183,6 +197,31 @@ class Bootstrap:
                 resampled[system, task] = np.concatenate(blocks[system])
         directions = {task: better(next(iter(made.values())).definition.metric) for task, made in by_task.items()}
         return cls(points, resampled, directions, reference)
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Bootstrap], *, seed: int = 0) -> Bootstrap:
+        """The mean over several runs of the same systems (seeds, folds), resampled in two steps: runs, then rows.
+
+        In each resample, as many runs are drawn as there are, with replacement, the same for all systems, and the
+        score of each is that on its resampled rows. Few draws from few runs vary too little: what the drawn runs
+        differ from the mean of all is multiplied by sqrt(n / (n - 1)) * t / z, where t is Student's quantile at n - 1
+        degrees of freedom and z the normal one, so that the interval is as wide as Student's would be.
+
+        >>> one, two = (Bootstrap({("s", "t"): x}, {("s", "t"): np.full(4, x)}, {"t": "higher"}) for x in (0.5, 0.7))
+        >>> pooled = Bootstrap.pooled([one, two])
+        >>> round(pooled.points["s", "t"], 3), round(widening(2), 2), round(widening(5), 2)
+        (0.6, 9.17, 1.58)
+        """
+        first, count = parts[0], len(parts)
+        resamples = len(next(iter(first.resampled.values())))
+        drawn = np.random.default_rng(seed_of(seed, "runs")).integers(0, count, (resamples, count))
+        shares = np.stack([np.bincount(row, minlength=count) for row in drawn]) / count
+        points, resampled = {}, {}
+        for key in first.points:
+            rows = np.stack([part.resampled[key] for part in parts])
+            points[key] = float(np.mean([part.points[key] for part in parts]))
+            resampled[key] = rows.mean(0) + widening(count) * ((shares - 1 / count) * rows.T).sum(1)
+        return cls(points, resampled, first.better, first.reference)
 
     def score(self, system: str, task: str) -> Interval:
         """The score and its interval."""

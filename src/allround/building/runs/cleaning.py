@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from allround.building.runs.folder import PIECES, SEEDS, piece_folders, read_run
+from allround.building.runs.folder import piece_folders, places_of_pieces, read_run
 from allround.core.errors import AllroundError
 from allround.core.growing import remove_empty
 from allround.core.outputs import sweep, work_folder
@@ -60,7 +60,7 @@ def clean(folder: Path | str, *, keep: Sequence[str] = (), dry_run: bool = False
         return _clean(folder, keep, remove=lambda piece: None)
     with work_folder(folder, run.command):
         found = _clean(folder, keep, remove=Piece.remove)
-        for place in (folder / PIECES, *folder.glob(f"{SEEDS}/*/{PIECES}")):
+        for place in places_of_pieces(folder):
             sweep(place)
             remove_empty(place)
     return found

@@ -17,8 +17,8 @@ from allround.core.progress import FINISHED
 from allround.core.reading import open_file
 from allround.evaluation.scoreboard import Scoreboard
 
-#: The folder of pieces in a run folder, and that of the runs of single seeds.
-PIECES, SEEDS = "pieces", "seeds"
+#: The folder of pieces in a run folder, and where the runs lie that are pooled in it.
+PIECES, REPEATED = "pieces", ("seeds", "folds")
 #: What each command leaves in the end, in the folder where it works.
 _LAST = {"build": REPORT, "compare-training": "comparison.html"}
 #: Bytes at the end of a log in which its last line is looked for.
@@ -110,9 +110,13 @@ def piece_sorts(folder: Path) -> list[PieceSort]:
 
 
 def piece_folders(folder: Path) -> list[Path]:
-    """The folders of all pieces in a run folder, those of its single seeds too."""
-    places = [folder / PIECES, *sorted(folder.glob(f"{SEEDS}/*/{PIECES}"))]
-    return [path.parent for place in places for path in sorted(place.glob("*/piece.json"))]
+    """The folders of all pieces in a run folder, those of its single seeds or folds too."""
+    return [path.parent for place in places_of_pieces(folder) for path in sorted(place.glob("*/piece.json"))]
+
+
+def places_of_pieces(folder: Path) -> list[Path]:
+    """The folders in a run folder that hold pieces."""
+    return [folder / PIECES, *(path for name in REPEATED for path in sorted(folder.glob(f"{name}/*/{PIECES}")))]
 
 
 def is_running(folder: Path) -> bool:

@@ -92,9 +92,14 @@ def write_report(
         "seconds_total": shop.elapsed,
         "peak_memory": peak_memory(),
     }
-    texts = {**board.files(), REPORT_FACTS: json_text(extra)}
-    write_texts(out, {**texts, REPORT: page_of(board, parse_json(texts[REPORT_FACTS]))}, "build", force=shop.force)
+    write_report_files(out, board, extra, force=shop.force)
     shop.progress.note(FINISHED)
+
+
+def write_report_files(out: Path, board: Scoreboard, facts: Mapping[str, object], *, force: bool) -> None:
+    """Write the scoreboard, the report, and what it says beside the scoreboard."""
+    texts = {**board.files(), REPORT_FACTS: json_text(facts)}
+    write_texts(out, {**texts, REPORT: page_of(board, parse_json(texts[REPORT_FACTS]))}, "build", force=force)
 
 
 def page_of(board: Scoreboard, facts: object) -> str:

@@ -181,6 +181,8 @@ class Scoreboard(Scores):
         """Plain data, from which `from_json` makes the same board."""
         value = asdict(self)
         value["definitions"] = {name: d.to_json() for name, d in self.definitions.items()}
+        if self.repeats is None:  # as boards of single runs were before there were others
+            del value["repeats"]
         return {"format": _FORMAT, **value}
 
     @classmethod

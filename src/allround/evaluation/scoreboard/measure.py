@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from allround.core.errors import AllroundError, suggestion
-from allround.evaluation.intervals import Bootstrap, verdict
+from allround.evaluation.intervals import Bootstrap, same_rows, verdict
 from allround.evaluation.predictions import Predictions
-from allround.evaluation.scoreboard.scores import Cell, Comparison, Notes, ScoredSystem, Scores, Summary
+from allround.evaluation.scoreboard.scores import Cell, Comparison, Notes, Repeats, ScoredSystem, Scores, Summary
 from allround.tasks.definition import Definition
 
 
@@ -25,16 +25,55 @@ def measure(
     provenance: Mapping[str, object] | None = None,
 ) -> Scores:
     """Score every system on every task; `Scoreboard.make` says more."""
+    return measure_runs(
+        {"": predictions},
+        definitions,
+        systems,
+        reference=reference,
+        validation=validation,
+        best=best,
+        seed=seed,
+        resamples=resamples,
+        notes=notes,
+        provenance=provenance,
+    )
+
+
+def measure_runs(
+    runs: Mapping[str, Mapping[tuple[str, str], Predictions]],
+    definitions: Mapping[str, Definition],
+    systems: Iterable[ScoredSystem],
+    *,
+    of: str = "seed",
+    reference: str | None,
+    validation: Mapping[tuple[str, str], float] | None,
+    best: str | None,
+    seed: int,
+    resamples: int,
+    notes: Notes | None,
+    provenance: Mapping[str, object] | None,
+) -> Scores:
+    """Score every system on every task, as the mean over several runs. of: what they differ by."""
     systems = list(systems)
     names = [system.name for system in systems]
     reference = reference if reference in names else None
-    _check(definitions, names, predictions, best)
-    wanted = {(s, t): predictions[s, t] for t in definitions for s in names}
-    splits = sorted({made.split for made in wanted.values()})
+    for predictions in runs.values():
+        _check(definitions, names, predictions, best)
+    wanted = [{(s, t): made[s, t] for t in definitions for s in names} for made in runs.values()]
+    splits = sorted({made.split for predictions in wanted for made in predictions.values()})
     if len(splits) > 1:
         raise AllroundError("make a scoreboard", f"it mixes the splits {', '.join(splits)}", "predict one split")
-    bootstrap = Bootstrap.make(wanted, reference=reference, seed=seed, resamples=resamples)
-    cells = {s: {t: _cell(bootstrap, s, t, len(wanted[s, t])) for t in definitions} for s in names}
+    # Runs on the same rows are resampled together, others apart.
+    together = all(same_rows(made, wanted[0][key]) for predictions in wanted for key, made in predictions.items())
+    parts = [
+        Bootstrap.make(made, reference=reference, seed=seed if together else seed + number, resamples=resamples)
+        for number, made in enumerate(wanted)
+    ]
+    bootstrap = parts[0] if len(parts) == 1 else Bootstrap.pooled(parts, seed=seed)
+    counted = wanted[:1] if together else wanted
+    cells = {
+        s: {t: _cell(bootstrap, s, t, sum(len(made[s, t]) for made in counted)) for t in definitions} for s in names
+    }
     mean, worst = {}, {}
     for name in names:
         if found := bootstrap.mean_retention(name):
@@ -58,7 +97,15 @@ def measure(
         resamples=resamples,
         notes=Notes(**(notes or {})),
         provenance=dict(provenance or {}),
+        repeats=_repeats(of, list(runs), parts, names, definitions) if len(parts) > 1 else None,
     )
+
+
+def _repeats(
+    of: str, names: list[str], parts: Sequence[Bootstrap], systems: Iterable[str], tasks: Iterable[str]
+) -> Repeats:
+    scores = {s: {t: [part.points[s, t] for part in parts] for t in tasks} for s in systems}
+    return Repeats(of, names, scores)
 
 
 def _check(

@@ -136,11 +136,25 @@ class Notes(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
+class Repeats:
+    """The runs whose mean a board shows. of: what they differ by, seed or fold. names: of the runs.
+
+    scores[system][task]: one of each run, in the order of the names.
+    """
+
+    __pydantic_config__ = STRICT
+
+    of: str
+    names: list[str]
+    scores: dict[str, dict[str, list[float]]]
+
+
+@dataclass(frozen=True)
 class Scores:
     """Systems on tasks. `cells[system][task]`; mean, worst and validation by system.
 
     Scores are of `split`; `validation` has the scores that choices were made by. `comparisons` are with the
-    reference and with the best system.
+    reference and with the best system. repeats: the runs whose mean the scores are; None for a single run.
     """
 
     __pydantic_config__ = STRICT
@@ -159,6 +173,7 @@ class Scores:
     resamples: int
     notes: Notes
     provenance: dict[str, object]
+    repeats: Repeats | None = None
 
     def system(self, name: str) -> ScoredSystem:
         """The system called `name`."""
@@ -204,6 +219,8 @@ class Scores:
             *((cells, tasks) for cells in self.cells.values()),
         ]
         whole += [(c.tasks, tasks) for c in self.comparisons]
+        if self.repeats is not None:
+            whole += [(self.repeats.scores, names), *((scores, tasks) for scores in self.repeats.scores.values())]
         some: list[tuple[Iterable[str | None], list[str]]] = [
             (self.mean, names),
             (self.worst, names),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from allround.core.words import count, duration, listed, percent, plural, shown, span_text
-from allround.evaluation.scoreboard.scores import MARKS, ScoredSystem, Scores
+from allround.evaluation.intervals import widening
+from allround.evaluation.scoreboard.scores import MARKS, Repeats, ScoredSystem, Scores
 from allround.tasks.metric import better
 
 
@@ -119,6 +120,8 @@ def _other_sentences(board: Scores) -> list[str]:
 
 def method(board: Scores) -> str:
     """How scores and intervals were measured, in words."""
+    if board.repeats is not None:
+        return _method_of_runs(board, board.repeats)
     return (
         f"Scores are of the {board.split} rows, {board.rows} in all, which were used for no choice. Brackets are 95% "
         f"percentile intervals of a bootstrap over the rows of each task ({board.resamples} resamples, seed "
@@ -128,9 +131,26 @@ def method(board: Scores) -> str:
     )
 
 
+def _method_of_runs(board: Scores, repeats: Repeats) -> str:
+    """The same of a mean over several runs."""
+    count, of = len(repeats.names), repeats.of
+    return (
+        f"Everything was done {count} times, once for each {of}. Scores are means over them, on the {board.split} "
+        f"rows, {board.rows} in all, which were used for no choice; retention is that of the mean scores. Brackets "
+        f"are 95% intervals of a hierarchical bootstrap ({board.resamples} resamples, seed {board.seed}): each "
+        f"resample draws {of}s with replacement, and then rows of each task, the same for all systems. What the drawn "
+        f"{of}s differ from the mean of all is multiplied by {widening(count):.2f}, since {count} draws from {count} "
+        f"vary too little; intervals are then as wide as those of Student's t. A difference is called better or worse "
+        "where the 95% interval of the paired difference lies on one side of 0; otherwise no difference was found. "
+        f"Intervals cover the choice of rows and that of the {of}. Costs are those of one run, as a mean."
+    )
+
+
 def legend(board: Scores) -> str:
     """What the numbers and marks of the tables mean."""
     parts = ["Scores x 100; where lower is better, scores are in the metric's own units."]
+    if board.repeats is not None:
+        parts.append(f"Means over {plural(len(board.repeats.names), board.repeats.of)}.")
     if board.reference:
         parts.append(f"Retention: score / score of {board.reference}, in percent (inverted where lower is better).")
         parts.append(f"- worse, + better than {board.reference} on the same rows.")

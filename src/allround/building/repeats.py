@@ -1,0 +1,132 @@
+"""One build several times, by seeds or folds, with one scoreboard of the means and one model.
+
+Each time is a whole build in a run folder of its own below the run folder. The mechanism asks only for what differs
+between them: a `Repeat`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from allround.building.result import Build
+from allround.building.stages.report import (
+    BEST,
+    PREDICTIONS,
+    REPORT,
+    REPORT_FACTS,
+    check_outputs,
+    write_report_files,
+)
+from allround.building.words import commands, python_lines
+from allround.building.workshop import run_folder
+from allround.core.files import MANIFEST, read_settings
+from allround.core.outputs import output_folder
+from allround.core.progress import FINISHED, Progress
+from allround.core.words import percent, plural
+from allround.evaluation.predictions import Predictions
+from allround.evaluation.scoreboard import Notes, Scoreboard
+from allround.evaluation.scoreboard.pool import RepeatedRun, common_systems, pool
+from allround.tasks.suite import Suite
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One of several builds. name: in words, such as "seed 1". folder: its run folder, below that of all."""
+
+    name: str
+    folder: str
+    suite: Suite
+    seed: int
+
+
+def seed_repeats(suite: Suite, first: int, count: int) -> list[Repeat]:
+    """The same suite with several seeds, from `first` on."""
+    return [Repeat(f"seed {seed}", f"seeds/{seed}", suite, seed) for seed in range(first, first + count)]
+
+
+def build_repeats(
+    repeats: Sequence[Repeat],
+    of: str,
+    build_one: Callable[[Repeat, Path, Progress], Build],
+    *,
+    out: Path,
+    inputs: Sequence[object],
+    progress: Progress,
+    force: bool = False,
+) -> Build:
+    """Build each repeat below `out`, pool their scoreboards, and keep the best model.
+
+    of: what the repeats differ by: seed or fold. inputs: what the build reads beside the suite. Killed and called
+    again, it goes on with what is finished.
+    """
+    suite = repeats[0].suite
+    with run_folder(out, "build", force=force):
+        check_outputs(out, suite, inputs, force=force)
+        made: dict[str, Build] = {}
+        for number, repeat in enumerate(repeats, 1):
+            progress.say(f"{repeat.name} ({number} of {len(repeats)})", style="bold")
+            made[repeat.name] = build_one(repeat, out / repeat.folder, progress)
+        runs = {name: RepeatedRun(one.scoreboard, _predictions(one)) for name, one in made.items()}
+        best, model, words = choose({name: one.scoreboard for name, one in made.items()}, common_systems(runs), of)
+        first = made[repeats[0].name].scoreboard
+        notes: Notes = {**first.notes, "choice": words}
+        about = {**first.provenance, f"{of}s": [repeat.name for repeat in repeats]}
+        board = pool(runs, of=of, best=best, notes=notes, provenance=about)
+        with output_folder(out / BEST, "build", force=force) as new:
+            shutil.copytree(made[model].best, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+        facts = [read_settings(one.folder / REPORT_FACTS) for one in made.values()]
+        use = {"commands": commands(out, suite.tasks), "python": python_lines(out, suite.tasks)}
+        write_report_files(out, board, {**_facts(facts, of), **use}, force=force)
+        progress.say(words)
+        progress.note(FINISHED)
+    return Build(out, out / BEST, out / REPORT, board)
+
+
+def choose(boards: Mapping[str, Scoreboard], common: Sequence[str], of: str) -> tuple[str, str, str]:
+    """The best system over all runs, the run whose model is kept, and the choice in words, all by validation rows.
+
+    Of the systems that were chosen in at least one run, the best has the highest mean over the runs of its mean
+    retention; its model is that of the run where it scored highest among those that chose it. Systems that some run
+    does not have are chosen only where no other was.
+    """
+    chosen = {name: str(board.best) for name, board in boards.items()}
+    candidates = [name for name in dict.fromkeys(chosen.values()) if name in common] or list(common)
+
+    def mean(system: str) -> float:
+        return sum(_validation(board, system) for board in boards.values()) / len(boards)
+
+    best = max(candidates, key=mean)
+    kept = [name for name in boards if chosen[name] == best] or list(boards)
+    model = max(kept, key=lambda name: _validation(boards[name], best))
+    words = (
+        f"Chosen on validation, as a mean over {plural(len(boards), of)}: {best}, mean retention "
+        f"{percent(mean(best))}%, of the systems that were best with one {of} at least. The model that is kept is that "
+        f"of {model}."
+    )
+    return best, model, words
+
+
+def _validation(board: Scoreboard, system: str) -> float:
+    return board.validation_mean(system) or 0.0
+
+
+def _predictions(made: Build) -> dict[tuple[str, str], Predictions]:
+    """The predictions of every system on every task that a build wrote."""
+    board, folder = made.scoreboard, made.folder / PREDICTIONS
+    return {
+        (system.name, task): Predictions.load(folder / system.name / f"{task}.parquet")
+        for system in board.systems
+        for task in board.definitions
+    }
+
+
+def _facts(found: Sequence[Mapping[str, object]], of: str) -> dict[str, object]:
+    """What the report says of all runs: the first one's facts, with the time of all; what was tried differs by run."""
+    facts = {name: value for name, value in found[0].items() if name != "choices"}
+    times = [one.get("seconds_total") for one in found]
+    facts["seconds_total"] = sum(time for time in times if isinstance(time, (int, float)))
+    facts["title"] = f"{facts.get('title', 'Scoreboard')}, {plural(len(found), of)}"
+    return facts

@@ -1,0 +1,150 @@
+"""One build with several seeds: one scoreboard of means, intervals over seeds and rows, one model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import allround
+from allround.building import Build, Options, build
+from allround.building.repeats import choose
+from allround.building.runs.cleaning import clean
+from allround.building.runs.folder import find_runs, read_run
+from allround.building.runs.report import report
+from allround.core.progress import Progress
+from allround.evaluation.intervals import Bootstrap, widening
+from allround.evaluation.predictions import Predictions
+from allround.evaluation.scoreboard import Scoreboard, ScoredSystem
+from allround.evaluation.scoreboard.pool import RepeatedRun, pool
+from allround.models.encoders.small_table import SmallTable
+from allround.tasks.definition import Definition
+from allround.tasks.suite import Suite
+from allround.training.settings import Settings
+
+SETTINGS = Settings(epochs=1, precision="fp32")
+
+
+def run(suite: Suite, base: Path, out: Path, seeds: int) -> Build:
+    options = Options(SETTINGS, seed=3, seeds=seeds, workers=1, trees=False, methods=(), balance=(), resamples=100)
+    return build(suite, out=out, base=base, options=options, progress=Progress(out / "log.txt", quiet=True))
+
+
+@pytest.fixture(scope="module")
+def made(table_suite: Suite, small_table: SmallTable, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    folder = tmp_path_factory.mktemp("seeds")
+    (folder / "base").mkdir()
+    small_table.save(folder / "base")
+    return run(table_suite, folder / "base", folder / "run", 2)
+
+
+def test_scores_are_means_over_the_seeds(made: Build, table_suite: Suite) -> None:
+    board = made.scoreboard
+    single = [Scoreboard.load(made.folder / "seeds" / str(seed)) for seed in (3, 4)]
+    assert [one.seed for one in single] == [3, 4] and board.repeats is not None
+    assert board.repeats.names == ["seed 3", "seed 4"]
+    for system in board.systems:
+        for task in table_suite.tasks:
+            scores = [one.cells[system.name][task].score for one in single]
+            assert board.repeats.scores[system.name][task] == scores
+            assert board.cells[system.name][task].score == pytest.approx(sum(scores) / 2)
+            assert board.cells[system.name][task].n == 35
+        seconds = [one.system(system.name).cost.training_seconds for one in single]
+        assert board.system(system.name).cost.training_seconds == pytest.approx(sum(seconds) / 2)
+    assert single[0].cells["joint"] != single[1].cells["joint"], "seeds differ"
+    assert "hierarchical bootstrap" in board.method() and "once for each seed" in board.method()
+    assert Scoreboard.load(made.folder).fingerprint() == board.fingerprint()
+    assert "repeats" not in single[0].to_json()
+
+
+def test_it_leaves_one_model_and_one_report(made: Build) -> None:
+    board = made.scoreboard
+    assert "as a mean over 2 seeds" in board.notes["choice"] and "as a mean over 2 seeds" in made.report.read_text()
+    kept = [seed for seed in (3, 4) if f"that is kept is that of seed {seed}" in board.notes["choice"]]
+    one = made.folder / "seeds" / str(kept[0])
+    rows = [(5.1, 3.5, 1.4, "small"), (6.9, 3.1, 5.4, "large")]
+    assert allround.load(made.best).predict("species", rows) == allround.load(one / "best").predict("species", rows)
+    assert Scoreboard.load(one).best == board.best
+    (found,) = find_runs(made.folder.parent / "run")
+    assert found.state == "finished" and found.best == board.best
+    before = made.report.read_bytes()
+    report(made.folder)
+    assert made.report.read_bytes() == before
+
+
+def test_again_it_makes_nothing_and_clean_empties_all_seeds(made: Build, table_suite: Suite) -> None:
+    again = run(table_suite, made.folder.parent / "base", made.folder, 2)
+    assert again.scoreboard.fingerprint() == made.scoreboard.fingerprint()
+    log = (made.folder / "log.txt").read_text().split("seed 3 (1 of 2)")[-1]
+    assert "have  specialist-petal" in log and "made  " not in log
+    assert len(clean(made.folder).pieces) > 20
+    assert read_run(made.folder).pieces == 0 and (made.folder / "seeds" / "4" / "best").is_dir()
+
+
+def bootstrap(score: float, rows: list[float]) -> Bootstrap:
+    return Bootstrap({("s", "t"): score, ("r", "t"): 1.0}, {("s", "t"): np.array(rows), ("r", "t"): np.ones(len(rows))},
+                     {"t": "higher"}, "r")  # fmt: skip
+
+
+def test_intervals_cover_seeds_and_rows() -> None:
+    """Against Student's interval, which is exact for normal seeds, and against the rows alone where seeds agree."""
+    count = 4000
+    rows = np.random.default_rng(0).normal(0.5, 0.01, count)
+    alike = Bootstrap.pooled([bootstrap(0.5, list(rows))] * 4)
+    low, high = np.quantile(rows, [0.025, 0.975])
+    found = alike.score("s", "t")
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, low, high))
+    scores = np.random.default_rng(1).normal(0.5, 0.02, 8)
+    seeds = Bootstrap.pooled([bootstrap(float(score), [float(score)] * count) for score in scores])
+    half = 2.3646 * scores.std(ddof=1) / math.sqrt(8)  # Student's quantile at 7 degrees of freedom
+    found = seeds.score("s", "t")
+    assert found.low is not None and found.high is not None
+    assert (found.high - found.low) / (2 * half) == pytest.approx(1, abs=0.06)
+    assert seeds.retention("s", "t") == found, "retention is that of the mean scores"
+    assert widening(8) == pytest.approx(math.sqrt(8 / 7) * 2.3646 / 1.95996, rel=1e-4)
+
+
+def parts(seed: int, *, right: float, name: str = "ties") -> RepeatedRun:
+    """A run of three systems on 200 rows that belong to it."""
+    definition = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
+    targets = np.random.default_rng(seed).integers(0, 2, 200)
+    rank = np.random.default_rng(7).permutation(200) / 200
+    made = {}
+    for system, share in (("specialists", 0.9), ("joint", 0.8), (name, right)):
+        made[system, "t"] = Predictions(definition, "test", targets, np.where(rank < share, targets, 1 - targets))
+    systems = [
+        ScoredSystem("specialists", "specialists", single=False),
+        ScoredSystem("joint", "joint", settings={"seed": seed}),
+        ScoredSystem(name, "merge"),
+    ]
+    validation = {("specialists", "t"): 0.9, ("joint", "t"): 0.8, (name, "t"): right}
+    best = name if right > 0.8 else "joint"
+    board = Scoreboard.make({"t": definition}, systems, made, validation=validation, best=best, resamples=200)
+    return RepeatedRun(board, made)
+
+
+def test_folds_have_rows_of_their_own() -> None:
+    runs = {f"fold {k}": parts(k, right=0.85 + 0.01 * k) for k in range(3)}
+    board = pool(runs, of="fold", best="ties", notes={}, provenance={})
+    assert board.cells["ties"]["t"].n == 600 and board.cells["ties"]["t"].score == pytest.approx(0.86)
+    assert board.system("joint").settings == {f"fold {k}": {"seed": k} for k in range(3)}
+    assert board.comparison("ties", "specialists") is not None
+    assert "once for each fold" in board.method()
+    assert Scoreboard.from_json(board.to_json()).fingerprint() == board.fingerprint()
+
+
+def test_the_choice_is_by_validation_over_all_runs() -> None:
+    runs = {"seed 0": parts(0, right=0.82), "seed 1": parts(0, right=0.7), "seed 2": parts(0, right=0.81)}
+    boards = {name: run.board for name, run in runs.items()}
+    best, model, words = choose(boards, ["specialists", "joint", "ties"], "seed")
+    assert (best, model) == ("joint", "seed 1"), "0.8 beats the mean of 0.82, 0.7 and 0.81"
+    assert "joint, mean retention 88.9%" in words
+    lacking = {**runs, "seed 1": parts(0, right=0.7, name="average")}
+    board = pool(lacking, of="seed", best="joint", notes={}, provenance={})
+    assert [system.name for system in board.systems] == ["specialists", "joint"]
+    damaged = replace(board, repeats=replace(board.repeats, scores={}))  # type: ignore[type-var]
+    with pytest.raises(allround.AllroundError, match="it is damaged"):
+        Scoreboard.from_json(damaged.to_json())
