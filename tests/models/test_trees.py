@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -21,7 +22,8 @@ from allround.models.boosting import TaskTrees, fit_trees
 from allround.models.forest import Forest
 from allround.models.system import load
 from allround.models.systems.trees import FILE, Trees
-from allround.models.table_columns import CATEGORIES, Column, column_of, day_of, table_of
+from allround.models.table_columns import CATEGORIES, Column, column_of, order_of, table_of
+from allround.tasks.column_types import ColumnType
 from allround.tasks.kind import kind
 from allround.tasks.make import make_task
 from allround.tasks.metric import better, metric
@@ -80,9 +82,13 @@ def encoded(rows: list[Row], train: list[Row]) -> np.ndarray:
     shops = sorted({str(row[1]) for row in train if row[1]})
     found = []
     for a, shop, day, b in rows:
-        date = np.nan if not day else float((np.datetime64(str(day)) - np.datetime64("1970-01-01")).astype(int))
+        date = [np.nan] * 6
+        if day:
+            moment = pd.Timestamp(str(day))
+            days = float((np.datetime64(str(day)) - np.datetime64("1970-01-01")).astype(int))
+            date = [days, moment.year, moment.month, moment.day, moment.dayofweek, 0.0]
         number = float(shops.index(str(shop))) if shop in shops else np.nan
-        found.append([number, np.nan if a is None else a, date, np.nan if b is None else b])
+        found.append([number, np.nan if a is None else a, *date, np.nan if b is None else b])
     return np.array(found, dtype=float)
 
 
@@ -233,15 +239,21 @@ def test_many_rows_pass_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_columns_are_read_as_what_they_hold() -> None:
     assert column_of([1, 2.5, None, float("nan")]) == Column("number")
     assert column_of(["b", "a", "", None, "b"]) == Column("category", ("a", "b"))
-    assert column_of(["2024-01-01", "", None]) == Column("date")
+    assert column_of(["2024-01-01", "", None]) == Column("moment")
+    assert column_of(["2024-01-01"], ColumnType("category")).categories == ("2024-01-01",)
+    assert column_of(["2024-01-01", None], ColumnType("date")) == Column("moment")
     assert column_of(["2024-01-01", "soon"]).sort == "category"
     assert column_of([True, False]).categories == ("False", "True")
     assert column_of([None, "", float("nan")]) == Column("number"), "always missing"
-    assert day_of("1969-12-31") == -1.0 and day_of("1970-01-01T06:00:00") == 0.25
 
 
 def test_what_stands_for_a_value() -> None:
-    number, date, shop = Column("number"), Column("date"), Column("category", ("a", "b"))
+    number, date, shop = Column("number"), Column("moment"), Column("category", ("a", "b"))
+    old = Column("date")  # of earlier versions
+    assert old.number("1970-01-01T06:00:00") == 0.25 and old.width == 1
+    assert table_of([(2.5, "1970-01-11T06:00")], [number, date], order_of([number, date])).tolist() == [
+        [2.5, 10.25, 1970, 1, 11, 6, 6]
+    ]
     assert number.number(3) == 3.0 and number.number("2.5") == 2.5 and number.number(True) == 1.0
     assert date.number("1970-01-11") == 10.0 and shop.number("b") == 1.0
     missing: list[tuple[Column, Any]] = [
@@ -255,7 +267,7 @@ def test_what_stands_for_a_value() -> None:
     missing += [(column, value) for column in (number, date, shop) for value in (None, "", float("nan"))]
     for column, value in missing:
         assert np.isnan(column.number(value)), (column.sort, value)
-        table = table_of([(value,)], [column], (0,))
+        table = table_of([(value,)], [column], (0,) * column.width)
         assert np.isnan(table).all(), "and as much in a table"
 
 
@@ -508,7 +520,7 @@ HARM: dict[str, Callable[[dict[str, Any]], None]] = {
     "a leaf goes on to the root": put("right", leaf, 0),
     "a child is past the end": put("left", inner, 10**6),
     "a child is below zero": put("right", inner, -1),
-    "a column is past the end": put("feature", inner, 4),
+    "a column is past the end": put("feature", inner, 9),
     "a leaf reads a column past the end": put("feature", leaf, 99),
     "a column is below zero": put("feature", inner, -1),
     "categories are past the end": put("group", inner, 10**6),

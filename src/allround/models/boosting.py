@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from allround.core.errors import AllroundError
 from allround.models.batch import Answers
 from allround.models.forest import Forest, forest_of
-from allround.models.table_columns import Column, Numbers, column_of, table_of
+from allround.models.table_columns import Column, Numbers, column_of, order_of, table_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.metric import better, metric
@@ -40,9 +40,9 @@ TRIED: tuple[Mapping[str, int], ...] = (
 class TaskTrees:
     """The trees of one task.
 
-    order: the places of the columns as the trees read them, categories first. forests: one, or for a multilabel task
-    one for each label; None where all training rows have one target, which then stands in `constant`. classes: the
-    labels that the outputs stand for.
+    order: the places of the columns as the trees read them, one for each number, categories first. forests: one, or
+    for a multilabel task one for each label; None where all training rows have one target, which then stands in
+    `constant`. classes: the labels that the outputs stand for.
     """
 
     definition: Definition
@@ -101,15 +101,6 @@ class TaskTrees:
         return Answers(*rules.decide(scores), scores)
 
 
-def order_of(columns: Sequence[Column]) -> tuple[int, ...]:
-    """The places of columns as trees read them: categories first.
-
-    >>> order_of([Column("number"), Column("category", ("a",)), Column("date")])
-    (1, 0, 2)
-    """
-    return tuple(sorted(range(len(columns)), key=lambda place: (columns[place].sort != "category", place)))
-
-
 def _sigmoid(sums: Numbers) -> Numbers:
     found: Numbers = 0.5 * (1 + np.tanh(0.5 * sums))
     return found
@@ -144,7 +135,8 @@ def fit_trees(task: Task, *, seed: int = 0) -> tuple[TaskTrees, dict[str, float]
             "use a network, or give the columns of a table",
         )
     train, validation = task.splits["train"], task.splits["validation"]
-    columns = tuple(column_of([row[place] for row in train.inputs]) for place in range(len(definition.inputs)))
+    types = definition.columns or (None,) * len(definition.inputs)
+    columns = tuple(column_of([row[place] for row in train.inputs], type_) for place, type_ in enumerate(types))
     order = order_of(columns)
     x, held = table_of(train.inputs, columns, order), table_of(validation.inputs, columns, order)
     categories = [at for at, place in enumerate(order) if columns[place].sort == "category"]

@@ -95,7 +95,7 @@ class Trees(System):
                 one = fitted(_About, about[name])
                 forests = []
                 for number, there in enumerate(one.forests):
-                    forests.append(_forest(weights, f"{name}.{number}.", len(one.columns)) if there else None)
+                    forests.append(_forest(weights, f"{name}.{number}.", len(one.order)) if there else None)
                 columns = tuple(Column(column.sort, tuple(column.categories)) for column in one.columns)
                 found[name] = TaskTrees(
                     definition, columns, tuple(one.order), tuple(forests), tuple(one.constant), tuple(one.classes)
