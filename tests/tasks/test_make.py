@@ -257,6 +257,33 @@ def test_lists_of_words_are_joined_for_other_kinds() -> None:
     assert task.definition.modality == "text" and task.splits["train"].inputs == [("train 0",), ("train 1",)]
 
 
+def test_rows_without_an_input_are_left_out_by_choice() -> None:
+    data = copy.deepcopy(THREE)
+    data["train"][1]["text"] = None
+    data["train"][2] = {"text": " \n", "label": None}
+    data["train"] += rows("more", "ab")
+    data["test"][0]["text"] = float("nan")
+    refuse(
+        data, "found: 2 problems",
+        "1. make the task 'mood': target 'label' of train is missing in 1 of 6 rows, first in row 2",
+        "2. make the task 'mood': input 'text' of train is missing in 1 of 6 rows, first in row 1", "`missing: drop`",
+    )  # fmt: skip
+    task = make(data, missing="drop", table="moods")
+    assert task.notes == (
+        "2 of 6 train rows have no input and are left out",
+        "1 of 3 test rows have no input and are left out",
+    )
+    assert [text for (text,) in task.splits["train"].inputs] == ["train 0", "train 3", "more 0", "more 1"]
+    assert np.asarray(task.splits["train"].rows).tolist() == [0, 3, 4, 5]
+    assert np.asarray(task.splits["test"].rows).tolist() == [9, 10]
+    numbers = {s: [{"text": f"{s} {i}", "label": i} for i in range(4)] for s in SPLITS}
+    numbers["train"][0]["text"] = None  # type: ignore[assignment]
+    numbers["train"][3]["label"] = float("inf")  # type: ignore[assignment]
+    refuse(numbers, "such as inf in row 3", kind="regression", missing="drop")
+    data["test"] = [{"text": "", "label": "a"}]
+    refuse(data, "the input of test is missing in all 1 rows", "leave the split out", missing="drop")
+
+
 # Modalities.
 
 

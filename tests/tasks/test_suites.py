@@ -254,3 +254,23 @@ def test_the_text_suites_fit_the_columns_of_the_hub(monkeypatch: pytest.MonkeyPa
     assert labels["scicite"] == ("background", "method", "result")
     assert labels["sick_entailment"] == ("contradiction", "entailment", "neutral")
     assert labels["ner_disease"] == ("O", "B-Disease", "I-Disease")
+
+
+def test_all_problems_of_all_tasks_are_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text;size;label\n" + "".join(f"row {i};{i};a\n" for i in range(20)) + "x;big;\n")
+    task = {"source": "a.csv", "kind": "classification", "inputs": "text", "target": "label"}
+    tasks = {
+        "mood": task,
+        "gone": {**task, "source": {"path": "b.csv"}},
+        "size": {**task, "kind": "regression", "inputs": ["size", "text"], "modality": "table", "target": "label"},
+    }
+    (tmp_path / "s.yml").write_text(json.dumps({"tasks": tasks}))
+    with pytest.raises(AllroundError) as caught:
+        Suite.load(tmp_path / "s.yml")
+    for words in (
+        "asked: load the suite 's'\nfound: 4 problems\n1. make the task 'mood': target 'label' of train is",
+        "2. load the task 'gone': read",
+        "3. make the task 'size': target 'label' of train is missing",
+        "4. make the task 'size': input 'size' holds numbers, and something else in 1 of 21 rows of train: 'big'",
+    ):
+        assert words in str(caught.value), str(caught.value)

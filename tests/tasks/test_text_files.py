@@ -14,7 +14,9 @@ import pytest
 
 from allround.core.errors import AllroundError
 from allround.tasks.sources import text_files as columns_module
+from allround.tasks.sources.sniff import TextForm
 from allround.tasks.sources.text_files import Columns, read_columns
+from allround.tasks.spec import parse_suite
 from allround.tasks.suite import Suite
 
 #: More rows than the readers of `datasets` take at once.
@@ -224,8 +226,6 @@ def test_quotes_lines_and_encodings_of_csv(tmp_path: Path) -> None:
         (b"a,b\n1,2\n1,2,3\n", ("line 3 has 3 cells, and the first line names 2 columns",)),
         (b"a,b\n1,2,\n3,4,\n", ("line 2 has 3 cells",)),
         (b"a,b\n1,\x00\n", ("line 2 holds a NUL",)),
-        ("a,b\n1,2\n".encode("utf-16"), ("not UTF-8",)),
-        ("a,b\n1,é\n".encode("latin-1"), ("not UTF-8",)),
         (b"a,b\n\n", ("the file has no rows",)),
     ],
 )
@@ -233,6 +233,64 @@ def test_broken_csv(tmp_path: Path, data: bytes, words: tuple[str, ...]) -> None
     (tmp_path / "a.csv").write_bytes(data)
     refused(tmp_path / "a.csv", *words)
     assert csv.field_size_limit() < columns_module.MAX_LINE
+
+
+NAMES = "Größe;Name;Preis\n1,5;Müller, Jörg;„viel“\n2;Ørsted;wenig\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_encoding_and_delimiter_are_found_out(tmp_path: Path, encoding: str, delimiter: str) -> None:
+    text = NAMES.replace("Müller, Jörg", '"Müller, Jörg"').replace("1,5", "1.5").replace(";", delimiter)
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    found = read(tmp_path / "a.csv")
+    assert dict(found) == {"Größe": [1.5, 2.0], "Name": ["Müller, Jörg", "Ørsted"], "Preis": ["„viel“", "wenig"]}
+    said = [f"as {encoding}"] if "utf-8" not in encoding else []
+    said += [f"with {'a tab' if delimiter == chr(9) else repr(delimiter)} between cells"] if delimiter != "," else []
+    assert found.notes == ((f"a.csv is read {' '.join(said)}",) if said else ())
+
+
+def test_decimal_commas_and_what_is_said_of_the_delimiter(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(NAMES.encode("latin-1", "replace"))
+    assert dict(read(path))["Größe"] == ["1,5", "2"] and read(path).notes == (
+        "a.csv is read as cp1252 with ';' between cells",
+    )
+    path.write_bytes(b"a,b\n\x81,2\n")
+    assert read(path).notes == ("a.csv is read as latin-1",)
+    path.write_text("sep=;\na;b\n1;2\n")
+    assert dict(read(path)) == {"a": [1], "b": [2]}
+    path.write_text("text\nso, so\n")
+    refused(path, "line 2 has 2 cells, and the first line names 1 columns", "set `delimiter`", "',' parts the cells")
+    assert read_columns({"train": (path, "csv")}, form=TextForm(delimiter="~"))["train"]["text"] == ["so, so"]
+    path.write_bytes("a\né\n".encode())
+    refused_ascii = TextForm(encoding="ascii")
+    with pytest.raises(AllroundError, match="not ASCII text"):
+        read_columns({"train": (path, "csv")}, form=refused_ascii)
+
+
+def test_a_source_says_its_delimiter_and_encoding(tmp_path: Path) -> None:
+    rows = "".join(f"Stück {i}~{'ab'[i % 2]}\n" for i in range(20))
+    (tmp_path / "a.csv").write_bytes(f"x~y\n{rows}".encode("cp850"))
+    source: dict[str, Any] = {"path": "a.csv", "delimiter": "~", "encoding": "cp850"}
+    task = {"source": source, "kind": "classification", "inputs": "x", "target": "y"}
+    (tmp_path / "s.yml").write_text(json.dumps({"tasks": {"t": task}}))
+    found = Suite.load(tmp_path / "s.yml").tasks["t"]
+    assert found.splits["train"].inputs[0][0].startswith("Stück") and len(found.notes) == 1
+    source["encoding"] = "cp1252"
+    (tmp_path / "b.csv").write_bytes(f"x;y\n{rows}".replace("~", ";").encode("cp1252"))
+    task["source"] = "b.csv"
+    (tmp_path / "s.yml").write_text(json.dumps({"tasks": {"t": task}}))
+    assert Suite.load(tmp_path / "s.yml").tasks["t"].notes[0] == "b.csv is read as cp1252 with ';' between cells"
+    for wrong, words in {
+        ("delimiter", "::"): "a delimiter is one character",
+        ("encoding", "utf8x"): "no encoding 'utf8x'",
+        ("hub", "a/b"): "belong to files",
+    }.items():
+        place = {} if wrong[0] == "hub" else {"path": "a.csv"}
+        text = json.dumps({"tasks": {"t": {**task, "source": {"delimiter": ";", **place, wrong[0]: wrong[1]}}}})
+        with pytest.raises(AllroundError, match=words):
+            parse_suite(text, name="s")
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class Column:
 
     def take(self, rows: list[int]) -> Column:
         """The values of these rows only."""
-        return Column([self.values[i] for i in rows], self.names, rows)
+        return Column([self.values[i] for i in rows], self.names, [self.row(i) for i in rows])
 
     def labels(self) -> list[str]:
         """The values as text: the names of codes, where the source has them."""
@@ -47,6 +47,11 @@ class Column:
         """Whether the value is missing, as a whole."""
         value = self.values[row]
         return is_missing(value) or is_empty(value) or (self.names is not None and is_number(value, -1))
+
+    def is_blank(self, row: int) -> bool:
+        """Whether the value is missing, or a text without any words."""
+        value = self.values[row]
+        return is_missing(value) or (isinstance(value, str) and not value.strip())
 
     def lacks(self, row: int) -> bool:
         """Whether the value is missing, in whole or in part."""
@@ -77,6 +82,23 @@ class Data:
 
     columns: dict[str, dict[str, Column]]
     numbers: dict[str, list[int]]
+
+    def without_gaps(self, question: Question, notes: list[str]) -> Data:
+        """The same without rows whose input is missing or blank. notes: how many they are is added."""
+        columns, numbers = dict(self.columns), dict(self.numbers)
+        for split, found in self.columns.items():
+            count = len(numbers[split])
+            there = [i for i in range(count) if not any(found[name].is_blank(i) for name in question.inputs)]
+            if not there:
+                raise question.fail(
+                    f"the input of {split} is missing in all {count} rows",
+                    "fill it in" if split == "train" else "fill it in, or leave the split out",
+                )
+            if len(there) < count:
+                notes.append(f"{count - len(there)} of {count} {split} rows have no input and are left out")
+                columns[split] = {name: column.take(there) for name, column in found.items()}
+                numbers[split] = [numbers[split][i] for i in there]
+        return Data(columns, numbers)
 
 
 def read_data(question: Question, data: Mapping[str, object], notes: list[str]) -> Data:

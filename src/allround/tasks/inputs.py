@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from allround.core import registry
+from allround.core.problems import Problems
 from allround.tasks.column_types import Ambiguous, ColumnType, understand
 from allround.tasks.columns import Column
-from allround.tasks.modality import Choice, Modality, modality
+from allround.tasks.modality import Choice, Modality, ReadColumn, modality
 from allround.tasks.question import Question
 from allround.tasks.splits import Part
 from allround.tasks.values import Row, is_missing, short
@@ -86,15 +87,14 @@ def read_inputs(question: Question, rules: Modality, columns: dict[str, dict[str
             f"`types` is set, and the modality is not table: {', '.join(question.types)}",
             "set modality: table, or leave `types` out",
         )
-    read = [
-        rules.read_column(
-            name,
-            {split: columns[split][name].values for split in columns},
-            question.fail,
-            Choice(question.types.get(name), question.stray),
-        )
-        for name in question.inputs
-    ]
+    read: list[ReadColumn] = []
+    problems = Problems()
+    for name in question.inputs:
+        with problems.gathered():
+            values = {split: columns[split][name].values for split in columns}
+            choice = Choice(question.types.get(name), question.stray)
+            read.append(rules.read_column(name, values, question.fail, choice))
+    problems.check(f"make the task '{question.name}'")
     notes.extend(note for column in read for note in column.notes)
     rows = {split: list(zip(*(column.values[split] for column in read), strict=True)) for split in columns}
     return Inputs(rows, tuple(column.type for column in read if column.type is not None))

@@ -6,15 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 
 from allround.core.files import check_name
+from allround.core.problems import Problems
 from allround.tasks.columns import Column, read_data
 from allround.tasks.definition import Definition
 from allround.tasks.inputs import check_words, choose_modality, read_inputs
 from allround.tasks.kind import kind as find_kind
+from allround.tasks.modality import modality as find_modality
 from allround.tasks.modality import modality_of
 from allround.tasks.question import Question, check_kind, check_metric
 from allround.tasks.splits import Part, finish_splits
 from allround.tasks.targets import TargetReader, check_targets
 from allround.tasks.task import SPLITS, Task, check_limit
+from allround.tasks.values import Target
 
 
 def make_task(
@@ -45,7 +48,8 @@ def make_task(
     target: one column; for multilabel also a list of 0/1 columns, whose names become the labels.
     labels: raw value -> label name. limit: the most rows of each split (a number: of train).
     missing: what a row without a target is: an "error", or left out ("drop") after the splits are made, with a note.
-    A target that is missing in part (one of several columns, one tag of a row) is missing.
+    A target that is missing in part (one of several columns, one tag of a row) is missing. The same holds for a row
+    without an input, except in a table, whose cells may be missing; with "drop", blank texts count as missing too.
     table: a name for these rows, the same for all tasks that label them. The splits of such tasks are drawn alike,
     whatever targets are missing, and their rows are numbered: first those of train, then validation, then test.
     slices: further columns that go with the rows as text, such as a language, by which results are broken down; models
@@ -78,9 +82,14 @@ def make_task(
 
     notes: list[str] = []
     read = read_data(question, data, notes)
-    reader = TargetReader(question, labels)
-    targets = {split: reader.read(split, columns) for split, columns in read.columns.items()}
     modality = choose_modality(question, modality, read.columns["train"])
+    if missing == "drop" and not find_modality(modality).gaps:
+        read = read.without_gaps(question, notes)
+    reader, problems = TargetReader(question, labels), Problems()
+    targets: dict[str, list[Target | None]] = {}
+    for split, columns in read.columns.items():
+        with problems.gathered():
+            targets[split] = reader.read(split, columns)
     definition = Definition(
         name=name,
         kind=kind,
@@ -89,7 +98,9 @@ def make_task(
         metric=metric or rules.metric,
         instruction=instruction,
     )
-    read_in = read_inputs(question, modality_of(definition), read.columns, notes)
+    with problems.gathered():
+        read_in = read_inputs(question, modality_of(definition), read.columns, notes)
+    problems.check(f"make the task '{name}'")
     beside = {split: _slices(question, columns) for split, columns in read.columns.items()}
     parts = {
         split: Part(rows, targets[split], read.numbers[split], beside[split]) for split, rows in read_in.rows.items()

@@ -170,7 +170,7 @@ def check_present(name: str, split: str, values: Sequence[object], what: str, fa
     if gone:
         raise fail(
             f"input '{name}' of {split} is missing in {len(gone)} of {len(values)} rows, first in row {gone[0]}",
-            f"fill in the {what}, or remove those rows",
+            f"fill in the {what}; or leave those rows out: `missing: drop`",
         )
 
 

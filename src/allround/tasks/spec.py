@@ -35,6 +35,23 @@ def _limit(value: object) -> object:
     return {"train": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _delimiter(value: object) -> object:
+    named = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+    value = named.get(value, value) if isinstance(value, str) else value
+    if isinstance(value, str) and (len(value) != 1 or value in '"\r\n'):
+        raise ValueError(f"a delimiter is one character, and this is {value!r}; give one such as ';', or tab")
+    return value
+
+
+def _encoding(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            "".encode(value)
+        except LookupError:
+            raise ValueError(f"there is no encoding {value!r}; give one such as utf-8, cp1252 or utf-16") from None
+    return value
+
+
 Rows = Annotated[int, Field(ge=1)]
 Limit = Annotated[dict[Literal["train", "validation", "test"], Rows], BeforeValidator(_limit)]
 
@@ -61,6 +78,8 @@ class SourceSpec(_Strict):
     revision: str | None = None
     columns: dict[str, str] = {}
     format: Literal["json", "csv", "tsv", "parquet", "images"] | None = None
+    delimiter: Annotated[str, BeforeValidator(_delimiter)] | None = None
+    encoding: Annotated[str, BeforeValidator(_encoding)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +93,8 @@ class SourceSpec(_Strict):
         if len(places) != 1:
             found = f"{' and '.join(places)} together" if places else "no place"
             raise ValueError(f"a source with {found}; give one of path, hub, sklearn, or train/validation/test files")
+        if (self.delimiter or self.encoding) and (self.hub or self.sklearn):
+            raise ValueError("delimiter and encoding belong to files; leave them out here")
         if (self.config or self.revision) and not (self.hub or self.name):
             raise ValueError("config and revision belong to a Hub id; leave them out here")
         return self

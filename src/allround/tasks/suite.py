@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
+from allround.core.problems import Problems
 from allround.tasks.kind import kind
 from allround.tasks.make import make_task
 from allround.tasks.sources.load import load_raw
@@ -148,16 +150,19 @@ def load_spec(
     """Load the data of a suite file. base_dir: where its relative paths begin; the rest as in `Suite.load`."""
     tasks = []
     tables: dict[str | None, dict[str, Dataset | Columns]] = {}
+    problems = Problems()
     for name in choose(spec.tasks, only, spec.name):
         about = spec.tasks[name]
         members = [about] if about.table is None else [t for t in spec.tasks.values() if t.table == about.table]
-        data = tables.get(about.table) or _read(name, about, _labels(members), base_dir, data_dir)
-        if about.table is not None:  # read once: a file that changes meanwhile would give its tasks other rows
-            tables[about.table] = data
         rows: dict[str, int] = {}
         for given in (spec.limit, about.limit, check_limit(limit)):
             rows.update({str(split): most for split, most in given.items()})
-        tasks.append(_make(name, about, data, rows))
+        with problems.gathered():
+            data = tables.get(about.table) or _read(name, about, _labels(members), base_dir, data_dir)
+            if about.table is not None:  # read once: a file that changes meanwhile would give its tasks other rows
+                tables[about.table] = data
+            tasks.append(_make(name, about, data, rows))
+    problems.check(f"load the suite '{spec.name}'")
     sources = [spec.tasks[task.name].source for task in tasks]
     places = [name for one in sources for name in (one.name, one.path, *one.files.values()) if name is not None]
     files = [base_dir / os.path.expanduser(name) for name in places]  # noqa: PTH111 (which never raises)
@@ -241,8 +246,8 @@ def _read(
         raise AllroundError(f"load the task '{name}': {error.asked}", error.found, error.do) from error
 
 
-def _make(name: str, spec: TaskSpec, data: Mapping[str, object], limit: Mapping[str, int]) -> Task:
-    return make_task(
+def _make(name: str, spec: TaskSpec, data: Mapping[str, Dataset | Columns], limit: Mapping[str, int]) -> Task:
+    made = make_task(
         name,
         kind=spec.kind,
         inputs=spec.inputs,
@@ -259,3 +264,5 @@ def _make(name: str, spec: TaskSpec, data: Mapping[str, object], limit: Mapping[
         types=spec.types,
         stray=spec.stray,
     )
+    notes = [note for rows in data.values() for note in getattr(rows, "notes", ())]
+    return replace(made, notes=(*dict.fromkeys(notes), *made.notes)) if notes else made

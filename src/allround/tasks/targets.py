@@ -52,7 +52,7 @@ class TargetReader:
         if gone:
             raise question.fail(
                 f"{where} is missing in {len(gone)} of {len(values)} rows, first in row {gone[0]}",
-                "fill in the target, or remove those rows",
+                "fill in the target; or leave those rows out: `missing: drop`",
             )
         if question.rules.numeric:
             return self._numbers(where, column)

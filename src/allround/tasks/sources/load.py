@@ -14,6 +14,7 @@ from allround.tasks.sources.files import FORMATS, read_files, read_place
 from allround.tasks.sources.hub import read_hub
 from allround.tasks.sources.parquet import check_whole
 from allround.tasks.sources.scikit_learn import read_sklearn
+from allround.tasks.sources.sniff import TextForm
 from allround.tasks.sources.text_files import Columns
 from allround.tasks.spec import SourceSpec
 
@@ -40,15 +41,16 @@ def load_raw(
     spec = SourceSpec(name=source) if isinstance(source, str) else source
     written = {theirs for theirs, ours in spec.columns.items() if ours in as_written}
     written.update(name for name in as_written if name not in spec.columns)
+    form = TextForm(spec.encoding, spec.delimiter)
     read: dict[str, Rows]
     if spec.sklearn is not None:
         read = {**read_sklearn(spec.sklearn)}
     elif spec.files:
         files = {split: _inside(name, base_dir, data_dir) for split, name in spec.files.items()}
-        read = _whole(read_files(files, spec.format, written))
+        read = _whole(read_files(files, spec.format, written, form))
     else:
         path = _path(spec, base_dir, data_dir)
-        read = _whole(read_place(path, spec.format, written)) if path is not None else {**read_hub(spec)}
+        read = _whole(read_place(path, spec.format, written, form)) if path is not None else {**read_hub(spec)}
     return {split: _rename(rows, spec.columns, split) for split, rows in read.items()}
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from allround.core.errors import AllroundError
 from allround.core.reading import MAX_COLUMNS, MAX_VALUES, open_file, parse_json
+from allround.tasks.sources.sniff import UTF8, TextForm, encoding_of, parted, shown
 from allround.tasks.values import MISSING_WORDS
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Columns(Mapping[str, list[object]]):
     def __init__(self, columns: Mapping[str, list[object] | ChunkedArray], count: int) -> None:
         self._columns = dict(columns)
         self.count = count
+        #: What a user should know of how the file was read.
+        self.notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> list[object]:
         column = self._columns[name]
@@ -66,7 +69,9 @@ class Columns(Mapping[str, list[object]]):
 
     def rename(self, names: Mapping[str, str]) -> Columns:
         """The same under other names. names: old -> new; the others stay."""
-        return Columns({names.get(name, name): column for name, column in self._columns.items()}, self.count)
+        found = Columns({names.get(name, name): column for name, column in self._columns.items()}, self.count)
+        found.notes = self.notes
+        return found
 
     def row(self, number: int) -> dict[str, object]:
         return {
@@ -75,8 +80,12 @@ class Columns(Mapping[str, list[object]]):
         }
 
 
-def read_columns(files: Mapping[str, tuple[Path, str]], as_written: Collection[str] = ()) -> dict[str, Columns]:
+def read_columns(
+    files: Mapping[str, tuple[Path, str]], as_written: Collection[str] = (), form: TextForm | None = None
+) -> dict[str, Columns]:
     """The columns of the files of a source. files: split -> path, and its format, one of `SEPARATORS`.
+
+    form: how the files are written; what it does not say is found out, and a note of the columns says what was.
 
     as_written: columns of labels. Their cells stay text, and their JSON numbers become text as they are spelt, so that
     `01` is not `1`, and `1e5` is not `100000`. Every other column of CSV files is whole numbers, decimals, truth values
@@ -85,17 +94,23 @@ def read_columns(files: Mapping[str, tuple[Path, str]], as_written: Collection[s
 
     Errors: files that are broken, empty, too wide, or nested too deeply, with the line.
     """
-    cells = {s: _read_csv(path, SEPARATORS[format]) for s, (path, format) in files.items() if SEPARATORS[format]}
+    form, notes = form or TextForm(), dict.fromkeys(files, "")
+    cells: dict[str, dict[str, ChunkedArray]] = {}
+    for split, (path, format) in files.items():
+        if SEPARATORS[format]:
+            cells[split], notes[split] = _read_csv(path, SEPARATORS[format], form)
     read = _typed(cells, as_written)
     objects = {split: path for split, (path, format) in files.items() if not SEPARATORS[format]}
-    rows = {split: _read_json(path, as_written) for split, path in objects.items()}
+    rows = {split: _read_json(path, as_written, form) for split, path in objects.items()}
     mixed = _mixed(list(rows.values())).difference(as_written)
     if mixed:
-        rows = {split: _read_json(path, {*as_written, *mixed}) for split, path in objects.items()}
+        rows = {split: _read_json(path, {*as_written, *mixed}, form) for split, path in objects.items()}
         for part in rows.values():
             for name in mixed & part.columns.keys():
                 part.columns[name] = [value if value is None else str(value) for value in part.columns[name]]
     read.update({split: Columns(part.columns, part.count) for split, part in rows.items()})
+    for split, note in notes.items():
+        read[split].notes = (note,) if note else ()
     return {split: read[split] for split in files}
 
 
@@ -122,8 +137,11 @@ def _too_wide(asked: str) -> AllroundError:
 # CSV and TSV.
 
 
-def _read_csv(path: Path, separator: str) -> dict[str, ChunkedArray]:
-    """The cells of a file by column, all as text; None where a cell is empty."""
+def _read_csv(path: Path, usual: str, form: TextForm) -> tuple[dict[str, ChunkedArray], str]:
+    """The cells of a file by column, all as text; None where a cell is empty. And a note, where the file is unusual.
+
+    usual: what parts cells, if nothing says or shows it.
+    """
     import pyarrow as pa
 
     asked = f"read '{path}'"
@@ -132,14 +150,19 @@ def _read_csv(path: Path, separator: str) -> dict[str, ChunkedArray]:
     parts: list[list[Array]] = []
     rows: list[list[str]] = []
     count = 0
-    for line, row in csv_rows(lines_of(path, asked, newline=""), separator, asked):
+    encoding = form.encoding or encoding_of(path, asked)
+    separator, lines = parted(lines_of(path, asked, newline="", encoding=encoding), form.delimiter, usual)
+    for line, row in csv_rows(lines, separator, asked):
         if not names:
             names = names_of(row, asked)
             parts = [[] for _ in names]
             continue
         if len(row) > len(names):
             found = f"line {line} has {len(row)} cells, and the first line names {len(names)} columns"
-            raise AllroundError(asked, f"it is not readable as csv: {found}", "correct the file")
+            do = (
+                f"correct the file, or set `delimiter` in the source: {shown(separator)} parts the cells as it was read"
+            )
+            raise AllroundError(asked, f"it is not readable as csv: {found}", do)
         count += 1
         room.there += len(row)
         if len(row) < len(names):
@@ -151,7 +174,8 @@ def _read_csv(path: Path, separator: str) -> dict[str, ChunkedArray]:
     _put(rows, parts)
     if not count:
         raise AllroundError(asked, "the file has no rows", "put rows in it")
-    return {name: pa.chunked_array(part) for name, part in zip(names, parts, strict=True)}
+    note = form.note(path.name, encoding, separator, usual)
+    return {name: pa.chunked_array(part) for name, part in zip(names, parts, strict=True)}, note
 
 
 def _put(rows: list[list[str]], parts: list[list[Array]]) -> None:
@@ -201,10 +225,11 @@ def csv_rows(lines: Iterable[str], separator: str, asked: str) -> Iterator[tuple
             csv.field_size_limit(before)
 
 
-def lines_of(path: Path, asked: str, newline: str) -> Iterator[str]:
-    """The lines of a text, none of them longer than `MAX_LINE`."""
+def lines_of(path: Path, asked: str, newline: str, encoding: str | None = None) -> Iterator[str]:
+    """The lines of a text, none of them longer than `MAX_LINE`. encoding: found out where it is not given."""
     number = 0
-    with open_file(path, asked=asked) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline) as text:
+    encoding = encoding or encoding_of(path, asked)
+    with open_file(path, asked=asked) as file, io.TextIOWrapper(file, encoding=encoding, newline=newline) as text:
         try:
             while line := text.readline(MAX_LINE):
                 number += 1
@@ -215,7 +240,8 @@ def lines_of(path: Path, asked: str, newline: str) -> Iterator[str]:
                     raise AllroundError(asked, f"line {number} holds a NUL byte, so it is not text", "save it as UTF-8")
                 yield line
         except UnicodeDecodeError as error:
-            raise AllroundError(asked, f"it is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
+            found = f"it is not {encoding.upper().removesuffix('-SIG')} text: {error.reason}"
+            raise AllroundError(asked, found, "save it as UTF-8, or set `encoding` in the source") from error
 
 
 def _typed(cells: Mapping[str, dict[str, ChunkedArray]], as_written: Collection[str]) -> dict[str, Columns]:
@@ -280,12 +306,13 @@ def _mixed(files: Collection[_Objects]) -> set[str]:
     return {name for name, found in sorts.items() if len(found) > 1 and found <= {str, float, bool}}
 
 
-def _read_json(path: Path, as_written: Collection[str]) -> _Objects:
+def _read_json(path: Path, as_written: Collection[str], form: TextForm) -> _Objects:
     """as_written: keys whose values have their numbers as text, as they are spelt."""
     asked = f"read '{path}'"
     room = _Room(asked)
     found = _Objects({}, {})
-    for row in objects(lines_of(path, asked, newline="\n"), asked, frozenset(as_written)):
+    lines = lines_of(path, asked, newline="\n", encoding=form.encoding or UTF8)  # as the standard of JSON demands
+    for row in objects(lines, asked, frozenset(as_written)):
         for name, value in row.items():
             if name not in found.columns:
                 if len(found.columns) == MAX_COLUMNS:
