@@ -12,10 +12,11 @@ from allround.building.comparing.result import measured
 from allround.building.comparing.trainings import Trainings
 from allround.building.joint import TUNED, Joint, joint_settings, rate_factors, read_joint, sweep_weights
 from allround.building.options import Options
+from allround.building.saving import CONFIG
 from allround.building.stages.base import decide_precision, is_module, make_base
 from allround.building.stages.data import announce, keep_rows
 from allround.building.stages.heads import fit_heads
-from allround.building.stages.report import provenance
+from allround.building.stages.report import keep_config, provenance
 from allround.building.workshop import Workshop, run_folder
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
@@ -55,6 +56,7 @@ def compare_training(
     ray: str | None = None,
     resamples: int = 1000,
     progress: Progress | None = None,
+    config: str | None = None,
     force: bool = False,
 ) -> TrainingComparison:
     """Compare ways of training one model on all tasks, with each other and with specialists, and write the result.
@@ -63,6 +65,7 @@ def compare_training(
     raw_scale of the settings), and `tuned`: the best of `sweep` fixed weights on validation. `equal` is always among
     them. seeds: how many, from `seed` on. trials: learning rates tried for every method, and for each specialist.
     settings: what all have in common; left out, every step holds a batch of every task. workers, ray: as in `Options`.
+    config: what the command line was asked for, which is kept in `out`.
 
     Learning rates and weights are chosen on validation with the first seed; test is predicted once for each finished
     model. Everything is kept in `out`: run again with the same arguments after a kill, it takes up what is finished.
@@ -96,7 +99,8 @@ def compare_training(
     pick_device(settings.device)
     options = Options(settings=settings, seed=seed, workers=workers, resamples=resamples)
     with run_folder(out, "compare-training", force=force):
-        check_texts(out, FILES, "compare-training", force=force)
+        check_texts(out, [*FILES, CONFIG], "compare-training", force=force)
+        keep_config(out, config, "compare-training", force=force)
         shop = Workshop(
             out,
             progress or Progress(out / "log.txt"),

@@ -18,6 +18,7 @@ from allround.building.stages.report import (
     REPORT,
     REPORT_FACTS,
     check_outputs,
+    keep_config,
     write_report_files,
 )
 from allround.building.words import commands, python_lines
@@ -55,16 +56,18 @@ def build_repeats(
     out: Path,
     inputs: Sequence[object],
     progress: Progress,
+    config: str | None = None,
     force: bool = False,
 ) -> Build:
     """Build each repeat below `out`, pool their scoreboards, and keep the best model.
 
-    of: what the repeats differ by: seed or fold. inputs: what the build reads beside the suite. Killed and called
-    again, it goes on with what is finished.
+    of: what the repeats differ by: seed or fold. inputs: what the build reads beside the suite. config: what the
+    command line was asked for. Killed and called again, it goes on with what is finished.
     """
     suite = repeats[0].suite
     with run_folder(out, "build", force=force):
         check_outputs(out, suite, inputs, force=force)
+        keep_config(out, config, "build", force=force)
         made: dict[str, Build] = {}
         for number, repeat in enumerate(repeats, 1):
             progress.say(f"{repeat.name} ({number} of {len(repeats)})", style="bold")

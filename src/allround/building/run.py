@@ -21,7 +21,15 @@ from allround.building.stages.merges import MergeInputs, merge_candidates, merge
 from allround.building.stages.plan import plan_work, whole_scope
 from allround.building.stages.predicting import validation_scores
 from allround.building.stages.refit import refit_heads
-from allround.building.stages.report import BEST, REPORT, check_outputs, provenance, write_predictions, write_report
+from allround.building.stages.report import (
+    BEST,
+    REPORT,
+    check_outputs,
+    keep_config,
+    provenance,
+    write_predictions,
+    write_report,
+)
 from allround.building.stages.scoring import score
 from allround.building.stages.trees import trees_candidates
 from allround.building.stages.tuning import SPECIALISTS, joint_candidates, specialists_candidate, tune
@@ -49,6 +57,7 @@ def build(
     limit: Mapping[str, int] | None = None,
     encoder: Mapping[str, object] | None = None,
     progress: Progress | None = None,
+    config: str | None = None,
     force: bool = False,
 ) -> Build:
     """Build the best single model for a suite, and prove per task how good it is.
@@ -62,7 +71,8 @@ def build(
     Hyperparameters, checkpoints, coefficients and the winner are chosen on validation; test is scored once for each
     finished system. Same inputs, seed and machine give the same scoreboard, timings apart; with a budget, the cut
     follows from measured speed and is kept in the run folder. With several seeds everything is built with each, in
-    `out`/seeds, and the scoreboard shows means with intervals over seeds and rows.
+    `out`/seeds, and the scoreboard shows means with intervals over seeds and rows. config: what the command line was
+    asked for, which is kept in the run folder.
     """
     quiet_libraries()
     out = Path(out)
@@ -81,13 +91,14 @@ def build(
 
     def build_one(repeat: Repeat, place: Path, progress: Progress) -> Build:
         once = replace(options, seed=repeat.seed, seeds=1, budget=options.budget and options.budget / options.seeds)
-        return _build_one(repeat.suite, place, given, once, encoder or {}, progress, force)
+        return _build_one(repeat.suite, place, given, once, encoder or {}, progress, None, force)
 
     if options.seeds > 1:
         repeats = seed_repeats(suite, options.seed, options.seeds)
         inputs = [base, *options.specialists.values()]
-        return build_repeats(repeats, "seed", build_one, out=out, inputs=inputs, progress=progress, force=force)
-    return _build_one(suite, out, base, options, encoder or {}, progress, force)
+        return build_repeats(repeats, "seed", build_one, out=out, inputs=inputs, progress=progress, config=config,
+                             force=force)  # fmt: skip
+    return _build_one(suite, out, base, options, encoder or {}, progress, config, force)
 
 
 def _build_one(
@@ -97,11 +108,13 @@ def _build_one(
     options: Options,
     encoder: Mapping[str, object],
     progress: Progress,
+    config: str | None,
     force: bool,
 ) -> Build:
     """One build, with one seed."""
     with run_folder(out, "build", force=force):
         check_outputs(out, suite, [base, *options.specialists.values()], force=force)
+        keep_config(out, config, "build", force=force)
         shop = Workshop(
             out,
             progress,

@@ -12,6 +12,9 @@ from allround.models.card import write_card
 from allround.tasks.definition import Definition
 from allround.tasks.metric import better
 
+#: What a run was asked for on the command line, as `--config` reads it.
+CONFIG = "config.yml"
+
 
 def save_best(out: Path, candidate: Candidate, board: Scoreboard, *, force: bool) -> None:
     """Write the chosen system with its scores, where it comes from, and a card. Errors: those of `output_folder`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from allround.building.saving import cell_facts
+from allround.building.saving import CONFIG, cell_facts
 from allround.core.errors import AllroundError, suggestion
 from allround.core.growing import remove_work
 from allround.core.outputs import check_out, check_texts, output_folder, work_folder, write_texts
@@ -43,6 +43,7 @@ def train(
     seed: int = 0,
     encoder: Mapping[str, object] | None = None,
     progress: Progress | None = None,
+    config: str | None = None,
     force: bool = False,
 ) -> Scoreboard:
     """Train one joint model on all tasks of a suite, save it into the folder `out`, and score it on test.
@@ -51,9 +52,10 @@ def train(
     model folder, a Hub id or a built-in encoder; by default the suite's own. encoder: settings of the encoder, such as
     `{"max_length": 64}`. Unfinished training is kept in `out`.unfinished, so that the same call after a kill goes on
     there. Of several processes (`torchrun`) all train, and the first writes and speaks. A folder that is there is
-    replaced only where `train` wrote it and nothing was changed since, or with `force`.
+    replaced only where `train` wrote it and nothing was changed since, or with `force`. config: what the command line
+    was asked for, which is kept in `out`.
     """
-    return _tune(as_suite(suite), base, Path(out), settings, seed, encoder, progress, "train", force)
+    return _tune(as_suite(suite), base, Path(out), settings, seed, encoder, progress, "train", config, force)
 
 
 def tune(
@@ -66,6 +68,7 @@ def tune(
     seed: int = 0,
     encoder: Mapping[str, object] | None = None,
     progress: Progress | None = None,
+    config: str | None = None,
     force: bool = False,
 ) -> Scoreboard:
     """Tune one specialist: for the task of the suite that is named, or for the only one there is. Otherwise as `train`.
@@ -84,7 +87,7 @@ def tune(
             f"tune a specialist for '{task}'", f"'{suite.name}' has no such task", suggestion(task, suite.tasks)
         )
     chosen = suite if task is None else suite.part([task])
-    return _tune(chosen, base, Path(out), settings, seed, encoder, progress, "tune", force)
+    return _tune(chosen, base, Path(out), settings, seed, encoder, progress, "tune", config, force)
 
 
 def _tune(
@@ -96,6 +99,7 @@ def _tune(
     encoder: Mapping[str, object] | None,
     progress: Progress | None,
     command: str,
+    config: str | None,
     force: bool,
 ) -> Scoreboard:
     settings = settings or Settings()
@@ -137,6 +141,8 @@ def _tune(
                                   for n, d in board.definitions.items()}}  # fmt: skip
         if folder:
             model.write(folder)
+            if config is not None:
+                (folder / CONFIG).write_text(config, encoding="utf-8")
     if first:
         remove_work(scratch)
     return board

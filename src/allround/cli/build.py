@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from allround.cli.config import asked_for
 from allround.cli.help import PLAIN
 from allround.cli.options import (
     BaseOption,
@@ -134,6 +135,7 @@ def build(
         only=split(only, "--only") or None,
         limit=pairs_of(limit, "--limit", int) or None,
         encoder=encoder,
+        config=asked_for(),
         force=force,
     )
     made.scoreboard.print()

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from allround.cli.config import asked_for
 from allround.cli.help import PLAIN
 from allround.cli.options import (
     BaseOption,
@@ -82,7 +83,8 @@ def compare_training(
     loaded = load_suite(suite, data_dir, only, limit)
     named = methods_of(methods) if methods is not None else METHODS
     made = run(loaded, out=out, methods=named, seeds=seeds, trials=trials, sweep=sweep, seed=seed, base=base,
-               settings=settings, encoder=encoder, workers=workers, ray=ray, force=force)  # fmt: skip
+               settings=settings, encoder=encoder, workers=workers, ray=ray, config=asked_for(),
+               force=force)  # fmt: skip
     made.print()
     typer.echo(f"\npage     {out}/comparison.html\nfigure   {out}/comparison.svg\nnumbers  {out}/comparison.json")
     return made.to_json()

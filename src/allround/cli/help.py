@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from allround.cli.config import LEAST, use_config
 from allround.cli.screen import be_quiet, print_json
 
 if TYPE_CHECKING:
@@ -74,19 +75,35 @@ JsonOption = Annotated[
 ]
 
 
-def _takes_all(plugin: PluginOption = None, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Take options from this YAML file; those given here win.",
+        callback=use_config,
+        is_eager=True,
+        expose_value=False,
+    ),
+]
+
+
+def _takes_all(
+    config: ConfigOption = None, plugin: PluginOption = None, quiet: QuietOption = False, as_json: JsonOption = False
+) -> None:
     """A command that has no options but the common ones."""
 
 
 @cache
 def common_options() -> tuple[Parameter, ...]:
-    """`--plugin FILE`, `--quiet` and `--json`, which every command takes."""
+    """`--plugin FILE`, `--quiet` and `--json`, which every command takes, and `--config FILE`."""
     app = typer.Typer(add_completion=False)
     app.command()(_takes_all)
     return tuple(param for param in typer.main.get_command(app).params if param.name != "help")
 
 
 def add_common_options(command: Command) -> None:
-    """Give a command the common options, but for those that it has already."""
+    """Give a command the common options, but for those that it has already; `--config` where it has many options."""
     own = {option for param in command.params for option in param.opts}
+    own |= {"--config"} if sum(option.startswith("--") for option in own) < LEAST else set()
     command.params += [param for param in common_options() if not own & set(param.opts)]

@@ -140,7 +140,10 @@ def _commands(run: Path, command: str) -> list[str]:
 
         task = next(iter(read_manifest(best)[1]))
         report = [f"allround predict {best} --task {task} --input ROWS.csv", *report]
-    return report if command in ("build", "compare-training") else []
+    if command not in ("build", "compare-training"):
+        report = []
+    again = [f"allround {command} --config {run / 'config.yml'}"] if (run / "config.yml").is_file() else []
+    return [*again, *report]
 
 
 def _difference(found: RunComparison) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from allround.cli.config import asked_for
 from allround.cli.help import PLAIN
 from allround.cli.options import (
     BaseOption,
@@ -45,7 +46,8 @@ def train(
     from allround.training.processes import leave_group
 
     loaded = load_suite(suite, data_dir, only, limit)
-    board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, force=force)
+    board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, config=asked_for(),
+                force=force)  # fmt: skip
     if leave_group():
         board.print()
         typer.echo(f"\nmodel   {out}")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from allround.cli.config import asked_for
 from allround.cli.help import PLAIN
 from allround.cli.options import (
     BaseOption,
@@ -44,7 +45,8 @@ def tune(
     from allround.building.single import tune as run
 
     loaded = load_suite(suite, data_dir, task, limit)
-    board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, force=force)
+    board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, config=asked_for(),
+                force=force)  # fmt: skip
     board.print()
     typer.echo(f"\nmodel   {out}")
     return {"model": out, "scoreboard": board.to_json()}

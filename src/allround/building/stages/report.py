@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from allround.building.machine import about_machine, peak_memory
-from allround.building.saving import save_best
+from allround.building.saving import CONFIG, save_best
 from allround.building.search import Trial
 from allround.building.stages.base import Base, Precision
 from allround.building.stages.choice import Choice
@@ -37,9 +37,15 @@ REPORT, REPORT_FACTS, PREDICTIONS, BEST = "report.html", "report.json", "predict
 def check_outputs(out: Path, suite: Suite, read: Sequence[object], *, force: bool) -> None:
     """An error where an output would replace what a build may not replace. read: folders that the build reads."""
     check_out(out / BEST, "build", force=force, inputs=read, data=suite.files)
-    check_texts(out, [*FILES, REPORT, REPORT_FACTS], "build", force=force)
+    check_texts(out, [*FILES, REPORT, REPORT_FACTS, CONFIG], "build", force=force)
     for path in (out / PREDICTIONS).rglob("*.parquet"):
         check_out_file(path, "build", force=force, root=out)
+
+
+def keep_config(out: Path, config: str | None, command: str, *, force: bool) -> None:
+    """Keep in a run folder what the command line was asked for. None: it was called from Python."""
+    if config is not None:
+        write_texts(out, {CONFIG: config}, command, force=force)
 
 
 def provenance(shop: Workshop, suite: Suite, base: Base, data: Data, settings: Settings) -> dict[str, object]:
