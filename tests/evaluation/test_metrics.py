@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,21 +17,27 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import better, check, metric
+from allround.tasks.metric import better, check, metric, needs_scores, score_of
 
 TAGS = ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
-PAIRS = [(entry.name, kind) for entry in registry.entries("metric") for kind in entry.facts["kinds"]]
+#: Metrics that must be told something, as the tests spell them.
+SPELT = {"f1": "f1:label=b", "top_k_accuracy": "top_k_accuracy:k=2"}
+PAIRS = [
+    (SPELT.get(entry.name, entry.name), kind) for entry in registry.entries("metric") for kind in entry.facts["kinds"]
+]
+PAIRS += [("average_precision:label=c", "classification"), ("auroc:label=c", "multilabel")]
 
 
 def define(kind: str, metric: str, labels: int = 4) -> Definition:
     names = TAGS if kind == "token_classification" else () if kind == "regression" else tuple("abcdefgh"[:labels])
-    return Definition("t", kind, ("x",), "text", metric, names, center=3.0, scale=2.5)
+    number = {"center": 3.0, "scale": 2.5} if kind == "regression" else {}
+    return Definition("t", kind, ("x",), "text", metric, names, **number)
 
 
 def make(kind: str, seed: int, n: int = 60) -> tuple[Encoded, Encoded]:
     """Targets and predictions that agree in part; regression has ties."""
     rng = np.random.default_rng(seed)
-    if kind == "classification":
+    if kind in ("classification", "ordinal"):
         targets = rng.integers(0, 4, n)
         return targets, np.where(rng.random(n) < 0.6, targets, rng.integers(0, 4, n))
     if kind == "multilabel":
@@ -43,6 +50,23 @@ def make(kind: str, seed: int, n: int = 60) -> tuple[Encoded, Encoded]:
     return rows, [np.where(rng.random(len(r)) < 0.8, r, 0) for r in rows]
 
 
+def answers(name: str, kind: str, predictions: Encoded, seed: int) -> Encoded:
+    """What the metric judges: the predictions, or probabilities (with ties) that mostly agree with them."""
+    if not needs_scores(name):
+        return predictions
+    on = predictions if predictions.ndim == 2 else np.eye(4)[predictions]
+    noise = np.random.default_rng(seed).normal(size=(len(on), 4))
+    table = 1.5 * on + (noise if name.startswith("top_k") else noise.round(1))  # of ties, scikit-learn takes the last
+    likely = 1 / (1 + np.exp(-table)) if kind == "multilabel" else np.exp(table)
+    return likely if kind == "multilabel" else likely / likely.sum(1, keepdims=True)
+
+
+def rest(score: Callable[..., float], targets: Encoded, scores: Encoded) -> float:
+    """A score of each label against the rest, averaged over the labels that some examples have, and not all."""
+    has = targets.T if targets.ndim == 2 else [targets == place for place in range(scores.shape[1])]
+    return float(np.mean([score(h, s) for h, s in zip(has, scores.T, strict=True) if h.any() and not h.all()]))
+
+
 def library(name: str, kind: str, targets: Encoded, predictions: Encoded, definition: Definition) -> float:
     """The score by the library alone."""
     if kind == "token_classification" and name == "accuracy":
@@ -53,13 +77,31 @@ def library(name: str, kind: str, targets: Encoded, predictions: Encoded, defini
 
         words = [[[TAGS[i] for i in row] for row in rows] for rows in (targets, predictions)]
         return float(f1_score(*words, mode="strict", scheme=IOB2))
+    many = kind == "multilabel"
     return {
         "accuracy": lambda: sk.accuracy_score(targets, predictions),
+        "auroc": lambda: rest(sk.roc_auc_score, targets, predictions),
+        "auroc:label=c": lambda: sk.roc_auc_score(targets[:, 2], predictions[:, 2]),
+        "average_precision": lambda: rest(sk.average_precision_score, targets, predictions),
+        "average_precision:label=c": lambda: sk.average_precision_score(targets == 2, predictions[:, 2]),
+        "balanced_accuracy": lambda: sk.balanced_accuracy_score(targets, predictions),
+        "f1:label=b": lambda: sk.f1_score(targets, predictions, average=None, labels=range(4))[1],
+        "kappa": lambda: sk.cohen_kappa_score(targets, predictions),
+        "log_loss": lambda: (
+            np.mean([sk.log_loss(t, p, labels=[0, 1]) for t, p in zip(targets.T, predictions.T, strict=True)])
+            if many
+            else sk.log_loss(targets, predictions, labels=range(4))
+        ),
         "macro_f1": lambda: sk.f1_score(targets, predictions, average="macro"),
+        "mae": lambda: definition.scale * sk.mean_absolute_error(targets, predictions),
         "mcc": lambda: sk.matthews_corrcoef(targets, predictions),
         "pearson": lambda: stats.pearsonr(targets, predictions).statistic,
-        "spearman": lambda: stats.spearmanr(targets, predictions).statistic,
+        "quadratic_kappa": lambda: sk.cohen_kappa_score(targets, predictions, weights="quadratic"),
+        "r2": lambda: sk.r2_score(targets, predictions),
         "rmse": lambda: definition.scale * sk.root_mean_squared_error(targets, predictions),
+        "spearman": lambda: stats.spearmanr(targets, predictions).statistic,
+        "top_k_accuracy:k=2": lambda: sk.top_k_accuracy_score(targets, predictions, k=2, labels=range(4)),
+        "weighted_f1": lambda: sk.f1_score(targets, predictions, average="weighted"),
     }[name]()
 
 
@@ -74,6 +116,7 @@ def test_score_and_resampler_equal_the_library_on_all_rows_and_on_resamples(name
     definition = define(kind, name)
     for seed in range(3):
         targets, predictions = make(kind, seed)
+        predictions = answers(name, kind, predictions, seed)
         rules = metric(name)
         expected = library(name, kind, targets, predictions, definition)
         assert_allclose(rules.score(targets, predictions, definition), expected, rtol=1e-12)
@@ -87,8 +130,9 @@ def test_score_and_resampler_equal_the_library_on_all_rows_and_on_resamples(name
 @pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_perfect_answers_have_the_best_score_and_order_of_rows_is_irrelevant(name: str, kind: str) -> None:
     definition, (targets, predictions) = define(kind, name), make(kind, 7)
-    rules = metric(name)
-    assert rules.score(targets, targets, definition) == pytest.approx(1.0 if better(name) == "higher" else 0.0)
+    predictions, rules = answers(name, kind, predictions, 7), metric(name)
+    right = targets if not needs_scores(name) or kind == "multilabel" else np.eye(4)[targets]
+    assert rules.score(targets, right, definition) == pytest.approx(1.0 if better(name) == "higher" else 0.0)
     turned = rules.score(targets[::-1], predictions[::-1], definition)
     assert turned == pytest.approx(rules.score(targets, predictions, definition))
 
@@ -136,6 +180,62 @@ def test_pinned_by_hand() -> None:
     assert metric("accuracy").score(*sets, define("multilabel", "accuracy", 2)) == 0.5
 
 
+def test_scores_pinned_by_hand() -> None:
+    two = define("classification", "auroc", 2)
+    scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.2, 0.8]])
+    targets = np.array([0, 0, 1, 1])
+    # Of four pairs three are in order and one is a tie.
+    assert metric("auroc").score(targets, scores, two) == pytest.approx(3.5 / 4)
+    # The second label: at 0.8 one of one, at 0.4 two of three; the first one: at 0.9 one of one, at 0.6 two of three.
+    assert metric("average_precision").score(targets, scores, two) == pytest.approx((1 + 2 / 3) / 2)
+    assert metric("average_precision:label=a").score(targets, scores, two) == pytest.approx((1 + 2 / 3) / 2)
+    assert metric("log_loss").score(targets[1:3], scores[1:3], two) == pytest.approx(-np.log(0.6 * 0.4) / 2)
+    assert metric("top_k_accuracy:k=1").score(np.array([0, 1]), np.array([[0.5, 0.5]] * 2), two) == 0.5
+    # A certain answer that is wrong counts 36, not infinity.
+    assert metric("log_loss").score(targets[:1], np.array([[0.0, 1.0]]), two) == pytest.approx(36.0437, abs=1e-4)
+    # One of three is off by one step: 1/3. The nine pairs of a target and an answer are off by 1 in the mean square.
+    scale = define("ordinal", "quadratic_kappa", 3)
+    assert metric("quadratic_kappa").score(np.array([0, 1, 2]), np.array([0, 1, 1]), scale) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "targets", "answers", "score"),
+    [
+        ("auroc", "classification", [1, 1], [[0.5, 0.5]] * 2, 0.5),
+        ("auroc", "multilabel", [[0, 0]] * 2, [[0.5, 0.5]] * 2, 0.5),
+        ("average_precision", "multilabel", [[0, 0]] * 2, [[0.5, 0.5]] * 2, 0.0),
+        ("weighted_f1", "multilabel", [[0, 0]] * 2, [[0, 0]] * 2, 0.0),
+        ("f1:label=a", "classification", [1, 1], [1, 1], 0.0),
+        ("kappa", "classification", [1, 1], [1, 1], 0.0),
+        ("quadratic_kappa", "ordinal", [1, 1], [1, 1], 0.0),
+        ("balanced_accuracy", "classification", [1, 1], [0, 1], 0.5),
+        ("r2", "regression", [2.0, 2.0], [2.0, 3.0], 0.0),
+        ("r2", "regression", [2.0, 2.0], [2.0, 2.0], 1.0),
+    ],
+)
+def test_where_a_formula_is_undefined(name: str, kind: str, targets: Any, answers: Any, score: float) -> None:
+    dtype = None if kind == "regression" or needs_scores(name) else np.int64
+    given = np.array(targets), np.array(answers, dtype=dtype), define(kind, name, 2)
+    assert metric(name).score(*given) == score
+    assert_allclose(metric(name).resampler(*given)(np.array([[1.0, 1.0], [1.0, 1.0]])), [score, score], atol=1e-12)
+
+
+def test_parameters_of_metrics_are_checked_before_anything_is_scored() -> None:
+    for name, labels, words in (
+        ("f1", 3, "that is the F1 of one label, and the task has 3"),
+        ("f1:label=z", 3, "it has no label 'z'"),
+        ("auroc:lable=a", 3, "did you mean 'label'"),
+        ("top_k_accuracy:k=3", 3, "the task has 3 labels, and 3 of them are looked at"),
+    ):
+        with pytest.raises(AllroundError, match=words):
+            check(define("classification", name, labels))
+    check(define("classification", "f1", 2))
+    with pytest.raises(AllroundError, match="it judges the probabilities of the labels, and the system gives none"):
+        score_of(define("classification", "auroc", 2), np.array([0, 1]), np.array([0, 1]))
+    named = Definition("t", "classification", ("x",), "text", "f1:label=yes", ("1", "yes"))  # as text, not as true
+    assert score_of(named, np.array([0, 1]), np.array([0, 1])) == 1.0
+
+
 def test_nothing_to_find_and_nothing_said() -> None:
     empty = np.zeros((3, 4), dtype=np.int8)
     assert metric("macro_f1").score(empty, empty, define("multilabel", "macro_f1")) == 0.0
@@ -159,7 +259,7 @@ def test_spearman_of_any_weights_is_that_of_the_repeated_rows(rows: list[tuple[i
 
 
 def test_check_names_metrics_that_fit_and_tags_that_do_not() -> None:
-    with pytest.raises(AllroundError, match="use one of: pearson, rmse, spearman"):
+    with pytest.raises(AllroundError, match="use one of: mae, pearson, r2, rmse, spearman"):
         check(define("regression", "accuracy"))
     plain = Definition("pos", "token_classification", ("x",), "text", "span_f1", ("O", "NOUN", "VERB"))
     with pytest.raises(AllroundError, match="not IOB2: 'NOUN', 'VERB'"):

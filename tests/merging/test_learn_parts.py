@@ -17,6 +17,7 @@ from allround.merging.learn.learning import Learning, preset
 from allround.merging.learn.material import edit
 from allround.merging.learn.objective import Response
 from allround.merging.learn.parametrisation import BOUNDS, Parametrisation, groups
+from allround.models.likelihood import likelihood
 from allround.tasks.definition import Definition
 
 PARAMETRISATIONS = registry.names("parametrisation")
@@ -363,7 +364,14 @@ CLASSES = Definition("c", "classification", ("x",), "text", "accuracy", ("a", "b
 WORDS = Definition("w", "token_classification", ("x",), "text", "span_f1", ("O", "B-X", "I-X"))
 LABELS = Definition("m", "multilabel", ("x",), "text", "macro_f1", ("a", "b"))
 NUMBER = Definition("r", "regression", ("x",), "text", "pearson")
-KINDS = {"classification": CLASSES, "token_classification": WORDS, "multilabel": LABELS, "regression": NUMBER}
+STEPS = Definition("o", "ordinal", ("x",), "text", "quadratic_kappa", ("1", "2", "3"))
+KINDS = {
+    "classification": CLASSES,
+    "token_classification": WORDS,
+    "multilabel": LABELS,
+    "regression": NUMBER,
+    "ordinal": STEPS,
+}
 NONE = torch.empty(0)
 
 
@@ -455,13 +463,13 @@ def test_numbers_of_features() -> None:
         function(Response(mine), Response(other), NONE, CLASSES, distance="cosin")
 
 
-REFUSED = {("entropy", "regression"), ("contrastive", "regression"), ("contrastive", "multilabel")}
+REFUSED = {("entropy", "regression"), *(("contrastive", kind) for kind in ("regression", "multilabel", "ordinal"))}
 
 
 def answers(definition: Definition, seed: int, rows: int = 6) -> tuple[Response, Tensor]:
     """Random answers and targets of a task."""
     generator = torch.Generator().manual_seed(seed)
-    width = max(1, len(definition.labels))
+    width = likelihood(definition).outputs(definition)
     made = Response(torch.randn(rows, 5, generator=generator), torch.randn(rows, width, generator=generator))
     targets = {
         "multilabel": torch.rand(rows, width, generator=generator).round(),

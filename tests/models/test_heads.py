@@ -32,6 +32,7 @@ SORTS = registry.names("head")
 DEFINITIONS = {
     "classification": Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b", "c")),
     "multilabel": Definition("t", "multilabel", ("x",), "text", "macro_f1", ("a", "b", "c")),
+    "ordinal": Definition("t", "ordinal", ("x",), "text", "quadratic_kappa", ("1", "2", "3")),
     "regression": Definition("t", "regression", ("x",), "text", "pearson", center=2.0, scale=3.0),
     "token_classification": Definition("t", "token_classification", ("x",), "text", "span_f1", ("O", "B-X", "I-X")),
 }
@@ -75,7 +76,7 @@ def rows_for(definition: Definition, width: int = 6) -> tuple[Features, object]:
         targets = [np.arange(length, dtype=np.int64) % 3 for length in lengths]
         return Features(torch.randn(6, width, generator=generator), lengths), targets
     given = {"classification": ["a", "c", "b", "a"], "multilabel": [["a"], [], ["b", "c"], ["a"]],
-             "regression": [1.0, 5.0, 2.0, -4.0]}  # fmt: skip
+             "ordinal": ["1", "3", "2", "1"], "regression": [1.0, 5.0, 2.0, -4.0]}  # fmt: skip
     targets_ = kind(definition.kind).encode(given[definition.kind], definition)
     return Features(torch.randn(4, width, generator=generator)), targets_
 

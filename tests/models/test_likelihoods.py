@@ -20,6 +20,7 @@ from allround.tasks.kind import kind
 SAMPLES = {
     "classification": ["b", "a", "b", "b", "c"],
     "multilabel": [["a"], ["a", "c"], [], ["a", "b", "c"], ["a"]],
+    "ordinal": ["2", "10", "2", "1", "10"],
     "regression": [1.0, -2.0, 0.5, 4.0, 1.5],
     "token_classification": [["O", "B-X"], ["B-X"], ["O", "O", "I-X"], ["O"], ["O", "B-X"]],
 }
@@ -96,6 +97,8 @@ def test_predictions_have_the_shape_and_type_of_targets(rules: Likelihood, defin
 def right_outputs(rules: Likelihood, definition: Definition) -> tuple[Tensor, Tensor]:
     """Outputs that are sure of the sample targets, and the targets."""
     targets = rules.tensor(encoded(definition))
+    if kind(definition.kind).ordered:
+        return 20 * (torch.arange(rules.outputs(definition)) < targets[:, None]).float() - 10, targets
     if targets.dtype == torch.long:
         return 10 * torch.nn.functional.one_hot(targets, rules.outputs(definition)).float(), targets
     return (20 * targets - 10 if targets.ndim == 2 else targets[:, None]), targets
@@ -135,7 +138,7 @@ def test_the_loss_is_the_mean_over_all_numbers_of_the_targets(
                                      rel=1e-4)  # fmt: skip
 
 
-def test_the_prediction_is_the_most_probable_outcome_and_confidence_its_probability(
+def test_the_prediction_is_the_most_probable_outcome_or_the_median_and_confidence_its_probability(
     rules: Likelihood, definition: Definition, outputs: Tensor
 ) -> None:
     predicted, confidence, every = rules.predict(outputs), rules.confidence(outputs), outcomes(definition)
@@ -146,8 +149,9 @@ def test_the_prediction_is_the_most_probable_outcome_and_confidence_its_probabil
     assert confidence is not None and confidence.shape == (len(outputs),)
     for row, one, sure in zip(outputs, predicted, confidence.tolist(), strict=True):
         found = [density(rules, row, target) for target in every]
-        assert np.array_equal(every[int(np.argmax(found))].numpy(), one)
-        assert sure == pytest.approx(max(found), rel=1e-4)
+        place = int(np.searchsorted(np.cumsum(found), 0.5) if kind(definition.kind).ordered else np.argmax(found))
+        assert np.array_equal(every[place].numpy(), one)
+        assert sure == pytest.approx(found[place], rel=1e-4)
 
 
 def test_kinds_decide_by_scores_as_likelihoods_do_by_outputs(

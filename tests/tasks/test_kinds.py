@@ -13,12 +13,14 @@ from allround.tasks.kind import kind
 SAMPLES = {
     "classification": ["b", "a", "b", "b", "c"],
     "multilabel": [["a"], ["a", "c"], [], ["a", "b", "c"], ["a"]],
+    "ordinal": ["2", "10", "2", "1", "10"],
     "regression": [1.0, -2.0, 0.5, 4.0, 1.5],
     "token_classification": [["O", "B-X"], ["B-X"], ["O", "O", "I-X"], ["O"], ["O", "B-X"]],
 }
 FLOORS = {
     "classification": ["b"] * 5,
     "multilabel": [["a"]] * 5,
+    "ordinal": ["2"] * 5,
     "regression": [1.0] * 5,
     "token_classification": [["O"] * 2, ["O"], ["O"] * 3, ["O"], ["O"] * 2],
 }

@@ -104,12 +104,12 @@ def test_tags_are_named_through_lists() -> None:
     features = datasets.Features(
         {
             "text": datasets.Sequence(datasets.Value("string")),
-            "label": datasets.Sequence(datasets.ClassLabel(names=["O", "B"])),
+            "label": datasets.Sequence(datasets.ClassLabel(names=["O", "B-X"])),
         }
     )
     part = datasets.Dataset.from_dict({"text": [["x", "y"], ["z"]], "label": [[0, 1], [0]]}, features=features)
     task = make({"train": part, "validation": part, "test": part}, kind="token_classification")
-    assert task.definition.labels == ("O", "B") and task.splits["train"].inputs == [(["x", "y"],), (["z"],)]
+    assert task.definition.labels == ("O", "B-X") and task.splits["train"].inputs == [(["x", "y"],), (["z"],)]
     assert [t.tolist() for t in task.splits["train"].targets] == [[0, 1], [0]]
 
 
@@ -236,7 +236,7 @@ def test_multilabel_targets() -> None:
 
 def test_words_and_tags() -> None:
     def data(words: Any, tags: Any) -> dict[str, Any]:
-        good = [{"text": ["a", "b"], "label": ["O", "B"]}]
+        good = [{"text": ["a", "b"], "label": ["O", "B-X"]}]
         return {"train": [*good, {"text": words, "label": tags}], "validation": good, "test": good}
 
     kind = "token_classification"

@@ -121,7 +121,7 @@ def test_an_empty_list_is_a_target_and_a_list_with_a_hole_is_none() -> None:
 
 
 def test_words_without_tags_are_left_out() -> None:
-    rows = [(["u", "v"], ["O", "B"]), (["w"], None), (["w"], ["O"]), ([], []), (["w", "z"], ["O", None])]
+    rows = [(["u", "v"], ["O", "B-X"]), (["w"], None), (["w"], ["O"]), ([], []), (["w", "z"], ["O", None])]
     data = {s: [{"x": words, "y": tags} for words, tags in rows] for s in SPLITS}
     for table in (None, "words"):
         task = make("y", data, kind="token_classification", inputs="x", table=table)
@@ -191,7 +191,7 @@ def test_tags_and_labels_of_the_same_texts_share_a_table() -> None:
         words = rows[-1]["x"] if i % 2 else [f"w{i}"] * int(rng.integers(0, 4))
         if i % 4 == 1 and words:
             words = [" ".join(words)]  # the same text in other words
-        rows.append({"x": words, "intent": "ab"[i % 2], "slots": ["OB"[k % 2] for k in range(len(words))]})
+        rows.append({"x": words, "intent": "ab"[i % 2], "slots": [("O", "B-X")[k % 2] for k in range(len(words))]})
     for row in rows[::7]:
         row["slots"] = None
     assert sum(not row["x"] for row in rows) > 3

@@ -120,6 +120,8 @@ class Sample(Declaration):
 class Metric(Declaration):
     """A score."""
 
+    #: What it judges in place of the answers: `scores`, the probabilities of the labels.
+    needs: tuple[Literal["scores"], ...] = ()
     kinds: tuple[Text, ...] = Field(min_length=1)
     better: Literal["higher", "lower"]
 

@@ -58,7 +58,8 @@ class Search:
 
 
 def spelled(family: str, text: str) -> tuple[str, dict[str, object]]:
-    """A method and its parameters, from `NAME` or `NAME:key=value;key=value`. Values are written as in YAML.
+    """A method and its parameters, from `NAME` or `NAME:key=value;key=value`. Values are written as in YAML; those of a
+    parameter of the type `str | None` are texts as they stand.
 
     >>> spelled("merge", "ties:keep=3e-1;scale=1")
     ('ties', {'keep': 0.3, 'scale': 1})
@@ -68,12 +69,13 @@ def spelled(family: str, text: str) -> tuple[str, dict[str, object]]:
     name, _, rest = text.strip().partition(":")
     entry = find(family, name.strip())
     values: dict[str, object] = {}
+    texts = {parameter.name for parameter in entry.parameters if parameter.type == "str | None"}
     for part in rest.split(";") if rest.strip() else []:
         key, equals, value = part.partition("=")
         try:
             if not equals or not key.strip():
                 raise ValueError("no '='")
-            values[key.strip()] = parse_value(value)
+            values[key.strip()] = value.strip() if key.strip() in texts else parse_value(value)
         except (ValueError, AllroundError) as error:
             raise AllroundError(
                 f"read {word(family)} {text!r}",

@@ -20,7 +20,7 @@ from allround.core.errors import AllroundError
 from allround.core.seeds import seed_of
 from allround.evaluation.predictions import Predictions, score
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import Array, better, metric
+from allround.tasks.metric import Array, better, judged, metric
 
 LEVEL = 0.95
 
@@ -186,8 +186,8 @@ class Bootstrap:
             resamplers = {}
             for system, made in made_by.items():
                 points[system, task] = score(made)
-                rules = metric(made.definition.metric)
-                resamplers[system] = rules.resampler(made.targets, made.predictions, made.definition)
+                rules, answers = metric(made.definition.metric), judged(made.definition, made.predictions, made.scores)
+                resamplers[system] = rules.resampler(made.targets, answers, made.definition)
             count = len(next(iter(made_by.values())))
             blocks: dict[str, list[Array]] = {system: [] for system in made_by}
             for weights in draws(task, count, seed=seed, resamples=resamples):

@@ -16,7 +16,7 @@ from allround.core.reading import check_parquet, open_file, parse_json
 from allround.core.schema import STRICT, fitted
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
-from allround.tasks.metric import metric
+from allround.tasks.metric import score_of
 
 _FORMAT = "allround predictions 1"
 #: How far a probability may be outside its range.
@@ -217,7 +217,7 @@ def score(predictions: Predictions) -> float:
             f"its {predictions.split} split has no rows",
             "give the split at least one row",
         )
-    return metric(definition.metric).score(predictions.targets, predictions.predictions, definition)
+    return score_of(definition, predictions.targets, predictions.predictions, predictions.scores)
 
 
 def _type(encoded: Encoded) -> Any:

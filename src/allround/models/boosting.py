@@ -19,7 +19,7 @@ from allround.models.forest import Forest, forest_of
 from allround.models.table_columns import Column, Numbers, column_of, order_of, table_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
-from allround.tasks.metric import better, metric
+from allround.tasks.metric import better, score_of
 from allround.tasks.values import Row
 
 if TYPE_CHECKING:
@@ -196,14 +196,13 @@ def _fit(
 def _best_rounds(made: TaskTrees, held: Numbers, targets: Encoded, sign: int) -> tuple[int, float]:
     """The number of rounds with the best validation score, and that score; of equals the one
     with the lowest validation loss, but at least one round."""
-    scorer = metric(made.definition.metric)
     sums = [forest.rounds(held) if forest is not None else None for forest in made.forests]
     most = max((len(one) for one in sums if one is not None), default=2)
     found: list[tuple[float, float]] = []
     for number in range(1, most):
         outputs = [np.zeros((len(held), 0)) if one is None else one[number] for one in sums]
         answers = made.read(outputs, len(held))
-        score = sign * scorer.score(targets, answers.predictions, made.definition)
+        score = sign * score_of(made.definition, targets, answers.predictions, answers.scores)
         found.append((score, -_loss(answers, targets)))
     place = max(range(len(found)), key=found.__getitem__)
     return place + 1, sign * found[place][0]

@@ -13,7 +13,7 @@ from allround.core.errors import AllroundError
 from allround.models.encoder import Encoder
 from allround.models.head import LINEAR, HeadState, NotFinite, OutputHead, make_head
 from allround.models.running import features_of
-from allround.tasks.metric import better, metric
+from allround.tasks.metric import better, needs_scores, score_of
 from allround.tasks.task import Task
 
 #: Strengths of the penalty that are tried; the best on validation is taken.
@@ -35,7 +35,7 @@ def fit_head(encoder: Encoder, task: Task, sort: str = LINEAR) -> Fitted:
     Minimises the head's own loss with each of `PENALTIES` on features of the training rows, and keeps the one with
     the best validation score (the larger penalty on a tie).
     """
-    definition, scorer = task.definition, metric(task.definition.metric)
+    definition, scores = task.definition, needs_scores(task.definition.metric)
     train, validation = task.splits["train"], task.splits["validation"]
     features = features_of(encoder, encoder.prepare(train.inputs, definition), definition)
     held = features_of(encoder, encoder.prepare(validation.inputs, definition), definition)
@@ -45,7 +45,8 @@ def fit_head(encoder: Encoder, task: Task, sort: str = LINEAR) -> Fitted:
     @torch.no_grad()
     def score() -> float:
         try:
-            return sign * scorer.score(validation.targets, head.answer(held).predictions, definition)
+            made = head.answer(held, scores=scores)
+            return sign * score_of(definition, validation.targets, made.predictions, made.scores)
         except NotFinite:  # this penalty is too weak to end at finite weights
             return -math.inf
 

@@ -43,7 +43,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def predict(self, outputs: Tensor) -> Encoded:
-        """The most probable target of each entry, encoded."""
+        """The most probable target of each entry, or the median of a scale; encoded."""
 
     @abstractmethod
     def confidence(self, outputs: Tensor) -> Tensor | None:

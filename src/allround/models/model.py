@@ -109,9 +109,9 @@ class Model(nn.Module, System):
 
     @abstractmethod
     def validate(
-        self, task: str, rows: Sequence[Prepared], targets: Encoded, batch_size: int = 64
+        self, task: str, rows: Sequence[Prepared], targets: Encoded, batch_size: int = 64, *, scores: bool = False
     ) -> tuple[Answers, float]:
-        """The answers to prepared rows, and the mean loss on them."""
+        """The answers to prepared rows, and the mean loss on them. scores: give the probability of each label too."""
 
     def answer(
         self, task: str | None, rows: Iterable[Row], *, batch_size: int = 64, scores: bool = False

@@ -29,6 +29,8 @@ class Kind(ABC):
     numeric: ClassVar[bool] = False
     #: Whether a target is a list of labels or tags.
     lists: ClassVar[bool] = False
+    #: Whether the labels are steps of a scale, in the order of the definition.
+    ordered: ClassVar[bool] = False
     #: Whether targets may be given as columns of 0 and 1, one for each label.
     indicators: ClassVar[bool] = False
     #: The smallest number of labels that leaves something to tell apart.

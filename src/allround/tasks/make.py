@@ -11,11 +11,12 @@ from allround.tasks.columns import Column, read_data
 from allround.tasks.definition import Definition
 from allround.tasks.inputs import check_words, choose_modality, read_inputs
 from allround.tasks.kind import kind as find_kind
+from allround.tasks.metric import check as check_scorable
 from allround.tasks.modality import modality as find_modality
 from allround.tasks.modality import modality_of
 from allround.tasks.question import Question, check_kind, check_metric
 from allround.tasks.splits import Part, finish_splits
-from allround.tasks.targets import TargetReader, check_targets
+from allround.tasks.targets import TargetReader, check_order, check_targets, names_of
 from allround.tasks.task import SPLITS, Task, check_limit
 from allround.tasks.values import Target
 
@@ -29,7 +30,7 @@ def make_task(
     data: Mapping[str, object],
     metric: str | None = None,
     modality: str | None = None,
-    labels: Mapping[str | int | float | bool, str] | None = None,
+    labels: Mapping[str | int | float | bool, str] | Sequence[str | int | float | bool] | None = None,
     instruction: str | None = None,
     limit: int | Mapping[str, int] | None = None,
     missing: str = "error",
@@ -46,7 +47,8 @@ def make_task(
     inputs: one column, two text columns (a pair), or the columns of a table. Images are PIL images or uint8
     arrays (h, w) or (h, w, 3); words (token classification) are lists of strings.
     target: one column; for multilabel also a list of 0/1 columns, whose names become the labels.
-    labels: raw value -> label name. limit: the most rows of each split (a number: of train).
+    labels: raw value -> label name; of the kind ordinal in the order of the scale, where a list will do.
+    limit: the most rows of each split (a number: of train).
     missing: what a row without a target is: an "error", or left out ("drop") after the splits are made, with a note.
     A target that is missing in part (one of several columns, one tag of a row) is missing. The same holds for a row
     without an input, except in a table, whose cells may be missing; with "drop", blank texts count as missing too.
@@ -78,6 +80,7 @@ def make_task(
     question = Question(
         name, kind, rules, input_names, target_names, many, missing, table, slice_names, types or {}, stray
     )
+    labels = names_of(question, labels)
     question.check(modality, labels)
 
     notes: list[str] = []
@@ -109,12 +112,17 @@ def make_task(
     check_targets(question, {split: part.targets for split, part in parts.items()})
     parts = finish_splits(question, parts, wordless, notes)
 
-    facts = rules.facts(parts["train"].targets)
+    if rules.ordered and labels:
+        facts = {"labels": tuple(dict.fromkeys(labels.values()))}
+    else:
+        check_order(question, parts["train"].targets)
+        facts = rules.facts(parts["train"].targets)
     if rules.numeric and not all(math.isfinite(facts[key]) for key in ("center", "scale")):
         raise question.fail("the targets are too large to standardise", "give them in a larger unit")
     if many:
         facts = {"labels": target_names}  # in the order that they were given in
     definition = definition.with_facts({**facts, "columns": read_in.facts(parts["train"].inputs)})
+    check_scorable(definition)
     splits = {s: parts[s].split(rules.encode(parts[s].targets, definition), table is not None) for s in SPLITS}
     task = Task(definition, splits, tuple(notes), table)
     return task.limit(check_limit(limit)) if limit else task

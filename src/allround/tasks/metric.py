@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allround.core import registry
+from allround.core.entry import Entry
 from allround.core.errors import AllroundError
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
@@ -27,7 +28,11 @@ Resampler = Callable[[Array], Array]
 
 
 class Metric(ABC):
-    """The rules of one metric. Metrics hold no state; targets and predictions are encoded as their kind does.
+    """The rules of one metric. Metrics hold no state but their parameters; targets and predictions are encoded as their
+    kind does.
+
+    A metric that declares `needs=("scores",)` is given the probabilities of the labels, (n, labels), in place of the
+    predictions; it is for kinds that have them (`Kind.has_scores`).
 
     Scores are finite for every prediction, however bad: each metric says what it gives where its formula is
     undefined.
@@ -66,9 +71,19 @@ class PartsMetric(Metric):
 
 
 def metric(name: str) -> Metric:
-    """The metric called `name`."""
-    made: Metric = registry.load("metric", name)()
+    """The metric called `name`, with its parameters where it has any.
+
+    >>> metric("top_k_accuracy:k=5").k
+    5
+    """
+    found, values = registry.spelled("metric", name)
+    made: Metric = registry.load("metric", found)(**values)
     return made
+
+
+def entry_of(name: str) -> Entry:
+    """What is known of a metric without importing it. name: with or without parameters."""
+    return registry.find("metric", name.partition(":")[0].strip())
 
 
 def better(name: str) -> str:
@@ -77,8 +92,40 @@ def better(name: str) -> str:
     >>> better("accuracy"), better("rmse")
     ('higher', 'lower')
     """
-    found: str = registry.find("metric", name).facts["better"]
+    found: str = entry_of(name).facts["better"]
     return found
+
+
+def needs_scores(name: str) -> bool:
+    """Whether a metric judges the probabilities of the labels, read without importing it.
+
+    >>> needs_scores("auroc"), needs_scores("accuracy")
+    (True, False)
+    """
+    return "scores" in entry_of(name).needs
+
+
+def judged(definition: Definition, predictions: Encoded, scores: Encoded | None) -> Encoded:
+    """What the metric of a task judges: predictions, or scores. Errors: it needs scores, and there are none."""
+    if not needs_scores(definition.metric):
+        return predictions
+    if scores is None:
+        raise AllroundError(
+            f"score the task '{definition.name}' by '{definition.metric}'",
+            "it judges the probabilities of the labels, and the system gives none",
+            "use a system that does, or a metric that judges answers, such as accuracy",
+        )
+    return scores
+
+
+def score_of(definition: Definition, targets: Encoded, predictions: Encoded, scores: Encoded | None = None) -> float:
+    """The score of answers by the metric of their task. scores: the probabilities of the labels, where there are any.
+
+    >>> d = Definition("t", "classification", ("x",), "text", "log_loss", ("no", "yes"))
+    >>> round(score_of(d, np.array([1]), np.array([1]), np.array([[0.5, 0.5]])), 4)
+    0.6931
+    """
+    return metric(definition.metric).score(targets, judged(definition, predictions, scores), definition)
 
 
 def check(definition: Definition) -> None:
@@ -88,14 +135,14 @@ def check(definition: Definition) -> None:
     Traceback (most recent call last):
     allround.core.errors.AllroundError: asked: score the task 't' by 'accuracy'
     found: 'accuracy' is not for tasks of kind 'regression'
-    do:    use one of: pearson, rmse, spearman
+    do:    use one of: mae, pearson, r2, rmse, spearman
     """
-    entry = registry.find("metric", definition.metric)
+    entry = entry_of(definition.metric)
     if definition.kind not in entry.facts["kinds"]:
         fitting = [e.name for e in registry.entries("metric") if definition.kind in e.facts["kinds"]]
         raise AllroundError(
             f"score the task '{definition.name}' by '{definition.metric}'",
-            f"'{definition.metric}' is not for tasks of kind '{definition.kind}'",
+            f"'{entry.name}' is not for tasks of kind '{definition.kind}'",
             f"use one of: {', '.join(fitting)}",
         )
     metric(definition.metric).check(definition)

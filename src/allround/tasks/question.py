@@ -116,12 +116,13 @@ def check_kind(name: str) -> str:
 
 def check_metric(name: str, kind: str) -> str:
     """The name of a metric that exists and can score this kind, or an error that suggests one."""
-    kinds = registry.find("metric", name).facts["kinds"]
+    found, _ = registry.spelled("metric", name)
+    kinds = registry.find("metric", found).facts["kinds"]
     if kind not in kinds:
         fit = [entry.name for entry in registry.entries("metric") if kind in entry.facts["kinds"]]
         raise AllroundError(
             f"score a task of kind '{kind}' by '{name}'",
-            f"'{name}' is for {', '.join(kinds)}",
+            f"'{found}' is for {', '.join(kinds)}",
             f"use one of: {', '.join(fit)}",
         )
     return name

@@ -114,7 +114,7 @@ class TaskSpec(_Strict):
     target: Annotated[str | tuple[str, ...], BeforeValidator(_maybe_tuple)]
     modality: str | None = None
     metric: str | None = None
-    labels: dict[str | int | float | bool, str] | None = None
+    labels: dict[str | int | float | bool, str] | list[str | int | float | bool] | None = None
     instruction: str | None = None
     limit: Limit = {}
     missing: Literal["error", "drop"] = "error"

@@ -174,6 +174,47 @@ def count_labels(targets: Sequence[Target | None]) -> Counter[str]:
     return Counter(label for row in rows for label in ([row] if isinstance(row, str) else row or ()))
 
 
+def names_of(
+    question: Question, labels: Mapping[str | int | float | bool, str] | Sequence[str | int | float | bool] | None
+) -> Mapping[str | int | float | bool, str] | None:
+    """Raw value -> label name; a list of labels is that of a scale, in order."""
+    if labels is None or isinstance(labels, Mapping):
+        return labels
+    if not question.rules.ordered:
+        raise question.fail(
+            f"`labels` is a list, and the kind is {question.kind}",
+            "give a name to each value: labels: {value: name}; or use kind: ordinal for labels in order",
+        )
+    return {value: plain(value) for value in labels}
+
+
+def check_order(question: Question, targets: Sequence[Target | None]) -> None:
+    """An error where the labels of a scale are not numbers, so that their order is not known."""
+    if not question.rules.ordered:
+        return
+    words: list[str] = []
+    sizes: dict[float, list[str]] = {}
+    for label in count_labels(targets):
+        try:
+            size = float(label)
+        except ValueError:
+            size = math.nan
+        if math.isfinite(size):
+            sizes.setdefault(size, []).append(label)
+        else:
+            words.append(label)
+    where = f"target '{question.targets[0]}'"
+    if words:
+        raise question.fail(
+            f"{where} has labels that are not numbers, such as {short(words[0])}, and nothing says their order",
+            "list them from low to high: labels: [low, middle, high]",
+        )
+    if twice := next((spelt for spelt in sizes.values() if len(spelt) > 1), None):
+        raise question.fail(
+            f"{where} spells one number in several ways: {', '.join(sorted(twice))}", "spell it one way"
+        )
+
+
 def check_targets(question: Question, targets: Mapping[str, Sequence[Target | None]]) -> None:
     """An error where a split has labels that train lacks, or where train leaves nothing to tell apart."""
     if question.rules.numeric:

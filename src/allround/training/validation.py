@@ -12,7 +12,7 @@ from torch import Tensor
 
 from allround.models.device import products
 from allround.models.model import Model
-from allround.tasks.metric import better, metric
+from allround.tasks.metric import better, needs_scores, score_of
 from allround.tasks.task import Task
 from allround.training.feeds import Feed
 from allround.training.settings import Settings
@@ -89,8 +89,9 @@ class Validation:
         rows = [i for i in range(len(feed.rows)) if feed.places[index][i] >= 0]
         split = split.take([int(feed.places[index][i]) for i in rows])
         with products(self.precision, self.settings.device):
-            answers, loss = self.model.validate(task.name, [feed.rows[i] for i in rows], split.targets)
-        return metric(definition.metric).score(split.targets, answers.predictions, definition), loss
+            ready, scores = [feed.rows[i] for i in rows], needs_scores(definition.metric)
+            answers, loss = self.model.validate(task.name, ready, split.targets, scores=scores)
+        return score_of(definition, split.targets, answers.predictions, answers.scores), loss
 
     def is_stopped(self, index: int) -> bool:
         """Whether a task has not got better for as many evaluations as `patience` allows."""

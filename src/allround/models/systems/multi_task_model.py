@@ -217,7 +217,7 @@ class MultiTaskModel(Model):
 
     @torch.inference_mode()
     def validate(
-        self, task: str, rows: Sequence[Prepared], targets: Encoded, batch_size: int = 64
+        self, task: str, rows: Sequence[Prepared], targets: Encoded, batch_size: int = 64, *, scores: bool = False
     ) -> tuple[Answers, float]:
         self.eval()
         sums = [0.0, 0]
@@ -226,7 +226,7 @@ class MultiTaskModel(Model):
             one = self.head(task).loss(features, self.head(task).tensor(taken(targets, numbers)).to(self.device))
             sums[:] = sums[0] + float(one.mean) * one.count, sums[1] + one.count
 
-        (answers,) = answer_alike([self], task, rows, batch_size=batch_size, see=see)
+        (answers,) = answer_alike([self], task, rows, batch_size=batch_size, scores=scores, see=see)
         return answers, sums[0] / sums[1] if sums[1] else 0.0
 
     # -- on disk -----------------------------------------------------------------------------------------------------

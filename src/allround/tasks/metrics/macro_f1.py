@@ -14,7 +14,7 @@ from allround.tasks.metric import Array, Parts, PartsMetric, one_hot
 
 @method(
     source="scikit-learn, f1_score(average='macro', zero_division=nan)",
-    kinds=("classification", "multilabel"),
+    kinds=("classification", "ordinal", "multilabel"),
     better="higher",
 )
 class MacroF1(PartsMetric):

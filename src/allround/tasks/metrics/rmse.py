@@ -8,8 +8,7 @@ from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 from allround.tasks.metric import Array, Parts, PartsMetric
-
-_MOST = 1e100
+from allround.tasks.metrics._errors import distance
 
 
 @method(source="scikit-learn, root_mean_squared_error", kinds=("regression",), better="lower")
@@ -26,20 +25,13 @@ class Rmse(PartsMetric):
     def score(self, targets: Encoded, predictions: Encoded, definition: Definition) -> float:
         from sklearn.metrics import root_mean_squared_error
 
-        error = _error(targets, predictions, definition)
+        error = distance(targets, predictions, definition)
         return float(root_mean_squared_error(np.zeros(len(error)), error))
 
     def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Parts:
-        error = _error(targets, predictions, definition)
+        error = distance(targets, predictions, definition)
         return np.stack([error**2, np.ones(len(error))], 1)
 
     def value(self, sums: Array, definition: Definition) -> Array:
         found: Array = np.sqrt(sums[:, 0] / sums[:, 1])
         return found
-
-
-def _error(targets: Encoded, predictions: Encoded, definition: Definition) -> Array:
-    with np.errstate(over="ignore", invalid="ignore"):
-        error = np.abs(np.asarray(targets) - np.asarray(predictions)) * definition.scale
-    found: Array = np.minimum(np.nan_to_num(error, nan=_MOST, posinf=_MOST), _MOST)
-    return found

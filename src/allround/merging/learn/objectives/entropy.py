@@ -11,7 +11,7 @@ from allround.tasks.definition import Definition
 
 @method(
     source="Yang et al., ICLR 2024, arXiv:2310.02575, section 3.2",
-    kinds=("classification", "multilabel", "token_classification"),
+    kinds=("classification", "ordinal", "multilabel", "token_classification"),
 )
 def entropy(merged: Response, specialist: Response, targets: Tensor, definition: Definition) -> Tensor:
     """Mean Shannon entropy of the merged model's predictions, in nats; of a multilabel task, of its labels.
