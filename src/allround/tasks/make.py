@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from allround.core.files import check_name
 from allround.core.problems import Problems
@@ -113,7 +114,7 @@ def make_task(
     parts = finish_splits(question, parts, wordless, notes)
 
     if rules.ordered and labels:
-        facts = {"labels": tuple(dict.fromkeys(labels.values()))}
+        facts: dict[str, Any] = {"labels": tuple(dict.fromkeys(labels.values()))}
     else:
         check_order(question, parts["train"].targets)
         facts = rules.facts(parts["train"].targets)

@@ -49,4 +49,5 @@ class TopKAccuracy(PartsMetric):
         own = table[np.arange(len(wanted)), wanted][:, None]
         earlier = np.arange(table.shape[1]) < wanted[:, None]
         before = (table > own) | ((table == own) & earlier)
-        return (before.sum(1) < self.k).astype(np.float64)
+        found: Array = (before.sum(1) < self.k).astype(np.float64)
+        return found
