@@ -13,8 +13,9 @@ from allround.core.words import percent, printable
 from allround.evaluation.labels import Box, Spot, apart, end, place
 from allround.evaluation.pictures import add_axes, colour, grid, shortened, text_width, ticks, write
 
-#: Shapes of points by role; other roles are circles.
-_SHAPES = {"specialists": ("s", 10.0), "joint": ("D", 9.2)}
+#: Shapes of points by role; other roles are triangles.
+_SHAPES = {"specialists": ("s", 10.0), "joint": ("D", 9.2)} | dict.fromkeys(("merge", "base", "floor"), ("o", 10.0))
+_OTHER_SHAPE = ("^", 10.5)
 #: Roles whose points are hollow.
 _HOLLOW = ("base", "floor")
 #: The colour of each role; other roles share one.
@@ -22,6 +23,8 @@ _INKS = {"floor": "base", "base": "base", "specialists": "specialists", "joint":
 _OTHER_INK = "m2"
 #: Height of a line of values, and the room above and below all lines, in points.
 ROW, ABOVE, BELOW = 30.0, 26.0, 46.0
+#: In pictures narrower than this, names stand above their lines, each of which is so high.
+NARROW, TALL_ROW = 500.0, 44.0
 #: Letters of the longest name that is written in full.
 LONGEST = 24
 
@@ -79,9 +82,9 @@ def draw_points(
         (x, y), low, high = at(point.x, point.y), at(point.x, point.low)[1], at(point.x, point.high)[1]
         width = text_width(figure, shortened(point.name, LONGEST), 13, bold=point.ringed) + 2
         spots.append(Spot(x, y, low, high, width, point.ringed))
-    if whiskers:
-        spots = apart(spots)
     frame = axes.get_window_extent()
+    if whiskers:
+        spots = apart(spots, frame.x0 * scale, frame.x1 * scale)
     inside = Box(frame.x0 * scale + 2, frame.y0 * scale + 2, frame.x1 * scale + 14, frame.y1 * scale + 18)
     boxes = [Box.around(*at(x, y), half) for x, y, half in others]
     for point, spot, label in zip(points, spots, place(spots, inside, boxes), strict=True):
@@ -116,31 +119,39 @@ def draw_rows(
     top: float,
     left: float,
     right: float,
-    names: float,
-    words: float,
+    names: float = 0.0,
+    words: float = 0.0,
     title: str,
     heading: str = "",
 ) -> float:
     """A line for each row: its name, its value in percent with the interval, and words; returns where they end.
 
-    top, left, right: edges in points. names, words: the width of the names at the left, and of the words at the right.
-    title: of the axis. heading: of the words. A value far below the others is given in words, at the left edge.
+    top, left, right: edges in points. names, words: the width of the names at the left, and of the words at the right;
+    without them, both stand above the line. title: of the axis. heading: of the words. A value far below the others is
+    given in words, at the left edge.
     """
     low, high = _range(rows)
     values = ticks(100 * low, 100 * high, 5)
-    bottom = top + ROW * len(rows)
-    axes = add_axes(figure, left + names, top, right - words, bottom)
+    above = not names
+    height, middle = (TALL_ROW, 0.68) if above else (ROW, 0.5)
+    bottom = top + height * len(rows)
+    edge = 12 if above else 0  # room for half of the first and the last number of the axis
+    axes = add_axes(figure, left + names + edge, top, right - words - edge, bottom)
     grid(axes, values, across=False, marked=100)
     axes.set_ylim(len(rows), 0)
     axes.set_xlabel(title, color=colour("soft"), fontsize=12, labelpad=6)
     if heading:
         write(figure, right, top - 10, heading, ink="soft", align="right")
     for place_, row in enumerate(rows):
-        y = place_ + 0.5
-        base = top + ROW * y + 4.5
-        write(figure, left, base, shortened(row.name, max(8, int(names / 8.2))), size=13, bold=row.ringed)
+        y = place_ + middle
+        base = top + height * y + 4.5
+        line = base - 19 if above else base
+        room = (right - left) * 0.6 if above else names
+        write(figure, left, line, shortened(row.name, max(8, int(room / 8.2))), size=13, bold=row.ringed)
         if row.words:
-            write(figure, right, base, row.words, ink="ink" if row.bold else "soft", bold=row.bold, align="right")
+            words_room = (right - left) * 0.4 if above else words
+            said = shortened(row.words, max(8, int(words_room / 7)))
+            write(figure, right, line, said, ink="ink" if row.bold else "soft", bold=row.bold, align="right")
         if row.value < low:
             write(figure, left + names, base, f"◂ {percent(row.value)}", ink="soft")
             continue
@@ -149,7 +160,7 @@ def draw_rows(
                       solid_capstyle="butt", clip_on=False, zorder=2)  # fmt: skip
         if len(row.dots) > 1:
             dots = [100 * value for value in row.dots]
-            axes.plot(dots, [y + 0.3] * len(dots), "o", color=colour("soft"), markersize=4, markeredgewidth=0,
+            axes.plot(dots, [y + 9 / height] * len(dots), "o", color=colour("soft"), markersize=4, markeredgewidth=0,
                       alpha=0.55, clip_on=False, zorder=2)  # fmt: skip
         _mark(axes, 100 * row.value, y, row.role, row.ringed, ring=17)
     return bottom + BELOW
@@ -170,7 +181,7 @@ def _ink(role: str) -> str:
 
 
 def _mark(axes: Axes, x: float, y: float, role: str, ringed: bool, ring: float = 20) -> None:
-    shape, size = _SHAPES.get(role, ("o", 10.0))
+    shape, size = _SHAPES.get(role, _OTHER_SHAPE)
     hollow = role in _HOLLOW
     if ringed:
         axes.plot([x], [y], "o", markersize=ring, markerfacecolor="none", markeredgecolor=colour("ink"),

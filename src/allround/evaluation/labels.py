@@ -52,12 +52,17 @@ class Label:
     leader: bool
 
 
-def apart(spots: Sequence[Spot]) -> list[Spot]:
-    """The spots in their order, set side by side where their intervals would hide each other."""
+def apart(spots: Sequence[Spot], left: float = -math.inf, right: float = math.inf) -> list[Spot]:
+    """The spots in their order, set side by side where their intervals would hide each other.
+
+    left, right: the edges that no spot may leave.
+    """
     placed: dict[int, Spot] = {}
     for number, spot in sorted(enumerate(spots), key=lambda pair: (pair[1].x, -pair[1].y)):
         x = spot.x
         for shift in (0, 14, -14, 28, -28, 42, -42):
+            if not left + 8 <= spot.x + shift <= right - 8:
+                continue
             x = spot.x + shift
             near = (other for other in placed.values() if abs(other.x - x) < 13)
             if all(spot.low - 6 > other.high + 6 or spot.high + 6 < other.low - 6 for other in near):

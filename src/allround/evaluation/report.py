@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,12 @@ from allround.tasks.metric import better
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+    from matplotlib.figure import Figure
 
+#: The most tasks next to each other in a table of scores, and in a heat map: what fits on a page of paper and a screen.
+SCORE_COLUMNS, HEAT_COLUMNS = 9, 13
+#: Widths of pictures in points: of all systems and of costs on a screen, and on a phone.
+WIDE, COST_WIDTH, PHONE = 720.0, 520.0, 344.0
 #: Lower ends of the heat map's steps of retention, from the second on; step 5 is "as good as the reference".
 _STEPS = (0.70, 0.80, 0.90, 0.95, 0.985, 1.015, 1.05)
 
@@ -57,6 +63,8 @@ def html(board: Scoreboard, *, extra: ReportFacts | None = None) -> str:
         undefined=any(cell.retention is None for cells in board.cells.values() for cell in cells.values()),
         key=_key(),
         retention=_retention_picture(board),
+        score_tables=_parted(list(board.definitions), SCORE_COLUMNS),
+        heat_tables=_parted(list(board.definitions), HEAT_COLUMNS),
         figures=_cost_pictures(board),
         picture_style=Markup(page_style()),
         light_colours=Markup(page_colours()),
@@ -82,27 +90,48 @@ def _compared(board: Scoreboard) -> list[tuple[str, Comparison | None, Compariso
     return found
 
 
+def _parted(names: list[str], most: int) -> list[list[str]]:
+    """Names in as few parts as there are needed for `most` in each, of about the same size.
+
+    >>> _parted(["a", "b", "c", "d"], 3)
+    [['a', 'b'], ['c', 'd']]
+    """
+    parts = math.ceil(len(names) / most)
+    ends = [round(len(names) * part / parts) for part in range(parts + 1)]
+    return [names[start:end] for start, end in pairwise(ends)]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture for a screen, and the same one for a phone, whose letters stay readable."""
+
+    wide: Markup
+    narrow: Markup
+
+
 @dataclass(frozen=True)
 class _Figure:
     title: str
-    svg: Markup
+    picture: _Picture
 
 
-def _retention_picture(board: Scoreboard) -> Markup | None:
+def _picture(draw: Callable[[float], Figure], label: str, width: float) -> _Picture:
     from markupsafe import Markup
 
     from allround.evaluation.pictures import svg_text
 
+    wide, narrow = (Markup(svg_text(draw(size), label, inline=True)) for size in (width, PHONE))
+    return _Picture(wide, narrow)
+
+
+def _retention_picture(board: Scoreboard) -> _Picture | None:
     if not board.mean:
         return None
-    return Markup(svg_text(board.plot_retention(), "Mean retention of each system", inline=True))
+    return _picture(lambda width: board.plot_retention(width=width), "Mean retention of each system", WIDE)
 
 
 def _cost_pictures(board: Scoreboard) -> list[_Figure]:
     """Mean retention against each cost that is known of at least two systems."""
-    from markupsafe import Markup
-
-    from allround.evaluation.pictures import svg_text
     from allround.evaluation.scoreboard.pictures import COSTS, drawn_by
 
     if not board.mean:
@@ -112,8 +141,13 @@ def _cost_pictures(board: Scoreboard) -> list[_Figure]:
     for by, title in titles.items():
         if len(drawn_by(board, by)[0]) > 1:
             label = f"{title}: mean retention of each system against {COSTS[by]}"
-            made.append(_Figure(title, Markup(svg_text(board.plot_cost(by), label, inline=True))))
+            draw = partial(_draw_cost, board, by)
+            made.append(_Figure(title, _picture(draw, label, COST_WIDTH)))
     return made
+
+
+def _draw_cost(board: Scoreboard, by: CostName, width: float) -> Figure:
+    return board.plot_cost(by, width=width)
 
 
 def _step(retention: float | None) -> int:

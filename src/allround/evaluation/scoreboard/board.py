@@ -136,10 +136,11 @@ class Scoreboard(Scores):
         """
         return score_table(self).latex(intervals=intervals)
 
-    def plot_retention(self) -> Figure:
+    def plot_retention(self, *, width: float = 720.0) -> Figure:
         """Draw mean retention of each system with its 95% interval; small dots are single tasks.
 
-        A notebook shows the figure; `figure.savefig("retention.png")` writes it.
+        width: in points; below 500, names stand above their lines. A notebook shows the figure;
+        `figure.savefig("retention.png")` writes it.
         Errors: a board without retention.
 
         >>> import numpy as np
@@ -153,13 +154,14 @@ class Scoreboard(Scores):
         """
         from allround.evaluation.scoreboard.pictures import plot_retention
 
-        return plot_retention(self)
+        return plot_retention(self, width=width)
 
-    def plot_cost(self, by: CostName = "stored") -> Figure:
+    def plot_cost(self, by: CostName = "stored", *, width: float = 520.0) -> Figure:
         """Draw mean retention of each system with its 95% interval against a cost.
 
-        by: "stored", the parameters stored for all tasks, or "seconds" of training, search and merging. Circles are
-        merged models, diamonds joint ones, squares specialists, hollow ones a base or floor; a ring marks the best.
+        by: "stored", the parameters stored for all tasks, or "seconds" of training, search and merging. width: in
+        points. Circles are merged models, diamonds joint ones, squares specialists, triangles other systems, such as
+        trees; hollow ones a base or floor; a ring marks the best.
         Errors: a board without retention; a cost that fewer than two systems have.
 
         >>> import numpy as np
@@ -175,7 +177,7 @@ class Scoreboard(Scores):
         """
         from allround.evaluation.scoreboard.pictures import plot_cost
 
-        return plot_cost(self, by)
+        return plot_cost(self, by, width=width)
 
     def to_json(self) -> dict[str, object]:
         """Plain data, from which `from_json` makes the same board."""

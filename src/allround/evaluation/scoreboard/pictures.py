@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from allround.core.errors import AllroundError
 from allround.core.words import percent
-from allround.evaluation.charts import ABOVE, BELOW, ROW, Point, Row, draw_points, draw_rows
-from allround.evaluation.pictures import Picture, add_axes, colour, grid, picture, style, ticks, write
+from allround.evaluation.charts import ABOVE, BELOW, NARROW, ROW, TALL_ROW, Point, Row, draw_points, draw_rows
+from allround.evaluation.pictures import Picture, add_axes, colour, grid, name_points, picture, style, ticks, write
 from allround.evaluation.scoreboard.scores import CostName, ScoredSystem, Scores
 
 #: Costs to draw, and what they are.
@@ -15,36 +16,46 @@ COSTS: dict[CostName, str] = {
     "stored": "parameters stored for all tasks (log scale)",
     "seconds": "seconds of training, search and merging (log scale)",
 }
-_WIDTH, _HEIGHT = 520.0, 380.0
+_HEIGHT = 380.0
+#: With more systems than this only the best merges have names.
+MOST_NAMED, BEST_MERGES = 10, 2
 
 
 @style()
-def plot_retention(board: Scores) -> Picture:
-    """Mean retention of each system with its 95% interval, single tasks as small dots; the worst task in words."""
+def plot_retention(board: Scores, *, width: float = 720.0) -> Picture:
+    """Mean retention of each system with its 95% interval, the highest first; single tasks as small dots, and the worst
+    task in words.
+
+    width: in points; below `NARROW`, names stand above their lines.
+    """
     _check(board, "draw the retention of systems")
     rows = []
-    for system in board.systems:
-        mean, worst = board.mean.get(system.name), board.worst.get(system.name)
-        if mean is None:
-            continue
+    known = [system for system in board.systems if system.name in board.mean]
+    for system in sorted(known, key=lambda system: -board.mean[system.name].value):
+        mean, worst = board.mean[system.name], board.worst.get(system.name)
         kept = [cell.retention for cell in board.cells[system.name].values() if cell.retention is not None]
         words = f"{percent(worst.value)} {worst.task}" if worst and system.name != board.reference else ""
         low, high = (None, None) if system.name == board.reference else (mean.low, mean.high)
         best = system.name == board.best
         dots = () if system.name == board.reference else tuple(kept)
         rows.append(Row(system.name, system.role, mean.value, low, high, dots, words, best, best))
-    made = picture(720, ABOVE + ROW * len(rows) + BELOW)
+    if width < NARROW:
+        made = picture(width, ABOVE + TALL_ROW * len(rows) + BELOW)
+        draw_rows(made, rows, top=ABOVE, left=4, right=width - 4, title="retention, %", heading="worst task")
+        return made
+    made = picture(width, ABOVE + ROW * len(rows) + BELOW)
     title = "retention, % (large: mean over the tasks; small dots: single tasks)"
-    draw_rows(made, rows, top=ABOVE, left=4, right=716, names=170, words=150, title=title, heading="worst task")
+    draw_rows(made, rows, top=ABOVE, left=4, right=width - 4, names=170, words=150, title=title, heading="worst task")
     return made
 
 
 @style()
-def plot_cost(board: Scores, by: CostName = "stored") -> Picture:
+def plot_cost(board: Scores, by: CostName = "stored", *, width: float = 520.0) -> Picture:
     """Mean retention of each system with its 95% interval against a cost.
 
-    by: "stored", the parameters stored for all tasks, or "seconds" of training, search and merging. Circles are
-    merged, diamonds trained jointly, squares specialists, hollow ones a base or floor; a ring is the chosen one.
+    by: "stored", the parameters stored for all tasks, or "seconds" of training, search and merging. width: in points.
+    Circles are merged, diamonds trained jointly, squares specialists, triangles other systems, such as trees; hollow
+    ones a base or floor; a ring is the chosen one.
     Systems without this cost, and a base or floor far below all others, are named below the picture.
     """
     asked = f"draw retention against {by!r}"
@@ -55,8 +66,8 @@ def plot_cost(board: Scores, by: CostName = "stored") -> Picture:
     if len(drawn) < 2:
         raise AllroundError(asked, f"this cost is known of {len(drawn)} systems", "compare at least two systems")
     points = [_point(board, system, _cost(system, by)) for system in drawn]
-    made = picture(_WIDTH, _HEIGHT + 16 * bool(left_out))
-    axes = add_axes(made, 46, 28, _WIDTH - 16, _HEIGHT - 50)
+    made = picture(width, _HEIGHT + 16 * bool(left_out))
+    axes = add_axes(made, 46, 28, width - 16, _HEIGHT - 50)
     across = _log_ticks(min(p.x for p in points), max(p.x for p in points))
     axes.set_xscale("log")
     margin = (across[-1] / across[0]) ** 0.05
@@ -68,11 +79,24 @@ def plot_cost(board: Scores, by: CostName = "stored") -> Picture:
     grid(axes, ticks(min(p.low for p in points), max(p.high for p in points)), across=True, marked=100)
     axes.set_xlabel(COSTS[by], color=colour("soft"), fontsize=12, labelpad=6)
     write(made, 2, 12, "mean retention, %", ink="soft")
-    draw_points(axes, points)
+    named, plain = _named(points)
+    if plain:
+        x, y = zip(*((point.x, point.y) for point in plain), strict=True)
+        (dots,) = axes.plot(x, y, "o", color=colour("merge"), markersize=5, markeredgewidth=0, alpha=0.5, zorder=1.9)
+        name_points(dots, [f"{point.name}: {point.y:.1f}" for point in plain])
+    draw_points(axes, named, others=[(point.x, point.y, 3) for point in plain])
     if left_out:
         aside = ", ".join(f"{system.name} {percent(board.mean[system.name].value)}%" for system in left_out)
         write(made, 2, _HEIGHT + 8, f"Not drawn: {aside}", ink="soft")
     return made
+
+
+def _named(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
+    """The points with names, and those that are small dots: of many systems, all merges but the best and the chosen
+    one."""
+    merges = sorted((p for p in points if p.role == "merge" and not p.ringed), key=lambda point: -point.y)
+    plain = merges[BEST_MERGES:] if len(points) > MOST_NAMED else []
+    return [point for point in points if point not in plain], plain
 
 
 def drawn_by(board: Scores, by: CostName) -> tuple[list[ScoredSystem], list[ScoredSystem]]:
