@@ -427,6 +427,24 @@ def test_long_texts_are_cut(bert_folder: Path, text_suite: Suite) -> None:
     assert len(prepared["ids"][0]) == 8
     assert load_encoder(bert_folder, max_length=10_000).max_length <= 64, "never past what the network can read"
     assert torch.isfinite(run(load_encoder(bert_folder), definition, [("cat " * 5000,), ("",)])).all()
+    assert encoder.cut([("the cat " * 3,), ("the cat is warm " * 2,), ("the " * 7,)], definition) == 2
+    names = text_suite.tasks["names"].definition
+    assert encoder.cut([(["the"] * 6,), (["the"] * 7,)], names) == 1
+
+
+def test_texts_are_read_as_far_as_the_base_was_made_for(bert_folder: Path, tmp_path: Path) -> None:
+    pair = Definition("p", "classification", ("a", "b"), "text", "accuracy", ("no", "yes"))
+    rows: list[tuple[Any, ...]] = [("the cat " * 10, "the owl " * 10), ("the", "the " * 40), ("a", "b")]
+    assert load_encoder(bert_folder).max_length == 64, "the tokenizer's own limit"
+    assert load_encoder(bert_folder).cut(rows, pair) == 0
+    assert load_encoder(bert_folder, max_length=30).cut(rows, pair) == 1
+    assert load_encoder(bert_folder, max_length=30, pairs="joint").cut(rows, pair) == 2
+    load_encoder(bert_folder, max_length=40).save(tmp_path / "made")
+    folder = tmp_path / "made"
+    (folder / "allround_encoder.json").unlink()  # what sentence-transformers alone would leave
+    settings = json.loads((folder / "sentence_bert_config.json").read_text())
+    (folder / "sentence_bert_config.json").write_text(json.dumps({**settings, "max_seq_length": 24}))
+    assert load_encoder(folder).max_length == 24
 
 
 def test_words_are_read_at_their_first_piece(bert_folder: Path, text_suite: Suite) -> None:

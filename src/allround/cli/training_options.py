@@ -56,7 +56,7 @@ _KIND = inspect.Parameter.KEYWORD_ONLY
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 #: How the inputs of text encoders are read: (type, help) by option.
 _ENCODER: dict[str, tuple[type, str]] = {
-    "max_length": (int, "Most tokens of a text."),
+    "max_length": (int, "Most tokens of a text. Default: what the base was made for, up to 512."),
     "pairs": (str, "How pairs of texts are read: separate or joint."),
 }
 

@@ -79,6 +79,10 @@ class Encoder(nn.Module, ABC):
         """How much work a prepared row is; rows of like length are predicted together."""
         return 1
 
+    def cut(self, inputs: Sequence[Row], definition: Definition) -> int:
+        """How many of these rows are too long, so that it reads their beginning alone."""
+        return 0
+
     def check(self, definition: Definition) -> None:
         """An error when this encoder cannot read a task's inputs."""
         if definition.modality not in self.modalities:

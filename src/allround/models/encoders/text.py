@@ -28,6 +28,8 @@ _MODULES = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLa
 #: Files with which sentence-transformers loads the network, and what they may pass on to transformers for it.
 _SETTINGS = "sentence_*_config.json"
 _PASSED_ON = ("attn_implementation", "dtype", "torch_dtype", "trust_remote_code")
+#: Most tokens of a text where nobody asks for more: attention over longer ones takes too long for a default.
+LONGEST = 512
 #: What an encoder is tried out with when it is loaded.
 _TRIAL = Definition("trial", "classification", ("one", "other"), "text", "accuracy", ("no", "yes"))
 
@@ -52,7 +54,7 @@ class Text(Encoder):
     epochs = 3
 
     def __init__(
-        self, pipeline: Any, *, max_length: int = 128, pairs: str = "separate", first_token: Sequence[str] = ()
+        self, pipeline: Any, *, max_length: int | None = None, pairs: str = "separate", first_token: Sequence[str] = ()
     ) -> None:
         super().__init__()
         if pairs not in ("separate", "joint"):
@@ -105,6 +107,21 @@ class Text(Encoder):
             return [{"ids": [ids], "types": types[i] if types else None} for i, ids in enumerate(coded["input_ids"])]
         sides = [self._tokenized(definition, side)["input_ids"] for side in texts]
         return [{"ids": list(ids)} for ids in zip(*sides, strict=True)]
+
+    def cut(self, inputs: Sequence[Row], definition: Definition) -> int:
+        words = kind(definition.kind).per_token
+        sides = (
+            [[_instructed(definition, str(row[0])) for row in inputs]] if not words else [[row[0] for row in inputs]]
+        )
+        sides += [[str(row[1]) for row in inputs]] if definition.pair else []
+        joint = definition.pair and self.pairs == "joint"
+        with self._tokenizing:
+            options: dict[str, Any] = {"truncation": False, "padding": False, "verbose": False}
+            found = [
+                self.tokenizer(*texts, is_split_into_words=words, **options)["input_ids"]
+                for texts in ([sides] if joint else [[side] for side in sides])
+            ]
+        return sum(max(map(len, ids)) > self.max_length for ids in zip(*found, strict=True))
 
     def _tokenized(self, definition: Definition, *texts: Any, **options: Any) -> Any:
         """What the tokenizer makes of texts; a token that the network does not know is an error."""
@@ -225,10 +242,11 @@ def _instructed(definition: Definition, text: str) -> str:
     return f"{definition.instruction} {text}" if definition.instruction else text
 
 
-def _length(asked: int, pipeline: Any, *, joint: bool) -> int:
+def _length(asked: int | None, pipeline: Any, *, joint: bool) -> int:
     """How many tokens of a text are read: as many as asked for, if the tokenizer and the network can take them.
 
-    joint: whether two texts are read as one sequence.
+    asked: None is as many as the model was made for (`max_seq_length` of sentence-transformers, else what tokenizer and
+    network can take), up to `LONGEST`. joint: whether two texts are read as one sequence.
     """
     network = pipeline[0].model
     limits = [pipeline.max_seq_length, getattr(network.config, "max_position_embeddings", None)]
@@ -241,12 +259,12 @@ def _length(asked: int, pipeline: Any, *, joint: bool) -> int:
     for words, length in (("the base can read", most), ("asked for are", asked)):
         if length is not None and (isinstance(length, bool) or not length >= special + 1):
             raise AllroundError(
-                f"read texts of up to {asked} tokens",
+                "read texts" if asked is None else f"read texts of up to {asked} tokens",
                 f"{words} {length} tokens, and {special} of a text's tokens are marks such as its end",
                 f"give a --max-length of at least {special + 1}; check max_position_embeddings in the base's "
                 "config.json and model_max_length in its tokenizer_config.json",
             )
-    return int(asked if most is None else min(asked, most))
+    return int(min(limit for limit in (LONGEST if asked is None else asked, most) if limit is not None))
 
 
 def _tokens(network: Any) -> int | None:
