@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from allround.core.errors import AllroundError
 from allround.core.files import check_name
 from allround.core.problems import Problems
 from allround.tasks.columns import Column, read_data
 from allround.tasks.definition import Definition
+from allround.tasks.draws import rule_of, split_keys
 from allround.tasks.inputs import check_words, choose_modality, read_inputs
 from allround.tasks.kind import kind as find_kind
 from allround.tasks.metric import check as check_scorable
@@ -39,6 +42,7 @@ def make_task(
     slices: str | Sequence[str] = (),
     types: Mapping[str, str] | None = None,
     stray: str = "error",
+    split: Mapping[str, object] | None = None,
 ) -> Task:
     """Make a task from rows, and check them.
 
@@ -60,6 +64,8 @@ def make_task(
     types: input column of a table -> "number", "category" or "date" ("date %d/%m/%Y" for a format of `strptime`), where
     it is not what `allround tasks check` says it was understood as. stray: what a cell of another type than its column
     is: an "error", or "missing", with a note.
+    split: how splits that are not given are drawn: `by` a column whose values each stay in one split, or the latest
+    rows of a column `time` for test, or with the shares of a column `stratify`; and the sizes `validation` and `test`.
 
     Raises `AllroundError` that names the column, the split, how many rows, and an example.
 
@@ -78,8 +84,11 @@ def make_task(
     input_names = (inputs,) if isinstance(inputs, str) else tuple(inputs)
     target_names = (target,) if isinstance(target, str) else tuple(target)
     slice_names = (slices,) if isinstance(slices, str) else tuple(slices)
+    rule = rule_of(split) if split else None
+    if isinstance(rule, str):
+        raise AllroundError(f"make the task '{name}'", f"`split`: {rule.partition('; ')[0]}", rule.partition("; ")[2])
     question = Question(
-        name, kind, rules, input_names, target_names, many, missing, table, slice_names, types or {}, stray
+        name, kind, rules, input_names, target_names, many, missing, table, slice_names, types or {}, stray, rule
     )
     labels = names_of(question, labels)
     question.check(modality, labels)
@@ -105,10 +114,9 @@ def make_task(
     with problems.gathered():
         read_in = read_inputs(question, modality_of(definition), read.columns, notes)
     problems.check(f"make the task '{name}'")
+    question, keys = _with_keys(question, read.columns)
     beside = {split: _slices(question, columns) for split, columns in read.columns.items()}
-    parts = {
-        split: Part(rows, targets[split], read.numbers[split], beside[split]) for split, rows in read_in.rows.items()
-    }
+    parts = {s: Part(rows, targets[s], read.numbers[s], beside[s], keys.get(s, ())) for s, rows in read_in.rows.items()}
     wordless = check_words(question, parts, notes) if rules.per_token else frozenset()
     check_targets(question, {split: part.targets for split, part in parts.items()})
     parts = finish_splits(question, parts, wordless, notes)
@@ -125,7 +133,7 @@ def make_task(
     definition = definition.with_facts({**facts, "columns": read_in.facts(parts["train"].inputs)})
     check_scorable(definition)
     splits = {s: parts[s].split(rules.encode(parts[s].targets, definition), table is not None) for s in SPLITS}
-    task = Task(definition, splits, tuple(notes), table)
+    task = Task(definition, splits, tuple(notes), table, question.rule)
     return task.limit(check_limit(limit)) if limit else task
 
 
@@ -135,3 +143,22 @@ def _slices(question: Question, columns: Mapping[str, Column]) -> dict[str, list
         name: [None if columns[name].is_gone(i) else label for i, label in enumerate(columns[name].labels())]
         for name in question.slices
     }
+
+
+def _with_keys(
+    question: Question, columns: Mapping[str, Mapping[str, Column]]
+) -> tuple[Question, dict[str, list[str | float | None]]]:
+    """The question with its rule of splits as it is meant, and what the rule goes by in each row of each split."""
+    if question.rule is None or question.rule.column is None:
+        return question, {}
+    found = {split: part[question.rule.column] for split, part in columns.items()}
+    try:
+        rule, keys = split_keys(question.rule, [value for column in found.values() for value in column.values])
+    except ValueError as error:
+        words = f"the column '{question.rule.column}', which decides the splits, cannot be read as times: {error}"
+        raise question.fail(words, "name a column of numbers, or of dates such as 2024-02-29") from None
+    start, by_split = 0, {}
+    for split, column in found.items():
+        by_split[split] = keys[start : start + len(column.values)]
+        start += len(column.values)
+    return replace(question, rule=rule), by_split

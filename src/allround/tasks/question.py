@@ -10,6 +10,7 @@ from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
 from allround.tasks.column_types import check_type
+from allround.tasks.draws import SplitRule
 from allround.tasks.kind import Kind
 from allround.tasks.modality import modality
 from allround.tasks.values import short
@@ -40,11 +41,13 @@ class Question:
     slices: tuple[str, ...] = ()
     types: Mapping[str, str] = field(default_factory=dict)
     stray: str = "error"
+    rule: SplitRule | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """All columns that are read, each once."""
-        return tuple(dict.fromkeys((*self.inputs, *self.targets, *self.slices)))
+        rule = (self.rule.column,) if self.rule is not None and self.rule.column else ()
+        return tuple(dict.fromkeys((*self.inputs, *self.targets, *self.slices, *rule)))
 
     def fail(self, found: str, do: str) -> AllroundError:
         """An error that names the task."""
@@ -78,13 +81,15 @@ class Question:
             )
         if self.missing not in MISSING:
             raise self.fail(f"`missing` is {short(self.missing)}", suggestion(str(self.missing), MISSING))
+        if self.rule is not None and (wrong := self.rule.problem()):
+            raise self.fail(*wrong)
         if self.stray not in STRAY:
             raise self.fail(f"`stray` is {short(self.stray)}", suggestion(str(self.stray), STRAY))
         for name, type_ in self.types.items():
             if name not in self.inputs:
                 raise self.fail(f"`types` names '{name}', which is no input", suggestion(name, self.inputs))
-            if wrong := check_type(type_):
-                raise self.fail(f"`types` gives '{name}' the type {short(type_)}", wrong)
+            if way_out := check_type(type_):
+                raise self.fail(f"`types` gives '{name}' the type {short(type_)}", way_out)
         if self.table is not None:
             check_name(self.table, "table")
         known = registry.names("modality")

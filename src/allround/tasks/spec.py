@@ -105,6 +105,21 @@ class SourceSpec(_Strict):
         return {split: getattr(self, split) for split in SPLITS if getattr(self, split) is not None}
 
 
+class SplitSpec(_Strict):
+    """How splits are drawn; the words are those of `SplitRule`."""
+
+    by: str | None = None
+    time: str | None = None
+    stratify: str | None = None
+    validation: int | float | None = None
+    test: int | float | None = None
+
+    @property
+    def given(self) -> dict[str, object]:
+        """What the file says."""
+        return {name: value for name, value in self if value is not None}
+
+
 class TaskSpec(_Strict):
     """One task of a suite file; the words are those of `make_task`."""
 
@@ -122,6 +137,7 @@ class TaskSpec(_Strict):
     slices: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
     types: dict[str, str] = {}
     stray: Literal["error", "missing"] = "error"
+    split: SplitSpec | None = None
     local: SourceSpec | None = None
 
 
@@ -201,7 +217,7 @@ def _check_tables(spec: SuiteSpec, asked: str) -> None:
         with _at(asked, f"tasks.{task}.table"):
             check_name(about.table, "table")
         first = firsts.setdefault(about.table, task)
-        for key in ("source", "local", "inputs", "modality", "types", "stray"):
+        for key in ("source", "local", "inputs", "modality", "types", "stray", "split"):
             one, other = getattr(spec.tasks[first], key), getattr(about, key)
             if one != other and not (key == "modality" and None in (one, other)):
                 raise AllroundError(
@@ -230,6 +246,7 @@ _KNOWN = {
     "task": list(TaskSpec.model_fields),
     "source": [f for f in SourceSpec.model_fields if f != "name"],
     "limit": list(SPLITS),
+    "split": list(SplitSpec.model_fields),
 }
 
 
@@ -295,4 +312,6 @@ def _level(key: list[int | str]) -> str:
         return "limit"
     if len(key) >= 4 and key[2] in ("source", "local"):
         return "source"
+    if len(key) >= 4 and key[2] == "split":
+        return "split"
     return "task" if len(key) >= 3 else "suite"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from allround.core.seeds import seed_of
+from allround.tasks.draws import SplitRule, draw
 from allround.tasks.kind import Encoded
 from allround.tasks.question import Question
 from allround.tasks.targets import check_targets, count_labels
@@ -20,13 +19,14 @@ from allround.tasks.values import Row, Target
 class Part:
     """Rows of a split while it is made. A target that is None is missing. numbers: of the rows in the table.
 
-    slices: as those of a `Split`.
+    slices, keys: as those of a `Split`.
     """
 
     inputs: list[Row]
     targets: list[Target | None]
     numbers: list[int]
     slices: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    keys: Sequence[str | float | None] = ()
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -38,12 +38,13 @@ class Part:
             [self.targets[i] for i in rows],
             [self.numbers[i] for i in rows],
             {name: [values[i] for i in rows] for name, values in self.slices.items()},
+            [self.keys[i] for i in rows] if self.keys else (),
         )
 
     def split(self, encoded: Encoded, numbered: bool) -> Split:
         """The finished split. numbered: whether the rows keep their numbers."""
         numbers = np.array(self.numbers, dtype=np.int64) if numbered else None
-        return Split(self.inputs, encoded, numbers, self.slices)
+        return Split(self.inputs, encoded, numbers, self.slices, self.keys)
 
 
 def finish_splits(
@@ -61,13 +62,15 @@ def finish_splits(
 
 def _make_splits(question: Question, given: dict[str, Part], notes: list[str]) -> tuple[dict[str, Part], list[str]]:
     """The three splits, and the names of those that were drawn."""
-    parts = dict(given)
+    parts, rule = dict(given), question.rule or SplitRule()
     if set(parts) == {"train", "validation"}:
         parts["test"] = parts.pop("validation")
     total = len(parts["train"])
     drawn = [split for split in ("validation", "test") if split not in parts]
-    for split in drawn:
-        parts["train"], parts[split] = _draw(question, parts["train"], max(1, round(total / 10)), split)
+    if question.rule is not None and not drawn:
+        raise question.fail("`split` is set, and all splits are given: nothing is drawn", "leave `split` out")
+    for split in reversed(drawn) if rule.time else drawn:  # the latest rows of all are for test
+        parts["train"], parts[split] = _draw(question, rule, parts["train"], rule.size(split, total), split)
     if drawn:
         listed = " and ".join(f"{split} ({len(parts[split])})" for split in drawn)
         if set(given) == {"train"}:
@@ -76,11 +79,14 @@ def _make_splits(question: Question, given: dict[str, Part], notes: list[str]) -
             found = "no validation was given:"
         else:
             found = "no test was given: validation serves as test, and"
-        notes.append(f"{found} a seeded draw of the {total} train rows makes {listed}")
+        if rule.time:
+            notes.append(f"{found} the latest of the {total} train rows by '{rule.time}' make {listed}")
+        else:
+            notes.append(f"{found} a seeded draw of the {total} train rows makes {listed}{rule.words}")
     return parts, drawn
 
 
-def _draw(question: Question, part: Part, count: int, split: str) -> tuple[Part, Part]:
+def _draw(question: Question, rule: SplitRule, part: Part, count: int, split: str) -> tuple[Part, Part]:
     """Take about `count` rows out: equal inputs together, and never the last training row of a label.
 
     For a task of a table the labels play no part: all its tasks must draw the same rows.
@@ -88,36 +94,14 @@ def _draw(question: Question, part: Part, count: int, split: str) -> tuple[Part,
     inputs = part.inputs if question.table is None else [text_row(row) for row in part.inputs]
     free = question.rules.numeric or question.table is not None
     labels: list[set[str]] = [set() if free else set(count_labels([t])) for t in part.targets]
-    # Not seeded by the task's name: tasks on the same rows must not test on each other's training rows.
-    order = np.random.default_rng(seed_of(0, "split", split)).permutation(len(inputs)).tolist()
-    keys = [row_key(row) for row in inputs]
-    equal: dict[object, list[int]] = {}
-    for i, key in enumerate(keys):
-        equal.setdefault(key, []).append(i)
-    taken = _take([equal[keys[i]] for i in order], labels, count)
-    if not taken:  # a few distinct inputs make up all rows: they cannot be kept apart
-        taken = _take([[i] for i in order], labels, count)
+    taken = draw(rule, split, count, [row_key(row) for row in inputs], part.keys, labels)
     if not taken:
         raise question.fail(
-            f"no {split} split was given, and none of the {len(inputs)} train rows can be spared for it",
+            f"no {split} split was given, and none of the {len(inputs)} train rows can be spared for it{rule.words}",
             "give more rows, or the split itself",
         )
     chosen, rest = sorted(taken), [i for i in range(len(inputs)) if i not in taken]
     return part.take(rest), part.take(chosen)
-
-
-def _take(groups: list[list[int]], labels: list[set[str]], count: int) -> set[int]:
-    """At most `count` rows in whole groups, so that each label, and some row, stays outside."""
-    left = Counter(label for row in labels for label in row)
-    taken: set[int] = set()
-    for group in groups:
-        if group[0] in taken or len(taken) + len(group) > min(count, len(labels) - 1):
-            continue
-        gone = Counter(label for i in group for label in labels[i])
-        if all(left[label] > n for label, n in gone.items()):
-            left.subtract(gone)
-            taken.update(group)
-    return taken
 
 
 def _leave_out(
@@ -131,7 +115,8 @@ def _leave_out(
         if gone:
             notes.append(f"{gone} of {len(part)} {split} rows have no target and are left out")
         _keep(question, parts, split, kept, "has a target", split in drawn)
-    if question.table is None or not drawn:
+    rule = question.rule or SplitRule()
+    if not drawn or (question.table is None and not (rule.by or rule.time)):
         return
     seen = set(count_labels(parts["train"].targets)) if not question.rules.numeric else set()
     for split in () if question.rules.numeric else ("validation", "test"):

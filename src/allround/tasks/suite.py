@@ -263,6 +263,7 @@ def _make(name: str, spec: TaskSpec, data: Mapping[str, Dataset | Columns], limi
         slices=spec.slices,
         types=spec.types,
         stray=spec.stray,
+        split=spec.split.given if spec.split else None,
     )
     notes = [note for rows in data.values() for note in getattr(rows, "notes", ())]
     return replace(made, notes=(*dict.fromkeys(notes), *made.notes)) if notes else made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from allround.core.errors import AllroundError, suggestion
 from allround.core.files import hash_json, read_settings, write_json
 from allround.core.outputs import output_folder
 from allround.core.reading import check_file
+from allround.core.schema import fitted
 from allround.core.seeds import seed_of
 from allround.tasks.definition import Definition
+from allround.tasks.draws import SplitRule
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.modality import modality_of
 from allround.tasks.values import Row, Value
@@ -30,13 +32,15 @@ class Split:
     """Rows of one split: what goes in, and the encoded targets, in the same order.
 
     rows: for a task of a table, the number of each row in the table, int64. slices: further columns by name, a text or
-    None for each row, by which results are broken down; models never see them.
+    None for each row, by which results are broken down; models never see them. keys: what the task's rule of splits
+    goes by in each row.
     """
 
     inputs: list[Row]
     targets: Encoded
     rows: np.ndarray | None = None
     slices: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    keys: Sequence[str | float | None] = ()
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -49,6 +53,7 @@ class Split:
             np.array(targets) if isinstance(self.targets, np.ndarray) else targets,
             None if self.rows is None else self.rows[np.asarray(rows, dtype=np.int64)],
             {name: [values[i] for i in rows] for name, values in self.slices.items()},
+            [self.keys[i] for i in rows] if self.keys else (),
         )
 
 
@@ -58,13 +63,14 @@ class Task:
 
     table: the name of a table whose rows several tasks label, each with its own target. The rows of such tasks are
     numbered alike, so that the same number is the same row, in the same split, whether or not a task has a target
-    for it.
+    for it. rule: by which column, if by any, splits were drawn.
     """
 
     definition: Definition
     splits: dict[str, Split]
     notes: tuple[str, ...] = field(default=())
     table: str | None = None
+    rule: SplitRule | None = None
 
     def __post_init__(self) -> None:
         if self.table is not None and any(s.rows is None or len(s.rows) != len(s) for s in self.splits.values()):
@@ -150,6 +156,8 @@ class Task:
         about = {"format": 1, "definition": self.definition.to_json(), "notes": list(self.notes)}
         if self.table is not None:
             about["table"] = self.table
+        if self.rule is not None:
+            about["split"] = asdict(self.rule)
         write_json(folder / "definition.json", about)
 
     @classmethod
@@ -160,7 +168,8 @@ class Task:
         try:
             definition = Definition.from_json(about["definition"])
             splits = {name: _read_split(folder / f"{name}.arrow", definition) for name in SPLITS}
-            return cls(definition, splits, tuple(about["notes"]), about.get("table"))
+            rule = fitted(SplitRule, about["split"]) if "split" in about else None
+            return cls(definition, splits, tuple(about["notes"]), about.get("table"), rule)
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise AllroundError(
                 f"read the task in {folder}",
@@ -255,6 +264,8 @@ def _write_split(path: Path, split: Split, definition: Definition) -> None:
         columns["row"] = pa.array(split.rows, pa.int64())
     for name, values in split.slices.items():
         columns[SLICE + name] = pa.array(values, pa.large_string())
+    if split.keys:
+        columns["key"] = pa.array(split.keys)
     table = pa.table(columns)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
@@ -280,4 +291,5 @@ def _read_split(path: Path, definition: Definition) -> Split:
     rows = table.column("row").to_numpy().copy() if "row" in table.column_names else None
     names = [name for name in table.column_names if name.startswith(SLICE)]
     slices = {name.removeprefix(SLICE): table.column(name).to_pylist() for name in names}
-    return Split(list(zip(*columns, strict=True)), targets, rows, slices)
+    keys = table.column("key").to_pylist() if "key" in table.column_names else ()
+    return Split(list(zip(*columns, strict=True)), targets, rows, slices, keys)
