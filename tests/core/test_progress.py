@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,42 @@ def test_a_bar_on_a_terminal_and_none_in_a_pipe() -> None:
             progress.say("news")
         assert ("tuning" in shown(screen)) == terminal
         assert "news" in shown(screen)
+
+
+def test_the_bar_shows_the_time_that_is_left_and_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("allround.core.progress.time.monotonic", lambda: now)
+    screen = console(True)
+    progress = Progress(console=screen)
+    progress.compare("ties", 0.973)
+    progress.compare("average", 0.9)
+    with progress.stage("tuning", 4) as stage:
+        assert stage.words() == "tuning: 0 of 4 done"
+        now = 160.0
+        stage.advance()
+        assert stage.words() == "tuning: 1 of 4 done, about 3 min 0 s left"
+        assert stage.bar is not None
+        stage.bar.refresh()
+        assert "1/4" in shown(screen) and "about 3 min 0 s left  best so far: ties 97.3%" in shown(screen)
+
+
+def test_a_pipe_is_never_silent_for_long() -> None:
+    screen = console(False)
+    progress = Progress(console=screen, pulse=0.05)
+    with progress.watch(), progress.watch(), progress.stage("tuning", 2) as stage:
+        progress.compare("joint", 1.0)
+        stage.advance()
+        end = time.monotonic() + 5
+        while "left" not in shown(screen) and time.monotonic() < end:
+            time.sleep(0.01)
+    assert re.search(r"tuning: 1 of 2 done, about 0.\d s left; best so far: joint 100.0%\n", shown(screen))
+    lines = len(shown(screen).splitlines())
+    time.sleep(0.15)
+    assert len(shown(screen).splitlines()) == lines, "after the work there are no more"
+    quiet = Progress(console=screen, pulse=0.01, quiet=True)
+    with quiet.watch():
+        time.sleep(0.05)
+    assert len(shown(screen).splitlines()) == lines
 
 
 def test_stages_inside_stages_and_errors_leave_no_bar() -> None:

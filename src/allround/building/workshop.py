@@ -96,6 +96,7 @@ class Workshop:
                 "save it and give its folder, or leave ray out",
             )
         self.runner: Runner = Inline()
+        self._watch = contextlib.ExitStack()
         self.started = time.perf_counter()
 
     def __enter__(self) -> Self:
@@ -105,11 +106,13 @@ class Workshop:
         else:
             self.runner = Inline() if self.in_process else runner(self.workers)
         self.runner.__enter__()
+        self._watch.enter_context(self.progress.watch())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._watch.close()
         self.runner.__exit__(kind, error, trace)
 
     @property

@@ -33,6 +33,8 @@ def make_judge(shop: Workshop, data: Data, reference: str, validation: Scores) -
     means = {name: judge.mean(scores) for name, scores in validation.items() if name != reference}
     listed = ", ".join(f"{name} {percent(mean)}%" for name, mean in means.items())
     shop.say(f"mean retention on validation: {listed}")
+    for name, mean in means.items():
+        shop.progress.compare(name, mean)
     return judge
 
 

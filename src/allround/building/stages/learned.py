@@ -44,7 +44,7 @@ def merge_learned(shop: Workshop, inputs: MergeInputs, scope: Scope, judge: Judg
             pieces.append(piece)
             work.append((piece, job))
         tally += shop.do("learning merges", work)
-        return trials_of(pairs, pieces, judge)
+        return trials_of(shop, pairs, pieces, judge)
 
     found = []
     for name, (best, trials) in run_searches(entries, scope.trials, score).items():

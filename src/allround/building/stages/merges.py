@@ -88,7 +88,7 @@ def merge_fixed(shop: Workshop, inputs: MergeInputs, scope: Scope, judge: Judge)
             pieces.append(piece)
             work.append((piece, job))
         tally += shop.do("settings of merges, on validation", work)
-        return trials_of(pairs, pieces, judge)
+        return trials_of(shop, pairs, pieces, judge)
 
     chosen = run_searches(entries, scope.trials, score)
     work: list[Work] = []
@@ -134,13 +134,16 @@ def _statistics(shop: Workshop, inputs: MergeInputs, needs: set[str], scope: Sco
     return found
 
 
-def trials_of(pairs: Sequence[tuple[str, Setting]], pieces: Sequence[Piece], judge: Judge) -> list[Trial]:
+def trials_of(
+    shop: Workshop, pairs: Sequence[tuple[str, Setting]], pieces: Sequence[Piece], judge: Judge
+) -> list[Trial]:
     """What validation says of merges that were made with these settings."""
     found = []
     for (name, values), piece in zip(pairs, pieces, strict=True):
         facts = piece.facts
         scores = facts["validation"]
         found.append(Trial(name, values, judge.mean(scores), scores, facts["seconds"]))
+        shop.progress.compare(name, found[-1].validation)
     return found
 
 
