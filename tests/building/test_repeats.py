@@ -12,9 +12,11 @@ import pytest
 import allround
 from allround.building import Build, Options, build
 from allround.building.repeats import choose
+from allround.building.run import forecast_build
 from allround.building.runs.cleaning import clean
 from allround.building.runs.folder import find_runs, read_run
 from allround.building.runs.report import report
+from allround.cli.build import forecast_lines
 from allround.core.progress import Progress
 from allround.evaluation.intervals import Bootstrap, widening
 from allround.evaluation.predictions import Predictions
@@ -82,6 +84,23 @@ def test_again_it_makes_nothing_and_clean_empties_all_seeds(made: Build, table_s
     assert "have  specialist-petal" in log and "made  " not in log
     assert len(clean(made.folder).pieces) > 20
     assert read_run(made.folder).pieces == 0 and (made.folder / "seeds" / "4" / "best").is_dir()
+
+
+def test_a_dry_run_says_what_a_build_would_make_and_writes_nothing(
+    made: Build, table_suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    options = Options(SETTINGS, seeds=2, workers=1, trees=False, methods=("average", "ties"), balance=("uw",), trials=5)
+    found = forecast_build(table_suite, base=made.folder.parent / "base", options=options)
+    assert list(tmp_path.iterdir()) == []
+    assert found.rows == {"train": 160, "validation": 70, "test": 70} and (found.seeds, found.workers) == (2, 1)
+    assert found.trainings == ["specialist of species", "specialist of petal", "joint", "joint-uw"]
+    assert found.merges == {"average": 1, "ties": 5}
+    assert found.seconds > 0 and found.disk > found.pieces > 0
+    assert f"{found.rows['train']}" in "\n".join(forecast_lines(found, tmp_path))
+    lines = "\n".join(forecast_lines(found, tmp_path / "run"))
+    assert "4, each with 2 seeds: specialist of species" in lines and "ties (5 settings at most)" in lines
 
 
 def bootstrap(score: float, rows: list[float]) -> Bootstrap:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allround.building.candidates import Candidate, EnsembleCandidate
+from allround.building.forecast import Forecast, forecast
 from allround.building.options import Options
 from allround.building.repeats import Repeat, build_repeats, seed_repeats
 from allround.building.result import Build
@@ -74,24 +75,15 @@ def build(
     `out`/seeds, and the scoreboard shows means with intervals over seeds and rows. config: what the command line was
     asked for, which is kept in the run folder.
     """
-    quiet_libraries()
     out = Path(out)
     options = options or Options()
     suite = as_suite(suite, data_dir=data_dir, only=only, limit=limit)
-    base = base if base is not None else suite.base
-    if base is None:
-        raise AllroundError(
-            f"build the suite '{suite.name}'",
-            "no base was given, and the suite names none",
-            "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table",
-        )
-    _check(options, suite)
+    base = _checked(suite, base, options)
     progress = progress or Progress(out / "log.txt")
-    given = base
 
     def build_one(repeat: Repeat, place: Path, progress: Progress) -> Build:
         once = replace(options, seed=repeat.seed, seeds=1, budget=options.budget and options.budget / options.seeds)
-        return _build_one(repeat.suite, place, given, once, encoder or {}, progress, None, force)
+        return _build_one(repeat.suite, place, base, once, encoder or {}, progress, None, force)
 
     if options.seeds > 1:
         repeats = seed_repeats(suite, options.seed, options.seeds)
@@ -99,6 +91,22 @@ def build(
         return build_repeats(repeats, "seed", build_one, out=out, inputs=inputs, progress=progress, config=config,
                              force=force)  # fmt: skip
     return _build_one(suite, out, base, options, encoder or {}, progress, config, force)
+
+
+def forecast_build(
+    suite: Suite | str | Path,
+    *,
+    base: str | Path | nn.Module | None = None,
+    options: Options | None = None,
+    data_dir: Path | str | None = None,
+    only: Sequence[str] | None = None,
+    limit: Mapping[str, int] | None = None,
+    encoder: Mapping[str, object] | None = None,
+) -> Forecast:
+    """Say what `build` would make with these arguments, how long it would take and how much disk it would fill."""
+    options = options or Options()
+    suite = as_suite(suite, data_dir=data_dir, only=only, limit=limit)
+    return forecast(suite, _checked(suite, base, options), options, encoder or {})
 
 
 def _build_one(
@@ -128,8 +136,16 @@ def _build_one(
         return _build(shop, suite, base, options, encoder)
 
 
-def _check(options: Options, suite: Suite) -> None:
-    """An error for what cannot be built, before any work."""
+def _checked(suite: Suite, base: str | Path | nn.Module | None, options: Options) -> str | Path | nn.Module:
+    """The base, given or the suite's own. An error for what cannot be built, before any work."""
+    quiet_libraries()
+    base = base if base is not None else suite.base
+    if base is None:
+        raise AllroundError(
+            f"build the suite '{suite.name}'",
+            "no base was given, and the suite names none",
+            "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table",
+        )
     options.constraints.check(suite.tasks)
     for name in options.chosen("learn"):
         preset(name).check(task.definition for task in suite.tasks.values())
@@ -143,6 +159,7 @@ def _check(options: Options, suite: Suite) -> None:
             raise AllroundError(f"use a given specialist for '{name}'", "the suite has no such task",
                                 f"use one of: {', '.join(suite.tasks)}")  # fmt: skip
         find_folder(folder, "specialist")
+    return base
 
 
 def _build(

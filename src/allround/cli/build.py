@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +24,9 @@ from allround.cli.options import (
 from allround.cli.training_options import EncoderSettings, training_options
 from allround.cli.words import methods_of, pairs_of, split
 from allround.training.settings import Settings
+
+if TYPE_CHECKING:
+    from allround.building.forecast import Forecast
 
 app = typer.Typer(**PLAIN)
 
@@ -98,6 +102,10 @@ def build(
     ] = False,
     settings: Settings,
     encoder: EncoderSettings,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be made, how long it takes and how much disk; write nothing."),
+    ] = False,
     force: ForceOption = False,
 ) -> object:
     """Build the best single model for a suite, and a report that proves it.
@@ -108,6 +116,7 @@ def build(
     """
     from allround.building import Constraints, Options
     from allround.building import build as run
+    from allround.building.run import forecast_build
 
     options = Options(
         settings=settings,
@@ -126,6 +135,19 @@ def build(
         ray=ray,
         constraints=Constraints(worst, pairs_of(keep, "--keep", float), max_parameters, not any_system),
     )
+    if dry_run:
+        planned = forecast_build(
+            suite,
+            base=base,
+            options=options,
+            data_dir=data_dir,
+            only=split(only, "--only") or None,
+            limit=pairs_of(limit, "--limit", int) or None,
+            encoder=encoder,
+        )
+        for line in forecast_lines(planned, out):
+            typer.echo(line)
+        return planned
     made = run(
         suite,
         out=out,
@@ -143,3 +165,25 @@ def build(
     typer.echo(f"\nbest model   {made.best}\nreport       {made.report}\nscoreboard   {made.folder}/scoreboard.json")
     folders = {"folder": made.folder, "best": made.best, "report": made.report}
     return {**folders, "scoreboard": made.scoreboard.to_json()}
+
+
+def forecast_lines(found: Forecast, out: Path) -> list[str]:
+    """What a build would make, in lines."""
+    from allround.cli.runs import size_text
+    from allround.core.words import duration, plural
+
+    rows = ", ".join(f"{split} {count:,}" for split, count in found.rows.items())
+    merges = ", ".join(f"{name} ({plural(trials, 'setting')} at most)" for name, trials in found.merges.items())
+    seeds = f", each with {found.seeds} seeds" if found.seeds > 1 else ""
+    budget = f"; the budget of {found.budget:g} min cuts what does not fit" if found.budget else ""
+    lines = [
+        f"dry run of {found.suite} on {found.base}: nothing is written to {out}",
+        f"rows        {rows}",
+        f"trainings   {len(found.trainings)}{seeds}: {', '.join(found.trainings)}",
+        f"merges      {merges or 'none'}",
+        f"time        about {duration(found.seconds)} with {plural(found.workers, 'worker')}{budget}",
+        f"disk        about {size_text(found.disk)}, {size_text(found.pieces)} of it pieces (allround runs clean)",
+        f"The time follows from training and predicting {found.measured} rows of each task here, a moment ago.",
+        "Other work on the machine, and tasks that stop early, change it: expect it within a factor of two.",
+    ]
+    return lines

@@ -30,7 +30,9 @@ def runs_list(
     if not found:
         typer.echo(f"no runs in {root}")
     lines = [("run", "command", "state", "changed", "size", "of that pieces", "best, mean retention")]
-    lines += [(str(r.folder), r.command, r.state, _when(r), _size(r.size), _size(r.pieces), _best(r)) for r in found]
+    lines += [
+        (str(r.folder), r.command, r.state, _when(r), size_text(r.size), size_text(r.pieces), _best(r)) for r in found
+    ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines if found else ():
         typer.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
@@ -51,13 +53,13 @@ def runs_show(run: RunArgument) -> object:
         "suite": found.suite or "unknown",
         "base": found.base or "unknown",
         "best": _best(found) or "none yet",
-        "size": _size(found.size),
+        "size": size_text(found.size),
     }.items():
         typer.echo(f"{label:<10} {value}")
     if sorts:
-        typer.echo(f"\npieces     {_size(found.pieces)}, which `allround runs clean {run}` gives back")
+        typer.echo(f"\npieces     {size_text(found.pieces)}, which `allround runs clean {run}` gives back")
         for one in sorts:
-            typer.echo(f"  {one.name:<16} {one.count:>5}  {_size(one.size):>9}")
+            typer.echo(f"  {one.name:<16} {one.count:>5}  {size_text(one.size):>9}")
     commands = _commands(run, found.command)
     if commands:
         typer.echo("\n" + "\n".join(commands))
@@ -89,7 +91,7 @@ def runs_clean(
     if found.kept:
         typer.echo(f"kept       {plural(len(found.kept), 'piece')}, as asked for")
     verb = "would remove" if dry_run else "removed"
-    typer.echo(f"{verb} {plural(len(found.pieces), 'piece')}, {_size(found.freed)}")
+    typer.echo(f"{verb} {plural(len(found.pieces), 'piece')}, {size_text(found.freed)}")
     typer.echo("The best model, the scoreboard, the predictions and the report stay.")
     typer.echo("The same command run again computes the rest anew.")
     return found
@@ -120,10 +122,10 @@ def _best(run: Run) -> str:
     return f"{run.best}, {percent(run.retention)}%" if run.retention is not None else run.best or ""
 
 
-def _size(size: int) -> str:
+def size_text(size: int) -> str:
     """Bytes in few letters.
 
-    >>> _size(788_000_000), _size(1500), _size(12)
+    >>> size_text(788_000_000), size_text(1500), size_text(12)
     ('788.0 MB', '1.5 kB', '12 B')
     """
     for unit, one in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -16,10 +17,11 @@ from allround.building.stages.heads import head_work, of_sort
 from allround.building.workshop import Workshop, folders, seconds
 from allround.core import registry
 from allround.core.jobs import call
+from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
 from allround.merging.learn.learning import preset
 from allround.models.head import LINEAR
-from allround.tasks.task import SPLITS
+from allround.tasks.task import SPLITS, Task
 from allround.training.settings import Settings
 
 #: What a plan and a report call fitting heads anew on merged encoders.
@@ -108,10 +110,7 @@ def _measured_plan(shop: Workshop, base: Base, whole: Scope, minutes: float) -> 
     data, settings = whole.data, whole.settings
     heads, work = head_work(shop, data, base.encoder, base.piece.key, settings.device, sort=whole.head)
     shop.do("heads on the frozen base", work)
-    job = call(jobs.probe, base=base.encoder, heads=folders(heads), tasks=dict(data.folders),
-               settings=settings.to_json())  # fmt: skip
-    ((_, found),) = shop.runner.run([job])
-    speed = cast("dict[str, dict[str, float]]", found)
+    speed = measure_speed(shop, base, data, settings, heads)
     tasks, workers, epochs = data.tasks, shop.at_once, settings.epochs or base.epochs
     plan = make_plan(
         tasks,
@@ -124,11 +123,35 @@ def _measured_plan(shop: Workshop, base: Base, whole: Scope, minutes: float) -> 
         joint=whole.joint,
         workers=workers,
     )
+    costs = extra_costs(tasks, speed, whole, epochs=epochs, heads=seconds(heads), workers=workers)
+    return with_extras(plan, costs, minutes)
+
+
+def measure_speed(
+    shop: Workshop, base: Base, data: Data, settings: Settings, heads: Mapping[str, Piece]
+) -> dict[str, dict[str, float]]:
+    """Seconds per training example and per predicted row of each task."""
+    job = call(jobs.probe, base=base.encoder, heads=folders(heads), tasks=dict(data.folders),
+               settings=settings.to_json())  # fmt: skip
+    ((_, found),) = shop.runner.run([job])
+    return cast("dict[str, dict[str, float]]", found)
+
+
+def extra_costs(
+    tasks: Mapping[str, Task],
+    speed: Mapping[str, Mapping[str, float]],
+    whole: Scope,
+    *,
+    epochs: int,
+    heads: float,
+    workers: int,
+) -> dict[str, float]:
+    """Seconds that further joint models, learned merges and heads fitted anew take. heads: what fitting all took."""
     more = joint_time(tasks, speed, epochs=epochs, workers=workers)
     costs = {joint.system: more for joint in whole.joints}
     for name in whole.learned:
         trials = most_trials(registry.find("learn", name), whole.trials)
         costs[name] = learning_time(tasks, speed, preset(name), trials=trials, workers=workers)
     if whole.merges or whole.learned:
-        costs[REFITTED] = seconds(heads) / workers * (bool(whole.merges) + bool(whole.learned))
-    return with_extras(plan, costs, minutes)
+        costs[REFITTED] = heads / workers * (bool(whole.merges) + bool(whole.learned))
+    return costs

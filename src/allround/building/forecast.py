@@ -1,0 +1,119 @@
+"""What a build would make, how long it would take and how much disk it would fill, before anything is written.
+
+The time follows from a measurement on a few rows of each task, in a temporary folder, as a budget's does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from allround.building.budget import estimate
+from allround.building.options import Options
+from allround.building.search import most_trials
+from allround.building.stages.base import is_module, make_base
+from allround.building.stages.data import keep_rows
+from allround.building.stages.heads import fit_heads
+from allround.building.stages.plan import extra_costs, measure_speed, whole_scope
+from allround.building.workshop import MOST_WORKERS, Workshop
+from allround.core import registry
+from allround.core.jobs import available_cores
+from allround.core.progress import Progress
+from allround.core.seeds import seed_of
+from allround.models.base import builtin_encoders
+from allround.tasks.suite import Suite
+from allround.tasks.task import SPLITS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Rows of each split of a task on which the time is measured.
+MEASURED_ROWS = 64
+#: Bytes of an answer with its target and what goes with it, about, in a file of predictions.
+_ANSWER = 40
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a build would make.
+
+    rows: of each split, over all tasks. trainings: specialists and joint models, once a seed. merges: the most settings
+    that are tried, by method. seconds: of the whole build, with all its seeds. disk: bytes that the run folder takes,
+    of which `pieces` may go when the run is finished. measured: rows of a task that the time was measured on, at most.
+    """
+
+    suite: str
+    base: str
+    rows: dict[str, int]
+    trainings: list[str]
+    merges: dict[str, int]
+    seeds: int
+    workers: int
+    seconds: float
+    disk: int
+    pieces: int
+    measured: int
+    budget: float | None
+
+
+def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encoder: Mapping[str, object]) -> Forecast:
+    """Say what a build with these options would make. Nothing is written but to a temporary folder, which goes."""
+    with tempfile.TemporaryDirectory(prefix="allround-") as place:
+        shop = Workshop(Path(place), Progress(quiet=True), seed=options.seed, workers=1, in_process=True)
+        with shop:
+            seed = seed_of(options.seed, "forecast")
+            few = {name: task.limit(dict.fromkeys(SPLITS, MEASURED_ROWS), seed) for name, task in suite.tasks.items()}
+            data = keep_rows(shop, few)
+            made = make_base(shop, base, data, encoder, options.seed)
+            start = fit_heads(shop, data, made, options.settings.device, options.head)
+            speed = measure_speed(shop, made, data, options.settings, start.heads)
+        scope = whole_scope(options, data, options.settings)
+        rows = {split: sum(len(task.splits[split]) for task in suite) for split in SPLITS}
+        grown = sum(rows.values()) / sum(data.rows(split) for split in SPLITS)
+        heads = start.seconds * grown
+        # A base that is pretrained on the spot sees the training rows.
+        first = heads + float(made.piece.facts["seconds"]) * (grown if str(base) in builtin_encoders() else 1)
+        model, stored = _size(made.piece.folder), round(sum(_size(Path(f)) for f in data.folders.values()) * grown)
+        name, epochs = made.name, options.settings.epochs or made.epochs
+    several = len(suite.tasks) > 1
+    merges = {
+        method: most_trials(registry.find(family, method), options.trials)
+        for family, methods in (("merge", scope.merges), ("learn", scope.learned))
+        for method in (methods if several else ())
+    }
+    workers = 1 if is_module(base) else options.workers or min(available_cores(), MOST_WORKERS)
+    fixed = len(scope.merges) if several else 0
+    total = first / workers + estimate(suite.tasks, speed, share=1.0, trials=options.trials, methods=fixed,
+                                       epochs=epochs, joint=options.joint, workers=workers)  # fmt: skip
+    if several:
+        costs = extra_costs(suite.tasks, speed, scope, epochs=epochs, heads=heads, workers=workers)
+        total += sum(costs.values())
+    trainings = [f"specialist of {task}" for task in suite.tasks if task not in options.specialists]
+    trainings += [*(["joint"] if options.joint else []), *(joint.system for joint in scope.joints)]
+    answers = _ANSWER * (rows["validation"] + rows["test"]) * (3 + len(trainings) + 2 * len(merges))
+    pieces = model * (1 + len(trainings) + len(options.specialists) + len(merges)) + stored + answers
+    # Beside the pieces lie the best model and the predictions; several seeds have a best model of all.
+    disk = options.seeds * (pieces + model + answers) + (model if options.seeds > 1 else 0)
+    if options.budget is not None:
+        total = min(total, 60 * options.budget / options.seeds)
+    return Forecast(
+        suite=suite.name,
+        base=name,
+        rows=rows,
+        trainings=trainings,
+        merges=merges,
+        seeds=options.seeds,
+        workers=workers,
+        seconds=options.seeds * total,
+        disk=disk,
+        pieces=options.seeds * pieces,
+        measured=MEASURED_ROWS,
+        budget=options.budget,
+    )
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
