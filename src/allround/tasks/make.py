@@ -100,9 +100,9 @@ def make_task(
         read = read.without_gaps(question, notes)
     reader, problems = TargetReader(question, labels), Problems()
     targets: dict[str, list[Target | None]] = {}
-    for split, columns in read.columns.items():
+    for given, columns in read.columns.items():
         with problems.gathered():
-            targets[split] = reader.read(split, columns)
+            targets[given] = reader.read(given, columns)
     definition = Definition(
         name=name,
         kind=kind,
