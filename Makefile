@@ -35,7 +35,7 @@ demo: $(VENV)/.core ## Build one model for eleven small tasks, and a report (no 
 	@echo "Open $(OUT)/report.html in a browser: it says which model is best, and what it costs on each task."
 
 test: $(VENV)/.dev ## Run all tests, slow ones and doctests too.
-	$(BIN)/python -m pytest tests src --doctest-modules -n logical --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest tests src --doctest-modules -n logical --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/.dev docs ## Check style, types, the direction of imports, and the documentation.
 	$(BIN)/ruff check .
