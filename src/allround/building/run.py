@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from allround.building.candidates import Candidate, EnsembleCandidate
 from allround.building.forecast import Forecast, forecast
+from allround.building.given import GivenSpecialists, read_given
 from allround.building.options import Options
 from allround.building.repeats import Repeat, build_repeats, seed_repeats
 from allround.building.result import Build
@@ -39,7 +40,6 @@ from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
 from allround.core.progress import Progress
 from allround.merging.learn.learning import preset
-from allround.models.base import find_folder
 from allround.models.device import pick_device
 from allround.tasks.suite import Suite, as_suite
 
@@ -78,19 +78,20 @@ def build(
     out = Path(out)
     options = options or Options()
     suite = as_suite(suite, data_dir=data_dir, only=only, limit=limit)
-    base = _checked(suite, base, options)
+    start, specialists = _checked(suite, base, options, encoder or {})
+    settings = {**(encoder or {}), **specialists.encoder}
     progress = progress or Progress(out / "log.txt")
 
     def build_one(repeat: Repeat, place: Path, progress: Progress) -> Build:
         once = replace(options, seed=repeat.seed, seeds=1, budget=options.budget and options.budget / options.seeds)
-        return _build_one(repeat.suite, place, base, once, encoder or {}, progress, None, force)
+        return _build_one(repeat.suite, place, start, once, specialists, settings, progress, None, force)
 
     if options.seeds > 1:
         repeats = seed_repeats(suite, options.seed, options.seeds)
-        inputs = [base, *options.specialists.values()]
+        inputs = [start, *specialists.folders]
         return build_repeats(repeats, "seed", build_one, out=out, inputs=inputs, progress=progress, config=config,
                              force=force)  # fmt: skip
-    return _build_one(suite, out, base, options, encoder or {}, progress, config, force)
+    return _build_one(suite, out, start, options, specialists, settings, progress, config, force)
 
 
 def forecast_build(
@@ -106,7 +107,8 @@ def forecast_build(
     """Say what `build` would make with these arguments, how long it would take and how much disk it would fill."""
     options = options or Options()
     suite = as_suite(suite, data_dir=data_dir, only=only, limit=limit)
-    return forecast(suite, _checked(suite, base, options), options, encoder or {})
+    start, specialists = _checked(suite, base, options, encoder or {})
+    return forecast(suite, start, options, {**(encoder or {}), **specialists.encoder})
 
 
 def _build_one(
@@ -114,6 +116,7 @@ def _build_one(
     out: Path,
     base: str | Path | nn.Module,
     options: Options,
+    specialists: GivenSpecialists,
     encoder: Mapping[str, object],
     progress: Progress,
     config: str | None,
@@ -121,7 +124,7 @@ def _build_one(
 ) -> Build:
     """One build, with one seed."""
     with run_folder(out, "build", force=force):
-        check_outputs(out, suite, [base, *options.specialists.values()], force=force)
+        check_outputs(out, suite, [base, *specialists.folders], force=force)
         keep_config(out, config, "build", force=force)
         shop = Workshop(
             out,
@@ -133,11 +136,14 @@ def _build_one(
             gpus=int(pick_device(options.settings.device).type == "cuda"),
             force=force,
         )
-        return _build(shop, suite, base, options, encoder)
+        return _build(shop, suite, base, options, specialists, encoder)
 
 
-def _checked(suite: Suite, base: str | Path | nn.Module | None, options: Options) -> str | Path | nn.Module:
-    """The base, given or the suite's own. An error for what cannot be built, before any work."""
+def _checked(
+    suite: Suite, base: str | Path | nn.Module | None, options: Options, encoder: Mapping[str, object]
+) -> tuple[str | Path | nn.Module, GivenSpecialists]:
+    """The base, given or the suite's own, and the specialists that are given. An error for what cannot be built, before
+    any work."""
     quiet_libraries()
     base = base if base is not None else suite.base
     if base is None:
@@ -150,34 +156,33 @@ def _checked(suite: Suite, base: str | Path | nn.Module | None, options: Options
     for name in options.chosen("learn"):
         preset(name).check(task.definition for task in suite.tasks.values())
     pick_device(options.settings.device)
-    for name, folder in options.specialists.items():
-        if not Path(folder).exists():
-            raise AllroundError(
-                f"use {folder} as the specialist of '{name}'", "there is no such folder", "check the path"
-            )
-        if name not in suite.tasks:
-            raise AllroundError(f"use a given specialist for '{name}'", "the suite has no such task",
-                                f"use one of: {', '.join(suite.tasks)}")  # fmt: skip
-        find_folder(folder, "specialist")
-    return base
+    definitions = {name: task.definition for name, task in suite.tasks.items()}
+    return base, read_given(options.specialists, definitions, base, encoder)
 
 
 def _build(
-    shop: Workshop, suite: Suite, given: str | Path | nn.Module, options: Options, encoder: Mapping[str, object]
+    shop: Workshop,
+    suite: Suite,
+    base_name: str | Path | nn.Module,
+    options: Options,
+    given: GivenSpecialists,
+    encoder: Mapping[str, object],
 ) -> Build:
     """The stages, from the rows to the report."""
     candidates: list[Candidate]
     trials: list[Trial] = []
     with shop:
         announce(shop, suite, f"seed {shop.seed}")
+        for task, words in given.notes.items():
+            shop.say(f"{task}: {words}", style=None if given.tasks[task].order is not None else "yellow")
         rows = keep_rows(shop, suite.tasks)
-        base = make_base(shop, given, rows, encoder, shop.seed)
+        base = make_base(shop, base_name, rows, encoder, shop.seed)
         precision = decide_precision(shop, options.settings)
         scope = plan_work(shop, base, whole_scope(options, rows, precision.settings), options.budget)
         data, device = scope.data, scope.settings.device
 
         start = fit_heads(shop, data, base, device, scope.head)
-        tuned = tune(shop, start, scope, options.specialists)
+        tuned = tune(shop, start, scope, given.tasks)
         specialists = specialists_candidate(start, tuned)
         joints = joint_candidates(start, tuned)
         trees = trees_candidates(shop, data) if options.trees else []
@@ -200,7 +205,8 @@ def _build(
 
         choice = choose(shop, candidates, validation, judge, options.constraints, len(trials))
         about = provenance(shop, suite, base, data, scope.settings)
-        scored = score(shop, candidates, scope, validation, choice, resamples=options.resamples, provenance=about)
+        scored = score(shop, candidates, scope, validation, choice, resamples=options.resamples, provenance=about,
+                       notes=given.notes)  # fmt: skip
         write_predictions(shop.out, scored.predictions, force=shop.force)
     write_report(shop, f"{suite.name} on {base.name}", scope, precision, trials, choice, scored)
     return Build(shop.out, shop.out / BEST, shop.out / REPORT, scored.board)

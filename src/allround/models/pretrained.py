@@ -112,13 +112,19 @@ def _check_any(folder: Path, patterns: Sequence[str], what: str, call: str) -> N
         )
 
 
-def check_size(folder: Path) -> None:
-    """An error where the network that config.json describes is far larger than the weights, before it is made."""
+def described(folder: Path) -> torch.nn.Module:
+    """The network that config.json describes, without memory for its weights. Call `check_config` first."""
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        network = AutoModel.from_config(config, trust_remote_code=False)
+        network: torch.nn.Module = AutoModel.from_config(config, trust_remote_code=False)
+    return network
+
+
+def check_size(folder: Path) -> None:
+    """An error where the network that config.json describes is far larger than the weights, before it is made."""
+    network = described(folder)
     needed = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
     weights = _weights(folder)
     held = sum(weights.numel(name) for name in _own(weights))

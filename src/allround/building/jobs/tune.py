@@ -1,25 +1,18 @@
-"""Tuned models: a specialist, a joint model, a specialist that the user gives; and how fast tuning is here."""
+"""Tuned models: a specialist, a joint model; and how fast tuning is here."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TypedDict, cast
 
 from allround.building.jobs.assemble import assemble
 from allround.building.jobs.rows import stored_task
-from allround.core.errors import AllroundError
 from allround.core.growing import remove_empty
 from allround.core.memory import PeakMemory
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
-from allround.models.base import find_folder, load_encoder
 from allround.models.device import pick_device
-from allround.models.fitting import fit_head
-from allround.models.head_files import read_heads
-from allround.models.manifest import read_manifest
-from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.task import Task
 from allround.training.settings import Settings
 from allround.training.trainer import train
@@ -72,40 +65,6 @@ def tune(
         best = next(e for e in course.evaluations if e["step"] == course.best_step)
         facts["validation"] = best["scores"]
     remove_empty(piece.scratch)
-
-
-def take_specialist(piece: Piece, given: str, base: str, task: str) -> None:
-    """A specialist that the user gives: a model that allround saved, or an encoder folder (a head is then fitted)."""
-    from allround.checkpoints.weights import Weights
-    from allround.merging.layout import check_alike
-
-    started = time.perf_counter()
-    data = stored_task(task)
-    source = Path(given)
-    encoder_folder = find_folder(given)
-    check_alike(Weights(base), [Weights(encoder_folder)])
-    encoder = load_encoder(encoder_folder)
-    read, wanted = encoder.features(data.definition), load_encoder(base).features(data.definition)
-    if read != wanted:
-        raise AllroundError(
-            f"use {given} as the specialist of '{data.name}'",
-            f"its encoder gives {read} features for this task, and the base {wanted}, so one head cannot read both",
-            "give a specialist that was tuned with the encoder settings of this build (how it reads pairs, say)",
-        )
-    with piece.make() as (folder, facts):
-        definitions = read_manifest(source)[1] if (source / "allround.json").is_file() else {}
-        if data.name in definitions and definitions[data.name].labels == data.definition.labels:
-            head = read_heads(source / "heads.safetensors")[data.name]
-            facts["head"] = "its own"
-        else:
-            fitted = fit_head(encoder, data)
-            head = fitted.state
-            facts["head"] = "fitted on its frozen encoder"
-        model = MultiTaskModel(encoder, {})
-        model.add_task(data.definition, head)
-        model.facts = {"made_by": {"given": str(given)}}
-        model.write(folder)
-        facts.update({"seconds": time.perf_counter() - started, "examples": {data.name: 0}, "given": str(given)})
 
 
 def probe(

@@ -35,8 +35,9 @@ def score(
     *,
     resamples: int,
     provenance: Mapping[str, object],
+    notes: Mapping[str, str] | None = None,
 ) -> Scored:
-    """Predict the test rows once with every candidate, and score them."""
+    """Predict the test rows once with every candidate, and score them. notes: of tasks, beside those of their data."""
     data = scope.data
     tally = predict(shop, candidates, data, "test", scope.settings.device)
     predictions: dict[tuple[str, str], Predictions] = {}
@@ -51,13 +52,15 @@ def score(
         cost = candidate.cost(rows / seconds if seconds else None)
         systems.append(ScoredSystem(candidate.name, candidate.role, candidate.title, dict(candidate.settings),
                               candidate.single, cost))  # fmt: skip
-    notes: Notes = {}
-    if of_tasks := {n: list(t.notes) for n, t in data.tasks.items() if t.notes}:
-        notes["tasks"] = of_tasks
+    said: Notes = {}
+    more = notes or {}
+    if of_tasks := {n: [*t.notes, *([more[n]] if n in more else [])] for n, t in data.tasks.items()
+                    if t.notes or n in more}:  # fmt: skip
+        said["tasks"] = of_tasks
     if scope.budget:
-        notes["budget"] = scope.budget
+        said["budget"] = scope.budget
     if choice.words:
-        notes["choice"] = choice.words
+        said["choice"] = choice.words
     board = Scoreboard.make(
         data.definitions,
         systems,
@@ -66,7 +69,7 @@ def score(
         best=choice.best.name,
         seed=shop.seed,
         resamples=resamples,
-        notes=notes,
+        notes=said,
         provenance=provenance,
     )
     shop.say(f"{plural(len(candidates), 'system')} scored on {plural(data.rows('test'), 'test row')}", tally)

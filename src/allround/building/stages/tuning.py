@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from allround.building.candidates import ModelCandidate
+from allround.building.given import GivenSpecialist
 from allround.building.jobs import tune as jobs
+from allround.building.jobs.given import take_specialist
 from allround.building.joint import joint_settings
-from allround.building.stages.heads import Start
+from allround.building.stages.heads import Start, of_sort
 from allround.building.stages.plan import Scope
 from allround.building.workshop import Work, Workshop, keys, seconds
 from allround.core.files import hash_folder
 from allround.core.jobs import Job, call
 from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
-from allround.core.words import plural
+from allround.core.words import listed, plural
 from allround.models.cost import Cost
 from allround.training.preconditions import check_settings
 from allround.training.settings import Settings
@@ -76,10 +78,10 @@ def specialist_piece(
     return piece, job
 
 
-def tune(shop: Workshop, start: Start, scope: Scope, given: Mapping[str, str]) -> Tuned:
+def tune(shop: Workshop, start: Start, scope: Scope, given: Mapping[str, GivenSpecialist]) -> Tuned:
     """Tune the joint models, and a specialist for each task.
 
-    given: folders of specialists that the user has already, by task.
+    given: specialists that the user has already, by task.
     """
     work: list[Work] = []
     joints: list[JointModel] = []
@@ -98,26 +100,33 @@ def tune(shop: Workshop, start: Start, scope: Scope, given: Mapping[str, str]) -
     specialists: dict[str, Piece] = {}
     for task in start.data.tasks:
         if task in given:
-            piece, job = _given_piece(shop, start, task, given[task])
+            piece, job = _given_piece(shop, start, task, given[task], scope.head)
         else:
             piece, job = specialist_piece(shop, start, task, scope.settings, shop.seed)
         specialists[task] = piece
         work.append((piece, job))
     tally = shop.do("tuning", work)
-    beside = f" and {plural(len(joints), 'joint model')}" if joints else ""
-    shop.say(f"{plural(len(specialists), 'specialist')}{beside} tuned", tally)
+    made = len(specialists) - len(given)
+    parts = [f"{plural(len(given), 'given specialist')} taken"] if given else []
+    tuned = [plural(made, "specialist")] if made else []
+    tuned += [plural(len(joints), "joint model")] if joints else []
+    parts += [f"{listed(tuned)} tuned"] if tuned else []
+    shop.say(", ".join(parts), tally)
     return Tuned(specialists, tuple(joints))
 
 
-def _given_piece(shop: Workshop, start: Start, task: str, folder: str) -> tuple[Piece, Job]:
+def _given_piece(shop: Workshop, start: Start, task: str, given: GivenSpecialist, head: str) -> tuple[Piece, Job]:
+    read = {} if given.ours else {"order": given.order, "modules": given.modules}
     piece = shop.pieces.piece(
         f"specialist-{task}",
-        given=hash_folder(folder),
+        given=hash_folder(given.folder),
         base=start.base.piece.key,
         task=start.data.tasks[task].content,
+        **read,
+        **(of_sort(head) if given.order is None else {}),
     )
-    job = call(jobs.take_specialist, piece=piece, given=str(folder), base=start.base.encoder,
-               task=start.data.folders[task])  # fmt: skip
+    job = call(take_specialist, piece=piece, given=given.to_json(), base=start.base.encoder,
+               task=start.data.folders[task], head=head)  # fmt: skip
     return piece, job
 
 

@@ -73,9 +73,14 @@ class Text(Encoder):
         network: torch.nn.Module = self.pipeline[0].model
         return network
 
+    @property
+    def hidden(self) -> int:
+        """The length of what the network gives for a token."""
+        return int(self.backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
     def features(self, definition: Definition) -> int:
         if self._reads_first_token(definition):
-            return self.dim + int(self.backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
+            return self.dim + self.hidden
         return self.dim * (4 if definition.pair and self.pairs == "separate" else 1)
 
     def _reads_first_token(self, definition: Definition) -> bool:

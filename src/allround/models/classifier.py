@@ -1,0 +1,195 @@
+"""Classifiers as transformers saves them: their labels, and their heads as heads of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from allround.checkpoints.header import FLOATS
+from allround.checkpoints.source import Source
+from allround.core.files import read_settings
+from allround.core.words import listed
+from allround.tasks.definition import Definition
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from allround.models.head import HeadState
+
+#: What transformers calls classifiers, of rows and of words.
+_ROWS, _WORDS = "ForSequenceClassification", "ForTokenClassification"
+#: The kinds of tasks that each serves, by the `problem_type` in its config.json.
+_KINDS = {
+    (_ROWS, None): "classification",
+    (_ROWS, "single_label_classification"): "classification",
+    (_ROWS, "multi_label_classification"): "multilabel",
+    (_WORDS, None): "token_classification",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a network keeps its head for rows, which reads the first token: a layer, an activation, a layer.
+
+    dense, out: names of the layers. sort: the head of ours with that activation.
+    """
+
+    dense: str
+    sort: str
+    out: str
+
+
+_BERT = Layout("pooler.dense", "mlp_tanh", "classifier")
+_ROBERTA = Layout("classifier.dense", "mlp_tanh", "classifier.out_proj")
+#: By `model_type`. Heads for words are one linear layer, called `classifier`, in all of these.
+LAYOUTS: Mapping[str, Layout] = {
+    "bert": _BERT,
+    "albert": Layout("pooler", "mlp_tanh", "classifier"),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "mpnet": _ROBERTA,
+    "electra": Layout("classifier.dense", "mlp", "classifier.out_proj"),
+    "distilbert": Layout("pre_classifier", "mlp_relu", "classifier"),
+    "deberta": Layout("pooler.dense", "mlp", "classifier"),
+    "deberta-v2": Layout("pooler.dense", "mlp", "classifier"),
+}
+
+
+@dataclass(frozen=True)
+class Match:
+    """Whether a classifier's head can serve a task, in words; and the numbers of its outputs in the order of the task's
+    labels, where it can."""
+
+    words: str
+    order: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier of transformers. name: its class. labels: by number, empty where the folder does not name them.
+    problem: what its config.json says of how labels are chosen."""
+
+    name: str
+    model_type: str
+    labels: tuple[str, ...]
+    problem: str | None
+    activation: str | None
+
+    @property
+    def per_token(self) -> bool:
+        return self.name.endswith(_WORDS)
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, object]) -> Classifier | None:
+        """What a config.json describes; None where that is no classifier."""
+        named = config.get("architectures")
+        name = str(named[0]) if isinstance(named, list) and named else ""
+        if not name.endswith((_ROWS, _WORDS)):
+            return None
+        given = config.get("id2label")
+        labels = dict(given) if isinstance(given, Mapping) else {}
+        numbered = tuple(str(labels[str(n)]) for n in range(len(labels))) if _numbered(labels) else ()
+        problem, act = config.get("problem_type"), config.get("pooler_hidden_act")
+        return cls(name, str(config.get("model_type")), numbered, str(problem) if problem else None,
+                   str(act) if act else None)  # fmt: skip
+
+    def match(self, definition: Definition, source: Source) -> Match:
+        """Whether its head serves a task: it must be of the task's kind, and have its labels."""
+        tail = _WORDS if self.per_token else _ROWS
+        if _KINDS.get((tail, self.problem)) != definition.kind:
+            what = "labels words" if self.per_token else f"is trained for {self.problem or 'one label a row'}"
+            return Match(f"it {what}, and the task is a {definition.kind.replace('_', ' ')}")
+        layout = LAYOUTS.get(self.model_type)
+        if layout is None or ((self.activation or "gelu") != "gelu" and layout.sort == "mlp"):
+            return Match(f"the form of its head ({self.model_type}) is not one that allround reads")
+        lacking = [layer for layer in self._layers(layout) if not _holds(source, layer)]
+        if lacking:
+            return Match(f"its weights hold no {listed(lacking)}")
+        if definition.instruction:
+            return Match("the task has an instruction, with which it was not tuned")
+        outputs = source.shape(_name(source, f"{self._layers(layout)[-1]}.weight"))[0]
+        if self.labels and outputs != len(self.labels):
+            return Match(f"it has {outputs} outputs, and its config.json names {len(self.labels)} labels")
+        return match_labels(self.labels or tuple(f"LABEL_{n}" for n in range(outputs)), definition.labels)
+
+    def head(self, order: Sequence[int], source: Source, before: int) -> HeadState:
+        """Its head as one of ours, with its outputs in this order. before: numbers in the features of a row that come
+        before those of the first token; the head does not look at them."""
+        import torch
+
+        from allround.models.head import HeadState
+
+        layout = LAYOUTS[self.model_type]
+        *dense, out = [
+            (_tensor(source, f"{layer}.weight"), _tensor(source, f"{layer}.bias")) for layer in self._layers(layout)
+        ]
+        chosen = {"weight": out[0][list(order)], "bias": out[1][list(order)]}
+        if not dense:
+            return HeadState(chosen)
+        ((weight, bias),) = dense
+        hidden = torch.cat([torch.zeros(len(weight), before), weight], 1)
+        return HeadState({"hidden_weight": hidden, "hidden_bias": bias, **chosen}, layout.sort)
+
+    def _layers(self, layout: Layout) -> list[str]:
+        return ["classifier"] if self.per_token else [layout.dense, layout.out]
+
+
+def match_labels(own: Sequence[str], wanted: Sequence[str]) -> Match:
+    """Whether labels are the same, by name. Names such as LABEL_1 say nothing but a number, and match numbers alone.
+
+    >>> match_labels(["neg", "pos"], ["pos", "neg"])
+    Match(words='its labels are those of the task', order=(1, 0))
+    >>> match_labels(["Neg", "Pos"], ["pos", "neg"])
+    Match(words='its labels are those of the task but for capitals (Pos: pos, Neg: neg)', order=(1, 0))
+    >>> match_labels(["LABEL_0", "LABEL_1"], ["0", "1"])
+    Match(words="its labels LABEL_0, LABEL_1 are the task's numbers 0, 1", order=(0, 1))
+    >>> match_labels(["LABEL_0", "LABEL_1"], ["no", "yes"]).order is None
+    True
+    """
+    if sorted(own) == sorted(wanted):
+        return Match("its labels are those of the task", tuple(own.index(label) for label in wanted))
+    folded = [label.casefold() for label in own]
+    if sorted(folded) == sorted(label.casefold() for label in wanted) and len(set(folded)) == len(folded):
+        order = tuple(folded.index(label.casefold()) for label in wanted)
+        pairs = [f"{own[n]}: {label}" for n, label in zip(order, wanted, strict=True) if own[n] != label]
+        return Match(f"its labels are those of the task but for capitals ({_short(pairs)})", order)
+    numbers = [str(n) for n in range(len(own))]
+    if list(own) == [f"LABEL_{n}" for n in numbers]:
+        if sorted(wanted) == sorted(numbers):
+            order = tuple(int(label) for label in wanted)
+            return Match(f"its labels {_short(own)} are the task's numbers {_short(wanted)}", order)
+        return Match(f"its labels {_short(own)} do not say which is which; name them in its config.json (id2label) to "
+                     "keep its head")  # fmt: skip
+    return Match(f"its labels ({_short(own)}) are not those of the task ({_short(wanted)})")
+
+
+def _short(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _numbered(labels: Mapping[object, object]) -> bool:
+    return bool(labels) and set(labels) == {str(n) for n in range(len(labels))}
+
+
+def _holds(source: Source, layer: str) -> bool:
+    names = [_name(source, f"{layer}.{part}") for part in ("weight", "bias")]
+    return all(name and source.dtype(name) in FLOATS for name in names) and len(source.shape(names[0])) == 2
+
+
+def _name(source: Source, name: str) -> str:
+    """What a source calls a tensor, whatever it puts before the name; empty where it has none."""
+    found = [one for one in source if one == name or one.endswith(f".{name}")]
+    return min(found, key=len, default="")
+
+
+def _tensor(source: Source, name: str) -> Tensor:
+    return source.get(_name(source, name)).float()
+
+
+def read_config(folder: Path) -> Mapping[str, object]:
+    """The config.json of a folder; empty where it holds no settings."""
+    value = read_settings(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return value if isinstance(value, Mapping) else {}
