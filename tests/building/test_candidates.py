@@ -12,7 +12,7 @@ import pytest
 
 from allround.building.candidates import Answerer, Candidate, ModelCandidate
 from allround.building.jobs.rows import stored_task
-from allround.building.options import Constraints
+from allround.building.options import Constraints, Options
 from allround.building.saving import save_best
 from allround.building.stages.choice import choose, make_judge
 from allround.building.stages.data import Data, keep_rows
@@ -106,7 +106,8 @@ def test_any_system_is_scored_chosen_and_saved(data: tuple[Workshop, Data], tmp_
     assert small.best.name == "few" and "none is better but stores 9 parameters" in small.words
 
     scope = Scope(kept, Settings(), 1, (), (), False, ())
-    found: Scored = score(shop, candidates, scope, validation, small, resamples=100, provenance={"base": "none"})
+    options = Options(resamples=100)
+    found: Scored = score(shop, candidates, scope, validation, small, options, provenance={"base": "none"})
     system = found.board.system("few")
     assert system.settings == {"wrong": 5} and system.cost.parameters_stored == 3
     assert system.cost.examples_per_second == pytest.approx(60), "two tasks of 30 rows in half a second each"

@@ -20,6 +20,7 @@ from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
 from allround.models.batch import Answers
 from allround.models.boosting import fit_trees
+from allround.models.calibration import confidence
 from allround.models.encoders.small_image import SmallImage
 from allround.models.encoders.small_table import SmallTable
 from allround.models.head import make_head
@@ -28,6 +29,7 @@ from allround.models.systems.ensemble import Ensemble
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.models.systems.trees import Trees
 from allround.models.systems.zipped import Zipped, copies
+from allround.tasks.kind import kind
 from allround.tasks.suite import Suite
 from allround.tasks.values import Row
 
@@ -114,8 +116,8 @@ MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
 def test_every_sort_is_here() -> None:
     assert sorted(MADE) == registry.names("system"), "a new sort of system is added to MADE, and so gets these tests"
     for name in MADE:
-        kind: type[System] = registry.load("system", name)  # type: ignore[assignment]
-        assert issubclass(kind, System) and kind.sort == name
+        made: type[System] = registry.load("system", name)  # type: ignore[assignment]
+        assert issubclass(made, System) and made.sort == name
 
 
 @pytest.fixture(params=sorted(MADE))
@@ -234,3 +236,27 @@ def test_tasks_that_a_system_does_not_have_are_refused(case: tuple[System, Suite
         system.answers("nothing", rows_of(suite, task))
     with pytest.raises(AllroundError, match="input 0 has"):
         system.answers(task, [(1.0,) * 99])
+
+
+def test_calibration_corrects_scores_and_confidences_and_leaves_answers(
+    case: tuple[System, Suite], tmp_path: Path
+) -> None:
+    """Also of a saved folder, and whether or not scores are asked for."""
+    system, suite = case
+    tasks = [name for name in suite.tasks if kind(system.definition(name).kind).has_scores]
+    plain = {name: system.answers(name, rows_of(suite, name), scores=True) for name in tasks}
+    fitted = {name: {"temperature": 0.5 + number} for number, name in enumerate(tasks)}
+    system.facts["calibration"] = fitted
+    system.save(tmp_path / "saved")
+    for one in (system, load(tmp_path / "saved")):
+        for name, before in plain.items():
+            definition, rules = system.definition(name), kind(system.definition(name).kind)
+            after = one.answers(name, rows_of(suite, name), scores=True)
+            wanted = rules.tempered(np.asarray(before.scores), fitted[name]["temperature"])
+            np.testing.assert_allclose(np.asarray(after.scores), wanted, atol=1e-5)
+            np.testing.assert_array_equal(after.predictions, before.predictions)
+            sure = confidence(wanted, before.predictions, definition)
+            unasked = one.answers(name, rows_of(suite, name))
+            assert unasked.scores is None
+            for found in (after, unasked, *one.answer_mixed([name], rows_of(suite, name)[:1])):
+                assert found.confidence == pytest.approx(sure[: len(found)], abs=1e-5)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from allround.building.joint import TUNED, Joint, read_joint
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
+from allround.evaluation.calibration import check_coverage, check_method
 from allround.training.settings import Settings
 
 #: The largest retention that can be asked for; more is a typo (2 for 2%, say).
@@ -85,7 +86,9 @@ class Options:
     specialists: models that are already tuned, by task: folders or Hub ids of what allround, transformers,
     sentence-transformers, SetFit or PEFT saved. budget: minutes, or `None`. workers: processes, `None` for one a core.
     ray: the address of a Ray cluster that does the work (HOST:PORT, or `auto` for the one that this machine belongs
-    to); its machines must share the run folder.
+    to); its machines must share the run folder. calibrate: how scores are corrected on validation: `temperature`,
+    `isotonic` or `none`. coverage: the share of rows whose target the sets of answers shall hold, such as 0.9; left
+    out, there are no sets.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -104,9 +107,13 @@ class Options:
     ray: str | None = None
     constraints: Constraints = field(default_factory=Constraints)
     resamples: int = 1000
+    calibrate: str = "temperature"
+    coverage: float | None = None
 
     def __post_init__(self) -> None:
         registry.find("head", self.head)
+        check_method(self.calibrate)
+        check_coverage(self.coverage)
         for name in self.methods or ():
             if name not in registry.names("learn"):
                 registry.find("merge", name)

@@ -205,8 +205,7 @@ def _build(
 
         choice = choose(shop, candidates, validation, judge, options.constraints, len(trials))
         about = provenance(shop, suite, base, data, scope.settings)
-        scored = score(shop, candidates, scope, validation, choice, resamples=options.resamples, provenance=about,
-                       notes=given.notes)  # fmt: skip
+        scored = score(shop, candidates, scope, validation, choice, options, provenance=about, notes=given.notes)
         write_predictions(shop.out, scored.predictions, force=shop.force)
     write_report(shop, f"{suite.name} on {base.name}", scope, precision, trials, choice, scored)
     return Build(shop.out, shop.out / BEST, shop.out / REPORT, scored.board)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from allround.building.candidates import Candidate
 from allround.core.outputs import output_folder
 from allround.core.words import percent, shown, span_text
 from allround.evaluation.scoreboard import Cell, Scoreboard
+from allround.models.calibration import KEY, Calibration
 from allround.models.card import write_card
 from allround.tasks.definition import Definition
 from allround.tasks.metric import better
@@ -16,14 +18,26 @@ from allround.tasks.metric import better
 CONFIG = "config.yml"
 
 
-def save_best(out: Path, candidate: Candidate, board: Scoreboard, *, force: bool) -> None:
-    """Write the chosen system with its scores, where it comes from, and a card. Errors: those of `output_folder`."""
+def save_best(
+    out: Path,
+    candidate: Candidate,
+    board: Scoreboard,
+    calibrations: Mapping[str, Calibration] | None = None,
+    *,
+    force: bool,
+) -> None:
+    """Write the chosen system with its scores, where it comes from, and a card.
+
+    calibrations: how its scores are corrected, by task. Errors: those of `output_folder`.
+    """
     cells = board.cells[candidate.name]
-    facts = {
+    facts: dict[str, object] = {
         "made_by": {"system": candidate.name, "settings": dict(candidate.settings), "title": candidate.title},
         "scores": {n: cell_facts(d, cells[n], board.split) for n, d in board.definitions.items()},
         "provenance": board.provenance,
     }
+    if calibrations:
+        facts[KEY] = {name: one.to_json() for name, one in calibrations.items()}
     with output_folder(out, "build", force=force) as folder:
         candidate.write(folder, board.definitions, facts)
         base = board.provenance.get("base")

@@ -100,6 +100,12 @@ def build(
         bool,
         typer.Option("--any-system", help="Let specialists, trees and ensembles win too, not only single models."),
     ] = False,
+    calibrate: Annotated[
+        str, typer.Option(help="How scores are corrected on validation: temperature, isotonic or none.")
+    ] = "temperature",
+    coverage: Annotated[
+        float | None, typer.Option(help="Also make sets of answers that hold the right one this often, such as 0.9.")
+    ] = None,
     settings: Settings,
     encoder: EncoderSettings,
     dry_run: Annotated[
@@ -133,6 +139,8 @@ def build(
         budget=budget,
         workers=workers,
         ray=ray,
+        calibrate=calibrate,
+        coverage=coverage,
         constraints=Constraints(worst, pairs_of(keep, "--keep", float), max_parameters, not any_system),
     )
     if dry_run:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.outputs import output_folder
+from allround.models.calibration import KEY, Calibration, read_calibrations
 from allround.models.manifest import read_manifest, write_manifest
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
@@ -63,6 +64,29 @@ class System(ABC):
     @abstractmethod
     def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> System:
         """Read what `write` wrote. definitions, facts: as its manifest has them."""
+
+    def calibration(self, task: str) -> Calibration | None:
+        """How the scores of a task are corrected, where that was fitted."""
+        if KEY not in self.facts:
+            return None
+        read = self.__dict__.get("_calibrations")
+        if read is None or read[0] is not self.facts[KEY]:
+            read = self.facts[KEY], read_calibrations(self.facts, self.definitions)
+            self.__dict__["_calibrations"] = read
+        found: dict[str, Calibration] = read[1]
+        return found.get(task)
+
+    def wants_scores(self, task: str, scores: bool) -> bool:
+        """Whether scores must be computed: they are wanted, or confidences are corrected from them."""
+        return scores or self.calibration(task) is not None
+
+    def finished(self, task: str, made: Answers, scores: bool) -> Answers:
+        """Answers as a system gives them: scores and confidences corrected by the task's calibration, if it has one.
+
+        Every `answer` ends with this. made: with scores where `wants_scores` says so. scores: whether they are wanted.
+        """
+        calibration = self.calibration(task)
+        return made if calibration is None else calibration.answers(made, self.definition(task), scores=scores)
 
     def to(self, device: torch.device | str) -> System:
         """Put the weights on a device, where the system has any; the system itself."""
@@ -207,6 +231,12 @@ def load(
             f"allround.json says that it is of the sort '{sort}'",
             suggestion(sort, registry.names("system")),
         )
+    try:
+        read_calibrations(facts, definitions)
+    except ValueError as error:
+        raise AllroundError(
+            f"load the model in {folder}", f"allround.json is damaged: {error}", "copy the folder again, whole"
+        ) from error
     kind_of: type[System] = registry.load("system", sort)  # type: ignore[assignment]
     return kind_of.read(folder, definitions, facts).to(device)
 

@@ -64,6 +64,18 @@ class Kind(ABC):
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
         """`count` trivial predictions from the training targets: the majority class, or the mean."""
 
+    def tempered(self, scores: np.ndarray, temperature: float) -> np.ndarray:
+        """Probabilities of the labels (n, labels) as they are when logits are divided by a temperature.
+
+        A temperature above 1 makes them less sure. Kinds that have scores only.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no probability of each label for a row")
+
+    def sureness(self, scores: np.ndarray, predictions: Encoded) -> np.ndarray:
+        """The probability of each decision that predictions consist of, (n, decisions): one for each row, or for each
+        label of a row where there may be several. Kinds that have scores only."""
+        return np.asarray(scores[np.arange(len(scores)), np.asarray(predictions)][:, None])
+
     def shares(self, train: Encoded, labels: int) -> np.ndarray | None:
         """How often each of the labels occurs among the training targets: (labels,); None for kinds without scores."""
         return None
@@ -77,3 +89,15 @@ def kind(name: str) -> Kind:
     """The kind called `name`."""
     made: Kind = registry.load("kind", name)()
     return made
+
+
+def scale_odds(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities with their logits divided by a temperature; those of 0 and 1 are taken as single precision ends.
+
+    >>> scale_odds(np.array([0.8]), 2.0).round(4).tolist()
+    [0.6667]
+    """
+    least = float(np.finfo(np.float32).eps) / 2
+    p = np.clip(np.asarray(probabilities, dtype=np.float64), least, 1 - least)
+    logits = (np.log(p) - np.log1p(-p)) / temperature
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)))

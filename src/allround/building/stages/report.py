@@ -83,7 +83,7 @@ def write_report(
     trials: settings of merges that were compared.
     """
     out, board, tasks = shop.out, scored.board, scope.data.tasks
-    save_best(out / BEST, choice.best, board, force=shop.force)
+    save_best(out / BEST, choice.best, board, scored.calibrations, force=shop.force)
     extra: ReportFacts = {
         "title": title,
         "commands": commands(out, tasks),

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from allround.building.candidates import Candidate
 from allround.building.jobs.predict import loaded_predictions
+from allround.building.options import Options
 from allround.building.single import floor
 from allround.building.stages.choice import Choice, Scores
 from allround.building.stages.plan import Scope
 from allround.building.stages.predicting import predict, prediction_pieces
+from allround.building.stages.tuning import SPECIALISTS
 from allround.building.workshop import Workshop
 from allround.core.words import plural
+from allround.evaluation.calibration import CalibrationFacts, calibrated, facts_of, fit
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard import Notes, Scoreboard, ScoredSystem
+from allround.models.calibration import Calibration
 from allround.models.cost import Cost
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The scoreboard, and the predictions that it rests on by system and task."""
+    """The scoreboard, and the predictions that it rests on by system and task.
+
+    calibrations: of the chosen system, by task.
+    """
 
     board: Scoreboard
     predictions: Mapping[tuple[str, str], Predictions]
+    calibrations: Mapping[str, Calibration]
 
 
 def score(
@@ -32,22 +40,36 @@ def score(
     scope: Scope,
     validation: Scores,
     choice: Choice,
+    options: Options,
     *,
-    resamples: int,
     provenance: Mapping[str, object],
     notes: Mapping[str, str] | None = None,
 ) -> Scored:
-    """Predict the test rows once with every candidate, and score them. notes: of tasks, beside those of their data."""
+    """Predict the test rows once with every candidate, and score them.
+
+    Scores are corrected by what was fitted on the validation rows. notes: of tasks, beside those of their data.
+    """
     data = scope.data
     tally = predict(shop, candidates, data, "test", scope.settings.device)
     predictions: dict[tuple[str, str], Predictions] = {}
     systems = [ScoredSystem("floor", "floor", "majority class, or mean", cost=Cost())]
     for name, task in data.tasks.items():
         predictions["floor", name] = floor(task)
+    calibrations: dict[str, Calibration] = {}
+    facts: dict[str, dict[str, CalibrationFacts]] = {}
     for candidate in candidates:
         seconds, rows = 0.0, 0
+        held = prediction_pieces(shop.pieces, candidate, data, "validation")
         for name, piece in prediction_pieces(shop.pieces, candidate, data, "test").items():
-            predictions[candidate.name, name] = loaded_predictions(piece)
+            found = loaded_predictions(piece)
+            fitted = fit(loaded_predictions(held[name]), options.calibrate, options.coverage)
+            predictions[candidate.name, name] = calibrated(found, fitted)
+            if candidate.name in (choice.best.name, SPECIALISTS):
+                known = facts_of(found, fitted, options.calibrate)
+                if known.before or known.sets:
+                    facts.setdefault(candidate.name, {})[name] = known
+            if candidate.name == choice.best.name and fitted is not None:
+                calibrations[name] = fitted
             seconds, rows = seconds + piece.facts["seconds"], rows + piece.facts["rows"]
         cost = candidate.cost(rows / seconds if seconds else None)
         systems.append(ScoredSystem(candidate.name, candidate.role, candidate.title, dict(candidate.settings),
@@ -68,9 +90,9 @@ def score(
         validation={(s, t): v for s, scores in validation.items() for t, v in scores.items()},
         best=choice.best.name,
         seed=shop.seed,
-        resamples=resamples,
+        resamples=options.resamples,
         notes=said,
         provenance=provenance,
     )
     shop.say(f"{plural(len(candidates), 'system')} scored on {plural(data.rows('test'), 'test row')}", tally)
-    return Scored(board, predictions)
+    return Scored(replace(board, calibration=facts or None), predictions, calibrations)

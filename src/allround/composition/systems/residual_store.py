@@ -44,7 +44,7 @@ class ResidualStore(System):
         self.model.add_heads(store.definitions, heads)
         self.model.eval()
         self.definitions = dict(store.definitions)
-        self.facts: dict[str, object] = {"residuals": store.made}
+        self.facts: dict[str, object] = read_manifest(store.folder)[2]
         self._places = find_places(self.model.encoder, store)
         self._opened: str | None = None
         self._lock = Lock()
@@ -89,7 +89,9 @@ class ResidualStore(System):
     def answers(self, task: str, rows: Sequence[Row], *, batch_size: int = 64, scores: bool = False) -> Answers:
         self.definition(task)
         with self._lock:  # no other thread's task in between
-            return self.open(task).answers(task, rows, batch_size=batch_size, scores=scores)
+            wanted = self.wants_scores(task, scores)
+            made = self.open(task).answers(task, rows, batch_size=batch_size, scores=wanted)
+        return self.finished(task, made, scores)
 
     def to(self, device: torch.device | str) -> ResidualStore:
         self.model.to(device)
@@ -115,14 +117,15 @@ class ResidualStore(System):
         return Cost(parameters_stored=stored, parameters_used=used)
 
     def write(self, folder: Path) -> None:
-        """A copy of the store's files."""
+        """A copy of the store's files, with the facts that are known now."""
         for path in sorted(self.store.folder.iterdir()):
             if path.name.startswith("."):
                 continue
             if path.is_dir():
                 shutil.copytree(path, folder / path.name)
-            else:
+            elif path.name != MANIFEST:
                 shutil.copyfile(path, folder / path.name)
+        self.write_manifest(folder)
 
     @classmethod
     def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> ResidualStore:

@@ -183,8 +183,9 @@ class Scoreboard(Scores):
         """Plain data, from which `from_json` makes the same board."""
         value = asdict(self)
         value["definitions"] = {name: d.to_json() for name, d in self.definitions.items()}
-        if self.repeats is None:  # as boards of single runs were before there were others
-            del value["repeats"]
+        for name in ("repeats", "calibration"):  # a board without them is as boards were before there were any
+            if getattr(self, name) is None:
+                del value[name]
         return {"format": _FORMAT, **value}
 
     @classmethod

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from allround.core.errors import AllroundError, suggestion
 from allround.core.schema import STRICT
 from allround.core.words import percent, span_text
+from allround.evaluation.calibration import CalibrationFacts
 from allround.evaluation.intervals import retention
 from allround.models.cost import Cost
 from allround.tasks.definition import Definition
@@ -155,6 +156,7 @@ class Scores:
 
     Scores are of `split`; `validation` has the scores that choices were made by. `comparisons` are with the
     reference and with the best system. repeats: the runs whose mean the scores are; None for a single run.
+    calibration: how far the scores of some systems can be trusted, by task; None where that was not looked at.
     """
 
     __pydantic_config__ = STRICT
@@ -174,6 +176,7 @@ class Scores:
     notes: Notes
     provenance: dict[str, object]
     repeats: Repeats | None = None
+    calibration: dict[str, dict[str, CalibrationFacts]] | None = None
 
     def system(self, name: str) -> ScoredSystem:
         """The system called `name`."""
@@ -227,6 +230,7 @@ class Scores:
             (self.validation, names),
         ]
         some += [(scores, tasks) for scores in self.validation.values()]
+        some += [(self.calibration or {}, names), *((found, tasks) for found in (self.calibration or {}).values())]
         some += [([n for n in (self.reference, self.best) if n is not None], names)]
         some += [((c.system, c.other), names) for c in self.comparisons]
         some += [([s.task], tasks) for s in self.worst.values()]

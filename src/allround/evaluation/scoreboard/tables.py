@@ -42,6 +42,9 @@ def markdown(board: Scores) -> str:
     lines += ["", markdown_text(legend(board))]
     if board.comparisons:
         lines += ["", "## Compared", "", *(f"- {markdown_text(c.words)}" for c in board.comparisons)]
+    if board.calibration:
+        lines += ["", "## Calibration", "", *markdown_table(*calibration_table(board))]
+        lines += ["", markdown_text(CALIBRATION_LEGEND)]
     lines += ["", "## How this was measured", "", markdown_text(method(board))]
     warnings = board.notes.get("tasks") or {}
     extra = [f"{task}: {text}" for task, texts in warnings.items() for text in _texts(texts)]
@@ -49,6 +52,34 @@ def markdown(board: Scores) -> str:
     if extra:
         lines += ["", "## Notes", "", *(f"- {markdown_text(line)}" for line in extra)]
     return "\n".join(lines) + "\n"
+
+
+#: What the table of calibration shows, in words.
+CALIBRATION_LEGEND = (
+    "ECE is the expected calibration error on test: how far confidence is from the share of right answers, over 15 "
+    "bins of equal width; 0 is best. It is fitted on validation. A temperature above 1 makes scores less sure. Sets "
+    "hold the right answer as often as `covered` says; their size is in labels, or the width of an interval. "
+    "Validation was also used to choose settings and systems, so the coverage on test may lie below what was asked."
+)
+
+
+def calibration_table(board: Scores) -> tuple[list[str], list[list[str]]]:
+    """Head and body of the table of calibration: a row for each system and task."""
+    found = [(system, task, one) for system, tasks in (board.calibration or {}).items() for task, one in tasks.items()]
+    with_sets = any(one.sets for _, _, one in found)
+    head = ["system", "task", "method", "ECE before", "ECE after"]
+    head += ["asked to cover", "covered", "mean size"] if with_sets else []
+    body = []
+    for system, task, one in found:
+        method = f"{one.method} {one.temperature:.2f}" if one.temperature is not None else one.method
+        row = [system, task, method, *(percent(r.ece) if r else "" for r in (one.before, one.after))]
+        if with_sets and one.sets is None:
+            row += ["", "", ""]
+        elif one.sets is not None:
+            size = "unlimited" if one.sets.size is None else f"{one.sets.size:.2f}"
+            row += [percent(one.sets.asked), percent(one.sets.covered), size]
+        body.append(row)
+    return head, body
 
 
 def systems_table(board: Scores) -> tuple[list[str], list[list[str]]]:

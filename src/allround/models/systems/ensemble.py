@@ -67,7 +67,8 @@ class Ensemble(System):
                 )
             mean = _mean(tables)
             predictions, confidence = rules.decide(mean)
-            yield Answers(predictions, confidence, mean if scores else None)
+            wanted = self.wants_scores(task, scores)
+            yield self.finished(task, Answers(predictions, confidence, mean if wanted else None), scores)
 
     def to(self, device: torch.device | str) -> Ensemble:
         for member in self.members:

@@ -184,6 +184,11 @@ class MultiTaskModel(Model):
         found = features_of(self.encoder, self.prepare(task, inputs), definition, batch_size, head)
         return Outputs(found.values, found.lengths)
 
+    def answered(self, task: str, features: Features, *, scores: bool = False) -> Answers:
+        """What a task's head answers to features."""
+        made = self.head(task).answer(features, scores=self.wants_scores(task, scores))
+        return self.finished(task, made, scores)
+
     def answer_prepared(
         self, task: str, rows: Sequence[Prepared], *, batch_size: int = 64, scores: bool = False
     ) -> Answers:
@@ -209,7 +214,7 @@ class MultiTaskModel(Model):
                 features = self.features(batch)
                 for task, places in asked.items():
                     try:
-                        made = self.head(task).answer(features.take(places, batch.size))
+                        made = self.answered(task, features.take(places, batch.size))
                     except NotFinite as error:
                         raise not_finite(self.encoder, self.definitions[task], error.rows, len(places)) from error
                     found.update((some[place], made.take([at])) for at, place in enumerate(places))
@@ -286,7 +291,7 @@ def answer_alike(
         order += numbers
         try:
             for model, found in zip(models, parts, strict=True):
-                found.append(model.head(task).answer(features, scores=scores))
+                found.append(model.answered(task, features, scores=scores))
             if see is not None:
                 see(numbers, features)
         except NotFinite as error:

@@ -52,7 +52,7 @@ class Trees(System):
         definition, trees = self.definition(task), self.tasks[task]
         for some in windows(rows, 1024):
             check_rows(definition, some)
-            made = trees.answer(some)
+            made = self.finished(task, trees.answer(some), scores)
             yield made if scores else Answers(made.predictions, made.confidence)
 
     def cost(self, tasks: Iterable[str] | None = None) -> Cost:

@@ -52,7 +52,9 @@ class Zipped(System):
         self, task: str | None, rows: Iterable[Row], *, batch_size: int = 64, scores: bool = False
     ) -> Iterator[Answers]:
         task = self.only_task() if task is None else task
-        return self.member(task).answer(task, rows, batch_size=batch_size, scores=scores)
+        wanted = self.wants_scores(task, scores)
+        for made in self.member(task).answer(task, rows, batch_size=batch_size, scores=wanted):
+            yield self.finished(task, made, scores)
 
     def to(self, device: torch.device | str) -> Zipped:
         first, *others = self.encoders

@@ -9,7 +9,7 @@ import numpy as np
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
-from allround.tasks.kind import Encoded, Kind
+from allround.tasks.kind import Encoded, Kind, scale_odds
 from allround.tasks.values import Target
 
 
@@ -50,6 +50,12 @@ class Multilabel(Kind):
 
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
         return np.tile((np.asarray(train).mean(0) > 0.5).astype(np.int8), (count, 1))
+
+    def tempered(self, scores: np.ndarray, temperature: float) -> np.ndarray:
+        return scale_odds(scores, temperature)
+
+    def sureness(self, scores: np.ndarray, predictions: Encoded) -> np.ndarray:
+        return np.where(np.asarray(predictions) == 1, scores, 1 - scores)
 
     def shares(self, train: Encoded, labels: int) -> np.ndarray:
         return np.asarray(np.asarray(train).mean(0))

@@ -9,7 +9,7 @@ import numpy as np
 
 from allround.core.registry import method
 from allround.tasks.definition import Definition
-from allround.tasks.kind import Encoded, Kind
+from allround.tasks.kind import Encoded, Kind, scale_odds
 from allround.tasks.values import Target
 
 
@@ -51,6 +51,12 @@ class Ordinal(Kind):
 
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
         return np.full(count, self.decide(self.shares(train, int(max(train)) + 1)[None])[0][0], dtype=np.int64)
+
+    def tempered(self, scores: np.ndarray, temperature: float) -> np.ndarray:
+        """The logits are those of ending up to each step, so that the median stays what it is."""
+        upto = np.cumsum(np.asarray(scores, dtype=np.float64), axis=1)[:, :-1]
+        ends = [np.zeros((len(upto), 1)), scale_odds(upto, temperature), np.ones((len(upto), 1))]
+        return np.asarray(np.diff(np.concatenate(ends, axis=1), axis=1))
 
     def shares(self, train: Encoded, labels: int) -> np.ndarray:
         counts = np.bincount(train, minlength=labels)
