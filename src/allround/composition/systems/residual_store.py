@@ -19,6 +19,7 @@ from allround.models.batch import Answers
 from allround.models.cost import Cost
 from allround.models.encoder import Encoder
 from allround.models.head_files import HEADS, read_heads
+from allround.models.manifest import MANIFEST, read_manifest
 from allround.models.model import device_of, parameters_of
 from allround.models.system import System, windows
 from allround.models.systems.multi_task_model import MultiTaskModel
