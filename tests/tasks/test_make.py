@@ -265,8 +265,8 @@ def test_rows_without_an_input_are_left_out_by_choice() -> None:
     data["test"][0]["text"] = float("nan")
     refuse(
         data, "found: 2 problems",
-        "1. make the task 'mood': target 'label' of train is missing in 1 of 6 rows, first in row 2",
-        "2. make the task 'mood': input 'text' of train is missing in 1 of 6 rows, first in row 1", "`missing: drop`",
+        "1. target 'label' of train is missing in 1 of 6 rows, first in row 2",
+        "2. input 'text' of train is missing in 1 of 6 rows, first in row 1", "`missing: drop`",
     )  # fmt: skip
     task = make(data, missing="drop", table="moods")
     assert task.notes == (

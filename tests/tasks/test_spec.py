@@ -137,8 +137,14 @@ def test_refusals(text: str, words: list[str]) -> None:
     refuse(text, *words)
 
 
-def test_several_problems_are_counted() -> None:
-    refuse(with_task(metrc="a", knd="b"), "(and 1 more)")
+def test_all_problems_are_said() -> None:
+    found = refuse(
+        with_task(metrc="a", knd="b"), "2 problems\n1. tasks.trec.knd: there is no such key", "did you mean 'kind'?",
+        "2. tasks.trec.metrc: there is no such key",
+    )  # fmt: skip
+    assert "it is missing" not in found.found
+    refuse(with_task(metric="acuracy", kind="regression", modality="txt"), "2 problems", "1. tasks.trec.metric: ",
+           "2. tasks.trec.modality: ")  # fmt: skip
 
 
 def test_a_bomb_of_aliases_is_refused_at_once() -> None:

@@ -24,7 +24,8 @@ class SeveralErrors(AllroundError):
 
     def __init__(self, asked: str, errors: Sequence[AllroundError]) -> None:
         self.errors = tuple(errors)
-        listed = [f"{n}. {one.asked}: {one.found}\n   do: {one.do}" for n, one in enumerate(self.errors, 1)]
+        shown = [one.found if one.asked == asked else f"{one.asked}: {one.found}" for one in self.errors]
+        listed = [f"{n}. {what}\n   do: {one.do}" for n, (what, one) in enumerate(zip(shown, errors, strict=True), 1)]
         found = "\n".join([f"{len(self.errors)} problems", *listed])
         super().__init__(asked, found, "correct them, then do it again")
 
@@ -56,8 +57,10 @@ class Problems:
             self.errors.append(error)
 
     def check(self, asked: str) -> None:
-        """Raise what was gathered: one error as it is, several as one."""
-        if len(self.errors) > 1:
-            raise SeveralErrors(asked, self.errors)
+        """Raise what was gathered, if anything was: see `joined`."""
         if self.errors:
-            raise self.errors[0]
+            raise self.joined(asked)
+
+    def joined(self, asked: str) -> AllroundError:
+        """What was gathered: one error as it is, several as one."""
+        return self.errors[0] if len(self.errors) == 1 else SeveralErrors(asked, self.errors)

@@ -6,7 +6,7 @@ import re
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,9 +14,13 @@ from allround.core import registry
 from allround.core.documents import parse_documents
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
+from allround.core.problems import Problems
 from allround.core.reading import read_text
 from allround.tasks.question import check_kind, check_metric
 from allround.tasks.task import SPLITS
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 #: Suites may list many labels, so there is more room than in other files that people write.
 MAX_BYTES = 10 << 20
@@ -184,16 +188,19 @@ def parse_suite(text: str, *, name: str, asked: str = "read a suite") -> SuiteSp
     except ValidationError as error:
         raise _explain(error, raw, asked) from None
     check_name(spec.name, "suite")
+    problems = Problems()
     for task, about in spec.tasks.items():
-        check_name(task, "task")
-        with _at(asked, f"tasks.{task}.kind"):
+        with problems.gathered():
+            check_name(task, "task")
+        with problems.gathered(), _at(asked, f"tasks.{task}.kind"):
             check_kind(about.kind)
-        with _at(asked, f"tasks.{task}.metric"):
-            if about.metric is not None:
+        with problems.gathered(), _at(asked, f"tasks.{task}.metric"):
+            if about.metric is not None and about.kind in registry.names("kind"):
                 check_metric(about.metric, about.kind)
-        with _at(asked, f"tasks.{task}.modality"):
+        with problems.gathered(), _at(asked, f"tasks.{task}.modality"):
             if about.modality is not None:
                 registry.find("modality", about.modality)
+    problems.check(asked)
     _check_tables(spec, asked)
     return spec
 
@@ -251,38 +258,48 @@ _KNOWN = {
 
 
 def _explain(error: ValidationError, raw: object, asked: str) -> AllroundError:
-    found_all = error.errors(include_url=False, include_input=False)
+    """All that is wrong with the file, as one error."""
+    found = error.errors(include_url=False, include_input=False)
     # A mistyped key is one unknown key and one missing; the first says more.
-    first, *more = sorted(found_all, key=lambda e: e["type"] != "extra_forbidden")
-    key = _key(first["loc"], raw, first["type"])
+    strange = {e["loc"][:-1] for e in found if e["type"] == "extra_forbidden"}
+    found = [e for e in found if e["type"] != "missing" or e["loc"][:-1] not in strange]
+    by_key = {str(_key(e["loc"], raw, e["type"])): e for e in reversed(found)}  # the branches of a union have one key
+    problems = Problems()
+    for one in reversed(by_key.values()):
+        with problems.gathered():
+            raise _explained(one, raw, asked)
+    return problems.joined(asked)
+
+
+def _explained(error: ErrorDetails, raw: object, asked: str) -> AllroundError:
+    key = _key(error["loc"], raw, error["type"])
     value = _value(raw, key)
     last = str(key[-1]) if key else ""
     known = _KNOWN[_level(key)]
     do = f"correct `{'.'.join(map(str, key))}`" if key else "correct the file"
-    if first["type"] == "extra_forbidden" or (first["type"] == "literal_error" and _level(key) == "limit"):
+    if error["type"] == "extra_forbidden" or (error["type"] == "literal_error" and _level(key) == "limit"):
         found = "there is no such key"
         do = suggestion(last, known)
-    elif first["type"] == "missing":
+    elif error["type"] == "missing":
         found = "it is missing"
         do = f"add `{last}`"
-    elif first["type"] == "literal_error":
-        found = f"it must be {first['ctx']['expected']}, not {reprlib.repr(value)}"
-    elif first["type"] == "value_error":
-        found, _, do = str(first["ctx"]["error"]).partition("; ")
-    elif first["type"] == "too_short":
+    elif error["type"] == "literal_error":
+        found = f"it must be {error['ctx']['expected']}, not {reprlib.repr(value)}"
+    elif error["type"] == "value_error":
+        found, _, do = str(error["ctx"]["error"]).partition("; ")
+    elif error["type"] == "too_short":
         found = "it is empty"
         do = f"put something in `{'.'.join(map(str, key))}`"
-    elif first["loc"][-1:] == ("[key]",):
+    elif error["loc"][-1:] == ("[key]",):
         found = "this key should be text"
         do = "put the key in quotes"
     else:
-        words = first["msg"].replace("Input should", "it should").replace("a valid string", "text")
+        words = error["msg"].replace("Input should", "it should").replace("a valid string", "text")
         words = re.sub(r"a valid dictionary( or object to extract fields from)?|an instance of \w+", "a mapping", words)
         found = f"{reprlib.repr(value)}, and {words}"
         if isinstance(value, (int, float, bool)) and "text" in words:
             do = "put the value in quotes"
-    others = f" (and {len(more)} more)" if more else ""
-    return AllroundError(asked, f"{'.'.join(map(str, key)) or 'the file'}: {found}{others}", do)
+    return AllroundError(asked, f"{'.'.join(map(str, key)) or 'the file'}: {found}", do)
 
 
 def _key(loc: tuple[int | str, ...], raw: object, type_: str) -> list[int | str]:

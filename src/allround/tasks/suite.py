@@ -97,11 +97,13 @@ class Suite:
         data_dir: Path | str | None = None,
         only: Sequence[str] | None = None,
         limit: Mapping[str, int] | None = None,
+        problems: Problems | None = None,
     ) -> Suite:
         """A suite from a YAML file, or a built-in one by its name.
 
         data_dir: a folder that holds the data of tasks that name a `local` folder, used instead of the Hub.
-        only: load these tasks alone. limit: split -> the most rows, before what the suite says.
+        only: load these tasks alone. limit: split -> the most rows, before what the suite says. problems: gathers what
+        is wrong with tasks of a file, which are then left out; without it, all of it is raised as one error.
         """
         data_dir = Path(data_dir) if data_dir is not None else None
         if data_dir is not None and not data_dir.is_dir():
@@ -117,7 +119,7 @@ class Suite:
                 "there is no built-in suite and no file of that name",
                 f"{suggestion(str(source), known)}; or give the path of a suite file",
             )
-        made = load_spec(read_suite(path), path.parent, data_dir=data_dir, only=only, limit=limit)
+        made = load_spec(read_suite(path), path.parent, data_dir=data_dir, only=only, limit=limit, problems=problems)
         made.files += (path,)
         return made
 
@@ -146,23 +148,25 @@ def load_spec(
     data_dir: Path | None = None,
     only: Sequence[str] | None = None,
     limit: Mapping[str, int] | None = None,
+    problems: Problems | None = None,
 ) -> Suite:
     """Load the data of a suite file. base_dir: where its relative paths begin; the rest as in `Suite.load`."""
     tasks = []
     tables: dict[str | None, dict[str, Dataset | Columns]] = {}
-    problems = Problems()
+    given, problems = problems, problems or Problems()
     for name in choose(spec.tasks, only, spec.name):
         about = spec.tasks[name]
         members = [about] if about.table is None else [t for t in spec.tasks.values() if t.table == about.table]
         rows: dict[str, int] = {}
-        for given in (spec.limit, about.limit, check_limit(limit)):
-            rows.update({str(split): most for split, most in given.items()})
+        for most_rows in (spec.limit, about.limit, check_limit(limit)):
+            rows.update({str(split): most for split, most in most_rows.items()})
         with problems.gathered():
             data = tables.get(about.table) or _read(name, about, _labels(members), base_dir, data_dir)
             if about.table is not None:  # read once: a file that changes meanwhile would give its tasks other rows
                 tables[about.table] = data
             tasks.append(_make(name, about, data, rows))
-    problems.check(f"load the suite '{spec.name}'")
+    if given is None or not tasks:
+        problems.check(f"load the suite '{spec.name}'")
     sources = [spec.tasks[task.name].source for task in tasks]
     places = [name for one in sources for name in (one.name, one.path, *one.files.values()) if name is not None]
     files = [base_dir / os.path.expanduser(name) for name in places]  # noqa: PTH111 (which never raises)
