@@ -16,7 +16,7 @@ from allround.building.result import Build
 from allround.building.search import Trial
 from allround.building.stages.base import decide_precision, is_module, make_base
 from allround.building.stages.choice import choose, make_judge
-from allround.building.stages.data import announce, keep_rows
+from allround.building.stages.data import announce, announce_lengths, keep_rows
 from allround.building.stages.heads import base_candidate, fit_heads
 from allround.building.stages.learned import merge_learned
 from allround.building.stages.merges import MergeInputs, merge_candidates, merge_fixed
@@ -177,6 +177,7 @@ def _build(
             shop.say(f"{task}: {words}", style=None if given.tasks[task].order is not None else "yellow")
         rows = keep_rows(shop, suite.tasks)
         base = make_base(shop, base_name, rows, encoder, shop.seed)
+        announce_lengths(shop, base.piece, rows)
         precision = decide_precision(shop, options.settings)
         scope = plan_work(shop, base, whole_scope(options, rows, precision.settings), options.budget)
         data, device = scope.data, scope.settings.device

@@ -10,6 +10,7 @@ import typer
 from allround.cli.words import pairs_of, split
 
 if TYPE_CHECKING:
+    from allround.core.problems import Problems
     from allround.tasks.suite import Suite
 
 SuiteArgument = Annotated[
@@ -49,12 +50,17 @@ LeaveOption = Annotated[
 ]
 
 
-def load_suite(suite: str, data_dir: Path | None, only: str | None = None, limit: list[str] | None = None) -> Suite:
-    """The suite by what SUITE, --data-dir, --only and --limit say."""
+def load_suite(
+    suite: str,
+    data_dir: Path | None,
+    only: str | None = None,
+    limit: list[str] | None = None,
+    problems: Problems | None = None,
+) -> Suite:
+    """The suite by what SUITE, --data-dir, --only and --limit say. problems: as for `Suite.load`."""
     from allround.core.jobs import quiet_libraries
     from allround.tasks.suite import Suite
 
     quiet_libraries()
-    return Suite.load(
-        suite, data_dir=data_dir, only=split(only, "--only") or None, limit=pairs_of(limit, "--limit", int) or None
-    )
+    tasks, rows = split(only, "--only") or None, pairs_of(limit, "--limit", int) or None
+    return Suite.load(suite, data_dir=data_dir, only=tasks, limit=rows, problems=problems)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from allround.cli.help import GROUP, Group
-from allround.cli.options import DataOption, OnlyOption, SuiteArgument, TaskArgument, load_suite
+from allround.cli.options import (
+    BaseOption,
+    DataOption,
+    ForceOption,
+    OnlyOption,
+    SuiteArgument,
+    TaskArgument,
+    load_suite,
+)
 
 app = typer.Typer(help="Look at suites and their tasks.", cls=Group, **GROUP)
 
@@ -39,6 +48,7 @@ def tasks_show(
     rows: Annotated[int, typer.Option(help="How many training rows to show.")] = 3,
 ) -> object:
     """Show one task: what it asks, its rows, its warnings."""
+    from allround.tasks.column_types import columns_in_words
     from allround.tasks.kind import kind
     from allround.tasks.suite import Suite
 
@@ -54,6 +64,8 @@ def tasks_show(
         "rows": ", ".join(f"{s} {len(split)}" for s, split in found.splits.items()),
     }.items():
         typer.echo(f"{label:<12} {value}")
+    for column, words in columns_in_words(d.inputs, d.columns).items() if d.columns else ():
+        typer.echo(f"{'column':<12} {column}: {words}")
     for note in found.notes:
         typer.echo(f"{'warning':<12} {note}")
     train_rows = found.splits["train"]
@@ -65,21 +77,50 @@ def tasks_show(
     return {**d.to_json(), "rows": sizes, "notes": list(found.notes), "examples": examples}
 
 
-@app.command("check", epilog="Example: `allround tasks check suite.yml`")
-def tasks_check(suite: SuiteArgument, data_dir: DataOption = None, only: OnlyOption = None) -> object:
-    """Load all data of a suite and say what is wrong or worth knowing."""
-    loaded = load_suite(suite, data_dir, only)
+@app.command("check", epilog="Example: `allround tasks check suite.yml --html data.html`")
+def tasks_check(
+    suite: SuiteArgument,
+    data_dir: DataOption = None,
+    only: OnlyOption = None,
+    base: BaseOption = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with pictures of the labels and lengths.")
+    ] = None,
+    force: ForceOption = False,
+) -> object:
+    """Load all data of a suite and say what is wrong or worth knowing, for all tasks at once.
+
+    That is rare labels and labels that look alike, repeated rows and rows that contradict each other, too few test
+    rows, blank texts and texts that are too long for the base, columns that say nothing or too much, and how each
+    column of a table was understood.
+    """
+    from allround.cli.checks import length_findings, write_page
+    from allround.cli.screen import give
+    from allround.core.problems import Problems
+    from allround.core.words import plural
+    from allround.tasks.checks.run import check_task, task_facts
+    from allround.tasks.column_types import columns_in_words
+
+    problems = Problems()
+    loaded = load_suite(suite, data_dir, only, problems=problems)
+    lengths = length_findings(loaded, base)
+    findings = {name: [*check_task(task), *lengths.get(name, [])] for name, task in loaded.tasks.items()}
     for name, task in loaded.tasks.items():
+        d = task.definition
         sizes = ", ".join(f"{split} {len(rows)}" for split, rows in task.splits.items())
-        typer.echo(f"{name:<20} {task.definition.kind}, {task.definition.metric}; {sizes}")
+        typer.echo(f"{name:<20} {d.kind}, {d.metric}; {sizes}")
+        for column, words in columns_in_words(d.inputs, d.columns).items() if d.columns else ():
+            typer.echo(f"{'':<20} column {column}: {words}")
         for note in task.notes:
-            typer.echo(f"{'':<20} warning: {note}")
-    typer.echo(f"{len(loaded.tasks)} tasks can be used")
-    return {
-        name: {
-            **task.definition.to_json(),
-            "rows": {split: len(part) for split, part in task.splits.items()},
-            "notes": list(task.notes),
-        }
-        for name, task in loaded.tasks.items()
-    }
+            typer.echo(f"{'':<20} note: {note}")
+        for finding in findings[name]:
+            typer.echo(f"{'':<20} warning: {finding}")
+    if html is not None:
+        write_page(html, loaded, findings, force=force)
+    found = sum(map(len, findings.values()))
+    typer.echo(f"{len(loaded.tasks)} tasks can be used; {plural(found, 'warning')}")
+    result = {name: task_facts(task, findings[name]) for name, task in loaded.tasks.items()}
+    if problems.errors:
+        give(result)
+    problems.check(f"load the suite '{suite}'")
+    return result

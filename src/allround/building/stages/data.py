@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from allround.building.workshop import Workshop
 from allround.core.files import hash_json
+from allround.core.pieces import Piece
 from allround.core.words import plural
+from allround.tasks.checks.run import check_task
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
 from allround.tasks.task import SPLITS, Task
@@ -43,9 +45,22 @@ def announce(shop: Workshop, suite: Suite, words: str) -> None:
     rows = sum(len(task.splits["train"]) for task in suite.tasks.values())
     shop.say(f"suite {suite.name}: {plural(len(suite.tasks), 'task')}, {plural(rows, 'training row')}; {words}, "
              f"{plural(shop.workers, 'worker')}")  # fmt: skip
-    for name, notes in suite.notes.items():
-        for note in notes:
-            shop.say(f"data of {name}: {note}", style="yellow")
+    for name, task in suite.tasks.items():
+        for words in (*task.notes, *map(str, check_task(task))):
+            shop.say(f"data of {name}: {words}", style="yellow")
+
+
+def announce_lengths(shop: Workshop, base: Piece, data: Data) -> None:
+    """Say which tasks have texts that are longer than the base reads."""
+    from allround.models.base import load_encoder
+    from allround.models.long_texts import check_lengths
+
+    if base.facts.get("encoder") != "text":
+        return
+    made = load_encoder(base.folder / "encoder")
+    for name, task in data.tasks.items():
+        for finding in check_lengths(made, task):
+            shop.say(f"data of {name}: {finding}", style="yellow")
 
 
 def keep_rows(shop: Workshop, tasks: Mapping[str, Task]) -> Data:

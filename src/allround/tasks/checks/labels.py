@@ -54,7 +54,8 @@ def _alike(total: Counter[str]) -> list[Finding]:
         if len(same) > 1:
             shown = ", ".join(f"{label!r} ({total[label]})" for label in same)
             keep = max(same, key=lambda label: total[label])
-            do = f"name them alike under `labels`, such as {{{', '.join(f'{one!r}: {keep!r}' for one in same)}}}"
+            others = ", ".join(f"{one!r}: {keep!r}" for one in same if one != keep)
+            do = f"write them alike in the data, or map them under `labels` ({others}; it then names every label)"
             found.append(Finding("labels_alike", f"labels differ by case or spaces alone: {shown}", do))
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
+from allround.core.words import listed as and_listed
 from allround.tasks.checks.finding import Finding, Targets, has_labels, listed
 from allround.tasks.task import SPLITS, Task, row_key
 
@@ -30,14 +31,16 @@ def check_repeats(task: Task, targets: Targets) -> list[Finding]:
     splits are a note of the task."""
     found: list[Finding] = []
     answers: dict[object, set[str]] = defaultdict(set)
+    repeated: list[str] = []
     for split in SPLITS:
         keys = [row_key(row) for row in task.splits[split].inputs]
-        repeated = len(keys) - len(set(keys))
-        if repeated:
-            words = f"{repeated} of {len(keys)} {split} rows repeat the input of another"
-            found.append(Finding("repeated_rows", words, "leave repeats out where they are mistakes"))
+        if len(set(keys)) < len(keys):
+            repeated.append(f"{len(keys) - len(set(keys))} of {len(keys)} {split} rows")
         for key, target in zip(keys, targets[split], strict=True):
             answers[key].add(repr(target))
+    if repeated:
+        words = f"{and_listed(repeated)} repeat the input of another row of their split"
+        found.append(Finding("repeated_rows", words, "leave repeats out where they are mistakes"))
     torn = [key for key, known in answers.items() if len(known) > 1]
     if torn and has_labels(task.definition):
         first = torn[0][0] if isinstance(torn[0], tuple) and len(torn[0]) == 1 else torn[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +12,6 @@ from allround.tasks.checks.labels import check_labels, label_counts
 from allround.tasks.checks.rows import check_repeats, check_size, check_texts
 from allround.tasks.column_types import columns_in_words
 from allround.tasks.kind import kind
-from allround.tasks.suite import Suite
 from allround.tasks.task import SPLITS, Task
 
 
@@ -35,26 +34,16 @@ def check_task(task: Task) -> list[Finding]:
     return [*found, *check_columns(task)]
 
 
-def task_facts(task: Task) -> dict[str, Any]:
-    """A task as plain data: what it asks, its rows and labels, its columns as they were understood, what was found."""
+def task_facts(task: Task, findings: Sequence[Finding]) -> dict[str, Any]:
+    """A task as plain data: its definition, its rows, how often each label occurs in each split, how its columns were
+    understood, its notes, and what was found."""
     d = task.definition
+    counts = label_counts(targets_of(task)) if has_labels(d) else {}
     return {
-        "kind": d.kind,
-        "metric": d.metric,
-        "modality": d.modality,
-        "inputs": list(d.inputs),
+        **d.to_json(),
         "rows": {split: len(task.splits[split]) for split in SPLITS},
-        "labels": {split: dict(found) for split, found in _counts(task).items()},
-        "columns": dict(columns_in_words(d.inputs, d.columns)) if d.columns else {},
+        "counts": {split: dict(found) for split, found in counts.items()},
+        "understood": dict(columns_in_words(d.inputs, d.columns)) if d.columns else {},
         "notes": list(task.notes),
-        "findings": [asdict(finding) for finding in check_task(task)],
+        "findings": [asdict(finding) for finding in findings],
     }
-
-
-def _counts(task: Task) -> Mapping[str, Mapping[str, int]]:
-    return label_counts(targets_of(task)) if has_labels(task.definition) else {}
-
-
-def suite_facts(suite: Suite) -> dict[str, dict[str, Any]]:
-    """The facts of each task of a suite."""
-    return {name: task_facts(task) for name, task in suite.tasks.items()}
