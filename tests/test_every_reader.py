@@ -66,7 +66,8 @@ from allround.models.manifest import read_manifest
 from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.modalities.image import Image as ImageModality
-from allround.tasks.sources.load import load_raw, read_rows
+from allround.tasks.sources.load import load_raw
+from allround.tasks.sources.stream import read_windows
 from allround.tasks.spec import read_suite
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
@@ -279,6 +280,10 @@ def readers(shared: Shared) -> list[Reader]:
         load_raw(path.name, base_dir=path.parent)
         load_raw(path.name, base_dir=path.parent, as_written=["label"])
 
+    def answered(path: Path) -> None:
+        for window in read_windows(path):
+            list(window.objects())
+
     def copied(source: Path, name: str) -> Callable[[Path], Path]:
         def make(folder: Path) -> Path:
             shutil.copytree(source, folder / "model")
@@ -353,7 +358,10 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("json rows", "rows", text("a.json", '[{"text": "a", "label": 0}]'), raw,
                ("tasks/sources/text_files.py",)),
         Reader("jsonl", "jsonl", text("a.jsonl", '{"text": "a", "label": 0}\n'), raw, ("tasks/sources/text_files.py",)),
-        Reader("rows to answer", "csv", text("a.csv", rows), read_rows, ("tasks/sources/files.py",)),
+        Reader("rows to answer", "csv", text("a.csv", rows), answered, ("tasks/sources/stream.py",)),
+        Reader("objects to answer", "jsonl", text("a.jsonl", '{"text": 1}\n'), answered, ("tasks/sources/stream.py",)),
+        Reader("batches to answer", "parquet", parquet, answered, ("tasks/sources/stream.py",)),
+        Reader("lines to answer", "text", text("a.txt", "a\nb\n"), answered, ("tasks/sources/stream.py",)),
         Reader("parquet", "parquet", parquet, raw, ("tasks/sources/parquet.py",)),
         Reader("zip", "zip", archive, raw, ("tasks/sources/archive.py",)),
         Reader("image to answer", "image", picture, lambda path: ImageModality().parse(str(path), 0),

@@ -214,13 +214,45 @@ def test_images_of_a_parquet_file_are_those_of_a_suite(
     shown = [json.loads(line) for line in cli("predict", tmp_path / "model", "--json", *words).splitlines()]
     assert [row["prediction"] for row in shown] == wanted and [row["image"] for row in shown] == words
     pq.write_table(pa.table({"image": pa.array([{"bytes": b"no image", "path": None}])}), file)
-    with pytest.raises(AllroundError, match="read the image 'row 0'"):
-        cli("predict", tmp_path / "model", "--input", file)
+    with pytest.raises(AllroundError, match="'image' cannot be read: cannot identify image file"):
+        cli("predict", tmp_path / "model", "--input", file, "--strict")
+
+
+def test_predict_all_tasks_in_the_form_of_the_input(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import allround
+
+    rows = "id;length;width\n007;4.0;3.0\n008;long;3.0\n009;40;2.1\n"
+    (tmp_path / "rows.csv").write_text(rows, encoding="utf-8")
+    result = CliRunner().invoke(app, ["predict", str(model), "--input", str(tmp_path / "rows.csv"), "--top", "1"])
+    header, first, second, third = result.stdout.splitlines()
+    assert header == (
+        "id;length;width;species_prediction;species_confidence;species_label_1;species_score_1;petal_prediction;note"
+    )
+    species, petal = (allround.load(model).predict(task, [(4.0, 3.0)])[0] for task in ("species", "petal"))
+    cells = first.split(";")
+    assert (cells[0], cells[3], cells[5], float(cells[7])) == ("007", species, species, pytest.approx(petal, abs=1e-5))
+    assert second == "008;long;3.0;;;;;;'length' holds 'long', which is not a number"
+    assert third.split(";")[3] == "s2" and "length: 40.0 is far outside 4 to 6.6" in third
+    assert result.stderr.splitlines() == [
+        "without an answer: 1 of 3 rows (1 broken), "
+        "first row 1 (counted from 0): 'length' holds 'long', which is not a number",
+        "unlike the training rows: 1 of 3 rows, first row 2 (counted from 0): length: 40.0 is far outside 4 to 6.6",
+    ]
+    quiet = CliRunner().invoke(app, ["predict", str(model), "--input", str(tmp_path / "rows.csv"), "--quiet"])
+    assert quiet.output == ""
+    given = CliRunner().invoke(app, ["predict", str(model), "--input", "-", "--format", "csv"], input=rows)
+    assert given.stdout.splitlines()[1].startswith("007;4.0;3.0;s0;")
+    counts = json.loads(cli("predict", model, "--input", tmp_path / "rows.csv", "-o", tmp_path / "o.tsv", "--json"))
+    assert (counts["rows"], counts["broken"], counts["odd"]) == (3, 1, 1)
+    shown = cli("predict", model, "4.0", "3.0", "6.5", "2.1").splitlines()
+    assert [line.split("  (")[0] for line in shown] == ["species: s0", "species: s2"] and "\tpetal: " in shown[0]
+    with pytest.raises(AllroundError, match="each example has 2: length, width"):
+        cli("predict", model, "-")
 
 
 def test_predict_errors(model: Path) -> None:
-    with pytest.raises(AllroundError, match="it has 2 tasks, and none was named"):
-        cli("predict", model, "1", "2")
     with pytest.raises(AllroundError, match="did you mean 'species'"):
         cli("predict", model, "--task", "specie", "1", "2")
     with pytest.raises(AllroundError, match="each example has 2: length, width"):

@@ -157,6 +157,9 @@ def test_an_answer_is_the_same_among_rows_of_other_tasks(case: tuple[System, Sui
     rows = [rows_of(suite, task, 12)[number] for number, task in enumerate(tasks)]
     mixed = system.answer_mixed(tasks, rows)
     assert len(mixed) == len(rows)
+    together = system.answer_tasks(names, rows_of(suite, names[0]), scores=True)
+    for task, found in together.items():
+        assert_same(found, system.answers(task, rows_of(suite, names[0])))
     for task, row, found in zip(tasks, rows, mixed, strict=True):
         assert_same(found, system.answers(task, [row]))
 

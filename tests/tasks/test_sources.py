@@ -17,8 +17,9 @@ from allround.core import reading
 from allround.core.errors import AllroundError
 from allround.tasks.make import make_task
 from allround.tasks.sources import archive as archive_module
-from allround.tasks.sources.load import load_raw, read_rows
+from allround.tasks.sources.load import load_raw
 from allround.tasks.sources.scikit_learn import SKLEARN
+from allround.tasks.sources.stream import read_windows
 from allround.tasks.sources.text_files import Columns
 from allround.tasks.spec import SourceSpec
 
@@ -183,7 +184,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path: Path, name: str) -> Non
     (tmp_path / name).symlink_to("/dev/zero")
     refuse(tmp_path, name, "is a device, not a file")
     with pytest.raises(AllroundError, match="is a device, not a file"):
-        read_rows(tmp_path / name)
+        list(read_windows(tmp_path / name))
 
 
 def test_a_pipe_among_images(tmp_path: Path) -> None:

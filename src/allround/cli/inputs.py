@@ -1,76 +1,184 @@
-"""Answers for inputs from the command line or a file."""
+"""Answers for inputs from the command line, a file or standard input."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
+import typer
+
+from allround.cli.screen import says_nothing
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
+from allround.core.outputs import check_out_file
+from allround.core.words import plural
+from allround.models.prediction.answerer import Asking
+from allround.models.prediction.answers import Answered, Counts, TaskAnswers
+from allround.models.prediction.tables import line_name, window_rows, with_columns, write_answers
+from allround.models.prediction.writers import text_writer
 from allround.models.system import System, load
-from allround.tasks.definition import Definition
-from allround.tasks.kind import kind
-from allround.tasks.modality import modality_of
+from allround.tasks.sources.stream import STDIN, Lines, Objects, Window, format_of, read_windows
 
 
-def answers(folder: Path, task: str | None, inputs: list[str], file: Path | None) -> list[dict[str, Any]]:
-    """One dictionary for each input: the input's columns, `prediction`, `confidence`."""
+def answer_file(
+    folder: Path,
+    words: list[str],
+    file: str | None,
+    format: str | None,
+    output: Path,
+    asking: Asking,
+    *,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Write the rows with their answers into a file, and say what came of them."""
+    file = _source(words, file, format)
+    check_out_file(output, "predict", force=force, inputs=[file])
     quiet_libraries()
     model = load(folder)
-    if task is None:
-        if len(model.definitions) > 1:
-            raise AllroundError(
-                f"answer with {folder}",
-                f"it has {len(model.definitions)} tasks, and none was named",
-                f"give --task, one of: {', '.join(model.definitions)}",
-            )
-        task = next(iter(model.definitions))
-    definition = model.definition(task)
-    if (file is None) == (not inputs):
+    windows, asking = _windows(model, words, file, format, asking)
+    read = "jsonl" if file is None else format_of(file, format, f"read '{file}'")
+    counts = write_answers(model, windows, output, asking, source=_named(file), read=read, force=force)
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), **asdict(counts)}, ensure_ascii=False))
+        return
+    typer.echo(f"{plural(counts.rows, 'row')} written to {output}")
+    _say(counts)
+
+
+def answer_screen(
+    folder: Path, words: list[str], file: str | None, format: str | None, asking: Asking, *, as_json: bool
+) -> None:
+    """Print the answers: a line a row for inputs given as words, else as the input is written; Parquet as JSONL."""
+    file = _source(words, file, format)
+    read = "txt" if file is None else format_of(file, format, f"read '{file}'")
+    written = "jsonl" if as_json or read == "parquet" else read
+    quiet_libraries()
+    model = load(folder)
+    windows, asking = _windows(model, words, file, format, asking)
+    counts, writer = Counts(), None
+    nested = written in ("txt", "jsonl")
+    for made, columns in with_columns(model, windows, asking, _named(file), nested=nested, counts=counts):
+        if written == "txt":
+            for place in range(len(made.window)):
+                typer.echo(_line(made, place, alone=columns.alone))
+        else:
+            writer = writer or text_writer(sys.stdout, written, columns)
+            writer.write(made)
+        sys.stdout.flush()
+    _say(counts)
+
+
+def _source(words: list[str], file: str | None, format: str | None) -> str | None:
+    """The file to read, or - for standard input; None where the words are the inputs."""
+    if words == [STDIN] and file is None:
+        return STDIN
+    if (file is None) == (not words):
         found = "neither inputs nor a file was given" if file is None else "both inputs and a file were given"
-        raise AllroundError(f"answer task '{task}'", found, "give the inputs as arguments, or --input FILE")
-    columns = _from_file(definition, file) if file is not None else _from_words(definition, inputs)
-    return _answer(model, task, columns)
-
-
-def _answer(model: System, task: str, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    definition = model.definition(task)
-    rules = modality_of(definition)
-    rows = [tuple(rules.parse(row[c], i) for c in definition.inputs) for i, row in enumerate(columns)]
-    if not rows:
-        return []
-    made = model.answers(task, rows)
-    decoded, confidence = kind(definition.kind).decode(made.predictions, definition), made.confidence
-    return [
-        {
-            **{column: rules.shown(value, i) for column, value in row.items()},
-            "prediction": answer,
-            "confidence": confidence[i] if confidence else None,
-        }
-        for i, (row, answer) in enumerate(zip(columns, decoded, strict=True))
-    ]
-
-
-def _from_words(definition: Definition, words: list[str]) -> list[dict[str, Any]]:
-    width = len(definition.inputs)
-    if len(words) % width:
         raise AllroundError(
-            f"answer task '{definition.name}'",
-            f"{len(words)} inputs were given, and each example has {width}: {', '.join(definition.inputs)}",
+            "answer tasks", found, "give the inputs as arguments, or --input FILE, or - for standard input"
+        )
+    if file is None and format is not None:
+        raise AllroundError("answer tasks", "--format says how a file is read, and there is none", "leave it out")
+    return file
+
+
+def _named(file: str | None) -> str:
+    return "the inputs" if file is None else "standard input" if file == STDIN else file
+
+
+def _windows(
+    model: System, words: list[str], file: str | None, format: str | None, asking: Asking
+) -> tuple[Iterator[Window], Asking]:
+    """The rows, and what is asked of them: of lines, and of a single input, the tasks that have one input."""
+    if file is None:
+        window, asking = _of_words(model, words, asking)
+        return iter([window]), asking
+    if format_of(file, format, f"read '{file}'") == "txt":
+        asking = _of_one_input(model, asking, "lines of text")
+    rows, line = window_rows(model, asking), line_name(model, asking)
+    return read_windows(file, format, rows=rows, line=line), asking
+
+
+def _inputs(model: System, asking: Asking) -> dict[str, tuple[str, ...]]:
+    """The input columns of the tasks that are asked for."""
+    return {name: model.definition(name).inputs for name in (asking.tasks or model.definitions)}
+
+
+def _of_one_input(model: System, asking: Asking, what: str) -> Asking:
+    """All tasks that have one input, where none is named. Errors: others are named, or there are none."""
+    wide = {name: inputs for name, inputs in _inputs(model, asking).items() if len(inputs) > 1}
+    single = tuple(name for name in model.definitions if name not in wide)
+    if wide and (asking.tasks is not None or not single):
+        name, inputs = next(iter(wide.items()))
+        raise AllroundError(
+            f"answer task '{name}' for {what}",
+            f"each example has {len(inputs)}: {', '.join(inputs)}",
+            f"give {len(inputs)} inputs an example; or --input with a file (or - and --format csv, tsv or jsonl)",
+        )
+    for name, inputs in wide.items():
+        typer.echo(f"task '{name}' is left out: it has {len(inputs)} inputs: {', '.join(inputs)}", err=True)
+    return replace(asking, tasks=single) if wide else asking
+
+
+def _of_words(model: System, words: list[str], asking: Asking) -> tuple[Window, Asking]:
+    if len(words) == 1:
+        asking = _of_one_input(model, asking, "one input")
+    asked = _inputs(model, asking)
+    if all(len(inputs) == 1 for inputs in asked.values()):
+        return Lines(0, words, line_name(model, asking)), asking
+    different = sorted(set(asked.values()))
+    if len(different) > 1:
+        raise AllroundError(
+            "answer all tasks for these inputs",
+            "their inputs differ: " + "; ".join(f"{name}: {', '.join(inputs)}" for name, inputs in asked.items()),
+            "name tasks of equal inputs with --task, or give the columns in a file with --input",
+        )
+    (columns,) = different
+    width = len(columns)
+    if len(words) % width:
+        named = " and ".join(f"'{name}'" for name in asked)
+        raise AllroundError(
+            f"answer {'task' if len(asked) == 1 else 'the tasks'} {named}",
+            f"{len(words)} inputs were given, and each example has {width}: {', '.join(columns)}",
             f"give a multiple of {width} inputs; put quotation marks around texts with spaces",
         )
-    return [dict(zip(definition.inputs, words[i : i + width], strict=True)) for i in range(0, len(words), width)]
+    rows = [dict(zip(columns, words[i : i + width], strict=True)) for i in range(0, len(words), width)]
+    return Objects(0, rows), asking
 
 
-def _from_file(definition: Definition, file: Path) -> list[dict[str, Any]]:
-    from allround.tasks.sources.load import read_rows
+def _line(made: Answered, place: int, *, alone: bool) -> str:
+    """A row's answers in a line; those of several tasks are parted by tabs."""
+    if made.notes[place] is not None and all(one.predictions[place] is None for one in made.tasks.values()):
+        return f"no answer: {made.notes[place]}"
+    return "\t".join(("" if alone else f"{name}: ") + _answer(one, place) for name, one in made.tasks.items())
 
-    rows = read_rows(file)
-    for column in definition.inputs:
-        if rows and column not in rows[0]:
-            raise AllroundError(
-                f"answer task '{definition.name}' for {file}",
-                f"it has no column '{column}'; it has: {', '.join(rows[0])}",
-                f"name the columns {', '.join(definition.inputs)}",
-            )
-    return [{c: row[c] for c in definition.inputs} for row in rows]
+
+def _answer(one: TaskAnswers, place: int) -> str:
+    answer = one.predictions[place]
+    if answer is None:
+        return "no answer"
+    if one.scores is not None:
+        ranked = one.scores[place]
+        words = ranked if isinstance(ranked, list) else [ranked or {}]
+        return " ".join(",".join(f"{label} {100 * p:.1f}%" for label, p in word.items()) for word in words)
+    sure = one.confidence[place]
+    shown = f"{answer:.4g}" if isinstance(answer, float) else _joined(answer)
+    return shown if sure is None else f"{shown}  ({100 * sure:.1f}%)"
+
+
+def _joined(answer: str | float | Sequence[str]) -> str:
+    return str(answer) if isinstance(answer, (str, float)) else " ".join(answer)
+
+
+def _say(counts: Counts) -> None:
+    """What was left out, and what there is to say of the rows."""
+    if says_nothing():
+        return
+    for name, why in counts.left_out.items():
+        typer.echo(f"task '{name}' is left out: {why}", err=True)
+    for words in counts.words():
+        typer.echo(words, err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,34 +17,58 @@ app = typer.Typer(**PLAIN)
 def predict(
     model: SavedArgument,
     inputs: Annotated[
-        list[str] | None, typer.Argument(help="Inputs: texts (two for a pair), image files, or a row's columns.")
+        list[str] | None,
+        typer.Argument(
+            help="Inputs: texts (two for a pair), image files, or a row's columns; or - for standard input, a text a "
+            "line."
+        ),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="The task. May be left out when the model has only one.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="The task, or several, separated by commas. Default: all whose input columns are there."),
+    ] = None,
     input_file: Annotated[
-        Path | None, typer.Option("--input", help="A JSONL, CSV, TSV or Parquet file with the task's input columns.")
+        str | None,
+        typer.Option(
+            "--input", help="A CSV, TSV, JSONL, Parquet or text file with the tasks' input columns, or - with --format."
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write answers here as JSONL instead of on the screen.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a JSON object.")] = False,
+    format: Annotated[
+        str | None, typer.Option(help="Of the input, where its ending does not say it: csv, tsv, jsonl, parquet, txt.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write the rows with their answers here, as its ending says (.csv, .tsv, .jsonl, .parquet), instead "
+            "of on the screen.",
+        ),
+    ] = None,
+    scores: Annotated[bool, typer.Option("--scores", help="Give the probability of each label too.")] = False,
+    top: Annotated[int | None, typer.Option(help="Give so many labels with their probabilities.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at a row that cannot be answered, instead of leaving it empty.")
+    ] = False,
+    prefix: Annotated[str, typer.Option(help="What the names of the answers' columns begin with.")] = "",
+    batch_size: Annotated[int, typer.Option(help="Rows that are answered together.")] = 64,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each row as a JSON object; with --output, what came of the rows.")
+    ] = False,
     force: ForceOption = False,
 ) -> None:
-    """Answer a task for inputs given here or in a file."""
-    from allround.cli.inputs import answers
-    from allround.core.outputs import check_out_file, output_file
+    """Answer tasks for inputs given here, in a file or on standard input.
 
+    A CSV file gives CSV, TSV TSV, JSONL JSONL and Parquet Parquet: every row in its order, with its other columns, and
+    with a column for each task. A row with an empty or broken cell has an empty answer, and a note says why. Files may
+    be larger than memory.
+    """
+    from allround.cli.inputs import answer_file, answer_screen
+    from allround.cli.words import split
+    from allround.models.prediction.answerer import Asking
+
+    asking = Asking(tuple(split(task, "--task")) or None, scores, top, strict, prefix, batch_size)
     if output is not None:
-        check_out_file(output, "predict", force=force, inputs=[input_file])
-    found = answers(model, task, inputs or [], input_file)
-    if output is not None:
-        with output_file(output, "predict", force=force) as new:
-            new.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), "utf-8")
-        typer.echo(f"{len(found)} answers written to {output}")
-        return
-    for row in found:
-        if as_json or input_file is not None:
-            typer.echo(json.dumps(row, ensure_ascii=False))
-        else:
-            sure = f"  ({100 * row['confidence']:.1f}%)" if row.get("confidence") is not None else ""
-            answer = row["prediction"]
-            answer = f"{answer:.4g}" if isinstance(answer, float) else answer
-            answer = " ".join(answer) if isinstance(answer, list) else answer
-            typer.echo(f"{answer}{sure}")
+        answer_file(model, inputs or [], input_file, format, output, asking, as_json=as_json, force=force)
+    else:
+        answer_screen(model, inputs or [], input_file, format, asking, as_json=as_json)

@@ -48,6 +48,10 @@ class Screen:
             self._real = sys.stdout
             self._stack.enter_context(contextlib.redirect_stdout(_Nowhere()))
 
+    @property
+    def drops_words(self) -> bool:
+        return self._real is not None
+
     def drop_progress(self) -> None:
         """Let a run say nothing while it works."""
         from allround.core.progress import quiet_runs
@@ -102,3 +106,8 @@ def give(result: object) -> None:
     """Show a result before the command ends with an exit code of its own; others return theirs."""
     if _current is not None:
         _current.show(result)
+
+
+def says_nothing() -> bool:
+    """Whether a command was told to print no words."""
+    return _current is not None and _current.drops_words

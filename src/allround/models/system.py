@@ -13,6 +13,7 @@ from allround.core.errors import AllroundError, suggestion
 from allround.core.outputs import output_folder
 from allround.models.calibration import KEY, Calibration, read_calibrations
 from allround.models.manifest import read_manifest, write_manifest
+from allround.models.prediction.predicts import Predicts
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.modality import modality_of
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 WINDOW = 8192
 
 
-class System(ABC):
+class System(Predicts, ABC):
     """Answers the tasks in `definitions`, by whatever means.
 
     A row's answer depends on that row and its task alone, never on the rows beside it. A saved system is a folder whose
@@ -126,6 +127,15 @@ class System(ABC):
 
         return Answers.join(list(self.answer(task, rows, batch_size=batch_size, scores=scores)))
 
+    def answer_tasks(
+        self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64, scores: bool = False
+    ) -> dict[str, Answers]:
+        """The answers of several tasks to the same rows, at least one of them.
+
+        A system whose tasks share an encoder reads each row once.
+        """
+        return {task: self.answers(task, rows, batch_size=batch_size, scores=scores) for task in tasks}
+
     def answer_mixed(self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64) -> list[Answers]:
         """The answer to each row, of the task that stands beside it: one `Answers` of length 1 a row."""
         found: dict[int, Answers] = {}
@@ -174,7 +184,9 @@ class System(ABC):
                 else f"a system of the sort '{self.sort}' gives no probabilities of the labels",
                 "leave scores out",
             )
-        return [_ranked(found, definition.labels, top) for found in made.scores]
+        from allround.models.prediction.answers import ranked_labels
+
+        return [ranked_labels(found, definition.labels, top) for found in made.scores]
 
     def save(self, folder: Path | str, *, force: bool = False) -> None:
         """Write the system into a folder that appears when it is whole.
@@ -187,13 +199,6 @@ class System(ABC):
     def write_manifest(self, folder: Path, **more: Any) -> None:
         """The file that makes a folder a system. more: what the sort of system needs to be read again."""
         write_manifest(folder, self.definitions, {**self.facts, **more}, self.sort)
-
-
-def _ranked(scores: Any, labels: Sequence[str], top: int | None) -> Any:
-    if getattr(scores, "ndim", 1) == 2:
-        return [_ranked(one, labels, top) for one in scores]
-    order = sorted(range(len(labels)), key=lambda label: (-scores[label], label))
-    return {labels[label]: float(scores[label]) for label in order[:top]}
 
 
 def windows(rows: Iterable[Row], size: int = WINDOW) -> Iterator[list[Row]]:

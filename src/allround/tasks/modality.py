@@ -66,6 +66,8 @@ class Modality(ABC):
     #: The largest number of input columns, and what to do about more of them.
     most_columns: ClassVar[int | None] = None
     fewer: ClassVar[str] = ""
+    #: How many rows are read at once where they are answered: few where they are large.
+    rows: ClassVar[int] = 1024
     #: Whether two columns make a pair.
     pairs: ClassVar[bool] = False
     #: Whether it takes columns of several modalities together.

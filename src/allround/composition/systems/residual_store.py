@@ -94,6 +94,19 @@ class ResidualStore(System):
             made = self.open(task).answers(task, rows, batch_size=batch_size, scores=wanted)
         return self.finished(task, made, scores)
 
+    def answer_tasks(
+        self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64, scores: bool = False
+    ) -> dict[str, Answers]:
+        """Tasks of one specialist share its encoder."""
+        found: dict[str, Answers] = {}
+        for task in tasks:
+            if task not in found:
+                own = [other for other in tasks if self.store.file(other) == self.store.file(task)]
+                wanted = any(self.wants_scores(other, scores) for other in own)
+                with self._lock:
+                    found.update(self.open(task).answer_tasks(own, rows, batch_size=batch_size, scores=wanted))
+        return {task: self.finished(task, found[task], scores) for task in tasks}
+
     def to(self, device: torch.device | str) -> ResidualStore:
         self.model.to(device)
         return self

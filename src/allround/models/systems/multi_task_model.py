@@ -195,6 +195,41 @@ class MultiTaskModel(Model):
         return answer_alike([self], task, rows, batch_size=batch_size, scores=scores)[0]
 
     @torch.inference_mode()
+    def answer_tasks(
+        self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64, scores: bool = False
+    ) -> dict[str, Answers]:
+        """The answers of several tasks to the same rows. Tasks that read rows alike share the encoder's work."""
+        self.eval()
+        together: dict[Hashable, list[str]] = {}
+        for task in tasks:
+            check_rows(self.definition(task), rows)
+            together.setdefault(self.reading(task), []).append(task)
+        found: dict[str, Answers] = {}
+        for alike in together.values():
+            found.update(self._answer_alike(alike, self.prepare(alike[0], rows), batch_size, scores))
+        return {task: found[task] for task in tasks}
+
+    def _answer_alike(
+        self, tasks: Sequence[str], rows: Sequence[Prepared], batch_size: int, scores: bool
+    ) -> dict[str, Answers]:
+        """The answers of tasks that read rows alike: the encoder reads each row once."""
+        parts: dict[str, list[Answers]] = {task: [] for task in tasks}
+        odd: dict[str, list[int]] = {}
+        order: list[int] = []
+        for numbers, batch in batches(self.encoder, rows, self.definitions[tasks[0]], batch_size):
+            features = self.features(batch)
+            order += numbers
+            for task, made in parts.items():
+                try:
+                    made.append(self.answered(task, features, scores=scores))
+                except NotFinite as error:
+                    odd.setdefault(task, []).extend(numbers[row] for row in error.rows)
+        for task, wrong in odd.items():
+            raise not_finite(self.encoder, self.definitions[task], sorted(wrong), len(rows))
+        places = sorted(range(len(order)), key=order.__getitem__)
+        return {task: Answers.join(made).take(places) for task, made in parts.items()}
+
+    @torch.inference_mode()
     def answer_mixed(self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64) -> list[Answers]:
         """The answer to each row, of the task that stands beside it. Tasks that read rows alike share batches."""
         self.eval()

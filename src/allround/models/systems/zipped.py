@@ -56,6 +56,17 @@ class Zipped(System):
         for made in self.member(task).answer(task, rows, batch_size=batch_size, scores=wanted):
             yield self.finished(task, made, scores)
 
+    def answer_tasks(
+        self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64, scores: bool = False
+    ) -> dict[str, Answers]:
+        """Tasks of one member share its encoder."""
+        found: dict[str, Answers] = {}
+        for member in dict.fromkeys(self.member(task) for task in tasks):
+            own = [task for task in tasks if task in member.definitions]
+            wanted = any(self.wants_scores(task, scores) for task in own)
+            found.update(member.answer_tasks(own, rows, batch_size=batch_size, scores=wanted))
+        return {task: self.finished(task, found[task], scores) for task in tasks}
+
     def to(self, device: torch.device | str) -> Zipped:
         first, *others = self.encoders
         shared = [[n for n, t in _tensors(other).items() if t is _tensors(first)[n]] for other in others]

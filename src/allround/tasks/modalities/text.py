@@ -51,6 +51,9 @@ class Text(Modality):
             found[split] = list(texts)
         return found
 
+    def parse(self, value: object, row: int) -> Value:
+        return " ".join(value) if isinstance(value, (list, tuple)) and _is_words(value) else value  # type: ignore[return-value]
+
     def to_arrow(self, values: Sequence[Value]) -> Array:
         import pyarrow as pa
 

@@ -54,18 +54,6 @@ def load_raw(
     return {split: _rename(rows, spec.columns, split) for split, rows in read.items()}
 
 
-def read_rows(file: Path) -> list[dict[str, object]]:
-    """The rows of one JSONL, JSON, CSV, TSV or Parquet file, as dictionaries.
-
-    An image of a Parquet file is a dictionary itself: the `bytes` of its file, and that file's `path`; either may lack.
-    """
-    rows = read_files({"train": file}, None)["train"]
-    if isinstance(rows, Columns):
-        return [rows.row(number) for number in range(rows.count)]
-    found: list[dict[str, object]] = rows.to_list()
-    return found
-
-
 def _whole(read: dict[str, Rows]) -> dict[str, Rows]:
     """The same, after a check that no row names an image that is somewhere else."""
     for split, rows in read.items():

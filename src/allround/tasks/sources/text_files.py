@@ -38,7 +38,8 @@ _ROWS, _CELLS = 10_000, 1_000_000
 
 _NUMBER = r"(?i)^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?$|^[+-]?inf(inity)?$"
 _WHOLE = r"^[+-]?[0-9]+$"
-_BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+#: Words of files that are truth values.
+BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 #: The limit of a cell's length is one for the whole process.
 _FIELD_LIMIT = threading.Lock()
 
@@ -265,8 +266,8 @@ def _one_type(columns: list[ChunkedArray], as_written: bool) -> list[ChunkedArra
     others = trimmed.filter(pc.invert(absent))
     if len(others) and pc.all(pc.match_substring_regex(others, _NUMBER)).as_py():
         values = pc.if_else(absent, None, words if as_written else _numbers(pc.if_else(absent, None, trimmed)))
-    elif len(words) and not as_written and set(words.to_pylist()) <= _BOOLEANS.keys():
-        values = pa.array([_BOOLEANS[word] for word in words.to_pylist()])
+    elif len(words) and not as_written and set(words.to_pylist()) <= BOOLEANS.keys():
+        values = pa.array([BOOLEANS[word] for word in words.to_pylist()])
     else:
         return columns
     return [values.take(pc.index_in(column, words)) for column in columns]

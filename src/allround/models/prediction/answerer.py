@@ -1,0 +1,49 @@
+"""What prediction asks of a system, and how a user wants the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from allround.core.errors import AllroundError
+from allround.models.batch import Answers
+from allround.tasks.definition import Definition
+from allround.tasks.values import Row
+
+
+class Answerer(Protocol):
+    """The part of a system that prediction uses."""
+
+    definitions: dict[str, Definition]
+
+    def definition(self, task: str) -> Definition: ...
+
+    def answer_tasks(
+        self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64, scores: bool = False
+    ) -> dict[str, Answers]: ...
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is asked.
+
+    tasks: None for all whose columns are there. scores: the probability of each label too. top: only of the most
+    probable ones. strict: an empty or broken cell is an error. prefix: what the names of new columns begin with.
+    """
+
+    tasks: tuple[str, ...] | None = None
+    scores: bool = False
+    top: int | None = None
+    strict: bool = False
+    prefix: str = ""
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.top is not None and self.top < 1:
+            raise AllroundError(f"give the top {self.top} labels", "top must be at least 1", "give 1 or more")
+
+    @property
+    def ranked(self) -> bool:
+        """Whether labels are wanted with their probabilities."""
+        return self.scores or self.top is not None

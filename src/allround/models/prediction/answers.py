@@ -1,0 +1,212 @@
+"""The answers to windows of rows: those of all tasks, row by row, and why a row has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from allround.core.errors import AllroundError
+from allround.core.words import plural
+from allround.models.batch import Answers
+from allround.models.prediction.answerer import Answerer, Asking
+from allround.models.prediction.cells import Inputs, read_inputs
+from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
+from allround.tasks.sources.stream import Window
+from allround.tasks.values import Target
+
+#: The probabilities of labels, the most probable first; for tasks per word one for each word.
+Ranked = dict[str, float] | list[dict[str, float]]
+
+
+@dataclass
+class TaskAnswers:
+    """A task's answers to a window, one a row; None where there is none. scores: where they are asked for and the
+    kind has labels."""
+
+    definition: Definition
+    predictions: list[Target | None]
+    confidence: list[float | None]
+    scores: list[Ranked | None] | None = None
+
+
+@dataclass
+class Answered:
+    """A window with its answers. notes: why a row has no answer, or what in it is unlike the training rows."""
+
+    window: Window
+    tasks: dict[str, TaskAnswers]
+    notes: list[str | None]
+
+
+@dataclass
+class Counts:
+    """What came of the rows so far.
+
+    empty, broken: rows that lack an answer of a task; first: the first of them. odd: other rows that hold what the
+    training rows hold nothing like; first_odd: the first of them. left_out: tasks without answers, and why.
+    """
+
+    rows: int = 0
+    empty: int = 0
+    broken: int = 0
+    first: str = ""
+    odd: int = 0
+    first_odd: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def words(self) -> list[str]:
+        """What there is to say of the rows: how many have no answer, and how many are unlike the training rows."""
+        found = []
+        if self.empty + self.broken:
+            parts = [f"{n:,} {what}" for n, what in ((self.empty, "empty"), (self.broken, "broken")) if n]
+            lacking = f"{self.empty + self.broken:,} of {plural(self.rows, 'row')}"
+            found.append(f"without an answer: {lacking} ({', '.join(parts)}), first {self.first}")
+        if self.odd:
+            lacking = f"{self.odd:,} of {plural(self.rows, 'row')}"
+            found.append(f"unlike the training rows: {lacking}, first {self.first_odd}")
+        return found
+
+
+def answer_windows(
+    system: Answerer, windows: Iterable[Window], asking: Asking, source: str, counts: Counts | None = None
+) -> Iterator[Answered]:
+    """The answers to windows of rows, in their order.
+
+    source: what the rows are from, in messages. counts: is kept up to date.
+    Errors: a task that the system or the columns lack; with `asking.strict`, a row that cannot be answered.
+    """
+    counts = Counts() if counts is None else counts
+    chosen: list[str] | None = None
+    for window in windows:
+        if chosen is None:
+            chosen = choose_tasks(system, window, asking, source, counts)
+        made = _answered(system, chosen, window, asking, source, counts)
+        counts.rows += len(window)
+        yield made
+
+
+def choose_tasks(system: Answerer, window: Window, asking: Asking, source: str, counts: Counts) -> list[str]:
+    """The tasks that are asked for, or all whose columns are there."""
+    lacking = {
+        name: [column for column in definition.inputs if not window.has(column)]
+        for name, definition in system.definitions.items()
+    }
+    have = ", ".join(window.names)
+    if asking.tasks is None:
+        counts.left_out = {name: f"there is no column '{gone[0]}'" for name, gone in lacking.items() if gone}
+        chosen = [name for name in system.definitions if name not in counts.left_out]
+        if not chosen:
+            needs = "; ".join(f"'{name}' needs {', '.join(d.inputs)}" for name, d in system.definitions.items())
+            raise AllroundError(
+                f"answer {source}", f"it has the columns {have}, and no task's own: {needs}", "rename the columns"
+            )
+        return chosen
+    for name in asking.tasks:
+        definition = system.definition(name)
+        if lacking[name]:
+            raise AllroundError(
+                f"answer task '{name}' for {source}",
+                f"it has no column '{lacking[name][0]}'; it has: {have}",
+                f"name the columns {', '.join(definition.inputs)}",
+            )
+    return list(dict.fromkeys(asking.tasks))
+
+
+def _answered(
+    system: Answerer, tasks: Sequence[str], window: Window, asking: Asking, source: str, counts: Counts
+) -> Answered:
+    together: dict[object, list[str]] = {}
+    for task in tasks:
+        d = system.definition(task)
+        together.setdefault((d.inputs, d.modality, kind(d.kind).per_token, d.columns), []).append(task)
+    found: dict[str, TaskAnswers] = {}
+    reasons: dict[int, dict[str, list[str]]] = {}
+    empty: set[int] = set()
+    lacking: set[int] = set()
+    for alike in together.values():
+        read = read_inputs(system.definition(alike[0]), window)
+        if asking.strict:
+            _check_whole(read, window, alike, source)
+        made = _of_tasks(system, alike, read, asking)
+        found.update({task: _spread(system.definition(task), made.get(task), read, window, asking) for task in alike})
+        empty.update(read.empty)
+        lacking.update(read.empty, read.broken)
+        for place, reason in {
+            **read.empty,
+            **read.broken,
+            **{p: "; ".join(odd) for p, odd in read.odd.items()},
+        }.items():
+            reasons.setdefault(place, {}).setdefault(reason, []).extend(alike)
+    notes: list[str | None] = [None] * len(window)
+    for place, by_reason in sorted(reasons.items()):
+        some = any(len(named) < len(tasks) for named in by_reason.values())
+        notes[place] = "; ".join(f"{', '.join(n)}: {why}" if some else why for why, n in by_reason.items())
+        words = f"row {window.first + place} (counted from 0): {notes[place]}"
+        if place in lacking:
+            counts.first = counts.first or words
+        else:
+            counts.first_odd = counts.first_odd or words
+    counts.empty += len(empty)
+    counts.broken += len(lacking - empty)
+    counts.odd += len(reasons.keys() - lacking)
+    return Answered(window, {task: found[task] for task in tasks}, notes)
+
+
+def _check_whole(read: Inputs, window: Window, tasks: Sequence[str], source: str) -> None:
+    wrong = {**read.empty, **read.broken}
+    if wrong:
+        place = min(wrong)
+        raise AllroundError(
+            f"answer {plural(len(tasks), 'task')} for every row of {source}",
+            f"{wrong[place]}, in row {window.first + place} (counted from 0)",
+            "correct it; or leave out --strict (strict=False in Python): the row then has an empty answer and a note",
+        )
+
+
+def _of_tasks(system: Answerer, tasks: Sequence[str], read: Inputs, asking: Asking) -> Mapping[str, Answers]:
+    if not read.rows:
+        return {}
+    scored = [task for task in tasks if asking.ranked and not kind(system.definition(task).kind).numeric]
+    made = system.answer_tasks(tasks, read.rows, batch_size=asking.batch_size, scores=bool(scored))
+    for task in scored:
+        if made[task].scores is None:
+            raise AllroundError(
+                f"give the scores of task '{task}'",
+                "the system gives no probabilities of its labels",
+                "leave scores out, or leave the task out",
+            )
+    return made
+
+
+def _spread(definition: Definition, made: Answers | None, read: Inputs, window: Window, asking: Asking) -> TaskAnswers:
+    """A task's answers at the places of their rows."""
+    rules = kind(definition.kind)
+    ranked = asking.ranked and not rules.numeric
+    found = TaskAnswers(
+        definition, [None] * len(window), [None] * len(window), [None] * len(window) if ranked else None
+    )
+    if made is None:
+        return found
+    for place, answer in zip(read.places, rules.decode(made.predictions, definition), strict=True):
+        found.predictions[place] = answer
+    for place, sure in zip(read.places, made.confidence or (), strict=made.confidence is not None):
+        found.confidence[place] = float(sure)
+    if found.scores is not None and made.scores is not None:
+        for place, row in zip(read.places, made.scores, strict=True):
+            found.scores[place] = ranked_labels(row, definition.labels, asking.top)
+    return found
+
+
+def ranked_labels(scores: np.ndarray, labels: Sequence[str], top: int | None) -> Ranked:
+    """The probabilities of labels by their names, the most probable first; of each word, for a row with words.
+
+    >>> ranked_labels(np.array([0.25, 0.75]), ["no", "yes"], 1)
+    {'yes': 0.75}
+    """
+    if scores.ndim == 2:
+        return [ranked_labels(word, labels, top) for word in scores]  # type: ignore[misc]
+    order = sorted(range(len(labels)), key=lambda label: (-scores[label], label))
+    return {labels[label]: float(scores[label]) for label in order[:top]}

@@ -1,0 +1,115 @@
+"""The columns that answers add to a table: their names, their values, and their types in Arrow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from allround.core.errors import AllroundError
+from allround.models.prediction.answerer import Asking
+from allround.models.prediction.answers import Answered, TaskAnswers
+from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
+
+if TYPE_CHECKING:
+    from pyarrow import DataType
+
+#: The column of what there is to say of a row.
+NOTE = "note"
+
+
+class AnswerColumns:
+    """The columns of answers to some tasks.
+
+    For a system of one task, or where one task is asked for: `prediction`, `confidence`. For several: `TASK_prediction`
+    and so on. The last is `note`. nested: the probabilities of labels are one dictionary a row, in `scores`; otherwise
+    each label has a column `score_LABEL`, and of the top ones `label_1`, `score_1` and so on.
+    """
+
+    def __init__(self, definitions: Mapping[str, Definition], asking: Asking, *, alone: bool, nested: bool) -> None:
+        self.definitions, self.asking, self.alone, self.nested = definitions, asking, alone, nested
+
+    def check(self, names: Iterable[str], source: str) -> None:
+        """An error where the table has a column of a name that an answer would have."""
+        there = set(names)
+        for definition in self.definitions.values():
+            for name, _ in self._types(definition):
+                self._check(name, there, source)
+        self._check(self.note, there, source)
+
+    def _check(self, name: str, there: set[str], source: str) -> None:
+        if name in there:
+            raise AllroundError(
+                f"add the answers to {source}",
+                f"it has a column '{name}' already",
+                "give --prefix new_ (prefix='new_' in Python), which the names of the answers' columns begin with",
+            )
+
+    @property
+    def note(self) -> str:
+        return f"{self.asking.prefix}{NOTE}"
+
+    def values(self, answered: Answered) -> dict[str, Sequence[object]]:
+        """The columns of a window."""
+        found: dict[str, Sequence[object]] = {}
+        for made in answered.tasks.values():
+            names = [name for name, _ in self._types(made.definition)]
+            found.update(zip(names, self._columns(made), strict=True))
+        return {**found, self.note: answered.notes}
+
+    def types(self) -> dict[str, DataType]:
+        """The names and types of all columns; not of nested ones."""
+        import pyarrow as pa
+
+        arrow = {"text": pa.string(), "number": pa.float64(), "list": pa.list_(pa.string())}
+        found = {name: arrow[sort] for d in self.definitions.values() for name, sort in self._types(d)}
+        return {**found, self.note: arrow["text"]}
+
+    def _types(self, definition: Definition) -> Iterator[tuple[str, str]]:
+        """The names of a task's columns, and what is in them."""
+        rules = kind(definition.kind)
+        before = self.asking.prefix + ("" if self.alone else f"{definition.name}_")
+        yield f"{before}prediction", "list" if rules.lists else "number" if rules.numeric else "text"
+        if rules.numeric:
+            return
+        yield f"{before}confidence", "number"
+        if not self.asking.ranked:
+            return
+        if self.nested or rules.per_token:
+            yield f"{before}scores", "text"
+        elif self.asking.top is None:
+            for label in definition.labels:
+                yield f"{before}score_{label}", "number"
+        else:
+            for place in range(1, min(self.asking.top, len(definition.labels)) + 1):
+                yield f"{before}label_{place}", "text"
+                yield f"{before}score_{place}", "number"
+
+    def _columns(self, made: TaskAnswers) -> Iterator[Sequence[object]]:
+        """The values, in the order of `_types`."""
+        yield made.predictions
+        rules = kind(made.definition.kind)
+        if rules.numeric:
+            return
+        yield made.confidence
+        if made.scores is None:
+            return
+        if self.nested:
+            yield made.scores
+        elif rules.per_token:
+            yield [None if one is None else json.dumps(one, ensure_ascii=False) for one in made.scores]
+        elif self.asking.top is None:
+            tables = [one if isinstance(one, dict) else {} for one in made.scores]
+            for label in made.definition.labels:
+                yield [table.get(label) for table in tables]
+        else:
+            pairs = [list(one.items()) if isinstance(one, dict) else [] for one in made.scores]
+            for place in range(min(self.asking.top, len(made.definition.labels))):
+                for part in (0, 1):
+                    yield [row[place][part] if row else None for row in pairs]
+
+
+def stands_alone(asking: Asking, definitions: Mapping[str, Definition]) -> bool:
+    """Whether names of columns leave the task out: one is asked for, or the system has only one."""
+    return len(definitions if asking.tasks is None else set(asking.tasks)) == 1
