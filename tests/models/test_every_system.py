@@ -261,5 +261,6 @@ def test_calibration_corrects_scores_and_confidences_and_leaves_answers(
             sure = confidence(wanted, before.predictions, definition)
             unasked = one.answers(name, rows_of(suite, name))
             assert unasked.scores is None
-            for found in (after, unasked, *one.answer_mixed([name], rows_of(suite, name)[:1])):
+            (together,) = one.answer_tasks([name], rows_of(suite, name)).values()
+            for found in (after, unasked, together, *one.answer_mixed([name], rows_of(suite, name)[:1])):
                 assert found.confidence == pytest.approx(sure[: len(found)], abs=1e-5)
