@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from allround.building.given import GivenSpecialists, read_given
 from allround.building.jobs.given import take_specialist
+from allround.building.single import evaluate
 from allround.cli.app import app
 from allround.core.errors import AllroundError
 from allround.core.pieces import Pieces
@@ -204,6 +205,25 @@ def test_models_of_sentence_transformers_get_a_new_head(walk: Path, text_suite: 
     wanted = SentenceTransformer(like, device="cpu").encode(["the cat is fine"])
     row = found.encoder.batch(found.encoder.prepare([("the cat is fine",)], task.definition), task.definition)
     np.testing.assert_allclose(found.encoder(row).values.detach().numpy() / 4, wanted, atol=1e-6)  # times sqrt(16)
+
+
+def test_evaluate_reads_the_head_in_a_folder_or_fits_one(walk: Path, text_suite: Suite) -> None:
+    both, mood = text_suite.part(["mood", "names"]), text_suite.part(["mood"])
+    board = evaluate(walk / "mood", mood)
+    task = mood.tasks["mood"]
+    texts = [str(text) for (text,) in task.splits["test"].inputs]
+    wanted = [task.definition.labels[int(n)] for n in task.splits["test"].targets]
+    right = np.mean([a == b for a, b in zip(predictions(walk / "mood", texts), wanted, strict=True)])
+    assert board.cells["model"]["mood"].score == pytest.approx(right)
+    assert "the head in the folder (BertForSequenceClassification)" in board.notes["tasks"]["mood"][-1]
+    with pytest.raises(AllroundError) as caught:
+        evaluate(walk / "mood", both)
+    assert "no head for names (it gives one label to a row, and the task wants a label to each word)" in caught.value.found
+    assert "--fit-heads; or evaluate what it can do: --only mood" in caught.value.do
+    board = evaluate(walk / "mood", both, fit_heads=True)
+    assert board.cells["model"]["mood"].score == pytest.approx(right)
+    assert "a head is fitted on its frozen encoder: validation" in board.notes["tasks"]["names"][-1]
+    assert board.cells["model"]["names"].score > board.cells["floor"]["names"].score
 
 
 def test_all_that_does_not_fit_is_said_at_once(walk: Path, text_suite: Suite, tmp_path: Path) -> None:

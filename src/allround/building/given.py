@@ -18,8 +18,8 @@ from allround.models.classifier import Classifier, read_config
 from allround.models.encoder import CONFIG
 from allround.models.manifest import MANIFEST, read_manifest
 from allround.models.network import (
+    classifier_in,
     modules_of,
-    network_folder,
     network_problems,
     network_shapes,
     open_network,
@@ -33,8 +33,6 @@ _PICKLED_HEAD = "model_head.pkl"
 ANEW = "a head is fitted anew on its frozen encoder"
 #: How an encoder reads pairs where nothing is said.
 SEPARATE = "separate"
-#: What PEFT calls the tasks of adapters that come with a classifier's head.
-ADAPTED = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
 
 
 @dataclass(frozen=True)
@@ -160,13 +158,8 @@ class _Reader:
             )
         source = open_network(root, self.home)
         self._check(root, source)
-        config = read_config(network_folder(root))
-        if adapter:
-            task = str(read_settings(root / "adapter_config.json").get("task_type"))
-            alone = {"architectures": [ADAPTED.get(task, "")], "id2label": None, "problem_type": None}
-            config = {**read_config(network_folder(self.home)), **alone, **config}
-        classifier = Classifier.of_config(config)
-        what = "a PEFT adapter" if adapter else classifier.name if classifier else _noun(root, config)
+        classifier = classifier_in(root, self.home)
+        what = "a PEFT adapter" if adapter else classifier.name if classifier else _noun(root)
         if classifier is None:
             modules = modules_of(root) == modules_of(self.home)
             why = ["its head is a pickle, which allround does not read"] if (root / _PICKLED_HEAD).exists() else []
@@ -242,12 +235,12 @@ def _settings(folder: Path) -> Mapping[str, object]:
     return settings if isinstance(settings, Mapping) else {}
 
 
-def _noun(root: Path, config: Mapping[str, object]) -> str:
+def _noun(root: Path) -> str:
     if (root / _PICKLED_HEAD).exists():
         return "a SetFit model"
     if (root / "modules.json").is_file():
         return "a sentence-transformers model"
-    named = config.get("architectures")
+    named = read_config(root).get("architectures")
     return str(named[0]) if isinstance(named, list) and named and named[0] else "a transformers model"
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from allround.building.opening import open_for
 from allround.building.saving import CONFIG, cell_facts
 from allround.core.errors import AllroundError, suggestion
 from allround.core.growing import remove_work
@@ -21,7 +22,7 @@ from allround.evaluation.scoreboard import FILES, Notes, Scoreboard, ScoredSyste
 from allround.models.base import open_encoder
 from allround.models.device import pick_device
 from allround.models.fitting import fit_head
-from allround.models.system import System, load
+from allround.models.system import System
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.kind import kind
 from allround.tasks.metric import better
@@ -169,13 +170,17 @@ def evaluate(
     suite: Suite | str | Path,
     *,
     split: str = "test",
+    fit_heads: bool = False,
     out: Path | str | None = None,
+    progress: Progress | None = None,
     force: bool = False,
 ) -> Scoreboard:
     """Score a model, or a saved one by its folder, on the tasks of a suite that it has heads for.
 
-    out: also write the scoreboard into this folder; files that are there are replaced only where `evaluate` wrote them
-    and they are unchanged, or with `force`.
+    model: what allround saved, or a folder or Hub id of transformers, sentence-transformers or PEFT: a classifier's
+    head serves the tasks whose labels it has. fit_heads: fit heads on the suite's training rows for tasks without one;
+    a line, and the notes of the scoreboard, say which is which. out: also write the scoreboard into this folder; files
+    that are there are replaced only where `evaluate` wrote them and they are unchanged, or with `force`.
     """
     suite = as_suite(suite)
     if out is not None:
@@ -184,18 +189,24 @@ def evaluate(
     if split not in SPLITS:
         raise AllroundError(f"evaluate on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
     what = "the model" if isinstance(model, System) else str(model)
-    model = model if isinstance(model, System) else load(model)
+    said: list[str] = []
+    if not isinstance(model, System):
+        model = open_for(model, suite, fit_heads=fit_heads, say=said.append)
+        progress = progress or Progress(quiet=True)
+        for line in said:
+            progress.say(line)
     lacking = [name for name in suite.tasks if name not in model.definitions]
     if lacking:
         shared = [name for name in suite.tasks if name in model.definitions]
         raise AllroundError(
             f"evaluate {what} on '{suite.name}'",
             f"the model has no head for {', '.join(lacking)}; it has: {', '.join(model.definitions)}",
-            f"evaluate what it can do: --only {','.join(shared)}" if shared else "use the suite it was made with",
+            (f"evaluate what it can do: --only {','.join(shared)}" if shared else "use the suite it was made with")
+            + "; or fit heads on the suite's training rows: --fit-heads (fit_heads=True)",
         )
     for task in suite.tasks.values():
         _check_labels(model, task, what)
-    board = board_of(model, suite, split, "model", None)
+    board = board_of(model, suite, split, "model", None, said)
     if out is not None:
         write_texts(out, board.files(), "evaluate", force=force)
     return board
@@ -229,8 +240,11 @@ def _check_labels(model: System, task: Task, what: str) -> None:
         )
 
 
-def board_of(model: System, suite: Suite, split: str, name: str, course: Course | None) -> Scoreboard:
-    """The scoreboard of one model, called `name`, beside the floor. course: the training that it came from."""
+def board_of(
+    model: System, suite: Suite, split: str, name: str, course: Course | None, said: Sequence[str] = ()
+) -> Scoreboard:
+    """The scoreboard of one model, called `name`, beside the floor. course: the training that it came from. said: of
+    tasks, as `TASK: WORDS`."""
     predictions: dict[tuple[str, str], Predictions] = {}
     for task_name, task in suite.tasks.items():
         # The model's own definition scales a regression target as it was trained.
@@ -250,7 +264,9 @@ def board_of(model: System, suite: Suite, split: str, name: str, course: Course 
         ScoredSystem("floor", "floor", "majority class, or mean"),
         ScoredSystem(name, "joint", "the model", cost=cost),
     ]
-    notes: Notes = {"tasks": {n: list(t.notes) for n, t in suite.tasks.items() if t.notes}}
+    more = {n: [*t.notes, *(line.removeprefix(f"{n}: ") for line in said if line.startswith(f"{n}: "))]
+            for n, t in suite.tasks.items()}  # fmt: skip
+    notes: Notes = {"tasks": {n: lines for n, lines in more.items() if lines}}
     return Scoreboard.make(
         {n: model.definitions[n] for n in suite.tasks}, systems, predictions, reference=None, notes=notes
     )

@@ -13,7 +13,6 @@ from allround.cli.options import (
     ForceOption,
     LimitOption,
     OnlyOption,
-    SavedArgument,
     SplitOption,
     SuiteArgument,
     load_suite,
@@ -24,18 +23,28 @@ app = typer.Typer(**PLAIN)
 
 @app.command(epilog="Example: `allround evaluate runs/support/best suite.yml`")
 def evaluate(
-    model: SavedArgument,
+    model: Annotated[str, typer.Argument(help="A folder that allround saved, or a folder or Hub id of transformers.")],
     suite: SuiteArgument,
     data_dir: DataOption = None,
     only: OnlyOption = None,
     limit: LimitOption = None,
     split: SplitOption = "test",
+    fit_heads: Annotated[
+        bool,
+        typer.Option("--fit-heads", help="Fit heads on training rows for tasks that the model has none for."),
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write scoreboard and predictions here.")] = None,
     force: ForceOption = False,
 ) -> object:
-    """Score a saved model on the tasks of a suite, with intervals, beside the floor."""
-    from allround.building.single import evaluate as run
+    """Score a saved model on the tasks of a suite, with intervals, beside the floor.
 
-    board = run(model, load_suite(suite, data_dir, only, limit), split=split, out=out, force=force)
+    A classifier of transformers, or an adapter of PEFT with its head, serves the tasks whose labels it has; other
+    folders and Hub ids of transformers and sentence-transformers get heads by --fit-heads.
+    """
+    from allround.building.single import evaluate as run
+    from allround.core.progress import Progress
+
+    board = run(model, load_suite(suite, data_dir, only, limit), split=split, fit_heads=fit_heads, out=out,
+                progress=Progress(), force=force)  # fmt: skip
     board.print()
     return board.to_json()

@@ -28,6 +28,15 @@ _KINDS = {
     (_WORDS, None): "token_classification",
 }
 
+#: What tasks of a kind want, in words.
+_GIVES = {
+    "classification": "one label to a row",
+    "multilabel": "any number of labels to a row",
+    "token_classification": "a label to each word",
+    "regression": "a number",
+    "ordinal": "a rating",
+}
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -98,10 +107,10 @@ class Classifier:
 
     def match(self, definition: Definition, source: Source) -> Match:
         """Whether its head serves a task: it must be of the task's kind, and have its labels."""
-        tail = _WORDS if self.per_token else _ROWS
-        if _KINDS.get((tail, self.problem)) != definition.kind:
-            what = "labels words" if self.per_token else f"is trained for {self.problem or 'one label a row'}"
-            return Match(f"it {what}, and the task is a {definition.kind.replace('_', ' ')}")
+        own = _KINDS.get((_WORDS if self.per_token else _ROWS, self.problem))
+        if own != definition.kind:
+            gives, wants = (_GIVES.get(one or "", "something else") for one in (own, definition.kind))
+            return Match(f"it gives {gives}, and the task wants {wants}")
         layout = LAYOUTS.get(self.model_type)
         if layout is None or ((self.activation or "gelu") != "gelu" and layout.sort == "mlp"):
             return Match(f"the form of its head ({self.model_type}) is not one that allround reads")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from allround.checkpoints.adapted import Adapted
 from allround.checkpoints.adapter import Adapter
+from allround.checkpoints.adapter_config import CONFIG as ADAPTER
 from allround.checkpoints.adapter_config import is_adapter
 from allround.checkpoints.finite import check_finite
 from allround.checkpoints.header import FLOATS
@@ -17,7 +18,7 @@ from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
 from allround.core.files import is_inside, read_settings
 from allround.core.words import plural
-from allround.models.classifier import read_config
+from allround.models.classifier import Classifier, read_config
 from allround.models.encoder import Encoder
 from allround.models.encoders.text import Text
 from allround.models.pretrained import check_config, described
@@ -27,6 +28,8 @@ _SETTINGS = (
     *("hidden_act", "activation", "num_attention_heads", "num_key_value_heads", "n_heads", "rope_theta"),
     *("position_embedding_type", "layer_norm_eps", "rms_norm_eps", "relative_attention", "norm_type"),
 )
+#: What PEFT calls the tasks of adapters that come with a classifier's head.
+_ADAPTED = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
 #: Files of weights of a whole network, the one that is read first.
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -50,6 +53,17 @@ def open_network(folder: Path, base: Path) -> Source:
 def _weights(place: Path) -> Weights:
     file = next((place / name for name in _FILES if (place / name).is_file()), place)
     return Weights(file, pickles=True)
+
+
+def classifier_in(folder: Path, base: Path) -> Classifier | None:
+    """The classifier that a model folder holds; for an adapter, the base's with the adapter's head, whose labels are
+    known where a config.json beside it names them."""
+    config = read_config(network_folder(folder))
+    if is_adapter(folder):
+        task = str(read_settings(folder / ADAPTER).get("task_type"))
+        alone = {"architectures": [_ADAPTED.get(task, "")], "id2label": None, "problem_type": None}
+        config = {**read_config(network_folder(base)), **alone, **config}
+    return Classifier.of_config(config)
 
 
 def network_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,108 @@
+"""A model folder of any library, opened as a system that answers the tasks of a suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from allround.checkpoints.adapter import Adapter
+from allround.checkpoints.adapter_config import is_adapter
+from allround.core.errors import AllroundError
+from allround.core.words import listed
+from allround.models.base import check_is_model, find_folder, load_encoder
+from allround.models.classifier import Match
+from allround.models.encoders.text import Text
+from allround.models.fitting import fit_head
+from allround.models.manifest import MANIFEST
+from allround.models.network import classifier_in, load_network, open_network
+from allround.models.system import System, load
+from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.tasks.suite import Suite
+from allround.tasks.task import Task
+
+
+def open_for(model: Path | str, suite: Suite, *, fit_heads: bool, say: Callable[[str], None]) -> System:
+    """A system for the tasks of a suite.
+
+    model: what allround saved; or a folder or Hub id of another library, whose head is kept for the tasks whose labels
+    it has. fit_heads: fit heads on the suite's training rows for the tasks that have none. say: told of each head
+    that is not allround's where it comes from.
+    Errors: tasks without a head where none may be fitted; systems that can have no further heads.
+    """
+    root = Path(model).expanduser()
+    if (root / MANIFEST).is_file():
+        found = load(root)
+        lacking = [task for name, task in suite.tasks.items() if name not in found.definitions]
+        if lacking and fit_heads:
+            if not isinstance(found, MultiTaskModel):
+                raise AllroundError(
+                    f"fit heads on {model}",
+                    f"it is a system of the sort '{found.sort}', without one encoder for all tasks",
+                    "evaluate it on the tasks that it answers: --only " + ",".join(found.definitions),
+                )
+            _fit(found, lacking, say)
+        return found
+    folder = find_folder(model, "model")
+    home = folder
+    if is_adapter(folder):
+        home = find_folder(Adapter(folder).base_name or "", "base of the adapter")
+    check_is_model(home)
+    matches = _matches(folder, home, suite)
+    lacking = [task for name, task in suite.tasks.items() if matches[name].order is None]
+    if lacking and not fit_heads:
+        names = [task.name for task in lacking]
+        kept = [name for name in suite.tasks if name not in names]
+        only = f"; or evaluate what it can do: --only {','.join(kept)}" if kept else ""
+        raise AllroundError(
+            f"evaluate {model} on '{suite.name}'",
+            f"it has no head for {listed(names)} ({'; '.join(dict.fromkeys(matches[n].words for n in names))})",
+            f"fit heads on the suite's training rows: --fit-heads{only}",
+        )
+    return _assembled(folder, home, suite, matches, lacking, say)
+
+
+def _matches(folder: Path, home: Path, suite: Suite) -> dict[str, Match]:
+    """Whether the head in a folder serves each task."""
+    classifier = classifier_in(folder, home)
+    if classifier is None:
+        return dict.fromkeys(suite.tasks, Match("the folder holds no classifier"))
+    source = open_network(folder, home)
+    return {name: classifier.match(task.definition, source) for name, task in suite.tasks.items()}
+
+
+def _assembled(
+    folder: Path,
+    home: Path,
+    suite: Suite,
+    matches: Mapping[str, Match],
+    lacking: Sequence[Task],
+    say: Callable[[str], None],
+) -> MultiTaskModel:
+    definitions = {name: task.definition for name, task in suite.tasks.items()}
+    kept = {name: match.order for name, match in matches.items() if match.order is not None}
+    settings: dict[str, object] = {}
+    rows = [name for name in kept if definitions[name].kind != "token_classification"]
+    settings |= {"first_token": rows} if rows else {}
+    settings |= {"pairs": "joint"} if any(definitions[name].pair for name in kept) else {}
+    encoder = load_encoder(home, **settings)
+    for note in encoder.notes if not kept else ():
+        say(f"the model: {note}")
+    source = open_network(folder, home)
+    if home != folder:
+        load_network(encoder, folder, source)
+    model = MultiTaskModel(encoder, {})
+    classifier = classifier_in(folder, home)
+    for name, order in kept.items():
+        assert classifier is not None and isinstance(encoder, Text)
+        before = encoder.features(definitions[name]) - encoder.hidden
+        model.add_task(definitions[name], classifier.head(order, source, before))
+        say(f"{name}: the head in the folder ({classifier.name}): {matches[name].words}")
+    _fit(model, lacking, say)
+    return model.eval()
+
+
+def _fit(model: MultiTaskModel, tasks: Sequence[Task], say: Callable[[str], None]) -> None:
+    for task in tasks:
+        head = fit_head(model.encoder, task)
+        model.add_task(task.definition, head.state)
+        say(f"{task.name}: a head is fitted on its frozen encoder: validation {head.tried[head.chosen]:.3f}")
