@@ -218,7 +218,8 @@ def test_evaluate_reads_the_head_in_a_folder_or_fits_one(walk: Path, text_suite:
     assert "the head in the folder (BertForSequenceClassification)" in board.notes["tasks"]["mood"][-1]
     with pytest.raises(AllroundError) as caught:
         evaluate(walk / "mood", both)
-    assert "no head for names (it gives one label to a row, and the task wants a label to each word)" in caught.value.found
+    words = "no head for names (it gives one label to a row, and the task wants a label to each word)"
+    assert words in caught.value.found
     assert "--fit-heads; or evaluate what it can do: --only mood" in caught.value.do
     board = evaluate(walk / "mood", both, fit_heads=True)
     assert board.cells["model"]["mood"].score == pytest.approx(right)
