@@ -860,6 +860,10 @@ def test_a_reader_reads_or_says_why_not(name: str, case: str, ends: dict[tuple[s
 OTHERS = {
     "cli/app.py": "the first lines of the files of commands, which lie in the package",
     "cli/methods.py": "it shows a method file, which the registry has read",
+    "building/licences.py": "the card of a base, of which a name alone is taken; what is no card names none",
+    "building/push.py": "the file of options that the command line wrote, by the reader of YAML",
+    "cli/config.py": "a file of options, compared with the options of the command: tests/cli/test_config.py",
+    "building/repeats.py": "facts of reports that the same build wrote a moment ago",
     "building/runs/folder.py": "the lock and the last line of the log of a run folder, of which nothing is taken over",
     "building/runs/report.py": "facts of a report, which are compared with their type: tests/building/test_runs.py",
     "core/growing.py": "what a half-made output was begun from, written by the same command",

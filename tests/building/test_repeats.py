@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,14 +27,34 @@ from allround.evaluation.scoreboard.pool import RepeatedRun, pool
 from allround.models.encoders.small_table import SmallTable
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
+from allround.training.callback import Callback
+from allround.training.course import Evaluation
 from allround.training.settings import Settings
 
 SETTINGS = Settings(epochs=1, precision="fp32")
 
 
+class Recorder(Callback):
+    """Counts what it is told of each training."""
+
+    def __init__(self) -> None:
+        self.evaluations: Counter[str] = Counter()
+        self.scores: list[Mapping[str, Mapping[str, float]]] = []
+
+    def evaluated(self, training: str, evaluation: Evaluation) -> None:
+        self.evaluations[training] += 1
+
+    def scored(self, scores: Mapping[str, Mapping[str, float]]) -> None:
+        self.scores.append(scores)
+
+
+TOLD = Recorder()
+
+
 def run(suite: Suite, base: Path, out: Path, seeds: int) -> Build:
     options = Options(SETTINGS, seed=3, seeds=seeds, workers=1, trees=False, methods=(), balance=(), resamples=100)
-    return build(suite, out=out, base=base, options=options, progress=Progress(out / "log.txt", quiet=True))
+    return build(suite, out=out, base=base, options=options, progress=Progress(out / "log.txt", quiet=True),
+                 callbacks=[TOLD])  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +82,14 @@ def test_scores_are_means_over_the_seeds(made: Build, table_suite: Suite) -> Non
     assert "hierarchical bootstrap" in board.method() and "once for each seed" in board.method()
     assert Scoreboard.load(made.folder).fingerprint() == board.fingerprint()
     assert "repeats" not in single[0].to_json()
+
+
+def test_callbacks_are_told_of_every_training(made: Build) -> None:
+    """Before the first step and after each of one epoch, with two seeds; what was found is told as what was made."""
+    times = len(TOLD.scores) // 2
+    assert times and TOLD.evaluations == dict.fromkeys(("joint", "specialist-species", "specialist-petal"), 4 * times)
+    single = Scoreboard.load(made.folder / "seeds" / "4")
+    assert TOLD.scores[1]["joint"]["petal"] == single.cells["joint"]["petal"].score
 
 
 def test_it_leaves_one_model_and_one_report(made: Build) -> None:

@@ -17,6 +17,7 @@ from allround.building.stages.base import decide_precision, is_module, make_base
 from allround.building.stages.data import announce, keep_rows
 from allround.building.stages.heads import fit_heads
 from allround.building.stages.report import keep_config, provenance
+from allround.building.tracking import TRACKED, check_trackers, tracking
 from allround.building.workshop import Workshop, run_folder
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
@@ -27,6 +28,7 @@ from allround.core.words import plural
 from allround.evaluation.training import EQUAL, FILES, TrainingComparison
 from allround.models.device import pick_device
 from allround.tasks.suite import Suite, as_suite
+from allround.training.callback import Callback
 from allround.training.preconditions import check_settings
 from allround.training.settings import Settings
 
@@ -57,6 +59,8 @@ def compare_training(
     resamples: int = 1000,
     progress: Progress | None = None,
     config: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    track: Sequence[str] = (),
     force: bool = False,
 ) -> TrainingComparison:
     """Compare ways of training one model on all tasks, with each other and with specialists, and write the result.
@@ -65,7 +69,8 @@ def compare_training(
     raw_scale of the settings), and `tuned`: the best of `sweep` fixed weights on validation. `equal` is always among
     them. seeds: how many, from `seed` on. trials: learning rates tried for every method, and for each specialist.
     settings: what all have in common; left out, every step holds a batch of every task. workers, ray: as in `Options`.
-    config: what the command line was asked for, which is kept in `out`.
+    config: what the command line was asked for, which is kept in `out`. callbacks: are told of the evaluations of every
+    training when it is done. track: names of trackers, which write into the folder `track` of `out`.
 
     Learning rates and weights are chosen on validation with the first seed; test is predicted once for each finished
     model. Everything is kept in `out`: run again with the same arguments after a kill, it takes up what is finished.
@@ -98,7 +103,12 @@ def compare_training(
         check_settings(joint_settings(joint, settings), list(suite.tasks.values()))
     pick_device(settings.device)
     options = Options(settings=settings, seed=seed, workers=workers, resamples=resamples)
-    with run_folder(out, "compare-training", force=force):
+    check_trackers(track)
+    about = {"suite": suite.name, "base": str(base), "seed": seed, **settings.to_json()}
+    with (
+        run_folder(out, "compare-training", force=force),
+        tracking(track, out / TRACKED, out.name, about) as trackers,
+    ):
         check_texts(out, [*FILES, CONFIG], "compare-training", force=force)
         keep_config(out, config, "compare-training", force=force)
         shop = Workshop(
@@ -110,6 +120,7 @@ def compare_training(
             ray=ray,
             gpus=int(pick_device(settings.device).type == "cuda"),
             force=force,
+            callbacks=[*trackers, *callbacks],
         )
         every = tuple(range(seed, seed + seeds))
         with shop:

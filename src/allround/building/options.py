@@ -89,6 +89,7 @@ class Options:
     to); its machines must share the run folder. calibrate: how scores are corrected on validation: `temperature`,
     `isotonic` or `none`. coverage: the share of rows whose target the sets of answers shall hold, such as 0.9; left
     out, there are no sets.
+    track: names of trackers (tensorboard, mlflow, wandb), which write into the folder `track` of the run.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -105,6 +106,7 @@ class Options:
     budget: float | None = None
     workers: int | None = None
     ray: str | None = None
+    track: tuple[str, ...] = ()
     constraints: Constraints = field(default_factory=Constraints)
     resamples: int = 1000
     calibrate: str = "temperature"

@@ -35,6 +35,7 @@ from allround.building.stages.report import (
 from allround.building.stages.scoring import score
 from allround.building.stages.trees import trees_candidates
 from allround.building.stages.tuning import SPECIALISTS, joint_candidates, specialists_candidate, tune
+from allround.building.tracking import TRACKED, check_trackers, tracking
 from allround.building.workshop import Workshop, run_folder
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
@@ -42,6 +43,7 @@ from allround.core.progress import Progress
 from allround.merging.learn.learning import preset
 from allround.models.device import pick_device
 from allround.tasks.suite import Suite, as_suite
+from allround.training.callback import Callback
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,6 +61,7 @@ def build(
     encoder: Mapping[str, object] | None = None,
     progress: Progress | None = None,
     config: str | None = None,
+    callbacks: Sequence[Callback] = (),
     force: bool = False,
 ) -> Build:
     """Build the best single model for a suite, and prove per task how good it is.
@@ -73,7 +76,8 @@ def build(
     finished system. Same inputs, seed and machine give the same scoreboard, timings apart; with a budget, the cut
     follows from measured speed and is kept in the run folder. With several seeds everything is built with each, in
     `out`/seeds, and the scoreboard shows means with intervals over seeds and rows. config: what the command line was
-    asked for, which is kept in the run folder.
+    asked for, which is kept in the run folder. callbacks: are told of the evaluations of every training when it is
+    done, and of the test scores in the end.
     """
     out = Path(out)
     options = options or Options()
@@ -84,14 +88,14 @@ def build(
 
     def build_one(repeat: Repeat, place: Path, progress: Progress) -> Build:
         once = replace(options, seed=repeat.seed, seeds=1, budget=options.budget and options.budget / options.seeds)
-        return _build_one(repeat.suite, place, start, once, specialists, settings, progress, None, force)
+        return _build_one(repeat.suite, place, start, once, specialists, settings, progress, None, callbacks, force)
 
     if options.seeds > 1:
         repeats = seed_repeats(suite, options.seed, options.seeds)
         inputs = [start, *specialists.folders]
         return build_repeats(repeats, "seed", build_one, out=out, inputs=inputs, progress=progress, config=config,
                              force=force)  # fmt: skip
-    return _build_one(suite, out, start, options, specialists, settings, progress, config, force)
+    return _build_one(suite, out, start, options, specialists, settings, progress, config, callbacks, force)
 
 
 def forecast_build(
@@ -120,10 +124,15 @@ def _build_one(
     encoder: Mapping[str, object],
     progress: Progress,
     config: str | None,
+    callbacks: Sequence[Callback],
     force: bool,
 ) -> Build:
     """One build, with one seed."""
-    with run_folder(out, "build", force=force):
+    about = {"suite": suite.name, "base": str(base), "seed": options.seed, **options.settings.to_json()}
+    with (
+        run_folder(out, "build", force=force),
+        tracking(options.track, out / TRACKED, out.name, about) as trackers,
+    ):
         check_outputs(out, suite, [base, *specialists.folders], force=force)
         keep_config(out, config, "build", force=force)
         shop = Workshop(
@@ -135,6 +144,7 @@ def _build_one(
             ray=options.ray,
             gpus=int(pick_device(options.settings.device).type == "cuda"),
             force=force,
+            callbacks=[*trackers, *callbacks],
         )
         return _build(shop, suite, base, options, specialists, encoder)
 
@@ -153,6 +163,7 @@ def _checked(
             "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table",
         )
     options.constraints.check(suite.tasks)
+    check_trackers(options.track)
     for name in options.chosen("learn"):
         preset(name).check(task.definition for task in suite.tasks.values())
     pick_device(options.settings.device)
@@ -208,5 +219,7 @@ def _build(
         about = provenance(shop, suite, base, data, scope.settings)
         scored = score(shop, candidates, scope, validation, choice, options, provenance=about, notes=given.notes)
         write_predictions(shop.out, scored.predictions, force=shop.force)
+    for callback in shop.callbacks:
+        callback.scored(scored.board.scores())
     write_report(shop, f"{suite.name} on {base.name}", scope, precision, trials, choice, scored)
     return Build(shop.out, shop.out / BEST, shop.out / REPORT, scored.board)

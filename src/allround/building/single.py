@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from allround.building.following import Following
 from allround.building.opening import open_for
 from allround.building.saving import CONFIG, cell_facts
+from allround.building.tracking import check_trackers, tracking
 from allround.core.errors import AllroundError, suggestion
 from allround.core.growing import remove_work
 from allround.core.outputs import check_out, check_texts, output_folder, work_folder, write_texts
@@ -29,6 +31,7 @@ from allround.tasks.metric import better
 from allround.tasks.suite import Suite, as_suite
 from allround.tasks.task import SPLITS, Task
 from allround.training import trainer
+from allround.training.callback import Callback
 from allround.training.course import Course
 from allround.training.preconditions import check_settings
 from allround.training.processes import Processes
@@ -45,6 +48,8 @@ def train(
     encoder: Mapping[str, object] | None = None,
     progress: Progress | None = None,
     config: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    track: Sequence[str] = (),
     force: bool = False,
 ) -> Scoreboard:
     """Train one joint model on all tasks of a suite, save it into the folder `out`, and score it on test.
@@ -54,9 +59,12 @@ def train(
     `{"max_length": 64}`. Unfinished training is kept in `out`.unfinished, so that the same call after a kill goes on
     there. Of several processes (`torchrun`) all train, and the first writes and speaks. A folder that is there is
     replaced only where `train` wrote it and nothing was changed since, or with `force`. config: what the command line
-    was asked for, which is kept in `out`.
+    was asked for, which is kept in `out`. callbacks: are told of steps, evaluations and the test scores. track: names
+    of trackers (tensorboard, mlflow, wandb), which write into `out`.track.
     """
-    return _tune(as_suite(suite), base, Path(out), settings, seed, encoder, progress, "train", config, force)
+    return _tune(
+        as_suite(suite), base, Path(out), settings, seed, encoder, progress, "train", config, callbacks, track, force
+    )
 
 
 def tune(
@@ -70,6 +78,8 @@ def tune(
     encoder: Mapping[str, object] | None = None,
     progress: Progress | None = None,
     config: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    track: Sequence[str] = (),
     force: bool = False,
 ) -> Scoreboard:
     """Tune one specialist: for the task of the suite that is named, or for the only one there is. Otherwise as `train`.
@@ -88,7 +98,7 @@ def tune(
             f"tune a specialist for '{task}'", f"'{suite.name}' has no such task", suggestion(task, suite.tasks)
         )
     chosen = suite if task is None else suite.part([task])
-    return _tune(chosen, base, Path(out), settings, seed, encoder, progress, "tune", config, force)
+    return _tune(chosen, base, Path(out), settings, seed, encoder, progress, "tune", config, callbacks, track, force)
 
 
 def _tune(
@@ -101,6 +111,8 @@ def _tune(
     progress: Progress | None,
     command: str,
     config: str | None,
+    callbacks: Sequence[Callback],
+    track: Sequence[str],
     force: bool,
 ) -> Scoreboard:
     settings = settings or Settings()
@@ -113,8 +125,12 @@ def _tune(
         raise AllroundError(f"tune on '{suite.name}'", "no base was given, and the suite names none", "give --base")
     tasks = list(suite.tasks.values())
     check_settings(settings, tasks)
+    check_trackers(track)
+    following = Following(progress)
     with ExitStack() as stack:
         folder = None
+        stack.callback(following.close)
+        stack.enter_context(progress.watch())
         if first:
             stack.enter_context(work_folder(scratch, command, force=force))
             folder = stack.enter_context(output_folder(out, command, force=force))
@@ -128,14 +144,17 @@ def _tune(
             model.add_task(task.definition, head.state)
             progress.say(f"head of {task.name} on the frozen base: validation {head.tried[head.chosen]:.3f}")
         adapter = folder / "adapter" if folder and settings.tune == "lora" else None
-        course = trainer.train(model, tasks, settings, seed=seed, scratch=scratch, adapter=adapter)
-        for one in course.evaluations:
-            listed = ", ".join(f"{name} {score:.3f}" for name, score in one["scores"].items())
-            best = "  (kept)" if one["step"] == course.best_step else ""
-            progress.say(f"step {one['step']}: validation {listed}{best}")
+        config_of = {"base": base, "seed": seed, **settings.to_json()}
+        tracked = tracking(track if first else (), out.parent / f"{out.name}.track", out.name, config_of)
+        told = [following, *stack.enter_context(tracked), *callbacks]
+        name = "joint" if command == "train" else f"specialist-{tasks[0].name}"
+        course = trainer.train(model, tasks, settings, seed=seed, scratch=scratch, adapter=adapter, callbacks=told,
+                               name=name)  # fmt: skip
         for words in _what_happened(course, settings):
             progress.say(words)
         board = board_of(model, suite, "test", "tuned", course)
+        for callback in told if first else ():
+            callback.scored(board.scores())
         happened = {"skipped": course.skipped_of, "restored": course.restored, "examples": course.examples}
         model.facts = {"made_by": {"base": str(base), "settings": settings.to_json(), "seed": seed, **happened},
                        "scores": {n: cell_facts(d, board.cells["tuned"][n], "test")

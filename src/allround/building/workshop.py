@@ -8,13 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from allround.core.errors import AllroundError
 from allround.core.jobs import Inline, Job, Ray, Runner, available_cores, runner
 from allround.core.outputs import sweep, work_folder
 from allround.core.pieces import Piece, Pieces
 from allround.core.progress import Progress
+from allround.training.callback import Callback
+from allround.training.course import Evaluation
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -70,7 +72,7 @@ class Workshop:
 
     out: the run folder. workers: processes, `None` for one a core. in_process: all work is done in this process, for
     what cannot be sent to another. ray: the address of a Ray cluster that does the work, whose machines share the run
-    folder. gpus: of each job there. force: replace what others put in the way.
+    folder. gpus: of each job there. force: replace what others put in the way. callbacks: are told of every training.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class Workshop:
         ray: str | None = None,
         gpus: int = 0,
         force: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.out, self.progress, self.seed, self.force = out, progress, seed, force
+        self.callbacks, self._told = list(callbacks), set[str]()
         self.pieces = Pieces(out / "pieces")
         self.workers = workers or min(available_cores(), MOST_WORKERS)
         self.in_process, self.ray, self.gpus, self.given = in_process, ray, gpus, workers
@@ -137,6 +141,7 @@ class Workshop:
         for product, job in work:
             if self.have(product):
                 self.progress.note(f"have  {product.key}{_result(product)}")
+                self._tell(product)
             else:
                 missing.append((product, job))
         with self.progress.stage(title, len(missing)) as stage:
@@ -144,7 +149,17 @@ class Workshop:
                 product = missing[index][0]
                 stage.advance()
                 self.progress.note(f"made  {product.key}{_result(product)}")
+                self._tell(product)
         return Tally(len(missing), len(work) - len(missing))
+
+    def _tell(self, product: Product) -> None:
+        """Tell the callbacks of a training that is done: here, whatever process it was done in."""
+        if not self.callbacks or product.key in self._told or not isinstance(product, Piece):
+            return
+        self._told.add(product.key)
+        for evaluation in cast("list[Evaluation]", product.facts.get("evaluations", [])):
+            for callback in self.callbacks:
+                callback.evaluated(product.key.rpartition("-")[0], evaluation)
 
     def say(self, text: str, tally: Tally | None = None, *, style: str | None = None) -> None:
         """Tell people what a stage has done. tally: of its products, said where not all of them had to be made."""

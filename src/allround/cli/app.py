@@ -42,6 +42,7 @@ COMMANDS = (
     "methods",
     "runs",
     "report",
+    "push",
 )
 
 

@@ -19,6 +19,7 @@ from allround.cli.options import (
     RayOption,
     SeedOption,
     SuiteArgument,
+    TrackOption,
     WorkersOption,
 )
 from allround.cli.training_options import EncoderSettings, training_options
@@ -106,6 +107,7 @@ def build(
     coverage: Annotated[
         float | None, typer.Option(help="Also make sets of answers that hold the right one this often, such as 0.9.")
     ] = None,
+    track: TrackOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     dry_run: Annotated[
@@ -141,6 +143,7 @@ def build(
         ray=ray,
         calibrate=calibrate,
         coverage=coverage,
+        track=tuple(split(track, "--track")),
         constraints=Constraints(worst, pairs_of(keep, "--keep", float), max_parameters, not any_system),
     )
     if dry_run:

@@ -18,11 +18,12 @@ from allround.cli.options import (
     RayOption,
     SeedOption,
     SuiteArgument,
+    TrackOption,
     WorkersOption,
     load_suite,
 )
 from allround.cli.training_options import EncoderSettings, training_options
-from allround.cli.words import methods_of
+from allround.cli.words import methods_of, split
 from allround.training.settings import Settings
 
 app = typer.Typer(**PLAIN)
@@ -67,6 +68,7 @@ def compare_training(
     seed: SeedOption = 0,
     workers: WorkersOption = None,
     ray: RayOption = None,
+    track: TrackOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -84,7 +86,7 @@ def compare_training(
     named = methods_of(methods) if methods is not None else METHODS
     made = run(loaded, out=out, methods=named, seeds=seeds, trials=trials, sweep=sweep, seed=seed, base=base,
                settings=settings, encoder=encoder, workers=workers, ray=ray, config=asked_for(),
-               force=force)  # fmt: skip
+               track=split(track, "--track"), force=force)  # fmt: skip
     made.print()
     typer.echo(f"\npage     {out}/comparison.html\nfigure   {out}/comparison.svg\nnumbers  {out}/comparison.json")
     return made.to_json()

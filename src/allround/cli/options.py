@@ -44,6 +44,10 @@ RayOption = Annotated[
     typer.Option(help="Work on a Ray cluster whose machines share the run folder: its address, HOST:PORT or auto."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--workers", help="Threads. Default: one a core, at most eight.")]
+TrackOption = Annotated[
+    str | None,
+    typer.Option(help="Write losses and scores to these, with commas between: tensorboard, mlflow, wandb."),
+]
 RowsOption = Annotated[int, typer.Option(help="Most training rows of each task.")]
 LeaveOption = Annotated[
     list[str] | None, typer.Option(help="Weights whose features stay in place: a pattern; may be repeated.")

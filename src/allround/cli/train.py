@@ -15,9 +15,11 @@ from allround.cli.options import (
     OutOption,
     SeedOption,
     SuiteArgument,
+    TrackOption,
     load_suite,
 )
 from allround.cli.training_options import ALL, EncoderSettings, training_options
+from allround.cli.words import split
 from allround.training.settings import Settings
 
 app = typer.Typer(**PLAIN)
@@ -34,6 +36,7 @@ def train(
     only: OnlyOption = None,
     limit: LimitOption = None,
     seed: SeedOption = 0,
+    track: TrackOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -47,7 +50,7 @@ def train(
 
     loaded = load_suite(suite, data_dir, only, limit)
     board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, config=asked_for(),
-                force=force)  # fmt: skip
+                track=split(track, "--track"), force=force)  # fmt: skip
     if leave_group():
         board.print()
         typer.echo(f"\nmodel   {out}")

@@ -16,9 +16,11 @@ from allround.cli.options import (
     OutOption,
     SeedOption,
     SuiteArgument,
+    TrackOption,
     load_suite,
 )
 from allround.cli.training_options import EncoderSettings, training_options
+from allround.cli.words import split
 from allround.training.settings import Settings
 
 app = typer.Typer(**PLAIN)
@@ -37,6 +39,7 @@ def tune(
     data_dir: DataOption = None,
     limit: LimitOption = None,
     seed: SeedOption = 0,
+    track: TrackOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -46,7 +49,7 @@ def tune(
 
     loaded = load_suite(suite, data_dir, task, limit)
     board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, config=asked_for(),
-                force=force)  # fmt: skip
+                track=split(track, "--track"), force=force)  # fmt: skip
     board.print()
     typer.echo(f"\nmodel   {out}")
     return {"model": out, "scoreboard": board.to_json()}

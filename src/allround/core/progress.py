@@ -129,9 +129,9 @@ class Progress:
     def best_words(self) -> str:
         return f"best so far: {self._best[0]} {percent(self._best[1])}%" if self._best else ""
 
-    def stage(self, title: str, total: int) -> Stage:
-        """A stage of `total` pieces; use as a context and call `advance` after each."""
-        return Stage(self, title, total)
+    def stage(self, title: str, total: int, *, done: int = 0) -> Stage:
+        """A stage of `total` pieces; use as a context and call `advance` after each. done: before it begins."""
+        return Stage(self, title, total, done)
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
@@ -160,20 +160,20 @@ class Progress:
 class Stage:
     """One stage of a run."""
 
-    def __init__(self, progress: Progress, title: str, total: int) -> None:
+    def __init__(self, progress: Progress, title: str, total: int, done: int = 0) -> None:
         self.progress = progress
         self.title = title
         self.total = total
-        self.done = 0
+        self.done = self.first = done
         self.began = time.monotonic()
         self.bar: Bar | None = None
 
     @property
     def left(self) -> float | None:
         """Seconds until the stage ends, if the pieces that are left take as long as those that are done."""
-        if not self.done:
+        if self.done == self.first:
             return None
-        return (time.monotonic() - self.began) * (self.total - self.done) / self.done
+        return (time.monotonic() - self.began) * (self.total - self.done) / (self.done - self.first)
 
     def left_words(self) -> str:
         return "" if self.left is None or self.done == self.total else f"about {duration(self.left)} left"
@@ -188,7 +188,7 @@ class Stage:
         if show and self.progress._bar is None:
             self.bar = self.progress._bar = self._make_bar()
             self.bar.start()
-            self.row = self.bar.add_task(self.title, total=self.total)
+            self.row = self.bar.add_task(self.title, total=self.total, completed=self.done)
         return self
 
     def _make_bar(self) -> Bar:
@@ -205,10 +205,10 @@ class Stage:
         columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), Left())
         return Bar(*columns, console=self.progress.console, transient=True)
 
-    def advance(self) -> None:
-        self.done += 1
+    def advance(self, pieces: int = 1) -> None:
+        self.done += pieces
         if self.bar is not None:
-            self.bar.advance(self.row)
+            self.bar.advance(self.row, pieces)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -7,13 +7,14 @@ from typing import NotRequired, TypedDict, cast
 
 
 class Evaluation(TypedDict):
-    """One evaluation on validation rows: the step, and by task the score, the mean loss, and the mean weight in the
-    steps since the evaluation before (where there was one)."""
+    """One evaluation on validation rows: the step, and by task the score, the mean loss, and the mean weight and the
+    mean training loss in the steps since the evaluation before (where there was one)."""
 
     step: int
     scores: dict[str, float]
     losses: dict[str, float]
     weights: NotRequired[dict[str, float]]
+    training_losses: NotRequired[dict[str, float]]
 
 
 @dataclass

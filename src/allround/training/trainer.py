@@ -16,6 +16,7 @@ from allround.models.device import pick_device, precision, products
 from allround.models.model import Model
 from allround.tasks.task import Task
 from allround.training.balancing import make_balancer, per_task
+from allround.training.callback import Callback
 from allround.training.course import Course, Evaluation
 from allround.training.feeds import Feed, make_feeds
 from allround.training.gradients import Gradients, StepResult
@@ -44,6 +45,8 @@ def train(
     scratch: Path | None = None,
     adapter: Path | None = None,
     terms: Sequence[Term] = (),
+    callbacks: Sequence[Callback] = (),
+    name: str = "training",
 ) -> Course:
     """Train the model in place and leave it in its best state on validation, unless the settings say otherwise.
 
@@ -60,9 +63,10 @@ def train(
     steps in a row are an error. Started by `torchrun` in several processes, each computes its share of every batch, and
     the first writes files; the result is that of one process, up to rounding.
     terms: added to those of the settings. A training that is kept in `scratch` goes on with terms of the same classes
-    and plain attributes.
+    and plain attributes. callbacks: are told of steps and evaluations, in the first process. name: of the training, for
+    them.
     """
-    return TrainingRun(model, tasks, settings, seed, scratch, adapter, terms).run()
+    return TrainingRun(model, tasks, settings, seed, scratch, adapter, terms, callbacks, name).run()
 
 
 class TrainingRun:
@@ -77,6 +81,8 @@ class TrainingRun:
         scratch: Path | None = None,
         adapter: Path | None = None,
         terms: Sequence[Term] = (),
+        callbacks: Sequence[Callback] = (),
+        name: str = "training",
     ) -> None:
         self.terms = [*make_terms(settings.terms), *terms]
         self.model, self.tasks, self.settings, self.seed = model, list(tasks), settings, seed
@@ -86,6 +92,7 @@ class TrainingRun:
         self.device = pick_device(settings.device)
         self.processes = Processes(cpu=self.device.type == "cpu")
         first = self.processes.number == 0
+        self.callbacks, self.name = list(callbacks) if first else [], name
         half = first and precision(settings.precision, settings.device) == "bf16"
         # One process decides for all; and a training that goes on does so as it began.
         self.precision = "bf16" if float(self.processes.add(torch.tensor(float(half)))) else "fp32"
@@ -138,6 +145,7 @@ class TrainingRun:
         self.course = Course(examples={t.name: 0 for t in self.tasks}, skipped_of={t.name: 0 for t in self.tasks})
         self.bad_in_a_row = [0] * len(self.tasks)
         self.weighed: dict[str, list[float]] = {t.name: [0.0, 0.0] for t in self.tasks}
+        self.lost: dict[str, list[float]] = {t.name: [0.0, 0.0] for t in self.tasks}
         self.started = time.perf_counter()
         for term in self.terms:
             term.before(model, self.tasks)
@@ -176,6 +184,10 @@ class TrainingRun:
         self.started = time.perf_counter() - seconds_before
         if self.unfinished:
             self.unfinished.postpone()
+        for callback in self.callbacks:
+            callback.began(self.name, self.schedule.stop, self.schedule.done)
+            for evaluation in self.course.evaluations:  # of a training that goes on
+                callback.evaluated(self.name, evaluation)
         if not self.course.evaluations:
             self.evaluate()
         while not self.schedule.finished and not all(map(self.validation.is_stopped, range(len(self.tasks)))):
@@ -186,6 +198,8 @@ class TrainingRun:
             if self.unfinished and self.unfinished.is_due():
                 self._save(self.unfinished)
         self._finish()
+        for callback in self.callbacks:
+            callback.ended(self.name, self.course)
         return self.course
 
     def next_part(self, index: int) -> Part:
@@ -253,6 +267,13 @@ class TrainingRun:
             self.bad_in_a_row[index] = 0
             kept = self.weighed[self.tasks[index].name]
             kept[:] = kept[0] + weight, kept[1] + 1
+        losses: dict[str, float] = {}
+        if result.seen is not None:
+            losses = {self.tasks[i].name: x for i, x in zip(seen, result.seen.losses.tolist(), strict=True)}
+        for task, loss in losses.items():
+            self.lost[task][:] = self.lost[task][0] + loss, self.lost[task][1] + 1
+        for callback in self.callbacks:
+            callback.stepped(self.name, self.schedule.step, len(parts), losses)
         for index in result.bad:
             self.course.skipped += 1
             self.course.skipped_of[self.tasks[index].name] += 1
@@ -291,10 +312,14 @@ class TrainingRun:
         weights = {n: total / count for n, (total, count) in self.weighed.items() if count}
         if weights:
             evaluation["weights"] = weights
-        self.weighed = {n: [0.0, 0.0] for n in names}
+        if means := {n: total / count for n, (total, count) in self.lost.items() if count}:
+            evaluation["training_losses"] = means
+        self.weighed, self.lost = ({n: [0.0, 0.0] for n in names} for _ in range(2))
         self.course.evaluations.append(evaluation)
         if found.best:
             self.course.best_step = self.schedule.step
+        for callback in self.callbacks:
+            callback.evaluated(self.name, evaluation)
 
     def _finish(self) -> None:
         """Leave the model in its final state, and remove what was kept of unfinished training."""
@@ -332,6 +357,7 @@ class TrainingRun:
                 "validation": self.validation.state(),
                 "bad_in_a_row": self.bad_in_a_row,
                 "weighed": self.weighed,
+                "lost": self.lost,
                 "weights": {n: t.detach() for n, t in self._changed().items()},
                 "optimiser": self.optimiser.state_dict(),
                 "balancers": [b.by_task() for b in self.balancers],
@@ -360,7 +386,7 @@ class TrainingRun:
         self.precision = self.validation.precision = state["precision"]
         self.schedule.resume(state["schedule"])
         self.validation.resume(state["validation"])
-        self.bad_in_a_row, self.weighed = state["bad_in_a_row"], state["weighed"]
+        self.bad_in_a_row, self.weighed, self.lost = state["bad_in_a_row"], state["weighed"], state["lost"]
         self.course.resume(state["course"])
         self.gradients.task_gradients.backward_passes = self.course.backward_passes
         return self.course.seconds

@@ -34,7 +34,7 @@ class TrainingState(TypedDict):
 
     balancers: by task and name; terms: by name and task. random, random_cuda: the states of the random generators.
     bad_in_a_row: for each task, steps in a row from which it was left out. weighed: by task, the sum of its weights
-    since the last evaluation, and their number.
+    since the last evaluation, and their number; lost: the same of its losses.
     """
 
     made_from: str
@@ -44,6 +44,7 @@ class TrainingState(TypedDict):
     validation: ValidationState
     bad_in_a_row: list[int]
     weighed: dict[str, list[float]]
+    lost: dict[str, list[float]]
     weights: dict[str, Tensor]
     optimiser: dict[str, object]
     balancers: list[dict[str, dict[str, Tensor]]]

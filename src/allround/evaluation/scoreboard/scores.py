@@ -198,6 +198,10 @@ class Scores:
         known = [value for value in found if value is not None]
         return math.fsum(known) / len(known) if known else None
 
+    def scores(self) -> dict[str, dict[str, float]]:
+        """The score of each system on each task."""
+        return {system: {task: cell.score for task, cell in cells.items()} for system, cells in self.cells.items()}
+
     @property
     def rows(self) -> int:
         """Rows of the split, over all tasks."""

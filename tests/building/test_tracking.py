@@ -1,0 +1,112 @@
+"""Callbacks and trackers: what a training tells while it runs, read back from where TensorBoard and MLflow keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from allround.building import train
+from allround.building.tracking import check_trackers
+from allround.core.errors import AllroundError
+from allround.core.progress import Progress
+from allround.evaluation.scoreboard import Scoreboard
+from allround.models.encoders.small_table import SmallTable
+from allround.tasks.suite import Suite
+from allround.training.callback import Callback
+from allround.training.course import Course, Evaluation
+from allround.training.settings import Settings
+
+
+class Recorder(Callback):
+    """Keeps all that it is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, int, int]] = []
+        self.steps: list[tuple[int, dict[str, float]]] = []
+        self.evaluations: list[Evaluation] = []
+        self.course: Course | None = None
+        self.scores: dict[str, dict[str, float]] = {}
+
+    def began(self, training: str, batches: int, done: int) -> None:
+        self.begun.append((training, batches, done))
+
+    def stepped(self, training: str, step: int, batches: int, losses: Mapping[str, float]) -> None:
+        assert batches == 2, "a batch of each task"
+        self.steps.append((step, dict(losses)))
+
+    def evaluated(self, training: str, evaluation: Evaluation) -> None:
+        self.evaluations.append(evaluation)
+
+    def ended(self, training: str, course: Course) -> None:
+        self.course = course
+
+    def scored(self, scores: Mapping[str, Mapping[str, float]]) -> None:
+        self.scores = {system: dict(of) for system, of in scores.items()}
+
+
+@pytest.fixture(scope="module")
+def trained(
+    table_suite: Suite, small_table: SmallTable, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Recorder, Scoreboard]:
+    folder = tmp_path_factory.mktemp("tracked")
+    (folder / "base").mkdir()
+    small_table.save(folder / "base")
+    recorder = Recorder()
+    settings = Settings(epochs=2, batch_size=8, mix="all", precision="fp32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        board = train(table_suite, out=folder / "joint", base=folder / "base", settings=settings, seed=4,
+                      progress=Progress(quiet=True), callbacks=[recorder], track=["tensorboard", "mlflow"])  # fmt: skip
+    return folder, recorder, board
+
+
+def test_a_callback_is_told_of_everything(trained: tuple[Path, Recorder, Scoreboard]) -> None:
+    _, told, board = trained
+    assert told.begun == [("joint", 2 * 2 * 10, 0)], "two tasks, two epochs, ten batches of eight rows"
+    assert [step for step, _ in told.steps] == list(range(20))
+    assert told.course is not None and told.course.evaluations == told.evaluations
+    assert [one["step"] for one in told.evaluations] == [0, 10, 20]
+    for task in ("species", "petal"):
+        first = [losses[task] for _, losses in told.steps[:10]]
+        assert told.evaluations[1]["training_losses"][task] == pytest.approx(sum(first) / 10)
+        assert told.scores["tuned"][task] == board.cells["tuned"][task].score
+
+
+def test_tensorboard_has_what_the_callback_was_told(trained: tuple[Path, Recorder, Scoreboard]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, told, _ = trained
+    events = EventAccumulator(str(folder / "joint.track" / "tensorboard" / "joint"))
+    events.Reload()
+    found = [(e.step, e.value) for e in events.Scalars("joint/validation/species")]
+    assert found == [(one["step"], pytest.approx(one["scores"]["species"])) for one in told.evaluations]
+    losses = [(e.step, e.value) for e in events.Scalars("joint/loss/petal")]
+    assert losses == [(step, pytest.approx(told.steps[step][1]["petal"])) for step in (0, 10)]
+    (test,) = events.Scalars("test/tuned/petal")
+    assert test.value == pytest.approx(told.scores["tuned"]["petal"])
+
+
+def test_mlflow_has_it_too_with_the_settings(trained: tuple[Path, Recorder, Scoreboard]) -> None:
+    from mlflow.tracking import MlflowClient
+
+    folder, told, _ = trained
+    client = MlflowClient((folder / "joint.track" / "mlflow").as_uri())
+    (experiment,) = [one for one in client.search_experiments() if one.name == "allround"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED" and run.info.run_name == "joint"
+    assert (run.data.params["seed"], run.data.params["mix"]) == ("4", "all")
+    history = client.get_metric_history(run.info.run_id, "joint/validation_loss/petal")
+    assert [(m.step, m.value) for m in history] == [
+        (one["step"], pytest.approx(one["losses"]["petal"])) for one in told.evaluations
+    ]
+    assert run.data.metrics["test/floor/species"] == told.scores["floor"]["species"]
+
+
+def test_a_tracker_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AllroundError, match="did you mean 'mlflow'"):
+        check_trackers(["mlfow"])
+    monkeypatch.setattr("allround.building.tracking.find_spec", lambda name: None)
+    with pytest.raises(AllroundError, match="pip install mlflow-skinny"):
+        check_trackers(["mlflow"])
