@@ -334,6 +334,7 @@ def test_commands_in_the_docs_exist_with_their_options(line: str, monkeypatch: p
     from allround.cli.words import extras, read_options
 
     monkeypatch.setattr("allround.core.plugins.use_plugin", lambda file: None)  # the page's own test uses the file
+    monkeypatch.setattr("allround.cli.config.read_config", lambda path, params: {"suite": "suite.yml"})
     command: Any = typer.main.get_command(app)
     _, *words = shlex.split(line, comments=True)
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
