@@ -5,6 +5,7 @@ A hook of MkDocs fills in markers in pages; an extension of Griffe marks up docs
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +22,13 @@ except ImportError:  # the tests read this file without the documentation's own 
 
 ROOT = Path(__file__).resolve().parents[1]
 
-_MARKER = re.compile(r"<!-- (methods|changelog)(?:: ([\w ]+))? -->")
+_MARKER = re.compile(r"<!-- (methods|changelog|commands)(?:: ([\w ]+))? -->")
 _INDEXED = re.compile(r"(?<![`\w])\w+\[\w+\]\[\w+\](?!`)")
 _EXAMPLE = re.compile(r"^>>> .*(?:\n(?!\s*$).*)*", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in the markers of a page: `<!-- methods: merge sample -->`, `<!-- changelog -->`."""
+    """Fill in the markers of a page: `<!-- methods: merge sample -->`, `<!-- changelog -->`, `<!-- commands -->`."""
     return _MARKER.sub(_fill, markdown)
 
 
@@ -35,15 +36,27 @@ def _fill(marker: re.Match[str]) -> str:
     what, words = marker.groups()
     if what == "changelog":
         return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    if what == "commands":
+        return _reference()
     families = words.split() if words else list(FAMILIES)
     return "\n\n".join(methods_table(family) for family in families)
 
 
+def _reference() -> str:
+    """The reference of the command line, by the file beside this one."""
+    spec = importlib.util.spec_from_file_location("allround_docs_commands", Path(__file__).with_name("commands.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: str = module.reference()
+    return found
+
+
 def methods_table(family: str) -> str:
-    """The methods of one family as a Markdown table."""
-    head = ["name", "what it does", "options", "from"]
+    """The methods of one family as a Markdown table: below what a method does stand its options, and its source."""
+    head = ["name", "what it does, its options, and its source"]
     rows = [
-        [f"`{e.name}`", e.summary, "<br>".join(_option(p) for p in e.parameters), e.source]
+        [f"`{e.name}`", "<br>".join([e.summary, *map(_option, e.parameters), f"<small>{e.source}</small>"])]
         for e in registry.entries(family)
     ]
     return "\n".join(_row(cells) for cells in (head, ["---"] * len(head), *rows))

@@ -379,6 +379,22 @@ def test_relative_links_lead_to_files(page: Path) -> None:
             assert (page.parent / target.partition("#")[0]).exists(), target
 
 
+def test_the_site_has_whole_links_reaches_every_page_and_finds_every_method(tmp_path: Path) -> None:
+    """A link or an anchor that leads nowhere, and a page outside of the navigation, are warnings, and so errors."""
+    pytest.importorskip("mkdocs")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    start = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    for page in DOCS.glob("*.md"):
+        assert f'href="{page.stem}.html"' in start or page.stem == "index", page.name
+    index = json.loads((tmp_path / "site" / "search" / "search_index.json").read_text(encoding="utf-8"))
+    found = " ".join(part["text"] for part in index["docs"])
+    assert [entry.name for entry in registry.entries() if not re.search(rf"\b{entry.name}\b", found)] == []
+
+
 def test_every_page_is_in_the_navigation() -> None:
     listed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in DOCS.glob("*.md"):
@@ -395,6 +411,35 @@ def test_the_page_of_methods_has_every_method(hooks: ModuleType) -> None:
         row = next(line for line in page.splitlines() if line.startswith(f"| `{entry.name}` | {entry.summary}"))
         for parameter in entry.parameters:
             assert f"`{parameter.name}` (default {parameter.default}" in row or parameter.required
+
+
+def test_the_page_of_commands_has_every_command_and_option(hooks: ModuleType) -> None:
+    from allround.cli.app import app
+    from allround.cli.help import common_options
+
+    page = hooks.on_page_markdown((DOCS / "commands.md").read_text(encoding="utf-8"))
+    _, *sections = re.split(r"^## ", page, flags=re.MULTILINE)
+    by_command = dict(section.split("\n", 1) for section in sections)
+    common = {option for parameter in common_options() for option in parameter.opts}
+    assert all(f"| `{option}" in by_command["Options of every command"] for option in common)
+
+    def check(group: Any, before: str = "") -> int:
+        seen = 0
+        for name in group.commands:
+            command = group.commands[name]
+            if hasattr(command, "commands"):
+                seen += check(command, f"{before}{name} ")
+                continue
+            section = by_command[f"{before}{name}"]
+            options = {o for p in command.params for o in (*p.opts, *p.secondary_opts) if o.startswith("-")}
+            missing = [o for o in options - common - {"--help"} if not re.search(rf"`{re.escape(o)}[` ]", section)]
+            assert not missing, f"allround {before}{name}: {missing}"
+            assert f"```text\nallround {before}{name}" in section
+            seen += 1
+        return seen
+
+    assert check(typer.main.get_command(app)) == len(sections) - 1 > 20
+    assert "`--scores`" in by_command["predict"] and "Default: `64`" in by_command["predict"]
 
 
 def test_the_page_of_changes_has_the_changelog(hooks: ModuleType) -> None:
