@@ -92,6 +92,9 @@ def test_the_bar_shows_the_time_that_is_left_and_the_best_so_far(monkeypatch: py
         assert stage.words() == "tuning: 1 of 4 done, about 3 min 0 s left"
         assert stage.bar is not None
         stage.bar.refresh()
+        progress.say("a line that comes between")
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(screen))
+        assert re.search(r" s  a line that comes between *\n", plain), "in one piece, above the bar"
         assert "1/4" in shown(screen) and "about 3 min 0 s left  best so far: ties 97.3%" in shown(screen)
 
 

@@ -18,6 +18,7 @@ from allround.core.growing import remove_work
 from allround.core.outputs import check_out, check_texts, output_folder, work_folder, write_texts
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything, seed_of
+from allround.core.words import plural
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions, score
 from allround.evaluation.scoreboard import FILES, Notes, Scoreboard, ScoredSystem
@@ -134,6 +135,8 @@ def _tune(
         if first:
             stack.enter_context(work_folder(scratch, command, force=force))
             folder = stack.enter_context(output_folder(out, command, force=force))
+        rows = sum(len(task.splits["train"]) for task in tasks)
+        progress.say(f"suite {suite.name}: {plural(len(tasks), 'task')}, {plural(rows, 'training row')}; base {base}")
         seed_everything(seed_of(seed, "base"))
         made = open_encoder(base, tasks, seed_of(seed, "base"), encoder or {})
         for note in made.notes:

@@ -103,8 +103,11 @@ class Progress:
         with self._writing:
             self._last = time.monotonic()
             if not self.quiet:
-                self.console.print(f"[dim]{elapsed:7.1f} s[/dim]  ", end="")
-                self.console.print(text, style=style, markup=False, soft_wrap=True)
+                from rich.text import Text
+
+                # In one piece: a bar would come between two.
+                line = Text.assemble((f"{elapsed:7.1f} s", "dim"), "  ", (text, style or ""))
+                self.console.print(line, soft_wrap=True)
 
     def note(self, text: str) -> float:
         """Write a line to the log alone; gives the seconds since the start."""
