@@ -27,8 +27,15 @@ def base(small_image: SmallImage, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def run(suite: Suite, out: Path, base: Path, **changes: Any) -> Build:
     settings = Settings(epochs=2, batch_size=20)
-    given = {"settings": settings, "workers": 1, "trials": 1, "resamples": 200, "methods": (), **changes}
-    return build(suite, out=out, base=base, options=Options(**given), progress=Progress(quiet=True))
+    plain = {
+        "settings": settings,
+        "workers": 1,
+        "trials": 1,
+        "resamples": 200,
+        "methods": (),
+        "baselines": False,
+    }
+    return build(suite, out=out, base=base, options=Options(**{**plain, **changes}), progress=Progress(quiet=True))
 
 
 def test_joint_models_by_balancers_are_scored_beside_the_others(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -78,7 +79,7 @@ def test_it_leaves_a_scoreboard_a_report_predictions_and_the_best_model(first: B
     board = first.scoreboard
     names = [s.name for s in board.systems]
     fixed, learned = ["average", "task_arithmetic", "ties"], ["divmerge"]
-    assert names[:-2] == ["floor", "base", "specialists", "joint", *fixed, *learned]
+    assert names[:-2] == ["floor", "base", "specialists", "joint", "linear", *fixed, *learned]
     assert names[-2] in [f"{name}+heads" for name in fixed] and names[-1] in [f"{name}+heads" for name in learned]
     assert Scoreboard.load(first.folder).fingerprint() == board.fingerprint()
     log = (first.folder / "log.txt").read_text()
@@ -86,7 +87,7 @@ def test_it_leaves_a_scoreboard_a_report_predictions_and_the_best_model(first: B
     report = first.report.read_text()
     assert "digits on small_image" in report
     assert f"<code>allround predict {first.best} --task digit picture.png\nallround predict" in report
-    assert str(board.notes["choice"]) in report
+    assert str(board.notes["choice"]) in html.unescape(report)
     for system in names:
         for task in digits_suite.tasks:
             kept = Predictions.load(first.folder / "predictions" / system / f"{task}.parquet")
@@ -111,7 +112,7 @@ def test_the_winner_is_the_best_single_model_on_validation(first: Build) -> None
 def test_test_rows_are_predicted_once_for_each_finished_system_and_by_no_trial(first: Build) -> None:
     pieces = [p.name for p in (first.folder / "pieces").iterdir()]
     scored = [p for p in pieces if p.startswith("test-")]
-    assert len(scored) == 9 * 3, "nine systems beside the floor, three tasks"
+    assert len(scored) == 10 * 3, "ten systems beside the floor, three tasks"
     tried = [p for p in pieces if p.startswith("try-")]
     assert len(tried) == 1 + 3 + 3
     for name in tried:
@@ -313,7 +314,7 @@ def test_heads_of_the_sort_that_is_asked_for(digits_suite: Suite, base: Path, tm
 def test_one_task_alone(digits_suite: Suite, base: Path, tmp_path: Path) -> None:
     alone = Suite("alone", [digits_suite.tasks["digit"]])
     board = run(alone, tmp_path / "run", base=base).scoreboard
-    assert [s.name for s in board.systems] == ["floor", "base", "specialists", "joint"]
+    assert [s.name for s in board.systems] == ["floor", "base", "specialists", "joint", "linear"]
 
 
 def test_a_table_suite(table_suite: Suite, tmp_path: Path) -> None:

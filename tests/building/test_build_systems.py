@@ -21,7 +21,7 @@ import allround as ar
 from allround.building import Build, Constraints, Options, build
 from allround.building.jobs import systems as jobs
 from allround.building.judge import Judge
-from allround.building.stages import trees as stage
+from allround.building.stages import baselines as stage
 from allround.building.stages.data import keep_rows
 from allround.building.workshop import Workshop
 from allround.cli.app import app
@@ -111,7 +111,7 @@ def first(drawings: Suite, base: Path, tmp_path_factory: pytest.TempPathFactory)
     return run(drawings, tmp_path_factory.mktemp("run") / "a", base, ensemble=True, joint=True)
 
 
-NAMES = ["floor", "base", "specialists", "joint", "trees", "ensemble"]
+NAMES = ["floor", "base", "specialists", "joint", "linear", "trees", "ensemble"]
 
 
 def text_of(folder: Path) -> str:
@@ -137,7 +137,7 @@ def test_trees_and_ensemble_stand_in_the_scoreboard(name: str, tmp_path: Path) -
     suite = Suite(name, tasks)
     made_ = run(suite, tmp_path / "run", base_of(suite, tmp_path / "base"), ensemble=True)
     board = made_.scoreboard
-    assert [s.name for s in board.systems] == ["floor", "base", "specialists", "trees", "ensemble"]
+    assert [s.name for s in board.systems] == ["floor", "base", "specialists", "linear", "trees", "ensemble"]
     trees, ensemble, specialists = (board.system(n) for n in ("trees", "ensemble", "specialists"))
     assert trees.title == "boosted trees for each task"
     assert ensemble.title == "the mean of the answers of specialists and trees"
@@ -232,7 +232,7 @@ def test_any_system_wins_where_it_may(first: Build, drawings: Suite, base: Path,
     means = {name: board.validation_mean(name) or 0.0 for name in NAMES[1:]}
     assert board.best == max(means, key=means.__getitem__) == "trees"
     assert str(board.notes["choice"]).startswith("Chosen on validation: trees, mean retention ")
-    assert "out of 5 systems" in str(board.notes["choice"])
+    assert "out of 6 systems" in str(board.notes["choice"])
     assert answer(board)[0].startswith(
         "The best system, chosen on validation rows, is trees (boosted trees for each task). It keeps "
     )
@@ -341,11 +341,14 @@ def test_trees_are_left_out_on_request(first: Build, drawings: Suite, base: Path
 def test_images_and_texts_get_no_trees(digits_suite: Suite, text_suite: Suite, drawings: Suite, tmp_path: Path) -> None:
     for number, suite in enumerate((digits_suite, text_suite)):
         shop = Workshop(tmp_path / str(number), Progress(tmp_path / "log.txt", quiet=True), workers=1)
-        assert stage.trees_candidates(shop, keep_rows(shop, suite.tasks)) == []
+        (linear,) = stage.baseline_candidates(shop, keep_rows(shop, suite.tasks), trees=True)
+        assert linear.name == "linear" and linear.title.startswith("a linear model for each task, on ")
         assert not list((tmp_path / str(number) / "pieces").glob("trees-*"))
     mixed = {**{"ink": digits_suite.tasks["ink"]}, **drawings.tasks}
     shop = Workshop(tmp_path / "mixed", Progress(tmp_path / "log.txt", quiet=True), workers=1)
-    assert stage.trees_candidates(shop, keep_rows(shop, mixed)) == [], "a system must answer all tasks"
+    (linear,) = stage.baseline_candidates(shop, keep_rows(shop, mixed), trees=True)
+    assert linear.name == "linear", "a system must answer all tasks"
+    assert linear.title == "a linear model for each task, on pixels and standardised columns"
 
 
 def test_an_ensemble_of_networks_on_images(digits_suite: Suite, small_image: SmallImage, tmp_path: Path) -> None:
@@ -354,7 +357,7 @@ def test_an_ensemble_of_networks_on_images(digits_suite: Suite, small_image: Sma
     rows = {"train": 20, "validation": 10, "test": 10}
     suite = Suite("two", [digits_suite.tasks[name].limit(rows) for name in ("ink", "segments")])
     board = run(suite, tmp_path / "run", tmp_path / "base", ensemble=True, joint=True).scoreboard
-    assert [s.name for s in board.systems] == ["floor", "base", "specialists", "joint", "ensemble"]
+    assert [s.name for s in board.systems] == ["floor", "base", "specialists", "joint", "linear", "ensemble"]
     assert board.system("ensemble").cost.parameters_used == sum(
         board.system(name).cost.parameters_used for name in ("specialists", "joint")
     )
@@ -405,6 +408,6 @@ def test_the_command_builds_with_all_of_them(tmp_path: Path) -> None:
     if result.exception is not None:
         raise result.exception
     board = Scoreboard.load(tmp_path / "run")
-    assert board.best in ("trees", "ensemble") and "out of 4 systems" in result.output
+    assert board.best in ("trees", "ensemble") and "out of 5 systems" in result.output
     rows: list[Any] = [(0.3, 0.0, 0.0), (0.05, 0.0, 0.0)]
     assert ar.load(tmp_path / "run" / "best").predict("stripe", rows) == ["on", "off"]

@@ -112,6 +112,7 @@ def test_a_build_goes_on_without_a_machine_that_dies(
     file.write_text(WAITS.format(folder=str(signs)))
     use_plugin(file)
     options: dict[str, Any] = {"settings": QUICK, "trials": 2, "resamples": 100, "methods": ("waits",), "joint": False}
+    options["baselines"] = False
     monkeypatch.chdir(tmp_path)
     here = build(suite, out="here", base=base, progress=Progress(quiet=True),
                  options=Options(workers=available_cores(), **options))  # fmt: skip

@@ -33,6 +33,7 @@ def run(suite: Suite, base: Path, out: Path, *, workers: int = 1) -> Build:
         resamples=100,
         methods=("average", "halved"),
         balance=("tilted:power=1",),
+        baselines=False,
     )
     return build(suite, out=out, base=base, options=options, progress=Progress(out / "log.txt", quiet=True))
 

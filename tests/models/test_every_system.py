@@ -24,8 +24,11 @@ from allround.models.calibration import confidence
 from allround.models.encoders.small_image import SmallImage
 from allround.models.encoders.small_table import SmallTable
 from allround.models.head import make_head
+from allround.models.plain.fit import fit_linear
+from allround.models.plain.linear import TaskLinear
 from allround.models.system import System, load
 from allround.models.systems.ensemble import Ensemble
+from allround.models.systems.linear_models import LinearModels
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.models.systems.trees import Trees
 from allround.models.systems.zipped import Zipped, copies
@@ -40,6 +43,7 @@ class Given:
 
     digits: Suite
     tables: Suite
+    texts: Suite
     image: SmallImage
     table: SmallTable
     folder: Path
@@ -47,9 +51,14 @@ class Given:
 
 @pytest.fixture
 def given(
-    digits_suite: Suite, table_suite: Suite, small_image: SmallImage, small_table: SmallTable, tmp_path: Path
+    digits_suite: Suite,
+    table_suite: Suite,
+    text_suite: Suite,
+    small_image: SmallImage,
+    small_table: SmallTable,
+    tmp_path: Path,
 ) -> Given:
-    return Given(digits_suite, table_suite, small_image, small_table, tmp_path)
+    return Given(digits_suite, table_suite, text_suite, small_image, small_table, tmp_path)
 
 
 def model(encoder: SmallImage | SmallTable, suite: Suite, names: list[str], seed: int = 0) -> MultiTaskModel:
@@ -81,6 +90,19 @@ def trees(given: Given) -> tuple[System, Suite]:
     return Trees({name: fit_trees(task)[0] for name, task in given.tables.tasks.items()}), given.tables
 
 
+#: Linear models by task: fitted once, and changed by no test.
+LINEAR: dict[str, TaskLinear] = {}
+
+
+def linear_models(given: Given) -> tuple[System, Suite]:
+    texts = [given.texts.tasks[name] for name in ("alike", "topics", "names")]
+    suite = Suite("mixed", [given.tables.tasks["petal"], given.digits.tasks["segments"], *texts])
+    for name, task in suite.tasks.items():
+        if name not in LINEAR:
+            LINEAR[name] = fit_linear(task)[0]
+    return LinearModels(LINEAR), suite
+
+
 def ensemble(given: Given) -> tuple[System, Suite]:
     forest, suite = trees(given)
     first = list(suite.tasks)[:1]
@@ -108,6 +130,7 @@ MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
     "multi_task_model": multi_task_model,
     "zipped": zipped,
     "trees": trees,
+    "linear_models": linear_models,
     "ensemble": ensemble,
     "residual_store": residual_store,
 }
@@ -229,6 +252,9 @@ def test_scores_agree_with_the_answers(case: tuple[System, Suite]) -> None:
         if definition.kind == "classification":
             assert [next(iter(one)) for one in best] == system.predict(task, rows)
         every = system.predict(task, rows, scores=True)
+        if definition.kind == "token_classification":
+            assert [len(one) for one in every] == [len(row[0]) for row in rows]  # type: ignore[arg-type]
+            every = [one for row in every for one in row]
         assert all(set(one) == set(definition.labels) and all(0 <= p <= 1 for p in one.values()) for one in every)
 
 

@@ -17,9 +17,9 @@ from allround.core.words import listed
 from allround.models.cost import Cost
 from allround.models.head_files import read_heads, write_heads
 from allround.models.manifest import write_manifest
+from allround.models.per_task import PerTask
 from allround.models.system import load
 from allround.models.systems.ensemble import Ensemble
-from allround.models.systems.trees import Trees
 from allround.tasks.definition import Definition
 
 
@@ -189,13 +189,13 @@ def write_members(
 
 
 @dataclass(frozen=True)
-class TreesCandidate:
-    """Boosted trees for each task, by the folders of their pieces."""
+class PerTaskCandidate:
+    """A system whose tasks share nothing, by the folders of their pieces: boosted trees, or linear models."""
 
+    name: str
+    role: str
+    title: str
     pieces: Mapping[str, Piece]
-    name: str = "trees"
-    role: str = "trees"
-    title: str = "boosted trees for each task"
     settings: Mapping[str, object] = field(default_factory=dict)
     single: bool = False
 
@@ -204,7 +204,7 @@ class TreesCandidate:
         return {name: piece.key for name, piece in self.pieces.items()}
 
     def answerers(self) -> list[Answerer]:
-        """One: trees load in no time."""
+        """One: such systems load in no time."""
         return [Answerer(predict_parts, self.name, {name: write_parts([self.part(name)]) for name in self.pieces})]
 
     def part(self, task: str) -> Part:
@@ -213,24 +213,24 @@ class TreesCandidate:
     def cost(self, examples_per_second: float | None = None) -> Cost:
         facts = [piece.facts for piece in self.pieces.values()]
         return replace(
-            self._trees().cost(),
+            self._system().cost(),
             training_seconds=sum(one["seconds"] for one in facts),
             training_examples=sum(one["examples"] for one in facts),
             examples_per_second=examples_per_second,
         )
 
     def write(self, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> None:
-        made = self._trees()
+        made = self._system()
         made.facts = dict(facts)
         made.write(folder)
 
-    def _trees(self) -> Trees:
-        found = {}
-        for name, piece in self.pieces.items():
+    def _system(self) -> PerTask:
+        found = []
+        for piece in self.pieces.values():
             one = load(piece.folder)
-            assert isinstance(one, Trees)
-            found[name] = one.tasks[name]
-        return Trees(found)
+            assert isinstance(one, PerTask)
+            found.append(one)
+        return type(found[0]).joined(found)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from allround.tasks.metric import better
 
 @dataclass(frozen=True)
 class Judge:
-    """Compares systems by their validation scores, with the specialists' as the reference."""
+    """Compares systems by their validation scores, with those of the reference."""
 
     metrics: Mapping[str, str]
     reference: Mapping[str, float]

@@ -12,6 +12,8 @@ from allround.core.errors import AllroundError, suggestion
 from allround.evaluation.calibration import check_coverage, check_method
 from allround.training.settings import Settings
 
+#: What retention can be measured against: on each task the better of specialist and base, or the specialist.
+REFERENCES = ("best", "specialists")
 #: The largest retention that can be asked for; more is a typo (2 for 2%, say).
 MOST = 1.5
 
@@ -21,8 +23,8 @@ class Constraints:
     """What the best single model must satisfy; all of it is judged on validation.
 
     worst: smallest retention that every task must have. keep: the same for single tasks. max_parameters: most
-    parameters that the model may store. single: one set of weights for all tasks; otherwise the specialists, trees and
-    ensembles may be chosen too.
+    parameters that the model may store. single: one set of weights for all tasks; otherwise the specialists, baselines
+    and ensembles may be chosen too.
     """
 
     worst: float | None = None
@@ -35,7 +37,7 @@ class Constraints:
             if value is not None and not 0 < value <= MOST:
                 raise AllroundError(
                     f"ask for a retention of {value}",
-                    f"retention is a share of the specialist's score, and this is not between 0 and {MOST}",
+                    f"retention is a share of the reference's score, and this is not between 0 and {MOST}",
                     "give a share such as 0.95",
                 )
         if self.max_parameters is not None and self.max_parameters < 1:
@@ -81,15 +83,16 @@ class Options:
     methods: merge methods and presets of learned merges; `None` for those that are worth trying. trials: most settings
     tried for each. joint: whether to train the joint model. balance: further joint models, with a batch of every task
     in each step, by balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying.
-    trees: try boosted trees too, where all tasks are on tables. ensemble: try the mean of the answers of specialists,
-    joint models and trees too. head: the sort of all heads that are fitted; see `allround.methods("head")`.
-    specialists: models that are already tuned, by task: folders or Hub ids of what allround, transformers,
-    sentence-transformers, SetFit or PEFT saved. budget: minutes, or `None`. workers: processes, `None` for one a core.
-    ray: the address of a Ray cluster that does the work (HOST:PORT, or `auto` for the one that this machine belongs
-    to); its machines must share the run folder. calibrate: how scores are corrected on validation: `temperature`,
-    `isotonic` or `none`. coverage: the share of rows whose target the sets of answers shall hold, such as 0.9; left
-    out, there are no sets.
-    track: names of trackers (tensorboard, mlflow, wandb), which write into the folder `track` of the run.
+    baselines: score what works without a network too: a linear model for each task and, unless `trees` is false,
+    boosted trees where all tasks are on tables. reference: what retention is measured against, one of `REFERENCES`.
+    ensemble: try the mean of the answers of specialists, joint models and trees too. head: the sort of all heads that
+    are fitted; see `allround.methods("head")`. specialists: models that are already tuned, by task: folders or Hub ids
+    of what allround, transformers, sentence-transformers, SetFit or PEFT saved. budget: minutes, or `None`. workers:
+    processes, `None` for one a core. ray: the address of a Ray cluster that does the work (HOST:PORT, or `auto` for the
+    one that this machine belongs to); its machines must share the run folder. calibrate: how scores are corrected on
+    validation: `temperature`, `isotonic` or `none`. coverage: the share of rows whose target the sets of answers shall
+    hold, such as 0.9; left out, there are no sets. track: names of trackers (tensorboard, mlflow, wandb), which write
+    into the folder `track` of the run.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -98,7 +101,9 @@ class Options:
     methods: tuple[str, ...] | None = None
     trials: int = 12
     joint: bool = True
+    baselines: bool = True
     trees: bool = True
+    reference: str = "best"
     ensemble: bool = False
     balance: tuple[str, ...] | None = None
     head: str = "linear"
@@ -130,6 +135,12 @@ class Options:
             if getattr(self, name) < low:
                 raise AllroundError(f"build with {name}={getattr(self, name)}", f"{name} must be at least {low}",
                                     f"give at least {low}")  # fmt: skip
+        if self.reference not in REFERENCES:
+            raise AllroundError(
+                f"measure retention against '{self.reference}'",
+                "there is no reference of that name",
+                suggestion(self.reference, REFERENCES),
+            )
         if self.budget is not None and not 0 < self.budget < math.inf:
             raise AllroundError(
                 f"build in {self.budget} minutes",

@@ -15,6 +15,7 @@ from allround.building.repeats import Repeat, build_repeats, seed_repeats
 from allround.building.result import Build
 from allround.building.search import Trial
 from allround.building.stages.base import decide_precision, is_module, make_base
+from allround.building.stages.baselines import TREES, baseline_candidates
 from allround.building.stages.choice import choose, make_judge
 from allround.building.stages.data import announce, announce_lengths, keep_rows
 from allround.building.stages.heads import base_candidate, fit_heads
@@ -22,6 +23,7 @@ from allround.building.stages.learned import merge_learned
 from allround.building.stages.merges import MergeInputs, merge_candidates, merge_fixed
 from allround.building.stages.plan import plan_work, whole_scope
 from allround.building.stages.predicting import validation_scores
+from allround.building.stages.reference import make_reference
 from allround.building.stages.refit import refit_heads
 from allround.building.stages.report import (
     BEST,
@@ -33,8 +35,7 @@ from allround.building.stages.report import (
     write_report,
 )
 from allround.building.stages.scoring import score
-from allround.building.stages.trees import trees_candidates
-from allround.building.stages.tuning import SPECIALISTS, joint_candidates, specialists_candidate, tune
+from allround.building.stages.tuning import joint_candidates, specialists_candidate, tune
 from allround.building.tracking import TRACKED, check_trackers, tracking
 from allround.building.workshop import Workshop, run_folder
 from allround.core.errors import AllroundError
@@ -197,12 +198,16 @@ def _build(
         tuned = tune(shop, start, scope, given.tasks)
         specialists = specialists_candidate(start, tuned)
         joints = joint_candidates(start, tuned)
-        trees = trees_candidates(shop, data) if options.trees else []
-        candidates = [base_candidate(start), specialists, *joints, *trees]
+        baselines = baseline_candidates(shop, data, trees=options.trees) if options.baselines else []
+        untuned = base_candidate(start)
+        candidates = [untuned, specialists, *joints, *baselines]
         if options.ensemble:
+            trees = [one for one in baselines if one.name == TREES]
             candidates.append(EnsembleCandidate([specialists, *joints, *trees]))
         validation = validation_scores(shop, candidates, data, device)
-        judge = make_judge(shop, data, SPECIALISTS, validation)
+        reference = make_reference(shop, options.reference, untuned, specialists, data, validation)
+        validation |= reference.scores(validation)
+        judge = make_judge(shop, data, reference.name, validation)
 
         if len(data.tasks) > 1:
             inputs = MergeInputs(start, tuned.specialists)
@@ -215,9 +220,12 @@ def _build(
             candidates += [*merged, *refitted]
             trials = [trial for merge in (*fixed, *learned) for trial in merge.trials]
 
-        choice = choose(shop, candidates, validation, judge, options.constraints, len(trials))
+        every = [*candidates, *reference.candidates]
+        choice = choose(shop, every, validation, judge, options.constraints, len(trials))
         about = provenance(shop, suite, base, data, scope.settings)
-        scored = score(shop, candidates, scope, validation, choice, options, provenance=about, notes=given.notes)
+        scored = score(
+            shop, candidates, scope, validation, choice, reference, options, provenance=about, notes=given.notes
+        )
         write_predictions(shop.out, scored.predictions, force=shop.force)
     for callback in shop.callbacks:
         callback.scored(scored.board.scores())

@@ -54,6 +54,11 @@ def cell_facts(definition: Definition, cell: Cell, split: str) -> dict[str, obje
     return {**facts, "retention": cell.retention}
 
 
+def _reference_words(board: Scoreboard) -> str:
+    reference = board.system(board.reference or board.systems[0].name)
+    return "a specialist tuned for the task alone" if reference.role == "specialists" else reference.title
+
+
 def _card_lines(title: str, board: Scoreboard) -> list[str]:
     """The text of the card: what the model is, what it scores, how to use it."""
     assert board.best
@@ -73,7 +78,7 @@ def _card_lines(title: str, board: Scoreboard) -> list[str]:
         )
     lines += [
         "",
-        "Retention is this model's score divided by that of a specialist tuned for the task alone.",
+        f"Retention is this model's score divided by that of {_reference_words(board)}.",
         "",
         "```python",
         "import allround",

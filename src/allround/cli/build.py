@@ -71,7 +71,20 @@ def build(
     ] = None,
     trials: Annotated[int, typer.Option(help="Most settings tried on validation for each merge method.")] = 12,
     joint: Annotated[bool, typer.Option(help="Also train one model on all tasks.")] = True,
-    trees: Annotated[bool, typer.Option(help="Also fit boosted trees, where all tasks are on tables.")] = True,
+    baselines: Annotated[
+        bool,
+        typer.Option(help="Also score plain baselines: linear models, and boosted trees on tables."),
+    ] = True,
+    trees: Annotated[
+        bool, typer.Option(help="Let boosted trees be one of the baselines, where all tasks are on tables.")
+    ] = True,
+    reference: Annotated[
+        str,
+        typer.Option(
+            help="What retention is measured against: specialists, or best, which on each task is the better of "
+            "specialist and base on validation."
+        ),
+    ] = "best",
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Also score the mean of what specialists, joint model and trees answer.")
     ] = False,
@@ -99,7 +112,7 @@ def build(
     max_parameters: Annotated[int | None, typer.Option(help="Most parameters that the model may store.")] = None,
     any_system: Annotated[
         bool,
-        typer.Option("--any-system", help="Let specialists, trees and ensembles win too, not only single models."),
+        typer.Option("--any-system", help="Let specialists, baselines and ensembles win too, not only single models."),
     ] = False,
     calibrate: Annotated[
         str, typer.Option(help="How scores are corrected on validation: temperature, isotonic or none.")
@@ -133,7 +146,9 @@ def build(
         methods=None if methods is None else () if methods.strip() == "none" else tuple(split(methods, "--methods")),
         trials=trials,
         joint=joint,
+        baselines=baselines,
         trees=trees,
+        reference=reference,
         ensemble=ensemble,
         head=head,
         balance=None if balance is None else () if balance == "none" else tuple(methods_of(balance, "--balance")),

@@ -1,4 +1,4 @@
-"""Systems of any sort as jobs make and open them: boosted trees, and members of an ensemble."""
+"""Systems of any sort as jobs make and open them: linear models, boosted trees, and members of an ensemble."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import score
 from allround.models.boosting import fit_trees
 from allround.models.device import pick_device
+from allround.models.plain.fit import fit_linear
 from allround.models.system import System, load
 from allround.models.systems.ensemble import Ensemble
+from allround.models.systems.linear_models import LinearModels
 from allround.models.systems.trees import Trees
 from allround.tasks.task import Task
 
@@ -38,6 +40,18 @@ def make_trees(piece: Piece, task: str, seed: int) -> None:
         data = stored_task(task)
         found, tried = fit_trees(data, seed=seed)
         Trees({data.name: found}).write(folder)
+        facts["tried"] = tried
+        facts["examples"] = len(data.splits["train"])
+        facts["seconds"] = time.perf_counter() - started
+
+
+def make_linear(piece: Piece, task: str) -> None:
+    """A linear model for a task; the strength of its penalty is chosen on its validation rows."""
+    started = time.perf_counter()
+    with piece.make() as (folder, facts):
+        data = stored_task(task)
+        found, tried = fit_linear(data)
+        LinearModels({data.name: found}).write(folder)
         facts["tried"] = tried
         facts["examples"] = len(data.splits["train"])
         facts["seconds"] = time.perf_counter() - started

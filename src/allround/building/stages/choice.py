@@ -13,7 +13,7 @@ from allround.building.workshop import Workshop
 from allround.core.words import percent
 
 #: Roles of systems that are not single models, and are named where they do better.
-BEYOND = ("trees", "ensemble")
+BEYOND = ("baseline", "trees", "ensemble")
 
 #: Validation scores by candidate and by task.
 Scores = Mapping[str, Mapping[str, float]]
@@ -28,7 +28,7 @@ class Choice:
 
 
 def make_judge(shop: Workshop, data: Data, reference: str, validation: Scores) -> Judge:
-    """A judge that compares with the reference (the specialists); says how the candidates so far compare."""
+    """A judge that compares with the reference; says how the candidates so far compare."""
     judge = Judge(data.metrics, validation[reference])
     means = {name: judge.mean(scores) for name, scores in validation.items() if name != reference}
     listed = ", ".join(f"{name} {percent(mean)}%" for name, mean in means.items())

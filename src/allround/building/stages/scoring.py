@@ -12,6 +12,7 @@ from allround.building.single import floor
 from allround.building.stages.choice import Choice, Scores
 from allround.building.stages.plan import Scope
 from allround.building.stages.predicting import predict, prediction_pieces
+from allround.building.stages.reference import Reference
 from allround.building.stages.tuning import SPECIALISTS
 from allround.building.workshop import Workshop
 from allround.core.words import plural
@@ -40,6 +41,7 @@ def score(
     scope: Scope,
     validation: Scores,
     choice: Choice,
+    reference: Reference,
     options: Options,
     *,
     provenance: Mapping[str, object],
@@ -56,9 +58,9 @@ def score(
     for name, task in data.tasks.items():
         predictions["floor", name] = floor(task)
     calibrations: dict[str, Calibration] = {}
+    best_of = reference.of if choice.best in reference.candidates else dict.fromkeys(data.tasks, choice.best.name)
     facts: dict[str, dict[str, CalibrationFacts]] = {}
     for candidate in candidates:
-        seconds, rows = 0.0, 0
         held = prediction_pieces(shop.pieces, candidate, data, "validation")
         for name, piece in prediction_pieces(shop.pieces, candidate, data, "test").items():
             found = loaded_predictions(piece)
@@ -68,9 +70,13 @@ def score(
                 known = facts_of(found, fitted, options.calibrate)
                 if known.before or known.sets:
                     facts.setdefault(candidate.name, {})[name] = known
-            if candidate.name == choice.best.name and fitted is not None:
+            if candidate.name == best_of[name] and fitted is not None:
                 calibrations[name] = fitted
-            seconds, rows = seconds + piece.facts["seconds"], rows + piece.facts["rows"]
+    for own in reference.candidates:
+        predictions |= {(own.name, name): predictions[one, name] for name, one in reference.of.items()}
+    for candidate in (*candidates, *reference.candidates):
+        made = [predictions[candidate.name, name] for name in data.tasks]
+        seconds, rows = sum(one.seconds for one in made), sum(map(len, made))
         cost = candidate.cost(rows / seconds if seconds else None)
         systems.append(ScoredSystem(candidate.name, candidate.role, candidate.title, dict(candidate.settings),
                               candidate.single, cost))  # fmt: skip
@@ -88,6 +94,7 @@ def score(
         systems,
         predictions,
         validation={(s, t): v for s, scores in validation.items() for t, v in scores.items()},
+        reference=reference.name,
         best=choice.best.name,
         seed=shop.seed,
         resamples=options.resamples,

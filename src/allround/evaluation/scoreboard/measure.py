@@ -8,6 +8,7 @@ from allround.core.errors import AllroundError, suggestion
 from allround.evaluation.intervals import Bootstrap, same_rows, verdict
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard.scores import Cell, Comparison, Notes, Repeats, ScoredSystem, Scores, Summary
+from allround.evaluation.scoreboard.simple import SIMPLE
 from allround.tasks.definition import Definition
 
 
@@ -82,6 +83,9 @@ def measure_runs(
             worst[name] = Summary(*least[1], task=least[0])
     pairs = [(s, reference) for s in names if reference and s != reference]
     pairs += [(s, best) for s in names if best and reference != best and s not in (reference, best)]
+    simple = [system.name for system in systems if system.role in SIMPLE]
+    tuned = next((system.name for system in systems if system.role == "specialists"), None)
+    pairs += [(s, tuned) for s in simple if reference and tuned and tuned not in (reference, best)]
     return Scores(
         definitions=dict(definitions),
         systems=systems,

@@ -10,12 +10,15 @@ from allround.core.words import percent
 from allround.evaluation.charts import ABOVE, BELOW, NARROW, ROW, TALL_ROW, Point, Row, draw_points, draw_rows
 from allround.evaluation.pictures import Picture, add_axes, colour, grid, name_points, picture, style, ticks, write
 from allround.evaluation.scoreboard.scores import CostName, ScoredSystem, Scores
+from allround.evaluation.scoreboard.simple import SIMPLE
 
 #: Costs to draw, and what they are.
 COSTS: dict[CostName, str] = {
     "stored": "parameters stored for all tasks (log scale)",
     "seconds": "seconds of training, search and merging (log scale)",
 }
+#: Roles of systems that may lie far below the others, and are then named beside the picture.
+FAR = ("floor", *SIMPLE)
 _HEIGHT = 380.0
 #: With more systems than this only the best merges have names.
 MOST_NAMED, BEST_MERGES = 10, 2
@@ -56,7 +59,7 @@ def plot_cost(board: Scores, by: CostName = "stored", *, width: float = 520.0) -
     by: "stored", the parameters stored for all tasks, or "seconds" of training, search and merging. width: in points.
     Circles are merged, diamonds trained jointly, squares specialists, triangles other systems, such as trees; hollow
     ones a base or floor; a ring is the chosen one.
-    Systems without this cost, and a base or floor far below all others, are named below the picture.
+    Systems without this cost, and a base, a baseline or the floor far below all others, are named below the picture.
     """
     asked = f"draw retention against {by!r}"
     if by not in COSTS:
@@ -102,9 +105,9 @@ def _named(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
 def drawn_by(board: Scores, by: CostName) -> tuple[list[ScoredSystem], list[ScoredSystem]]:
     """The systems to draw against a cost, and those whose retention is known but which are named aside."""
     known = [s for s in board.systems if s.name in board.mean]
-    values = [board.mean[s.name].value for s in known if s.role not in ("floor", "base")]
+    values = [board.mean[s.name].value for s in known if s.role not in FAR]
     least = min(values) - max(0.03, 0.5 * (max(values) - min(values))) if values else -math.inf
-    far = [s for s in known if s.role in ("floor", "base") and board.mean[s.name].value < least]
+    far = [s for s in known if s.role in FAR and board.mean[s.name].value < least]
     drawn = [s for s in known if s not in far and _cost(s, by) > 0]
     return drawn, [s for s in known if s not in drawn]
 

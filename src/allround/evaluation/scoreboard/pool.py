@@ -10,6 +10,7 @@ from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard.board import Scoreboard
 from allround.evaluation.scoreboard.measure import measure_runs
 from allround.evaluation.scoreboard.scores import Notes, ScoredSystem
+from allround.evaluation.scoreboard.simple import REFERENCE
 from allround.models.cost import Cost
 
 
@@ -35,6 +36,7 @@ def pool(
 
     of: what the runs differ by: seed or fold. Costs are those of one run, as a mean.
     """
+    runs = _same_reference(runs)
     boards = {name: run.board for name, run in runs.items()}
     first, names = next(iter(boards.values())), common_systems(runs)
     validation = {
@@ -59,6 +61,28 @@ def pool(
     return Scoreboard(**{field.name: getattr(made, field.name) for field in fields(made)})
 
 
+def _same_reference(runs: Mapping[str, RepeatedRun]) -> Mapping[str, RepeatedRun]:
+    """The runs with one reference: where it is another in each, each run's own under one name."""
+    if len({run.board.reference for run in runs.values()}) == 1:
+        return runs
+    found: dict[str, RepeatedRun] = {}
+    for name, run in runs.items():
+        board, own = run.board, run.board.reference
+        if own is None or own == REFERENCE:
+            found[name] = run
+            continue
+        system = replace(board.system(own), name=REFERENCE, role=REFERENCE, single=False)
+        board = replace(
+            board,
+            systems=[*board.systems, system],
+            validation={**board.validation, REFERENCE: board.validation.get(own, {})},
+            reference=REFERENCE,
+        )
+        same = {(REFERENCE, task): run.predictions[own, task] for task in board.definitions}
+        found[name] = RepeatedRun(board, {**run.predictions, **same})
+    return found
+
+
 def _pooled_system(name: str, boards: Mapping[str, Scoreboard]) -> ScoredSystem:
     """A system with the mean of its costs; settings that differ are given for each run."""
     systems = {run: board.system(name) for run, board in boards.items()}
@@ -66,7 +90,10 @@ def _pooled_system(name: str, boards: Mapping[str, Scoreboard]) -> ScoredSystem:
     settings = first.settings
     if any(system.settings != settings for system in systems.values()):
         settings = {run: system.settings for run, system in systems.items()}
-    return replace(first, settings=settings, cost=_mean_cost([system.cost for system in systems.values()]))
+    title = first.title
+    if first.role == REFERENCE and any(system.title != title for system in systems.values()):
+        title = "in each run the better of specialist and base on each task, chosen on validation rows"
+    return replace(first, title=title, settings=settings, cost=_mean_cost([system.cost for system in systems.values()]))
 
 
 def _mean_cost(costs: list[Cost]) -> Cost:

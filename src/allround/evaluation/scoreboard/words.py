@@ -5,6 +5,7 @@ from __future__ import annotations
 from allround.core.words import count, duration, listed, percent, plural, shown, span_text
 from allround.evaluation.intervals import widening
 from allround.evaluation.scoreboard.scores import MARKS, Repeats, ScoredSystem, Scores
+from allround.evaluation.scoreboard.simple import REFERENCE, simple_ways, weak_specialists
 from allround.tasks.metric import better
 
 
@@ -26,11 +27,16 @@ def answer(board: Scores) -> list[str]:
         return [f"The best {kind}, chosen on validation rows, is {name}; measured on {total}."]
     if board.best == board.reference:
         lines.append(f"The best {kind}, chosen on validation rows, is {name}; measured on {total}.")
-        return [*lines, *filter(None, [_rival_sentence(board)]), *_other_sentences(board)]
+        lines += filter(None, [simple_ways(board), *weak_specialists(board), _rival_sentence(board)])
+        return [*lines, *_other_sentences(board)]
     lines.append(
         f"The best {kind}, chosen on validation rows, is {name}. It keeps {percent(mean.value)}%"
         f"{span_text(mean.low, mean.high)} of the score of the {board.reference}, as a mean over {total}."
     )
+    reference = board.system(board.reference)
+    if reference.role == REFERENCE:
+        lines.append(f"The reference is {reference.title}.")
+    lines += filter(None, [simple_ways(board), *weak_specialists(board)])
     if undefined:
         lines.append(
             f"Retention is undefined on {listed(undefined)}, where the score of the {board.reference} is not above "
@@ -53,7 +59,8 @@ def answer(board: Scores) -> list[str]:
 
 
 def _cost_sentence(board: Scores, best: ScoredSystem) -> str:
-    theirs = board.system(board.reference or "")
+    specialists = [system for system in board.systems if system.role == "specialists"]
+    theirs = specialists[0] if specialists else board.system(board.reference or "")
     if not best.cost.parameters_stored or not theirs.cost.parameters_stored:
         return ""
     stored, before = (count(s.cost.parameters_stored) for s in (best, theirs))
@@ -61,11 +68,11 @@ def _cost_sentence(board: Scores, best: ScoredSystem) -> str:
     spent, before_spent = best.cost.training_seconds, theirs.cost.training_seconds
     time = f" Training took {duration(spent)}, against {duration(before_spent)}." if spent and before_spent else ""
     if spent and spent == before_spent:
-        time = f" Training the {board.reference} ({duration(spent)}) is all the training it needs."
+        time = f" Training the {theirs.name} ({duration(spent)}) is all the training it needs."
         if best.cost.merge_rows:
             rows = plural(best.cost.merge_rows, "row")
             time = (
-                f" After training the {board.reference} ({duration(spent)}), merging took "
+                f" After training the {theirs.name} ({duration(spent)}), merging took "
                 f"{duration(best.cost.merge_seconds)}, on {rows}."
             )
     return f"It stores {encoders}{stored} parameters instead of {before}.{time}"
@@ -79,7 +86,7 @@ def _rival_sentence(board: Scores) -> str:
         if (
             c.other == board.best
             and rival.single
-            and rival.role not in ("floor", "specialists")
+            and rival.role not in ("floor", "base", "specialists")
             and c.difference is not None
         ):
             found.setdefault(c.verdict, []).append(c.system)
@@ -97,11 +104,11 @@ def _rival_sentence(board: Scores) -> str:
 
 
 def _other_sentences(board: Scores) -> list[str]:
-    """Boosted trees and ensembles beside the best, task by task: what somebody would otherwise take, or asked for."""
+    """Baselines and ensembles beside the best, task by task: what somebody would otherwise take, or asked for."""
     found: list[str] = []
     for c in board.comparisons:
         other = board.system(c.system)
-        if c.other != board.best or other.role not in ("trees", "ensemble"):
+        if c.other != board.best or other.role not in ("baseline", "trees", "ensemble"):
             continue
         tasks = {said: [task for task, verdict in c.tasks.items() if verdict == said] for said in MARKS}
         verb, who = ("score", "they ") if other.role == "trees" else ("scores", "it ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from allround.models.batch import Answers
 from allround.models.boosting import TaskTrees
 from allround.models.cost import Cost
 from allround.models.forest import Forest
-from allround.models.system import System, check_rows, windows
+from allround.models.per_task import PerTask
+from allround.models.system import check_rows, windows
 from allround.models.table_columns import Column
 from allround.tasks.definition import Definition
 from allround.tasks.values import Row
@@ -27,7 +28,7 @@ FILE = "trees.safetensors"
 
 
 @method(source="Friedman, Annals of Statistics 29, 2001; histograms as in LightGBM: Ke et al., NeurIPS 2017")
-class Trees(System):
+class Trees(PerTask):
     """Boosted trees for each task on its own; tasks share nothing.
 
     Numbers, categories (texts), dates and missing values are read as they come; a category that training did not see
@@ -40,6 +41,10 @@ class Trees(System):
         self.tasks = dict(tasks)
         self.definitions = {name: one.definition for name, one in self.tasks.items()}
         self.facts: dict[str, object] = {}
+
+    @classmethod
+    def joined(cls, systems: Sequence[Trees]) -> Trees:
+        return cls({name: one for system in systems for name, one in system.tasks.items()})
 
     @property
     def noun(self) -> str:
