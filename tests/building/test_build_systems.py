@@ -371,7 +371,7 @@ def asked(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> Options:
 
     def build(suite: str, *, options: Options, out: Path, **more: object) -> SimpleNamespace:
         found.append(options)
-        board = SimpleNamespace(print=lambda: None, notes={"choice": "Chosen."})
+        board = SimpleNamespace(print=lambda: None, notes={"choice": "Chosen."}, to_json=dict)
         return SimpleNamespace(scoreboard=board, best=out / "best", report=out / "report.html", folder=out)
 
     monkeypatch.setattr("allround.building.build", build)
@@ -385,6 +385,9 @@ def test_the_command_has_a_word_for_each(monkeypatch: pytest.MonkeyPatch) -> Non
     assert plain.trees and not plain.ensemble and plain.constraints.single
     assert Options() == replace(plain, settings=Options().settings)
     assert not asked(["--no-trees"], monkeypatch).trees and asked(["--trees"], monkeypatch).trees
+    assert plain.baselines and not asked(["--no-baselines"], monkeypatch).baselines
+    assert plain.reference == "best"
+    assert asked(["--reference", "specialists"], monkeypatch).reference == "specialists"
     assert asked(["--ensemble"], monkeypatch).ensemble
     every = asked(["--any-system", "--ensemble", "--no-trees", "--worst", "0.9"], monkeypatch)
     assert every.constraints == Constraints(worst=0.9, single=False) and every.ensemble and not every.trees
