@@ -19,6 +19,7 @@ from allround.building.runs.cleaning import clean
 from allround.building.runs.folder import find_runs, read_run
 from allround.building.runs.report import report
 from allround.cli.build import forecast_lines
+from allround.core.errors import AllroundError
 from allround.core.progress import Progress
 from allround.evaluation.intervals import Bootstrap, widening
 from allround.evaluation.predictions import Predictions
@@ -51,10 +52,21 @@ class Recorder(Callback):
 TOLD = Recorder()
 
 
-def run(suite: Suite, base: Path, out: Path, seeds: int) -> Build:
-    options = Options(SETTINGS, seed=3, seeds=seeds, workers=1, trees=False, methods=(), balance=(), resamples=100)
+def run(suite: Suite, base: Path, out: Path, seeds: int, folds: int = 0) -> Build:
+    options = Options(
+        SETTINGS,
+        seed=3,
+        seeds=seeds,
+        folds=folds,
+        workers=1,
+        joint=not folds,
+        trees=False,
+        methods=(),
+        balance=(),
+        resamples=100,
+    )
     return build(suite, out=out, base=base, options=options, progress=Progress(out / "log.txt", quiet=True),
-                 callbacks=[TOLD])  # fmt: skip
+                 callbacks=[] if folds else [TOLD])  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +126,39 @@ def test_again_it_makes_nothing_and_clean_empties_all_seeds(made: Build, table_s
     assert "have  specialist-petal" in log and "made  " not in log
     assert len(clean(made.folder).pieces) > 20
     assert read_run(made.folder).pieces == 0 and (made.folder / "seeds" / "4" / "best").is_dir()
+
+
+def test_folds_test_every_row_once_and_keep_a_model_of_the_usual_splits(
+    made: Build, table_suite: Suite, tmp_path: Path
+) -> None:
+    suite, out = table_suite.part(["species"]), tmp_path / "run"
+    folded = run(suite, made.folder.parent / "base", out, 1, folds=2)
+    board, single = folded.scoreboard, [Scoreboard.load(out / "folds" / str(number)) for number in (1, 2)]
+    rows = sum(len(split) for split in suite["species"].splits.values())
+    tested = [one.cells["specialists"]["species"].n for one in single]
+    assert sum(tested) == rows == board.cells["specialists"]["species"].n and min(tested) > 0.4 * rows
+    scores = [one.cells["specialists"]["species"].score for one in single]
+    assert board.cells["specialists"]["species"].score == pytest.approx(sum(scores) / 2)
+    assert board.repeats is not None and board.repeats.of == "fold" and board.repeats.names == ["fold 1", "fold 2"]
+    words = board.notes["choice"]
+    assert "Every row was tested once, by models that did not see it, in 2 folds. The model that is kept is" in words
+    final = out / "folds" / "final"
+    row = [(5.1, 3.5, 1.4, "small")]
+    assert allround.load(folded.best).predict("species", row) == allround.load(final / "best").predict("species", row)
+    usual = len(suite["species"].splits["test"])
+    assert Scoreboard.load(final).cells["specialists"]["species"].n == usual
+    assert "fold 1 of 2" not in str(board.notes), "notes are those of the suite"
+    assert "2 folds" in folded.report.read_text(encoding="utf-8")
+
+
+def test_folds_and_seeds_or_given_specialists_are_refused(made: Build, table_suite: Suite, tmp_path: Path) -> None:
+    for folds, seeds, words in ((1, 1, "at least 2 folds"), (3, 2, "each build everything again")):
+        with pytest.raises(AllroundError, match=words):
+            Options(folds=folds, seeds=seeds)
+    options = Options(SETTINGS, folds=2, workers=1, specialists={"species": str(made.best)})
+    with pytest.raises(AllroundError, match="may have seen the rows"):
+        build(table_suite, out=tmp_path / "x", base=made.folder.parent / "base", options=options)
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_dry_run_says_what_a_build_would_make_and_writes_nothing(

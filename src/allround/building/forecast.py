@@ -41,8 +41,9 @@ class Forecast:
     """What a build would make.
 
     rows: of each split, over all tasks. trainings: specialists and joint models, once a seed. merges: the most settings
-    that are tried, by method. seconds: of the whole build, with all its seeds. disk: bytes that the run folder takes,
-    of which `pieces` may go when the run is finished. measured: rows of a task that the time was measured on, at most.
+    that are tried, by method. seconds: of the whole build, with all its seeds or folds. disk: bytes that the run folder
+    takes, of which `pieces` may go when the run is finished. measured: rows of a task that the time was measured on, at
+    most.
     """
 
     suite: str
@@ -51,6 +52,7 @@ class Forecast:
     trainings: list[str]
     merges: dict[str, int]
     seeds: int
+    folds: int
     workers: int
     seconds: float
     disk: int
@@ -96,9 +98,9 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
     answers = _ANSWER * (rows["validation"] + rows["test"]) * (3 + len(trainings) + 2 * len(merges))
     pieces = model * (1 + len(trainings) + len(options.specialists) + len(merges)) + stored + answers
     # Beside the pieces lie the best model and the predictions; several seeds have a best model of all.
-    disk = options.seeds * (pieces + model + answers) + (model if options.seeds > 1 else 0)
+    disk = options.times * (pieces + model + answers) + (model if options.times > 1 else 0)
     if options.budget is not None:
-        total = min(total, 60 * options.budget / options.seeds)
+        total = min(total, 60 * options.budget / options.times)
     return Forecast(
         suite=suite.name,
         base=name,
@@ -106,10 +108,11 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
         trainings=trainings,
         merges=merges,
         seeds=options.seeds,
+        folds=options.folds,
         workers=workers,
-        seconds=options.seeds * total,
+        seconds=options.times * total,
         disk=disk,
-        pieces=options.seeds * pieces,
+        pieces=options.times * pieces,
         measured=MEASURED_ROWS,
         budget=options.budget,
     )

@@ -80,6 +80,7 @@ class Options:
     """How to build.
 
     seeds: how many, from `seed` on; with more than one all is built with each, and a budget is shared among them.
+    folds: test every row once, in so many builds, and make the model in one more; 0 for none.
     methods: merge methods and presets of learned merges; `None` for those that are worth trying. trials: most settings
     tried for each. joint: whether to train the joint model. balance: further joint models, with a batch of every task
     in each step, by balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying.
@@ -98,6 +99,7 @@ class Options:
     settings: Settings = field(default_factory=Settings)
     seed: int = 0
     seeds: int = 1
+    folds: int = 0
     methods: tuple[str, ...] | None = None
     trials: int = 12
     joint: bool = True
@@ -141,6 +143,12 @@ class Options:
                 "there is no reference of that name",
                 suggestion(self.reference, REFERENCES),
             )
+        if self.folds and (self.folds < 2 or self.seeds > 1):
+            raise AllroundError(
+                f"build in {self.folds} folds" + (f" with {self.seeds} seeds" if self.seeds > 1 else ""),
+                "there must be at least 2 folds" if self.folds < 2 else "seeds and folds each build everything again",
+                "give folds of 2 or more, such as 5" if self.folds < 2 else "give one of them",
+            )
         if self.budget is not None and not 0 < self.budget < math.inf:
             raise AllroundError(
                 f"build in {self.budget} minutes",
@@ -149,6 +157,11 @@ class Options:
             )
         if self.workers is not None and self.workers < 1:
             raise AllroundError(f"build with {self.workers} workers", "workers must be at least 1", "give at least 1")
+
+    @property
+    def times(self) -> int:
+        """How many whole builds it takes."""
+        return self.folds + 1 if self.folds else self.seeds
 
     def joints(self) -> list[Joint]:
         """The further joint models that are tried."""

@@ -30,6 +30,7 @@ from allround.core.words import percent, plural
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard import Notes, Scoreboard
 from allround.evaluation.scoreboard.pool import RepeatedRun, common_systems, pool
+from allround.tasks.folds import fold_suites
 from allround.tasks.suite import Suite
 
 
@@ -48,6 +49,12 @@ def seed_repeats(suite: Suite, first: int, count: int) -> list[Repeat]:
     return [Repeat(f"seed {seed}", f"seeds/{seed}", suite, seed) for seed in range(first, first + count)]
 
 
+def fold_repeats(suite: Suite, count: int, seed: int) -> list[Repeat]:
+    """The rows of a suite in folds, each of which is the test rows of one build."""
+    suites = fold_suites(suite, count)
+    return [Repeat(f"fold {number}", f"folds/{number}", one, seed) for number, one in enumerate(suites, 1)]
+
+
 def build_repeats(
     repeats: Sequence[Repeat],
     of: str,
@@ -56,25 +63,34 @@ def build_repeats(
     out: Path,
     inputs: Sequence[object],
     progress: Progress,
+    final: Repeat | None = None,
     config: str | None = None,
     force: bool = False,
 ) -> Build:
     """Build each repeat below `out`, pool their scoreboards, and keep the best model.
 
-    of: what the repeats differ by: seed or fold. inputs: what the build reads beside the suite. config: what the
-    command line was asked for. Killed and called again, it goes on with what is finished.
+    of: what the repeats differ by: seed or fold. inputs: what the build reads beside the suite. final: one more build,
+    whose model is kept and whose scores are not pooled; without it, the best model of the repeats is kept. config: what
+    the command line was asked for. Killed and called again, it goes on with what is finished.
     """
-    suite = repeats[0].suite
+    suite = final.suite if final is not None else repeats[0].suite
+    every = [*repeats, *([final] if final is not None else [])]
     with run_folder(out, "build", force=force):
         check_outputs(out, suite, inputs, force=force)
         keep_config(out, config, "build", force=force)
         made: dict[str, Build] = {}
-        for number, repeat in enumerate(repeats, 1):
-            progress.say(f"{repeat.name} ({number} of {len(repeats)})", style="bold")
+        for number, repeat in enumerate(every, 1):
+            progress.say(f"{repeat.name} ({number} of {len(every)})", style="bold")
             made[repeat.name] = build_one(repeat, out / repeat.folder, progress)
-        runs = {name: RepeatedRun(one.scoreboard, _predictions(one)) for name, one in made.items()}
-        best, model, words = choose({name: one.scoreboard for name, one in made.items()}, common_systems(runs), of)
-        first = made[repeats[0].name].scoreboard
+        pooled = {repeat.name: made[repeat.name] for repeat in repeats}
+        runs = {name: RepeatedRun(one.scoreboard, _predictions(one)) for name, one in pooled.items()}
+        boards = {name: one.scoreboard for name, one in pooled.items()}
+        if final is None:
+            best, model, words = choose(boards, common_systems(runs), of)
+        else:
+            best, words = choose_final(made[final.name].scoreboard, boards, common_systems(runs), of)
+            model = final.name
+        first = made[repeats[0].name if final is None else final.name].scoreboard
         notes: Notes = {**first.notes, "choice": words}
         about = {**first.provenance, f"{of}s": [repeat.name for repeat in repeats]}
         board = pool(runs, of=of, best=best, notes=notes, provenance=about)
@@ -82,7 +98,7 @@ def build_repeats(
             shutil.copytree(made[model].best, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
         facts = [read_settings(one.folder / REPORT_FACTS) for one in made.values()]
         use = {"commands": commands(out, suite.tasks), "python": python_lines(out, suite.tasks)}
-        write_report_files(out, board, {**_facts(facts, of), **use}, force=force)
+        write_report_files(out, board, {**_facts(facts, of, len(repeats)), **use}, force=force)
         progress.say(words)
         progress.note(FINISHED)
     return Build(out, out / BEST, out / REPORT, board)
@@ -112,6 +128,28 @@ def choose(boards: Mapping[str, Scoreboard], common: Sequence[str], of: str) -> 
     return best, model, words
 
 
+def choose_final(
+    final: Scoreboard, boards: Mapping[str, Scoreboard], common: Sequence[str], of: str
+) -> tuple[str, str]:
+    """The system that is shown as the best with its scores over all runs, and the choice in words.
+
+    final: the board of the build whose model is kept. The system is the one that it chose, where every run has it, else
+    that of `choose`.
+    """
+    kept = str(final.best)
+    words = (
+        f"Every row was tested once, by models that did not see it, in {plural(len(boards), of)}. The model that is "
+        f"kept is {kept}, chosen on validation by one more build with the suite's own splits"
+    )
+    if kept in common:
+        return kept, f"{words}; the scores are those of {kept} over all {of}s."
+    best, _, _ = choose(boards, common, of)
+    return (
+        best,
+        f"{words}. Not every {of} has it, so its own scores are only those of that build; {best} is shown here.",
+    )
+
+
 def _validation(board: Scoreboard, system: str) -> float:
     return board.validation_mean(system) or 0.0
 
@@ -126,10 +164,13 @@ def _predictions(made: Build) -> dict[tuple[str, str], Predictions]:
     }
 
 
-def _facts(found: Sequence[Mapping[str, object]], of: str) -> dict[str, object]:
-    """What the report says of all runs: the first one's facts, with the time of all; what was tried differs by run."""
+def _facts(found: Sequence[Mapping[str, object]], of: str, count: int) -> dict[str, object]:
+    """What the report says of all runs: the first one's facts, with the time of all; what was tried differs by run.
+
+    count: how many seeds or folds they are.
+    """
     facts = {name: value for name, value in found[0].items() if name != "choices"}
     times = [one.get("seconds_total") for one in found]
     facts["seconds_total"] = sum(time for time in times if isinstance(time, (int, float)))
-    facts["title"] = f"{facts.get('title', 'Scoreboard')}, {plural(len(found), of)}"
+    facts["title"] = f"{facts.get('title', 'Scoreboard')}, {plural(count, of)}"
     return facts

@@ -11,7 +11,7 @@ from allround.building.candidates import Candidate, EnsembleCandidate
 from allround.building.forecast import Forecast, forecast
 from allround.building.given import GivenSpecialists, read_given
 from allround.building.options import Options
-from allround.building.repeats import Repeat, build_repeats, seed_repeats
+from allround.building.repeats import Repeat, build_repeats, fold_repeats, seed_repeats
 from allround.building.result import Build
 from allround.building.search import Trial
 from allround.building.stages.base import decide_precision, is_module, make_base
@@ -76,8 +76,9 @@ def build(
     Hyperparameters, checkpoints, coefficients and the winner are chosen on validation; test is scored once for each
     finished system. Same inputs, seed and machine give the same scoreboard, timings apart; with a budget, the cut
     follows from measured speed and is kept in the run folder. With several seeds everything is built with each, in
-    `out`/seeds, and the scoreboard shows means with intervals over seeds and rows. config: what the command line was
-    asked for, which is kept in the run folder. callbacks: are told of the evaluations of every training when it is
+    `out`/seeds, and the scoreboard shows means with intervals over seeds and rows; so with folds, in `out`/folds, where
+    each row is tested once, and one more build on the suite's own splits gives the model. config: what the command line
+    was asked for, which is kept in the run folder. callbacks: are told of the evaluations of every training when it is
     done, and of the test scores in the end.
     """
     out = Path(out)
@@ -88,9 +89,15 @@ def build(
     progress = progress or Progress(out / "log.txt")
 
     def build_one(repeat: Repeat, place: Path, progress: Progress) -> Build:
-        once = replace(options, seed=repeat.seed, seeds=1, budget=options.budget and options.budget / options.seeds)
+        budget = options.budget and options.budget / options.times
+        once = replace(options, seed=repeat.seed, seeds=1, folds=0, budget=budget)
         return _build_one(repeat.suite, place, start, once, specialists, settings, progress, None, callbacks, force)
 
+    if options.folds:
+        repeats = fold_repeats(suite, options.folds, options.seed)
+        final = Repeat("all rows", "folds/final", suite, options.seed)
+        return build_repeats(repeats, "fold", build_one, out=out, inputs=[start], progress=progress, final=final,
+                             config=config, force=force)  # fmt: skip
     if options.seeds > 1:
         repeats = seed_repeats(suite, options.seed, options.seeds)
         inputs = [start, *specialists.folders]
@@ -168,6 +175,12 @@ def _checked(
     for name in options.chosen("learn"):
         preset(name).check(task.definition for task in suite.tasks.values())
     pick_device(options.settings.device)
+    if options.folds and options.specialists:
+        raise AllroundError(
+            f"build in {options.folds} folds with given specialists",
+            "they may have seen the rows that they would be tested on",
+            "leave `folds` or the specialists out",
+        )
     definitions = {name: task.definition for name, task in suite.tasks.items()}
     return base, read_given(options.specialists, definitions, base, encoder)
 

@@ -57,6 +57,13 @@ def build(
     seeds: Annotated[
         int, typer.Option(help="Build with so many seeds, and show means with intervals over seeds and rows.")
     ] = 1,
+    folds: Annotated[
+        int,
+        typer.Option(
+            help="For small sets: deal all rows out into so many folds, and test each by models that did not see it. "
+            "One more build makes the model."
+        ),
+    ] = 0,
     budget: Annotated[
         float | None, typer.Option(help="Minutes; the work is scaled down to fit, and the report says how.")
     ] = None,
@@ -143,6 +150,7 @@ def build(
         settings=settings,
         seed=seed,
         seeds=seeds,
+        folds=folds,
         methods=None if methods is None else () if methods.strip() == "none" else tuple(split(methods, "--methods")),
         trials=trials,
         joint=joint,
@@ -201,6 +209,7 @@ def forecast_lines(found: Forecast, out: Path) -> list[str]:
     rows = ", ".join(f"{split} {count:,}" for split, count in found.rows.items())
     merges = ", ".join(f"{name} ({plural(trials, 'setting')} at most)" for name, trials in found.merges.items())
     seeds = f", each with {found.seeds} seeds" if found.seeds > 1 else ""
+    seeds = f", each for {found.folds} folds and once more" if found.folds else seeds
     budget = f"; the budget of {found.budget:g} min cuts what does not fit" if found.budget else ""
     lines = [
         f"dry run of {found.suite} on {found.base}: nothing is written to {out}",
