@@ -361,13 +361,13 @@ def test_an_earlier_model_stays_until_the_new_one_is_whole(
     cli(command(small, out, "average"))
     before = files(out)
     counted = Counted(monkeypatch, 3)
-    cli(command(small, out, "task_arithmetic"), 130)
+    cli([*command(small, out, "task_arithmetic"), "--force"], 130)
     assert files(out) == before
     counted.again()
     monkeypatch.setattr(WeightsFile, "write", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        cli(command(small, out, "task_arithmetic"))
+        cli([*command(small, out, "task_arithmetic"), "--force"])
     assert files(out) == before and not partial(out).exists()
     monkeypatch.undo()
-    cli(command(small, out, "task_arithmetic"))
+    cli([*command(small, out, "task_arithmetic"), "--force"])
     assert files(out).keys() == before.keys() and files(out) != before

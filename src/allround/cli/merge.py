@@ -166,6 +166,7 @@ def merge(
                 typer.echo(f"note: {note}", err=True)
             folders[stage.name] = place
             kept = not last and finished(plan, place)
+            there = last and not force and finished(plan, place)
             if len(stages) > 1:
                 typer.echo(f"{head}{' (done before)' if kept else ''}", err=True)
             if kept:
@@ -173,14 +174,16 @@ def merge(
             written = Path(words[0]) if last and is_recipe(words) else None
             cluster = Ray(ray) if ray else None
             made = merge_models(plan, place, workers=workers, device=processor, runner=cluster, recipe_file=written,
-                                force=force)  # fmt: skip
+                                force=force or not last)  # fmt: skip
             if last:
                 result = {"model": out, **made}
                 listed = ", ".join(f"{key}={value}" for key, value in made["parameters"].items())
                 listed += "; others for some tensors, see merge.json" if "tensors" in made else ""
                 count = len(plan.recipe.models)
-                typer.echo(f"merged {count} model{'s' * (count != 1)} by {plan.recipe.method}"
-                           f"{f' ({listed})' if listed else ''} into {out}")  # fmt: skip
+                typer.echo(
+                    f"merged {count} model{'s' * (count != 1)} by {plan.recipe.method}"
+                    f"{f' ({listed})' if listed else ''} into {out}{' (was there already)' if there else ''}"
+                )
                 for note in made.get("notes", [])[len(plan.notes) :]:
                     typer.echo(f"note: {note}", err=True)
     return result
@@ -228,13 +231,16 @@ def _recipe(
     statistics: Mapping[str, str],
 ) -> Recipe:
     from allround.checkpoints.header import asked_dtype
+    from allround.merging.named_base import base_hint
     from allround.merging.recipe import Model, Recipe
     from allround.merging.save import check_base
 
     paths, values = extras(words, method)
     if len(paths) < (1 if no_base else 2):
         raise AllroundError(
-            "merge models", f"{len(paths)} given", "give the base and at least one model: allround merge BASE MODEL..."
+            "merge models",
+            f"{len(paths)} given{base_hint(paths)}",
+            "give the base and at least one model: allround merge BASE MODEL...",
         )
     base = None if no_base else paths[0]
     check_base(base)

@@ -14,6 +14,7 @@ from allround.checkpoints.tokens import moved_tokens
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.words import plural
+from allround.merging.named_base import named_base
 from allround.merging.names import Names
 from allround.merging.plan import Item, Output
 from allround.merging.recipe import Recipe
@@ -148,7 +149,9 @@ class Fits:
             if self.recipe.on_mismatch == "error":
                 into = self.base.path if self.base else self.models[0].path
                 raise AllroundError(
-                    f"merge {model.path} into {into}", found, self._way_out(number, differ, bool(missing or differ))
+                    f"merge {model.path} into {into}",
+                    found,
+                    self._forgotten() + self._way_out(number, differ, bool(missing or differ)),
                 )
             done = f"{whose}'s are kept there" if self.recipe.on_mismatch == "keep-base" else "it is left out there"
             lacks = missing or differ or number in self.kinds
@@ -166,6 +169,13 @@ class Fits:
         if EMBEDDING.search(name) or OUTPUT.search(name):
             words += " (the vocabularies differ)"
         return words
+
+    def _forgotten(self) -> str:
+        """What the base's own files say, where they name a base: then the first of the models was given as the base."""
+        named = named_base(self.base.path) if self.base else None
+        if self.base is None or named is None:
+            return ""
+        return f"{self.base.path} is taken as the base, and was itself tuned from {named}: give that first; or "
 
     def _way_out(self, number: int, differ: Sequence[str], lacks: bool) -> str:
         if number in self.kinds:

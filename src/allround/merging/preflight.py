@@ -19,6 +19,7 @@ from allround.core.files import disk_errors, read_settings
 from allround.core.words import count, duration
 from allround.merging.blocks import block_length
 from allround.merging.folder import encoder_settings
+from allround.merging.named_base import named_base
 from allround.merging.plan import Item, Plan
 from allround.models.encoder import CONFIG
 
@@ -134,6 +135,9 @@ def compare_files(plan: Plan) -> list[str]:
     base = plan.recipe.base
     if base is not None and (Path(base.path) / "allround.json").is_file():
         notes.append(f"{base} is taken as the base, without its heads; are all models behind it tuned from it?")
+    if base is not None and (named := named_base(base.path)) is not None:
+        notes.append(f"{base} is taken as the base, and was itself tuned from {named}; if the models were tuned from "
+                     "that one too, give it first")  # fmt: skip
     if len(encoder_settings(plan)) > 1:
         notes.append(f"the models do not say the same in {CONFIG} of how inputs are read, and the base has no such "
                      "file: the merged model has none either, and reads them by the defaults")  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 from allround.core import registry
 from allround.core.entry import Entry
 from allround.core.errors import AllroundError, suggestion
+from allround.merging.named_base import base_hint
 
 ON_MISMATCH = ("error", "keep-base", "skip")
 SCOPES = ("tensor", "model")
@@ -117,8 +118,8 @@ class Recipe:
         if self.base is None and entry.facts["base"] == "required":
             raise AllroundError(
                 asked,
-                "no base is given, and the method works on changes",
-                "give what the models were tuned from, or average the weights themselves: method average",
+                f"no base is given, and the method works on changes{base_hint(model.path for model in self.models)}",
+                "give what the models were tuned from, before them, or average the weights themselves: method average",
             )
         least, most = entry.facts["models"]
         too_many = most is not None and len(self.models) > most and not self.mixed

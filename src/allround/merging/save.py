@@ -43,7 +43,8 @@ def merge_models(
 
     Models that allround saved keep their heads, each with its task. Killed and run again, the merge goes on after the
     last finished file of weights. recipe_file: what the plan was read from; it is kept beside the model.
-    A folder that is there is replaced only where `merge` wrote it and nothing was changed since, or with `force`.
+    Where the outcome of just this plan is there already, nothing is done. Another finished merge is replaced only
+    with `force`.
     """
     from allround.models.card import write_card
     from allround.models.head_files import write_heads
@@ -53,6 +54,10 @@ def merge_models(
     check_out(out, "merge", force=force, inputs=read)
     made_from = _made_from(plan)
     definitions, heads = _heads(plan.recipe)
+    if not force and finished(plan, out):
+        done: dict[str, Any] = read_settings(merge_file(out))
+        return done
+    check_not_finished(out, force=force)
     with output_folder(out, "merge", force=force, inputs=read, made_from=made_from) as folder:
         target = folder / "encoder" if definitions else folder
         target.mkdir(exist_ok=True)
@@ -69,6 +74,22 @@ def merge_models(
     return made
 
 
+def check_not_finished(out: Path, *, force: bool) -> None:
+    """An error where a folder holds a finished merge, which only `force` replaces."""
+    if not force and (merge_file(out).is_file() or (out / "learned.json").is_file()):
+        raise AllroundError(
+            f"write {out}",
+            "another finished merge is there",
+            "choose another --out, or replace it: --force (force=True in Python)",
+        )
+
+
+def merge_file(out: Path) -> Path:
+    """The file that says how a merge was made: beside the weights, which models with heads have in a folder."""
+    inner = out / "encoder" / "merge.json"
+    return inner if inner.is_file() else out / "merge.json"
+
+
 def _sources(plan: Plan) -> list[Source]:
     """All that a merge reads."""
     sources = [plan.source(n) for n in range(-1 if plan.base else 0, len(plan.models))]
@@ -77,7 +98,7 @@ def _sources(plan: Plan) -> list[Source]:
 
 def finished(plan: Plan, out: Path) -> bool:
     """Whether a folder holds the whole outcome of just this plan."""
-    path = out / "merge.json"
+    path = merge_file(out)
     made = read_settings(path) if path.is_file() else None
     return isinstance(made, dict) and made.get("run") == hash_json(_made_from(plan))
 

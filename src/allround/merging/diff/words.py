@@ -10,10 +10,36 @@ from allround.core.words import cosine_text, listed, share_text
 from allround.merging.diff.changes import ALIGNED, HELD, KINDS, NEAR, Changes, at
 from allround.merging.diff.groups import EMBEDDINGS, OTHER
 
+#: Settings of a config.json that say how large a network is.
+SIZES = ("hidden_size", "num_hidden_layers", "dim", "n_layers", "n_embd", "n_layer", "d_model", "num_layers")
+
 
 def verdict(found: Changes) -> list[str]:
     """What the numbers say, in a few lines."""
-    return [line for lines in (_distance, _sizes, _pairs, _places, _ranks, _obstacles) for line in lines(found)]
+    parts = (_architecture, _distance, _sizes, _pairs, _places, _ranks, _obstacles)
+    return [line for lines in parts for line in lines(found)]
+
+
+def _architecture(found: Changes) -> Iterator[str]:
+    """Networks of another architecture, or of another size of the same."""
+    said: set[str] = set()
+    for what, keys in (("architecture", ("model_type",)), ("size", SIZES)):
+        for one in found.differences:
+            place, _, key = one.name.rpartition(": ")
+            if one.what != "setting" or key not in keys or place not in ("config.json", "0_Transformer/config.json"):
+                continue
+            for name, value in one.models.items():
+                if value is None or one.base is None or name in said:
+                    continue
+                said.add(name)
+                yield (
+                    f"{name} is a network of another {what} than {found.base} ({key}: {_plain(value)}, in {found.base} "
+                    f"{_plain(one.base)}): it was not tuned from that base, and does not merge with it."
+                )
+
+
+def _plain(value: str) -> str:
+    return value.strip('"')
 
 
 def _changed(found: Changes) -> list[int]:
@@ -31,7 +57,9 @@ def _distance(found: Changes) -> Iterator[str]:
 
 def _sizes(found: Changes) -> Iterator[str]:
     changed = _changed(found)
-    same = [name for i, name in enumerate(found.models) if i not in changed and found.total.norm[i] is not None]
+    unlike = {name for one in found.differences if one.what in ("shape", "missing") for name in one.models}
+    same = [name for i, name in enumerate(found.models)
+            if i not in changed and found.total.norm[i] is not None and name not in unlike]  # fmt: skip
     if same:
         yield f"{listed(same)} {'has' if len(same) == 1 else 'have'} the same weights as {found.base}."
     known = [i for i in changed if found.total.relative[i] is not None]

@@ -22,7 +22,7 @@ from allround.merging.learn.material import Specialist
 from allround.merging.learn.run import LearnedMerge, learn
 from allround.merging.recipe import Model, Recipe
 from allround.merging.run import run_plan
-from allround.merging.save import check_base, check_heads
+from allround.merging.save import check_base, check_heads, check_not_finished
 from allround.merging.sources import open_model
 from allround.models.base import find_folder
 from allround.models.card import write_card
@@ -56,9 +56,9 @@ def learn_models(
 
     models: folders that allround saved, each with its tasks and heads; or plain encoders and adapters, which take the
     suite's tasks in order, one each. start: a folder, or a fixed merge method by name with its default settings.
-    name: of the preset, for the record. Returns what was done. A folder that is there is replaced only where `merge`
-    wrote it and nothing was changed since, or with `force`.
+    name: of the preset, for the record. Returns what was done. A finished merge is replaced only with `force`.
     """
+    check_not_finished(out, force=force)
     read = [base, *models, start]
     check_base(base)
     folder = find_folder(base)
