@@ -310,6 +310,27 @@ def test_errors_that_the_docs_quote_are_the_real_ones() -> None:
     assert str(caught.value) == quoted.strip()
 
 
+def test_errors_on_the_page_of_troubleshooting_are_in_the_package() -> None:
+    """Of each quoted error the longest part between names and numbers stands in a message of the package."""
+    import ast
+
+    texts: list[str] = []
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+                texts.append("".join(map(str, parts)))
+    said = "\n".join(texts)
+    quoted = re.findall(r"\*\*`([^`]+)`", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"))
+    assert len(quoted) > 10
+    changing = r"^\w+(?= has no)|holds \w+|'[^']*'|\d+(?: tensors are)?|[;:(]| in$"
+    for error in quoted:
+        part = max(re.split(changing, error), key=len).strip()
+        assert part in said, part
+
+
 # Commands.
 
 
