@@ -65,11 +65,11 @@ def test_messages(messages: Path) -> None:
     assert "2 labels have fewer than 10 rows: 'Bug ' (train 1, validation 0, test 0), 'fax' (" in found["rare_labels"]
     assert "labels differ by case or spaces alone: 'Bug ' (1), 'bug' (33)" in found["labels_alike"]
     assert (
-        "1 inputs have different targets in different rows, such as 'The app crashes 2' with 'Bug ', 'bug'"
+        "1 input has different targets in different rows, such as 'The app crashes 2' with 'Bug ', 'bug'"
         in found["torn_targets"]
     )
     assert "3 of 102 train rows repeat the input of another" in found["repeated_rows"]
-    assert "1 of 128 rows have a blank text" in found["blank_texts"]
+    assert "1 of 128 rows has a blank text" in found["blank_texts"]
     assert sum(len(split) for split in urgency.splits.values()) == 87
     assert "1 of 128 train rows have no input and are left out" in urgency.notes
     assert set(topic.splits["test"].slices["language"]) == {"de", "en"}

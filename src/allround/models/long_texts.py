@@ -11,6 +11,8 @@ from allround.tasks.task import Task
 
 #: Training rows that are looked at.
 ROWS = 1000
+#: It is worth saying from this part of them on.
+WORTH = 0.01
 
 
 def check_lengths(encoder: Encoder, task: Task) -> list[Finding]:
@@ -20,7 +22,7 @@ def check_lengths(encoder: Encoder, task: Task) -> list[Finding]:
     rows = task.splits["train"].inputs
     order = np.random.default_rng(seed_of(0, "lengths")).permutation(len(rows))[:ROWS]
     cut = encoder.cut([rows[i] for i in order], task.definition)
-    if not cut:
+    if cut < WORTH * len(order):
         return []
     most = f" of {encoder.max_length} tokens" if hasattr(encoder, "max_length") else ""
     words = f"{100 * cut / len(order):.2g}% of the train texts are longer than the base reads{most}"

@@ -21,7 +21,7 @@ def label_counts(targets: Targets) -> dict[str, Counter[str]]:
 
 
 def check_labels(counts: Mapping[str, Counter[str]], rows: int) -> list[Finding]:
-    """What is worth knowing about the labels of a task. rows: of train, 0 where labels belong to words."""
+    """What is worth knowing about the labels of a task. rows: of train; 0 where a row may have several."""
     total = sum(counts.values(), Counter())
     return [*_rare(counts, total), *_alike(total), *_common(counts["train"], rows)]
 

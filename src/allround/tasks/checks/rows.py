@@ -9,6 +9,8 @@ from allround.core.words import listed as and_listed
 from allround.tasks.checks.finding import Finding, Targets, has_labels, listed
 from allround.tasks.task import SPLITS, Task, row_key
 
+#: Repeated rows are worth saying from this part of a split on.
+WORTH = 0.01
 #: Fewer test rows leave a score open by more than about eight points either way.
 TEST = 100
 
@@ -34,7 +36,7 @@ def check_repeats(task: Task, targets: Targets) -> list[Finding]:
     repeated: list[str] = []
     for split in SPLITS:
         keys = [row_key(row) for row in task.splits[split].inputs]
-        if len(set(keys)) < len(keys):
+        if len(keys) - len(set(keys)) >= WORTH * len(keys):
             repeated.append(f"{len(keys) - len(set(keys))} of {len(keys)} {split} rows")
         for key, target in zip(keys, targets[split], strict=True):
             answers[key].add(repr(target))
@@ -45,7 +47,8 @@ def check_repeats(task: Task, targets: Targets) -> list[Finding]:
     if torn and has_labels(task.definition):
         first = torn[0][0] if isinstance(torn[0], tuple) and len(torn[0]) == 1 else torn[0]
         shown = f"such as {listed([first])} with {listed(sorted(answers[torn[0]]))}".replace('"', "")
-        words = f"{len(torn)} inputs have different targets in different rows, {shown}"
+        have = "input has" if len(torn) == 1 else "inputs have"
+        words = f"{len(torn)} {have} different targets in different rows, {shown}"
         found.append(Finding("torn_targets", words, "no model can be right about both: decide for one"))
     return found
 
@@ -63,7 +66,7 @@ def check_texts(task: Task, targets: Targets) -> list[Finding]:
                 " ".join(value).strip() if isinstance(value, list) else str(value).strip() for value in row
             )
     if blank:
-        words = f"{blank} of {total} rows have a blank text"
+        words = f"{blank} of {total} rows {'has' if blank == 1 else 'have'} a blank text"
         found.append(Finding("blank_texts", words, "fill them in, or leave them out: `missing: drop`"))
     pairs = list(zip(task.splits["train"].inputs, targets["train"], strict=True))
     named = [label.casefold() in " ".join(map(str, row)).casefold() for row, label in pairs if isinstance(label, str)]

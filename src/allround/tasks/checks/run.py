@@ -27,7 +27,7 @@ def check_task(task: Task) -> list[Finding]:
     targets = targets_of(task)
     found = check_size(task)
     if has_labels(task.definition):
-        rows = 0 if kind(task.definition.kind).per_token else len(task.splits["train"])
+        rows = 0 if kind(task.definition.kind).lists else len(task.splits["train"])
         found += check_labels(label_counts(targets), rows)
     found += check_repeats(task, targets)
     found += check_texts(task, targets)
