@@ -16,10 +16,14 @@ from allround.evaluation.calibration import (
     reliability,
     set_facts,
 )
+from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions
+from allround.models.boosting import fit_trees
 from allround.models.calibration import Calibration, Curve, Threshold, read_calibrations
+from allround.models.systems.trees import Trees
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
+from allround.tasks.make import make_task
 
 THREE = Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b", "c"))
 SCALE = Definition("t", "ordinal", ("x",), "text", "mae", ("1", "2", "3"))
@@ -144,3 +148,23 @@ def test_an_empty_curve_and_a_task_without_scores_are_left_alone() -> None:
     zeros = Calibration(curves=(Curve((0.0, 1.0), (0.0, 0.0)),) * 3).apply(np.array([[0.2, 0.3, 0.5]]), THREE)
     assert zeros.tolist() == [[0.2, 0.3, 0.5]]
     assert isinstance(reliability(make(THREE, 0)), Reliability)
+
+
+def test_a_system_gives_sets_of_labels_and_intervals() -> None:
+    rows = [{"x": float(i), "y": "no" if i % 3 else "yes", "z": float(i)} for i in range(60)]
+    data = {"train": rows, "validation": rows, "test": rows}
+    tasks = [make_task("word", kind="classification", inputs="x", target="y", data=data),
+             make_task("number", kind="regression", inputs="x", target="z", data=data)]  # fmt: skip
+    system = Trees({task.name: fit_trees(task)[0] for task in tasks})
+    with pytest.raises(AllroundError, match=r"saved without them.*\n.*--coverage 0\.9"):
+        system.predict_sets("word", [(1.0,)])
+    fitted = {task.name: fit(predict_split(system, task, "validation"), "temperature", 0.9) for task in tasks}
+    system.facts["calibration"] = {name: one.to_json() for name, one in fitted.items() if one is not None}
+    scores, sets = system.predict("word", [(4.0,), (9.0,)], scores=True), system.predict_sets("word", [(4.0,), (9.0,)])
+    limit = fitted["word"].sets.limit  # type: ignore[union-attr]
+    assert sets == [[label for label, score in one.items() if score >= limit - 1e-6] for one in scores]
+    ((low, high),) = system.predict_sets("number", [(30.0,)])
+    (middle,) = system.predict("number", [(30.0,)])
+    width = 2 * fitted["number"].sets.limit * tasks[1].definition.scale  # type: ignore[union-attr]
+    assert (low + high) / 2 == pytest.approx(middle) and high - low == pytest.approx(width)
+    assert system.predict_sets("word", []) == []

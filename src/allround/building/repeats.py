@@ -169,7 +169,7 @@ def _facts(found: Sequence[Mapping[str, object]], of: str, count: int) -> dict[s
 
     count: how many seeds or folds they are.
     """
-    facts = {name: value for name, value in found[0].items() if name != "choices"}
+    facts = {name: value for name, value in found[0].items() if name not in ("choices", "errors")}
     times = [one.get("seconds_total") for one in found]
     facts["seconds_total"] = sum(time for time in times if isinstance(time, (int, float)))
     facts["title"] = f"{facts.get('title', 'Scoreboard')}, {plural(count, of)}"

@@ -19,6 +19,8 @@ from allround.core.outputs import check_out, check_texts, output_folder, work_fo
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything, seed_of
 from allround.core.words import plural
+from allround.evaluation.error_files import check_error_files, write_error_files
+from allround.evaluation.errors import errors_of
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions, score
 from allround.evaluation.scoreboard import FILES, Notes, Scoreboard, ScoredSystem
@@ -194,6 +196,7 @@ def evaluate(
     split: str = "test",
     fit_heads: bool = False,
     out: Path | str | None = None,
+    errors: Path | str | None = None,
     progress: Progress | None = None,
     force: bool = False,
 ) -> Scoreboard:
@@ -202,9 +205,12 @@ def evaluate(
     model: what allround saved, or a folder or Hub id of transformers, sentence-transformers or PEFT: a classifier's
     head serves the tasks whose labels it has. fit_heads: fit heads on the suite's training rows for tasks without one;
     a line, and the notes of the scoreboard, say which is which. out: also write the scoreboard into this folder; files
-    that are there are replaced only where `evaluate` wrote them and they are unchanged, or with `force`.
+    that are there are replaced only where `evaluate` wrote them and they are unchanged, or with `force`. errors: write
+    what the model gets wrong into this folder, as CSV files.
     """
     suite = as_suite(suite)
+    if errors is not None:
+        check_error_files(Path(errors), "evaluate", force=force)
     if out is not None:
         out = Path(out)
         check_texts(out, FILES, "evaluate", force=force)
@@ -228,7 +234,14 @@ def evaluate(
         )
     for task in suite.tasks.values():
         _check_labels(model, task, what)
-    board = board_of(model, suite, split, "model", None, said)
+    predictions: dict[tuple[str, str], Predictions] = {}
+    board = board_of(model, suite, split, "model", None, said, keep=predictions)
+    if errors is not None:
+        found = {
+            name: errors_of(task.as_defined(model.definition(name)), predictions["model", name])
+            for name, task in suite.tasks.items()
+        }
+        write_error_files(Path(errors), found, "evaluate", force=force)
     if out is not None:
         write_texts(out, board.files(), "evaluate", force=force)
     return board
@@ -263,11 +276,18 @@ def _check_labels(model: System, task: Task, what: str) -> None:
 
 
 def board_of(
-    model: System, suite: Suite, split: str, name: str, course: Course | None, said: Sequence[str] = ()
+    model: System,
+    suite: Suite,
+    split: str,
+    name: str,
+    course: Course | None,
+    said: Sequence[str] = (),
+    *,
+    keep: dict[tuple[str, str], Predictions] | None = None,
 ) -> Scoreboard:
     """The scoreboard of one model, called `name`, beside the floor. course: the training that it came from. said: of
-    tasks, as `TASK: WORDS`."""
-    predictions: dict[tuple[str, str], Predictions] = {}
+    tasks, as `TASK: WORDS`. keep: takes the predictions, by system and task."""
+    predictions: dict[tuple[str, str], Predictions] = {} if keep is None else keep
     for task_name, task in suite.tasks.items():
         # The model's own definition scales a regression target as it was trained.
         own = task.as_defined(model.definition(task_name))

@@ -34,6 +34,10 @@ def evaluate(
         typer.Option("--fit-heads", help="Fit heads on training rows for tasks that the model has none for."),
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write scoreboard and predictions here.")] = None,
+    errors: Annotated[
+        Path | None,
+        typer.Option(help="Also write what the model gets wrong into this folder: confusions, labels, worst rows."),
+    ] = None,
     force: ForceOption = False,
 ) -> object:
     """Score a saved model on the tasks of a suite, with intervals, beside the floor.
@@ -45,6 +49,6 @@ def evaluate(
     from allround.core.progress import Progress
 
     board = run(model, load_suite(suite, data_dir, only, limit), split=split, fit_heads=fit_heads, out=out,
-                progress=Progress(), force=force)  # fmt: skip
+                errors=errors, progress=Progress(), force=force)  # fmt: skip
     board.print()
     return board.to_json()

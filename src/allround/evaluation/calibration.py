@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from allround.core.errors import AllroundError, suggestion
 from allround.core.schema import STRICT
 from allround.evaluation.predictions import Predictions
-from allround.models.calibration import Calibration, Curve, Threshold, confidence
+from allround.models.calibration import ROUNDING, Calibration, Curve, Threshold, confidence
 from allround.tasks.kind import kind
 
 Array = NDArray[np.float64]
@@ -221,8 +221,8 @@ def set_facts(test: Predictions, sets: Threshold) -> SetFacts:
         return SetFacts(sets.coverage, held, width)
     assert test.scores is not None
     limit = -1.0 if sets.limit is None else sets.limit
-    held = float((1 - _strangeness(test) >= limit - _LEAST).mean())
-    return SetFacts(sets.coverage, held, float((test.scores >= limit - _LEAST).sum(1).mean()))
+    held = float((1 - _strangeness(test) >= limit - ROUNDING).mean())
+    return SetFacts(sets.coverage, held, float((test.scores >= limit - ROUNDING).sum(1).mean()))
 
 
 def _loss(predictions: Predictions, scores: Array) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing_extensions import TypedDict
 
 from allround.core.schema import STRICT
+from allround.evaluation.errors import TaskErrors
 
 
 class TaskFacts(TypedDict, total=False):
@@ -48,7 +49,7 @@ class ReportFacts(MachineFacts, total=False):
     """All that a report may say beside the scoreboard.
 
     commands, python: how to use the saved model. choices: what was tried on validation rows. precision: of matrix
-    products in training. seconds_total: of the whole run. peak_memory: bytes.
+    products in training. seconds_total: of the whole run. peak_memory: bytes. errors: of the best system, by task.
     """
 
     title: str
@@ -60,3 +61,4 @@ class ReportFacts(MachineFacts, total=False):
     precision: str | None
     seconds_total: float
     peak_memory: int
+    errors: Mapping[str, TaskErrors]

@@ -16,6 +16,7 @@ from allround.evaluation.facts import ReportFacts, TaskFacts, TriedSetting
 from allround.evaluation.pages import breakable, settings_text, template
 from allround.evaluation.scoreboard import Comparison, Scoreboard
 from allround.evaluation.scoreboard.scores import CostName
+from allround.evaluation.scoreboard.tables import CALIBRATION_LEGEND, calibration_table
 from allround.tasks.metric import better
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def html(board: Scoreboard, *, extra: ReportFacts | None = None) -> str:
     from allround.evaluation.pictures import page_colours, page_style
 
     given: ReportFacts = extra or {}
+    calibration_head, calibration_rows = calibration_table(board)
     page = template(
         Path(__file__).with_name("report.html.j2"),
         {"percent": percent, "count": count, "duration": duration, "settings": settings_text, "breakable": breakable},
@@ -77,6 +79,10 @@ def html(board: Scoreboard, *, extra: ReportFacts | None = None) -> str:
         facts=_facts(board, given),
         commands=given.get("commands"),
         python=given.get("python"),
+        errors=given.get("errors"),
+        calibration_head=calibration_head,
+        calibration_rows=calibration_rows,
+        calibration_legend=CALIBRATION_LEGEND,
     )
 
 

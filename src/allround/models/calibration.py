@@ -16,6 +16,8 @@ from allround.tasks.kind import Encoded, kind
 if TYPE_CHECKING:
     from allround.models.batch import Answers
 
+#: How far a score may be below the least of a set by rounding alone: scores are kept in single precision.
+ROUNDING = 1e-6
 #: The key of a manifest under which calibrations stand by task.
 KEY = "calibration"
 
@@ -110,6 +112,25 @@ def confidence(scores: NDArray[np.floating], predictions: Encoded, definition: D
     """The probability of each answer; of several labels, that of all decisions together."""
     found: list[float] = kind(definition.kind).sureness(np.asarray(scores), predictions).prod(1).tolist()
     return found
+
+
+def sets_of(made: Answers, sets: Threshold, definition: Definition) -> list[list[str]] | list[tuple[float, float]]:
+    """For each answer the labels that its set holds, the most probable first; of numbers the ends of an interval.
+
+    made: with corrected scores, where the kind has them.
+    """
+    rules = kind(definition.kind)
+    if rules.numeric:
+        half = float("inf") if sets.limit is None else sets.limit * definition.scale
+        middles = [float(value) for value in rules.decode(made.predictions, definition)]  # type: ignore[arg-type]
+        return [(middle - half, middle + half) for middle in middles]
+    assert made.scores is not None
+    limit = 0.0 if sets.limit is None else sets.limit - ROUNDING
+    order = [sorted(range(len(row)), key=lambda label: (-row[label], label)) for row in np.asarray(made.scores)]
+    return [
+        [definition.labels[label] for label in places if row[label] >= limit]
+        for places, row in zip(order, np.asarray(made.scores), strict=True)
+    ]
 
 
 def read_calibrations(facts: Mapping[str, object], definitions: Mapping[str, Definition]) -> dict[str, Calibration]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.outputs import output_folder
-from allround.models.calibration import KEY, Calibration, read_calibrations
+from allround.models.calibration import KEY, Calibration, read_calibrations, sets_of
 from allround.models.manifest import read_manifest, write_manifest
 from allround.models.prediction.predicts import Predicts
 from allround.tasks.definition import Definition
@@ -187,6 +187,28 @@ class System(Predicts, ABC):
         from allround.models.prediction.answers import ranked_labels
 
         return [ranked_labels(found, definition.labels, top) for found in made.scores]
+
+    def predict_sets(
+        self, task: str, inputs: Sequence[Any], batch_size: int = 64
+    ) -> list[list[str]] | list[tuple[float, float]]:
+        """For each input the set of labels, the most probable first, that holds the right one as often as was asked for
+        (`--coverage` of a build); for numbers the ends of an interval.
+
+        Errors: a system without sets for the task.
+        """
+        definition, calibration = self.definition(task), self.calibration(task)
+        if calibration is None or calibration.sets is None:
+            raise AllroundError(
+                f"give sets of answers to task '{task}'",
+                f"the {self.noun} was saved without them",
+                "build it with a coverage: allround build ... --coverage 0.9",
+            )
+        rows = [row if isinstance(row, tuple) else (row,) for row in inputs]
+        return (
+            sets_of(self.answers(task, rows, batch_size=batch_size, scores=True), calibration.sets, definition)
+            if rows
+            else []
+        )
 
     def save(self, folder: Path | str, *, force: bool = False) -> None:
         """Write the system into a folder that appears when it is whole.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from allround.building.machine import about_machine, peak_memory
@@ -22,6 +23,8 @@ from allround.core.progress import FINISHED
 from allround.core.reading import parse_json
 from allround.core.schema import checked
 from allround.core.version import __version__
+from allround.evaluation.error_files import check_error_files, write_error_files
+from allround.evaluation.errors import errors_of
 from allround.evaluation.facts import ReportFacts
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.report import html
@@ -40,6 +43,7 @@ def check_outputs(out: Path, suite: Suite, read: Sequence[object], *, force: boo
     check_texts(out, [*FILES, REPORT, REPORT_FACTS, CONFIG], "build", force=force)
     for path in (out / PREDICTIONS).rglob("*.parquet"):
         check_out_file(path, "build", force=force, root=out)
+    check_error_files(out, "build", force=force)
 
 
 def keep_config(out: Path, config: str | None, command: str, *, force: bool) -> None:
@@ -84,6 +88,9 @@ def write_report(
     """
     out, board, tasks = shop.out, scored.board, scope.data.tasks
     save_best(out / BEST, choice.best, board, scored.calibrations, force=shop.force)
+    best = {name: scored.predictions[choice.best.name, name] for name in tasks}
+    errors = {n: errors_of(tasks[n], made, seed=shop.seed, resamples=board.resamples) for n, made in best.items()}
+    write_error_files(out, errors, "build", force=shop.force)
     extra: ReportFacts = {
         "title": title,
         "commands": commands(out, tasks),
@@ -97,8 +104,10 @@ def write_report(
         **about_machine(),
         "seconds_total": shop.elapsed,
         "peak_memory": peak_memory(),
+        "errors": errors,
     }
-    write_report_files(out, board, extra, force=shop.force)
+    listed = {name: asdict(one) for name, one in errors.items()}
+    write_report_files(out, board, dict(extra) | {"errors": listed}, force=shop.force)
     shop.progress.note(FINISHED)
 
 

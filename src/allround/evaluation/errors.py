@@ -1,0 +1,241 @@
+"""What a system gets wrong in a task: confusions, scores of labels, the worst answers, scores of parts of the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+import numpy as np
+
+from allround.core.schema import STRICT
+from allround.evaluation.intervals import Bootstrap
+from allround.evaluation.predictions import Predictions
+from allround.models.batch import taken
+from allround.tasks.kind import kind
+from allround.tasks.task import Split, Task
+from allround.tasks.values import Row, Target
+
+#: Wrong answers that are listed, and values of a slice that are scored, the most frequent ones.
+MOST, MOST_VALUES = 20, 30
+#: Letters of a text that are shown.
+SHOWN = 300
+#: The slice that every task of texts has: thirds of the rows by their length.
+LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer. row: its number in the split. confidence: the probability that the system gave to it; of numbers,
+    None. error: of numbers, how far off it is. length: words of the input; None where it has none."""
+
+    __pydantic_config__ = STRICT
+
+    row: int
+    text: str
+    target: str
+    answer: str
+    confidence: float | None
+    error: float | None
+    length: int | None
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """How a label is answered; support: how often it is the target. None: undefined, as it is never answered, or never
+    the target."""
+
+    __pydantic_config__ = STRICT
+
+    label: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+
+
+@dataclass(frozen=True)
+class SliceScore:
+    """The task's metric on a part of the rows, with its 95% interval. value: None stands for rows without one."""
+
+    __pydantic_config__ = STRICT
+
+    column: str
+    value: str | None
+    rows: int
+    score: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class TaskErrors:
+    """What a system gets wrong in a task.
+
+    labels, confusion: how often label i (row) is answered as label j (column); words count where tags are per word;
+    empty for numbers, and where a row may have several labels. per_label: empty for numbers. wrong: how many answers
+    are not right, of numbers all. worst: the wrong answers that the system is surest of, or the largest errors.
+    """
+
+    __pydantic_config__ = STRICT
+
+    metric: str
+    rows: int
+    wrong: int
+    labels: tuple[str, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    per_label: tuple[LabelScores, ...] = ()
+    worst: tuple[Mistake, ...] = ()
+    slices: tuple[SliceScore, ...] = field(default=())
+
+
+def errors_of(task: Task, predictions: Predictions, *, seed: int = 0, resamples: int = 1000) -> TaskErrors:
+    """What predictions of a split of a task get wrong."""
+    rules, split = kind(predictions.definition.kind), task.splits[predictions.split]
+    confusion: tuple[tuple[int, ...], ...] = ()
+    per_label: tuple[LabelScores, ...] = ()
+    if not rules.numeric:
+        counts = _counts(predictions)
+        per_label = _per_label(predictions, counts)
+        if counts is not None:
+            confusion = tuple(tuple(int(n) for n in row) for row in counts)
+    order, wrong = _order(predictions)
+    return TaskErrors(
+        predictions.definition.metric,
+        len(predictions),
+        wrong,
+        predictions.definition.labels if confusion else (),
+        confusion,
+        per_label,
+        tuple(_mistakes(predictions, split, order[:MOST])),
+        tuple(_slices(predictions, split, seed, resamples)),
+    )
+
+
+def _counts(predictions: Predictions) -> np.ndarray | None:
+    """How often each label is answered as each (labels, labels); None where a row may have several."""
+    targets, said = predictions.targets, predictions.predictions
+    if isinstance(targets, list):
+        targets, said = (np.array(list(chain.from_iterable(one)), dtype=np.int64) for one in (targets, said))
+    if np.ndim(targets) == 2:
+        return None
+    k = len(predictions.definition.labels)
+    return np.bincount(np.asarray(targets) * k + np.asarray(said), minlength=k * k).reshape(k, k)
+
+
+def _per_label(predictions: Predictions, counts: np.ndarray | None) -> tuple[LabelScores, ...]:
+    if counts is not None:
+        right, true, said = counts.diagonal(), counts.sum(1), counts.sum(0)
+    else:
+        on, given = (np.asarray(one) == 1 for one in (predictions.targets, predictions.predictions))
+        right, true, said = (on & given).sum(0), on.sum(0), given.sum(0)
+    columns = zip(predictions.definition.labels, right.tolist(), true.tolist(), said.tolist(), strict=True)
+    return tuple(LabelScores(n, _share(r, s), _share(r, t), _share(2 * r, s + t), t) for n, r, t, s in columns)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _order(predictions: Predictions) -> tuple[list[int], int]:
+    """The rows with a wrong answer, the worst first, and how many there are."""
+    targets, said = predictions.targets, predictions.predictions
+    if kind(predictions.definition.kind).numeric:
+        error = np.abs(np.asarray(targets) - np.asarray(said))
+        return [int(row) for row in np.argsort(-error, kind="stable")], int((error > 0).sum())
+    wrong = [row for row, (t, p) in enumerate(zip(targets, said, strict=True)) if not np.array_equal(t, p)]
+    sure = predictions.confidence
+    return wrong if sure is None else sorted(wrong, key=lambda row: -sure[row]), len(wrong)
+
+
+def _mistakes(predictions: Predictions, split: Split, rows: Sequence[int]) -> Iterable[Mistake]:
+    definition, rules = predictions.definition, kind(predictions.definition.kind)
+    targets, answers = (
+        rules.decode(taken(values, rows), definition) for values in (predictions.targets, predictions.predictions)
+    )
+    for row, target, answer in zip(rows, targets, answers, strict=True):
+        error = abs(float(target) - float(answer)) if rules.numeric else None  # type: ignore[arg-type]
+        sure = None if predictions.confidence is None else float(predictions.confidence[row])
+        text = text_of(split.inputs[row], definition.inputs, definition.modality)
+        yield Mistake(
+            row, text, _words(target), _words(answer), sure, error, length_of(split.inputs[row], definition.modality)
+        )
+
+
+def _words(target: Target) -> str:
+    if isinstance(target, list):
+        return " ".join(map(str, target))
+    return f"{target:.6g}" if isinstance(target, float) else str(target)
+
+
+def text_of(row: Row, columns: Sequence[str], modality: str) -> str:
+    """An input as it is shown: a text, the two texts of a pair, the cells of a table; of an image its column.
+
+    >>> text_of((1.5, "red"), ("size", "colour"), "table")
+    'size: 1.5, colour: red'
+    """
+    if modality == "image":
+        found = ", ".join(columns)
+    elif modality == "table":
+        found = ", ".join(f"{name}: {_cell(value)}" for name, value in zip(columns, row, strict=True))
+    else:
+        found = " | ".join(" ".join(map(str, part)) if isinstance(part, list) else str(part) for part in row)
+    return found if len(found) <= SHOWN else found[: SHOWN - 3] + "..."
+
+
+def _cell(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def length_of(row: Row, modality: str) -> int | None:
+    """How many words an input of text has.
+
+    >>> length_of(("two words", "and three more"), "text")
+    5
+    """
+    if modality != "text":
+        return None
+    return sum(len(part) if isinstance(part, list) else len(str(part).split()) for part in row)
+
+
+def _slices(predictions: Predictions, split: Split, seed: int, resamples: int) -> Iterable[SliceScore]:
+    columns: dict[str, list[str | None]] = {name: list(values) for name, values in split.slices.items()}
+    lengths = [length_of(row, predictions.definition.modality) for row in split.inputs]
+    known = [length for length in lengths if length is not None]
+    if len(known) == len(lengths) and len(set(known)) > 2 and LENGTH not in columns:
+        columns[LENGTH] = _thirds(known)
+    for column, values in columns.items():
+        groups: dict[str | None, list[int]] = {}
+        for row, value in enumerate(values):
+            groups.setdefault(value, []).append(row)
+        frequent = sorted(groups, key=lambda value: -len(groups[value]))[:MOST_VALUES]
+        for value in sorted(frequent, key=lambda value: groups[value][0] if column != LENGTH else _first(value)):
+            part = _part(predictions, groups[value])
+            found = Bootstrap.make({("", ""): part}, seed=seed, resamples=resamples).score("", "")
+            yield SliceScore(column, value, len(part), *found)
+
+
+def _thirds(lengths: Sequence[int]) -> list[str | None]:
+    """The third that each length belongs to, in words."""
+    first, second = (math.floor(end) for end in np.quantile(lengths, [1 / 3, 2 / 3]))
+    second = max(second, first + 1)
+    names = f"up to {first} words", f"{first + 1} to {second} words", f"{second + 1} words and more"
+    return [names[(length > first) + (length > second)] for length in lengths]
+
+
+def _first(value: str | None) -> int:
+    """The first number of a third's name, so that thirds stand in their order."""
+    words = (value or "").split()
+    return 0 if words[:1] == ["up"] else int(words[0]) if words else -1
+
+
+def _part(predictions: Predictions, rows: Sequence[int]) -> Predictions:
+    """Only these rows."""
+    return replace(
+        predictions,
+        targets=taken(predictions.targets, rows),
+        predictions=taken(predictions.predictions, rows),
+        confidence=None if predictions.confidence is None else [predictions.confidence[row] for row in rows],
+        scores=None if predictions.scores is None else predictions.scores[list(rows)],
+    )
