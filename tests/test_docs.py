@@ -411,6 +411,9 @@ def test_the_site_has_whole_links_reaches_every_page_and_finds_every_method(tmp_
     start = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     for page in DOCS.glob("*.md"):
         assert f'href="{page.stem}.html"' in start or page.stem == "index", page.name
+    assert 'src="iframe-worker.js"' in start and "unpkg" not in start, (
+        "nothing is fetched, and pages on disk are searched"
+    )
     index = json.loads((tmp_path / "site" / "search" / "search_index.json").read_text(encoding="utf-8"))
     found = " ".join(part["text"] for part in index["docs"])
     assert [entry.name for entry in registry.entries() if not re.search(rf"\b{entry.name}\b", found)] == []
