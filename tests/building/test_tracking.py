@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from allround.building import train
-from allround.building.tracking import check_trackers
+from allround.building.tracking import check_trackers, tracking
 from allround.core.errors import AllroundError
 from allround.core.progress import Progress
 from allround.evaluation.scoreboard import Scoreboard
@@ -102,6 +102,16 @@ def test_mlflow_has_it_too_with_the_settings(trained: tuple[Path, Recorder, Scor
         (one["step"], pytest.approx(one["losses"]["petal"])) for one in told.evaluations
     ]
     assert run.data.metrics["test/floor/species"] == told.scores["floor"]["species"]
+
+
+def test_trackers_start_before_any_training(tmp_path: Path) -> None:
+    """As in a build, whose trainings are in other processes."""
+    from accelerate import PartialState
+
+    PartialState._reset_state()
+    with tracking(["tensorboard"], tmp_path / "track", "run", {}) as made:
+        made[0].scored({"joint": {"a": 0.5}})
+    assert list((tmp_path / "track" / "tensorboard" / "run").glob("events*"))
 
 
 def test_a_tracker_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from allround.core.errors import AllroundError, suggestion
 from allround.training.callback import Callback
 from allround.training.course import Evaluation
+from allround.training.processes import Processes
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -79,6 +80,7 @@ def tracking(names: Sequence[str], folder: Path, run: str, config: Mapping[str, 
         yield []
         return
     folder.mkdir(parents=True, exist_ok=True)
+    Processes(cpu=True)  # trackers ask accelerate for its state, where no training has made it yet
     with contextlib.ExitStack() as stack:
         trackers = [_open(name, folder.resolve(), run) for name in names]
         for tracker in trackers:
