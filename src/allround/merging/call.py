@@ -125,6 +125,11 @@ def merge(
     >>> base, one, two = ({"weight": torch.tensor([0.0, x])} for x in (0.0, 2.0, 4.0))
     >>> merge([one, two], base=base, method="task_arithmetic", scale=0.5)
     {'weight': tensor([0., 3.])}
+
+    What comes back is a model for the next merge, so a merge of several stages is several calls:
+
+    >>> merge([merge([one, two], base=base, method="average"), two], base=base, method="task_arithmetic", scale=1.0)
+    {'weight': tensor([0., 7.])}
     """
     check_workers(workers)
     device = checked_device(device)
