@@ -51,6 +51,7 @@ from allround.merging.diff import Diff, diff
 from allround.merging.finish import Configure
 from allround.merging.folder import Done, encoder_settings
 from allround.merging.layout import make_plan
+from allround.merging.named_base import named_base
 from allround.merging.preflight import compare_files
 from allround.merging.recipe import Model, Recipe
 from allround.merging.recipe_file import read_recipe
@@ -63,6 +64,7 @@ from allround.models.base import load_encoder
 from allround.models.encoders.small_image import SmallImage
 from allround.models.head_files import read_heads
 from allround.models.manifest import read_manifest
+from allround.models.network import classifier_in, modules_of, network_folder
 from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.modalities.image import Image as ImageModality
@@ -405,6 +407,13 @@ def readers(shared: Shared) -> list[Reader]:
                ("merging/preflight.py", "checkpoints/tied.py"), absent=True),
         Reader("pooling that is compared", "json", pair("1_Pooling/config.json"),
                lambda path: compare_files(plan_of(path)), ("merging/preflight.py",), absent=True),
+        Reader("base that a model names", "json", pair("config.json"), lambda path: named_base(path.parent),
+               ("merging/named_base.py",), absent=True),
+        Reader("classifier", "json", pair("config.json"), lambda path: classifier_in(path.parent, path.parent),
+               ("models/classifier.py",), absent=True),
+        Reader("modules of a specialist", "json", copied(shared.pipeline, "modules.json"),
+               lambda path: (network_folder(path.parent), modules_of(path.parent)), ("models/network.py",),
+               absent=True),
         Reader("settings that are compared", "json", pair("allround_encoder.json"),
                lambda path: encoder_settings(plan_of(path)), ("merging/folder.py",), absent=True),
         Reader("tokenizer that is compared", "json", pair("tokenizer.json"),
@@ -866,6 +875,7 @@ OTHERS = {
     "building/repeats.py": "facts of reports that the same build wrote a moment ago",
     "building/runs/folder.py": "the lock and the last line of the log of a run folder, of which nothing is taken over",
     "building/runs/report.py": "facts of a report, which are compared with their type: tests/building/test_runs.py",
+    "building/given.py": "settings of an encoder, which load_encoder reads as well",
     "core/growing.py": "what a half-made output was begun from, written by the same command",
     "core/locks.py": "the owner of a lock, for a message",
     "core/plugins.py": "a method file that the user names, to be run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,5 +201,7 @@ def _tensor(source: Source, name: str) -> Tensor:
 
 def read_config(folder: Path) -> Mapping[str, object]:
     """The config.json of a folder; empty where it holds no settings."""
-    value = read_settings(folder / "config.json") if (folder / "config.json").is_file() else {}
+    # os.path never raises, also where a name is too long for a file
+    there = os.path.isfile(folder / "config.json")  # noqa: PTH113
+    value = read_settings(folder / "config.json") if there else {}
     return value if isinstance(value, Mapping) else {}

@@ -37,8 +37,8 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 def network_folder(folder: Path) -> Path:
     """Where the network of a model folder lies: in the folder, or where modules.json says."""
     file = folder / "modules.json"
-    modules = read_settings(file) if file.is_file() else []
-    path = str(modules[0].get("path", "")) if isinstance(modules, list) and modules else ""
+    modules = _modules(file)
+    path = str(modules[0].get("path", "")) if modules else ""
     return folder / path if is_inside(path) else folder
 
 
@@ -60,7 +60,8 @@ def classifier_in(folder: Path, base: Path) -> Classifier | None:
     known where a config.json beside it names them."""
     config = read_config(network_folder(folder))
     if is_adapter(folder):
-        task = str(read_settings(folder / ADAPTER).get("task_type"))
+        adapter = read_settings(folder / ADAPTER)
+        task = str(adapter.get("task_type")) if isinstance(adapter, Mapping) else ""
         alone = {"architectures": [_ADAPTED.get(task, "")], "id2label": None, "problem_type": None}
         config = {**read_config(network_folder(base)), **alone, **config}
     return Classifier.of_config(config)
@@ -120,14 +121,21 @@ def load_network(encoder: Encoder, folder: Path, source: Source) -> None:
     check_finite(encoder.named_parameters(), f"use {folder}", folder, "tune it again, or copy it again")
 
 
+def _modules(file: Path) -> list[Mapping[str, object]]:
+    """What a modules.json lists; nothing where it is not there. Errors: it lists anything else."""
+    listed = read_settings(file) if file.is_file() else []
+    if not isinstance(listed, list) or not all(isinstance(module, Mapping) for module in listed):
+        raise AllroundError(f"read {file}", "it is not a list of modules", "copy or download it again")
+    return listed
+
+
 def modules_of(folder: Path) -> list[str]:
     """What comes after the network in a folder, in words; the mean over tokens, where nothing is said."""
     file = folder / "modules.json"
     if not file.is_file():
         return ["Pooling (mean)"]
-    listed = read_settings(file)
     found = []
-    for module in listed[1:] if isinstance(listed, list) else []:
+    for module in _modules(file)[1:]:
         kind, path = str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))
         config = read_config(folder / path) if path and is_inside(path) else {}
         if kind == "Pooling":
@@ -147,7 +155,7 @@ def load_modules(encoder: Encoder, folder: Path) -> None:
     file = folder / "modules.json"
     if not isinstance(encoder, Text) or not file.is_file():
         return
-    paths = [str(module.get("path", "")) for module in read_settings(file)[1:]]
+    paths = [str(module.get("path", "")) for module in _modules(file)[1:]]
     with_weights = [module for module in list(encoder.pipeline)[1:] if module.state_dict()]
     files = [folder / path / "model.safetensors" for path in paths if (folder / path / "model.safetensors").is_file()]
     if len(files) != len(with_weights):
