@@ -213,6 +213,8 @@ def test_a_file_of_another_format_and_many_windows(tmp_path: Path, monkeypatch: 
     with pytest.raises(AllroundError, match="the rows from 2 on have a column 'more'"):
         Rules().predict_file(files["jsonl"], tmp_path / "out.csv", "mood")
     assert not (tmp_path / "out.csv").exists(), "no half a file"
+    with pytest.raises(AllroundError, match=r"files ending in '\.xlsx' are not known"):
+        Rules().predict_file(files["jsonl"], tmp_path / "out.xlsx", "mood")
     with pytest.raises(AllroundError, match="there is a file of that name"):
         Rules().predict_file(files["jsonl"], files["csv"], "mood")
 

@@ -17,7 +17,7 @@ from allround.core.outputs import check_out_file
 from allround.core.words import plural
 from allround.models.prediction.answerer import Asking
 from allround.models.prediction.answers import Answered, Counts, TaskAnswers
-from allround.models.prediction.tables import line_name, window_rows, with_columns, write_answers
+from allround.models.prediction.tables import line_name, output_format, window_rows, with_columns, write_answers
 from allround.models.prediction.writers import text_writer
 from allround.models.system import System, load
 from allround.tasks.sources.stream import STDIN, Lines, Objects, Window, format_of, read_windows
@@ -37,10 +37,11 @@ def answer_file(
     """Write the rows with their answers into a file, and say what came of them."""
     file = _source(words, file, format)
     check_out_file(output, "predict", force=force, inputs=[file])
+    read = "jsonl" if file is None else format_of(file, format, f"read '{file}'")
+    output_format(output, read)
     quiet_libraries()
     model = load(folder)
     windows, asking = _windows(model, words, file, format, asking)
-    read = "jsonl" if file is None else format_of(file, format, f"read '{file}'")
     counts = write_answers(model, windows, output, asking, source=_named(file), read=read, force=force)
     if as_json:
         typer.echo(json.dumps({"output": str(output), **asdict(counts)}, ensure_ascii=False))

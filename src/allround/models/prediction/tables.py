@@ -161,9 +161,14 @@ def write_answers(
 
 
 def output_format(output: Path | str, read: str) -> str:
-    """How answers are written: as the ending of the output says, or else as the rows were read.
+    """How answers are written: as the ending of the output says, or without one as the rows were read.
 
     >>> output_format("out.tsv", "csv"), output_format("out", "csv"), output_format("out", "txt")
     ('tsv', 'csv', 'jsonl')
     """
-    return FORMATS.get(Path(output).suffix.lower(), "jsonl" if read == "txt" else read)
+    ending = Path(output).suffix.lower()
+    if ending and ending not in FORMATS:
+        raise AllroundError(
+            f"write {output}", f"files ending in '{ending}' are not known", f"use one of: {', '.join(sorted(FORMATS))}"
+        )
+    return FORMATS.get(ending, "jsonl" if read == "txt" else read)
