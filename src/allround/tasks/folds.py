@@ -121,7 +121,7 @@ def _task_of(task: Task, places: dict[Hashable, int], validation: set[Hashable],
     _keep_labels(task, every, parts)
     note = f"fold {number + 1} of {count}: {len(parts['test'])} of all {len(every)} rows are for test"
     splits = {name: every.take(sorted(rows)) for name, rows in parts.items()}
-    return replace(task, splits=splits, notes=(*task.notes, note))
+    return replace(task, splits=splits, notes=(note,))  # the others are of the suite's own splits
 
 
 def _keep_labels(task: Task, every: Split, parts: dict[str, list[int]]) -> None:
