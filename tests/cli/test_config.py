@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from typer.testing import CliRunner
 from allround.cli.app import app
 from allround.cli.config import read_config
 from allround.core.errors import AllroundError
-from allround.evaluation.scoreboard import Scoreboard
 
 
 def cli(*words: object, exits: int = 0) -> str:
@@ -93,9 +93,9 @@ def test_a_run_is_repeated_by_the_file_that_it_keeps(tmp_path: Path) -> None:
     kept = yaml.safe_load((tmp_path / "one" / "config.yml").read_text())
     assert kept == {**asked, "epochs": 1, "out": str(tmp_path / "one"), "precision": "fp32"}
     assert "allround tune --config THIS_FILE" in (tmp_path / "one" / "config.yml").read_text()
-    first = cli("tune", "--config", tmp_path / "one" / "config.yml", "--json")
-    again = cli("tune", "--config", tmp_path / "one" / "config.yml", "--out", tmp_path / "two", "--json")
-    boards = [Scoreboard.from_json(yaml.safe_load(text)["scoreboard"]) for text in (first, again)]
-    assert boards[0].fingerprint() == boards[1].fingerprint()
+    cli("tune", "--config", tmp_path / "one" / "config.yml", "--out", tmp_path / "two", "--quiet")
+    scores = [json.loads((tmp_path / name / "allround.json").read_text())["scores"] for name in ("one", "two")]
+    assert scores[0] == scores[1]
+    assert f"allround tune --config {tmp_path / 'one' / 'config.yml'}" in cli("runs", "show", tmp_path / "one")
     wrong = CliRunner().invoke(app, ["tune", "--config", str(tmp_path / "options.yml"), "--epochs", "many"])
     assert wrong.exit_code == 2

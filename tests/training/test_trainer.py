@@ -180,23 +180,18 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scores: dict[str, list[float]]) ->
     """Let validation give these scores, one after the other, the last one for ever."""
     left = {name: list(values) for name, values in scores.items()}
 
-    class Scripted:
-        def score(self, targets: Any, predicted: Any, definition: Any) -> float:
-            values = left[definition.name]
-            return values.pop(0) if len(values) > 1 else values[0]
+    def score(definition: Any, *_: Any) -> float:
+        values = left[definition.name]
+        return values.pop(0) if len(values) > 1 else values[0]
 
-    monkeypatch.setattr(validation, "metric", lambda name: Scripted())
+    monkeypatch.setattr(validation, "score_of", score)
 
 
 def rising(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every evaluation be better than all before, so that the last state is kept."""
     count = itertools.count(1)
 
-    class Rising:
-        def score(self, targets: Any, predicted: Any, definition: Any) -> float:
-            return float(next(count))
-
-    monkeypatch.setattr(validation, "metric", lambda name: Rising())
+    monkeypatch.setattr(validation, "score_of", lambda *_: float(next(count)))
 
 
 def test_a_task_that_gets_no_better_is_drawn_no_more(flowers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
