@@ -123,6 +123,19 @@ def test_names_of_one_task_and_its_scores() -> None:
         list(Rules().predict_rows(ROWS, "moods"))
 
 
+def test_sets_of_answers() -> None:
+    system = Rules()
+    with pytest.raises(AllroundError, match="the model was saved without them"):
+        list(system.predict_rows(ROWS, sets=True))
+    sets = {"size": {"coverage": 0.9, "limit": 0.3}, "sum": {"coverage": 0.9, "limit": 0.5}}
+    system.facts["calibration"] = {task: {"sets": one} for task, one in sets.items()}
+    first, _, broken = system.predict_rows(ROWS, sets=True)
+    assert (first["size_set"], first["sum_low"], first["sum_high"]) == (["high"], 2.0, 4.0)
+    assert broken["size_set"] is None and broken["sum_low"] is None and "mood_set" not in first
+    table = system.predict_table(pa.Table.from_pylist(ROWS), "size", sets=True)
+    assert table["set"].to_pylist() == [["high"], ["low"], None]
+
+
 def test_tasks_are_those_whose_columns_are_there() -> None:
     assert [list(row) for row in Rules().predict_rows([{"text": "fine"}])] == [
         ["text", "mood_prediction", "mood_confidence", "note"]

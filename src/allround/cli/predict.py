@@ -47,6 +47,9 @@ def predict(
     ] = None,
     scores: Annotated[bool, typer.Option("--scores", help="Give the probability of each label too.")] = False,
     top: Annotated[int | None, typer.Option(help="Give so many labels with their probabilities.")] = None,
+    sets: Annotated[
+        bool, typer.Option("--sets", help="Give the set of labels, or the interval, that a build with --coverage made.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at a row that cannot be answered, instead of leaving it empty.")
     ] = False,
@@ -67,7 +70,7 @@ def predict(
     from allround.cli.words import split
     from allround.models.prediction.answerer import Asking
 
-    asking = Asking(tuple(split(task, "--task")) or None, scores, top, strict, prefix, batch_size)
+    asking = Asking(tuple(split(task, "--task")) or None, scores, top, strict, prefix, batch_size, sets)
     if output is not None:
         answer_file(model, inputs or [], input_file, format, output, asking, as_json=as_json, force=force)
     else:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from allround.core.errors import AllroundError
 from allround.models.batch import Answers
+from allround.models.calibration import Calibration
 from allround.tasks.definition import Definition
 from allround.tasks.values import Row
 
@@ -19,6 +20,8 @@ class Answerer(Protocol):
 
     def definition(self, task: str) -> Definition: ...
 
+    def calibration(self, task: str) -> Calibration | None: ...
+
     def answer_tasks(
         self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64, scores: bool = False
     ) -> dict[str, Answers]: ...
@@ -29,7 +32,8 @@ class Asking:
     """What is asked.
 
     tasks: None for all whose columns are there. scores: the probability of each label too. top: only of the most
-    probable ones. strict: an empty or broken cell is an error. prefix: what the names of new columns begin with.
+    probable ones. strict: an empty or broken cell is an error. prefix: what the names of new columns begin with. sets:
+    the labels, or the interval, that hold the right answer as often as was asked for when the system was made.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -38,6 +42,7 @@ class Asking:
     strict: bool = False
     prefix: str = ""
     batch_size: int = 64
+    sets: bool = False
 
     def __post_init__(self) -> None:
         if self.top is not None and self.top < 1:

@@ -10,6 +10,7 @@ import numpy as np
 from allround.core.errors import AllroundError
 from allround.core.words import plural
 from allround.models.batch import Answers
+from allround.models.calibration import sets_of
 from allround.models.prediction.answerer import Answerer, Asking
 from allround.models.prediction.cells import Inputs, read_inputs
 from allround.tasks.definition import Definition
@@ -24,12 +25,13 @@ Ranked = dict[str, float] | list[dict[str, float]]
 @dataclass
 class TaskAnswers:
     """A task's answers to a window, one a row; None where there is none. scores: where they are asked for and the
-    kind has labels."""
+    kind has labels. sets: where they are asked for and the system has them for the task."""
 
     definition: Definition
     predictions: list[Target | None]
     confidence: list[float | None]
     scores: list[Ranked | None] | None = None
+    sets: list[list[str] | tuple[float, float] | None] | None = None
 
 
 @dataclass
@@ -83,6 +85,12 @@ def answer_windows(
     for window in windows:
         if chosen is None:
             chosen = choose_tasks(system, window, asking, source, counts)
+            if asking.sets and not any(has_sets(system, task, asking) for task in chosen):
+                raise AllroundError(
+                    f"give sets of answers for {source}",
+                    "the model was saved without them",
+                    "build it with a coverage: allround build ... --coverage 0.9",
+                )
         made = _answered(system, chosen, window, asking, source, counts)
         counts.rows += len(window)
         yield made
@@ -131,7 +139,7 @@ def _answered(
         if asking.strict:
             _check_whole(read, window, alike, source)
         made = _of_tasks(system, alike, read, asking)
-        found.update({task: _spread(system.definition(task), made.get(task), read, window, asking) for task in alike})
+        found.update({task: _spread(system, task, made.get(task), read, window, asking) for task in alike})
         empty.update(read.empty)
         lacking.update(read.empty, read.broken)
         for place, reason in {
@@ -170,7 +178,8 @@ def _of_tasks(system: Answerer, tasks: Sequence[str], read: Inputs, asking: Aski
     if not read.rows:
         return {}
     scored = [task for task in tasks if asking.ranked and not kind(system.definition(task).kind).numeric]
-    made = system.answer_tasks(tasks, read.rows, batch_size=asking.batch_size, scores=bool(scored))
+    wanted = bool(scored) or any(has_sets(system, task, asking) for task in tasks)
+    made = system.answer_tasks(tasks, read.rows, batch_size=asking.batch_size, scores=wanted)
     for task in scored:
         if made[task].scores is None:
             raise AllroundError(
@@ -181,13 +190,22 @@ def _of_tasks(system: Answerer, tasks: Sequence[str], read: Inputs, asking: Aski
     return made
 
 
-def _spread(definition: Definition, made: Answers | None, read: Inputs, window: Window, asking: Asking) -> TaskAnswers:
+def has_sets(system: Answerer, task: str, asking: Asking) -> bool:
+    """Whether sets of answers are wanted, and the system has them for the task."""
+    calibration = system.calibration(task)
+    return asking.sets and calibration is not None and calibration.sets is not None
+
+
+def _spread(
+    system: Answerer, task: str, made: Answers | None, read: Inputs, window: Window, asking: Asking
+) -> TaskAnswers:
     """A task's answers at the places of their rows."""
+    definition, calibration = system.definition(task), system.calibration(task)
     rules = kind(definition.kind)
-    ranked = asking.ranked and not rules.numeric
-    found = TaskAnswers(
-        definition, [None] * len(window), [None] * len(window), [None] * len(window) if ranked else None
-    )
+    count = len(window)
+    found = TaskAnswers(definition, [None] * count, [None] * count)
+    found.scores = [None] * count if asking.ranked and not rules.numeric else None
+    found.sets = [None] * count if has_sets(system, task, asking) else None
     if made is None:
         return found
     for place, answer in zip(read.places, rules.decode(made.predictions, definition), strict=True):
@@ -197,6 +215,10 @@ def _spread(definition: Definition, made: Answers | None, read: Inputs, window: 
     if found.scores is not None and made.scores is not None:
         for place, row in zip(read.places, made.scores, strict=True):
             found.scores[place] = ranked_labels(row, definition.labels, asking.top)
+    if found.sets is not None and calibration is not None and calibration.sets is not None:
+        sets: Sequence[list[str] | tuple[float, float]] = sets_of(made, calibration.sets, definition)
+        for place, one in zip(read.places, sets, strict=True):
+            found.sets[place] = one
     return found
 
 

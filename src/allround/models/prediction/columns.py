@@ -24,11 +24,14 @@ class AnswerColumns:
 
     For a system of one task, or where one task is asked for: `prediction`, `confidence`. For several: `TASK_prediction`
     and so on. The last is `note`. nested: the probabilities of labels are one dictionary a row, in `scores`; otherwise
-    each label has a column `score_LABEL`, and of the top ones `label_1`, `score_1` and so on.
+    each label has a column `score_LABEL`, and of the top ones `label_1`, `score_1` and so on. Sets of labels are in
+    `set`, the ends of intervals in `low` and `high`.
     """
 
-    def __init__(self, definitions: Mapping[str, Definition], asking: Asking, *, alone: bool, nested: bool) -> None:
-        self.definitions, self.asking, self.alone, self.nested = definitions, asking, alone, nested
+    def __init__(self, tasks: Mapping[str, TaskAnswers], asking: Asking, *, alone: bool, nested: bool) -> None:
+        self.definitions = {name: made.definition for name, made in tasks.items()}
+        self.with_sets = {name for name, made in tasks.items() if made.sets is not None}
+        self.asking, self.alone, self.nested = asking, alone, nested
 
     def check(self, names: Iterable[str], source: str) -> None:
         """An error where the table has a column of a name that an answer would have."""
@@ -71,6 +74,12 @@ class AnswerColumns:
         rules = kind(definition.kind)
         before = self.asking.prefix + ("" if self.alone else f"{definition.name}_")
         yield f"{before}prediction", "list" if rules.lists else "number" if rules.numeric else "text"
+        if definition.name in self.with_sets:
+            yield from (
+                ((f"{before}{end}", "number") for end in ("low", "high"))
+                if rules.numeric
+                else ((f"{before}set", "list"),)
+            )
         if rules.numeric:
             return
         yield f"{before}confidence", "number"
@@ -90,6 +99,10 @@ class AnswerColumns:
         """The values, in the order of `_types`."""
         yield made.predictions
         rules = kind(made.definition.kind)
+        if made.sets is not None and rules.numeric:
+            yield from ([None if one is None else one[end] for one in made.sets] for end in (0, 1))
+        elif made.sets is not None:
+            yield made.sets
         if rules.numeric:
             return
         yield made.confidence

@@ -16,7 +16,8 @@ class Predicts:
 
     All of them take the same words. tasks: a name or several; by default all whose input columns are there. scores:
     the probability of each label too. top: only of so many labels, the most probable ones. strict: a row that cannot
-    be answered is an error. prefix: what the names of new columns begin with. batch_size: rows in a batch.
+    be answered is an error. prefix: what the names of new columns begin with. batch_size: rows in a batch. sets: also
+    `set`, the labels that hold the right one as often as the build was asked for, or `low` and `high` of a number.
 
     The new columns are `prediction` and `confidence` of one task that is asked for, or of a system's only one, and
     `TASK_prediction`, `TASK_confidence` of several; then `note`. A row with an empty cell that a task needs, or with a
@@ -33,6 +34,7 @@ class Predicts:
         strict: bool = False,
         prefix: str = "",
         batch_size: int = 64,
+        sets: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """Each row as a new dictionary with the answers to it, as the rows come: they may be more than memory holds.
 
@@ -41,7 +43,7 @@ class Predicts:
         """
         from allround.models.prediction.tables import predict_rows
 
-        asking = _asking(tasks, scores=scores, top=top, strict=strict, prefix=prefix, batch_size=batch_size)
+        asking = _asking(tasks, scores=scores, top=top, strict=strict, prefix=prefix, batch_size=batch_size, sets=sets)
         return predict_rows(self, rows, asking)
 
     def predict_table(
@@ -54,6 +56,7 @@ class Predicts:
         strict: bool = False,
         prefix: str = "",
         batch_size: int = 64,
+        sets: bool = False,
     ) -> Any:
         """A data frame of pandas, or an Arrow table, with the columns of answers added; the index stays.
 
@@ -62,7 +65,7 @@ class Predicts:
         """
         from allround.models.prediction.tables import predict_table
 
-        asking = _asking(tasks, scores=scores, top=top, strict=strict, prefix=prefix, batch_size=batch_size)
+        asking = _asking(tasks, scores=scores, top=top, strict=strict, prefix=prefix, batch_size=batch_size, sets=sets)
         return predict_table(self, table, asking)
 
     def predict_file(
@@ -76,6 +79,7 @@ class Predicts:
         strict: bool = False,
         prefix: str = "",
         batch_size: int = 64,
+        sets: bool = False,
         format: str | None = None,
         force: bool = False,
     ) -> Counts:
@@ -87,14 +91,21 @@ class Predicts:
         """
         from allround.models.prediction.tables import predict_file
 
-        asking = _asking(tasks, scores=scores, top=top, strict=strict, prefix=prefix, batch_size=batch_size)
+        asking = _asking(tasks, scores=scores, top=top, strict=strict, prefix=prefix, batch_size=batch_size, sets=sets)
         return predict_file(self, file, output, asking, format=format, force=force)
 
 
 def _asking(
-    tasks: str | Sequence[str] | None, *, scores: bool, top: int | None, strict: bool, prefix: str, batch_size: int
+    tasks: str | Sequence[str] | None,
+    *,
+    scores: bool,
+    top: int | None,
+    strict: bool,
+    prefix: str,
+    batch_size: int,
+    sets: bool,
 ) -> Asking:
     from allround.models.prediction.answerer import Asking
 
     names = (tasks,) if isinstance(tasks, str) else None if tasks is None else tuple(tasks)
-    return Asking(names, scores, top, strict, prefix, batch_size)
+    return Asking(names, scores, top, strict, prefix, batch_size, sets)

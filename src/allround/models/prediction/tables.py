@@ -40,9 +40,8 @@ def with_columns(
     columns = None
     for made in answer_windows(system, windows, asking, source, counts):
         if columns is None:
-            definitions = {name: answers.definition for name, answers in made.tasks.items()}
             alone = stands_alone(asking, system.definitions)
-            columns = AnswerColumns(definitions, asking, alone=alone, nested=nested)
+            columns = AnswerColumns(made.tasks, asking, alone=alone, nested=nested)
             columns.check(made.window.names, source)
         yield made, columns
 
