@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,7 +25,7 @@ from allround.models.batch import Batch
 from allround.models.encoder import Encoder, hash_tensors, load_tensors, save_tensors
 from allround.models.encoders.module import Module, _given, give
 from allround.models.encoders.small_image import SmallImage, _views, image_tensor
-from allround.models.encoders.small_table import SmallTable
+from allround.models.encoders.small_table import SmallTable, _column
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
@@ -96,7 +97,7 @@ def _small_image(request: pytest.FixtureRequest) -> Case:
 def _small_table(request: pytest.FixtureRequest) -> Case:
     task = request.getfixturevalue("table_suite").tasks["species"]
     encoder = copy.deepcopy(request.getfixturevalue("small_table"))
-    return Case(encoder, task.definition, task.splits["test"].inputs[:9], 16 + 3 * 2 + 2)
+    return Case(encoder, task.definition, task.splits["test"].inputs[:9], 16 + encoder.inputs)
 
 
 def _text(name: str, features: int, **options: Any) -> Callable[[pytest.FixtureRequest], Case]:
@@ -695,6 +696,53 @@ def test_numbers_are_standardised_and_missing_ones_flagged(table_suite: Suite) -
     rows = [(10.0, "b"), (None, "z"), (float("nan"), None), (2, "a")]
     found = [p.tolist() for p in encoder.prepare(rows, definition)]
     assert found == [[2, 0, 0, 1], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+
+
+def test_numbers_are_cut_at_quantiles_of_the_training_rows(table_suite: Suite) -> None:
+    column = _column("x", [0.0, 1.0, 2.0, 4.0, 8.0, None])
+    assert column["edges"] == [0.0, 1.0, 2.0, 4.0, 8.0] and column["mean"] == 3.0
+    many = _column("x", [number**2 for number in range(161)])
+    assert np.allclose(many["edges"], [(10 * number) ** 2 for number in range(17)])
+    column = {"name": "x", "mean": 3.0, "scale": 2.0, "edges": [0.0, 2.0, 6.0]}
+    day = _column("d", ["2024-02-01", None, "2024-02-03"])
+    assert [len(part["edges"]) for part in day["parts"]] == [2, 1, 1, 2, 2, 1], "year, month and hour are the same"
+    encoder = SmallTable(columns=[column, day], width=4)
+    definition = replace(table_suite.tasks["species"].definition, inputs=("x", "d"))
+    found = torch.stack(encoder.prepare([(5.0, "2024-02-03"), (None, "soon"), (99.0, "2024-02-02")], definition))
+    assert found.shape == (3, encoder.inputs)
+    # The number standardised, the shares of [0, 2] and [2, 6] that lie below it less a half, whether it is missing.
+    assert found[:, :4].tolist() == [[1.0, 0.5, 0.25, 0.0], [0.0, 0.0, 0.0, 1.0], [10.0, 0.5, 0.5, 0.0]]
+    # Days: standardised, one stretch; the mark of what is missing is the last.
+    assert found[0, 4:6].tolist() == [1.0, 0.5] and found[2, 4:6].tolist() == [0.0, 0.0]
+    assert found[:, -1].tolist() == [0.0, 1.0, 0.0] and not found[1, 4:-1].any()
+
+
+def test_a_table_encoder_of_an_earlier_version_answers_as_it_did(table_suite: Suite, tmp_path: Path) -> None:
+    """The features were computed by the version before numbers were cut into stretches."""
+    columns = [{"name": "a", "mean": 1.0, "scale": 2.0}, {"name": "c", "categories": ["x", "y"]}]
+    encoder = SmallTable(columns=columns, width=4)
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.copy_(torch.linspace(-1, 1, weight.numel()).reshape(weight.shape))
+    encoder.save(tmp_path)
+    settings = json.loads((tmp_path / "allround_encoder.json").read_text())
+    assert settings == {"encoder": "small_table", "settings": {"columns": columns, "width": 4}}
+    definition = replace(table_suite.tasks["species"].definition, inputs=("a", "c"))
+    loaded = load_encoder(tmp_path)
+    found = run(loaded, definition, [(3.0, "y"), (None, "z"), (41.0, "x")])
+    hidden = [0.0, 0.0, 1.6097, 3.9647]
+    expected = [[*hidden, 1.0, 0.0, 0.0, 1.0], [*hidden, 0.0, 1.0, 0.0, 0.0], [*hidden, 20.0, 0.0, 1.0, 0.0]]
+    assert found.numpy() == pytest.approx(np.array(expected), abs=1e-4)
+
+
+def test_hidden_numbers_are_left_out_in_training_alone(small_table: SmallTable, table_suite: Suite) -> None:
+    task = table_suite.tasks["species"]
+    encoder = SmallTable(columns=small_table.columns, width=16, dropout=0.5)
+    encoder.load_state_dict(small_table.state_dict())
+    rows = torch.stack(encoder.prepare(task.splits["test"].inputs, task.definition))
+    torch.manual_seed(0)
+    assert not torch.equal(encoder.train().hidden(rows), small_table.hidden(rows))
+    assert torch.equal(encoder.eval().hidden(rows), small_table.hidden(rows))
 
 
 # A network of the user's own.

@@ -1,4 +1,4 @@
-"""A small net for rows of numbers and categories, pretrained on the spot without labels."""
+"""A small net for rows of numbers, dates and categories, pretrained on the spot without labels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,20 +16,37 @@ from allround.core.files import write_json
 from allround.core.registry import method
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
+from allround.models.table_columns import column_of
+from allround.tasks.column_types import ColumnType
+from allround.tasks.dates import PARTS, date_numbers
 from allround.tasks.definition import Definition
-from allround.tasks.values import Row
+from allround.tasks.values import Row, is_missing
+
+#: Stretches into which the training values of a column of numbers are cut, with as many values in each.
+STRETCHES = 16
+#: Most categories of a column; rarer ones share the all-zero code with missing values.
+CATEGORIES = 100
+#: Standardised numbers lie between -FAR and FAR.
+FAR = 10.0
+#: Share of hidden numbers that training leaves out at random.
+DROPOUT = 0.2
+#: Steps of pretraining, rows of each, and the share of columns that are blanked.
+STEPS, ROWS, BLANK = 400, 128, 0.3
 
 
 @method(
-    source="pretraining as Vincent et al., ICML 2008 (denoising autoencoder): restore columns that were blanked",
+    source="pretraining as Vincent et al., ICML 2008 (denoising autoencoder): restore columns that were blanked; "
+    "piecewise linear numbers as Gorishniy et al., NeurIPS 2022, arXiv:2203.05556",
     builtin=True,
 )
 class SmallTable(Encoder):
-    """Standardised numbers and one-hot categories, then two hidden layers.
+    """Numbers in pieces and one-hot categories, then two hidden layers.
 
     Shapes: rows of the columns it was made for -> features (n, width + inputs): the last hidden layer beside the
-    standardised inputs, so that linear heads start no worse than a linear model. A missing value becomes the
-    mean (numbers) or no category, and is flagged by an input of its own.
+    inputs, so that linear heads start no worse than a linear model. A number is standardised, and beside that cut at
+    quantiles of its training values: each stretch says which part of it lies below the number, from -0.5 to 0.5. A date
+    is read as the numbers of `date_numbers`. A missing value becomes the mean (numbers) or no category, and is flagged
+    by an input of its own. Encoders of earlier versions, whose columns have no `edges`, read numbers without stretches.
     """
 
     name = "small_table"
@@ -36,11 +54,11 @@ class SmallTable(Encoder):
     learning_rate = 2e-3
     epochs = 10
 
-    def __init__(self, *, columns: Sequence[Mapping[str, Any]], width: int = 128) -> None:
+    def __init__(self, *, columns: Sequence[Mapping[str, Any]], width: int = 128, dropout: float = 0.0) -> None:
         super().__init__()
         self.columns = [dict(c) for c in columns]
-        self.width = width
-        self.inputs = sum(2 if "mean" in c else len(c["categories"]) for c in self.columns)
+        self.width, self.dropout = width, dropout
+        self.inputs = sum(map(_size, self.columns))
         self.layers = nn.Sequential(
             nn.Linear(self.inputs, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
         )
@@ -63,29 +81,32 @@ class SmallTable(Encoder):
                 f"the encoder was made for {len(names)} columns; lacking {missing[:5]}, unknown {extra[:5]}",
                 "give every task of a table suite the same input columns",
             )
-        order = [definition.inputs.index(c["name"]) for c in self.columns]
-        return [torch.tensor(self._row([row[i] for i in order])) for row in inputs]
-
-    def _row(self, values: Sequence[Any]) -> list[float]:
-        numbers: list[float] = []
-        for column, value in zip(self.columns, values, strict=True):
-            absent = value is None or (isinstance(value, float) and math.isnan(value))
-            if "mean" in column:
-                numbers += [0.0, 1.0] if absent else [(_number(value, column) - column["mean"]) / column["scale"], 0.0]
-            else:
-                numbers += [float(str(value) == category and not absent) for category in column["categories"]]
-        return numbers
+        parts = [np.zeros((len(inputs), 0), np.float32)]
+        for column in self.columns:
+            place = definition.inputs.index(column["name"])
+            parts.append(_read(column, [row[place] for row in inputs]))
+        return list(torch.from_numpy(np.concatenate(parts, 1)))
 
     def collate(self, prepared: Sequence[Tensor], definition: Definition) -> Batch:
         return Batch({"rows": torch.stack(list(prepared))}, len(prepared))
 
     def forward(self, batch: Batch) -> Features:
         rows = batch.tensors["rows"]
-        return Features(torch.cat([self.layers(rows), rows], -1))
+        return Features(torch.cat([self.hidden(rows), rows], -1))
+
+    def hidden(self, rows: Tensor) -> Tensor:
+        """The last hidden layer of rows: (n, inputs) -> (n, width)."""
+        if not self.dropout or not self.training:
+            found: Tensor = self.layers(rows)
+            return found
+        first = nn.functional.dropout(self.layers[:3](rows), self.dropout)
+        return nn.functional.dropout(self.layers[3:](first), self.dropout)
 
     def save(self, folder: Path) -> None:
         save_tensors(self, folder / "model.safetensors")
-        settings = {"columns": self.columns, "width": self.width}
+        settings: dict[str, Any] = {"columns": self.columns, "width": self.width}
+        if self.dropout:
+            settings["dropout"] = self.dropout
         write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
 
     @classmethod
@@ -96,22 +117,71 @@ class SmallTable(Encoder):
 
     @classmethod
     def create(cls, inputs: Sequence[Row], definition: Definition, seed: int) -> SmallTable:
-        """A net that learned to restore blanked columns of these rows (400 steps of 128 rows)."""
-        columns = [_column(n, [row[i] for row in inputs]) for i, n in enumerate(definition.inputs)]
+        """A net that learned to restore blanked columns of these rows."""
+        types = definition.columns or (None,) * len(definition.inputs)
+        columns = [
+            _column(name, [row[place] for row in inputs], type_)
+            for place, (name, type_) in enumerate(zip(definition.inputs, types, strict=True))
+        ]
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        encoder = cls(columns=columns)
+        encoder = cls(columns=columns, dropout=DROPOUT)
         rows = torch.stack(encoder.prepare(inputs, definition))
+        sizes = torch.tensor([_size(column) for column in columns])
         restore = nn.Linear(encoder.width, encoder.inputs)
         optimiser = torch.optim.AdamW([*encoder.parameters(), *restore.parameters()], lr=2e-3)
-        for _ in range(400):
-            batch = rows[torch.randint(len(rows), (min(128, len(rows)),), generator=generator)]
-            blank = torch.rand(batch.shape, generator=generator) < 0.3
+        for _ in range(STEPS):
+            batch = rows[torch.randint(len(rows), (min(ROWS, len(rows)),), generator=generator)]
+            hidden = torch.rand((len(batch), len(columns)), generator=generator) < BLANK
+            blank = hidden.repeat_interleave(sizes, 1)
+            if not blank.any():
+                continue
             loss = (restore(encoder.layers(batch.masked_fill(blank, 0))) - batch)[blank].square().mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         return encoder.eval()
+
+
+def _size(column: Mapping[str, Any]) -> int:
+    """How many inputs a column has."""
+    if "categories" in column:
+        return len(column["categories"])
+    if "parts" in column:
+        return sum(_size(part) - 1 for part in column["parts"]) + 1
+    return 2 + max(0, len(column.get("edges", ())) - 1)
+
+
+def _read(column: Mapping[str, Any], values: Sequence[Any]) -> np.ndarray:
+    """A column as inputs: (n, size), float32."""
+    if "categories" in column:
+        places = {category: place for place, category in enumerate(column["categories"])}
+        found = np.zeros((len(values), len(places)), np.float32)
+        for row, value in enumerate(values):
+            place = None if is_missing(value) else places.get(str(value))
+            if place is not None:
+                found[row, place] = 1.0
+        return found
+    if "parts" in column:
+        numbers = np.array([date_numbers(value) for value in values], np.float64).reshape(len(values), len(PARTS))
+        parts = [_pieces(part, numbers[:, place]) for place, part in enumerate(column["parts"])]
+        return np.concatenate([*(part[:, :-1] for part in parts), parts[0][:, -1:]], 1)
+    return _pieces(column, np.array([math.nan if is_missing(v) else _number(v, column) for v in values], np.float64))
+
+
+def _pieces(column: Mapping[str, Any], values: np.ndarray) -> np.ndarray:
+    """Numbers standardised, then the part of each stretch that lies below them, then whether they are missing."""
+    gone = np.isnan(values)
+    filled = np.where(gone, column["mean"], values)
+    standard = (filled - column["mean"]) / column["scale"]
+    edges = np.asarray(column.get("edges", ()), np.float64)
+    if "edges" in column:
+        standard = standard.clip(-FAR, FAR)
+    parts = np.zeros((len(values), 0))
+    if len(edges) > 1:
+        parts = ((filled[:, None] - edges[:-1]) / np.diff(edges)).clip(0, 1) - 0.5
+        parts[gone] = 0.0
+    return np.concatenate([standard[:, None], parts, gone[:, None]], 1).astype(np.float32)
 
 
 def _number(value: Any, column: Mapping[str, Any]) -> float:
@@ -125,13 +195,28 @@ def _number(value: Any, column: Mapping[str, Any]) -> float:
         ) from None
 
 
-def _column(name: str, values: Sequence[Any]) -> dict[str, Any]:
-    there = [v for v in values if v is not None and not (isinstance(v, float) and math.isnan(v))]
-    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in there):
-        numbers = torch.tensor([float(v) for v in there] or [0.0], dtype=torch.float64)
-        return {"name": name, "mean": float(numbers.mean()), "scale": float(numbers.std(correction=0)) or 1.0}
-    counts: dict[str, int] = {}
-    for value in there:
-        counts[str(value)] = counts.get(str(value), 0) + 1
-    # The most frequent hundred; rarer ones share the all-zero code with missing values.
-    return {"name": name, "categories": sorted(sorted(counts, key=lambda c: (-counts[c], c))[:100])}
+def _column(name: str, values: Sequence[Any], type: ColumnType | None = None) -> dict[str, Any]:
+    """How a column is read, as plain data. type: as the definition of the task has it."""
+    column = column_of(values, type)
+    if column.sort == "category":
+        there = [str(value) for value in values if not is_missing(value)]
+        counts: dict[str, int] = {}
+        for value in there:
+            counts[value] = counts.get(value, 0) + 1
+        return {"name": name, "categories": sorted(sorted(counts, key=lambda c: (-counts[c], c))[:CATEGORIES])}
+    if column.sort == "moment":
+        numbers = np.array([date_numbers(value) for value in values], np.float64).reshape(len(values), len(PARTS))
+        return {"name": name, "parts": [_stretches(numbers[:, place]) for place in range(len(PARTS))]}
+    return {"name": name, **_stretches(np.array([column.number(value) for value in values], np.float64))}
+
+
+def _stretches(values: np.ndarray) -> dict[str, Any]:
+    """The mean and scale of numbers, and the edges of stretches with as many of them in each; of few different numbers,
+    the numbers themselves."""
+    there = values[np.isfinite(values)]
+    if not len(there):
+        return {"mean": 0.0, "scale": 1.0, "edges": []}
+    edges = np.unique(there)
+    if len(edges) > STRETCHES + 1:
+        edges = np.unique(np.quantile(there, np.linspace(0, 1, STRETCHES + 1)))
+    return {"mean": float(there.mean()), "scale": float(there.std()) or 1.0, "edges": edges.tolist()}
