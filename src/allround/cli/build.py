@@ -11,7 +11,9 @@ from allround.cli.config import asked_for
 from allround.cli.help import PLAIN
 from allround.cli.options import (
     BaseOption,
+    ClassWeightsOption,
     DataOption,
+    FocalOption,
     ForceOption,
     LimitOption,
     OnlyOption,
@@ -21,6 +23,7 @@ from allround.cli.options import (
     SuiteArgument,
     TrackOption,
     WorkersOption,
+    load_suite,
 )
 from allround.cli.training_options import EncoderSettings, training_options
 from allround.cli.words import methods_of, pairs_of, split
@@ -28,6 +31,7 @@ from allround.training.settings import Settings
 
 if TYPE_CHECKING:
     from allround.building.forecast import Forecast
+    from allround.tasks.suite import Suite
 
 app = typer.Typer(**PLAIN)
 
@@ -128,6 +132,8 @@ def build(
         float | None, typer.Option(help="Also make sets of answers that hold the right one this often, such as 0.9.")
     ] = None,
     track: TrackOption = None,
+    class_weights: ClassWeightsOption = None,
+    focal_gamma: FocalOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     dry_run: Annotated[
@@ -169,9 +175,13 @@ def build(
         track=tuple(split(track, "--track")),
         constraints=Constraints(worst, pairs_of(keep, "--keep", float), max_parameters, not any_system),
     )
+    chosen: Suite | str = suite
+    if class_weights is not None or focal_gamma is not None:
+        chosen = load_suite(suite, data_dir, only, limit).weighed(class_weights, focal_gamma)
+        data_dir, only, limit = None, None, None
     if dry_run:
         planned = forecast_build(
-            suite,
+            chosen,
             base=base,
             options=options,
             data_dir=data_dir,
@@ -183,7 +193,7 @@ def build(
             typer.echo(line)
         return planned
     made = run(
-        suite,
+        chosen,
         out=out,
         base=base,
         options=options,

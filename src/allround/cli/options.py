@@ -54,6 +54,15 @@ LeaveOption = Annotated[
 ]
 
 
+ClassWeightsOption = Annotated[
+    str | None, typer.Option(help="Weigh the labels of all tasks in training: balanced gives rare ones their share.")
+]
+FocalOption = Annotated[
+    float | None,
+    typer.Option(help="Train tasks with labels by a focal loss with this exponent, such as 2."),
+]
+
+
 def load_suite(
     suite: str,
     data_dir: Path | None,

@@ -8,7 +8,9 @@ from allround.cli.config import asked_for
 from allround.cli.help import PLAIN
 from allround.cli.options import (
     BaseOption,
+    ClassWeightsOption,
     DataOption,
+    FocalOption,
     ForceOption,
     LimitOption,
     OnlyOption,
@@ -37,6 +39,8 @@ def train(
     limit: LimitOption = None,
     seed: SeedOption = 0,
     track: TrackOption = None,
+    class_weights: ClassWeightsOption = None,
+    focal_gamma: FocalOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -48,7 +52,7 @@ def train(
     from allround.building.single import train as run
     from allround.training.processes import leave_group
 
-    loaded = load_suite(suite, data_dir, only, limit)
+    loaded = load_suite(suite, data_dir, only, limit).weighed(class_weights, focal_gamma)
     board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, config=asked_for(),
                 track=split(track, "--track"), force=force)  # fmt: skip
     if leave_group():

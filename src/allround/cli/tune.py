@@ -10,7 +10,9 @@ from allround.cli.config import asked_for
 from allround.cli.help import PLAIN
 from allround.cli.options import (
     BaseOption,
+    ClassWeightsOption,
     DataOption,
+    FocalOption,
     ForceOption,
     LimitOption,
     OutOption,
@@ -40,6 +42,8 @@ def tune(
     limit: LimitOption = None,
     seed: SeedOption = 0,
     track: TrackOption = None,
+    class_weights: ClassWeightsOption = None,
+    focal_gamma: FocalOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -47,7 +51,7 @@ def tune(
     """Tune one specialist: fit the head on the frozen base, then tune the encoder."""
     from allround.building.single import tune as run
 
-    loaded = load_suite(suite, data_dir, task, limit)
+    loaded = load_suite(suite, data_dir, task, limit).weighed(class_weights, focal_gamma)
     board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, config=asked_for(),
                 track=split(track, "--track"), force=force)  # fmt: skip
     board.print()

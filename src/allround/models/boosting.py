@@ -18,6 +18,7 @@ from allround.models.batch import Answers
 from allround.models.forest import Forest, forest_of
 from allround.models.table_columns import Column, Numbers, column_of, order_of, table_of
 from allround.tasks.definition import Definition
+from allround.tasks.imbalance import row_weights
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.metric import better, score_of
 from allround.tasks.values import Row
@@ -147,7 +148,10 @@ def fit_trees(task: Task, *, seed: int = 0) -> tuple[TaskTrees, dict[str, float]
     best: tuple[float, TaskTrees] | None = None
     tried: dict[str, float] = {}
     for settings in TRIED:
-        forests = [_fit(x, column, categories, settings, seed, rules.numeric) for column in targets]
+        forests = [
+            _fit(x, column, categories, settings, seed, rules.numeric, row_weights(definition, column, place))
+            for place, column in enumerate(targets)
+        ]
         made = TaskTrees(definition, columns, order, tuple(forests), constant, classes)
         rounds, score = _best_rounds(made, held, validation.targets, sign)
         tried[", ".join(f"{name}={value}" for name, value in settings.items())] = score
@@ -165,7 +169,13 @@ def _targets(encoded: Encoded, definition: Definition) -> list[NDArray[np.generi
 
 
 def _fit(
-    x: Numbers, y: NDArray[np.generic], categories: list[int], settings: Mapping[str, int], seed: int, numeric: bool
+    x: Numbers,
+    y: NDArray[np.generic],
+    categories: list[int],
+    settings: Mapping[str, int],
+    seed: int,
+    numeric: bool,
+    weights: NDArray[np.float64] | None = None,
 ) -> Forest | None:
     """One forest of ROUNDS rounds; None where all targets are the same."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -183,7 +193,7 @@ def _fit(
         max_iter=ROUNDS, categorical_features=categories or None, early_stopping=False, random_state=seed, **settings
     )
     with threadpool_limits(limits=1 if x.size < LARGE else None, user_api="openmp"):
-        model.fit(shown, y)
+        model.fit(shown, y, sample_weight=weights)
     forest = forest_of(model)
     # The arrays are read from attributes that scikit-learn keeps to itself: see that they say what the model says.
     some = shown[:64]

@@ -103,7 +103,7 @@ def _minimise(
     def closure() -> float:
         optimiser.zero_grad()
         squares = [value.square().sum() for value in values if value.dim() > 1]
-        loss = head.likelihood.loss(outputs(*values), targets) + 0.5 * penalty * torch.stack(squares).sum()
+        loss = head.training_loss(outputs(*values), targets) + 0.5 * penalty * torch.stack(squares).sum()
         loss.backward()
         return loss.item()
 

@@ -14,6 +14,7 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.models.batch import Answers, Features, TaskLoss, per_row
 from allround.models.likelihood import likelihood
+from allround.models.weighing import training_loss
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
 
@@ -113,7 +114,11 @@ class OutputHead(Head):
         return self.likelihood.tensor(encoded)
 
     def loss(self, features: Features, targets: Tensor) -> TaskLoss:
-        return TaskLoss(self.likelihood.loss(self(features.values), targets), len(targets))
+        return TaskLoss(self.training_loss(self(features.values), targets), len(targets))
+
+    def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss as the task trains it."""
+        return training_loss(self.likelihood, outputs, targets, self.definition)
 
     def answer(self, features: Features, *, scores: bool = False) -> Answers:
         outputs = self(features.values).float().cpu()

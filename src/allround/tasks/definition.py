@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
 from allround.core import registry
@@ -17,7 +18,8 @@ class Definition:
 
     `inputs` are column names: two of them make a pair. `labels` are in the order of the model's outputs (token
     classification: tags). `center` and `scale` standardise a regression target. `metric` names the score.
-    `columns` says how each column of a table was understood; tasks that earlier versions made have none.
+    `columns` says how each column of a table was understood; tasks that earlier versions made have none. `weights` of
+    labels and the exponent `focal` are those of the training loss (`allround.tasks.imbalance`); no score knows them.
     """
 
     __pydantic_config__ = STRICT
@@ -32,6 +34,8 @@ class Definition:
     scale: float = 1.0
     instruction: str | None = None
     columns: tuple[ColumnType, ...] = ()
+    weights: tuple[tuple[float, ...], ...] = ()
+    focal: float = 0.0
 
     @property
     def pair(self) -> bool:
@@ -45,7 +49,9 @@ class Definition:
     def to_json(self) -> dict[str, object]:
         found = {**asdict(self), "inputs": list(self.inputs), "labels": list(self.labels)}
         found["columns"] = [{**column, "categories": list(column["categories"])} for column in found["columns"]]
-        return found if self.columns else {name: value for name, value in found.items() if name != "columns"}
+        found["weights"] = [list(row) for row in self.weights]
+        # A definition without these is written as it was before there were any.
+        return {name: value for name, value in found.items() if value or name not in ("columns", "weights", "focal")}
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Definition:
@@ -63,6 +69,11 @@ class Definition:
             raise ValueError("labels names nothing")
         if made.columns and len(made.columns) != len(made.inputs):
             raise ValueError("columns does not describe each of the inputs")
+        outcomes = sum(len(row) for row in made.weights)
+        if outcomes not in (0, len(made.labels), 2 * len(made.labels)) or min((0.0, *chain(*made.weights))) < 0:
+            raise ValueError("weights does not have one weight for each label")
+        if not 0 <= made.focal <= 10:
+            raise ValueError("focal is not between 0 and 10")
         if made.scale <= 0:
             raise ValueError("scale is not above 0")
         return made

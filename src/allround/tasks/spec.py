@@ -137,6 +137,8 @@ class TaskSpec(_Strict):
     instruction: str | None = None
     limit: Limit = {}
     missing: Literal["error", "drop"] = "error"
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    focal: float | None = None
     table: str | None = None
     slices: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
     types: dict[str, str] = {}

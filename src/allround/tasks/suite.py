@@ -84,6 +84,18 @@ class Suite:
         tasks = [self[name] for name in names]
         return Suite(self.name, tasks, description=self.description, base=self.base, files=self.files)
 
+    def weighed(self, class_weights: str | None = None, focal: float | None = None) -> Suite:
+        """The suite with weights of labels and a focal loss in all tasks that have labels; tasks keep their own.
+
+        class_weights, focal: as for `Task.weighed`.
+        """
+        tasks = []
+        for task in self:
+            own, numeric = task.definition, kind(task.definition.kind).numeric
+            weights = None if own.weights or numeric else class_weights
+            tasks.append(task.weighed(weights, None if own.focal or numeric else focal))
+        return Suite(self.name, tasks, description=self.description, base=self.base, files=self.files)
+
     @property
     def notes(self) -> dict[str, tuple[str, ...]]:
         """Task -> what the user should know of its data; tasks without notes are left out."""
@@ -269,5 +281,6 @@ def _make(name: str, spec: TaskSpec, data: Mapping[str, Dataset | Columns], limi
         stray=spec.stray,
         split=spec.split.given if spec.split else None,
     )
+    made = made.weighed(spec.class_weights, spec.focal)
     notes = [note for rows in data.values() for note in getattr(rows, "notes", ())]
     return replace(made, notes=(*dict.fromkeys(notes), *made.notes)) if notes else made

@@ -18,6 +18,7 @@ from allround.core.schema import fitted
 from allround.core.seeds import seed_of
 from allround.tasks.definition import Definition
 from allround.tasks.draws import SplitRule
+from allround.tasks.imbalance import check_focal, label_weights
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.modality import modality_of
 from allround.tasks.values import Row, Value
@@ -118,6 +119,18 @@ class Task:
                 split, most, seed_of(seed, "limit", self.table or self.name, name), rules.strata(split.targets)
             )
         return replace(self, splits=splits)
+
+    def weighed(self, class_weights: str | Mapping[str, float] | None = None, focal: float | None = None) -> Task:
+        """The same task with weights of labels, and the exponent of a focal loss, for training; no score changes.
+
+        class_weights: "balanced", or label -> weight. focal: 2 is the usual one (Lin et al., ICCV 2017).
+        """
+        more: dict[str, object] = {}
+        if class_weights is not None:
+            more["weights"] = label_weights(self.definition, self.splits["train"].targets, class_weights)
+        if focal is not None:
+            more["focal"] = check_focal(self.definition, focal)
+        return replace(self, definition=self.definition.with_facts(more))
 
     def as_defined(self, definition: Definition) -> Task:
         """The same rows with targets as another definition of the task has them: its order of labels, its scale.
