@@ -72,7 +72,12 @@ def asked_for() -> str:
         value = _context.params.get(name)
         if value is not None:
             found[_key(param)] = _plain(value)
-    command = " ".join(_context.command_path.split()[1:])
+    names: list[str] = []
+    above: typer.Context | None = _context
+    while above is not None and above.parent is not None:  # the program itself may be started in several ways
+        names.insert(0, str(above.info_name))
+        above = above.parent  # type: ignore[assignment]
+    command = " ".join(names)
     head = f"# allround {__version__}; to repeat the run: allround {command} --config THIS_FILE\n"
     return head + yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=10_000)
 
