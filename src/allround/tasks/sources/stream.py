@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from allround.core.errors import AllroundError
 from allround.core.reading import check_parquet, open_file
 from allround.tasks.sources.sniff import UTF8, parted
-from allround.tasks.sources.text_files import MAX_LINE, SEPARATORS, csv_rows, lines_of, names_of, objects
+from allround.tasks.sources.text_files import MAX_LINE, SEPARATORS, Room, csv_rows, lines_of, names_of, objects
 
 if TYPE_CHECKING:
     from pyarrow import Array, RecordBatch
@@ -217,7 +217,11 @@ def _written(file: str, format: str, asked: str, rows: int, line: str) -> Iterat
 
 def _even(rows: Iterable[tuple[int, list[str]]], width: int, asked: str) -> Iterator[list[str]]:
     """Rows of CSV, each with a cell for every column."""
-    for line, row in rows:
+    room = Room(asked)
+    for count, (line, row) in enumerate(rows, 1):
+        room.there += len(row)
+        if len(row) < width:
+            room.check(count, width)
         if len(row) > width:
             found = f"line {line} has {len(row)} cells, and the first line names {width} columns"
             raise AllroundError(asked, f"it is not readable as csv: {found}", "correct the file")

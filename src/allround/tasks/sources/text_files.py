@@ -115,7 +115,7 @@ def read_columns(
     return {split: read[split] for split in files}
 
 
-class _Room:
+class Room:
     """Counts cells, so that a few that are there do not take the room of many that are absent."""
 
     def __init__(self, asked: str) -> None:
@@ -146,7 +146,7 @@ def _read_csv(path: Path, usual: str, form: TextForm) -> tuple[dict[str, Chunked
     import pyarrow as pa
 
     asked = f"read '{path}'"
-    room = _Room(asked)
+    room = Room(asked)
     names: list[str] = []
     parts: list[list[Array]] = []
     rows: list[list[str]] = []
@@ -310,7 +310,7 @@ def _mixed(files: Collection[_Objects]) -> set[str]:
 def _read_json(path: Path, as_written: Collection[str], form: TextForm) -> _Objects:
     """as_written: keys whose values have their numbers as text, as they are spelt."""
     asked = f"read '{path}'"
-    room = _Room(asked)
+    room = Room(asked)
     found = _Objects({}, {})
     lines = lines_of(path, asked, newline="\n", encoding=form.encoding or UTF8)  # as the standard of JSON demands
     for row in objects(lines, asked, frozenset(as_written)):
@@ -332,7 +332,7 @@ def _read_json(path: Path, as_written: Collection[str], form: TextForm) -> _Obje
     return found
 
 
-def _fill(column: list[object], rows: int, columns: int, room: _Room) -> None:
+def _fill(column: list[object], rows: int, columns: int, room: Room) -> None:
     """Put None where rows lack the column."""
     if len(column) < rows:
         room.check(rows, columns)
