@@ -18,6 +18,7 @@ from allround.building.stages.choice import choose, make_judge
 from allround.building.stages.data import Data, keep_rows
 from allround.building.stages.plan import Scope
 from allround.building.stages.predicting import predict, prediction_pieces, validation_scores
+from allround.building.stages.reference import Reference
 from allround.building.stages.scoring import Scored, score
 from allround.building.workshop import Workshop
 from allround.core.pieces import Piece
@@ -106,8 +107,8 @@ def test_any_system_is_scored_chosen_and_saved(data: tuple[Workshop, Data], tmp_
     assert small.best.name == "few" and "none is better but stores 9 parameters" in small.words
 
     scope = Scope(kept, Settings(), 1, (), (), False, ())
-    options = Options(resamples=100)
-    found: Scored = score(shop, candidates, scope, validation, small, options, provenance={"base": "none"})
+    options, against = Options(resamples=100), Reference("specialists", dict.fromkeys(TASKS, "specialists"))
+    found: Scored = score(shop, candidates, scope, validation, small, against, options, provenance={"base": "none"})
     system = found.board.system("few")
     assert system.settings == {"wrong": 5} and system.cost.parameters_stored == 3
     assert system.cost.examples_per_second == pytest.approx(60), "two tasks of 30 rows in half a second each"

@@ -52,6 +52,7 @@ def score(
     Scores are corrected by what was fitted on the validation rows. notes: of tasks, beside those of their data.
     """
     data = scope.data
+    predict(shop, candidates, data, "validation", scope.settings.device)  # a reference of parts has none of its own yet
     tally = predict(shop, candidates, data, "test", scope.settings.device)
     predictions: dict[tuple[str, str], Predictions] = {}
     systems = [ScoredSystem("floor", "floor", "majority class, or mean", cost=Cost())]
