@@ -136,6 +136,9 @@ def test_what_is_not_its_own_is_not_replaced(
     assert "--force" in caught.value.do and "force=True in Python" in caught.value.do
     write(path, text="new", force=True)
     assert (path if write is file else path / "deep" / "weights").read_text() == "new"
+    if write is folder:  # what is not allround's is spared; an unchanged output of another command is not
+        moved = {name.replace("out.1", "out", 1): data for name, data in content(tmp_path).items() if "out.1" in name}
+        assert moved == ({} if "'merge' wrote" in words else before)
     write(path, text="newer")  # what was forced is its own now
 
 

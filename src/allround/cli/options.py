@@ -20,7 +20,11 @@ SavedArgument = Annotated[Path, typer.Argument(help="A folder that allround save
 TaskArgument = Annotated[str, typer.Argument(help="The task.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Replace what is there, also what allround did not write, or was changed since.")
+    bool,
+    typer.Option(
+        "--force",
+        help="Replace what is there. A folder with things that allround did not write, or that were changed since, is moved to NAME.1.",
+    ),
 ]
 BaseOption = Annotated[
     str | None,

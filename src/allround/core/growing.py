@@ -47,8 +47,17 @@ def growing(path: Path, kind: str = "", *, wait: bool = False) -> Iterator[Path]
 
 
 @contextlib.contextmanager
-def whole(path: Path, made_from: object, finish: Callable[[Path], None], check: Callable[[], object]) -> Iterator[Path]:
-    """A new folder that takes the place of `path`, after `finish` was called with it, and `check`."""
+def whole(
+    path: Path,
+    made_from: object,
+    finish: Callable[[Path], None],
+    check: Callable[[], object],
+    spared: Callable[[], bool] = lambda: False,
+) -> Iterator[Path]:
+    """A new folder that takes the place of `path`, after `finish` was called with it, and `check`.
+
+    spared: whether what is at `path` by then is moved to a free name next to it, and not removed.
+    """
     with disk_errors(str(path)), growing(path) as holder:
         new, label = holder / "new" / path.name, holder / "made_from"
         key = hash_json(made_from)
@@ -66,7 +75,7 @@ def whole(path: Path, made_from: object, finish: Callable[[Path], None], check: 
                 if file.is_file():
                     sync_file(file)
             kept_beside(new, path, check)
-            _take_place(new, path, holder)
+            _take_place(new, path, free_name(path) if spared() else holder / "old" / path.name)
         except BaseException as error:
             keep = made_from is not None and (is_full(error) or not isinstance(error, Exception))
             raise
@@ -76,13 +85,12 @@ def whole(path: Path, made_from: object, finish: Callable[[Path], None], check: 
                 label.unlink(missing_ok=True)
 
 
-def _take_place(new: Path, path: Path, holder: Path) -> None:
-    """Put what is finished where `path` is; what was there is gone only when that succeeds."""
+def _take_place(new: Path, path: Path, old: Path) -> None:
+    """Put what is finished where `path` is; what was there goes to `old`, and comes back where that fails."""
     if not os.path.lexists(path):
         os.replace(new, path)
         return
-    old = holder / "old" / path.name
-    old.parent.mkdir()
+    old.parent.mkdir(exist_ok=True)
     os.replace(path, old)
     try:
         os.replace(new, path)
@@ -91,13 +99,18 @@ def _take_place(new: Path, path: Path, holder: Path) -> None:
         raise
 
 
+def free_name(place: Path) -> Path:
+    """A name next to `place` at which there is nothing: NAME.1, NAME.2, ..."""
+    names = (place.with_name(f"{place.name}.{number}") for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def kept_beside(new: Path, place: Path, check: Callable[[], object]) -> None:
-    """Look once more at what is at `place`; where it must not be replaced, what was made stays beside it."""
+    """Look once more at what is at `place`; where it must not be replaced, what was made stays next to it."""
     try:
         check()
     except AllroundError as error:
-        names = (place.with_name(f"{place.name}.{number}") for number in itertools.count(1))
-        free = next(name for name in names if not os.path.lexists(name))
+        free = free_name(place)
         os.replace(new, free)
         raise AllroundError(error.asked, f"{error.found}; what was made now lies in {free}", error.do) from error
 

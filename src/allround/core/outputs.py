@@ -139,6 +139,14 @@ def _in_the_way(folder: Path, command: str) -> str | None:
     return None
 
 
+def _has_others(folder: Path) -> bool:
+    """Whether it is no folder, or one that holds anything which allround did not write, or which was changed since."""
+    if not folder.is_dir():
+        return True
+    listed, present = read_listing(folder), [name for name in _entries(folder) if name != MANIFEST]
+    return any(name not in listed or not _as_written(folder / name, listed[name]) for name in present)
+
+
 def _entries(folder: Path) -> list[str]:
     """All that lies under a folder and is not a folder itself, by its path in it."""
     found: list[str] = []
@@ -209,7 +217,8 @@ def output_folder(
     """Yield a new folder; on success it takes the place of `path`, with a manifest of all that is in it.
 
     What may be there before: see `check_out`; it is looked at now and again at the end, and replaced only then, so
-    that a failure leaves it as it was. made_from: plain data; a run that was killed, stopped or met a full disk leaves
+    that a failure leaves it as it was. With `force`, a folder that holds anything which allround did not write, or
+    which was changed since, is moved to a free name next to it (NAME.1): nothing of the user's is removed. made_from: plain data; a run that was killed, stopped or met a full disk leaves
     its files, and the next one that is made from the same goes on with them.
     Errors: another process at work on the same; something at `path` that must not be replaced. Where that came
     in the meantime, the new folder is kept beside it.
@@ -220,7 +229,9 @@ def output_folder(
         listed = {name: _entry(folder / name, command) for name in _entries(folder) if name != MANIFEST}
         _write_listing(folder, listed)
 
-    with whole(place, made_from, list_files, lambda: check_out(path, command, force=force)) as folder:
+    with whole(
+        place, made_from, list_files, lambda: check_out(path, command, force=force), lambda: _has_others(place)
+    ) as folder:
         yield folder
 
 
