@@ -23,7 +23,7 @@ ForceOption = Annotated[
     bool,
     typer.Option(
         "--force",
-        help="Replace what is there. A folder with things that allround did not write, or that were changed since, is moved to NAME.1.",
+        help="Replace what is there. A folder that allround did not write, or not as it is now, is moved to NAME.1.",
     ),
 ]
 BaseOption = Annotated[

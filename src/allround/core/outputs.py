@@ -218,8 +218,9 @@ def output_folder(
 
     What may be there before: see `check_out`; it is looked at now and again at the end, and replaced only then, so
     that a failure leaves it as it was. With `force`, a folder that holds anything which allround did not write, or
-    which was changed since, is moved to a free name next to it (NAME.1): nothing of the user's is removed. made_from: plain data; a run that was killed, stopped or met a full disk leaves
-    its files, and the next one that is made from the same goes on with them.
+    which was changed since, is moved to a free name next to it (NAME.1): nothing of the user's is removed.
+    made_from: plain data; a run that was killed, stopped or met a full disk leaves its files, and the next one that is
+    made from the same goes on with them.
     Errors: another process at work on the same; something at `path` that must not be replaced. Where that came
     in the meantime, the new folder is kept beside it.
     """
