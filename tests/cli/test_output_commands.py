@@ -65,6 +65,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     save_file({n: t + 0.01 * (n.endswith("weight")) for n, t in tensors.items()}, found["tuned"] / "model.safetensors")
     found["store"] = folder / "store"
     cli("compress", found["base"], found["species"], found["batch"], "--codec", "low_rank", "-o", found["store"])
+    found["scores"] = folder / "scores"
+    cli("evaluate", found["species"], found["suite"], "--only", "species", "--out", found["scores"])
     return found
 
 
@@ -84,10 +86,12 @@ FOLDERS: dict[str, str] = {
     "materialise": "store species",
     "diff": "base tuned --workers 1 --no-spectrum",
     "evaluate": "@species suite --only species",
+    "push": "@species someone/model --license mit --dry-run",
 }
 FILES: dict[str, tuple[str, str]] = {
     "stats": ("@species suite --kind gram --rows 8", "gram.safetensors"),
     "predict": ("@species --input data", "answers.jsonl"),
+    "report": ("scores --table csv", "table.csv"),
 }
 #: What goes on in its own folder, beside whatever else is there.
 WORKING = ("build", "compare-training")
@@ -148,6 +152,9 @@ def test_an_output_of_a_command(command: str, made: dict[str, Path], tmp_path: P
     assert target.exists() and (not target.is_file() or target.read_bytes() != b"the user's")
     if command in WORKING:
         assert (place / "notes.txt").read_text() == "the user's", "it works beside what is there"
+    elif not (file or into):
+        assert (tmp_path / "out.1" / "notes.txt").read_text() == "the user's", "it is moved, and not removed"
+        shutil.rmtree(tmp_path / "out.1")
 
     # Its own, again: that of the same command, and unchanged.
     run(command, made, place)
