@@ -86,8 +86,6 @@ class Progress:
         self._last = self.started
         self._watched = False
         self._writing = threading.RLock()
-        if log:
-            log.parent.mkdir(parents=True, exist_ok=True)
 
     @property
     def console(self) -> Console:
@@ -113,6 +111,7 @@ class Progress:
         """Write a line to the log alone; gives the seconds since the start."""
         elapsed = time.monotonic() - self.started
         if self.log:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
             with open(self.log, "a", encoding="utf-8") as file:
                 file.write(f"{elapsed:8.1f} s  {text}\n")
         return elapsed
