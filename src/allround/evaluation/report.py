@@ -16,7 +16,7 @@ from allround.evaluation.facts import ReportFacts, TaskFacts, TriedSetting
 from allround.evaluation.pages import breakable, settings_text, template
 from allround.evaluation.scoreboard import Comparison, Scoreboard
 from allround.evaluation.scoreboard.scores import CostName
-from allround.evaluation.scoreboard.tables import CALIBRATION_LEGEND, calibration_table
+from allround.evaluation.scoreboard.tables import calibration_legend, calibration_table
 from allround.tasks.metric import better
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def html(board: Scoreboard, *, extra: ReportFacts | None = None) -> str:
         errors=given.get("errors"),
         calibration_head=calibration_head,
         calibration_rows=calibration_rows,
-        calibration_legend=CALIBRATION_LEGEND,
+        calibration_legend=calibration_legend(board),
+        reliability=_reliability_picture(board),
     )
 
 
@@ -134,6 +135,14 @@ def _retention_picture(board: Scoreboard) -> _Picture | None:
     if not board.mean:
         return None
     return _picture(lambda width: board.plot_retention(width=width), "Mean retention of each system", WIDE)
+
+
+def _reliability_picture(board: Scoreboard) -> _Picture | None:
+    """That of the chosen system, where the board says how far its confidences can be trusted."""
+    found = (board.calibration or {}).get(board.best or "", {})
+    if not any(one.before or one.after for one in found.values()):
+        return None
+    return _picture(lambda width: board.plot_reliability(width=width), f"Reliability of {board.best}", WIDE)
 
 
 def _cost_pictures(board: Scoreboard) -> list[_Figure]:

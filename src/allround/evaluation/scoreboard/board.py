@@ -179,6 +179,26 @@ class Scoreboard(Scores):
 
         return plot_cost(self, by, width=width)
 
+    def plot_reliability(self, system: str | None = None, *, width: float = 720.0) -> Figure:
+        """Draw how often answers of like confidence are right, task by task: hollow before calibration, filled after.
+
+        system: by default the best. width: in points. Errors: a board that says nothing of calibration.
+
+        >>> import numpy as np
+        >>> from dataclasses import replace
+        >>> from allround.evaluation.calibration import CalibrationFacts, reliability
+        >>> d = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
+        >>> scores = np.array([[0.1, 0.9], [0.1, 0.9], [0.4, 0.6]])
+        >>> made = Predictions(d, "test", np.array([1, 0, 1]), np.array([1, 1, 1]), scores=scores)
+        >>> facts = {"ties": {"t": CalibrationFacts("none", 3, before=reliability(made))}}
+        >>> board = Scoreboard.make({"t": d}, [ScoredSystem("ties", "merge")], {("ties", "t"): made})
+        >>> replace(board, calibration=facts).plot_reliability().axes[0].lines[-1].get_ydata().tolist()
+        [100.0, 50.0]
+        """
+        from allround.evaluation.scoreboard.reliability import plot_reliability
+
+        return plot_reliability(self, system, width=width)
+
     def to_json(self) -> dict[str, object]:
         """Plain data, from which `from_json` makes the same board."""
         value = asdict(self)

@@ -44,7 +44,7 @@ def markdown(board: Scores) -> str:
         lines += ["", "## Compared", "", *(f"- {markdown_text(c.words)}" for c in board.comparisons)]
     if board.calibration:
         lines += ["", "## Calibration", "", *markdown_table(*calibration_table(board))]
-        lines += ["", markdown_text(CALIBRATION_LEGEND)]
+        lines += ["", markdown_text(calibration_legend(board))]
     lines += ["", "## How this was measured", "", markdown_text(method(board))]
     warnings = board.notes.get("tasks") or {}
     extra = [f"{task}: {text}" for task, texts in warnings.items() for text in _texts(texts)]
@@ -54,13 +54,20 @@ def markdown(board: Scores) -> str:
     return "\n".join(lines) + "\n"
 
 
-#: What the table of calibration shows, in words.
-CALIBRATION_LEGEND = (
-    "ECE is the expected calibration error on test: how far confidence is from the share of right answers, over 15 "
-    "bins of equal width; 0 is best. It is fitted on validation. A temperature above 1 makes scores less sure. Sets "
-    "hold the right answer as often as `covered` says; their size is in labels, or the width of an interval. "
-    "Validation was also used to choose settings and systems, so the coverage on test may lie below what was asked."
-)
+def calibration_legend(board: Scores) -> str:
+    """What the table of calibration shows, in words."""
+    words = (
+        "ECE is the expected calibration error on test: how far confidence is from the share of right answers, over 15 "
+        "bins of equal width; 0 is best. Calibration is fitted on validation. A temperature above 1 makes scores less "
+        "sure."
+    )
+    if any(one.sets for tasks in (board.calibration or {}).values() for one in tasks.values()):
+        words += (
+            " Sets hold the right answer in the share of rows that is called covered; their size is in labels, or the "
+            "width of an interval. Validation was also used to choose settings and systems, so the share on test may "
+            "lie below what was asked for."
+        )
+    return words
 
 
 def calibration_table(board: Scores) -> tuple[list[str], list[list[str]]]:
