@@ -58,7 +58,7 @@ def learn_models(
     suite's tasks in order, one each. start: a folder, or a fixed merge method by name with its default settings.
     name: of the preset, for the record. Returns what was done. A finished merge is replaced only with `force`.
     """
-    check_not_finished(out, force=force)
+    check_not_finished(Path(out), force=force)
     read = [base, *models, start]
     check_base(base)
     folder = find_folder(base)
