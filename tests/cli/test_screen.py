@@ -51,7 +51,7 @@ def run(*words: str) -> tuple[str, str]:
 
 def test_words_json_or_nothing() -> None:
     words, _ = run("tasks", "check", "digits", "--only", "ink")
-    assert "1 tasks can be used" in words
+    assert "1 task can be used" in words
     assert run("tasks", "check", "digits", "--only", "ink", "--quiet") == ("", "")
     found = json.loads(run("tasks", "check", "digits", "--only", "ink", "--json")[0])
     assert found["ink"]["metric"] == "pearson" and found["ink"]["rows"]["test"] == 449

@@ -118,7 +118,7 @@ def tasks_check(
     if html is not None:
         write_page(html, loaded, findings, force=force)
     found = sum(map(len, findings.values()))
-    typer.echo(f"{len(loaded.tasks)} tasks can be used; {plural(found, 'warning')}")
+    typer.echo(f"{plural(len(loaded.tasks), 'task')} can be used; {plural(found, 'warning')}")
     result = {name: task_facts(task, findings[name]) for name, task in loaded.tasks.items()}
     if problems.errors:
         give(result)
