@@ -70,8 +70,6 @@ def draw_points(
     set points side by side where theirs would hide each other.
     """
     scale = 72 / axes.figure.dpi
-    figure = axes.figure
-    assert isinstance(figure, Figure)
 
     def at(x: float, y: float) -> tuple[float, float]:
         across, up = axes.transData.transform((x, y))
@@ -80,7 +78,7 @@ def draw_points(
     spots = []
     for point in points:
         (x, y), low, high = at(point.x, point.y), at(point.x, point.low)[1], at(point.x, point.high)[1]
-        width = text_width(figure, shortened(point.name, LONGEST), 13, bold=point.ringed) + 2
+        width = text_width(shortened(point.name, LONGEST), 13, bold=point.ringed) + 2
         spots.append(Spot(x, y, low, high, width, point.ringed))
     frame = axes.get_window_extent()
     if whiskers:

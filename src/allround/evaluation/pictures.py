@@ -13,6 +13,7 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -169,7 +170,8 @@ def write(
     )
 
 
-def text_width(figure: Figure, text: str, size: float, *, bold: bool = False) -> float:
+@lru_cache(maxsize=4096)
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
     """How wide a text is, in points, in a wide font; so others fit too."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
