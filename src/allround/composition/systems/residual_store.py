@@ -19,7 +19,7 @@ from allround.models.batch import Answers
 from allround.models.cost import Cost
 from allround.models.encoder import Encoder
 from allround.models.head_files import HEADS, read_heads
-from allround.models.manifest import MANIFEST, read_manifest
+from allround.models.manifest import MANIFEST
 from allround.models.model import device_of, parameters_of
 from allround.models.system import System, windows
 from allround.models.systems.multi_task_model import MultiTaskModel
@@ -38,14 +38,15 @@ class ResidualStore(System):
 
     sort = "residual_store"
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, facts: Mapping[str, object] | None = None) -> None:
+        """facts: what the manifest says of the store, where it has been written."""
         self.store = store
         self.model = MultiTaskModel(load_encoder(store.folder / "encoder"), {})
         heads = read_heads(store.folder / HEADS) if store.definitions else {}
         self.model.add_heads(store.definitions, heads)
         self.model.eval()
         self.definitions = dict(store.definitions)
-        self.facts: dict[str, object] = read_manifest(store.folder)[2]
+        self.facts: dict[str, object] = {"residuals": dict(store.made)} if facts is None else dict(facts)
         self._places = find_places(self.model.encoder, store)
         self._opened: str | None = None
         self._lock = Lock()
@@ -143,4 +144,4 @@ class ResidualStore(System):
 
     @classmethod
     def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> ResidualStore:
-        return cls(Store.open(folder))
+        return cls(Store.open(folder), facts)
