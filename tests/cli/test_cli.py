@@ -292,8 +292,11 @@ def test_nothing_but_a_model_of_ours_is_replaced(two_specialists: tuple[Path, Pa
         with pytest.raises(AllroundError, match="choose another --out, move that away, or give --force"):
             cli("tune", "digits", "ink", "--base", base, "--out", tmp_path / out)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "precious"
-    for scale in ("0.5", "0.7"):
-        cli("merge", base, digit, ink, "--scale", scale, "-o", tmp_path / "again")
+    cli("merge", base, digit, ink, "--scale", "0.5", "-o", tmp_path / "again")
+    with pytest.raises(AllroundError, match="another finished merge is there"):
+        cli("merge", base, digit, ink, "--scale", "0.7", "-o", tmp_path / "again")
+    cli("merge", base, digit, ink, "--scale", "0.7", "-o", tmp_path / "again", "--force")
+    assert not (tmp_path / "again.1").exists(), "all of it was allround's"
     assert json.loads((tmp_path / "again" / "encoder" / "merge.json").read_text())["parameters"]["scale"] == 0.7
 
 
