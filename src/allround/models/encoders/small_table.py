@@ -173,15 +173,17 @@ def _pieces(column: Mapping[str, Any], values: np.ndarray) -> np.ndarray:
     """Numbers standardised, then the part of each stretch that lies below them, then whether they are missing."""
     gone = np.isnan(values)
     filled = np.where(gone, column["mean"], values)
+    if "edges" in column:
+        filled = filled.clip(column["mean"] - FAR * column["scale"], column["mean"] + FAR * column["scale"])
     standard = (filled - column["mean"]) / column["scale"]
     edges = np.asarray(column.get("edges", ()), np.float64)
-    if "edges" in column:
-        standard = standard.clip(-FAR, FAR)
     parts = np.zeros((len(values), 0))
     if len(edges) > 1:
-        parts = ((filled[:, None] - edges[:-1]) / np.diff(edges)).clip(0, 1) - 0.5
+        near = filled.clip(edges[0], edges[-1])
+        parts = ((near[:, None] - edges[:-1]) / np.diff(edges)).clip(0, 1) - 0.5
         parts[gone] = 0.0
-    return np.concatenate([standard[:, None], parts, gone[:, None]], 1).astype(np.float32)
+    with np.errstate(over="ignore"):  # columns of earlier versions know no farthest number; answers to them are refused
+        return np.concatenate([standard[:, None], parts, gone[:, None]], 1).astype(np.float32)
 
 
 def _number(value: Any, column: Mapping[str, Any]) -> float:

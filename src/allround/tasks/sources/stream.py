@@ -180,7 +180,7 @@ def _parquet(path: Path, asked: str, rows: int) -> Iterator[Window]:
                 if batch.num_rows:
                     yield Batch(first, batch)
                     first += batch.num_rows
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         found = f"it is not readable as parquet: {str(error).strip()}"
         raise AllroundError(asked, found, "correct the file") from error
 
