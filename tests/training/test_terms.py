@@ -136,7 +136,7 @@ def test_a_loss_that_is_added_to_a_task_is_balanced_with_it(
         one = copy.deepcopy(model)
         train(one, tasks, settings, terms=[term])
         made[name] = weights(one)
-    assert distance(made["none"], made["task"]) > 1e-4
+    assert distance(made["none"], made["task"]) > 1e-5
     assert distance(made["step"], made["edit"]) < 1e-9
     if balance == "equal":
         assert distance(made["task"], made["step"]) < 1e-9

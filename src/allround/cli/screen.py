@@ -88,6 +88,7 @@ def print_json(asked: bool) -> None:
 def plain(value: object) -> object:
     """A value as JSON has it: paths are texts, numbers that are not finite are null.
 
+    >>> from pathlib import Path
     >>> plain({"model": Path("a/b"), "scores": (0.5, float("nan"))})
     {'model': 'a/b', 'scores': [0.5, None]}
     """

@@ -15,6 +15,7 @@ from allround.models.perceptron import Perceptron
 class Mlp(Perceptron):
     """outputs = weight @ gelu(hidden_weight @ features + hidden_bias) + bias; answers zeros before it is trained.
 
+    >>> import torch
     >>> from allround.tasks.definition import Definition
     >>> d = Definition("t", "regression", ("x",), "text", "pearson", center=0.0, scale=1.0)
     >>> Mlp(d, 4)(torch.ones(1, 4)).tolist()

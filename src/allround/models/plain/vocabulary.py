@@ -96,7 +96,7 @@ class Tfidf:
     def numbers(self, rows: Sequence[Sequence[str]]) -> csr_matrix:
         """(n, terms), float32, each row of length 1 or, without any known term, 0.
 
-        >>> Tfidf.of([["a", "b"], ["a", "b"]]).numbers([["a", "b", "b"]]).toarray().round(3).tolist()
+        >>> Tfidf.of([["a", "b"], ["a", "b"]]).numbers([["a", "b", "b"]]).toarray().astype("float64").round(3).tolist()
         [[0.509, 0.861]]
         """
         found = self.vocabulary.counts(rows)
