@@ -57,7 +57,7 @@ class LinearModels(PerTask):
         definition, model = self.definition(task), self.tasks[task]
         for some in windows(rows, 1024):
             check_rows(definition, some)
-            made = model.answer(some)
+            made = self.finished(task, model.answer(some), scores)
             yield made if scores else Answers(made.predictions, made.confidence)
 
     def cost(self, tasks: Iterable[str] | None = None) -> Cost:
