@@ -177,6 +177,7 @@ def _parquet(path: Path, asked: str, rows: int) -> Iterator[Window]:
         with open_file(path, asked=asked) as file:
             check_parquet(file, asked=asked)
             for batch in pq.ParquetFile(file).iter_batches(batch_size=rows, use_threads=False):
+                batch.validate(full=True)  # also that texts are UTF-8
                 if batch.num_rows:
                     yield Batch(first, batch)
                     first += batch.num_rows
