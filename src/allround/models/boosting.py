@@ -53,6 +53,11 @@ class TaskTrees:
     constant: tuple[float, ...]
     classes: tuple[int, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """How many numbers it keeps: thresholds, the columns of splits, the values of leaves; 1 of a constant."""
+        return sum(forest.numbers for forest in self.forests if forest is not None) or 1
+
     def check(self) -> None:
         """A ValueError unless its parts fit each other and the definition."""
         definition, rules = self.definition, kind(self.definition.kind)

@@ -89,7 +89,7 @@ class Task:
     def content(self) -> str:
         """A hash of the definition and of every row; for a task of a table also of its name and the rows' numbers.
 
-        Slices are no part of it: nothing that is learned or predicted follows from them.
+        Slices do not count: they change nothing that is learned or predicted.
         """
         parts: list[object] = [self.definition.to_json()]
         if self.table is not None:

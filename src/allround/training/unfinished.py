@@ -76,7 +76,7 @@ class UnfinishedTraining:
         self.saved = time.perf_counter()
 
     def read(self) -> TrainingState | None:
-        """What the file holds; None if there is no file. Errors: it is damaged, or belongs to another training."""
+        """What the file holds; None if there is no file. Errors: a file that is damaged or of another training."""
         if not self.path.is_file():
             return None
         asked = f"go on with the training in {self.path}"

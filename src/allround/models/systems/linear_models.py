@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,17 @@ from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
 from allround.core.registry import method
 from allround.core.schema import STRICT, fitted
-from allround.models.batch import Answers
-from allround.models.cost import Cost
 from allround.models.per_task import PerTask
 from allround.models.plain.linear import TaskLinear, reader_of
 from allround.models.plain.reader import check_array
-from allround.models.system import check_rows, windows
 from allround.tasks.definition import Definition
-from allround.tasks.values import Row
 
 #: The file of the models.
 FILE = "linear.safetensors"
 
 
 @method(source="ridge regression: Hoerl and Kennard, Technometrics 12, 1970; logistic regression: Cox, JRSS B 20, 1958")
-class LinearModels(PerTask):
+class LinearModels(PerTask[TaskLinear]):
     """A linear model for each task on its own; tasks share nothing.
 
     Texts are read as TF-IDF of words and of short strings of characters, tables as standardised columns, images as
@@ -37,33 +33,9 @@ class LinearModels(PerTask):
 
     sort = "linear_models"
 
-    def __init__(self, tasks: Mapping[str, TaskLinear]) -> None:
-        self.tasks = dict(tasks)
-        self.definitions = {name: one.definition for name, one in self.tasks.items()}
-        self.facts: dict[str, object] = {}
-
-    @classmethod
-    def joined(cls, systems: Sequence[LinearModels]) -> LinearModels:
-        return cls({name: one for system in systems for name, one in system.tasks.items()})
-
     @property
     def noun(self) -> str:
         return "system of linear models"
-
-    def answer(
-        self, task: str | None, rows: Iterable[Row], *, batch_size: int = 64, scores: bool = False
-    ) -> Iterator[Answers]:
-        task = self.only_task() if task is None else task
-        definition, model = self.definition(task), self.tasks[task]
-        for some in windows(rows, 1024):
-            check_rows(definition, some)
-            made = self.finished(task, model.answer(some), scores)
-            yield made if scores else Answers(made.predictions, made.confidence)
-
-    def cost(self, tasks: Iterable[str] | None = None) -> Cost:
-        """A number is a weight, or what its reader keeps: a weight of a term, or the mean or scale of a column."""
-        sizes = [self.tasks[name].size for name in (self.tasks if tasks is None else tasks)]
-        return Cost(parameters_stored=sum(sizes), parameters_used=max(sizes, default=0))
 
     def write(self, folder: Path) -> None:
         from safetensors.numpy import save_file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,18 @@ from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
 from allround.core.registry import method
 from allround.core.schema import STRICT, fitted
-from allround.models.batch import Answers
 from allround.models.boosting import TaskTrees
-from allround.models.cost import Cost
 from allround.models.forest import Forest
 from allround.models.per_task import PerTask
-from allround.models.system import check_rows, windows
 from allround.models.table_columns import Column
 from allround.tasks.definition import Definition
-from allround.tasks.values import Row
 
 #: The file of the trees.
 FILE = "trees.safetensors"
 
 
 @method(source="Friedman, Annals of Statistics 29, 2001; histograms as in LightGBM: Ke et al., NeurIPS 2017")
-class Trees(PerTask):
+class Trees(PerTask[TaskTrees]):
     """Boosted trees for each task on its own; tasks share nothing.
 
     Numbers, categories (texts), dates and missing values are read as they come; a category that training did not see
@@ -37,36 +33,9 @@ class Trees(PerTask):
 
     sort = "trees"
 
-    def __init__(self, tasks: Mapping[str, TaskTrees]) -> None:
-        self.tasks = dict(tasks)
-        self.definitions = {name: one.definition for name, one in self.tasks.items()}
-        self.facts: dict[str, object] = {}
-
-    @classmethod
-    def joined(cls, systems: Sequence[Trees]) -> Trees:
-        return cls({name: one for system in systems for name, one in system.tasks.items()})
-
     @property
     def noun(self) -> str:
         return "system of trees"
-
-    def answer(
-        self, task: str | None, rows: Iterable[Row], *, batch_size: int = 64, scores: bool = False
-    ) -> Iterator[Answers]:
-        task = self.only_task() if task is None else task
-        definition, trees = self.definition(task), self.tasks[task]
-        for some in windows(rows, 1024):
-            check_rows(definition, some)
-            made = self.finished(task, trees.answer(some), scores)
-            yield made if scores else Answers(made.predictions, made.confidence)
-
-    def cost(self, tasks: Iterable[str] | None = None) -> Cost:
-        """A number is a threshold, the column of a split, or the value of a leaf."""
-        sizes = [
-            sum(forest.numbers for forest in self.tasks[name].forests if forest is not None) or 1
-            for name in (self.tasks if tasks is None else tasks)
-        ]
-        return Cost(parameters_stored=sum(sizes), parameters_used=max(sizes, default=0))
 
     def write(self, folder: Path) -> None:
         from safetensors.numpy import save_file

@@ -7,7 +7,8 @@ import numpy as np
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import Array, Parts, PartsMetric, one_hot
+from allround.tasks.metric import Array, Parts, PartsMetric
+from allround.tasks.metrics._agreement import agreement_parts, agreement_sums
 
 
 @method(source="scikit-learn, cohen_kappa_score", kinds=("classification", "ordinal"), better="higher")
@@ -28,14 +29,10 @@ class Kappa(PartsMetric):
         return float(cohen_kappa_score(targets, predictions))
 
     def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Parts:
-        from scipy.sparse import csr_array, hstack
-
-        k = len(definition.labels)
-        correct = csr_array((np.asarray(targets) == np.asarray(predictions)).astype(np.float64)[:, None])
-        return hstack([correct, one_hot(targets, k), one_hot(predictions, k)], format="csr")
+        return agreement_parts(targets, predictions, definition)
 
     def value(self, sums: Array, definition: Definition) -> Array:
-        correct, (true, said) = sums[:, 0], np.split(sums[:, 1:], 2, axis=1)
+        correct, true, said = agreement_sums(sums)
         n = true.sum(1)
         chance = (true * said).sum(1) / n
         left = n - chance

@@ -9,7 +9,8 @@ import numpy as np
 from allround.core.registry import method
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import Array, Parts, PartsMetric, one_hot
+from allround.tasks.metric import Array, Parts, PartsMetric
+from allround.tasks.metrics._agreement import agreement_parts, agreement_sums
 
 
 @method(source="scikit-learn, matthews_corrcoef", kinds=("classification",), better="higher")
@@ -32,14 +33,10 @@ class Mcc(PartsMetric):
             return float(matthews_corrcoef(targets, predictions))
 
     def parts(self, targets: Encoded, predictions: Encoded, definition: Definition) -> Parts:
-        from scipy.sparse import csr_array, hstack
-
-        k = len(definition.labels)
-        correct = csr_array((np.asarray(targets) == np.asarray(predictions)).astype(np.float64)[:, None])
-        return hstack([correct, one_hot(targets, k), one_hot(predictions, k)], format="csr")
+        return agreement_parts(targets, predictions, definition)
 
     def value(self, sums: Array, definition: Definition) -> Array:
-        correct, (true, said) = sums[:, 0], np.split(sums[:, 1:], 2, axis=1)
+        correct, true, said = agreement_sums(sums)
         n = true.sum(1)
         spread = (n**2 - (said**2).sum(1)) * (n**2 - (true**2).sum(1))
         scores: Array = (correct * n - (said * true).sum(1)) / np.sqrt(np.where(spread > 0, spread, 1.0))
