@@ -10,6 +10,10 @@ from typing import Any
 from allround.core import registry
 from allround.core.schema import STRICT, fitted
 from allround.tasks.column_types import ColumnType
+from allround.tasks.prompt import Prompt
+
+#: What definitions did not have at first; one without them is written as it was before there were any.
+_LATER = ("columns", "weights", "focal", "prompt", "head")
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class Definition:
     classification: tags). `center` and `scale` standardise a regression target. `metric` names the score.
     `columns` says how each column of a table was understood; tasks that earlier versions made have none. `weights` of
     labels and the exponent `focal` are those of the training loss (`allround.tasks.imbalance`); no score knows them.
+    `prompt` is how the task is put to a language model. `head` is the sort of head that answers it, where one was asked
+    for; else the base chooses.
     """
 
     __pydantic_config__ = STRICT
@@ -36,6 +42,8 @@ class Definition:
     columns: tuple[ColumnType, ...] = ()
     weights: tuple[tuple[float, ...], ...] = ()
     focal: float = 0.0
+    prompt: Prompt | None = None
+    head: str = ""
 
     @property
     def pair(self) -> bool:
@@ -50,8 +58,8 @@ class Definition:
         found = {**asdict(self), "inputs": list(self.inputs), "labels": list(self.labels)}
         found["columns"] = [{**column, "categories": list(column["categories"])} for column in found["columns"]]
         found["weights"] = [list(row) for row in self.weights]
-        # A definition without these is written as it was before there were any.
-        return {name: value for name, value in found.items() if value or name not in ("columns", "weights", "focal")}
+        found["prompt"] = self.prompt.to_json() if self.prompt is not None else None
+        return {name: value for name, value in found.items() if value or name not in _LATER}
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Definition:
@@ -65,7 +73,8 @@ class Definition:
         for name in ("inputs", "labels"):
             if len(set(getattr(made, name))) < len(getattr(made, name)):
                 raise ValueError(f"{name} names something twice")
-        if not made.labels and not registry.load("kind", made.kind)().numeric:
+        rules = registry.load("kind", made.kind)()
+        if not made.labels and not (rules.numeric or rules.written):
             raise ValueError("labels names nothing")
         if made.columns and len(made.columns) != len(made.inputs):
             raise ValueError("columns does not describe each of the inputs")
@@ -76,4 +85,10 @@ class Definition:
             raise ValueError("focal is not between 0 and 10")
         if made.scale <= 0:
             raise ValueError("scale is not above 0")
+        if made.prompt is not None and (wrong := made.prompt.problem(made.inputs)):
+            raise ValueError(wrong[0])
+        if made.prompt is not None and len(made.prompt.choices) not in (0, len(made.labels)):
+            raise ValueError("prompt does not have one choice for each label")
+        if made.head and made.head not in registry.names("head"):
+            raise ValueError(f"head {made.head!r} is not one of {', '.join(registry.names('head'))}")
         return made

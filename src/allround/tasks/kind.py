@@ -33,6 +33,8 @@ class Kind(ABC):
     ordered: ClassVar[bool] = False
     #: Whether targets may be given as columns of 0 and 1, one for each label.
     indicators: ClassVar[bool] = False
+    #: Whether the answer is a text of the model's own, which only a language model can give.
+    written: ClassVar[bool] = False
     #: The smallest number of labels that leaves something to tell apart.
     least_labels: ClassVar[int] = 2
 
@@ -59,6 +61,10 @@ class Kind(ABC):
         Shapes: scores (n, labels), or for kinds per word one (words, labels) a row. Kinds without labels have none.
         """
         raise NotImplementedError(f"{type(self).__name__} has no labels to decide between")
+
+    def spoken(self, target: Target) -> str:
+        """A readable target as a text: what a language model should say, where its label has no other words."""
+        return ", ".join(target) if isinstance(target, list) else str(target)
 
     @abstractmethod
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allround.core.errors import AllroundError
 from allround.core.files import check_name
@@ -18,11 +18,15 @@ from allround.tasks.kind import kind as find_kind
 from allround.tasks.metric import check as check_scorable
 from allround.tasks.modality import modality as find_modality
 from allround.tasks.modality import modality_of
+from allround.tasks.prompt_words import PromptWords, check_head, make_prompt
 from allround.tasks.question import Question, check_kind, check_metric
 from allround.tasks.splits import Part, finish_splits
 from allround.tasks.targets import TargetReader, check_order, check_targets, names_of
 from allround.tasks.task import SPLITS, Task, check_limit
 from allround.tasks.values import Target
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def make_task(
@@ -43,6 +47,8 @@ def make_task(
     types: Mapping[str, str] | None = None,
     stray: str = "error",
     split: Mapping[str, object] | None = None,
+    head: str | None = None,
+    **words: Unpack[PromptWords],
 ) -> Task:
     """Make a task from rows, and check them.
 
@@ -66,6 +72,8 @@ def make_task(
     is: an "error", or "missing", with a note.
     split: how splits that are not given are drawn: `by` a column whose values each stay in one split, or the latest
     rows of a column `time` for test, or with the shares of a column `stratify`; and the sizes `validation` and `test`.
+    head: the sort of head that answers the task (linear, choices, generate, ...); by default the base chooses.
+    words: how the task is put to a language model, see `PromptWords`.
 
     Raises `AllroundError` that names the column, the split, how many rows, and an example.
 
@@ -130,7 +138,9 @@ def make_task(
         raise question.fail("the targets are too large to standardise", "give them in a larger unit")
     if many:
         facts = {"labels": target_names}  # in the order that they were given in
-    definition = definition.with_facts({**facts, "columns": read_in.facts(parts["train"].inputs)})
+    prompt = make_prompt(question, words, facts.get("labels", ()), reader.named or {}, parts["train"])
+    more = {"columns": read_in.facts(parts["train"].inputs), "prompt": prompt, "head": check_head(question, head)}
+    definition = definition.with_facts({**facts, **more})
     check_scorable(definition)
     splits = {s: parts[s].split(rules.encode(parts[s].targets, definition), table is not None) for s in SPLITS}
     task = Task(definition, splits, tuple(notes), table, question.rule)

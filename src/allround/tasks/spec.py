@@ -6,7 +6,7 @@ import re
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,6 +16,7 @@ from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
 from allround.core.problems import Problems
 from allround.core.reading import read_text
+from allround.tasks.prompt_words import PromptWords
 from allround.tasks.question import check_kind, check_metric
 from allround.tasks.task import SPLITS
 
@@ -144,7 +145,32 @@ class TaskSpec(_Strict):
     types: dict[str, str] = {}
     stray: Literal["error", "missing"] = "error"
     split: SplitSpec | None = None
+    head: str | None = None
+    prompt: str | None = None
+    prompts: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
+    choices: dict[str | int | float | bool, str] | str | None = None
+    system: str | None = None
+    chat: Literal["auto", "yes", "no"] | None = None
+    shots: Annotated[int, Field(ge=0)] | None = None
+    score: Literal["sum", "mean", "characters"] | None = None
+    against: Literal["none", "unconditional", "content_free"] | None = None
+    loss: Literal["answer", "choices", "all"] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: Annotated[tuple[str, ...], BeforeValidator(_tuple)] | None = None
+    extract: str | None = None
     local: SourceSpec | None = None
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> TaskSpec:
+        if self.prompt is not None and self.prompts:
+            raise ValueError("`prompt` and `prompts` together; give one prompt, or several under `prompts`")
+        return self
+
+    @property
+    def words(self) -> PromptWords:
+        """What it says of the prompt."""
+        said = {name: getattr(self, name) for name in PromptWords.__annotations__}
+        return cast(PromptWords, {**said, "prompt": self.prompts or self.prompt})
 
 
 class SuiteSpec(_Strict):

@@ -280,6 +280,8 @@ def _make(name: str, spec: TaskSpec, data: Mapping[str, Dataset | Columns], limi
         types=spec.types,
         stray=spec.stray,
         split=spec.split.given if spec.split else None,
+        head=spec.head,
+        **spec.words,
     )
     made = made.weighed(spec.class_weights, spec.focal)
     notes = [note for rows in data.values() for note in getattr(rows, "notes", ())]
