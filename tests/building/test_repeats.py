@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -148,7 +149,14 @@ def test_folds_test_every_row_once_and_keep_a_model_of_the_usual_splits(
     usual = len(suite["species"].splits["test"])
     assert Scoreboard.load(final).cells["specialists"]["species"].n == usual
     assert "fold 1 of 2" not in str(board.notes), "notes are those of the suite"
-    assert "2 folds" in folded.report.read_text(encoding="utf-8")
+    page = folded.report.read_text(encoding="utf-8")
+    assert "2 folds" in page and "What the check of the data found" in page
+    facts = json.loads((out / "report.json").read_text(encoding="utf-8"))["tasks"][0]
+    assert facts["test"] == usual and [one["code"] for one in facts["findings"]] == ["repeated_rows"]
+    alone = json.loads((final / "report.json").read_text(encoding="utf-8"))["tasks"][0]["findings"]
+    assert [one["code"] for one in alone] == ["few_test_rows", "repeated_rows"], "each build has its own rows"
+    log = (out / "log.txt").read_text(encoding="utf-8")
+    assert log.count("repeat the input of another row") == 1, "said once, and not in every fold"
 
 
 def test_folds_and_seeds_or_given_specialists_are_refused(made: Build, table_suite: Suite, tmp_path: Path) -> None:

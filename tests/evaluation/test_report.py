@@ -31,7 +31,15 @@ EXTRA: dict[str, Any] = {
         {"method": "ties", "settings": {"keep": 0.1}, "validation": 0.91, "chosen": False},
         {"method": "ties", "settings": {"keep": 0.2}, "validation": 0.93, "chosen": True},
     ],
-    "tasks": [{"name": "one", "train": 1000, "validation": 200, "notes": ["Four rows occur twice."]}],
+    "tasks": [
+        {
+            "name": "one",
+            "train": 1000,
+            "validation": 200,
+            "notes": ["Four rows occur twice."],
+            "findings": [{"code": "blank_texts", "words": "7 rows are blank", "do": "leave them out"}],
+        }
+    ],
     "budget": "The same rows for all.",
     "machine": "a machine",
     "date": "2026-01-02",
@@ -84,6 +92,9 @@ def test_everything_given_is_shown_in_order(tmp_path: Path) -> None:
         "Retention against cost",
         "What was chosen on validation rows",
         "Four rows occur twice.",
+        "What the check of the data found",
+        "7 rows are blank",
+        "leave them out",
         "allround predict model --task one < rows.csv",
         'model.predict("one", ["text"])',
         "How this was measured",

@@ -14,7 +14,7 @@ from allround.building.joint import TUNED, Joint, joint_settings, rate_factors, 
 from allround.building.options import Options
 from allround.building.saving import CONFIG
 from allround.building.stages.base import decide_precision, is_module, make_base
-from allround.building.stages.data import announce, keep_rows
+from allround.building.stages.data import DataCheck, announce, keep_rows
 from allround.building.stages.heads import fit_heads
 from allround.building.stages.report import keep_config, provenance
 from allround.building.tracking import TRACKED, check_trackers, tracking
@@ -144,6 +144,7 @@ def _compare(
     """The stages, from the rows to the result."""
     announce(shop, suite, f"{plural(len(joints), 'method')}, {plural(trials, 'learning rate')}, "
                           f"{plural(len(seeds), 'seed')}")  # fmt: skip
+    DataCheck().tasks(shop.progress, suite.tasks)
     data = keep_rows(shop, suite.tasks)
     base = make_base(shop, given, data, encoder, shop.seed)
     settings = decide_precision(shop, options.settings).settings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from allround.building.result import Build
@@ -30,6 +30,8 @@ from allround.core.words import percent, plural
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard import Notes, Scoreboard
 from allround.evaluation.scoreboard.pool import RepeatedRun, common_systems, pool
+from allround.models.long_texts import LONG_TEXTS
+from allround.tasks.checks.finding import Finding
 from allround.tasks.folds import fold_suites
 from allround.tasks.suite import Suite
 
@@ -64,20 +66,23 @@ def build_repeats(
     inputs: Sequence[object],
     progress: Progress,
     final: Repeat | None = None,
+    check: Callable[[], Mapping[str, Sequence[Finding]]] | None = None,
     config: str | None = None,
     force: bool = False,
 ) -> Build:
     """Build each repeat below `out`, pool their scoreboards, and keep the best model.
 
     of: what the repeats differ by: seed or fold. inputs: what the build reads beside the suite. final: one more build,
-    whose model is kept and whose scores are not pooled; without it, the best model of the repeats is kept. config: what
-    the command line was asked for. Killed and called again, it goes on with what is finished.
+    whose model is kept and whose scores are not pooled; without it, the best model of the repeats is kept. check:
+    checks the data before all builds, where the findings over all are not those of each. config: what the command line
+    was asked for. Killed and called again, it goes on with what is finished.
     """
     suite = final.suite if final is not None else repeats[0].suite
     every = [*repeats, *([final] if final is not None else [])]
     with run_folder(out, "build", force=force):
         check_outputs(out, suite, inputs, force=force)
         keep_config(out, config, "build", force=force)
+        found = check() if check is not None else {}
         made: dict[str, Build] = {}
         for number, repeat in enumerate(every, 1):
             progress.say(f"{repeat.name} ({number} of {len(every)})", style="bold")
@@ -97,8 +102,9 @@ def build_repeats(
         with output_folder(out / BEST, "build", force=force) as new:
             shutil.copytree(made[model].best, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
         facts = [read_settings(one.folder / REPORT_FACTS) for one in made.values()]
+        facts = facts if final is None else [facts[-1], *facts[:-1]]  # its splits are the suite's own
         use = {"commands": commands(out, suite.tasks), "python": python_lines(out, suite.tasks)}
-        write_report_files(out, board, {**_facts(facts, of, len(repeats)), **use}, force=force)
+        write_report_files(out, board, {**_facts(facts, of, len(repeats), found), **use}, force=force)
         progress.say(words)
         progress.note(FINISHED)
     return Build(out, out / BEST, out / REPORT, board)
@@ -164,13 +170,18 @@ def _predictions(made: Build) -> dict[tuple[str, str], Predictions]:
     }
 
 
-def _facts(found: Sequence[Mapping[str, object]], of: str, count: int) -> dict[str, object]:
+def _facts(
+    runs: Sequence[Mapping[str, object]], of: str, count: int, found: Mapping[str, Sequence[Finding]]
+) -> dict[str, object]:
     """What the report says of all runs: the first one's facts, with the time of all; what was tried differs by run.
 
-    count: how many seeds or folds they are.
+    count: how many seeds or folds they are. found: findings of the data check by task that hold for all runs together.
     """
-    facts = {name: value for name, value in found[0].items() if name not in ("choices", "errors")}
-    times = [one.get("seconds_total") for one in found]
+    facts = {name: value for name, value in runs[0].items() if name not in ("choices", "errors")}
+    for task in facts["tasks"] if found and isinstance(facts["tasks"], list) else ():
+        lengths = [one for one in task["findings"] if one["code"] == LONG_TEXTS]
+        task["findings"] = [*map(asdict, found[task["name"]]), *lengths]
+    times = [one.get("seconds_total") for one in runs]
     facts["seconds_total"] = sum(time for time in times if isinstance(time, (int, float)))
     facts["title"] = f"{facts.get('title', 'Scoreboard')}, {plural(count, of)}"
     return facts

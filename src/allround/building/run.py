@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from allround.building.search import Trial
 from allround.building.stages.base import decide_precision, is_module, make_base
 from allround.building.stages.baselines import TREES, baseline_candidates
 from allround.building.stages.choice import choose, make_judge
-from allround.building.stages.data import announce, announce_lengths, keep_rows
+from allround.building.stages.data import DataCheck, announce, keep_rows
 from allround.building.stages.heads import base_candidate, fit_heads
 from allround.building.stages.learned import merge_learned
 from allround.building.stages.merges import MergeInputs, merge_candidates, merge_fixed
@@ -87,23 +88,28 @@ def build(
     start, specialists = _checked(suite, base, options, encoder or {})
     settings = {**(encoder or {}), **specialists.encoder}
     progress = progress or Progress(out / "log.txt")
+    check = DataCheck()
 
     def build_one(repeat: Repeat, place: Path, progress: Progress) -> Build:
+        nonlocal check
         budget = options.budget and options.budget / options.times
         once = replace(options, seed=repeat.seed, seeds=1, folds=0, budget=budget)
-        return _build_one(repeat.suite, place, start, once, specialists, settings, progress, None, callbacks, force)
+        check = check.again()
+        return _build_one(repeat.suite, place, start, once, specialists, settings, progress, None, callbacks, force,
+                          check)  # fmt: skip
 
     if options.folds:
         repeats = fold_repeats(suite, options.folds, options.seed)
         final = Repeat("all rows", "folds/final", suite, options.seed)
+        whole = partial(check.tasks, progress, suite.tasks, folds=True)
         return build_repeats(repeats, "fold", build_one, out=out, inputs=[start], progress=progress, final=final,
-                             config=config, force=force)  # fmt: skip
+                             check=whole, config=config, force=force)  # fmt: skip
     if options.seeds > 1:
         repeats = seed_repeats(suite, options.seed, options.seeds)
         inputs = [start, *specialists.folders]
         return build_repeats(repeats, "seed", build_one, out=out, inputs=inputs, progress=progress, config=config,
                              force=force)  # fmt: skip
-    return _build_one(suite, out, start, options, specialists, settings, progress, config, callbacks, force)
+    return _build_one(suite, out, start, options, specialists, settings, progress, config, callbacks, force, check)
 
 
 def forecast_build(
@@ -134,6 +140,7 @@ def _build_one(
     config: str | None,
     callbacks: Sequence[Callback],
     force: bool,
+    check: DataCheck,
 ) -> Build:
     """One build, with one seed."""
     about = {"suite": suite.name, "base": str(base), "seed": options.seed, **options.settings.to_json()}
@@ -154,7 +161,7 @@ def _build_one(
             force=force,
             callbacks=[*trackers, *callbacks],
         )
-        return _build(shop, suite, base, options, specialists, encoder)
+        return _build(shop, suite, base, options, specialists, encoder, check)
 
 
 def _checked(
@@ -192,17 +199,19 @@ def _build(
     options: Options,
     given: GivenSpecialists,
     encoder: Mapping[str, object],
+    check: DataCheck,
 ) -> Build:
     """The stages, from the rows to the report."""
     candidates: list[Candidate]
     trials: list[Trial] = []
     with shop:
         announce(shop, suite, f"seed {shop.seed}")
+        check.tasks(shop.progress, suite.tasks)
         for task, words in given.notes.items():
             shop.say(f"{task}: {words}", style=None if given.tasks[task].order is not None else "yellow")
         rows = keep_rows(shop, suite.tasks)
         base = make_base(shop, base_name, rows, encoder, shop.seed)
-        announce_lengths(shop, base.piece, rows)
+        check.lengths(shop.progress, base.piece, rows.tasks)
         precision = decide_precision(shop, options.settings)
         scope = plan_work(shop, base, whole_scope(options, rows, precision.settings), options.budget)
         data, device = scope.data, scope.settings.device
@@ -242,5 +251,5 @@ def _build(
         write_predictions(shop.out, scored.predictions, force=shop.force)
     for callback in shop.callbacks:
         callback.scored(scored.board.scores())
-    write_report(shop, f"{suite.name} on {base.name}", scope, precision, trials, choice, scored)
+    write_report(shop, f"{suite.name} on {base.name}", scope, precision, trials, choice, scored, check)
     return Build(shop.out, shop.out / BEST, shop.out / REPORT, scored.board)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from allround.evaluation.facts import TaskFacts
+from allround.tasks.checks.finding import Finding
 from allround.tasks.modality import modality_of
 from allround.tasks.task import Task
 
@@ -42,10 +43,10 @@ def plain_name(base: object) -> str:
     return label if isinstance(label, str) else Path(str(base)).name if os.sep in str(base) else str(base)
 
 
-def task_facts(task: Task) -> TaskFacts:
-    """What the report says of a task's data."""
+def task_facts(task: Task, findings: Sequence[Finding] | None = None) -> TaskFacts:
+    """What the report says of a task's data. findings: of the data check; None: it was not made."""
     d = task.definition
-    return {
+    facts: TaskFacts = {
         "name": d.name,
         "kind": d.kind,
         "metric": d.metric,
@@ -56,3 +57,6 @@ def task_facts(task: Task) -> TaskFacts:
         "test": len(task.splits["test"]),
         "notes": list(task.notes),
     }
+    if findings is not None:
+        facts["findings"] = [{"code": one.code, "words": one.words, "do": one.do} for one in findings]
+    return facts

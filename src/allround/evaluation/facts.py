@@ -10,8 +10,18 @@ from allround.core.schema import STRICT
 from allround.evaluation.errors import TaskErrors
 
 
+class FoundFacts(TypedDict, total=False):
+    """What the data check found. code: what sort of thing; words; do: what may be done about it, or nothing."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    code: str
+    words: str
+    do: str
+
+
 class TaskFacts(TypedDict, total=False):
-    """A task's data. train, validation, test: rows. labels: how many."""
+    """A task's data. train, validation, test: rows. labels: how many. findings: of the data check, if it was made."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 
@@ -24,6 +34,7 @@ class TaskFacts(TypedDict, total=False):
     validation: int | None
     test: int | None
     notes: list[str]
+    findings: list[FoundFacts]
 
 
 class MachineFacts(TypedDict, total=False):

@@ -9,6 +9,8 @@ from allround.models.encoder import Encoder
 from allround.tasks.checks.finding import Finding
 from allround.tasks.task import Task
 
+#: The code of what is found.
+LONG_TEXTS = "long_texts"
 #: Training rows that are looked at.
 ROWS = 1000
 #: It is worth saying from this part of them on.
@@ -26,4 +28,4 @@ def check_lengths(encoder: Encoder, task: Task) -> list[Finding]:
         return []
     most = f" of {encoder.max_length} tokens" if hasattr(encoder, "max_length") else ""
     words = f"{100 * cut / len(order):.2g}% of the train texts are longer than the base reads{most}"
-    return [Finding("long_texts", words, "their ends are not read; a base may take more by `--max-length`")]
+    return [Finding(LONG_TEXTS, words, "their ends are not read; a base may take more by `--max-length`")]

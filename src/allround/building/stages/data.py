@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from allround.building.workshop import Workshop
 from allround.core.files import hash_json
 from allround.core.pieces import Piece
+from allround.core.progress import Progress
 from allround.core.words import plural
+from allround.tasks.checks.finding import Finding
 from allround.tasks.checks.run import check_task
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
@@ -40,27 +42,58 @@ class Data:
         return sum(len(task.splits[split]) for task in self.tasks.values())
 
 
+@dataclass
+class DataCheck:
+    """What is found in the data of a build's tasks. People are told of it, where an earlier build of the run did not.
+
+    found: by task. earlier: the notes and the codes of findings that people were told of, with their tasks.
+    """
+
+    found: dict[str, list[Finding]] = field(default_factory=dict)
+    earlier: frozenset[tuple[str, str]] = frozenset()
+    _told: set[tuple[str, str]] = field(default_factory=set)
+
+    def again(self) -> DataCheck:
+        """The check of a further build of the run: people need not be told of the same again."""
+        return DataCheck(earlier=self.earlier | self._told)
+
+    def tasks(
+        self, progress: Progress, tasks: Mapping[str, Task], *, folds: bool = False
+    ) -> Mapping[str, list[Finding]]:
+        """Check tasks, and say what people have to know of them. folds: every row is tested, in folds."""
+        for name, task in tasks.items():
+            for note in task.notes:
+                self._say(progress, name, note, note)
+            self._add(progress, name, check_task(task, folds=folds))
+        return self.found
+
+    def lengths(self, progress: Progress, base: Piece, tasks: Mapping[str, Task]) -> None:
+        """Find the tasks with texts that are longer than the base reads, and say so."""
+        from allround.models.base import load_encoder
+        from allround.models.long_texts import check_lengths
+
+        if base.facts.get("encoder") != "text":
+            return
+        made = load_encoder(base.folder / "encoder")
+        for name, task in tasks.items():
+            self._add(progress, name, check_lengths(made, task))
+
+    def _add(self, progress: Progress, task: str, findings: Sequence[Finding]) -> None:
+        self.found.setdefault(task, []).extend(findings)
+        for finding in findings:
+            self._say(progress, task, finding.code, str(finding))
+
+    def _say(self, progress: Progress, task: str, key: str, words: str) -> None:
+        self._told.add((task, key))
+        if (task, key) not in self.earlier:
+            progress.say(f"data of {task}: {words}", style="yellow")
+
+
 def announce(shop: Workshop, suite: Suite, words: str) -> None:
-    """Say what is worked on, and what people have to know of the data."""
+    """Say what is worked on."""
     rows = sum(len(task.splits["train"]) for task in suite.tasks.values())
     shop.say(f"suite {suite.name}: {plural(len(suite.tasks), 'task')}, {plural(rows, 'training row')}; {words}, "
              f"{plural(shop.workers, 'worker')}")  # fmt: skip
-    for name, task in suite.tasks.items():
-        for words in (*task.notes, *map(str, check_task(task))):
-            shop.say(f"data of {name}: {words}", style="yellow")
-
-
-def announce_lengths(shop: Workshop, base: Piece, data: Data) -> None:
-    """Say which tasks have texts that are longer than the base reads."""
-    from allround.models.base import load_encoder
-    from allround.models.long_texts import check_lengths
-
-    if base.facts.get("encoder") != "text":
-        return
-    made = load_encoder(base.folder / "encoder")
-    for name, task in data.tasks.items():
-        for finding in check_lengths(made, task):
-            shop.say(f"data of {name}: {finding}", style="yellow")
 
 
 def keep_rows(shop: Workshop, tasks: Mapping[str, Task]) -> Data:

@@ -11,7 +11,7 @@ from allround.building.saving import CONFIG, save_best
 from allround.building.search import Trial
 from allround.building.stages.base import Base, Precision
 from allround.building.stages.choice import Choice
-from allround.building.stages.data import Data
+from allround.building.stages.data import Data, DataCheck
 from allround.building.stages.plan import Scope
 from allround.building.stages.scoring import Scored
 from allround.building.words import commands, python_lines, task_facts
@@ -80,11 +80,11 @@ def write_predictions(out: Path, predictions: Mapping[tuple[str, str], Predictio
 
 def write_report(
     shop: Workshop, title: str, scope: Scope, precision: Precision, trials: Sequence[Trial], choice: Choice,
-    scored: Scored,
+    scored: Scored, check: DataCheck,
 ) -> None:  # fmt: skip
     """Write the chosen model, the scoreboard and the report, and what the report can be made from again.
 
-    trials: settings of merges that were compared.
+    trials: settings of merges that were compared. check: of the data of all tasks.
     """
     out, board, tasks = shop.out, scored.board, scope.data.tasks
     save_best(out / BEST, choice.best, board, scored.calibrations, force=shop.force)
@@ -98,7 +98,7 @@ def write_report(
         "choices": [
             {"method": t.method, "settings": t.settings, "validation": t.validation, "chosen": t.chosen} for t in trials
         ],
-        "tasks": [task_facts(t) for t in tasks.values()],
+        "tasks": [task_facts(t, check.found.get(name, ())) for name, t in tasks.items()],
         "budget": scope.budget,
         "precision": precision.words,
         **about_machine(),

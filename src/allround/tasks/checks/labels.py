@@ -20,6 +20,10 @@ def label_counts(targets: Targets) -> dict[str, Counter[str]]:
     return {split: count_labels(targets[split]) for split in SPLITS}
 
 
+#: The code of labels that no test row has.
+NOT_TESTED = "labels_not_tested"
+
+
 def check_labels(counts: Mapping[str, Counter[str]], rows: int) -> list[Finding]:
     """What is worth knowing about the labels of a task. rows: of train; 0 where a row may have several."""
     total = sum(counts.values(), Counter())
@@ -37,7 +41,7 @@ def _rare(counts: Mapping[str, Counter[str]], total: Counter[str]) -> list[Findi
     unseen = sorted(label for label in total if not counts["test"][label])
     if unseen:
         do = "say `split: {stratify: TARGET}`, or give test rows of them" if set(unseen) - set(rare) else ""
-        found.append(Finding("labels_not_tested", f"{_labels(len(unseen))} no test row: {listed(unseen)}", do))
+        found.append(Finding(NOT_TESTED, f"{_labels(len(unseen))} no test row: {listed(unseen)}", do))
     return found
 
 

@@ -15,12 +15,13 @@ WORTH = 0.01
 TEST = 100
 
 
-def check_size(task: Task) -> list[Finding]:
-    """Whether the test rows are enough to tell models apart."""
-    rows = len(task.splits["test"])
+def check_size(task: Task, *, folds: bool = False) -> list[Finding]:
+    """Whether the test rows are enough to tell models apart. folds: every row is one."""
+    rows = sum(map(len, task.splits.values())) if folds else len(task.splits["test"])
     if rows >= TEST:
         return []
-    do = "give more test rows (`split: {test: 0.3}`), or test every row once: `--folds 5`"
+    once = "give more test rows (`split: {test: 0.3}`), or test every row once: `--folds 5`"
+    do = "give more rows" if folds else once
     if not has_labels(task.definition):
         return [Finding("few_test_rows", f"only {rows} test rows: scores will have wide intervals", do)]
     wide = 100 * 1.96 * math.sqrt(0.8 * 0.2 / rows)

@@ -8,15 +8,16 @@ from typing import Any
 
 from allround.tasks.checks.columns import check_columns
 from allround.tasks.checks.finding import Finding, has_labels, targets_of
-from allround.tasks.checks.labels import check_labels, label_counts
+from allround.tasks.checks.labels import NOT_TESTED, check_labels, label_counts
 from allround.tasks.checks.rows import check_repeats, check_size, check_texts
 from allround.tasks.column_types import columns_in_words
 from allround.tasks.kind import kind
 from allround.tasks.task import SPLITS, Task
 
 
-def check_task(task: Task) -> list[Finding]:
-    """What a user should know about the data of a task before anything is trained, beside its notes.
+def check_task(task: Task, *, folds: bool = False) -> list[Finding]:
+    """What a user should know about the data of a task before anything is trained, beside its notes. folds: every row
+    is tested, in folds.
 
     >>> from allround.tasks.make import make_task
     >>> rows = [{"x": i, "y": "ab"[i % 2], "z": 1} for i in range(60)] + [{"x": 60, "y": "A ", "z": 1}] * 2
@@ -25,10 +26,11 @@ def check_task(task: Task) -> list[Finding]:
     ['few_test_rows', 'rare_labels', 'labels_not_tested', 'labels_alike', 'repeated_rows', 'constant']
     """
     targets = targets_of(task)
-    found = check_size(task)
+    found = check_size(task, folds=folds)
     if has_labels(task.definition):
         rows = 0 if kind(task.definition.kind).lists else len(task.splits["train"])
-        found += check_labels(label_counts(targets), rows)
+        labels = check_labels(label_counts(targets), rows)
+        found += [finding for finding in labels if not folds or finding.code != NOT_TESTED]
     found += check_repeats(task, targets)
     found += check_texts(task, targets)
     return [*found, *check_columns(task)]
