@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparisons import comparison
 
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.report import html
 from allround.evaluation.scoreboard import Scoreboard, ScoredSystem
+from allround.evaluation.training.page import html as training_page
 from allround.models.cost import Cost
 from allround.tasks.definition import Definition
 
@@ -73,8 +75,10 @@ def test_nothing_lies_outside_the_window(tmp_path: Path) -> None:
     text = html(made, extra={"tasks": notes, "choices": tried, "commands": commands})
     inside = escape(text.replace("</body>", SCRIPT + "</body>"))
     wide = escape('<p style="width: 2000px">wider than any window</p>' + SCRIPT)
+    trainings = escape(training_page(comparison()).replace("</body>", SCRIPT + "</body>"))
     page = tmp_path / "page.html"
-    frames = [FRAME.format(width=width, page=one) for width, one in ((1300, inside), (390, inside), (391, wide))]
+    shown = ((1300, inside), (390, inside), (391, wide), (1301, trainings), (392, trainings))
+    frames = [FRAME.format(width=width, page=one) for width, one in shown]
     page.write_text(f"<!doctype html><body>{''.join(frames)}</body>", encoding="utf-8")
     assert BROWSER is not None
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--dump-dom"]
@@ -83,3 +87,4 @@ def test_nothing_lies_outside_the_window(tmp_path: Path) -> None:
     found = {width: json.loads(unescape(value)) for width, value in re.findall(r'data-found-(\d+)="([^"]*)"', said)}
     assert found["391"][0][0] == "P", "the script finds what is too wide"
     assert found["1300"] == [] and found["390"] == []
+    assert found["1301"] == [] and found["392"] == [], "pictures of trainings do not scroll on a phone"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from allround.core.outputs import write_texts
 from allround.core.words import count, duration, percent, plural, shown, span_text
 from allround.evaluation.facts import ReportFacts, TaskFacts, TriedSetting
+from allround.evaluation.page_pictures import PagePicture, page_picture
 from allround.evaluation.pages import breakable, settings_text, template
 from allround.evaluation.scoreboard import Comparison, Scoreboard
 from allround.evaluation.scoreboard.scores import CostName
@@ -20,13 +21,12 @@ from allround.evaluation.scoreboard.tables import calibration_legend, calibratio
 from allround.tasks.metric import better
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
     from matplotlib.figure import Figure
 
 #: The most tasks next to each other in a table of scores, and in a heat map: what fits on a page of paper and a screen.
 SCORE_COLUMNS, HEAT_COLUMNS = 9, 13
-#: Widths of pictures in points: of all systems and of costs on a screen, and on a phone.
-WIDE, COST_WIDTH, PHONE = 720.0, 520.0, 344.0
+#: Widths of pictures on a screen, in points: of all systems, and of costs.
+WIDE, COST_WIDTH = 720.0, 520.0
 #: Lower ends of the heat map's steps of retention, from the second on; step 5 is "as good as the reference".
 _STEPS = (0.70, 0.80, 0.90, 0.95, 0.985, 1.015, 1.05)
 
@@ -109,40 +109,23 @@ def _parted(names: list[str], most: int) -> list[list[str]]:
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A picture for a screen, and the same one for a phone, whose letters stay readable."""
-
-    wide: Markup
-    narrow: Markup
-
-
-@dataclass(frozen=True)
 class _Figure:
     title: str
-    picture: _Picture
+    picture: PagePicture
 
 
-def _picture(draw: Callable[[float], Figure], label: str, width: float) -> _Picture:
-    from markupsafe import Markup
-
-    from allround.evaluation.pictures import svg_text
-
-    wide, narrow = (Markup(svg_text(draw(size), label, inline=True)) for size in (width, PHONE))
-    return _Picture(wide, narrow)
-
-
-def _retention_picture(board: Scoreboard) -> _Picture | None:
+def _retention_picture(board: Scoreboard) -> PagePicture | None:
     if not board.mean:
         return None
-    return _picture(lambda width: board.plot_retention(width=width), "Mean retention of each system", WIDE)
+    return page_picture(lambda width: board.plot_retention(width=width), "Mean retention of each system", WIDE)
 
 
-def _reliability_picture(board: Scoreboard) -> _Picture | None:
+def _reliability_picture(board: Scoreboard) -> PagePicture | None:
     """That of the chosen system, where the board says how far its confidences can be trusted."""
     found = (board.calibration or {}).get(board.best or "", {})
     if not any(one.before or one.after for one in found.values()):
         return None
-    return _picture(lambda width: board.plot_reliability(width=width), f"Reliability of {board.best}", WIDE)
+    return page_picture(lambda width: board.plot_reliability(width=width), f"Reliability of {board.best}", WIDE)
 
 
 def _cost_pictures(board: Scoreboard) -> list[_Figure]:
@@ -157,7 +140,7 @@ def _cost_pictures(board: Scoreboard) -> list[_Figure]:
         if len(drawn_by(board, by)[0]) > 1:
             label = f"{title}: mean retention of each system against {COSTS[by]}"
             draw = partial(_draw_cost, board, by)
-            made.append(_Figure(title, _picture(draw, label, COST_WIDTH)))
+            made.append(_Figure(title, page_picture(draw, label, COST_WIDTH)))
     return made
 
 

@@ -8,9 +8,16 @@ from pathlib import Path
 from markupsafe import Markup
 
 from allround.core.words import count, duration, gibibytes, percent, plural, rate, shown, span_text
+from allround.evaluation.page_pictures import PagePicture, page_picture
 from allround.evaluation.pages import breakable, settings_text, template
-from allround.evaluation.pictures import page_colours, page_style, svg_text
-from allround.evaluation.training.pictures import plot_retention, plot_trade_off, retention_caption, trade_off_caption
+from allround.evaluation.pictures import page_colours, page_style
+from allround.evaluation.training.pictures import (
+    WIDTH,
+    plot_retention,
+    plot_trade_off,
+    retention_caption,
+    trade_off_caption,
+)
 from allround.evaluation.training.results import EQUAL, SPECIALISTS, TrainingResults
 from allround.evaluation.training.tables import facts
 from allround.evaluation.training.words import how, legend, memory_words, task_legend, words
@@ -20,7 +27,7 @@ from allround.tasks.metric import better
 @dataclass(frozen=True)
 class _Figure:
     title: str
-    svg: Markup
+    picture: PagePicture
     caption: str
 
 
@@ -60,9 +67,11 @@ def html(results: TrainingResults) -> str:
 
 def _figures(results: TrainingResults) -> list[_Figure]:
     title = "On validation: methods and the weight sweep"
-    svg = svg_text(plot_trade_off(results), "Trade-off of the methods on the validation rows", inline=True)
-    found = [_Figure(title, Markup(svg), trade_off_caption(results))]
+    label = "Trade-off of the methods on the validation rows"
+    picture = page_picture(lambda width: plot_trade_off(results, width=width), label, WIDTH)
+    found = [_Figure(title, picture, trade_off_caption(results))]
     if any(one.test.mean for one in results.methods):
-        svg = svg_text(plot_retention(results), "Mean retention of each method on the test rows", inline=True)
-        found.append(_Figure("On test: mean retention of each method", Markup(svg), retention_caption(results)))
+        label = "Mean retention of each method on the test rows"
+        picture = page_picture(lambda width: plot_retention(results, width=width), label, WIDTH)
+        found.append(_Figure("On test: mean retention of each method", picture, retention_caption(results)))
     return found

@@ -12,28 +12,45 @@ from matplotlib.figure import Figure
 
 from allround.core.errors import AllroundError
 from allround.core.words import listed, plural
-from allround.evaluation.charts import ABOVE, BELOW, LONGEST, ROW, Point, Row, draw_points, draw_rows
+from allround.evaluation.charts import (
+    ABOVE,
+    BELOW,
+    LONGEST,
+    NARROW,
+    ROW,
+    TALL_ROW,
+    Point,
+    Row,
+    draw_points,
+    draw_rows,
+)
 from allround.evaluation.pictures import Picture, add_axes, colour, grid, picture, style, svg_text, ticks, write
 from allround.evaluation.training.results import EQUAL, SPECIALISTS, Training, TrainingResults, Tried
 
-_WIDTH, _HEIGHT, _GAP, _EDGE = 520.0, 380.0, 40.0, 20.0
+#: Width of each of the two pictures, in points.
+WIDTH = 520.0
+_HEIGHT, _GAP, _EDGE = 380.0, 40.0, 20.0
 Place = tuple[float, float]
 
 
 @style()
-def plot_trade_off(results: TrainingResults) -> Picture:
+def plot_trade_off(results: TrainingResults, *, width: float = WIDTH) -> Picture:
     """The methods and the sweep of fixed weights on the validation rows, in percent of the specialists.
 
-    Of two tasks each has an axis; of more the axes are mean retention and the least retention of a task.
+    Of two tasks each has an axis; of more the axes are mean retention and the least retention of a task. width: in
+    points.
     """
-    made = picture(_WIDTH, _HEIGHT)
-    _draw_trade_off(made, results, 0, 0)
+    made = picture(width, _HEIGHT)
+    _draw_trade_off(made, results, 0, 0, width)
     return made
 
 
 @style()
-def plot_retention(results: TrainingResults) -> Picture:
-    """Mean retention of each method on the test rows with its 95% interval; small dots are single seeds."""
+def plot_retention(results: TrainingResults, *, width: float = WIDTH) -> Picture:
+    """Mean retention of each method on the test rows with its 95% interval; small dots are single seeds.
+
+    width: in points; below `NARROW`, names stand above their lines.
+    """
     rows = _rows(results)
     if not rows:
         raise AllroundError(
@@ -41,8 +58,8 @@ def plot_retention(results: TrainingResults) -> Picture:
             f"retention is undefined: no score of the {SPECIALISTS} is above 0",
             "compare trainings on tasks that the specialists learn",
         )
-    made = picture(_WIDTH, ABOVE + ROW * len(rows) + BELOW)
-    _draw_retention(made, rows, 0, 0)
+    made = picture(width, ABOVE + (TALL_ROW if width < NARROW else ROW) * len(rows) + BELOW)
+    _draw_retention(made, rows, 0, 0, width)
     return made
 
 
@@ -54,18 +71,18 @@ def plot(results: TrainingResults) -> Picture:
     titles = ["On validation: methods and the weight sweep", "On test: mean retention of each method"]
     lines = [textwrap.wrap(caption, 84) for caption in captions]
     high = max(_HEIGHT, ABOVE + ROW * len(rows) + BELOW if rows else 0)
-    wide = len(captions) * _WIDTH + (len(captions) - 1) * _GAP + 2 * _EDGE
+    wide = len(captions) * WIDTH + (len(captions) - 1) * _GAP + 2 * _EDGE
     made = picture(wide, 82 + high + 17 * max(map(len, lines)) + 24)
     write(made, _EDGE, 32, results.title, size=16, bold=True)
     for number, (title, below) in enumerate(zip(titles, lines, strict=False)):
-        left = _EDGE + number * (_WIDTH + _GAP)
+        left = _EDGE + number * (WIDTH + _GAP)
         write(made, left, 64, title, size=13, bold=True)
         height = _HEIGHT if number == 0 else ABOVE + ROW * len(rows) + BELOW
         for line, text in enumerate(below):
             write(made, left, 82 + height + 17 * (line + 1), text, size=11.5, ink="soft")
-    _draw_trade_off(made, results, _EDGE, 76)
+    _draw_trade_off(made, results, _EDGE, 76, WIDTH)
     if rows:
-        _draw_retention(made, rows, _EDGE + _WIDTH + _GAP, 76)
+        _draw_retention(made, rows, _EDGE + WIDTH + _GAP, 76, WIDTH)
     return made
 
 
@@ -176,7 +193,7 @@ def _joined(ones: Sequence[Training]) -> str:
     return ", ".join(one.name for one in ones)
 
 
-def _draw_trade_off(figure: Figure, results: TrainingResults, left: float, top: float) -> None:
+def _draw_trade_off(figure: Figure, results: TrainingResults, left: float, top: float, width: float) -> None:
     shown = _Shown.of(results)
     places = [*shown.methods, *shown.dots]
     x_ticks, y_ticks = (ticks(min(p[i] for p in places), max(p[i] for p in places), 5) for i in (0, 1))
@@ -184,7 +201,7 @@ def _draw_trade_off(figure: Figure, results: TrainingResults, left: float, top: 
         titles = [f"retention of {task}, %" for task in results.definitions]
     else:
         titles = ["mean retention, %", "least retention of a task, %"]
-    axes = add_axes(figure, left + 46, top + 28, left + _WIDTH - 16, top + _HEIGHT - 50)
+    axes = add_axes(figure, left + 46, top + 28, left + width - 16, top + _HEIGHT - 50)
     grid(axes, x_ticks, across=False, marked=100, margin=0.03)
     grid(axes, y_ticks, across=True, marked=100)
     axes.set_xlabel(titles[0], color=colour("soft"), fontsize=12, labelpad=6)
@@ -221,15 +238,16 @@ def _rows(results: TrainingResults) -> list[Row]:
     return rows
 
 
-def _draw_retention(figure: Figure, rows: Sequence[Row], left: float, top: float) -> None:
+def _draw_retention(figure: Figure, rows: Sequence[Row], left: float, top: float, width: float) -> None:
+    narrow, title, heading = width < NARROW, "mean retention, %", f"vs {EQUAL}, points"
     draw_rows(
         figure,
         rows,
         top=top + ABOVE,
-        left=left,
-        right=left + _WIDTH,
-        names=136,
-        words=140,
-        title="mean retention, %",
-        heading=f"vs {EQUAL}, points",
+        left=left + 4 * narrow,
+        right=left + width - 4 * narrow,
+        names=0 if narrow else 136,
+        words=0 if narrow else 140,
+        title=title,
+        heading=heading,
     )
