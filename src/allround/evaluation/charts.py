@@ -145,11 +145,15 @@ def draw_rows(
         base = top + height * y + 4.5
         line = base - 19 if above else base
         room = (right - left) * 0.6 if above else names
-        write(figure, left, line, shortened(row.name, max(8, int(room / 8.2))), size=13, bold=row.ringed)
+        name = write(figure, left, line, shortened(row.name, max(8, int(room / 8.2))), size=13, bold=row.ringed)
+        texts = [name]
         if row.words:
             words_room = (right - left) * 0.4 if above else words
             said = shortened(row.words, max(8, int(words_room / 7)))
-            write(figure, right, line, said, ink="ink" if row.bold else "soft", bold=row.bold, align="right")
+            ink = "ink" if row.bold else "soft"
+            texts.append(write(figure, right, line, said, ink=ink, bold=row.bold, align="right"))
+        for text in texts if above else ():  # lines of the grid do not cross words
+            text.set_bbox({"facecolor": colour("paper"), "edgecolor": "none", "pad": 1})
         if row.value < low:
             write(figure, left + names, base, f"◂ {percent(row.value)}", ink="soft")
             continue
