@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from allround.models.base import load_encoder
-from allround.models.classifier import LAYOUTS, Classifier, match_labels, read_config
+from allround.models.classifier import LAYOUTS, Classifier, Match, match_labels, read_config
 from allround.models.encoders.text import Text
 from allround.models.network import open_network
 from allround.models.systems.multi_task_model import MultiTaskModel, open_model
@@ -25,14 +26,17 @@ MORE: dict[str, dict[str, Any]] = {"albert": {"embedding_size": 16}, "electra": 
                                    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c"]}}  # fmt: skip
 
 
-def saved(kind: str, folder: Path, tokenizer: Path, auto: str = "AutoModelForSequenceClassification") -> Any:
+def saved(
+    kind: str, folder: Path, tokenizer: Path, auto: str = "AutoModelForSequenceClassification",
+    labels: tuple[str, ...] = LABELS, **config_of: Any,
+) -> Any:  # fmt: skip
     """A classifier with random weights, as transformers saves it."""
     import transformers
 
     words = transformers.AutoTokenizer.from_pretrained(str(tokenizer))
     config = transformers.AutoConfig.for_model(
         kind, **(DISTIL if kind == "distilbert" else {**SMALL, **MORE.get(kind, {})}), vocab_size=len(words),
-        id2label=dict(enumerate(LABELS)), label2id={label: n for n, label in enumerate(LABELS)},
+        id2label=dict(enumerate(labels)), label2id={label: n for n, label in enumerate(labels)}, **config_of,
     )  # fmt: skip
     torch.manual_seed(0)
     model = getattr(transformers, auto).from_config(config).eval()
@@ -67,7 +71,7 @@ def test_a_head_gives_what_transformers_gives(kind: str, hf_folder: Path, tmp_pa
     encoder = load_encoder(tmp_path / "model", first_token=["t"])
     assert isinstance(encoder, Text)
     ours = MultiTaskModel(encoder, {})
-    ours.add_task(definition, classifier.head(match.order, source, encoder.dim))
+    ours.add_task(definition, classifier.head(definition, match.order, source, encoder.features(definition)))
     found = ours.outputs("t", [(text,) for text in TEXTS]).logits
     torch.testing.assert_close(found, logits(model, hf_folder)[:, [1, 2, 0]], rtol=1e-5, atol=1e-6)
     if kind == "bert":  # saved and loaded, it still reads the task at the first token
@@ -84,11 +88,37 @@ def test_a_head_for_words_gives_what_transformers_gives(kind: str, hf_folder: Pa
     source = open_network(tmp_path / "model", tmp_path / "model")
     match = classifier.match(definition, source)
     assert match.order == (2, 0, 1), match.words
-    ours = MultiTaskModel(load_encoder(tmp_path / "model"), {})
-    ours.add_task(definition, classifier.head(match.order, source, 0))
+    encoder = load_encoder(tmp_path / "model")
+    ours = MultiTaskModel(encoder, {})
+    ours.add_task(definition, classifier.head(definition, match.order, source, encoder.features(definition)))
     # All words of this row are whole in the vocabulary, so that they are tokens 1 to 4.
     found = ours.outputs("t", [(TEXTS[0].split(),)]).logits
     torch.testing.assert_close(found, logits(model, hf_folder)[0, 1:5][:, [2, 0, 1]], rtol=1e-5, atol=1e-6)
+
+
+def test_a_head_that_gives_a_number_is_taken_with_its_scale(hf_folder: Path, tmp_path: Path) -> None:
+    model = saved("bert", tmp_path / "model", hf_folder, labels=("LABEL_0",), problem_type="regression")
+    definition = Definition("t", "regression", ("text",), "text", "mae", center=3.0, scale=0.25)
+    classifier = Classifier.of_config(read_config(tmp_path / "model"))
+    assert classifier is not None
+    source = open_network(tmp_path / "model", tmp_path / "model")
+    assert classifier.match(definition, source) == Match("it gives a number, which is taken as the task's", (0,))
+    encoder = load_encoder(tmp_path / "model", first_token=["t"])
+    ours = MultiTaskModel(encoder, {})
+    ours.add_task(definition, classifier.head(definition, [0], source, encoder.features(definition)))
+    wanted = logits(model, hf_folder)[:, 0]
+    rows = [(text,) for text in TEXTS]
+    torch.testing.assert_close(torch.tensor(ours.predict("t", rows)), wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.outputs("t", rows).logits[:, 0], (wanted - 3) / 0.25, rtol=1e-5, atol=1e-5)
+
+    unsaid = replace(classifier, problem=None).match(definition, source)
+    assert unsaid.order is None and "does not say that it gives a number (problem_type: regression)" in unsaid.words
+    topics = replace(definition, kind="classification", labels=("a", "b"))
+    assert "it gives a number, and the task wants one label to a row" in classifier.match(topics, source).words
+    two = saved("bert", tmp_path / "two", hf_folder, labels=("x", "y"), problem_type="regression")
+    assert two.config.num_labels == 2
+    several = classifier.match(definition, open_network(tmp_path / "two", tmp_path / "two"))
+    assert several == Match("it gives 2 numbers, and the task wants one")
 
 
 def test_labels_that_do_not_say_which_is_which_are_not_guessed() -> None:

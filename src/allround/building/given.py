@@ -23,9 +23,9 @@ from allround.models.network import (
     network_problems,
     network_shapes,
     open_network,
+    other_preparation,
 )
 from allround.tasks.definition import Definition
-from allround.tasks.kind import kind
 
 #: A pickle that SetFit keeps its head in.
 _PICKLED_HEAD = "model_head.pkl"
@@ -171,6 +171,9 @@ class _Reader:
         if match.order is not None and definition.pair and self.pairs == SEPARATE:
             why = ["it reads a pair as one text, and this build reads the two apart; --pairs joint keeps its head"]
             return GivenSpecialist(str(root), False, f"{what}; {ANEW}{_because(why)}")
+        if match.order is not None and (odd := other_preparation(self.home, root)):
+            why = [f"it prepares images in another way than the base ({_listed(odd)})"]
+            return GivenSpecialist(str(root), False, f"{what}; {ANEW}{_because(why)}")
         if match.order is not None:
             words = f"{what}; its head is kept: {match.words}"
             return GivenSpecialist(str(root), False, words, match.order, classifier=classifier)
@@ -216,7 +219,7 @@ def _needed(
     names = [
         task
         for task, one in found.items()
-        if (not one.ours and one.order is not None and not kind(definitions[task].kind).per_token)
+        if (one.classifier is not None and one.classifier.first_token)
         or (one.ours and task in _first_tokens(Path(one.folder)))
     ]
     asked = encoder.get("first_token")

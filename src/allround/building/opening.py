@@ -11,7 +11,6 @@ from allround.core.errors import AllroundError
 from allround.core.words import listed
 from allround.models.base import check_is_model, find_folder, load_encoder
 from allround.models.classifier import Match
-from allround.models.encoders.text import Text
 from allround.models.fitting import fit_head
 from allround.models.manifest import MANIFEST
 from allround.models.network import classifier_in, load_network, open_network
@@ -81,7 +80,8 @@ def _assembled(
     definitions = {name: task.definition for name, task in suite.tasks.items()}
     kept = {name: match.order for name, match in matches.items() if match.order is not None}
     settings: dict[str, object] = {}
-    rows = [name for name in kept if definitions[name].kind != "token_classification"]
+    classifier = classifier_in(folder, home)
+    rows = list(kept) if classifier is not None and classifier.first_token else []
     settings |= {"first_token": rows} if rows else {}
     settings |= {"pairs": "joint"} if any(definitions[name].pair for name in kept) else {}
     encoder = load_encoder(home, **settings)
@@ -91,11 +91,10 @@ def _assembled(
     if home != folder:
         load_network(encoder, folder, source)
     model = MultiTaskModel(encoder, {})
-    classifier = classifier_in(folder, home)
     for name, order in kept.items():
-        assert classifier is not None and isinstance(encoder, Text)
-        before = encoder.features(definitions[name]) - encoder.hidden
-        model.add_task(definitions[name], classifier.head(order, source, before))
+        assert classifier is not None
+        head = classifier.head(definitions[name], order, source, encoder.features(definitions[name]))
+        model.add_task(definitions[name], head)
         say(f"{name}: the head in the folder ({classifier.name}): {matches[name].words}")
     _fit(model, lacking, say)
     return model.eval()

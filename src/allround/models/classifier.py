@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
     from allround.models.head import HeadState
 
-#: What transformers calls classifiers, of rows and of words.
-_ROWS, _WORDS = "ForSequenceClassification", "ForTokenClassification"
+#: What transformers calls classifiers: of texts, of words and of images.
+_TEXTS, _WORDS, _IMAGES = "ForSequenceClassification", "ForTokenClassification", "ForImageClassification"
 #: The kinds of tasks that each serves, by the `problem_type` in its config.json.
 _KINDS = {
-    (_ROWS, None): "classification",
-    (_ROWS, "single_label_classification"): "classification",
-    (_ROWS, "multi_label_classification"): "multilabel",
+    (_TEXTS, None): "classification",
+    (_TEXTS, "single_label_classification"): "classification",
+    (_TEXTS, "multi_label_classification"): "multilabel",
+    (_TEXTS, "regression"): "regression",
     (_WORDS, None): "token_classification",
+    (_IMAGES, None): "classification",
+    (_IMAGES, "single_label_classification"): "classification",
+    (_IMAGES, "multi_label_classification"): "multilabel",
+    (_IMAGES, "regression"): "regression",
 }
 
 #: What tasks of a kind want, in words.
@@ -41,14 +46,17 @@ _GIVES = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a network keeps its head for rows, which reads the first token: a layer, an activation, a layer.
+    """Where a network keeps its head for rows: a layer, an activation, a layer; or one layer alone.
 
-    dense, out: names of the layers. sort: the head of ours with that activation.
+    dense, out: names of the layers; dense is empty where there is one layer. sort: the head of ours with that
+    activation. first_token: whether the head reads what the network gives for the first token, and not the features
+    of a row.
     """
 
     dense: str
     sort: str
     out: str
+    first_token: bool = True
 
 
 _BERT = Layout("pooler.dense", "mlp_tanh", "classifier")
@@ -65,6 +73,15 @@ LAYOUTS: Mapping[str, Layout] = {
     "distilbert": Layout("pre_classifier", "mlp_relu", "classifier"),
     "deberta": Layout("pooler.dense", "mlp", "classifier"),
     "deberta-v2": Layout("pooler.dense", "mlp", "classifier"),
+}
+
+_FIRST, _POOLED = Layout("", "linear", "classifier"), Layout("", "linear", "classifier", first_token=False)
+_AFTER_FLATTEN = Layout("", "linear", "classifier.1", first_token=False)
+#: The same of networks that read images.
+IMAGE_LAYOUTS: Mapping[str, Layout] = {
+    **dict.fromkeys(("vit", "deit"), _FIRST),
+    **dict.fromkeys(("beit", "swin", "swinv2", "convnext", "convnextv2"), _POOLED),
+    **dict.fromkeys(("resnet", "regnet"), _AFTER_FLATTEN),
 }
 
 
@@ -92,12 +109,22 @@ class Classifier:
     def per_token(self) -> bool:
         return self.name.endswith(_WORDS)
 
+    @property
+    def first_token(self) -> bool:
+        """Whether its head reads what the network gives for the first token of a row."""
+        layout = self._layout
+        return layout is not None and layout.first_token and not self.per_token
+
+    @property
+    def _layout(self) -> Layout | None:
+        return (IMAGE_LAYOUTS if self.name.endswith(_IMAGES) else LAYOUTS).get(self.model_type)
+
     @classmethod
     def of_config(cls, config: Mapping[str, object]) -> Classifier | None:
         """What a config.json describes; None where that is no classifier."""
         named = config.get("architectures")
         name = str(named[0]) if isinstance(named, list) and named else ""
-        if not name.endswith((_ROWS, _WORDS)):
+        if not name.endswith((_TEXTS, _WORDS, _IMAGES)):
             return None
         given = config.get("id2label")
         labels = dict(given) if isinstance(given, Mapping) else {}
@@ -108,11 +135,18 @@ class Classifier:
 
     def match(self, definition: Definition, source: Source) -> Match:
         """Whether its head serves a task: it must be of the task's kind, and have its labels."""
-        own = _KINDS.get((_WORDS if self.per_token else _ROWS, self.problem))
+        sort = next(sort for sort in (_TEXTS, _WORDS, _IMAGES) if self.name.endswith(sort))
+        reads = "image" if sort == _IMAGES else "text"
+        if definition.modality != reads:
+            return Match(f"it reads {reads}s, and the task does not")
+        own = _KINDS.get((sort, self.problem))
+        if own == "classification" and len(self.labels) == 1:
+            return Match("it has one output, and its config.json does not say that it gives a number (problem_type: "
+                         "regression)")  # fmt: skip
         if own != definition.kind:
             gives, wants = (_GIVES.get(one or "", "something else") for one in (own, definition.kind))
             return Match(f"it gives {gives}, and the task wants {wants}")
-        layout = LAYOUTS.get(self.model_type)
+        layout = self._layout
         if layout is None or ((self.activation or "gelu") != "gelu" and layout.sort == "mlp"):
             return Match(f"the form of its head ({self.model_type}) is not one that allround reads")
         lacking = [layer for layer in self._layers(layout) if not _holds(source, layer)]
@@ -121,30 +155,44 @@ class Classifier:
         if definition.instruction:
             return Match("the task has an instruction, with which it was not tuned")
         outputs = source.shape(_name(source, f"{self._layers(layout)[-1]}.weight"))[0]
+        if own == "regression":
+            return _match_number(outputs)
         if self.labels and outputs != len(self.labels):
             return Match(f"it has {outputs} outputs, and its config.json names {len(self.labels)} labels")
         return match_labels(self.labels or tuple(f"LABEL_{n}" for n in range(outputs)), definition.labels)
 
-    def head(self, order: Sequence[int], source: Source, before: int) -> HeadState:
-        """Its head as one of ours, with its outputs in this order. before: numbers in the features of a row that come
-        before those of the first token; the head does not look at them."""
+    def head(self, definition: Definition, order: Sequence[int], source: Source, features: int) -> HeadState:
+        """Its head as one of ours, with its outputs in this order; a number in the units in which the task is trained.
+
+        features: how many numbers the head of ours is given for a row. Its own are the last of them; it does not look
+        at those before.
+        """
         import torch
 
         from allround.models.head import HeadState
 
-        layout = LAYOUTS[self.model_type]
-        *dense, out = [
+        layout = self._layout
+        assert layout is not None
+        (first, start), *more = [
             (_tensor(source, f"{layer}.weight"), _tensor(source, f"{layer}.bias")) for layer in self._layers(layout)
         ]
-        chosen = {"weight": out[0][list(order)], "bias": out[1][list(order)]}
-        if not dense:
+        first = torch.cat([torch.zeros(len(first), features - first.shape[1]), first], 1)
+        weight, bias = (tensor[list(order)] for tensor in (more[0] if more else (first, start)))
+        if definition.kind == "regression":
+            weight, bias = weight / definition.scale, (bias - definition.center) / definition.scale
+        chosen = {"weight": weight, "bias": bias}
+        if not more:
             return HeadState(chosen)
-        ((weight, bias),) = dense
-        hidden = torch.cat([torch.zeros(len(weight), before), weight], 1)
-        return HeadState({"hidden_weight": hidden, "hidden_bias": bias, **chosen}, layout.sort)
+        return HeadState({"hidden_weight": first, "hidden_bias": start, **chosen}, layout.sort)
 
     def _layers(self, layout: Layout) -> list[str]:
-        return ["classifier"] if self.per_token else [layout.dense, layout.out]
+        return ["classifier"] if self.per_token else [layer for layer in (layout.dense, layout.out) if layer]
+
+
+def _match_number(outputs: int) -> Match:
+    if outputs != 1:
+        return Match(f"it gives {outputs} numbers, and the task wants one")
+    return Match("it gives a number, which is taken as the task's", (0,))
 
 
 def match_labels(own: Sequence[str], wanted: Sequence[str]) -> Match:

@@ -21,7 +21,7 @@ from allround.core.words import plural
 from allround.models.classifier import Classifier, read_config
 from allround.models.encoder import Encoder
 from allround.models.encoders.text import Text
-from allround.models.pretrained import check_config, described
+from allround.models.pretrained import check_config, described, saved_names
 
 #: Settings of a config.json under which the same weights compute something else.
 _SETTINGS = (
@@ -30,6 +30,9 @@ _SETTINGS = (
 )
 #: What PEFT calls the tasks of adapters that come with a classifier's head.
 _ADAPTED = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
+#: The file that says how images are prepared, and how its settings that change images begin.
+PREPARATION = "preprocessor_config.json"
+_PREPARED = ("do_", "size", "crop", "image_", "resample", "rescale", "default_to_square", "pad")
 #: Files of weights of a whole network, the one that is read first.
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -68,10 +71,12 @@ def classifier_in(folder: Path, base: Path) -> Classifier | None:
 
 
 def network_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The weights of the network that a base's config.json describes, by name. Nothing is read but that file."""
+    """The weights of the network that a base's config.json describes, by their names in files. Reads nothing else."""
     place = network_folder(folder)
     check_config(place)
-    return {n: tuple(t.shape) for n, t in described(place).state_dict().items() if t.is_floating_point()}
+    network = described(place)
+    saved = saved_names(network)
+    return {saved[n]: tuple(t.shape) for n, t in network.state_dict().items() if t.is_floating_point()}
 
 
 def network_problems(base: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, source: Source) -> list[str]:
@@ -109,14 +114,25 @@ def network_problems(base: Path, shapes: Mapping[str, tuple[int, ...]], folder: 
     return wrong
 
 
+def other_preparation(base: Path, folder: Path) -> list[str]:
+    """The settings by which a folder prepares images otherwise than a base; none where one of the two says nothing."""
+    mine, other = (read_settings(place / PREPARATION) if (place / PREPARATION).is_file() else {}
+                   for place in (base, folder))  # fmt: skip
+    if not isinstance(mine, Mapping) or not isinstance(other, Mapping) or not mine or not other:
+        return []
+    names = [name for name in (*mine, *other) if name.startswith(_PREPARED)]
+    return sorted({name for name in names if mine.get(name) != other.get(name)})
+
+
 def load_network(encoder: Encoder, folder: Path, source: Source) -> None:
     """Put the weights of a network into the encoder of its base, in place; a pooler that it lacks stays the base's.
 
     Errors: weights that are not finite.
     """
     state = encoder.backbone.state_dict()
-    names = _names(state, source)
-    found = {name: source.get(there).to(state[name].dtype) for name, there in names.items()}
+    saved = saved_names(encoder.backbone)
+    names = _names(dict.fromkeys(saved.values()), source)
+    found = {n: source.get(names[there]).to(state[n].dtype) for n, there in saved.items() if there in names}
     encoder.backbone.load_state_dict({**state, **found})
     check_finite(encoder.named_parameters(), f"use {folder}", folder, "tune it again, or copy it again")
 

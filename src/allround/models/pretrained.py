@@ -122,6 +122,20 @@ def described(folder: Path) -> torch.nn.Module:
     return network
 
 
+def saved_names(network: torch.nn.Module) -> dict[str, str]:
+    """What transformers calls each of a network's tensors in the files that it saves; some networks, of images most of
+    all, have other names in memory."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    state: dict[str, torch.Tensor] = {
+        name: torch.empty(tensor.shape, device="meta") for name, tensor in network.state_dict().items()
+    }
+    own = {id(tensor): name for name, tensor in state.items()}
+    saved = {own[id(tensor)]: name for name, tensor in revert_weight_conversion(network, state).items()
+             if id(tensor) in own}  # fmt: skip
+    return {name: saved.get(name, name) for name in state}
+
+
 def check_size(folder: Path) -> None:
     """An error where the network that config.json describes is far larger than the weights, before it is made."""
     network = described(folder)

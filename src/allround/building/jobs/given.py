@@ -13,7 +13,6 @@ from allround.core.pieces import Piece
 from allround.models.base import find_folder, load_encoder
 from allround.models.classifier import Classifier
 from allround.models.encoder import Encoder
-from allround.models.encoders.text import Text
 from allround.models.fitting import fit_head
 from allround.models.head import HeadState
 from allround.models.head_files import read_heads
@@ -66,7 +65,7 @@ def _foreign(given: Mapping[str, Any], base: str, data: Task) -> tuple[Encoder, 
     load_network(encoder, folder, source)
     if given["modules"]:
         load_modules(encoder, folder)
-    if given["order"] is None or not isinstance(encoder, Text):
+    if given["order"] is None:
         return encoder, None
-    before = encoder.features(data.definition) - encoder.hidden
-    return encoder, Classifier(**given["classifier"]).head(given["order"], source, before)
+    features = encoder.features(data.definition)
+    return encoder, Classifier(**given["classifier"]).head(data.definition, given["order"], source, features)

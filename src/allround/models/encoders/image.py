@@ -31,7 +31,9 @@ _TRIAL = Definition("trial", "classification", ("image",), "image", "accuracy", 
 class Image(Encoder):
     """A transformers vision model with its image processor. Images become grey or coloured, as the model reads them.
 
-    Shapes: images -> features (n, hidden). The saved folder loads in plain transformers.
+    Shapes: images -> features (n, hidden). Of the tasks in `first_token` the features are followed by what the network
+    gives for the first token (length hidden more), which classifiers such as ViT's read.
+    The saved folder loads in plain transformers.
     """
 
     name = "image"
@@ -39,9 +41,10 @@ class Image(Encoder):
     learning_rate = 5e-5
     epochs = 3
 
-    def __init__(self, model: Any, processor: Any) -> None:
+    def __init__(self, model: Any, processor: Any, *, first_token: Sequence[str] = ()) -> None:
         super().__init__()
         self.model = model
+        self.first_token = tuple(first_token)
         self.processor = processor
         config = getattr(model.config, "vision_config", model.config)
         sizes = getattr(config, "hidden_sizes", None)
@@ -60,7 +63,7 @@ class Image(Encoder):
         return network
 
     def features(self, definition: Definition) -> int:
-        return self.dim
+        return self.dim * (2 if definition.name in self.first_token else 1)
 
     @property
     def preparation(self) -> object:
@@ -101,12 +104,16 @@ class Image(Encoder):
         if pooled is None:
             hidden = found.last_hidden_state
             pooled = hidden.mean((2, 3)) if hidden.dim() == 4 else hidden.mean(1)
-        return Features(pooled.flatten(1))
+        pooled = pooled.flatten(1)
+        if not batch.rows.keys() & set(self.first_token):
+            return Features(pooled)
+        return Features(torch.cat([pooled, found.last_hidden_state[:, 0]], -1))
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(str(folder))
         self.processor.save_pretrained(str(folder))
-        write_json(folder / CONFIG, {"encoder": self.name, "settings": {}})
+        settings = {"first_token": list(self.first_token)} if self.first_token else {}
+        write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
 
     @classmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> Image:
