@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,9 @@ PAIRS += [("average_precision:label=c", "classification"), ("auroc:label=c", "mu
 
 
 def define(kind: str, metric: str, labels: int = 4) -> Definition:
-    names = TAGS if kind == "token_classification" else () if kind == "regression" else tuple("abcdefgh"[:labels])
+    names = (
+        TAGS if kind == "token_classification" else () if kind in ("regression", "text") else tuple("abcdefgh"[:labels])
+    )
     number = {"center": 3.0, "scale": 2.5} if kind == "regression" else {}
     return Definition("t", kind, ("x",), "text", metric, names, **number)
 
@@ -46,8 +49,21 @@ def make(kind: str, seed: int, n: int = 60) -> tuple[Encoded, Encoded]:
     if kind == "regression":
         values = rng.normal(size=n).round(1)
         return values, (values + rng.normal(size=n)).round(1)
+    if kind == "text":
+        return texts(rng, n)
     rows = [rng.integers(0, len(TAGS), rng.integers(0, 9)) for _ in range(n)]
     return rows, [np.where(rng.random(len(r)) < 0.8, r, 0) for r in rows]
+
+
+def texts(rng: np.random.Generator, n: int) -> tuple[Encoded, Encoded]:
+    """One to three accepted texts a row, of which the answers keep some words."""
+    words = np.array(["The cat", "sat", "on", "a", "mat.", "Running", "dogs", "1,000", "slept"])
+    targets = [
+        tuple(" ".join(rng.choice(words, rng.integers(4, 9))) for _ in range(rng.integers(1, 4))) for _ in range(n)
+    ]
+    kept = [[word for word in one[0].split() if rng.random() < 0.8] for one in targets]
+    return targets, [(" ".join(one) + "!" if rng.random() < 0.7 else row[-1].upper(),)
+                     for one, row in zip(kept, targets, strict=True)]  # fmt: skip
 
 
 def answers(name: str, kind: str, predictions: Encoded, seed: int) -> Encoded:
@@ -77,6 +93,8 @@ def library(name: str, kind: str, targets: Encoded, predictions: Encoded, defini
 
         words = [[[TAGS[i] for i in row] for row in rows] for rows in (targets, predictions)]
         return float(f1_score(*words, mode="strict", scheme=IOB2))
+    if kind == "text":
+        return library_text(name, targets, predictions)
     many = kind == "multilabel"
     return {
         "accuracy": lambda: sk.accuracy_score(targets, predictions),
@@ -103,6 +121,15 @@ def library(name: str, kind: str, targets: Encoded, predictions: Encoded, defini
         "top_k_accuracy:k=2": lambda: sk.top_k_accuracy_score(targets, predictions, k=2, labels=range(4)),
         "weighted_f1": lambda: sk.f1_score(targets, predictions, average="weighted"),
     }[name]()
+
+
+def library_text(name: str, targets: Encoded, predictions: Encoded) -> float:
+    """The score of texts by the library alone, or word by word."""
+    said = [one for (one,) in predictions]
+    if name == "exact_match":
+        plain = [[re.sub(r"[^\w\s]", "", text.lower()) for text in row] for row in targets]
+        return float(np.mean([re.sub(r"[^\w\s]", "", s.lower()) in row for s, row in zip(said, plain, strict=True)]))
+    raise KeyError(name)
 
 
 def draw(rows: Encoded, times: Any) -> Encoded:
@@ -132,6 +159,7 @@ def test_perfect_answers_have_the_best_score_and_order_of_rows_is_irrelevant(nam
     definition, (targets, predictions) = define(kind, name), make(kind, 7)
     predictions, rules = answers(name, kind, predictions, 7), metric(name)
     right = targets if not needs_scores(name) or kind == "multilabel" else np.eye(4)[targets]
+    right = [row[-1:] for row in targets] if kind == "text" else right
     assert rules.score(targets, right, definition) == pytest.approx(1.0 if better(name) == "higher" else 0.0)
     turned = rules.score(targets[::-1], predictions[::-1], definition)
     assert turned == pytest.approx(rules.score(targets, predictions, definition))

@@ -87,6 +87,19 @@ def test_tasks_of_several_labels_and_of_numbers() -> None:
     assert sum(s.score * s.rows for s in found.slices if s.column == "length") / 30 == pytest.approx(score(made))
 
 
+def test_texts_are_ordered_by_their_own_scores() -> None:
+    rows = [{"text": "word " * (i + 1), "answer": answer} for i, answer in enumerate(["a b", ["x", "a c"], "d", "e f"])]
+    one = make_task("t", kind="text", inputs="text", target="answer", data=dict.fromkeys(("train", "test"), rows))
+    made = Predictions(one.definition, "test", one.splits["test"].targets, [("b a",), ("A, c!",), ("",), ("e f",)])
+    found = errors_of(one, made)
+    assert (found.wrong, found.labels, found.confusion, found.per_label) == (2, (), (), ())
+    assert [(m.row, m.target, m.answer, m.score) for m in found.worst] == [(0, "a b", "b a", 0.0), (2, "d", "", 0.0)]
+    assert [(m.row, m.target, m.answer, m.score) for m in found.right] == [
+        (1, "x / a c", "A, c!", 1.0), (3, "e f", "e f", 1.0),
+    ]  # fmt: skip
+    assert error_files({"t": found})["errors/t.csv"].splitlines()[0].endswith("length,score")
+
+
 def test_files_are_replaced_only_where_they_are_ours(tmp_path: Path) -> None:
     one = task("classification", "label")
     found = errors_of(one, answered(one, {0: 1}))

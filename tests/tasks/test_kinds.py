@@ -15,6 +15,7 @@ SAMPLES = {
     "multilabel": [["a"], ["a", "c"], [], ["a", "b", "c"], ["a"]],
     "ordinal": ["2", "10", "2", "1", "10"],
     "regression": [1.0, -2.0, 0.5, 4.0, 1.5],
+    "text": ["four", ["4", "four"], "b", "b", "é"],
     "token_classification": [["O", "B-X"], ["B-X"], ["O", "O", "I-X"], ["O"], ["O", "B-X"]],
 }
 FLOORS = {
@@ -22,6 +23,7 @@ FLOORS = {
     "multilabel": [["a"]] * 5,
     "ordinal": ["2"] * 5,
     "regression": [1.0] * 5,
+    "text": ["b"] * 5,
     "token_classification": [["O"] * 2, ["O"], ["O"] * 3, ["O"], ["O"] * 2],
 }
 

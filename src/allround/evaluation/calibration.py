@@ -167,7 +167,8 @@ def fit(validation: Predictions, method: str, coverage: float | None = None) -> 
     fitter, made = METHODS[method], Calibration()
     if fitter is not None and validation.scores is not None and len(validation):
         made = fitter(validation)
-    if coverage is not None and not kind(validation.definition.kind).per_token:
+    rules = kind(validation.definition.kind)
+    if coverage is not None and not rules.per_token and not rules.written:
         made = replace(made, sets=fit_sets(calibrated(validation, made), coverage))
     return made if made != Calibration() else None
 

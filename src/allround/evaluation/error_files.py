@@ -20,6 +20,9 @@ def error_files(found: Mapping[str, TaskErrors]) -> dict[str, str]:
     for task, one in found.items():
         mistakes = [[m.row, m.text, m.target, m.answer, m.confidence, m.error, m.length] for m in one.worst]
         head = ["row", "text", "target", "answer", "confidence", "error", "length"]
+        if any(m.score is not None for m in one.worst):  # answers are texts
+            head.append("score")
+            mistakes = [[*cells, m.score] for cells, m in zip(mistakes, one.worst, strict=True)]
         files[f"errors/{task}.csv"] = _csv(head, mistakes)
         if one.confusion:
             rows = [[label, *counts] for label, counts in zip(one.labels, one.confusion, strict=True)]

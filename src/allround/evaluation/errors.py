@@ -14,11 +14,16 @@ from allround.evaluation.intervals import Bootstrap
 from allround.evaluation.predictions import Predictions
 from allround.models.batch import taken
 from allround.tasks.kind import kind
+from allround.tasks.metric import row_scores
 from allround.tasks.task import Split, Task
 from allround.tasks.values import Row, Target
 
 #: Wrong answers that are listed, and values of a slice that are scored, the most frequent ones.
 MOST, MOST_VALUES = 20, 30
+#: Right answers that are shown beside the wrong ones, where answers are texts.
+MOST_RIGHT = 5
+#: A score from which on an answer is right.
+_BEST = 1 - 1e-9
 #: Letters of a text that are shown.
 SHOWN = 300
 #: The slice that every task of texts has: thirds of the rows by their length.
@@ -27,8 +32,9 @@ LENGTH = "length"
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer. row: its number in the split. confidence: the probability that the system gave to it; of numbers,
-    None. error: of numbers, how far off it is. length: words of the input; None where it has none."""
+    """An answer, mostly a wrong one. row: its number in the split. confidence: the probability that the system gave to
+    it; of numbers, None. error: of numbers, how far off it is. length: words of the input; None where it has none.
+    score: of texts, what the task's metric says of this row alone."""
 
     __pydantic_config__ = STRICT
 
@@ -39,6 +45,7 @@ class Mistake:
     confidence: float | None
     error: float | None
     length: int | None
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,9 @@ class TaskErrors:
 
     labels, confusion: how often label i (row) is answered as label j (column); words count where tags are per word;
     empty for numbers, and where a row may have several labels. per_label: empty for numbers. wrong: how many answers
-    are not right, of numbers all. worst: the wrong answers that the system is surest of, or the largest errors.
+    are not right, of numbers all, of texts those that the metric does not give its best score. worst: the wrong answers
+    that the system is surest of, the largest errors, or the texts with the lowest scores. right: of texts, some answers
+    with the highest scores.
     """
 
     __pydantic_config__ = STRICT
@@ -88,6 +97,7 @@ class TaskErrors:
     per_label: tuple[LabelScores, ...] = ()
     worst: tuple[Mistake, ...] = ()
     slices: tuple[SliceScore, ...] = field(default=())
+    right: tuple[Mistake, ...] = ()
 
 
 def errors_of(task: Task, predictions: Predictions, *, seed: int = 0, resamples: int = 1000) -> TaskErrors:
@@ -95,12 +105,12 @@ def errors_of(task: Task, predictions: Predictions, *, seed: int = 0, resamples:
     rules, split = kind(predictions.definition.kind), task.splits[predictions.split]
     confusion: tuple[tuple[int, ...], ...] = ()
     per_label: tuple[LabelScores, ...] = ()
-    if not rules.numeric:
+    if rules.labelled:
         counts = _counts(predictions)
         per_label = _per_label(predictions, counts)
         if counts is not None:
             confusion = tuple(tuple(int(n) for n in row) for row in counts)
-    order, wrong = _order(predictions)
+    order, wrong, right = _order(predictions)
     return TaskErrors(
         predictions.definition.metric,
         len(predictions),
@@ -110,6 +120,7 @@ def errors_of(task: Task, predictions: Predictions, *, seed: int = 0, resamples:
         per_label,
         tuple(_mistakes(predictions, split, order[:MOST])),
         tuple(_slices(predictions, split, seed, resamples)),
+        tuple(_mistakes(predictions, split, right[:MOST_RIGHT])),
     )
 
 
@@ -138,15 +149,20 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _order(predictions: Predictions) -> tuple[list[int], int]:
-    """The rows with a wrong answer, the worst first, and how many there are."""
+def _order(predictions: Predictions) -> tuple[list[int], int, list[int]]:
+    """The rows with a wrong answer, the worst first, and how many there are; of texts the rows with a right one."""
     targets, said = predictions.targets, predictions.predictions
+    if kind(predictions.definition.kind).written:
+        scores = row_scores(predictions.definition, targets, said)
+        order, missed = np.argsort(scores, kind="stable"), scores < _BEST
+        right = np.argsort(-scores, kind="stable") if missed.all() else np.flatnonzero(~missed)
+        return [int(row) for row in order if missed[row]], int(missed.sum()), [int(row) for row in right]
     if kind(predictions.definition.kind).numeric:
         error = np.abs(np.asarray(targets) - np.asarray(said))
-        return [int(row) for row in np.argsort(-error, kind="stable")], int((error > 0).sum())
+        return [int(row) for row in np.argsort(-error, kind="stable")], int((error > 0).sum()), []
     wrong = [row for row, (t, p) in enumerate(zip(targets, said, strict=True)) if not np.array_equal(t, p)]
     sure = predictions.confidence
-    return wrong if sure is None else sorted(wrong, key=lambda row: -sure[row]), len(wrong)
+    return wrong if sure is None else sorted(wrong, key=lambda row: -sure[row]), len(wrong), []
 
 
 def _mistakes(predictions: Predictions, split: Split, rows: Sequence[int]) -> Iterable[Mistake]:
@@ -154,18 +170,22 @@ def _mistakes(predictions: Predictions, split: Split, rows: Sequence[int]) -> It
     targets, answers = (
         rules.decode(taken(values, rows), definition) for values in (predictions.targets, predictions.predictions)
     )
-    for row, target, answer in zip(rows, targets, answers, strict=True):
+    scores: Sequence[float | None] = [None] * len(rows)
+    if rules.written:
+        both = (taken(values, rows) for values in (predictions.targets, predictions.predictions))
+        scores = row_scores(definition, *both).tolist()
+    for row, target, answer, score in zip(rows, targets, answers, scores, strict=True):
         error = abs(float(target) - float(answer)) if rules.numeric else None  # type: ignore[arg-type]
         sure = None if predictions.confidence is None else float(predictions.confidence[row])
         text = text_of(split.inputs[row], definition.inputs, definition.modality)
-        yield Mistake(
-            row, text, _words(target), _words(answer), sure, error, length_of(split.inputs[row], definition.modality)
-        )
+        between = " / " if rules.written else " "
+        length = length_of(split.inputs[row], definition.modality)
+        yield Mistake(row, text, _words(target, between), _words(answer, between), sure, error, length, score)
 
 
-def _words(target: Target) -> str:
+def _words(target: Target, between: str) -> str:
     if isinstance(target, list):
-        return " ".join(map(str, target))
+        return between.join(map(str, target))
     return f"{target:.6g}" if isinstance(target, float) else str(target)
 
 

@@ -17,6 +17,7 @@ from allround.core.schema import STRICT, fitted
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.metric import score_of
+from allround.tasks.values import short
 
 _FORMAT = "allround predictions 1"
 #: How far a probability may be outside its range.
@@ -46,15 +47,10 @@ class Predictions:
                 f"there are {len(self.predictions)} of them for {len(self.targets)} {self.split} rows",
                 "predict every row once",
             )
-        pairs = [(self.targets, self.predictions)]
-        if isinstance(self.targets, list):
-            pairs = list(zip(self.targets, self.predictions, strict=True))
-        if any(np.shape(one) != np.shape(other) for one, other in pairs):
-            raise AllroundError(
-                f"keep the predictions for the task '{self.definition.name}'",
-                "one is of another length than the target of its row",
-                "predict every word once",
-            )
+        if kind(self.definition.kind).written:
+            self._check_texts()
+        else:
+            self._check_shapes()
         parts = {"targets": self.targets, "predictions": self.predictions, "confidences": self.confidence}
         for what, values in parts.items():
             if odd := _odd(values):
@@ -73,6 +69,30 @@ class Predictions:
                     "check the system that they come from: scores are probabilities of the labels",
                 )
 
+    def _check_shapes(self) -> None:
+        """An error where a prediction has not the shape of its target."""
+        pairs = [(self.targets, self.predictions)]
+        if isinstance(self.targets, list):
+            pairs = list(zip(self.targets, self.predictions, strict=True))
+        if any(np.shape(one) != np.shape(other) for one, other in pairs):
+            raise AllroundError(
+                f"keep the predictions for the task '{self.definition.name}'",
+                "one is of another length than the target of its row",
+                "predict every word once",
+            )
+
+    def _check_texts(self) -> None:
+        """An error unless each target is some texts, and each prediction one."""
+        for what, rows, most in (("target", self.targets, None), ("prediction", self.predictions, 1)):
+            for place, row in enumerate(rows):
+                texts = isinstance(row, tuple) and bool(row) and all(isinstance(one, str) for one in row)
+                if not texts or (most is not None and len(row) > most):
+                    raise AllroundError(
+                        f"keep the predictions for the task '{self.definition.name}'",
+                        f"the {what} of row {place} is {short(row)}",
+                        f"give a tuple of {'one text' if most else 'the accepted texts'}",
+                    )
+
     def __len__(self) -> int:
         return len(self.targets)
 
@@ -87,19 +107,21 @@ class Predictions:
     def write(self, path: Path) -> None:
         """Write a Parquet file: row, target, prediction (in the words of the task), confidence and scores.
 
-        Scores are lists in the order of the labels. Encoded numbers that do not follow exactly from the words
-        (regression) have columns of their own. The definition, the split and the seconds are in the metadata of the
-        schema, as JSON under "allround".
+        Where answers are texts, the target is the list of the accepted ones. Scores are lists in the order of the
+        labels. Encoded numbers that do not follow exactly from the words (regression) have columns of their own. The
+        definition, the split and the seconds are in the metadata of the schema, as JSON under "allround".
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         rules, type_ = kind(self.definition.kind), _type(self.targets)
-        columns = {
-            "row": pa.array(range(len(self)), pa.int64()),
-            "target": pa.array(rules.decode(self.targets, self.definition), type_),
-            "prediction": pa.array(rules.decode(self.predictions, self.definition), type_),
-        }
+        columns = {"row": pa.array(range(len(self)), pa.int64())}
+        if rules.written:
+            columns["target"] = pa.array([list(row) for row in self.targets], pa.list_(pa.string()))
+            columns["prediction"] = pa.array([text for (text,) in self.predictions], pa.string())
+        else:
+            columns["target"] = pa.array(rules.decode(self.targets, self.definition), type_)
+            columns["prediction"] = pa.array(rules.decode(self.predictions, self.definition), type_)
         if self.confidence is not None:
             columns["confidence"] = pa.array(self.confidence, pa.float64())
         if type_ == pa.float64():
@@ -132,7 +154,7 @@ class Predictions:
             if about.format != _FORMAT:
                 raise ValueError(f"its format is {about.format!r}, not {_FORMAT!r}")
             definition = Definition.from_json(about.definition)
-            _check_columns(table, len(definition.labels))
+            _check_columns(table, definition)
             targets, predictions = (_encoded(table, name, definition) for name in ("target", "prediction"))
             confidence = table["confidence"].to_pylist() if "confidence" in table.column_names else None
             return cls(definition, about.split, targets, predictions, confidence, about.seconds, _scores(table))
@@ -157,17 +179,21 @@ class _About:
     seconds: float
 
 
-def _check_columns(table: Any, labels: int) -> None:
+def _check_columns(table: Any, definition: Definition) -> None:
     """A ValueError unless a table has just the columns that are written, of their types, with no gaps."""
     import pyarrow as pa
 
     kinds = [pa.string(), pa.list_(pa.string()), pa.float64()]
     found = dict(zip(table.schema.names, table.schema.types, strict=True))
     form = found.get("target")
-    wanted = {"row": pa.int64(), "target": form, "prediction": form}
+    if kind(definition.kind).written:
+        kinds, said = [pa.list_(pa.string())], pa.string()
+    else:
+        said = form
+    wanted = {"row": pa.int64(), "target": form, "prediction": said}
     wanted |= {"target_encoded": pa.float64(), "prediction_encoded": pa.float64()} if form == pa.float64() else {}
     wanted |= {"confidence": pa.float64()} if "confidence" in found else {}
-    listed = pa.list_(pa.float32(), labels)
+    listed = pa.list_(pa.float32(), len(definition.labels))
     wanted |= {"scores": listed} if "scores" in found else {}
     if len(found) < len(table.schema) or found != wanted or form not in kinds:
         raise ValueError(f"it has the columns {', '.join(f'{n} ({t})' for n, t in found.items())[:200]}")

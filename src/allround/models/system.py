@@ -176,12 +176,12 @@ class System(Predicts, ABC):
         if not scores:
             return kind(definition.kind).decode(made.predictions, definition)
         if made.scores is None:
-            numeric = kind(definition.kind).numeric
+            labelled = kind(definition.kind).labelled
             raise AllroundError(
                 f"give the scores of task '{task}'",
-                f"a task of the kind {definition.kind} has no labels to score"
-                if numeric
-                else f"a system of the sort '{self.sort}' gives no probabilities of the labels",
+                f"a system of the sort '{self.sort}' gives no probabilities of the labels"
+                if labelled
+                else f"a task of the kind {definition.kind} has no labels to score",
                 "leave scores out",
             )
         from allround.models.prediction.answers import ranked_labels

@@ -74,7 +74,7 @@ class Definition:
             if len(set(getattr(made, name))) < len(getattr(made, name)):
                 raise ValueError(f"{name} names something twice")
         rules = registry.load("kind", made.kind)()
-        if not made.labels and not (rules.numeric or rules.written):
+        if not made.labels and rules.labelled:
             raise ValueError("labels names nothing")
         if made.columns and len(made.columns) != len(made.inputs):
             raise ValueError("columns does not describe each of the inputs")

@@ -72,7 +72,7 @@ def _labels(task: Task) -> Iterator[str]:
         split = task.splits[name]
         if split.keys and task.rule is not None and task.rule.stratify:
             yield from (str(key) for key in split.keys)
-        elif rules.numeric or rules.lists:
+        elif not rules.labelled or rules.lists:
             yield from [""] * len(split)
         else:
             yield from (str(target) for target in np.asarray(split.targets).tolist())
@@ -127,7 +127,7 @@ def _task_of(task: Task, places: dict[Hashable, int], validation: set[Hashable],
 def _keep_labels(task: Task, every: Split, parts: dict[str, list[int]]) -> None:
     """Validation rows whose label no training row has go to train."""
     rules = kind(task.definition.kind)
-    if rules.numeric or rules.lists:
+    if not rules.labelled or rules.lists:
         return
     targets = np.asarray(every.targets)
     seen = set(targets[parts["train"]].tolist())

@@ -12,7 +12,8 @@ from allround.core import registry
 from allround.tasks.definition import Definition
 from allround.tasks.values import Target
 
-#: Encoded targets: one entry an example. int64 (n,), float64 (n,), int8 (n, k), or a list of int64 (words,).
+#: Encoded targets: one entry an example. int64 (n,), float64 (n,), int8 (n, k), a list of int64 (words,), or a list of
+#: tuples of texts.
 Encoded = Any
 
 
@@ -39,9 +40,14 @@ class Kind(ABC):
     least_labels: ClassVar[int] = 2
 
     @property
+    def labelled(self) -> bool:
+        """Whether targets consist of labels of the definition: they are neither numbers nor texts."""
+        return not self.numeric and not self.written
+
+    @property
     def has_scores(self) -> bool:
         """Whether each row has a probability for each label: kinds with labels, unless they are per word."""
-        return not self.numeric and not self.per_token
+        return self.labelled and not self.per_token
 
     @abstractmethod
     def facts(self, values: Sequence[Any]) -> dict[str, Any]:

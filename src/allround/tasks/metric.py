@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 Array = NDArray[np.float64]
+#: How many rows are scored alone at once.
+_ROWS = 256
 
 #: One row of numbers an example: float64 (n, s), dense or sparse.
 Parts: TypeAlias = "Array | csr_array"
@@ -126,6 +128,19 @@ def score_of(definition: Definition, targets: Encoded, predictions: Encoded, sco
     0.6931
     """
     return metric(definition.metric).score(targets, judged(definition, predictions, scores), definition)
+
+
+def row_scores(definition: Definition, targets: Encoded, predictions: Encoded) -> Array:
+    """The score of each row alone, by the metric of its task: (n,).
+
+    >>> d = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
+    >>> row_scores(d, np.array([0, 1]), np.array([1, 1])).tolist()
+    [0.0, 1.0]
+    """
+    score = metric(definition.metric).resampler(targets, predictions, definition)
+    count = len(targets)
+    alone = [score(np.eye(min(_ROWS, count - start), count, start)) for start in range(0, count, _ROWS)]
+    return np.concatenate(alone) if alone else np.zeros(0)
 
 
 def check(definition: Definition) -> None:

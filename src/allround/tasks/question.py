@@ -69,15 +69,17 @@ class Question:
                 f"the column '{both[0]}' is an input and the target",
                 "take it out of `inputs`: it gives the answer away",
             )
-        if self.many and not self.rules.indicators:
+        if self.many and not (self.rules.indicators or self.rules.written):
             raise self.fail(
                 f"`target` is a list of {len(self.targets)} columns, and the kind is {self.kind}",
-                "name one target column, or use kind: multilabel for 0/1 columns",
+                "name one target column; or use kind: multilabel for 0/1 columns, kind: text for accepted answers",
             )
-        if labels and (self.rules.numeric or self.many):
+        if labels and (not self.rules.labelled or self.many):
             raise self.fail(
                 "`labels` is set, and this target has no values to name",
-                "leave `labels` out" if self.rules.numeric else "leave `labels` out: the columns' names are the labels",
+                "leave `labels` out"
+                if not self.rules.labelled
+                else "leave `labels` out: the columns' names are the labels",
             )
         if self.missing not in MISSING:
             raise self.fail(f"`missing` is {short(self.missing)}", suggestion(str(self.missing), MISSING))

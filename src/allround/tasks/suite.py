@@ -91,9 +91,9 @@ class Suite:
         """
         tasks = []
         for task in self:
-            own, numeric = task.definition, kind(task.definition.kind).numeric
-            weights = None if own.weights or numeric else class_weights
-            tasks.append(task.weighed(weights, None if own.focal or numeric else focal))
+            own, labelled = task.definition, kind(task.definition.kind).labelled
+            weights = None if own.weights or not labelled else class_weights
+            tasks.append(task.weighed(weights, None if own.focal or not labelled else focal))
         return Suite(self.name, tasks, description=self.description, base=self.base, files=self.files)
 
     @property

@@ -11,6 +11,7 @@ import numpy as np
 
 from allround.tasks.columns import Column, named_codes
 from allround.tasks.question import Question
+from allround.tasks.target_texts import accepted, read_texts
 from allround.tasks.values import Target, counts, is_empty, is_missing, is_number, plain, short
 
 
@@ -27,7 +28,7 @@ class TargetReader:
         question = self.question
         if question.missing == "drop":
             count = len(columns[question.targets[0]].values)
-            there = [i for i in range(count) if not any(columns[t].lacks(i) for t in question.targets)]
+            there = [i for i in range(count) if not self._lacks(columns, i)]
             if not there:
                 raise question.fail(
                     f"{self._where(split)} is missing in all {count} rows",
@@ -39,11 +40,20 @@ class TargetReader:
                 return [next(found) if i in known else None for i in range(count)]
         return list(self._values(split, columns))
 
+    def _lacks(self, columns: Mapping[str, Column], row: int) -> bool:
+        """Whether a row has no target; of several columns of accepted answers, some may be empty."""
+        found = [columns[name] for name in self.question.targets]
+        if self.question.rules.written:
+            return all(column.is_blank(row) or not accepted(column, row) or column.lacks(row) for column in found)
+        return any(column.lacks(row) for column in found)
+
     def _where(self, split: str) -> str:
         return f"the target of {split}" if self.question.many else f"target '{self.question.targets[0]}' of {split}"
 
     def _values(self, split: str, columns: Mapping[str, Column]) -> Sequence[Target]:
         question, where = self.question, self._where(split)
+        if question.rules.written:
+            return read_texts(question, where, [columns[name] for name in question.targets])
         if question.many:
             return self._indicators(split, columns)
         column = columns[question.targets[0]]
@@ -224,6 +234,8 @@ def check_targets(question: Question, targets: Mapping[str, Sequence[Target | No
                 f"target '{question.targets[0]}' is {found[0]} in all {len(found)} train rows",
                 "give training rows with different targets",
             )
+        return
+    if question.rules.written:
         return
     seen = count_labels(targets["train"])
     if len(seen) < question.rules.least_labels:

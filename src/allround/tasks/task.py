@@ -99,7 +99,8 @@ class Task:
             digest = hashlib.sha256()
             for row in split.inputs:
                 digest.update(repr(row_key(row)).encode())
-            digest.update(repr([np.asarray(target).tolist() for target in split.targets]).encode())
+            plain = [list(t) if isinstance(t, tuple) else np.asarray(t).tolist() for t in split.targets]
+            digest.update(repr(plain).encode())
             if split.rows is not None:
                 digest.update(repr(split.rows.tolist()).encode())
             parts.append([name, digest.hexdigest()])
@@ -271,6 +272,8 @@ def _write_split(path: Path, split: Split, definition: Definition) -> None:
         columns["target"] = pa.FixedSizeListArray.from_arrays(pa.array(targets.reshape(-1)), targets.shape[1])
     elif isinstance(targets, np.ndarray):
         columns["target"] = pa.array(targets)
+    elif kind(definition.kind).written:
+        columns["target"] = pa.array([list(t) for t in targets], pa.large_list(pa.large_string()))
     else:
         columns["target"] = pa.array([t.tolist() for t in targets], pa.large_list(pa.int64()))
     if split.rows is not None:
@@ -297,6 +300,10 @@ def _read_split(path: Path, definition: Definition) -> Split:
     targets: Encoded
     if pa.types.is_fixed_size_list(target.type):
         targets = target.flatten().to_numpy(zero_copy_only=False).reshape(len(target), target.type.list_size).copy()
+    elif kind(definition.kind).written:
+        targets = [tuple(row) for row in target.to_pylist()]
+        if not all(row and all(isinstance(one, str) for one in row) for row in targets):
+            raise ValueError("a row has no answer")
     elif pa.types.is_large_list(target.type):
         targets = [np.array(row, dtype=np.int64) for row in target.to_pylist()]
     else:

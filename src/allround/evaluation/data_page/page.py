@@ -14,8 +14,10 @@ from allround.evaluation.pictures import Picture, page_colours, page_style, svg_
 from allround.tasks.checks.finding import Finding, has_labels, targets_of
 from allround.tasks.checks.labels import label_counts
 from allround.tasks.column_types import columns_in_words
+from allround.tasks.kind import kind
 from allround.tasks.suite import Suite
 from allround.tasks.task import SPLITS, Task
+from allround.tasks.values import Target
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -66,6 +68,9 @@ def _pictures(task: Task) -> dict[str, Picture]:
     targets, found = targets_of(task), {}
     if has_labels(task.definition):
         found["Rows of each label"] = plot_labels(label_counts(targets))
+    elif kind(task.definition.kind).written:
+        lengths = {split: [_words(answers) for answers in _first(targets[split])] for split in SPLITS}
+        found["Words of each answer"] = plot_spread(lengths, "words")
     else:
         numbers = {split: [float(value) for value in targets[split]] for split in SPLITS}  # type: ignore[arg-type]
         found["Targets"] = plot_spread(numbers, "target")
@@ -73,6 +78,11 @@ def _pictures(task: Task) -> dict[str, Picture]:
         words = {split: [_words(row) for row in task.splits[split].inputs] for split in SPLITS}
         found["Words of each row"] = plot_spread(words, "words")
     return found
+
+
+def _first(answers: Sequence[Target]) -> list[tuple[object]]:
+    """The first accepted answer of each row."""
+    return [(one[0] if isinstance(one, list) else one,) for one in answers]
 
 
 def _words(row: Sequence[object]) -> float:

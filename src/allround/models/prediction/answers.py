@@ -177,7 +177,7 @@ def _check_whole(read: Inputs, window: Window, tasks: Sequence[str], source: str
 def _of_tasks(system: Answerer, tasks: Sequence[str], read: Inputs, asking: Asking) -> Mapping[str, Answers]:
     if not read.rows:
         return {}
-    scored = [task for task in tasks if asking.ranked and not kind(system.definition(task).kind).numeric]
+    scored = [task for task in tasks if asking.ranked and kind(system.definition(task).kind).labelled]
     wanted = bool(scored) or any(has_sets(system, task, asking) for task in tasks)
     made = system.answer_tasks(tasks, read.rows, batch_size=asking.batch_size, scores=wanted)
     for task in scored:
@@ -204,7 +204,7 @@ def _spread(
     rules = kind(definition.kind)
     count = len(window)
     found = TaskAnswers(definition, [None] * count, [None] * count)
-    found.scores = [None] * count if asking.ranked and not rules.numeric else None
+    found.scores = [None] * count if asking.ranked and rules.labelled else None
     found.sets = [None] * count if has_sets(system, task, asking) else None
     if made is None:
         return found

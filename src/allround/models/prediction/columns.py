@@ -80,7 +80,7 @@ class AnswerColumns:
                 if rules.numeric
                 else ((f"{before}set", "list"),)
             )
-        if rules.numeric:
+        if not rules.labelled:
             return
         yield f"{before}confidence", "number"
         if not self.asking.ranked:
@@ -103,7 +103,7 @@ class AnswerColumns:
             yield from ([None if one is None else one[end] for one in made.sets] for end in (0, 1))
         elif made.sets is not None:
             yield made.sets
-        if rules.numeric:
+        if not rules.labelled:
             return
         yield made.confidence
         if made.scores is None:

@@ -35,7 +35,7 @@ def targets_of(task: Task) -> Targets:
 
 def has_labels(definition: Definition) -> bool:
     """Whether the targets are labels."""
-    return not kind(definition.kind).numeric
+    return kind(definition.kind).labelled
 
 
 def listed(values: Sequence[object], most: int = 4) -> str:
