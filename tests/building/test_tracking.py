@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +105,48 @@ def test_mlflow_has_it_too_with_the_settings(trained: tuple[Path, Recorder, Scor
         (one["step"], pytest.approx(one["losses"]["petal"])) for one in told.evaluations
     ]
     assert run.data.metrics["test/floor/species"] == told.scores["floor"]["species"]
+
+
+def wandb_records(file: Path) -> list[Any]:
+    """What Weights & Biases keeps for later: a head of 7 bytes, and records, here shorter than a block of 32 kB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, place, found = file.read_bytes(), 7, []
+    assert content[:4] == b":W&B" and len(content) < 1 << 15
+    while place < len(content):
+        _, length, kind = struct.unpack("<IHB", content[place : place + 7])
+        assert kind == 1, "a whole record"
+        found.append(Record.FromString(content[place + 7 : place + 7 + length]))
+        place += 7 + length
+    return found
+
+
+def test_wandb_keeps_every_value_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values of a training that begins at step 0 again, and test scores, are not dropped."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with tracking(["wandb"], tmp_path / "track", "run", {"seed": 4}) as made:
+        for training, loss in (("joint", 0.5), ("alone+heads", 0.75)):
+            made[0].stepped(training, 0, 20, {"a": loss})
+            made[0].stepped(training, 10, 20, {"a": loss / 2})
+        made[0].scored({"joint": {"a": 0.875}})
+    (file,) = (tmp_path / "track" / "wandb").glob("offline-run-*/run-*.wandb")
+    records = wandb_records(file)
+    logged = [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in one.history.item}
+        for one in records if one.WhichOneof("record_type") == "history"
+    ]  # fmt: skip
+    assert [{name: value for name, value in one.items() if not name.startswith("_")} for one in logged] == [
+        {"joint/loss/a": 0.5, "joint/step": 0},
+        {"joint/loss/a": 0.25, "joint/step": 10},
+        {"alone_heads/loss/a": 0.75, "alone_heads/step": 0},
+        {"alone_heads/loss/a": 0.375, "alone_heads/step": 10},
+        {"test/joint/a": 0.875, "test/step": 0},
+    ]
+    (run,) = [one.run for one in records if one.WhichOneof("record_type") == "run"]
+    assert (run.project, run.display_name) == ("allround", "run")
+    changed = [*run.config.update, *(item for one in records for item in one.config.update)]
+    assert '"4"' in [item.value_json for item in changed if (item.key or item.nested_key[0]) == "seed"]
 
 
 def test_trackers_start_before_any_training(tmp_path: Path) -> None:

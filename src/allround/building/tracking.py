@@ -44,28 +44,41 @@ class Tracking(Callback):
 
     def __init__(self, trackers: Sequence[GeneralTracker]) -> None:
         self.trackers = list(trackers)
+        self._steps: set[str] = set()
 
     def stepped(self, training: str, step: int, batches: int, losses: Mapping[str, float]) -> None:
         """The losses of every tenth step."""
         if step % EVERY == 0:
-            self._log({f"{training}/loss/{task}": loss for task, loss in losses.items()}, step)
+            self._log(training, {f"loss/{task}": loss for task, loss in losses.items()}, step)
 
     def evaluated(self, training: str, evaluation: Evaluation) -> None:
         """Scores and losses on validation rows, and mean losses in training since the evaluation before."""
-        found = {f"{training}/validation/{task}": score for task, score in evaluation["scores"].items()}
-        found |= {f"{training}/validation_loss/{task}": loss for task, loss in evaluation["losses"].items()}
+        found = {f"validation/{task}": score for task, score in evaluation["scores"].items()}
+        found |= {f"validation_loss/{task}": loss for task, loss in evaluation["losses"].items()}
         means = evaluation.get("training_losses", {})
-        found |= {f"{training}/training_loss/{task}": loss for task, loss in means.items()}
-        self._log(found, evaluation["step"])
+        found |= {f"training_loss/{task}": loss for task, loss in means.items()}
+        self._log(training, found, evaluation["step"])
 
     def scored(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """The test scores of all systems."""
-        self._log({f"test/{system}/{task}": score for system, of in scores.items() for task, score in of.items()}, 0)
+        self._log("test", {f"{system}/{task}": score for system, of in scores.items() for task, score in of.items()}, 0)
 
-    def _log(self, values: Mapping[str, float], step: int) -> None:
-        plain = {name.replace("+", "_"): float(value) for name, value in values.items()}
+    def _log(self, training: str, values: Mapping[str, float], step: int) -> None:
+        plain = {f"{training}/{name}".replace("+", "_"): float(value) for name, value in values.items()}
         for tracker in self.trackers:
-            tracker.log(plain, step=step)
+            if tracker.name == "wandb":
+                self._log_wandb(tracker, training.replace("+", "_"), plain, step)
+            else:
+                tracker.log(plain, step=step)
+
+    def _log_wandb(self, tracker: GeneralTracker, training: str, values: Mapping[str, float], step: int) -> None:
+        """With the step as one more value. A run of Weights & Biases has one count of steps, and drops what is logged
+        below the highest; here each training counts from 0."""
+        key = f"{training}/step"
+        if key not in self._steps:
+            self._steps.add(key)
+            tracker.tracker.define_metric(f"{training}/*", step_metric=key)
+        tracker.log({**values, key: step})
 
 
 @contextlib.contextmanager
