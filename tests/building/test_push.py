@@ -8,8 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.errors import LocalTokenNotFoundError
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from typer.testing import CliRunner
 
 import allround
@@ -59,7 +60,7 @@ class FakeHub:
         self.files = {path.relative_to(folder_path).as_posix(): path.read_bytes() for path in places}
 
 
-def test_the_card_has_what_the_hub_reads(run: Path) -> None:
+def test_the_card_has_what_the_hub_reads(run: Path, tmp_path: Path) -> None:
     hub = FakeHub()
     made = push(run, "mine/flowers", licence="mit", datasets=["org/iris"], private=True, hub=hub)
     assert hub.calls == [("mine/flowers", True, True), "mine/flowers"] and made.where == "https://hub/mine/flowers"
@@ -75,6 +76,9 @@ def test_the_card_has_what_the_hub_reads(run: Path) -> None:
     assert metric["name"] == "accuracy (95% interval 0.750 to 0.875, 64 test rows)"
     (read,) = card.data.eval_results
     assert read.dataset_split == "test" and read.metric_value == 0.8125
+    (tmp_path / "README.md").write_bytes(hub.files["README.md"])
+    name, results = model_index_to_eval_results((metadata_load(tmp_path / "README.md") or {})["model-index"])
+    assert eval_results_to_model_index(name, results) == [index], "what the Hub reads writes the same card again"
     assert "| species | accuracy | 0.8125 | 0.750 to 0.875 | 64 test | 99.0% |" in card.text
     assert '"keep": 0.2' in card.text and "hash" not in card.text, "how it was made, without hashes of rows"
     assert 'allround.load(snapshot_download("mine/flowers"))' in card.text
