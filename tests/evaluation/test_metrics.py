@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from rouge_score import rouge_scorer
 from scipy import stats
 from sklearn import metrics as sk
 
@@ -18,7 +22,8 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.metric import better, check, metric, needs_scores, score_of
+from allround.tasks.metric import better, check, metric, needs_scores, row_scores, score_of
+from allround.tasks.prompt import Prompt
 
 TAGS = ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
 #: Metrics that must be told something, as the tests spell them.
@@ -129,7 +134,22 @@ def library_text(name: str, targets: Encoded, predictions: Encoded) -> float:
     if name == "exact_match":
         plain = [[re.sub(r"[^\w\s]", "", text.lower()) for text in row] for row in targets]
         return float(np.mean([re.sub(r"[^\w\s]", "", s.lower()) in row for s, row in zip(said, plain, strict=True)]))
-    raise KeyError(name)
+    if name == "token_f1":
+        return float(np.mean([max(f1(text, s) for text in row) for s, row in zip(said, targets, strict=True)]))
+    if name == "rouge_l":
+        scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+        found = [scorer.score_multi(row, s)["rougeL"].fmeasure for s, row in zip(said, targets, strict=True)]
+        return float(np.mean(found))
+    streams = list(itertools.zip_longest(*targets))
+    return {"bleu": sacrebleu.corpus_bleu, "chrf": sacrebleu.corpus_chrf}[name](said, streams).score / 100
+
+
+def f1(accepted: str, said: str) -> float:
+    """As SQuAD defines it, written out."""
+    plain = (re.sub(r"[^\w\s]", "", text.lower()).split() for text in (accepted, said))
+    wanted, given = ([word for word in words if word not in ("a", "an", "the")] for words in plain)
+    shared = sum(min(wanted.count(word), given.count(word)) for word in set(wanted))
+    return 2 * shared / (len(wanted) + len(given)) if shared else 0.0
 
 
 def draw(rows: Encoded, times: Any) -> Encoded:
@@ -227,6 +247,41 @@ def test_scores_pinned_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "accepted", "said", "score"),
+    [
+        ("exact_match", ("the U.S.A.",), " The usa", 1.0),
+        ("exact_match", ("the U.S.A.",), "usa", 0.0),
+        ("exact_match:articles=false", ("the U.S.A.",), "a USA", 1.0),
+        ("exact_match", ("+",), "-", 0.0),  # not both empty
+        ("exact_match", ("1000",), "1,000.0", 0.0),
+        ("exact_match:numbers=true", ("2", "1000"), "$1,000.00", 1.0),
+        ("exact_match:numbers=true", ("-.5",), "-50%", 0.0),
+        ("exact_match:numbers=true", ("1000",), "1000 apples", 0.0),
+        ("exact_match:numbers=true", ("No number.",), "no number", 1.0),
+        ("token_f1", ("the red car", "a bus"), "car, red", 1.0),
+        ("token_f1:articles=true", ("the red car", "a bus"), "car, red", 0.8),  # 2 of 3 and 2 of 2 words
+        ("token_f1", ("?",), "!", 0.0),
+        ("rouge_l:stemmer=false", ("the cats sat",), "the cat sat", 2 / 3),
+        ("rouge_l", ("the cats sat",), "", 0.0),
+        ("bleu", ("four words stand here",), "four words", 0.0),
+        ("chrf:word_order=2", ("the cat",), "the cat", 1.0),
+    ],
+)
+def test_texts_pinned_by_hand(name: str, accepted: tuple[str, ...], said: str, score: float) -> None:
+    definition = define("text", name)
+    check(definition)
+    assert metric(name).score([accepted], [(said,)], definition) == pytest.approx(score)
+    assert row_scores(definition, [accepted] * 2, [(said,)] * 2) == pytest.approx([score] * 2)
+
+
+def test_what_is_extracted_is_compared_on_both_sides() -> None:
+    definition = replace(define("text", "exact_match:numbers=true"), prompt=Prompt(extract="#### (.*)"))
+    targets = [("7 + 5 = 12\n#### 12",), ("#### 3",), ("#### 4",)]
+    predictions = [("so 13 - 1\n#### 12.0",), ("3",), ("four, so #### 5",)]
+    assert score_of(definition, targets, predictions) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
     ("name", "kind", "targets", "answers", "score"),
     [
         ("auroc", "classification", [1, 1], [[0.5, 0.5]] * 2, 0.5),
@@ -257,6 +312,10 @@ def test_parameters_of_metrics_are_checked_before_anything_is_scored() -> None:
     ):
         with pytest.raises(AllroundError, match=words):
             check(define("classification", name, labels))
+    with pytest.raises(AllroundError, match="there is no tokenizer 'zz'"):
+        check(define("text", "bleu:tokenize=zz"))
+    with pytest.raises(AllroundError, match="word_order is from 0 to 4"):
+        check(define("text", "chrf:word_order=9"))
     check(define("classification", "f1", 2))
     with pytest.raises(AllroundError, match="it judges the probabilities of the labels, and the system gives none"):
         score_of(define("classification", "auroc", 2), np.array([0, 1]), np.array([0, 1]))

@@ -6,9 +6,11 @@ import re
 import string
 from collections.abc import Callable, Iterator
 from decimal import Decimal, InvalidOperation
+from importlib.util import find_spec
 
 import numpy as np
 
+from allround.core.errors import AllroundError
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 from allround.tasks.metric import Array
@@ -31,6 +33,16 @@ def best(targets: Encoded, predictions: Encoded, definition: Definition, compare
     """For each row how well the answer fits the accepted answer that it fits best: (n,). compare: accepted, said."""
     pairs = answers(targets, predictions, definition)
     return np.array([max(compare(text, said) for text in accepted) for accepted, said in pairs], dtype=np.float64)
+
+
+def need(package: str, metric: str, definition: Definition) -> None:
+    """An error where the package that a metric is from is not installed."""
+    if find_spec(package) is None:
+        raise AllroundError(
+            f"score the task '{definition.name}' by '{metric}'",
+            f"the package {package.replace('_', '-')} is not installed",
+            "pip install 'allround[lm]'",
+        )
 
 
 def normalised(text: str, *, articles: bool = True) -> str:
