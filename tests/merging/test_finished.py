@@ -81,6 +81,23 @@ def test_heads_of_other_shapes_have_a_way_out_in_the_same_command(models: dict[s
     assert torch.equal(made["layer.weight"], torch.full((2, 2), 1.5))
 
 
+def test_the_classifier_of_one_model_is_taken_where_the_base_has_none(models: dict[str, Path], tmp_path: Path) -> None:
+    settings = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "id2label": {"0": "n"}}
+    (models["two"] / "config.json").write_text(json.dumps(settings))
+    words = [models["base"], models["one"], models["two"], "--method", "average", "-o", tmp_path / "out"]
+    code, said = merge(*words)
+    assert code != 0 and "to take those of one model: --extra-from MODEL" in said
+    code, said = merge(*words, "--extra-from", models["two"])
+    assert code == 0 and f"classifier.weight: taken from {models['two']}" in said and "(id2label) differ" not in said
+    made, own = load_file(tmp_path / "out" / "model.safetensors"), load_file(models["two"] / "model.safetensors")
+    assert torch.equal(made["classifier.weight"], own["classifier.weight"]), "as it is, and no mean"
+    assert torch.equal(made["layer.weight"], torch.full((2, 2), 1.5))
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == settings
+    assert f"--extra-from {models['two']}" in (tmp_path / "out" / "README.md").read_text()
+    code, said = merge(*words, "--extra-from", models["base"])
+    assert code != 0 and "it is not one of the models" in said
+
+
 def test_a_forgotten_base_is_named(models: dict[str, Path], tmp_path: Path) -> None:
     for name in ("one", "two"):
         (models[name] / "README.md").write_text("---\nlicense: mit\nbase_model: bert-base-uncased\n---\n# A model\n")

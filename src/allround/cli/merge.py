@@ -49,6 +49,13 @@ def merge(
             "out there)."
         ),
     ] = None,
+    extra_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Take the tensors that the base lacks, such as a classifier, from this model.",
+        ),
+    ] = None,
     scope: Annotated[
         str | None, typer.Option(help="What thresholds and norms are computed over: tensor or model.")
     ] = None,
@@ -110,7 +117,8 @@ def merge(
         from allround.cli.learn import learn_command
 
         fixed = {"--method": method, "--no-base": no_base, "--scope": scope, "--dtype": dtype, "--compat": compat,
-                 "--statistics": statistics, "--on-mismatch": on_mismatch, "--ray": ray}  # fmt: skip
+                 "--statistics": statistics, "--on-mismatch": on_mismatch, "--extra-from": extra_from,
+                 "--ray": ray}  # fmt: skip
         return learn_command(words, out, [option for option, value in fixed.items() if value], name=learn,
                       objective=objective, rows=rows, split=on, start=start, dry_run=dry_run,
                       device=device or "auto", suite=suite, data_dir=data_dir, only=only, force=force)  # fmt: skip
@@ -132,7 +140,7 @@ def merge(
     target = check_out(out, "merge", force=force) if out is not None else None
     if is_recipe(words):
         given = {"--method": method, "--no-base": no_base, "--scope": scope, "--dtype": dtype,
-                 "--statistics": files, "--on-mismatch": on_mismatch}  # fmt: skip
+                 "--statistics": files, "--on-mismatch": on_mismatch, "--extra-from": extra_from}  # fmt: skip
         stages = _read(words, [option for option, value in given.items() if value], compat)
     elif compat is not None:
         raise AllroundError(
@@ -140,7 +148,7 @@ def merge(
         )
     else:
         name = method or ("average" if no_base else "ties")
-        stages = [_stage(_recipe(words, name, no_base, on_mismatch, scope, dtype, files))]
+        stages = [_stage(_recipe(words, name, no_base, on_mismatch, extra_from, scope, dtype, files))]
     processor = checked_device(device or "cpu")
     threads = workers or min(available_cores(), 8)
     folders: dict[str, Path] = {}
@@ -226,6 +234,7 @@ def _recipe(
     method: str,
     no_base: bool,
     on_mismatch: str | None,
+    extra_from: str | None,
     scope: str | None,
     dtype: str | None,
     statistics: Mapping[str, str],
@@ -252,5 +261,6 @@ def _recipe(
         scope=scope,
         dtype=asked_dtype(dtype) if dtype else None,
         on_mismatch=on_mismatch or "error",
+        extra_from=extra_from,
         statistics={kind: tuple(files.split(",")) for kind, files in statistics.items()},
     )

@@ -102,6 +102,7 @@ def merge(
     scope: str | None = None,
     dtype: str | None = None,
     on_mismatch: str = "error",
+    extra_from: Path | str | None = None,
     statistics: Mapping[str, Sequence[Path | str]] | None = None,
     workers: int | None = None,
     device: str = "cpu",
@@ -115,7 +116,7 @@ def merge(
     `allround.methods("merge")`; by default `ties`, and `average` without a base. parameters: the method's own, such as
     `keep=0.2`; where it says so, one number for each model. out: the folder of the merged model, which appears when it
     is whole; networks and state dicts have no configuration or tokenizer, so they cannot be merged into a folder.
-    scope, dtype, on_mismatch, statistics (kind -> a file for each model), workers, device, force: as of
+    scope, dtype, on_mismatch, extra_from, statistics (kind -> a file for each model), workers, device, force: as of
     `allround merge`.
 
     Returns the folder, where `out` is given; of models with heads one model, whose encoder is merged and which has the
@@ -138,6 +139,12 @@ def merge(
     if isinstance(models, (str, Path, nn.Module, Mapping)):
         raise AllroundError("merge models", "a single model is given, and no list", "give a list: merge([one, two])")
     if _have_heads(models):
+        if extra_from is not None:
+            raise AllroundError(
+                f"take what the base lacks from {extra_from}",
+                "the models have heads, and all of them are kept",
+                "leave it out",
+            )
         options: dict[str, Any] = {"scope": scope, "dtype": dtype, "on_mismatch": on_mismatch, "statistics": statistics}
         whole = _merge_with_heads(models, base, method, **options, workers=workers, device=device, **parameters)
         if out is None:
@@ -152,6 +159,7 @@ def merge(
         scope=scope,
         dtype=None if dtype is None else asked_dtype(dtype),
         on_mismatch=on_mismatch,
+        extra_from=None if extra_from is None else str(extra_from),
         statistics={kind: tuple(map(str, files)) for kind, files in (statistics or {}).items()},
     )
     if base is not None and recipe.base is not None and recipe.base.path not in named:

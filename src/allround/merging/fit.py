@@ -119,6 +119,27 @@ class Fits:
                 and not self.names[number].is_tied(name)
             ]  # fmt: skip
 
+    def take_extra(self) -> list[Item]:
+        """What the base lacks of the model that the recipe takes it from, as it is; the same of others is left out."""
+        if self.recipe.extra_from is None:
+            return []
+        number = [model.path for model in self.recipe.models].index(self.recipe.extra_from)
+        source, names = self.models[number], self.extra[number]
+        if not names:
+            raise AllroundError(
+                f"take what the base lacks from {source.path}",
+                "the base has every tensor of it",
+                "leave it out, or name the model that has more",
+            )
+        self.notes.append(f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}: taken from {source.path}")
+        self.extra = {n: [] if n == number else [one for one in extra if one not in names]
+                      for n, extra in self.extra.items()}  # fmt: skip
+        return [
+            Item(name, self.recipe.dtype or source.dtype(name), source.shape(name), None, ((number, name),),
+                 copied=number)
+            for name in names
+        ]  # fmt: skip
+
     def raise_problems(self) -> None:
         whose = "the base" if self.base else "the first model"
         for number, model in enumerate(self.models):
@@ -183,7 +204,7 @@ class Fits:
         if not lacks:
             return (
                 "merge only checkpoints that were tuned from this base; to go on without these tensors (such as heads "
-                "that were put on the base): --on-mismatch keep-base"
+                "that were put on the base): --on-mismatch keep-base; to take those of one model: --extra-from MODEL"
             )
         if any(EMBEDDING.search(n) or OUTPUT.search(n) for n in differ):
             return (

@@ -12,6 +12,7 @@ from allround.checkpoints.weights import Weights
 from allround.core import registry
 from allround.core.entry import Entry
 from allround.core.errors import AllroundError
+from allround.core.files import read_settings
 from allround.merging.finish import Configure
 from allround.merging.fit import Fits
 from allround.merging.plan import SHARD, Item, Output, Plan, Shard, bytes_of
@@ -19,6 +20,8 @@ from allround.merging.recipe import Model, Recipe
 from allround.merging.sources import open_model, untie
 from allround.merging.vocabulary import prepare
 
+#: Settings in a config.json that describe a classifier.
+_CLASSIFIER = ("architectures", "id2label", "label2id", "problem_type")
 #: Makes a recipe's model a source; it is given the base, where there is one.
 Opener = Callable[[Model, Source | None], Source]
 
@@ -57,6 +60,9 @@ def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener
         if item is not None:
             items.setdefault(output.file, []).append(item)
     fits.check_extra(outputs)
+    if extra := fits.take_extra():
+        items.setdefault("", []).extend(extra)  # beside the others
+        finish.append(Configure(_classifier_settings(models[extra[0].models[0][0]])))
     fits.raise_problems()
     fits.check_rules(outputs)
     return Plan(
@@ -69,6 +75,13 @@ def make_plan(recipe: Recipe, *, outputs: Sequence[Output] | None = None, opener
         notes,
         finish,
     )
+
+
+def _classifier_settings(source: Source) -> dict[str, object]:
+    """What the config.json of a model says of its classifier."""
+    file = (source.path if source.path.is_dir() else source.path.parent) / "config.json"
+    config = read_settings(file) if file.is_file() else {}
+    return {name: config[name] for name in _CLASSIFIER if name in config} if isinstance(config, Mapping) else {}
 
 
 def _statistics(recipe: Recipe, entry: Entry, models: Sequence[Source]) -> dict[str, list[Weights]]:

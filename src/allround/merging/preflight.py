@@ -141,14 +141,16 @@ def compare_files(plan: Plan) -> list[str]:
     if len(encoder_settings(plan)) > 1:
         notes.append(f"the models do not say the same in {CONFIG} of how inputs are read, and the base has no such "
                      "file: the merged model has none either, and reads them by the defaults")  # fmt: skip
+    chosen = [n for n, model in enumerate(plan.recipe.models) if model.path == plan.recipe.extra_from]
+    labels = plan.models[chosen[0]].path if chosen else first.path
     for model in plan.models:
         if model is first or not model.path.is_dir():
             continue
         ours, other = _config(first.path), _config(model.path)
         keys = [k for k in _KEYS if k in ours and k in other and ours[k] != other[k]]
         notes += [f"{model.path}: {k} is {other[k]!r} in its config.json, in the base {ours[k]!r}" for k in keys]
-        if ours.get("id2label") != other.get("id2label") and "id2label" in other:
-            notes.append(f"{model.path}: its labels (id2label) differ; those of {first.path} are kept")
+        if ours.get("id2label") != other.get("id2label") and "id2label" in other and model.path != labels:
+            notes.append(f"{model.path}: its labels (id2label) differ; those of {labels} are kept")
         for name in ("1_Pooling/config.json", "preprocessor_config.json", "modules.json", CONFIG):
             one, two = first.path / name, model.path / name
             if one.is_file() and two.is_file() and read_settings(one) != read_settings(two):

@@ -79,6 +79,8 @@ class Recipe:
     tokenizer: of the output, where the vocabularies differ; None: the base's. chat_template: of the output: the
     template itself, the name of one, or `auto` for the one that most models have. config: values to set in the
     output's config.json. mixed: a tensor takes some of the models only, as where layers of several models are stacked.
+    extra_from: the path of the model from which the merged model takes what the base lacks, such as a classifier, as it
+    is; None: from none.
     """
 
     method: str
@@ -95,6 +97,7 @@ class Recipe:
     chat_template: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     mixed: bool = False
+    extra_from: str | None = None
 
     def __post_init__(self) -> None:
         entry = registry.find("merge", self.method)
@@ -112,6 +115,14 @@ class Recipe:
                 f"merge by '{self.method}'", "no specialist was given", "give at least one beside the base"
             )
         self._check_models(entry)
+        paths = [model.path for model in self.models]
+        if self.extra_from is not None and (self.base is None or paths.count(self.extra_from) != 1):
+            raise AllroundError(
+                f"take what the base lacks from {self.extra_from}",
+                "there is no base" if self.base is None else "it is not one of the models",
+                "leave it out; --on-mismatch says what is done where models differ" if self.base is None
+                else f"give one of them: {', '.join(paths)}",
+            )  # fmt: skip
 
     def _check_models(self, entry: Entry) -> None:
         asked = f"merge {len(self.models)} model{'s' * (len(self.models) != 1)} by '{self.method}'"

@@ -18,7 +18,7 @@ from allround.merging.templates import check_template
 
 _KEYS = (
     *("base", "models", "method", "parameters", "rules", "scope", "dtype", "on_mismatch", "statistics"),
-    *("tokenizer", "chat_template"),
+    *("tokenizer", "chat_template", "extra_from"),
 )
 COMPAT = ("mergekit", "none")
 
@@ -105,6 +105,8 @@ class _Own:
             optional["scope"] = reading.one_of(about["scope"], self.place("scope"), SCOPES)
         if "on_mismatch" in about:
             optional["on_mismatch"] = reading.one_of(about["on_mismatch"], self.place("on_mismatch"), ON_MISMATCH)
+        if about.get("extra_from") is not None:
+            optional["extra_from"] = reading.path(about["extra_from"], self.place("extra_from"))
         if "dtype" in about:
             optional["dtype"] = reading.dtype(about["dtype"], self.place("dtype"))
         if "tokenizer" in about:

@@ -218,4 +218,5 @@ def command_of(recipe: Recipe) -> str:
     words += [f"--scope {recipe.scope}"] if recipe.scope else []
     words += [f"--dtype {str(torch_dtype(recipe.dtype)).removeprefix('torch.')}"] if recipe.dtype else []
     words += [f"--on-mismatch {recipe.on_mismatch}"] if recipe.on_mismatch != "error" else []
+    words += [f"--extra-from {shlex.quote(recipe.extra_from)}"] if recipe.extra_from else []
     return " ".join([*words, "-o OUT"])
