@@ -19,12 +19,15 @@ from allround.core.outputs import check_out, check_texts, output_folder, work_fo
 from allround.core.progress import Progress
 from allround.core.seeds import seed_everything, seed_of
 from allround.core.words import plural
+from allround.evaluation.calibration import CalibrationFacts, calibrated, check_method, facts_of, fit
+from allround.evaluation.calibrators import way_of
 from allround.evaluation.error_files import check_error_files, write_error_files
 from allround.evaluation.errors import errors_of
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions, score
 from allround.evaluation.scoreboard import FILES, Notes, Scoreboard, ScoredSystem
 from allround.models.base import open_encoder
+from allround.models.calibration import KEY, Calibration
 from allround.models.device import pick_device
 from allround.models.fitting import fit_head
 from allround.models.system import System
@@ -53,6 +56,7 @@ def train(
     config: str | None = None,
     callbacks: Sequence[Callback] = (),
     track: Sequence[str] = (),
+    calibrate: str = "temperature",
     force: bool = False,
 ) -> Scoreboard:
     """Train one joint model on all tasks of a suite, save it into the folder `out`, and score it on test.
@@ -63,11 +67,11 @@ def train(
     there. Of several processes (`torchrun`) all train, and the first writes and speaks. A folder that is there is
     replaced only where `train` wrote it and nothing was changed since, or with `force`. config: what the command line
     was asked for, which is kept in `out`. callbacks: are told of steps, evaluations and the test scores. track: names
-    of trackers (tensorboard, mlflow, wandb), which write into `out`.track.
+    of trackers (tensorboard, mlflow, wandb), which write into `out`.track. calibrate: how the model's scores are
+    corrected on validation, as in a build.
     """
-    return _tune(
-        as_suite(suite), base, Path(out), settings, seed, encoder, progress, "train", config, callbacks, track, force
-    )
+    return _tune(as_suite(suite), base, Path(out), settings, seed, encoder, progress, "train", config, callbacks, track,
+                 calibrate, force)  # fmt: skip
 
 
 def tune(
@@ -83,6 +87,7 @@ def tune(
     config: str | None = None,
     callbacks: Sequence[Callback] = (),
     track: Sequence[str] = (),
+    calibrate: str = "temperature",
     force: bool = False,
 ) -> Scoreboard:
     """Tune one specialist: for the task of the suite that is named, or for the only one there is. Otherwise as `train`.
@@ -101,7 +106,8 @@ def tune(
             f"tune a specialist for '{task}'", f"'{suite.name}' has no such task", suggestion(task, suite.tasks)
         )
     chosen = suite if task is None else suite.part([task])
-    return _tune(chosen, base, Path(out), settings, seed, encoder, progress, "tune", config, callbacks, track, force)
+    return _tune(chosen, base, Path(out), settings, seed, encoder, progress, "tune", config, callbacks, track,
+                 calibrate, force)  # fmt: skip
 
 
 def _tune(
@@ -116,9 +122,11 @@ def _tune(
     config: str | None,
     callbacks: Sequence[Callback],
     track: Sequence[str],
+    calibrate: str,
     force: bool,
 ) -> Scoreboard:
     settings = settings or Settings()
+    check_method(calibrate)
     base = str(base) if base is not None else suite.base
     out = check_out(out, command, force=force, inputs=[base], data=suite.files)
     scratch = out.parent / f"{out.name}.unfinished"
@@ -157,13 +165,20 @@ def _tune(
                                name=name)  # fmt: skip
         for words in _what_happened(course, settings):
             progress.say(words)
-        board = board_of(model, suite, "test", "tuned", course)
+        fitted = {t.name: fit(predict_split(model, t, "validation"), calibrate) for t in tasks}
+        calibrations = {name: one for name, one in fitted.items() if one is not None}
+        if calibrations:
+            listed = ", ".join(f"{name} by {way_of(one)}" for name, one in calibrations.items())
+            progress.say(f"scores calibrated on validation: {listed}")
+        board = board_of(model, suite, "test", "tuned", course, calibrations=calibrations)
         for callback in told if first else ():
             callback.scored(board.scores())
         happened = {"skipped": course.skipped_of, "restored": course.restored, "examples": course.examples}
         model.facts = {"made_by": {"base": str(base), "settings": settings.to_json(), "seed": seed, **happened},
                        "scores": {n: cell_facts(d, board.cells["tuned"][n], "test")
                                   for n, d in board.definitions.items()}}  # fmt: skip
+        if calibrations:
+            model.facts[KEY] = {name: one.to_json() for name, one in calibrations.items()}
         if folder:
             model.write(folder)
             if config is not None:
@@ -284,14 +299,21 @@ def board_of(
     said: Sequence[str] = (),
     *,
     keep: dict[tuple[str, str], Predictions] | None = None,
+    calibrations: Mapping[str, Calibration] | None = None,
 ) -> Scoreboard:
     """The scoreboard of one model, called `name`, beside the floor. course: the training that it came from. said: of
-    tasks, as `TASK: WORDS`. keep: takes the predictions, by system and task."""
+    tasks, as `TASK: WORDS`. keep: takes the predictions, by system and task. calibrations: that the model does not have
+    yet; the board says what they do."""
     predictions: dict[tuple[str, str], Predictions] = {} if keep is None else keep
+    facts: dict[str, CalibrationFacts] = {}
     for task_name, task in suite.tasks.items():
         # The model's own definition scales a regression target as it was trained.
         own = task.as_defined(model.definition(task_name))
-        predictions[name, task_name] = predict_split(model, own, split)
+        found = predict_split(model, own, split)
+        if calibrations and task_name in calibrations:
+            facts[task_name] = facts_of(found, calibrations[task_name])
+            found = calibrated(found, calibrations[task_name])
+        predictions[name, task_name] = found
         predictions["floor", task_name] = floor(own, split)
     rows = sum(len(p) for (s, _), p in predictions.items() if s == name)
     seconds = sum(p.seconds for (s, _), p in predictions.items() if s == name)
@@ -309,9 +331,10 @@ def board_of(
     more = {n: [*t.notes, *(line.removeprefix(f"{n}: ") for line in said if line.startswith(f"{n}: "))]
             for n, t in suite.tasks.items()}  # fmt: skip
     notes: Notes = {"tasks": {n: lines for n, lines in more.items() if lines}}
-    return Scoreboard.make(
+    board = Scoreboard.make(
         {n: model.definitions[n] for n in suite.tasks}, systems, predictions, reference=None, notes=notes
     )
+    return replace(board, calibration={name: facts}) if facts else board
 
 
 def floor(task: Task, split: str = "test") -> Predictions:

@@ -11,6 +11,7 @@ from allround.cli.config import asked_for
 from allround.cli.help import PLAIN
 from allround.cli.options import (
     BaseOption,
+    CalibrateOption,
     ClassWeightsOption,
     DataOption,
     FocalOption,
@@ -125,9 +126,7 @@ def build(
         bool,
         typer.Option("--any-system", help="Let specialists, baselines and ensembles win too, not only single models."),
     ] = False,
-    calibrate: Annotated[
-        str, typer.Option(help="How scores are corrected on validation: temperature, isotonic or none.")
-    ] = "temperature",
+    calibrate: CalibrateOption = "temperature",
     coverage: Annotated[
         float | None, typer.Option(help="Also make sets of answers that hold the right one this often, such as 0.9.")
     ] = None,

@@ -65,6 +65,13 @@ FocalOption = Annotated[
     float | None,
     typer.Option(help="Train tasks with labels by a focal loss with this exponent, such as 2."),
 ]
+CalibrateOption = Annotated[
+    str,
+    typer.Option(
+        help="How scores are corrected on validation: temperature, vector, noise, isotonic, auto (what fits held-out "
+        "validation rows best) or none."
+    ),
+]
 
 
 def load_suite(

@@ -8,6 +8,7 @@ from allround.cli.config import asked_for
 from allround.cli.help import PLAIN
 from allround.cli.options import (
     BaseOption,
+    CalibrateOption,
     ClassWeightsOption,
     DataOption,
     FocalOption,
@@ -41,6 +42,7 @@ def train(
     track: TrackOption = None,
     class_weights: ClassWeightsOption = None,
     focal_gamma: FocalOption = None,
+    calibrate: CalibrateOption = "temperature",
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -54,7 +56,7 @@ def train(
 
     loaded = load_suite(suite, data_dir, only, limit).weighed(class_weights, focal_gamma)
     board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, config=asked_for(),
-                track=split(track, "--track"), force=force)  # fmt: skip
+                track=split(track, "--track"), calibrate=calibrate, force=force)  # fmt: skip
     if leave_group():
         board.print()
         typer.echo(f"\nmodel   {out}")

@@ -10,6 +10,7 @@ from allround.cli.config import asked_for
 from allround.cli.help import PLAIN
 from allround.cli.options import (
     BaseOption,
+    CalibrateOption,
     ClassWeightsOption,
     DataOption,
     FocalOption,
@@ -44,6 +45,7 @@ def tune(
     track: TrackOption = None,
     class_weights: ClassWeightsOption = None,
     focal_gamma: FocalOption = None,
+    calibrate: CalibrateOption = "temperature",
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -53,7 +55,7 @@ def tune(
 
     loaded = load_suite(suite, data_dir, task, limit).weighed(class_weights, focal_gamma)
     board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, config=asked_for(),
-                track=split(track, "--track"), force=force)  # fmt: skip
+                track=split(track, "--track"), calibrate=calibrate, force=force)  # fmt: skip
     board.print()
     typer.echo(f"\nmodel   {out}")
     return {"model": out, "scoreboard": board.to_json()}

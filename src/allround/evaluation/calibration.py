@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,17 +10,17 @@ from numpy.typing import NDArray
 
 from allround.core.errors import AllroundError, suggestion
 from allround.core.schema import STRICT
-from allround.evaluation.predictions import Predictions
-from allround.models.calibration import ROUNDING, Calibration, Curve, Threshold, confidence
+from allround.evaluation.calibrators import WAYS, Sample, way_of
+from allround.evaluation.predictions import Predictions, one_table
+from allround.models.calibration import ROUNDING, Calibration, Threshold, confidence
 from allround.tasks.kind import kind
 
 Array = NDArray[np.float64]
 
 #: Bins of equal width that confidences are sorted into.
 BINS = 15
-#: The temperatures that are looked among.
-_TEMPERATURES = (0.05, 20.0)
-_LEAST = 1e-12
+#: Draws of right and wrong answers that the error of perfect confidences is the mean of.
+_DRAWS = 200
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,16 @@ class Reliability:
     """How confidence and success go together.
 
     ece: the expected calibration error, the mean distance of the two over bins, each weighted by its count (Guo et
-    al., ICML 2017, arXiv:1706.04599, equation 3). bins: those that are not empty, by ascending confidence.
+    al., ICML 2017, arXiv:1706.04599, equation 3). bins: those that are not empty, by ascending confidence. chance: the
+    ECE that is expected on as many rows if each confidence is the very probability to be right; it is above 0, for in
+    a bin of few rows the share of right answers is off by chance. None in scoreboards of before.
     """
 
     __pydantic_config__ = STRICT
 
     ece: float
     bins: tuple[Bin, ...]
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class SetFacts:
 
 @dataclass(frozen=True)
 class CalibrationFacts:
-    """What calibration did for a system on a task, measured on test. method: none where it was not fitted.
+    """What calibration did for a system on a task, measured on test. method: none where it was not fitted; what was
+    chosen, of `auto`.
 
     before, after: reliability; None where the task has no scores.
     """
@@ -90,66 +93,38 @@ def reliability(predictions: Predictions) -> Reliability:
     """
     assert predictions.scores is not None
     rules = kind(predictions.definition.kind)
-    sure = rules.sureness(predictions.scores.astype(np.float64), predictions.predictions)
-    targets, said = np.asarray(predictions.targets), np.asarray(predictions.predictions)
+    scores = one_table(predictions.scores, predictions.definition).astype(np.float64)
+    targets, said = (np.concatenate(v) if rules.per_token else np.asarray(v)
+                     for v in (predictions.targets, predictions.predictions))  # fmt: skip
+    sure = rules.sureness(scores, said)
     right = (targets == said).reshape(sure.shape).ravel()
     sure = sure.ravel()
-    place = np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)
+    place = _place(sure)
     bins = [
         Bin(int((place == one).sum()), float(sure[place == one].mean()), float(right[place == one].mean()))
         for one in np.unique(place)
     ]
-    total = sum(one.count for one in bins)
-    return Reliability(sum(one.count * abs(one.right - one.confidence) for one in bins) / total, tuple(bins))
+    ece = sum(one.count * abs(one.right - one.confidence) for one in bins) / max(1, len(sure))
+    return Reliability(ece, tuple(bins), float(errors_by_chance(sure).mean()))
 
 
-def fit_temperature(validation: Predictions) -> Calibration:
-    """The temperature with the least negative log-likelihood on validation (Guo et al. 2017).
-
-    A prior keeps it finite where validation is answered without an error: log T is normal with a deviation of 1, which
-    weighs as much as a fraction of one row.
-    """
-    from scipy.optimize import minimize_scalar
-
-    assert validation.scores is not None
-    rules, scores = kind(validation.definition.kind), validation.scores
-
-    def cost(log: float) -> float:
-        return _loss(validation, rules.tempered(scores, float(np.exp(log)))) + 0.5 * log**2
-
-    found = minimize_scalar(cost, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-4})
-    return Calibration(temperature=float(np.exp(found.x)))
+def errors_by_chance(sure: Array) -> Array:
+    """The ECE of answers that are right just as often as their confidences `sure` say, in 200 draws of which are
+    (consistency resampling: Broecker and Smith, Weather and Forecasting 22, 2007)."""
+    draw, place = np.random.default_rng(0), _place(sure)
+    off = [np.bincount(place, (draw.random(len(sure)) < sure) - sure, BINS) for _ in range(_DRAWS)]
+    return np.asarray(np.abs(off).sum(1) / max(1, len(sure)))
 
 
-def fit_isotonic(validation: Predictions) -> Calibration:
-    """A rising curve for each label against the rest (Zadrozny and Elkan, KDD 2002); rows are then divided by their
-    sum, where labels exclude each other. It needs more rows than a temperature."""
-    from sklearn.isotonic import IsotonicRegression
-
-    assert validation.scores is not None
-    targets, labels = np.asarray(validation.targets), len(validation.definition.labels)
-    has = targets == 1 if targets.ndim == 2 else np.eye(labels)[targets] == 1
-    curves = []
-    for place in range(labels):
-        fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
-        fitted.fit(validation.scores[:, place].astype(np.float64), has[:, place].astype(np.float64))
-        x, y = fitted.X_thresholds_.tolist(), fitted.y_thresholds_.tolist()
-        curves.append(Curve(tuple(map(float, x)), tuple(map(float, y))))
-    return Calibration(curves=tuple(curves))
-
-
-#: How scores may be calibrated.
-METHODS: Mapping[str, Callable[[Predictions], Calibration] | None] = {
-    "temperature": fit_temperature,
-    "isotonic": fit_isotonic,
-    "none": None,
-}
+def _place(sure: Array) -> NDArray[np.int_]:
+    """The bin of each confidence."""
+    return np.asarray(np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1))
 
 
 def check_method(name: str) -> str:
     """The name of a way to calibrate, or an error that suggests one."""
-    if name not in METHODS:
-        raise AllroundError(f"calibrate by '{name}'", "there is no such way", suggestion(name, METHODS))
+    if name not in WAYS:
+        raise AllroundError(f"calibrate by '{name}'", "there is no such way", suggestion(name, WAYS))
     return name
 
 
@@ -164,9 +139,9 @@ def check_coverage(coverage: float | None) -> float | None:
 
 def fit(validation: Predictions, method: str, coverage: float | None = None) -> Calibration | None:
     """What corrects the scores of a system on a task, and makes sets of the wanted coverage; None for neither."""
-    fitter, made = METHODS[method], Calibration()
-    if fitter is not None and validation.scores is not None and len(validation):
-        made = fitter(validation)
+    fitter, made = WAYS[method], Calibration()
+    if fitter is not None and validation.scores is not None and len(held := Sample.of(validation)):
+        made = fitter(held)
     rules = kind(validation.definition.kind)
     if coverage is not None and not rules.per_token and not rules.written:
         made = replace(made, sets=fit_sets(calibrated(validation, made), coverage))
@@ -177,9 +152,9 @@ def calibrated(predictions: Predictions, calibration: Calibration | None) -> Pre
     """The same predictions with corrected scores and confidences."""
     if calibration is None or predictions.scores is None:
         return predictions
-    table = calibration.apply(predictions.scores, predictions.definition)
+    table = calibration.correct(predictions.scores, predictions.definition)
     sure = confidence(table, predictions.predictions, predictions.definition)
-    return replace(predictions, scores=np.asarray(table, dtype=np.float32), confidence=sure)
+    return replace(predictions, scores=table, confidence=sure)
 
 
 def fit_sets(validation: Predictions, coverage: float) -> Threshold:
@@ -208,7 +183,7 @@ def _strangeness(predictions: Predictions) -> Array:
             "the system gives no probabilities of the labels",
             "use a system that does, or leave coverage out",
         )
-    scores = predictions.scores.astype(np.float64)
+    scores = one_table(predictions.scores, predictions.definition).astype(np.float64)
     if targets.ndim == 2:
         return np.asarray(1 - np.where(targets == 1, scores, 1.0).min(1))
     return np.asarray(1 - scores[np.arange(len(targets)), targets])
@@ -223,17 +198,11 @@ def set_facts(test: Predictions, sets: Threshold) -> SetFacts:
     assert test.scores is not None
     limit = -1.0 if sets.limit is None else sets.limit
     held = float((1 - _strangeness(test) >= limit - ROUNDING).mean())
-    return SetFacts(sets.coverage, held, float((test.scores >= limit - ROUNDING).sum(1).mean()))
+    sizes = (one_table(test.scores, test.definition) >= limit - ROUNDING).sum(1)
+    return SetFacts(sets.coverage, held, float(sizes.mean()))
 
 
-def _loss(predictions: Predictions, scores: Array) -> float:
-    """The sum of -log p over rows, or over rows and labels where there may be several."""
-    targets = np.asarray(predictions.targets)
-    sure = kind(predictions.definition.kind).sureness(scores, targets)
-    return float(-np.log(np.maximum(sure, _LEAST)).sum())
-
-
-def facts_of(test: Predictions, calibration: Calibration | None, method: str) -> CalibrationFacts:
+def facts_of(test: Predictions, calibration: Calibration | None) -> CalibrationFacts:
     """What a calibration does on test. test: as the system gave it, not corrected yet."""
     known: dict[str, Any] = {}
     corrected = calibrated(test, calibration)
@@ -241,6 +210,5 @@ def facts_of(test: Predictions, calibration: Calibration | None, method: str) ->
         known = {"before": reliability(test), "after": reliability(corrected)}
     if calibration is not None and calibration.sets is not None:
         known["sets"] = set_facts(corrected, calibration.sets)
-    scored = calibration is not None and (calibration.temperature is not None or bool(calibration.curves))
     temperature = calibration.temperature if calibration is not None else None
-    return CalibrationFacts(method if scored else "none", len(test), temperature, **known)
+    return CalibrationFacts(way_of(calibration), len(test), temperature, **known)

@@ -258,5 +258,5 @@ def _part(predictions: Predictions, rows: Sequence[int]) -> Predictions:
         targets=taken(predictions.targets, rows),
         predictions=taken(predictions.predictions, rows),
         confidence=None if predictions.confidence is None else [predictions.confidence[row] for row in rows],
-        scores=None if predictions.scores is None else predictions.scores[list(rows)],
+        scores=None if predictions.scores is None else taken(predictions.scores, rows),
     )

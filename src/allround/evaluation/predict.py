@@ -21,14 +21,14 @@ def predict_split(
 ) -> Predictions:
     """Predict every row of a split.
 
-    The probabilities of the labels are kept where the kind has one of each for a row. prepared: the split's rows as
+    The probabilities of the labels are kept where the kind has labels. prepared: the split's rows as
     the model prepared them, when the caller has them; then the time is that of the network alone.
     """
     started = time.perf_counter()
     rows = task.splits[split].inputs
     if not len(rows):
         return _predictions(task, split, _none(task), started)
-    scores = kind(task.definition.kind).has_scores
+    scores = not kind(task.definition.kind).numeric
     if prepared is not None and isinstance(system, Model):
         made = system.answer_prepared(task.name, prepared, batch_size=batch_size, scores=scores)
     else:
@@ -46,7 +46,7 @@ def predict_alike(
     started = time.perf_counter()
     if not len(prepared):
         return [_predictions(task, split, _none(task), started) for _ in models]
-    scores = kind(task.definition.kind).has_scores
+    scores = not kind(task.definition.kind).numeric
     found = answer_alike(models, task.name, prepared, batch_size=batch_size, scores=scores)
     seconds = time.perf_counter() - started
     return [_predictions(task, split, made, started, seconds) for made in found]
@@ -55,7 +55,7 @@ def predict_alike(
 def _predictions(task: Task, split: str, made: Answers, started: float, seconds: float | None = None) -> Predictions:
     taken = time.perf_counter() - started if seconds is None else seconds
     targets = task.splits[split].targets
-    scores = None if made.scores is None else np.asarray(made.scores)
+    scores = made.scores if made.scores is None or isinstance(made.scores, list) else np.asarray(made.scores)
     return Predictions(task.definition, split, targets, made.predictions, made.confidence, taken, scores)
 
 

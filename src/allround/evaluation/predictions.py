@@ -29,7 +29,8 @@ class Predictions:
     """Targets and predictions of a split, both encoded as the task's kind does, row by row.
 
     confidence: the probability of each answer, where the kind has one. seconds: what predicting took. scores: the
-    probability of each label, float32 (n, labels), where a row has one for each and the system gives them.
+    probability of each label, float32 (n, labels), or for kinds per word one (words, labels) a row; where the kind has
+    labels and the system gives them.
     """
 
     definition: Definition
@@ -38,7 +39,7 @@ class Predictions:
     predictions: Encoded
     confidence: list[float] | None = None
     seconds: float = 0.0
-    scores: NDArray[np.float32] | None = None
+    scores: NDArray[np.float32] | list[NDArray[np.float32]] | None = None
 
     def __post_init__(self) -> None:
         if len(self.targets) != len(self.predictions):
@@ -61,8 +62,14 @@ class Predictions:
                 )
 
         if self.scores is not None:
-            object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float32))
-            if wrong := _wrong_scores(self.scores, len(self), self.definition):
+            given = self.scores
+            kept = (
+                [np.asarray(row, dtype=np.float32) for row in given]
+                if isinstance(given, list)
+                else np.asarray(given, dtype=np.float32)
+            )
+            object.__setattr__(self, "scores", kept)
+            if wrong := _wrong_scores(kept, self.targets, self.definition):
                 raise AllroundError(
                     f"keep the predictions for the task '{self.definition.name}'",
                     wrong,
@@ -108,8 +115,9 @@ class Predictions:
         """Write a Parquet file: row, target, prediction (in the words of the task), confidence and scores.
 
         Where answers are texts, the target is the list of the accepted ones. Scores are lists in the order of the
-        labels. Encoded numbers that do not follow exactly from the words (regression) have columns of their own. The
-        definition, the split and the seconds are in the metadata of the schema, as JSON under "allround".
+        labels; of kinds per word there is one for each word. Encoded numbers that do not follow exactly from the words
+        (regression) have columns of their own. The definition, the split and the seconds are in the metadata of the
+        schema, as JSON under "allround".
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -128,8 +136,12 @@ class Predictions:
             columns["target_encoded"] = pa.array(self.targets)
             columns["prediction_encoded"] = pa.array(self.predictions)
         if self.scores is not None:
-            flat = pa.array(np.ascontiguousarray(self.scores).ravel())
-            columns["scores"] = pa.FixedSizeListArray.from_arrays(flat, self.scores.shape[1])
+            table = one_table(self.scores, self.definition)
+            column = pa.FixedSizeListArray.from_arrays(pa.array(table.ravel()), table.shape[1])
+            if isinstance(self.scores, list):
+                ends = np.cumsum([0, *map(len, self.scores)])
+                column = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), column)
+            columns["scores"] = column
         about = {
             "format": _FORMAT,
             "definition": self.definition.to_json(),
@@ -194,13 +206,16 @@ def _check_columns(table: Any, definition: Definition) -> None:
     wanted |= {"target_encoded": pa.float64(), "prediction_encoded": pa.float64()} if form == pa.float64() else {}
     wanted |= {"confidence": pa.float64()} if "confidence" in found else {}
     listed = pa.list_(pa.float32(), len(definition.labels))
-    wanted |= {"scores": listed} if "scores" in found else {}
+    of_words = pa.list_(listed)
+    wanted |= {"scores": of_words if found["scores"] == of_words else listed} if "scores" in found else {}
     if len(found) < len(table.schema) or found != wanted or form not in kinds:
         raise ValueError(f"it has the columns {', '.join(f'{n} ({t})' for n, t in found.items())[:200]}")
     for name in found:
         column = table[name].combine_chunks()
-        lists = found[name] in (pa.list_(pa.string()), listed)
-        if column.null_count or (lists and column.values.null_count):
+        parts = [column]
+        while pa.types.is_list(parts[-1].type) or pa.types.is_fixed_size_list(parts[-1].type):
+            parts.append(parts[-1].values)
+        if any(part.null_count for part in parts):
             raise ValueError(f"its column '{name}' has gaps")
     if not np.array_equal(table["row"].to_numpy(), np.arange(len(table))):
         raise ValueError("its rows are not in their order")
@@ -213,19 +228,35 @@ def _odd(values: Any) -> int:
     return 0 if values is None else int((~np.isfinite(values)).sum())
 
 
-def _wrong_scores(scores: NDArray[np.float32], count: int, definition: Definition) -> str | None:
+def one_table(scores: NDArray[np.float32] | list[NDArray[np.float32]], definition: Definition) -> NDArray[np.float32]:
+    """The probabilities of the labels as (n, labels); of kinds per word n words, row after row."""
+    if not isinstance(scores, list):
+        return np.ascontiguousarray(scores)
+    return np.concatenate([np.zeros((0, len(definition.labels)), dtype=np.float32), *scores])
+
+
+def _wrong_scores(
+    scores: NDArray[np.float32] | list[NDArray[np.float32]], targets: Encoded, definition: Definition
+) -> str | None:
     """What is wrong with the probabilities of labels, in words."""
-    rules, wanted = kind(definition.kind), (count, len(definition.labels))
-    if not rules.has_scores:
+    rules, labels = kind(definition.kind), len(definition.labels)
+    if rules.numeric:
         return f"there are scores, and a row of a task of the kind {definition.kind} has none"
-    if scores.shape != wanted:
-        return f"the scores have the shape {scores.shape}, and there are {wanted[0]} rows and {wanted[1]} labels"
+    if rules.per_token != isinstance(scores, list):
+        return f"the scores of a task of the kind {definition.kind} are given {'not ' * rules.per_token}row by row"
+    if isinstance(scores, list):
+        if [row.shape for row in scores] != [(len(target), labels) for target in targets]:
+            return f"there is not one row of scores for each word, with {labels} labels"
+        scores = one_table(scores, definition)
+    elif scores.shape != (len(targets), labels):
+        return f"the scores have the shape {scores.shape}, and there are {len(targets)} rows and {labels} labels"
+    count, what = len(scores), "words" if rules.per_token else "rows"
     if odd := int((~np.isfinite(scores)).any(1).sum()):
-        return f"the scores of {odd} of {count} rows are NaN or infinite"
+        return f"the scores of {odd} of {count} {what} are NaN or infinite"
     if outside := int(((scores < -_ROUNDING) | (scores > 1 + _ROUNDING)).any(1).sum()):
-        return f"the scores of {outside} of {count} rows are not between 0 and 1"
-    if not rules.lists and (apart := int((np.abs(scores.sum(1, dtype=np.float64) - 1) > 100 * _ROUNDING).sum())):
-        return f"the scores of {apart} of {count} rows do not add up to 1"
+        return f"the scores of {outside} of {count} {what} are not between 0 and 1"
+    if rules.exclusive and (apart := int((np.abs(scores.sum(1, dtype=np.float64) - 1) > 100 * _ROUNDING).sum())):
+        return f"the scores of {apart} of {count} {what} do not add up to 1"
     return None
 
 
@@ -261,8 +292,15 @@ def _encoded(table: Any, name: str, definition: Definition) -> Encoded:
     return kind(definition.kind).encode(table[name].to_pylist(), definition)
 
 
-def _scores(table: Any) -> NDArray[np.float32] | None:
+def _scores(table: Any) -> NDArray[np.float32] | list[NDArray[np.float32]] | None:
+    import pyarrow as pa
+
     if "scores" not in table.column_names:
         return None
     column = table["scores"].combine_chunks()
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), column.type.list_size)
+    rows = column if pa.types.is_fixed_size_list(column.type) else column.flatten()
+    scores = np.asarray(rows.flatten().to_numpy(zero_copy_only=False)).reshape(len(rows), rows.type.list_size)
+    if rows is column:
+        return scores
+    counts = column.value_lengths().to_numpy(zero_copy_only=False)
+    return np.split(scores, np.cumsum(counts)[:-1]) if len(counts) else []

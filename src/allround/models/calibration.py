@@ -14,10 +14,12 @@ from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
 
 if TYPE_CHECKING:
-    from allround.models.batch import Answers
+    from allround.models.batch import Answers, Scores
 
 #: How far a score may be below the least of a set by rounding alone: scores are kept in single precision.
 ROUNDING = 1e-6
+#: How far a bias may be from 0.
+BIASES = 100.0
 #: The key of a manifest under which calibrations stand by task.
 KEY = "calibration"
 
@@ -48,17 +50,26 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How the scores of one task are corrected: by a temperature, or by a curve for each label.
+    """How the scores of one task are corrected: by a temperature with what may follow it, or by a curve for each label.
 
-    temperature: logits are divided by it. curves: of each label (isotonic regression); where labels exclude each other,
-    rows are divided by their sum. sets: of the corrected scores, where sets are wanted. Answers never change.
+    temperature: logits are divided by it. biases: are then added to the logits of the labels. noise: the share of
+    answers that are taken to be drawn without looking, each label as likely as any other. curves: of each label
+    (isotonic regression); where labels exclude each other, rows are divided by their sum. sets: of the corrected
+    scores, where sets are wanted. Answers never change. Of tasks per word, each word is a row.
     """
 
     __pydantic_config__ = STRICT
 
     temperature: float | None = None
+    biases: tuple[float, ...] = ()
+    noise: float | None = None
     curves: tuple[Curve, ...] = ()
     sets: Threshold | None = None
+
+    @property
+    def corrects(self) -> bool:
+        """Whether it changes scores."""
+        return replace(self, sets=None) != Calibration()
 
     def apply(self, scores: NDArray[np.floating], definition: Definition) -> NDArray[np.floating]:
         """Corrected scores (n, labels).
@@ -66,25 +77,41 @@ class Calibration:
         >>> d = Definition("t", "classification", ("x",), "text", "accuracy", ("no", "yes"))
         >>> Calibration(temperature=2.0).apply(np.array([[0.2, 0.8]]), d).round(3).tolist()
         [[0.333, 0.667]]
+        >>> Calibration(biases=(np.log(4), 0.0), noise=0.2).apply(np.array([[0.2, 0.8]]), d).round(3).tolist()
+        [[0.5, 0.5]]
+        >>> Calibration(noise=0.2).apply(np.array([[0.2, 0.8]]), d).round(3).tolist()
+        [[0.26, 0.74]]
         """
         rules = kind(definition.kind)
         if self.temperature is not None:
-            return rules.tempered(scores, self.temperature)
+            scores = rules.tempered(scores, self.temperature)
+        if self.biases:
+            scores = rules.shifted(scores, np.array(self.biases))
+        if self.noise is not None:
+            scores = (1 - self.noise) * scores + self.noise * even(definition)
         if not self.curves:
             return scores
         columns = zip(np.asarray(scores, dtype=np.float64).T, self.curves, strict=True)
         table = np.stack([np.interp(column, curve.x, curve.y) for column, curve in columns], 1)
-        if rules.lists:
+        if not rules.exclusive:
             return table
         total = table.sum(1, keepdims=True)
         # Where every curve says 0, the scores are left as they are.
         return np.where(total > 0, table / np.where(total > 0, total, 1.0), scores)
 
+    def correct(self, scores: Scores, definition: Definition) -> NDArray[np.floating] | list[NDArray[np.floating]]:
+        """Corrected scores as a system gives them: (n, labels), or for tasks per word one (words, labels) a row."""
+        if not isinstance(scores, list):
+            return self.apply(np.asarray(scores), definition)
+        if not scores:
+            return []
+        return np.split(self.apply(np.concatenate(scores), definition), np.cumsum([len(row) for row in scores])[:-1])
+
     def answers(self, made: Answers, definition: Definition, *, scores: bool) -> Answers:
         """The same answers with corrected confidences, and corrected scores where they are wanted."""
-        if made.scores is None or not kind(definition.kind).has_scores:
+        if made.scores is None or kind(definition.kind).numeric:
             return made if scores else replace(made, scores=None)
-        table = self.apply(np.asarray(made.scores), definition)
+        table = self.correct(made.scores, definition)
         sure = confidence(table, made.predictions, definition)
         return replace(made, confidence=sure, scores=table if scores else None)
 
@@ -94,12 +121,18 @@ class Calibration:
 
     def check(self, definition: Definition) -> None:
         """A ValueError unless it fits the task."""
-        rules = kind(definition.kind)
+        labels = len(definition.labels)
         if self.temperature is not None and not self.temperature > 0:
             raise ValueError("a temperature is not above 0")
-        if (self.temperature is not None or self.curves) and not rules.has_scores:
+        if self.noise is not None and not 0 <= self.noise < 1:
+            raise ValueError("a share of noise is not between 0 and 1")
+        if self.corrects and kind(definition.kind).numeric:
             raise ValueError("a task without scores has a calibration of them")
-        if self.curves and len(self.curves) != len(definition.labels):
+        if self.biases and len(self.biases) != labels:
+            raise ValueError("there is not one bias for each label")
+        if not all(abs(bias) <= BIASES for bias in self.biases):
+            raise ValueError(f"a bias is beyond {BIASES:g}")
+        if self.curves and len(self.curves) != labels:
             raise ValueError("there is not one curve for each label")
         for curve in self.curves:
             if not curve.x or len(curve.x) != len(curve.y) or list(curve.x) != sorted(curve.x):
@@ -108,9 +141,21 @@ class Calibration:
                 raise ValueError("a curve leaves 0 to 1")
 
 
-def confidence(scores: NDArray[np.floating], predictions: Encoded, definition: Definition) -> list[float]:
-    """The probability of each answer; of several labels, that of all decisions together."""
-    found: list[float] = kind(definition.kind).sureness(np.asarray(scores), predictions).prod(1).tolist()
+def even(definition: Definition) -> float:
+    """The probability of each label where none is more likely than another."""
+    return 1 / len(definition.labels) if kind(definition.kind).exclusive else 0.5
+
+
+def confidence(
+    scores: NDArray[np.floating] | list[NDArray[np.floating]], predictions: Encoded, definition: Definition
+) -> list[float]:
+    """The probability of each answer: of several labels, that of all decisions together; for tasks per word the mean
+    of those of the words."""
+    rules = kind(definition.kind)
+    if isinstance(scores, list):
+        rows = zip(scores, predictions, strict=True)
+        return [float(rules.sureness(table, row).mean()) if len(row) else 1.0 for table, row in rows]
+    found: list[float] = rules.sureness(np.asarray(scores), predictions).prod(1).tolist()
     return found
 
 

@@ -32,6 +32,8 @@ class Kind(ABC):
     lists: ClassVar[bool] = False
     #: Whether the labels are steps of a scale, in the order of the definition.
     ordered: ClassVar[bool] = False
+    #: Whether labels exclude each other, so that their probabilities add up to 1.
+    exclusive: ClassVar[bool] = True
     #: Whether targets may be given as columns of 0 and 1, one for each label.
     indicators: ClassVar[bool] = False
     #: Whether the answer is a text of the model's own, which only a language model can give.
@@ -79,13 +81,21 @@ class Kind(ABC):
     def tempered(self, scores: np.ndarray, temperature: float) -> np.ndarray:
         """Probabilities of the labels (n, labels) as they are when logits are divided by a temperature.
 
-        A temperature above 1 makes them less sure. Kinds that have scores only.
+        A temperature above 1 makes them less sure. Kinds with labels only; of kinds per word, n words.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no probability of each label for a row")
+        with np.errstate(divide="ignore"):
+            logits = np.log(np.asarray(scores, dtype=np.float64)) / temperature
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        return np.asarray(powers / powers.sum(1, keepdims=True))
+
+    def shifted(self, scores: np.ndarray, biases: np.ndarray) -> np.ndarray:
+        """Probabilities of the labels (n, labels) as they are when a bias for each label is added to its logit."""
+        powers = np.asarray(scores, dtype=np.float64) * np.exp(biases - np.max(biases))
+        return np.asarray(powers / powers.sum(1, keepdims=True))
 
     def sureness(self, scores: np.ndarray, predictions: Encoded) -> np.ndarray:
-        """The probability of each decision that predictions consist of, (n, decisions): one for each row, or for each
-        label of a row where there may be several. Kinds that have scores only."""
+        """The probability of each decision that predictions consist of, (n, decisions): one for each row or word, or
+        for each label of a row where there may be several. Kinds with labels only."""
         return np.asarray(scores[np.arange(len(scores)), np.asarray(predictions)][:, None])
 
     def shares(self, train: Encoded, labels: int) -> np.ndarray | None:

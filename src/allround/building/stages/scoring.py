@@ -68,7 +68,7 @@ def score(
             fitted = fit(loaded_predictions(held[name]), options.calibrate, options.coverage)
             predictions[candidate.name, name] = calibrated(found, fitted)
             if candidate.name in (choice.best.name, SPECIALISTS):
-                known = facts_of(found, fitted, options.calibrate)
+                known = facts_of(found, fitted)
                 if known.before or known.sets:
                     facts.setdefault(candidate.name, {})[name] = known
             if candidate.name == best_of[name] and fitted is not None:

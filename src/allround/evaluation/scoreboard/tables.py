@@ -58,7 +58,8 @@ def calibration_legend(board: Scores) -> str:
     """What the table of calibration shows, in words."""
     words = (
         "ECE is the expected calibration error on test: how far confidence is from the share of right answers, over 15 "
-        "bins of equal width; 0 is best. Calibration is fitted on validation. A temperature above 1 makes scores less "
+        "bins of equal width; 0 is best. By chance: what it would be on as many rows if the confidences after "
+        "calibration were exactly right. Calibration is fitted on validation. A temperature above 1 makes scores less "
         "sure."
     )
     if any(one.sets for tasks in (board.calibration or {}).values() for one in tasks.values()):
@@ -74,12 +75,13 @@ def calibration_table(board: Scores) -> tuple[list[str], list[list[str]]]:
     """Head and body of the table of calibration: a row for each system and task."""
     found = [(system, task, one) for system, tasks in (board.calibration or {}).items() for task, one in tasks.items()]
     with_sets = any(one.sets for _, _, one in found)
-    head = ["system", "task", "method", "ECE before", "ECE after"]
+    head = ["system", "task", "method", "ECE before", "ECE after", "by chance"]
     head += ["asked to cover", "covered", "mean size"] if with_sets else []
     body = []
     for system, task, one in found:
         method = f"{one.method} {one.temperature:.2f}" if one.temperature is not None else one.method
         row = [system, task, method, *(percent(r.ece) if r else "" for r in (one.before, one.after))]
+        row.append(percent(one.after.chance) if one.after and one.after.chance is not None else "")
         if with_sets and one.sets is None:
             row += ["", "", ""]
         elif one.sets is not None:

@@ -43,12 +43,6 @@ class Classification(Kind):
     def floor(self, train: Encoded, count: int, lengths: Sequence[int]) -> Encoded:
         return np.full(count, np.bincount(train).argmax(), dtype=np.int64)
 
-    def tempered(self, scores: np.ndarray, temperature: float) -> np.ndarray:
-        with np.errstate(divide="ignore"):
-            logits = np.log(np.asarray(scores, dtype=np.float64)) / temperature
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        return np.asarray(powers / powers.sum(1, keepdims=True))
-
     def shares(self, train: Encoded, labels: int) -> np.ndarray:
         counts = np.bincount(train, minlength=labels)
         return np.asarray(counts / counts.sum())

@@ -26,6 +26,7 @@ class Multilabel(Kind):
 
     metric = "macro_f1"
     lists = True
+    exclusive = False
     indicators = True
     least_labels = 1
 
@@ -53,6 +54,12 @@ class Multilabel(Kind):
 
     def tempered(self, scores: np.ndarray, temperature: float) -> np.ndarray:
         return scale_odds(scores, temperature)
+
+    def shifted(self, scores: np.ndarray, biases: np.ndarray) -> np.ndarray:
+        yes = np.asarray(scores, dtype=np.float64)
+        # Of p exp(b) and 1 - p, either is made smaller, so that neither overflows.
+        yes, no = yes * np.exp(np.minimum(biases, 0)), (1 - yes) * np.exp(-np.maximum(biases, 0))
+        return np.asarray(yes / (yes + no))
 
     def sureness(self, scores: np.ndarray, predictions: Encoded) -> np.ndarray:
         return np.where(np.asarray(predictions) == 1, scores, 1 - scores)
