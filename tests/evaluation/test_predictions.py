@@ -106,7 +106,7 @@ def test_scores_come_back_as_they_were_and_stand_in_the_file_by_row(kind: str, t
         ("multilabel", [[0.5, 0.5], [0.5, 1.1], [-1, 0]], "2 of 3 rows are not between 0 and 1"),
         ("classification", [[0.5, 0.5], [0.5, 0.6], [1, 0]], "1 of 3 rows do not add up to 1"),
         ("regression", [[1.0], [1.0], [1.0]], "a task of the kind regression has none"),
-        ("token_classification", [[1.0, 0, 0]] * 3, "a task of the kind token_classification has none"),
+        ("token_classification", [[1.0, 0, 0]] * 3, "not a list of tables, one for each row"),
     ],
 )
 def test_scores_that_are_no_probabilities_of_the_labels(kind: str, scores: Any, words: str) -> None:

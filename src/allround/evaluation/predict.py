@@ -28,7 +28,7 @@ def predict_split(
     rows = task.splits[split].inputs
     if not len(rows):
         return _predictions(task, split, _none(task), started)
-    scores = not kind(task.definition.kind).numeric
+    scores = kind(task.definition.kind).labelled
     if prepared is not None and isinstance(system, Model):
         made = system.answer_prepared(task.name, prepared, batch_size=batch_size, scores=scores)
     else:
@@ -46,7 +46,7 @@ def predict_alike(
     started = time.perf_counter()
     if not len(prepared):
         return [_predictions(task, split, _none(task), started) for _ in models]
-    scores = not kind(task.definition.kind).numeric
+    scores = kind(task.definition.kind).labelled
     found = answer_alike(models, task.name, prepared, batch_size=batch_size, scores=scores)
     seconds = time.perf_counter() - started
     return [_predictions(task, split, made, started, seconds) for made in found]

@@ -240,10 +240,11 @@ def _wrong_scores(
 ) -> str | None:
     """What is wrong with the probabilities of labels, in words."""
     rules, labels = kind(definition.kind), len(definition.labels)
-    if rules.numeric:
+    if not rules.labelled:
         return f"there are scores, and a row of a task of the kind {definition.kind} has none"
     if rules.per_token != isinstance(scores, list):
-        return f"the scores of a task of the kind {definition.kind} are given {'not ' * rules.per_token}row by row"
+        wanted = "a list of tables, one for each row" if rules.per_token else "one table, with a row for each target"
+        return f"the scores of a task of the kind {definition.kind} are not {wanted}"
     if isinstance(scores, list):
         if [row.shape for row in scores] != [(len(target), labels) for target in targets]:
             return f"there is not one row of scores for each word, with {labels} labels"

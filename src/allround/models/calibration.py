@@ -109,7 +109,7 @@ class Calibration:
 
     def answers(self, made: Answers, definition: Definition, *, scores: bool) -> Answers:
         """The same answers with corrected confidences, and corrected scores where they are wanted."""
-        if made.scores is None or kind(definition.kind).numeric:
+        if made.scores is None or not kind(definition.kind).labelled:
             return made if scores else replace(made, scores=None)
         table = self.correct(made.scores, definition)
         sure = confidence(table, made.predictions, definition)
@@ -126,7 +126,7 @@ class Calibration:
             raise ValueError("a temperature is not above 0")
         if self.noise is not None and not 0 <= self.noise < 1:
             raise ValueError("a share of noise is not between 0 and 1")
-        if self.corrects and kind(definition.kind).numeric:
+        if self.corrects and not kind(definition.kind).labelled:
             raise ValueError("a task without scores has a calibration of them")
         if self.biases and len(self.biases) != labels:
             raise ValueError("there is not one bias for each label")

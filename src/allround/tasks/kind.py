@@ -46,11 +46,6 @@ class Kind(ABC):
         """Whether targets consist of labels of the definition: they are neither numbers nor texts."""
         return not self.numeric and not self.written
 
-    @property
-    def has_scores(self) -> bool:
-        """Whether each row has a probability for each label: kinds with labels, unless they are per word."""
-        return self.labelled and not self.per_token
-
     @abstractmethod
     def facts(self, values: Sequence[Any]) -> dict[str, Any]:
         """Fields of the definition that training targets decide (labels; centre and scale)."""
@@ -99,7 +94,8 @@ class Kind(ABC):
         return np.asarray(scores[np.arange(len(scores)), np.asarray(predictions)][:, None])
 
     def shares(self, train: Encoded, labels: int) -> np.ndarray | None:
-        """How often each of the labels occurs among the training targets: (labels,); None for kinds without scores."""
+        """How often each of the labels occurs among the training targets: (labels,); None for kinds without labels, and
+        for kinds per word."""
         return None
 
     def strata(self, encoded: Encoded) -> list[object] | None:

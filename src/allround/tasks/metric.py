@@ -34,7 +34,7 @@ class Metric(ABC):
     kind does.
 
     A metric that declares `needs=("scores",)` is given the probabilities of the labels, (n, labels), in place of the
-    predictions; it is for kinds that have them (`Kind.has_scores`).
+    predictions; it is for kinds where a row has one for each label.
 
     Scores are finite for every prediction, however bad: each metric says what it gives where its formula is
     undefined.
