@@ -55,7 +55,7 @@ def texts(given: argparse.Namespace) -> Found:
     only = given.only.split(",") if given.only else None
     suite = Suite.load(given.suite, data_dir=given.data_dir, only=only, limit=limit)
     for task in suite.tasks.values():
-        if not kind(task.definition.kind).numeric:
+        if kind(task.definition.kind).labelled:
             yield task.name + ("-tuned" if given.tuned else ""), task, lambda task=task: text_model(suite, task, given)
 
 
