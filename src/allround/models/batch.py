@@ -21,11 +21,13 @@ class Features(NamedTuple):
     """What an encoder gives for a batch.
 
     values: (n, d), a vector for each row. Where `lengths` is not empty, row i has `lengths[i]` vectors, and those of
-    all rows follow each other: (sum of lengths, d). There are no vectors for padding, so none can enter a loss.
+    all rows follow each other: (sum of lengths, d). There are no vectors for padding, so none can enter a loss. texts:
+    what a language model wrote for each row, where its task is answered by writing.
     """
 
     values: Tensor
     lengths: tuple[int, ...] = ()
+    texts: tuple[str, ...] = ()
 
     def take(self, rows: Sequence[int], of: int) -> Features:
         """The features of some rows, in ascending order, of the `of` rows that there are.
@@ -37,7 +39,8 @@ class Features(NamedTuple):
             return self
         lengths = self.lengths or (1,) * of
         places = positions(rows, lengths).to(self.values.device)
-        return Features(self.values[places], tuple(lengths[row] for row in rows) if self.lengths else ())
+        texts = tuple(self.texts[row] for row in rows) if self.texts else ()
+        return Features(self.values[places], tuple(lengths[row] for row in rows) if self.lengths else (), texts)
 
 
 def positions(rows: Sequence[int], lengths: Sequence[int] | np.ndarray) -> Tensor:

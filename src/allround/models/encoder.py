@@ -12,11 +12,15 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.models.batch import Batch, Features
 from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded, kind
 from allround.tasks.values import Row
 
+#: The head of a task that nothing else was asked for, and for which the encoder has none of its own.
+LINEAR = "linear"
 #: The file beside the weights that says which encoder wrote them.
 CONFIG = "allround_encoder.json"
 
@@ -33,6 +37,12 @@ class Encoder(nn.Module, ABC):
     modalities: ClassVar[tuple[str, ...]]
     learning_rate: float = 1e-3
     epochs: int = 3
+    #: Learning rate of low-rank changes; None for four times that of all weights.
+    lora_rate: float | None = None
+    #: Steps that a training has at least, where nobody says how many epochs; few rows are seen more often.
+    least_steps: int = 0
+    #: What heads may read of it, as their files declare.
+    gives: ClassVar[tuple[str, ...]] = ("vectors",)
     #: What a user should know of the files that it was loaded from.
     notes: Sequence[str] = ()
 
@@ -46,12 +56,12 @@ class Encoder(nn.Module, ABC):
         """Plain data, all that `prepare` depends on beside its arguments: encoders with equal ones prepare alike."""
 
     @abstractmethod
-    def prepare(self, inputs: Sequence[Row], definition: Definition) -> list[Any]:
-        """What can be done once for each row."""
+    def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Any]:
+        """What can be done once for each row. targets: encoded, for encoders whose rows hold the answer in training."""
 
     @abstractmethod
-    def collate(self, prepared: Sequence[Any], definition: Definition) -> Batch:
-        """Stack prepared rows."""
+    def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
+        """Stack prepared rows. targets: encoded, of all of them, where losses are wanted."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Features:
@@ -65,6 +75,30 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> Encoder:
         """Read what `save` wrote, or what the encoder's own library writes; into float32, whatever it is stored as."""
+
+    def default_head(self, definition: Definition) -> str:
+        """The sort of head that answers a task, where none was asked for."""
+        return LINEAR
+
+    def head(self, definition: Definition) -> str:
+        """The sort of head that answers a task."""
+        return definition.head or self.default_head(definition)
+
+    def headed(self, definition: Definition, sort: str) -> Definition:
+        """A task's definition with the sort of its head, where that is not what the encoder would choose."""
+        return definition if self.head(definition) == sort else replace(definition, head=sort)
+
+    def entries(self, prepared: Any, definition: Definition, target: Any) -> int:
+        """How many single losses a prepared row has: one, or one for each word."""
+        return len(target) if kind(definition.kind).per_token else 1
+
+    def adapted_layers(self) -> list[str]:
+        """The layers of the backbone that low-rank changes are added to."""
+        return [n for n, m in self.backbone.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+
+    def frozen(self) -> set[int]:
+        """The ids of parameters that training leaves as they are."""
+        return set()
 
     def batch(self, prepared: Sequence[Any], definition: Definition) -> Batch:
         """Prepared rows of one task as a batch that knows it."""
@@ -90,6 +124,19 @@ class Encoder(nn.Module, ABC):
                 f"read the {definition.modality} inputs of task '{definition.name}' with encoder '{self.name}'",
                 f"it reads {' and '.join(self.modalities)} inputs",
                 "choose another --base, or leave the task out",
+            )
+        reads = registry.find("head", self.head(definition)).facts["reads"]
+        if reads not in self.gives:
+            raise AllroundError(
+                f"answer task '{definition.name}' with a head of the sort '{self.head(definition)}'",
+                f"it reads {reads}, and the encoder '{self.name}' gives {' and '.join(self.gives)}",
+                "use a language model as the --base, or another head, such as linear",
+            )
+        if kind(definition.kind).written and reads != "texts":
+            raise AllroundError(
+                f"answer task '{definition.name}', of the kind {definition.kind}, with encoder '{self.name}'",
+                "its answers are texts, which only a language model can write",
+                "use a language model as the --base, such as smollm2-135m, or leave the task out",
             )
 
 

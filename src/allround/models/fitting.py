@@ -11,7 +11,7 @@ from torch import Tensor
 
 from allround.core.errors import AllroundError
 from allround.models.encoder import Encoder
-from allround.models.head import LINEAR, HeadState, NotFinite, OutputHead, make_head
+from allround.models.head import HeadState, NotFinite, OutputHead, make_head
 from allround.models.running import features_of
 from allround.tasks.metric import better, needs_scores, score_of
 from allround.tasks.task import Task
@@ -29,17 +29,22 @@ class Fitted:
     chosen: float
 
 
-def fit_head(encoder: Encoder, task: Task, sort: str = LINEAR) -> Fitted:
+def fit_head(encoder: Encoder, task: Task, sort: str | None = None) -> Fitted:
     """Fit a head for a task on the encoder as it is (Kumar et al., ICLR 2022, arXiv:2202.10054).
 
     Minimises the head's own loss with each of `PENALTIES` on features of the training rows, and keeps the one with
-    the best validation score (the larger penalty on a tie).
+    the best validation score (the larger penalty on a tie). sort: None is what the encoder would choose. A head without
+    weights of its own is scored as it is.
     """
-    definition, scores = task.definition, needs_scores(task.definition.metric)
+    sort = sort or encoder.head(task.definition)
+    definition = encoder.headed(task.definition, sort)
+    scores = needs_scores(definition.metric)
     train, validation = task.splits["train"], task.splits["validation"]
-    features = features_of(encoder, encoder.prepare(train.inputs, definition), definition)
     held = features_of(encoder, encoder.prepare(validation.inputs, definition), definition)
-    head = make_head(sort, definition, encoder.features(definition)).to(features.values.device)
+    head = make_head(sort, definition, encoder.features(definition)).to(held.values.device)
+    features = held
+    if next(head.parameters(), None) is not None:
+        features = features_of(encoder, encoder.prepare(train.inputs, definition), definition)
     sign = 1 if better(definition.metric) == "higher" else -1
 
     @torch.no_grad()

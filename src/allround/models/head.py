@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.models.batch import Answers, Features, TaskLoss, per_row
+from allround.models.encoder import LINEAR
 from allround.models.likelihood import likelihood
 from allround.models.weighing import training_loss
 from allround.tasks.definition import Definition
@@ -20,9 +21,6 @@ from allround.tasks.kind import Encoded, kind
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-#: The head of a task that nothing else was asked for.
-LINEAR = "linear"
 
 
 class HeadState(dict[str, Tensor]):

@@ -8,8 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from allround.checkpoints.finite import check_finite
+from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.models.head import LINEAR, HeadState
+from allround.models.encoder import LINEAR
+from allround.models.head import HeadState
 
 #: The file of a model's heads.
 HEADS = "heads.safetensors"
@@ -39,7 +41,9 @@ def read_heads(path: Path) -> dict[str, HeadState]:
     from allround.checkpoints.weights import Weights
 
     weights = Weights(path)
-    heads: dict[str, HeadState] = {}
+    known = registry.names("head")
+    # Heads without weights of their own have no tensors.
+    heads = {task: HeadState({}, sort) for task, sort in weights.metadata.items() if sort in known}
     for name in weights:
         task, _, part = name.rpartition(".")
         if not task or not part or weights.dtype(name) not in FLOATS:

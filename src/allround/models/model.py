@@ -12,7 +12,7 @@ from torch import nn
 from allround.core.errors import AllroundError
 from allround.models.batch import Answers, Batch, Features, TaskLoss
 from allround.models.system import System, check_rows, windows
-from allround.tasks.kind import Encoded
+from allround.tasks.kind import Encoded, kind
 from allround.tasks.values import Row
 
 #: A row as a model has prepared it, once, for all that follows.
@@ -29,6 +29,10 @@ class Model(nn.Module, System):
     #: What the trainer takes where its settings do not say.
     learning_rate: float
     epochs: int
+    #: Learning rate of low-rank changes; None for four times that of all weights.
+    lora_rate: float | None = None
+    #: Steps that a training has at least, where nobody says how many epochs.
+    least_steps: int = 0
 
     @abstractmethod
     def prepare(self, task: str, inputs: Sequence[Row], targets: Encoded | None = None) -> list[Prepared]:
@@ -43,6 +47,10 @@ class Model(nn.Module, System):
     @abstractmethod
     def reading(self, task: str) -> Hashable:
         """What a row becomes depends on this alone: tasks with equal readings can share prepared rows and batches."""
+
+    def entries(self, task: str, row: Prepared, target: Any) -> int:
+        """How many single losses a prepared row with a target has."""
+        return len(target) if kind(self.definition(task).kind).per_token else 1
 
     @abstractmethod
     def size(self, row: Prepared) -> int:
@@ -88,6 +96,14 @@ class Model(nn.Module, System):
     def backbone(self) -> nn.Module:
         """The network that adapters are added to."""
         return self
+
+    def adapted_layers(self) -> list[str]:
+        """The layers of the backbone that low-rank changes are added to."""
+        return [n for n, m in self.backbone.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+
+    def frozen(self) -> set[int]:
+        """The ids of parameters that training leaves as they are."""
+        return set()
 
     @abstractmethod
     def shared(self) -> dict[str, nn.Parameter]:

@@ -66,7 +66,8 @@ def check_config(folder: Path) -> None:
     tensors = len(_own(_weights(folder)))
     for key, value in config.items():
         counts = value if isinstance(value, list) else [value]
-        if _LAYERS.search(key) and any(type(n) is int and n > tensors for n in counts):
+        windows = "window" in key  # from which layer on attention has one; more than there are means none
+        if _LAYERS.search(key) and not windows and any(type(n) is int and n > tensors for n in counts):
             raise AllroundError(asked, f"config.json sets '{key}' to {value}, and the folder holds {tensors} tensors",
                                 _RESTORE)  # fmt: skip
 
@@ -112,13 +113,17 @@ def _check_any(folder: Path, patterns: Sequence[str], what: str, call: str) -> N
         )
 
 
-def described(folder: Path) -> torch.nn.Module:
-    """The network that config.json describes, without memory for its weights. Call `check_config` first."""
-    from transformers import AutoConfig, AutoModel
+def described(folder: Path, auto: str = "AutoModel") -> torch.nn.Module:
+    """The network that config.json describes, without memory for its weights. Call `check_config` first.
+
+    auto: the class of transformers that opens it.
+    """
+    import transformers
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        network: torch.nn.Module = AutoModel.from_config(config, trust_remote_code=False)
+        network: torch.nn.Module = getattr(transformers, auto).from_config(config, trust_remote_code=False)
     return network
 
 
@@ -136,9 +141,12 @@ def saved_names(network: torch.nn.Module) -> dict[str, str]:
     return {name: saved.get(name, name) for name in state}
 
 
-def check_size(folder: Path) -> None:
-    """An error where the network that config.json describes is far larger than the weights, before it is made."""
-    network = described(folder)
+def check_size(folder: Path, auto: str = "AutoModel") -> None:
+    """An error where the network that config.json describes is far larger than the weights, before it is made.
+
+    auto: the class of transformers that opens it.
+    """
+    network = described(folder, auto)
     needed = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
     weights = _weights(folder)
     held = sum(weights.numel(name) for name in _own(weights))

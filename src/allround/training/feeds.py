@@ -11,7 +11,6 @@ import numpy as np
 from allround.core.seeds import seed_of
 from allround.models.batches import draw_batches
 from allround.models.model import Model, Prepared
-from allround.tasks.kind import kind
 from allround.tasks.task import Split, Task
 
 
@@ -107,8 +106,16 @@ def _feed(
         places[i][where] = np.arange(len(where))
         for at, row in zip(where.tolist(), splits[i].inputs, strict=True):
             inputs[at] = row
-        if kind(tasks[i].definition.kind).per_token:
-            lengths[where] = [len(target) for target in splits[i].targets]
     prepared = model.prepare(tasks[numbers[0]].name, inputs, splits[numbers[0]].targets if len(numbers) == 1 else None)
+    for i in numbers:
+        where = np.searchsorted(every, ids[i])
+        rows = zip(where.tolist(), splits[i].targets, strict=True)
+        lengths[where] = [model.entries(tasks[i].name, prepared[at], target) for at, target in rows]
     weights = [model.size(row) for row in prepared]
     return Feed(name, numbers, prepared, places, lengths, batch_size, seed, weights)
+
+
+def enough_epochs(model: Model, feeds: Sequence[Feed]) -> int:
+    """The model's own number of epochs, or more where its least number of steps needs them."""
+    steps = sum(feed.batches for feed in feeds)
+    return max(model.epochs, -(-model.least_steps // max(1, steps)))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
-import torch
-
 from allround.core.errors import AllroundError
 from allround.models.model import Model
 from allround.training.settings import Settings
@@ -24,8 +22,7 @@ def add_adapter(model: Model, settings: Settings) -> PeftModel:
             "tune with LoRA", "the package peft is not installed", "pip install 'allround[lora]'"
         ) from error
     backbone = model.backbone
-    layers = [n for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
-    config = LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules=layers)
+    config = LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules=model.adapted_layers())
     with warnings.catch_warnings():  # peft asks transformers for an attribute by its old name
         warnings.simplefilter("ignore", FutureWarning)
         made: PeftModel = get_peft_model(backbone, config)
@@ -34,6 +31,7 @@ def add_adapter(model: Model, settings: Settings) -> PeftModel:
 
 def choose_trainable(model: Model, settings: Settings) -> None:
     """Set `requires_grad` of all weights as the settings `tune` and `heads` say."""
+    frozen = model.frozen()
     own = {id(p) for task in model.definitions for p in model.own(task).values()}
     for name, parameter in model.named_parameters():
         if id(parameter) in own:
@@ -41,4 +39,4 @@ def choose_trainable(model: Model, settings: Settings) -> None:
         elif settings.tune == "lora":
             parameter.requires_grad_("lora_" in name)
         else:
-            parameter.requires_grad_(parameter.dtype.is_floating_point)
+            parameter.requires_grad_(parameter.dtype.is_floating_point and id(parameter) not in frozen)

@@ -18,7 +18,7 @@ from allround.tasks.task import Task
 from allround.training.balancing import make_balancer, per_task
 from allround.training.callback import Callback
 from allround.training.course import Course, Evaluation
-from allround.training.feeds import Feed, make_feeds
+from allround.training.feeds import Feed, enough_epochs, make_feeds
 from allround.training.gradients import Gradients, StepResult
 from allround.training.losses import Part
 from allround.training.preconditions import check_heads, check_settings, check_tasks, outline_of
@@ -117,7 +117,7 @@ class TrainingRun:
         self.policy = make_policy(settings.sample, settings.sample_settings, mixture)
         if registry.find("sample", settings.sample).needs:
             choose_rows(self.policy, self.feeds, model, self.tasks)
-        epochs = settings.epochs or model.epochs
+        epochs = settings.epochs or enough_epochs(model, self.feeds)
         self.schedule = Schedule(self.feeds, kinds, self.policy, settings, epochs, seed)
 
         outline = outline_of(self.tasks, self.schedule.batches, self.schedule.batches_per_epoch)
@@ -140,7 +140,8 @@ class TrainingRun:
         self.balancers = self.gradients.balancers
         self.held = self._feeds("validation")
         self.validation = Validation(model, self.tasks, self.held, settings, self.precision)
-        self.rate = settings.learning_rate or model.learning_rate * (4 if self.peft is not None else 1)
+        low_rank = model.lora_rate or 4 * model.learning_rate
+        self.rate = settings.learning_rate or (model.learning_rate if self.peft is None else low_rank)
         self.optimiser = self._make_optimiser(rates)
         self.course = Course(examples={t.name: 0 for t in self.tasks}, skipped_of={t.name: 0 for t in self.tasks})
         self.bad_in_a_row = [0] * len(self.tasks)

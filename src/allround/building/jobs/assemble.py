@@ -7,7 +7,7 @@ from pathlib import Path
 
 from allround.models.base import load_encoder
 from allround.models.encoder import Encoder
-from allround.models.head_files import read_heads
+from allround.models.head_files import HEADS, read_heads
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.task import Task
 
@@ -21,5 +21,5 @@ def with_heads(encoder: Encoder, heads: Mapping[str, str], tasks: Sequence[Task]
     """A model from an encoder and, for each task, the folder that holds its head."""
     model = MultiTaskModel(encoder, {})
     for task in tasks:
-        model.add_task(task.definition, read_heads(Path(heads[task.name]) / "heads.safetensors").get(task.name, {}))
+        model.add_task(task.definition, read_heads(Path(heads[task.name]) / HEADS).get(task.name))
     return model.eval()

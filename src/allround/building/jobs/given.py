@@ -21,7 +21,7 @@ from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.task import Task
 
 
-def take_specialist(piece: Piece, given: Mapping[str, Any], base: str, task: str, head: str) -> None:
+def take_specialist(piece: Piece, given: Mapping[str, Any], base: str, task: str, head: str | None) -> None:
     """A specialist that the user gives, with its own head or one that is fitted anew on its frozen encoder.
 
     given: a `GivenSpecialist` as plain values. base: the folder of the build's encoder. head: the sort of a new head.

@@ -88,7 +88,7 @@ def validation_scores(
     model = assemble(encoder, heads, [stored_task(f) for f in tasks.values()]).to(pick_device(chosen.device))
     scores = {}
     for name, folder in tasks.items():
-        rows = prepared_rows(model.encoder, folder, "validation")
+        rows = prepared_rows(model, folder, "validation")
         with products(chosen.precision, chosen.device):
             scores[name] = score(predict_split(model, stored_task(folder), "validation", prepared=rows))
     return scores

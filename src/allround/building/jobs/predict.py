@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from allround.building.jobs.assemble import with_heads
 from allround.building.jobs.rows import prepared_rows, stored_task
@@ -39,7 +39,16 @@ def predict(
 
 
 def _predict_into(todo: Sequence[tuple[Piece, MultiTaskModel]], task_folder: str, split: str) -> None:
-    rows = prepared_rows(todo[0][1].encoder, task_folder, split)
+    task = stored_task(task_folder)
+    alike: dict[Hashable, list[tuple[Piece, MultiTaskModel]]] = {}
+    for piece, model in todo:
+        alike.setdefault(model.reading(task.name), []).append((piece, model))
+    for together in alike.values():
+        _predict_alike(together, task_folder, split)
+
+
+def _predict_alike(todo: Sequence[tuple[Piece, MultiTaskModel]], task_folder: str, split: str) -> None:
+    rows = prepared_rows(todo[0][1], task_folder, split)
     found = predict_alike([model for _, model in todo], stored_task(task_folder), split, prepared=rows)
     for (piece, _), predicted in zip(todo, found, strict=True):
         with piece.make() as (folder, facts):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from allround.core.files import hash_json
-from allround.models.encoder import Encoder
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.task import Task
 
 
@@ -20,10 +20,11 @@ def stored_task(folder: str) -> Task:
 _prepared: dict[tuple[str, str, str], list[Any]] = {}
 
 
-def prepared_rows(encoder: Encoder, task_folder: str, split: str) -> list[Any]:
-    """A split as the encoder prepares it, kept for the next job whose encoder prepares alike: nearly all of a build."""
-    key = (hash_json(encoder.preparation), task_folder, split)
+def prepared_rows(model: MultiTaskModel, task_folder: str, split: str) -> list[Any]:
+    """A split as a model prepares it, kept for the next job whose model prepares alike: nearly all of a build."""
+    task = stored_task(task_folder)
+    definition = model.definition(task.name)
+    key = (hash_json([model.encoder.preparation, model.encoder.head(definition)]), task_folder, split)
     if key not in _prepared:
-        task = stored_task(task_folder)
-        _prepared[key] = encoder.prepare(task.splits[split].inputs, task.definition)
+        _prepared[key] = model.encoder.prepare(task.splits[split].inputs, definition)
     return _prepared[key]

@@ -38,7 +38,7 @@ def decide_precision(piece: Piece, device: str) -> None:
         facts["layer"] = layer_seconds(pick_device(device).type)
 
 
-def make_head(piece: Piece, encoder: str, task: str, device: str, sort: str) -> None:
+def make_head(piece: Piece, encoder: str, task: str, device: str, sort: str | None) -> None:
     """A head of a sort for a task, fitted on a frozen encoder."""
     started = time.perf_counter()
     with piece.make() as (folder, facts):

@@ -15,7 +15,6 @@ from allround.core.pieces import Piece
 from allround.core.words import plural
 from allround.models.cost import Cost
 from allround.models.fitting import PENALTIES
-from allround.models.head import LINEAR
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Start:
 
 
 def head_work(
-    shop: Workshop, data: Data, encoder: str, key: object, device: str, name: str = "head", sort: str = LINEAR
+    shop: Workshop, data: Data, encoder: str, key: object, device: str, name: str = "head", sort: str | None = None
 ) -> tuple[dict[str, Piece], list[Work]]:
     """A head of a sort for each task on an encoder as it is. key: what the encoder was made from."""
     pieces: dict[str, Piece] = {}
@@ -51,12 +50,12 @@ def head_work(
     return pieces, work
 
 
-def of_sort(sort: str) -> dict[str, object]:
-    """The sort of a head among what a piece is made from, where it is not the usual one."""
-    return {} if sort == LINEAR else {"head": sort}
+def of_sort(sort: str | None) -> dict[str, object]:
+    """The sort of a head among what a piece is made from, where one was asked for."""
+    return {} if sort is None else {"head": sort}
 
 
-def fit_heads(shop: Workshop, data: Data, base: Base, device: str, sort: str = LINEAR) -> Start:
+def fit_heads(shop: Workshop, data: Data, base: Base, device: str, sort: str | None = None) -> Start:
     """Fit a head of a sort for each task on the frozen base."""
     pieces, work = head_work(shop, data, base.encoder, base.piece.key, device, sort=sort)
     tally = shop.do("heads on the frozen base", work)

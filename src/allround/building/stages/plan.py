@@ -20,7 +20,6 @@ from allround.core.jobs import call
 from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
 from allround.merging.learn.learning import preset
-from allround.models.head import LINEAR
 from allround.tasks.task import SPLITS, Task
 from allround.training.settings import Settings
 
@@ -45,7 +44,7 @@ class Scope:
     learned: tuple[str, ...]
     joint: bool
     joints: tuple[Joint, ...]
-    head: str = LINEAR
+    head: str | None = None
     refit: bool = True
     budget: str | None = None
 

@@ -115,7 +115,9 @@ def tune(shop: Workshop, start: Start, scope: Scope, given: Mapping[str, GivenSp
     return Tuned(specialists, tuple(joints))
 
 
-def _given_piece(shop: Workshop, start: Start, task: str, given: GivenSpecialist, head: str) -> tuple[Piece, Job]:
+def _given_piece(
+    shop: Workshop, start: Start, task: str, given: GivenSpecialist, head: str | None
+) -> tuple[Piece, Job]:
     read = {} if given.ours else {"order": given.order, "modules": given.modules}
     piece = shop.pieces.piece(
         f"specialist-{task}",

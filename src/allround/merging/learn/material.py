@@ -18,8 +18,8 @@ from allround.models.base import load_encoder
 from allround.models.batch import Batch
 from allround.models.batches import draw_batches
 from allround.models.device import products
-from allround.models.encoder import Encoder
-from allround.models.head import LINEAR, HeadState, OutputHead, make_head
+from allround.models.encoder import LINEAR, Encoder
+from allround.models.head import HeadState, OutputHead, make_head
 from allround.models.likelihood import likelihood
 from allround.models.running import features_of
 from allround.tasks.definition import Definition
@@ -131,7 +131,7 @@ def _head(specialist: Specialist, definition: Definition, encoder: Encoder) -> O
     name = definition.name
     given = specialist.heads[name]
     sort = given.sort if isinstance(given, HeadState) else LINEAR
-    head = make_head(sort, definition, encoder.features(definition), given)
+    head = make_head(sort, encoder.headed(definition, sort), encoder.features(definition), given)
     if not isinstance(head, OutputHead):
         raise AllroundError(
             f"learn from the answers to task '{name}'",

@@ -27,7 +27,7 @@ from allround.models.device import pick_device
 from allround.models.device import precision as named_precision
 from allround.models.encoder import CONFIG, Encoder
 from allround.models.fitting import fit_head
-from allround.models.head import LINEAR, HeadState
+from allround.models.head import HeadState
 from allround.tasks.task import Task
 
 
@@ -117,7 +117,7 @@ def learn(
     if learning.heads == "fitted":
         for name in rows:
             progress.say(f"fitting the head of {name} on the merged encoder")
-            sort = heads[name].sort if name in heads else LINEAR
+            sort = heads[name].sort if name in heads else None
             heads[name] = fit_head(shell.to(where), tasks[name], sort).state
     shell.to("cpu", _stored_dtype(base))
     tensors = [*shell.named_parameters(), *((f"{t}.{k}", v) for t, head in heads.items() for k, v in head.items())]

@@ -16,6 +16,7 @@ from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, try_out
 from allround.models.pretrained import LOADING, check_config, check_processor, check_size, whole
 from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded
 from allround.tasks.values import Row
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Image(Encoder):
     def preparation(self) -> object:
         return [self.name, self.channels, self.processor.to_dict()]
 
-    def prepare(self, inputs: Sequence[Row], definition: Definition) -> list[Tensor]:
+    def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Tensor]:
         self.check(definition)
         prepared: list[Tensor] = []
         for start in range(0, len(inputs), 64):
@@ -95,7 +96,7 @@ class Image(Encoder):
             "with one number for each channel; do_convert_rgb only where there are 3",
         )
 
-    def collate(self, prepared: Sequence[Tensor], definition: Definition) -> Batch:
+    def collate(self, prepared: Sequence[Tensor], definition: Definition, targets: Encoded | None = None) -> Batch:
         return Batch({"pixel_values": torch.stack(list(prepared))}, len(prepared))
 
     def forward(self, batch: Batch) -> Features:

@@ -16,6 +16,7 @@ from allround.core.registry import method, names
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
 from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded
 from allround.tasks.modality import modality_of
 from allround.tasks.values import Row
 
@@ -57,7 +58,7 @@ class Module(Encoder):
     def preparation(self) -> object:
         return [self.label, self.reader]
 
-    def prepare(self, inputs: Sequence[Row], definition: Definition) -> list[Tensor]:
+    def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Tensor]:
         if self.to_tensor is not None:
             return [self.to_tensor(row) for row in inputs]
         rules = modality_of(definition)
@@ -71,7 +72,7 @@ class Module(Encoder):
             )
         return [torch.from_numpy(array) for array in plain]
 
-    def collate(self, prepared: Sequence[Tensor], definition: Definition) -> Batch:
+    def collate(self, prepared: Sequence[Tensor], definition: Definition, targets: Encoded | None = None) -> Batch:
         return Batch({"x": torch.stack(list(prepared))}, len(prepared))
 
     def forward(self, batch: Batch) -> Features:

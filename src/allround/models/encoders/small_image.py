@@ -16,6 +16,7 @@ from allround.core.registry import method
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
 from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded
 from allround.tasks.values import Row
 
 
@@ -62,12 +63,12 @@ class SmallImage(Encoder):
     def preparation(self) -> object:
         return [self.name, self.settings]
 
-    def prepare(self, inputs: Sequence[Row], definition: Definition) -> list[Tensor]:
+    def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Tensor]:
         self.check(definition)
         size, mode = self.settings["size"], "L" if self.settings["channels"] == 1 else "RGB"
         return [image_tensor(image, size, mode) for (image,) in inputs]
 
-    def collate(self, prepared: Sequence[Tensor], definition: Definition) -> Batch:
+    def collate(self, prepared: Sequence[Tensor], definition: Definition, targets: Encoded | None = None) -> Batch:
         return Batch({"images": torch.stack(list(prepared))}, len(prepared))
 
     def forward(self, batch: Batch) -> Features:

@@ -20,6 +20,7 @@ from allround.models.table_columns import column_of
 from allround.tasks.column_types import ColumnType
 from allround.tasks.dates import PARTS, date_numbers
 from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded
 from allround.tasks.values import Row, is_missing
 
 #: Stretches into which the training values of a column of numbers are cut, with as many values in each.
@@ -70,7 +71,7 @@ class SmallTable(Encoder):
     def preparation(self) -> object:
         return [self.name, self.columns]
 
-    def prepare(self, inputs: Sequence[Row], definition: Definition) -> list[Tensor]:
+    def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Tensor]:
         self.check(definition)
         names = {c["name"]: i for i, c in enumerate(self.columns)}
         missing = [c for c in names if c not in definition.inputs]
@@ -87,7 +88,7 @@ class SmallTable(Encoder):
             parts.append(_read(column, [row[place] for row in inputs]))
         return list(torch.from_numpy(np.concatenate(parts, 1)))
 
-    def collate(self, prepared: Sequence[Tensor], definition: Definition) -> Batch:
+    def collate(self, prepared: Sequence[Tensor], definition: Definition, targets: Encoded | None = None) -> Batch:
         return Batch({"rows": torch.stack(list(prepared))}, len(prepared))
 
     def forward(self, batch: Batch) -> Features:

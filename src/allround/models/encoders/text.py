@@ -20,7 +20,7 @@ from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, try_out
 from allround.models.pretrained import LOADING, check_config, check_size, check_tokenizer, whole
 from allround.tasks.definition import Definition
-from allround.tasks.kind import kind
+from allround.tasks.kind import Encoded, kind
 from allround.tasks.values import Row
 
 #: Modules of sentence-transformers that may come after the network.
@@ -91,9 +91,11 @@ class Text(Encoder):
     @cached_property
     def preparation(self) -> object:
         with self._tokenizing:
-            return [self.name, self.max_length, self.pairs, *_of_tokenizer(self.tokenizer)]
+            return [self.name, self.max_length, self.pairs, *describe_tokenizer(self.tokenizer)]
 
-    def prepare(self, inputs: Sequence[Row], definition: Definition) -> list[dict[str, Any]]:
+    def prepare(
+        self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None
+    ) -> list[dict[str, Any]]:
         self.check(definition)
         if kind(definition.kind).per_token:
             return self._prepare_words([list(cast(list[str], words)) for (words,) in inputs], definition)
@@ -156,7 +158,7 @@ class Text(Encoder):
     def length(self, prepared: Any) -> int:
         return max(len(ids) for ids in prepared["ids"])
 
-    def collate(self, prepared: Sequence[Any], definition: Definition) -> Batch:
+    def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
         sides = len(prepared[0]["ids"])
         sequences = [p["ids"][side] for side in range(sides) for p in prepared]
         width = max(len(s) for s in sequences)
@@ -230,7 +232,7 @@ class Text(Encoder):
         return encoder
 
 
-def _of_tokenizer(tokenizer: Any) -> list[Any]:
+def describe_tokenizer(tokenizer: Any) -> list[Any]:
     """What a tokenizer does with a text; its vocabulary and rules by their hash."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

@@ -15,8 +15,8 @@ from allround.core.registry import method
 from allround.models.base import check_one_model, load_encoder
 from allround.models.batch import Answers, Batch, Features, Targets, TaskLoss, taken
 from allround.models.cost import Cost
-from allround.models.encoder import Encoder
-from allround.models.head import LINEAR, Head, HeadState, NotFinite, OutputHead, make_head
+from allround.models.encoder import LINEAR, Encoder
+from allround.models.head import Head, HeadState, NotFinite, OutputHead, make_head
 from allround.models.head_files import HEADS, read_heads, write_heads
 from allround.models.model import Model, Prepared, parameters_of
 from allround.models.running import batches, features_of, not_finite
@@ -74,8 +74,9 @@ class MultiTaskModel(Model):
     ) -> None:
         """Add a task with an untrained head of a sort, or with the head's tensors: of a linear head, `weight`
         (outputs, features) and `bias`."""
+        sort = sort or (head.sort if isinstance(head, HeadState) else self.encoder.head(definition))
+        definition = self.encoder.headed(definition, sort)
         self.encoder.check(definition)
-        sort = sort or (head.sort if isinstance(head, HeadState) else LINEAR)
         made = make_head(sort, definition, self.encoder.features(definition), head)
         self.definitions[definition.name] = definition
         self.heads[definition.name] = made
@@ -98,10 +99,18 @@ class MultiTaskModel(Model):
     def epochs(self) -> int:  # type: ignore[override]
         return self.encoder.epochs
 
+    @property
+    def lora_rate(self) -> float | None:  # type: ignore[override]
+        return self.encoder.lora_rate
+
+    @property
+    def least_steps(self) -> int:  # type: ignore[override]
+        return self.encoder.least_steps
+
     # -- rows and batches ------------------------------------------------------------------------------------------
 
     def prepare(self, task: str, inputs: Sequence[Row], targets: Encoded | None = None) -> list[Prepared]:
-        return self.encoder.prepare(inputs, self.definition(task))
+        return self.encoder.prepare(inputs, self.definition(task), targets)
 
     @property
     def preparation(self) -> object:
@@ -109,7 +118,11 @@ class MultiTaskModel(Model):
 
     def reading(self, task: str) -> Hashable:
         d = self.definition(task)
-        return d.inputs, d.modality, d.instruction, kind(d.kind).per_token, self.encoder.features(d)
+        alone = (d.name, d.head) if self.encoder.head(d) != LINEAR or d.prompt is not None else ()
+        return d.inputs, d.modality, d.instruction, kind(d.kind).per_token, self.encoder.features(d), alone
+
+    def entries(self, task: str, row: Prepared, target: Any) -> int:
+        return self.encoder.entries(row, self.definition(task), target)
 
     def size(self, row: Prepared) -> int:
         return self.encoder.length(row)
@@ -120,8 +133,10 @@ class MultiTaskModel(Model):
         tasks: Mapping[str, Sequence[int]],
         targets: Mapping[str, Encoded] | None = None,
     ) -> Batch:
-        batch = self.encoder.collate(rows, self.definitions[next(iter(tasks))])
         asked = {task: tuple(places) for task, places in tasks.items()}
+        first = next(iter(tasks))
+        whole = targets is not None and len(asked) == 1 and len(asked[first]) == len(rows)
+        batch = self.encoder.collate(rows, self.definitions[first], targets[first] if targets and whole else None)
         found = {n: Targets(asked[n], self.head(n).tensor(values)) for n, values in (targets or {}).items()}
         return replace(batch, rows=asked, targets=found)
 
@@ -296,7 +311,13 @@ class MultiTaskModel(Model):
     def add_heads(self, definitions: Mapping[str, Definition], heads: Mapping[str, HeadState]) -> None:
         """Add tasks with their heads."""
         for name, definition in definitions.items():
-            self.add_task(definition, heads.get(name, {}))
+            self.add_task(definition, heads.get(name))
+
+    def adapted_layers(self) -> list[str]:
+        return self.encoder.adapted_layers()
+
+    def frozen(self) -> set[int]:
+        return self.encoder.frozen()
 
 
 @torch.inference_mode()

@@ -1,0 +1,182 @@
+"""Language models of transformers, causal or encoder-decoder: they answer by the likelihood of texts, or write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allround.core.errors import AllroundError
+from allround.core.files import write_json
+from allround.core.registry import method
+from allround.models.batch import Batch, Features
+from allround.models.encoder import CONFIG, Encoder
+from allround.models.encoders.text import describe_tokenizer
+from allround.models.language.asking import AskedRow, Asker
+from allround.models.language.network import LanguageNetwork
+from allround.models.language.rendering import Renderer
+from allround.models.language.writing import write
+from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded, kind
+from allround.tasks.values import Row
+
+#: Most tokens of a prompt and its answer together where nobody asks for more.
+LONGEST = 2048
+
+
+@method(source="Radford et al., Language models are unsupervised multitask learners, 2019")
+class LanguageModel(Encoder):
+    """A causal or encoder-decoder language model; what its features are depends on the head of a task.
+
+    `choices`: scores of the answers that a task lists, (n, answers), in one pass for a prompt and all of them.
+    `generate`: the texts that it writes. Of both, where targets are given: log-probabilities of the tokens of the right
+    answers, (tokens, 1). Any other head: the last hidden state of the prompt, (n, d); of an encoder-decoder model the
+    mean of the encoder's states.
+
+    Its table of tokens is not trained unless `tune_embeddings` says so. The saved folder loads in plain transformers.
+    """
+
+    name = "language_model"
+    modalities = ("text", "fields")
+    gives = ("vectors", "scores", "texts")
+    learning_rate = 5e-5
+    lora_rate = 1e-3
+    epochs = 3
+    least_steps = 80
+
+    def __init__(
+        self, network: Any, tokenizer: Any, *, max_length: int | None = None, tune_embeddings: bool = False
+    ) -> None:
+        super().__init__()
+        self.net = LanguageNetwork(network)
+        self.tokenizer = tokenizer
+        self.max_length = _length(max_length, network.config)
+        self.tune_embeddings = tune_embeddings
+        self.asker = Asker(Renderer(tokenizer, self.max_length, bare=self.net.two_parts))
+
+    @property
+    def backbone(self) -> torch.nn.Module:
+        network: torch.nn.Module = self.net.network
+        return network
+
+    def default_head(self, definition: Definition) -> str:
+        rules = kind(definition.kind)
+        if rules.written:
+            return "generate"
+        if rules.numeric:
+            return "choices" if definition.prompt is not None and definition.prompt.choices else "generate"
+        return "linear" if rules.ordered else "choices"
+
+    def features(self, definition: Definition) -> int:
+        head = self.head(definition)
+        if head == "choices":
+            listed = definition.prompt.choices if definition.prompt is not None else ()
+            return len(listed) if kind(definition.kind).numeric else len(definition.labels)
+        return 1 if head == "generate" else self.net.width
+
+    def check(self, definition: Definition) -> None:
+        super().check(definition)
+        if kind(definition.kind).per_token:
+            raise AllroundError(
+                f"read the words of task '{definition.name}' with a language model",
+                "it reads whole texts, from left to right",
+                "use a text encoder as the --base, or leave the task out",
+            )
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def preparation(self) -> object:
+        template = str(getattr(self.tokenizer, "chat_template", None))
+        return [self.name, self.max_length, template, *describe_tokenizer(self.tokenizer)]
+
+    def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[AskedRow]:
+        self.check(definition)
+        return self.asker.rows(definition, self.head(definition), inputs, targets)
+
+    def length(self, prepared: Any) -> int:
+        return int(prepared.length)
+
+    def entries(self, prepared: Any, definition: Definition, target: Any) -> int:
+        """How many single losses a row has: one for each token of the right answer."""
+        taught = self.asker.taught(definition, self.head(definition), prepared, target)
+        return len(taught.tree.tokens) if taught is not None else 1
+
+    def cut(self, inputs: Sequence[Row], definition: Definition) -> int:
+        return sum(row.cut for row in self.prepare(inputs, definition))
+
+    def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
+        asked = self.asker.batch(definition, self.head(definition), prepared, targets)
+        return Batch(self.net.collate(asked), len(prepared), asked.lengths)
+
+    # -- features ----------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> Features:
+        tensors = batch.tensors
+        if "write" in tensors:
+            texts = write(self.net, tensors, self.tokenizer, self.asker.endings[int(tensors["write"])])
+            return Features(tensors["mask"].new_zeros(batch.size, 1, dtype=torch.float32), texts=texts)
+        if "last" in tensors:
+            return Features(self.net.vectors(tensors))
+        found = self.net.log_probabilities(tensors)
+        if batch.lengths:
+            return Features(found.unsqueeze(-1), batch.lengths)
+        return Features(_scores(found, tensors))
+
+    # -- on disk -----------------------------------------------------------------------------------------------------
+
+    def adapted_layers(self) -> list[str]:
+        return self.net.adapted_layers()
+
+    def frozen(self) -> set[int]:
+        return set() if self.tune_embeddings else self.net.table()
+
+    def save(self, folder: Path) -> None:
+        self.backbone.save_pretrained(str(folder))  # type: ignore[operator]
+        self.tokenizer.save_pretrained(str(folder))
+        settings: dict[str, object] = {"max_length": self.max_length}
+        settings |= {"tune_embeddings": True} if self.tune_embeddings else {}
+        write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
+
+    @classmethod
+    def load(cls, folder: Path, settings: Mapping[str, Any]) -> LanguageModel:
+        from allround.models.language.loading import load_language_model
+
+        network, tokenizer, notes = load_language_model(folder)
+        made = cls(network, tokenizer, **settings)
+        made.net.try_out()
+        made.notes = notes
+        return made
+
+
+def _scores(found: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Scores of the choices, (n, choices), from log-probabilities of the tokens of all paths."""
+    sums = found.new_zeros(len(tensors["divide"])).index_add(0, tensors["path"], found[tensors["edge"]])
+    sums = sums / tensors["divide"]
+    scores = sums[tensors["choice"].clamp_min(0)]
+    if "against" in tensors:
+        scores = scores - sums[tensors["against"].clamp_min(0)]
+    return scores.masked_fill(tensors["choice"] < 0, ABSENT)
+
+
+#: The score of a choice that a row does not have: its probability is 0.
+ABSENT = -1e9
+
+
+def _length(asked: int | None, config: Any) -> int:
+    """How many tokens of a prompt and its answer are read: as many as asked for, if the network can take them."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    names = ("max_position_embeddings", "n_positions", "seq_length")
+    most = next((int(value) for name in names if (value := getattr(text, name, None)) is not None), None)
+    for words, length in (("the base can read", most), ("asked for are", asked)):
+        if length is not None and (isinstance(length, bool) or not length >= 2):
+            raise AllroundError(
+                "read prompts" if asked is None else f"read prompts of up to {asked} tokens",
+                f"{words} {length} tokens, and a prompt with its answer takes 2 at least",
+                "give a larger --max-length; check max_position_embeddings in the base's config.json",
+            )
+    return min(limit for limit in (LONGEST if asked is None else asked, most) if limit is not None)

@@ -1,0 +1,1 @@
+"""Parts of language models: prompts as tokens, answers as trees of tokens, packing, log-probabilities, writing."""

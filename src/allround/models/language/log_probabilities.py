@@ -1,0 +1,33 @@
+"""Log-probabilities of tokens from hidden states, without the logits of a whole vocabulary in memory at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+#: States whose logits are computed at once.
+CHUNK = 256
+
+
+def log_probabilities(states: Tensor, tokens: Tensor, output: Callable[[Tensor], Tensor]) -> Tensor:
+    """log p(token) after each state: (n,), float32.
+
+    Shapes: states (n, d), tokens (n,); output maps states to logits (n, vocabulary). Where gradients are wanted, the
+    logits of a chunk are computed again in the backward pass.
+    """
+    parts = []
+    for start in range(0, len(states), CHUNK):
+        some, wanted = states[start : start + CHUNK], tokens[start : start + CHUNK]
+        if torch.is_grad_enabled() and some.requires_grad and len(states) > CHUNK:
+            parts.append(checkpoint(_chunk, some, wanted, output, use_reentrant=False))
+        else:
+            parts.append(_chunk(some, wanted, output))
+    return torch.cat(parts) if parts else states.new_zeros(0)
+
+
+def _chunk(states: Tensor, tokens: Tensor, output: Callable[[Tensor], Tensor]) -> Tensor:
+    logits = output(states).float()
+    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)

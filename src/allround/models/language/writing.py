@@ -1,0 +1,73 @@
+"""Writing answers: greedy, with a key-value cache, until a token or a text ends each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allround.models.language.asking import Ending
+from allround.models.language.network import LanguageNetwork
+
+#: Tokens at the end of what was written in which a text that ends it is looked for, beside those of the text itself.
+_LOOK = 8
+
+
+@torch.inference_mode()
+def write(net: LanguageNetwork, tensors: Mapping[str, Tensor], tokenizer: Any, ending: Ending) -> tuple[str, ...]:
+    """What the model writes behind each prompt, without what ends it and white space around it.
+
+    tensors: `ids` and `mask` of the prompts, padded on the left (of an encoder-decoder model on the right).
+    """
+    from transformers import GenerationConfig, StoppingCriteriaList
+
+    ids, mask = tensors["ids"], tensors["mask"]
+    start = 1 if net.two_parts else ids.shape[1]
+    ends = _ends(net, ending)
+    plain = GenerationConfig(
+        max_new_tokens=ending.most,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=ends or None,
+        pad_token_id=ends[0] if ends else 0,
+        decoder_start_token_id=net.network.config.decoder_start_token_id if net.two_parts else None,
+    )
+    stops = StoppingCriteriaList([_Stops(tokenizer, ending.stop, start)] if ending.stop else [])
+    was_training = net.training
+    net.eval()
+    made = net.network.generate(input_ids=ids, attention_mask=mask, generation_config=plain, stopping_criteria=stops)
+    net.train(was_training)
+    texts = []
+    for row in made[:, start:].tolist():
+        length = next((at for at, token in enumerate(row) if token in ends), len(row))
+        text = str(tokenizer.decode(row[:length], skip_special_tokens=True))
+        cuts = [text.find(stop) for stop in ending.stop if stop in text]
+        texts.append(text[: min(cuts)].strip() if cuts else text.strip())
+    return tuple(texts)
+
+
+def _ends(net: LanguageNetwork, ending: Ending) -> list[int]:
+    """Tokens that end an answer: that of the task, and those that the model was saved with."""
+    known = getattr(net.network, "generation_config", None)
+    saved = getattr(known, "eos_token_id", None)
+    more = saved if isinstance(saved, list) else [] if saved is None else [saved]
+    found = [*([] if ending.token is None else [ending.token]), *more]
+    return list(dict.fromkeys(int(token) for token in found))
+
+
+class _Stops:
+    """Ends a row where one of some texts stands in what was written; what stopping criteria of transformers are."""
+
+    def __init__(self, tokenizer: Any, stop: tuple[str, ...], start: int) -> None:
+        self.tokenizer, self.stop, self.start = tokenizer, stop, start
+        longest = max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in stop)
+        self.look = longest + _LOOK
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        new = input_ids[:, max(self.start, input_ids.shape[1] - self.look) :]
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        done = [any(stop in text for stop in self.stop) for text in texts]
+        return torch.tensor(done, device=input_ids.device)
