@@ -23,7 +23,7 @@ from allround.core import registry
 from allround.core.jobs import available_cores
 from allround.core.progress import Progress
 from allround.core.seeds import seed_of
-from allround.models.base import builtin_encoders
+from allround.models.base import builtin_encoders, sizes_of
 from allround.tasks.suite import Suite
 from allround.tasks.task import SPLITS
 
@@ -77,7 +77,9 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
         grown = sum(rows.values()) / sum(data.rows(split) for split in SPLITS)
         heads = start.seconds * grown
         # A base that is pretrained on the spot sees the training rows.
-        first = heads + float(made.piece.facts["seconds"]) * (grown if str(base) in builtin_encoders() else 1)
+        sizes = len(sizes_of(str(base))) if options.sizes else 1
+        pretrained = str(base) in builtin_encoders()
+        first = sizes * (heads + float(made.piece.facts["seconds"]) * (grown if pretrained else 1))
         model, stored = _size(made.piece.folder), round(sum(_size(Path(f)) for f in data.folders.values()) * grown)
         name, epochs = made.name, options.settings.epochs or made.epochs
     several = len(suite.tasks) > 1
@@ -96,7 +98,7 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
     trainings = [f"specialist of {task}" for task in suite.tasks if task not in options.specialists]
     trainings += [*(["joint"] if options.joint else []), *(joint.system for joint in scope.joints)]
     answers = _ANSWER * (rows["validation"] + rows["test"]) * (3 + len(trainings) + 2 * len(merges))
-    pieces = model * (1 + len(trainings) + len(options.specialists) + len(merges)) + stored + answers
+    pieces = model * (sizes + len(trainings) + len(options.specialists) + len(merges)) + stored + answers
     # Beside the pieces lie the best model and the predictions; several seeds have a best model of all.
     disk = options.times * (pieces + model + answers) + (model if options.times > 1 else 0)
     if options.budget is not None:

@@ -86,14 +86,15 @@ class Options:
     in each step, by balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying.
     baselines: score what works without a network too: a linear model for each task and, unless `trees` is false,
     boosted trees where all tasks are on tables. reference: what retention is measured against, one of `REFERENCES`.
-    ensemble: try the mean of the answers of specialists, joint models and trees too. head: the sort of all heads, see
-    `allround.methods("head")`; `None` is what the base would choose. specialists: models that are already tuned, by
-    task: folders or Hub ids of what allround, transformers, sentence-transformers, SetFit or PEFT saved. budget:
-    minutes, or `None`. workers: processes, `None` for one a core. ray: the address of a Ray cluster that does the
-    work (HOST:PORT, or `auto` for the one that this machine belongs to); its machines must share the run folder.
-    calibrate: how scores are corrected on validation: `temperature`, `isotonic` or `none`. coverage: the share of
-    rows whose target the sets of answers shall hold, such as 0.9; left out, there are no sets. track: names of
-    trackers (tensorboard, mlflow, wandb), which write into the folder `track` of the run.
+    ensemble: try the mean of the answers of specialists, joint models and trees too. sizes: make a `small_table` in a
+    few sizes, and take the best on validation. head: the sort of all heads, see `allround.methods("head")`; `None` is
+    what the base would choose. specialists: models that are already tuned, by task: folders or Hub ids of what
+    allround, transformers, sentence-transformers, SetFit or PEFT saved. budget: minutes, or `None`. workers: processes,
+    `None` for one a core. ray: the address of a Ray cluster that does the work (HOST:PORT, or `auto` for the one that
+    this machine belongs to); its machines must share the run folder. calibrate: how scores are corrected on validation:
+    `temperature`, `isotonic` or `none`. coverage: the share of rows whose target the sets of answers shall hold, such
+    as 0.9; left out, there are no sets. track: names of trackers (tensorboard, mlflow, wandb), which write into the
+    folder `track` of the run.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -107,6 +108,7 @@ class Options:
     trees: bool = True
     reference: str = "best"
     ensemble: bool = False
+    sizes: bool = False
     balance: tuple[str, ...] | None = None
     head: str | None = None
     specialists: Mapping[str, str] = field(default_factory=dict)

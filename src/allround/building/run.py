@@ -36,6 +36,7 @@ from allround.building.stages.report import (
     write_report,
 )
 from allround.building.stages.scoring import score
+from allround.building.stages.sizes import check_sizes, choose_size
 from allround.building.stages.tuning import joint_candidates, specialists_candidate, tune
 from allround.building.tracking import TRACKED, check_trackers, tracking
 from allround.building.workshop import Workshop, run_folder
@@ -179,6 +180,8 @@ def _checked(
         )
     options.constraints.check(suite.tasks)
     check_trackers(options.track)
+    if options.sizes:
+        check_sizes(base, encoder)
     for name in options.chosen("learn"):
         preset(name).check(task.definition for task in suite.tasks.values())
     pick_device(options.settings.device)
@@ -210,7 +213,10 @@ def _build(
         for task, words in given.notes.items():
             shop.say(f"{task}: {words}", style=None if given.tasks[task].order is not None else "yellow")
         rows = keep_rows(shop, suite.tasks)
-        base = make_base(shop, base_name, rows, encoder, shop.seed)
+        if options.sizes:
+            base = choose_size(shop, str(base_name), rows, shop.seed, device=options.settings.device, head=options.head)
+        else:
+            base = make_base(shop, base_name, rows, encoder, shop.seed)
         check.lengths(shop.progress, base.piece, rows.tasks)
         precision = decide_precision(shop, options.settings)
         scope = plan_work(shop, base, whole_scope(options, rows, precision.settings), options.budget)
@@ -251,5 +257,7 @@ def _build(
         write_predictions(shop.out, scored.predictions, force=shop.force)
     for callback in shop.callbacks:
         callback.scored(scored.board.scores())
-    write_report(shop, f"{suite.name} on {base.name}", scope, precision, trials, choice, scored, check)
+    write_report(
+        shop, f"{suite.name} on {base.name}", scope, precision, trials, choice, scored, check, size=base.chosen
+    )
     return Build(shop.out, shop.out / BEST, shop.out / REPORT, scored.board)

@@ -100,6 +100,9 @@ def build(
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Also score the mean of what specialists, joint model and trees answer.")
     ] = False,
+    sizes: Annotated[
+        bool, typer.Option("--sizes", help="Make small_table in a few sizes, and take the best on validation.")
+    ] = False,
     balance: Annotated[
         str | None,
         typer.Option(
@@ -164,6 +167,7 @@ def build(
         trees=trees,
         reference=reference,
         ensemble=ensemble,
+        sizes=sizes,
         head=head,
         balance=None if balance is None else () if balance == "none" else tuple(methods_of(balance, "--balance")),
         specialists=pairs_of(specialist, "--specialist", str),

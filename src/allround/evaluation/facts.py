@@ -60,7 +60,8 @@ class ReportFacts(MachineFacts, total=False):
     """All that a report may say beside the scoreboard.
 
     commands, python: how to use the saved model. choices: what was tried on validation rows. precision: of matrix
-    products in training. seconds_total: of the whole run. peak_memory: bytes. errors: of the best system, by task.
+    products in training. size: how that of the base was chosen. seconds_total: of the whole run. peak_memory: bytes.
+    errors: of the best system, by task.
     """
 
     title: str
@@ -70,6 +71,7 @@ class ReportFacts(MachineFacts, total=False):
     tasks: Sequence[TaskFacts]
     budget: str | None
     precision: str | None
+    size: str
     seconds_total: float
     peak_memory: int
     errors: Mapping[str, TaskErrors]

@@ -212,6 +212,8 @@ def _facts(board: Scoreboard, given: ReportFacts) -> list[tuple[str, str]]:
         facts.append(("Machine", given["machine"]))
     if precision := given.get("precision"):
         facts.append(("Matrix products in training", precision))
+    if size := given.get("size"):
+        facts.append(("Size of the base", size))
     if given.get("seconds_total"):
         facts.append(("Whole run", duration(given["seconds_total"])))
     if given.get("peak_memory"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -191,15 +192,11 @@ def _guess(folder: Path) -> str:
 def open_encoder(base: str, tasks: list[Task], seed: int, settings: Mapping[str, Any]) -> Encoder:
     """The base that is asked for, able to read the tasks' inputs: pretrained on the spot, or loaded.
 
-    settings: of the encoder, such as `{"max_length": 64}`; a base that is pretrained on the spot takes none.
+    settings: of the encoder, such as `{"max_length": 64}`, or `{"width": 64}` of a `small_table`.
     """
     if base in builtin_encoders():
         _check_alone(base, _asked(base, "base"), "a base that is pretrained on the spot")
-        if settings:
-            raise AllroundError(
-                f"set {', '.join(settings)} of the base '{base}'", "it has no such settings", "leave them out"
-            )
-        encoder = create_encoder(base, tasks, seed)
+        encoder = create_encoder(base, tasks, seed, settings)
     else:
         encoder = load_encoder(find_folder(base), **settings)
     for task in tasks:
@@ -207,13 +204,27 @@ def open_encoder(base: str, tasks: list[Task], seed: int, settings: Mapping[str,
     return encoder
 
 
-def create_encoder(name: str, tasks: list[Task], seed: int) -> Encoder:
-    """A built-in encoder, pretrained on the tasks' training inputs without their targets."""
+def create_encoder(name: str, tasks: list[Task], seed: int, settings: Mapping[str, Any] | None = None) -> Encoder:
+    """A built-in encoder, pretrained on the tasks' training inputs without their targets. settings: of its size."""
+    create = registry.find("encoder", name).load().create  # type: ignore[attr-defined]
+    known = [p.name for p in inspect.signature(create).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if odd := [key for key in settings or {} if key not in known]:
+        raise AllroundError(
+            f"set {', '.join(odd)} of the base '{name}'",
+            "it has no such settings",
+            "leave them out" + (f", or {suggestion(odd[0], known)}" if known else ""),
+        )
     first = tasks[0].definition
     rows = list(tasks[0].splits["train"].inputs)
     seen = {id(row[0]) for row in rows}
     for task in tasks[1:]:
         if task.definition.modality == first.modality and task.definition.inputs == first.inputs:
             rows += [row for row in task.splits["train"].inputs if id(row[0]) not in seen]
-    made: Encoder = registry.find("encoder", name).load().create(rows, first, seed)  # type: ignore[attr-defined]
+    made: Encoder = create(rows, first, seed, **(settings or {}))
     return made
+
+
+def sizes_of(name: str) -> Mapping[str, Mapping[str, object]]:
+    """The sizes of a built-in encoder that a build may try, by name."""
+    found: Mapping[str, Mapping[str, object]] = registry.find("encoder", name).load().sizes  # type: ignore[attr-defined]
+    return found

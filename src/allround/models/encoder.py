@@ -43,6 +43,8 @@ class Encoder(nn.Module, ABC):
     least_steps: int = 0
     #: What heads may read of it, as their files declare.
     gives: ClassVar[tuple[str, ...]] = ("vectors",)
+    #: Of one that is pretrained on the spot, sizes that a build may try: settings of `create` by name, its own first.
+    sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     #: What a user should know of the files that it was loaded from.
     notes: Sequence[str] = ()
 

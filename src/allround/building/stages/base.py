@@ -11,9 +11,9 @@ from allround.building.jobs import start as jobs
 from allround.building.machine import precision_words
 from allround.building.stages.data import Data
 from allround.building.words import plain_name
-from allround.building.workshop import Workshop
+from allround.building.workshop import Tally, Workshop
 from allround.core.files import hash_folder, hash_json
-from allround.core.jobs import call
+from allround.core.jobs import Job, call
 from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
 from allround.core.words import count
@@ -32,10 +32,14 @@ FIRST_ROWS = 8
 
 @dataclass(frozen=True)
 class Base:
-    """The base of a run: what a report calls it, and the piece that holds it."""
+    """The base of a run: what a report calls it, and the piece that holds it.
+
+    chosen: how its size was chosen, in words; None where only one was made.
+    """
 
     name: str
     piece: Piece
+    chosen: str | None = None
 
     @property
     def encoder(self) -> str:
@@ -84,24 +88,35 @@ def make_base(
 
     if isinstance(given, Module):
         return _keep_module(shop, given, data)
+    work = piece, _ = base_work(shop, given, data, encoder, seed)
+    made = Base(plain_name(given), piece)
+    say_base(shop, made, shop.do("base", [work]))
+    return made
+
+
+def base_work(
+    shop: Workshop, given: str | Path, data: Data, encoder: Mapping[str, object], seed: int
+) -> tuple[Piece, Job]:
+    """The piece of a base, and the job that makes it, or copies it into the run folder."""
     seed = seed_of(seed, "base")
     made_from: dict[str, object]
     if str(given) in builtin_encoders():
-        made_from = {"tasks": list(data.content.values()), "seed": seed}
+        made_from = {"tasks": list(data.content.values()), "seed": seed, **({"encoder": encoder} if encoder else {})}
     else:
         folder = find_folder(str(given))
         check_is_model(folder)
         made_from = {"content": hash_folder(folder), "encoder": dict(encoder)}
-    name = plain_name(given)
-    piece = shop.pieces.piece("base", base=name, **made_from)
+    piece = shop.pieces.piece("base", base=plain_name(given), **made_from)
     job = call(jobs.make_base, piece=piece, base=str(given), tasks=list(data.folders.values()), seed=seed,
                encoder=dict(encoder))  # fmt: skip
-    tally = shop.do("base", [(piece, job)])
-    made = Base(name, piece)
-    shop.say(f"base {name}: {count(made.size)} parameters", tally)
-    for note in piece.facts.get("notes", ()):
+    return piece, job
+
+
+def say_base(shop: Workshop, made: Base, tally: Tally) -> None:
+    """Say what the base is, and what people have to know of it."""
+    shop.say(f"base {made.name}: {count(made.size)} parameters", tally)
+    for note in made.piece.facts.get("notes", ()):
         shop.say(f"base: {note}", style="yellow")
-    return made
 
 
 def _keep_module(shop: Workshop, module: Module, data: Data) -> Base:

@@ -80,11 +80,12 @@ def write_predictions(out: Path, predictions: Mapping[tuple[str, str], Predictio
 
 def write_report(
     shop: Workshop, title: str, scope: Scope, precision: Precision, trials: Sequence[Trial], choice: Choice,
-    scored: Scored, check: DataCheck,
+    scored: Scored, check: DataCheck, *, size: str | None = None,
 ) -> None:  # fmt: skip
     """Write the chosen model, the scoreboard and the report, and what the report can be made from again.
 
-    trials: settings of merges that were compared. check: of the data of all tasks.
+    trials: settings of merges that were compared. check: of the data of all tasks. size: how that of the base was
+    chosen, in words.
     """
     out, board, tasks = shop.out, scored.board, scope.data.tasks
     save_best(out / BEST, choice.best, board, scored.calibrations, force=shop.force)
@@ -101,6 +102,7 @@ def write_report(
         "tasks": [task_facts(t, check.found.get(name, ())) for name, t in tasks.items()],
         "budget": scope.budget,
         "precision": precision.words,
+        **({"size": size} if size else {}),
         **about_machine(),
         "seconds_total": shop.elapsed,
         "peak_memory": peak_memory(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ CATEGORIES = 100
 FAR = 10.0
 #: Share of hidden numbers that training leaves out at random.
 DROPOUT = 0.2
+#: What may be set, as type and lowest value.
+_LOWEST: dict[str, tuple[type, float]] = {"width": (int, 1), "depth": (int, 1), "dropout": (float, 0),
+                                          "stretches": (int, 0)}  # fmt: skip
 #: Steps of pretraining, rows of each, and the share of columns that are blanked.
 STEPS, ROWS, BLANK = 400, 128, 0.3
 
@@ -41,7 +44,7 @@ STEPS, ROWS, BLANK = 400, 128, 0.3
     builtin=True,
 )
 class SmallTable(Encoder):
-    """Numbers in pieces and one-hot categories, then two hidden layers.
+    """Numbers in pieces and one-hot categories, then hidden layers: two, if nothing else is asked for.
 
     Shapes: rows of the columns it was made for -> features (n, width + inputs): the last hidden layer beside the
     inputs, so that linear heads start no worse than a linear model. A number is standardised, and beside that cut at
@@ -54,15 +57,22 @@ class SmallTable(Encoder):
     modalities = ("table",)
     learning_rate = 2e-3
     epochs = 10
+    sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "128x2": {},
+        "256x2, dropout 0.4": {"width": 256, "dropout": 0.4},
+        "64x1, numbers whole": {"width": 64, "depth": 1, "stretches": 0},
+    }
 
-    def __init__(self, *, columns: Sequence[Mapping[str, Any]], width: int = 128, dropout: float = 0.0) -> None:
+    def __init__(
+        self, *, columns: Sequence[Mapping[str, Any]], width: int = 128, dropout: float = 0.0, depth: int = 2
+    ) -> None:
         super().__init__()
         self.columns = [dict(c) for c in columns]
-        self.width, self.dropout = width, dropout
+        self.width, self.dropout, self.depth = width, dropout, depth
         self.inputs = sum(map(_size, self.columns))
-        self.layers = nn.Sequential(
-            nn.Linear(self.inputs, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
-        )
+        first = [nn.Linear(self.inputs, width), nn.LayerNorm(width), nn.ReLU()]
+        rest = [layer for _ in range(depth - 1) for layer in (nn.Linear(width, width), nn.ReLU())]
+        self.layers = nn.Sequential(*first, *rest)
 
     def features(self, definition: Definition) -> int:
         return self.width + self.inputs
@@ -100,14 +110,19 @@ class SmallTable(Encoder):
         if not self.dropout or not self.training:
             found: Tensor = self.layers(rows)
             return found
-        first = nn.functional.dropout(self.layers[:3](rows), self.dropout)
-        return nn.functional.dropout(self.layers[3:](first), self.dropout)
+        for layer in self.layers:
+            rows = layer(rows)
+            if isinstance(layer, nn.ReLU):
+                rows = nn.functional.dropout(rows, self.dropout)
+        return rows
 
     def save(self, folder: Path) -> None:
         save_tensors(self, folder / "model.safetensors")
         settings: dict[str, Any] = {"columns": self.columns, "width": self.width}
         if self.dropout:
             settings["dropout"] = self.dropout
+        if self.depth != 2:
+            settings["depth"] = self.depth
         write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
 
     @classmethod
@@ -117,16 +132,31 @@ class SmallTable(Encoder):
         return encoder
 
     @classmethod
-    def create(cls, inputs: Sequence[Row], definition: Definition, seed: int) -> SmallTable:
-        """A net that learned to restore blanked columns of these rows."""
+    def create(
+        cls,
+        inputs: Sequence[Row],
+        definition: Definition,
+        seed: int,
+        *,
+        width: int = 128,
+        depth: int = 2,
+        dropout: float = DROPOUT,
+        stretches: int = STRETCHES,
+    ) -> SmallTable:
+        """A net that learned to restore blanked columns of these rows.
+
+        width, depth: of the hidden layers. dropout: share of hidden numbers that training leaves out. stretches: most
+        pieces of a number; with 0 it is standardised and no more.
+        """
+        _check(width=width, depth=depth, dropout=dropout, stretches=stretches)
         types = definition.columns or (None,) * len(definition.inputs)
         columns = [
-            _column(name, [row[place] for row in inputs], type_)
+            _column(name, [row[place] for row in inputs], type_, stretches)
             for place, (name, type_) in enumerate(zip(definition.inputs, types, strict=True))
         ]
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        encoder = cls(columns=columns, dropout=DROPOUT)
+        encoder = cls(columns=columns, width=width, dropout=dropout, depth=depth)
         rows = torch.stack(encoder.prepare(inputs, definition))
         sizes = torch.tensor([_size(column) for column in columns])
         restore = nn.Linear(encoder.width, encoder.inputs)
@@ -142,6 +172,20 @@ class SmallTable(Encoder):
             loss.backward()
             optimiser.step()
         return encoder.eval()
+
+
+def _check(**settings: float) -> None:
+    """An error for a size that no net can have."""
+    for name, value in settings.items():
+        kind, low = _LOWEST[name]
+        wrong = not isinstance(value, int | kind) or isinstance(value, bool) or not low <= value < math.inf
+        if wrong or (name == "dropout" and value >= 1):
+            most = " and below 1" if name == "dropout" else ""
+            raise AllroundError(
+                f"make a small_table with {name}={value!r}",
+                f"{name} must be {'a whole number' if kind is int else 'a share'} of at least {low}{most}",
+                f"leave {name} out, or give another",
+            )
 
 
 def _size(column: Mapping[str, Any]) -> int:
@@ -198,7 +242,9 @@ def _number(value: Any, column: Mapping[str, Any]) -> float:
         ) from None
 
 
-def _column(name: str, values: Sequence[Any], type: ColumnType | None = None) -> dict[str, Any]:
+def _column(
+    name: str, values: Sequence[Any], type: ColumnType | None = None, stretches: int = STRETCHES
+) -> dict[str, Any]:
     """How a column is read, as plain data. type: as the definition of the task has it."""
     column = column_of(values, type)
     if column.sort == "category":
@@ -209,17 +255,18 @@ def _column(name: str, values: Sequence[Any], type: ColumnType | None = None) ->
         return {"name": name, "categories": sorted(sorted(counts, key=lambda c: (-counts[c], c))[:CATEGORIES])}
     if column.sort == "moment":
         numbers = np.array([date_numbers(value) for value in values], np.float64).reshape(len(values), len(PARTS))
-        return {"name": name, "parts": [_stretches(numbers[:, place]) for place in range(len(PARTS))]}
-    return {"name": name, **_stretches(np.array([column.number(value) for value in values], np.float64))}
+        return {"name": name, "parts": [_stretches(numbers[:, place], stretches) for place in range(len(PARTS))]}
+    numbers = np.array([column.number(value) for value in values], np.float64)
+    return {"name": name, **_stretches(numbers, stretches)}
 
 
-def _stretches(values: np.ndarray) -> dict[str, Any]:
+def _stretches(values: np.ndarray, count: int) -> dict[str, Any]:
     """The mean and scale of numbers, and the edges of stretches with as many of them in each; of few different numbers,
     the numbers themselves."""
     there = values[np.isfinite(values)]
     if not len(there):
         return {"mean": 0.0, "scale": 1.0, "edges": []}
-    edges = np.unique(there)
-    if len(edges) > STRETCHES + 1:
-        edges = np.unique(np.quantile(there, np.linspace(0, 1, STRETCHES + 1)))
+    edges = np.unique(there) if count else there[:0]
+    if len(edges) > count + 1:
+        edges = np.unique(np.quantile(there, np.linspace(0, 1, count + 1)))
     return {"mean": float(there.mean()), "scale": float(there.std()) or 1.0, "edges": edges.tolist()}
