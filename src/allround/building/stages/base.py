@@ -88,26 +88,24 @@ def make_base(
 
     if isinstance(given, Module):
         return _keep_module(shop, given, data)
-    work = piece, _ = base_work(shop, given, data, encoder, seed)
+    piece, job = base_work(shop, str(given), data, encoder, seed)
     made = Base(plain_name(given), piece)
-    say_base(shop, made, shop.do("base", [work]))
+    say_base(shop, made, shop.do("base", [(piece, job)]))
     return made
 
 
-def base_work(
-    shop: Workshop, given: str | Path, data: Data, encoder: Mapping[str, object], seed: int
-) -> tuple[Piece, Job]:
+def base_work(shop: Workshop, given: str, data: Data, encoder: Mapping[str, object], seed: int) -> tuple[Piece, Job]:
     """The piece of a base, and the job that makes it, or copies it into the run folder."""
     seed = seed_of(seed, "base")
     made_from: dict[str, object]
-    if str(given) in builtin_encoders():
+    if given in builtin_encoders():
         made_from = {"tasks": list(data.content.values()), "seed": seed, **({"encoder": encoder} if encoder else {})}
     else:
-        folder = find_folder(str(given))
+        folder = find_folder(given)
         check_is_model(folder)
         made_from = {"content": hash_folder(folder), "encoder": dict(encoder)}
     piece = shop.pieces.piece("base", base=plain_name(given), **made_from)
-    job = call(jobs.make_base, piece=piece, base=str(given), tasks=list(data.folders.values()), seed=seed,
+    job = call(jobs.make_base, piece=piece, base=given, tasks=list(data.folders.values()), seed=seed,
                encoder=dict(encoder))  # fmt: skip
     return piece, job
 
