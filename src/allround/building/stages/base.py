@@ -99,7 +99,11 @@ def base_work(shop: Workshop, given: str, data: Data, encoder: Mapping[str, obje
     seed = seed_of(seed, "base")
     made_from: dict[str, object]
     if given in builtin_encoders():
-        made_from = {"tasks": list(data.content.values()), "seed": seed, **({"encoder": encoder} if encoder else {})}
+        made_from = {
+            "tasks": list(data.content.values()),
+            "seed": seed,
+            **({"encoder": dict(encoder)} if encoder else {}),
+        }
     else:
         folder = find_folder(given)
         check_is_model(folder)
