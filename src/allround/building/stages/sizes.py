@@ -31,7 +31,7 @@ def check_sizes(given: object, encoder: Mapping[str, object]) -> None:
         )
 
 
-def choose_size(shop: Workshop, name: str, data: Data, seed: int, *, device: str, head: str) -> Base:
+def choose_size(shop: Workshop, name: str, data: Data, seed: int, *, device: str, head: str | None) -> Base:
     """Make the base in each of its sizes, and take the one whose fitted heads do best on validation.
 
     That is the one with the highest mean over tasks of the score relative to that of the first size; of equals the
