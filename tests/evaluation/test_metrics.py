@@ -45,7 +45,7 @@ def define(kind: str, metric: str, labels: int = 4) -> Definition:
 def make(kind: str, seed: int, n: int = 60) -> tuple[Encoded, Encoded]:
     """Targets and predictions that agree in part; regression has ties."""
     rng = np.random.default_rng(seed)
-    if kind in ("classification", "ordinal"):
+    if kind in ("classification", "ordinal", "multiple_choice"):
         targets = rng.integers(0, 4, n)
         return targets, np.where(rng.random(n) < 0.6, targets, rng.integers(0, 4, n))
     if kind == "multilabel":

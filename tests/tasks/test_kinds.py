@@ -13,6 +13,7 @@ from allround.tasks.kind import kind
 SAMPLES = {
     "classification": ["b", "a", "b", "b", "c"],
     "multilabel": [["a"], ["a", "c"], [], ["a", "b", "c"], ["a"]],
+    "multiple_choice": ["B", "A", "B", "B", "C"],
     "ordinal": ["2", "10", "2", "1", "10"],
     "regression": [1.0, -2.0, 0.5, 4.0, 1.5],
     "text": ["four", ["4", "four"], "b", "b", "é"],
@@ -21,6 +22,7 @@ SAMPLES = {
 FLOORS = {
     "classification": ["b"] * 5,
     "multilabel": [["a"]] * 5,
+    "multiple_choice": ["B"] * 5,
     "ordinal": ["2"] * 5,
     "regression": [1.0] * 5,
     "text": ["b"] * 5,

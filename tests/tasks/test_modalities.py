@@ -23,6 +23,7 @@ SAMPLES: dict[str, list[Any]] = {
     "text": ["one “é”", ["two", "words"]],
     "image": [PICTURE, PICTURE + 1],
     "table": [1, 2.5],
+    "fields": [[1, 2.5], ["a", 3]],
 }
 
 

@@ -15,6 +15,7 @@ from allround.evaluation.predictions import Predictions
 from allround.models.batch import taken
 from allround.tasks.kind import kind
 from allround.tasks.metric import row_scores
+from allround.tasks.prompt import shown
 from allround.tasks.task import Split, Task
 from allround.tasks.values import Row, Target
 
@@ -198,7 +199,7 @@ def text_of(row: Row, columns: Sequence[str], modality: str) -> str:
     """
     if modality == "image":
         found = ", ".join(columns)
-    elif modality == "table":
+    elif modality in ("table", "fields"):
         found = ", ".join(f"{name}: {_cell(value)}" for name, value in zip(columns, row, strict=True))
     else:
         found = " | ".join(" ".join(map(str, part)) if isinstance(part, list) else str(part) for part in row)
@@ -206,6 +207,8 @@ def text_of(row: Row, columns: Sequence[str], modality: str) -> str:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return shown(value).replace("\n", " ")
     return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
 
 

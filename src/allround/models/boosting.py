@@ -125,7 +125,7 @@ def _shares(sums: Numbers) -> Numbers:
 def can_boost(definition: Definition) -> bool:
     """Whether trees can answer a task: one on a table, whose targets are labels or numbers of rows."""
     rules = kind(definition.kind)
-    return definition.modality == "table" and not rules.per_token and not rules.written
+    return definition.modality == "table" and not rules.per_token and not rules.for_language_models
 
 
 def fit_trees(task: Task, *, seed: int = 0) -> tuple[TaskTrees, dict[str, float]]:

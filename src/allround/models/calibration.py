@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from allround.core.schema import STRICT, fitted
 from allround.tasks.definition import Definition
-from allround.tasks.kind import Encoded, kind
+from allround.tasks.kind import Encoded, Kind, kind
 
 if TYPE_CHECKING:
     from allround.models.batch import Answers, Scores
@@ -83,6 +83,13 @@ class Calibration:
         [[0.26, 0.74]]
         """
         rules = kind(definition.kind)
+        table = self._corrected(scores, rules, definition)
+        if not rules.own_choices:
+            return table
+        table = np.where(np.asarray(scores) > 0, table, 0.0)  # a row has no other choices
+        return np.asarray(table / table.sum(1, keepdims=True))
+
+    def _corrected(self, scores: NDArray[np.floating], rules: Kind, definition: Definition) -> NDArray[np.floating]:
         if self.temperature is not None:
             scores = rules.tempered(scores, self.temperature)
         if self.biases:
@@ -171,9 +178,10 @@ def sets_of(made: Answers, sets: Threshold, definition: Definition) -> list[list
         return [(middle - half, middle + half) for middle in middles]
     assert made.scores is not None
     limit = 0.0 if sets.limit is None else sets.limit - ROUNDING
+    own = rules.own_choices
     order = [sorted(range(len(row)), key=lambda label: (-row[label], label)) for row in np.asarray(made.scores)]
     return [
-        [definition.labels[label] for label in places if row[label] >= limit]
+        [definition.labels[label] for label in places if row[label] >= limit and (row[label] > 0 or not own)]
         for places, row in zip(order, np.asarray(made.scores), strict=True)
     ]
 

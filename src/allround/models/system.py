@@ -14,6 +14,7 @@ from allround.core.outputs import output_folder
 from allround.models.calibration import KEY, Calibration, read_calibrations, sets_of
 from allround.models.manifest import read_manifest, write_manifest
 from allround.models.prediction.predicts import Predicts
+from allround.tasks.choices import wrong_options
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.modality import modality_of
@@ -280,3 +281,5 @@ def check_rows(definition: Definition, rows: Sequence[Row]) -> None:
             if not rules.fits(value):
                 found = f"'{column}' of input {number} is of type {type(value).__name__}"
                 raise AllroundError(asked, found, f"give {rules.noun}")
+        if (wrong := wrong_options(definition, row)) is not None:
+            raise AllroundError(asked, f"input {number} has {wrong}", "give a list of at least two different choices")

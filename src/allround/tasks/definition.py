@@ -89,6 +89,8 @@ class Definition:
             raise ValueError(wrong[0])
         if made.prompt is not None and len(made.prompt.choices) not in (0, len(made.labels)):
             raise ValueError("prompt does not have one choice for each label")
+        if rules.own_choices and (made.prompt is None or not made.prompt.options):
+            raise ValueError("prompt names no column of choices")
         if made.head and made.head not in registry.names("head"):
             raise ValueError(f"head {made.head!r} is not one of {', '.join(registry.names('head'))}")
         return made

@@ -30,7 +30,7 @@ def label_weights(
     ((0.6666666666666666, 2.0),)
     """
     rules = kind(definition.kind)
-    if not rules.labelled:
+    if not rules.fixed_labels:
         raise _error(definition, f"a task of the kind {definition.kind} has no labels", "leave class_weights out")
     counts = _counts(definition, train)
     if isinstance(asked, str):
@@ -61,7 +61,7 @@ def check_focal(definition: Definition, focal: float) -> float:
     """The exponent of the focal loss (0 is the plain loss), or an error where it makes no sense."""
     if not 0 <= focal <= 10:
         raise _error(definition, f"focal is {focal:g}", "give an exponent from 0 to 10, such as 2")
-    if focal and not kind(definition.kind).labelled:
+    if focal and not kind(definition.kind).fixed_labels:
         raise _error(definition, f"a task of the kind {definition.kind} has no labels", "leave focal out")
     return float(focal)
 

@@ -17,13 +17,17 @@ from allround.tasks.values import Row, is_missing, short
 
 def choose_modality(question: Question, given: str | None, train: Mapping[str, Column]) -> str:
     """The modality of a task: what was given, or else what the first values in train look like."""
-    known = {name: modality(name) for name in registry.names("modality")}
+    in_words = question.prompted or question.rules.for_language_models
+    every = {name: modality(name) for name in registry.names("modality")}
+    known = {name: one for name, one in every.items() if in_words or name == given or not one.for_prompts}
     if question.rules.per_token:
         return next(name for name, one in known.items() if name == given or (given is None and one.by_word))
     if given is not None:
         _check_columns(question, given, known[given])
         return given
     found = {name: _recognised(question, name, train[name], known) for name in question.inputs}
+    if in_words:
+        return _in_words(question, found, known)
     mixing = next(name for name, one in known.items() if one.mixes)
     for name in [name for name in question.inputs if found[name] == "text"]:
         if _is_tabular(train[name].values, alone=len(question.inputs) == 1):
@@ -39,6 +43,19 @@ def choose_modality(question: Question, given: str | None, train: Mapping[str, C
                 f"name the column of {name}s only",
             )
     return mixing
+
+
+def _in_words(question: Question, found: Mapping[str, str], known: Mapping[str, Modality]) -> str:
+    """The modality of a task that is put to a language model: one or two texts are text, which encoders read too."""
+    alone = next(iter(found.values())) if len(set(found.values())) == 1 else None
+    if alone is not None and not question.options:
+        most = known[alone].most_columns
+        if known[alone].pairs and most is not None and len(found) <= most:
+            return alone
+        if most == 1 and not question.rules.for_language_models:
+            _check_columns(question, alone, known[alone])
+            return alone
+    return next(name for name, one in known.items() if one.for_prompts)
 
 
 def _recognised(question: Question, name: str, column: Column, known: dict[str, Modality]) -> str:

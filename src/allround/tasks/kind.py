@@ -38,6 +38,8 @@ class Kind(ABC):
     indicators: ClassVar[bool] = False
     #: Whether the answer is a text of the model's own, which only a language model can give.
     written: ClassVar[bool] = False
+    #: Whether each row has choices of its own, in a column of the inputs; only a language model can read them.
+    own_choices: ClassVar[bool] = False
     #: The smallest number of labels that leaves something to tell apart.
     least_labels: ClassVar[int] = 2
 
@@ -45,6 +47,16 @@ class Kind(ABC):
     def labelled(self) -> bool:
         """Whether targets consist of labels of the definition: they are neither numbers nor texts."""
         return not self.numeric and not self.written
+
+    @property
+    def fixed_labels(self) -> bool:
+        """Whether all rows have the same labels, which training rows must show."""
+        return self.labelled and not self.own_choices
+
+    @property
+    def for_language_models(self) -> bool:
+        """Whether only language models answer tasks of this kind."""
+        return self.written or self.own_choices
 
     @abstractmethod
     def facts(self, values: Sequence[Any]) -> dict[str, Any]:

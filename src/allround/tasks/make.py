@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from allround.core.errors import AllroundError
 from allround.core.files import check_name
 from allround.core.problems import Problems
+from allround.tasks.choices import read_choices
 from allround.tasks.columns import Column, read_data
 from allround.tasks.definition import Definition
 from allround.tasks.draws import rule_of, split_keys
@@ -18,7 +19,8 @@ from allround.tasks.kind import kind as find_kind
 from allround.tasks.metric import check as check_scorable
 from allround.tasks.modality import modality as find_modality
 from allround.tasks.modality import modality_of
-from allround.tasks.prompt_words import PromptWords, check_head, make_prompt
+from allround.tasks.prompt import letters
+from allround.tasks.prompt_words import PromptWords, check_head, make_prompt, options_of
 from allround.tasks.question import Question, check_kind, check_metric
 from allround.tasks.splits import Part, finish_splits
 from allround.tasks.targets import TargetReader, check_order, check_targets, names_of
@@ -96,8 +98,9 @@ def make_task(
     if isinstance(rule, str):
         raise AllroundError(f"make the task '{name}'", f"`split`: {rule.partition('; ')[0]}", rule.partition("; ")[2])
     question = Question(
-        name, kind, rules, input_names, target_names, many, missing, table, slice_names, types or {}, stray, rule
-    )
+        name, kind, rules, input_names, target_names, many, missing, table, slice_names, types or {}, stray, rule,
+        *options_of(words),
+    )  # fmt: skip
     labels = names_of(question, labels)
     question.check(modality, labels)
 
@@ -122,6 +125,10 @@ def make_task(
     with problems.gathered():
         read_in = read_inputs(question, modality_of(definition), read.columns, notes)
     problems.check(f"make the task '{name}'")
+    choices: tuple[str, ...] = ()
+    if rules.own_choices:
+        targets, most = read_choices(question, read_in.rows, targets, read.columns, notes)
+        choices = letters(most)
     question, keys = _with_keys(question, read.columns)
     beside = {split: _slices(question, columns) for split, columns in read.columns.items()}
     parts = {s: Part(rows, targets[s], read.numbers[s], beside[s], keys.get(s, ())) for s, rows in read_in.rows.items()}
@@ -138,6 +145,8 @@ def make_task(
         raise question.fail("the targets are too large to standardise", "give them in a larger unit")
     if many:
         facts = {"labels": target_names}  # in the order that they were given in
+    if rules.own_choices:
+        facts = {"labels": choices}  # of as many as a row of any split has
     prompt = make_prompt(question, words, facts.get("labels", ()), reader.named or {}, parts["train"])
     more = {"columns": read_in.facts(parts["train"].inputs), "prompt": prompt, "head": check_head(question, head)}
     definition = definition.with_facts({**facts, **more})

@@ -72,6 +72,8 @@ class Modality(ABC):
     pairs: ClassVar[bool] = False
     #: Whether it takes columns of several modalities together.
     mixes: ClassVar[bool] = False
+    #: Whether only a prompt can put its columns into words, so that a task without one never gets it by itself.
+    for_prompts: ClassVar[bool] = False
     #: Whether a value may be missing.
     gaps: ClassVar[bool] = False
     #: How the inputs are given where the kind of a task asks about each word; None where they have no words.

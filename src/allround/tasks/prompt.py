@@ -166,6 +166,24 @@ def plain_choices(labels: Sequence[str]) -> tuple[str, ...]:
     return spaced if len(set(spaced)) == len(labels) else tuple(labels)
 
 
+def letter(place: int) -> str:
+    """The letter of the choice at a place; past Z it is a number.
+
+    >>> letter(0), letter(26)
+    ('A', '27')
+    """
+    return chr(65 + place) if place < 26 else str(place + 1)
+
+
+def letters(count: int) -> tuple[str, ...]:
+    """The letters of so many choices.
+
+    >>> letters(3)
+    ('A', 'B', 'C')
+    """
+    return tuple(letter(place) for place in range(count))
+
+
 def shown(value: object) -> str:
     """A value of an input as it stands in a prompt; a list of choices is lettered, a line each.
 
@@ -173,7 +191,7 @@ def shown(value: object) -> str:
     ('3', 'A. red\\nB. blue')
     """
     if isinstance(value, list | tuple):
-        return "\n".join(f"{chr(65 + place) if place < 26 else place + 1}. {one}" for place, one in enumerate(value))
+        return "\n".join(f"{letter(place)}. {one}" for place, one in enumerate(value))
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return "" if value is None else str(value)

@@ -10,7 +10,7 @@ import numpy as np
 from allround.core import registry
 from allround.core.errors import suggestion
 from allround.core.seeds import seed_of
-from allround.tasks.prompt import Demonstration, Prompt, plain_choices, shown
+from allround.tasks.prompt import Demonstration, Prompt, letter, plain_choices, shown
 from allround.tasks.question import Question
 from allround.tasks.splits import Part
 from allround.tasks.values import Target
@@ -35,6 +35,12 @@ class PromptWords(TypedDict, total=False):
     max_new_tokens: int | None
     stop: str | Sequence[str] | None
     extract: str | None
+
+
+def options_of(words: PromptWords) -> tuple[str, bool]:
+    """The input column that holds a row's own choices, or nothing; and whether anything was said of the prompt."""
+    choices = words.get("choices")
+    return choices if isinstance(choices, str) else "", any(value is not None for value in words.values())
 
 
 def make_prompt(
@@ -114,6 +120,10 @@ def _demonstrations(
         target = train.targets[row]
         assert target is not None
         said = spoken[target] if isinstance(target, str) and target in spoken else question.rules.spoken(target)
+        if question.options:
+            choices = train.inputs[row][question.inputs.index(question.options)]
+            assert isinstance(choices, list)
+            said = next(one for place, one in enumerate(choices) if letter(place) == target)
         found.append(Demonstration(tuple(shown(value) for value in train.inputs[row]), said))
     return tuple(found)
 

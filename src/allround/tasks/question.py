@@ -27,7 +27,8 @@ class Question:
     """The names of a task's parts.
 
     many: whether the target was given as a list of columns. slices: columns that go with the rows, beside inputs and
-    targets. The rest is as for `make_task`.
+    targets. options: the input column of a row's own choices. prompted: whether the user said how the task is put to a
+    language model. The rest is as for `make_task`.
     """
 
     name: str
@@ -42,6 +43,8 @@ class Question:
     types: Mapping[str, str] = field(default_factory=dict)
     stray: str = "error"
     rule: SplitRule | None = None
+    options: str = ""
+    prompted: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -74,13 +77,14 @@ class Question:
                 f"`target` is a list of {len(self.targets)} columns, and the kind is {self.kind}",
                 "name one target column; or use kind: multilabel for 0/1 columns, kind: text for accepted answers",
             )
-        if labels and (not self.rules.labelled or self.many):
+        if labels and (not self.rules.fixed_labels or self.many):
             raise self.fail(
                 "`labels` is set, and this target has no values to name",
                 "leave `labels` out"
-                if not self.rules.labelled
+                if not self.rules.fixed_labels
                 else "leave `labels` out: the columns' names are the labels",
             )
+        self._check_options()
         if self.missing not in MISSING:
             raise self.fail(f"`missing` is {short(self.missing)}", suggestion(str(self.missing), MISSING))
         if self.rule is not None and (wrong := self.rule.problem()):
@@ -97,10 +101,40 @@ class Question:
         known = registry.names("modality")
         if given is not None and given not in known:
             raise self.fail(f"there is no modality '{given}'", suggestion(given, known))
+        if self.rules.for_language_models and given is not None and given not in self.in_prompts:
+            raise self.fail(
+                f"the modality is {given}, and only language models answer tasks of the kind {self.kind}",
+                f"leave `modality` out, or use one of: {', '.join(self.in_prompts)}",
+            )
         wordless = given is not None and modality(given).by_word is None
         if self.rules.per_token and (len(self.inputs) != 1 or wordless):
             raise self.fail(
                 f"{self.kind} takes one column of words", "name one input column that holds a list of words a row"
+            )
+
+    @property
+    def in_prompts(self) -> list[str]:
+        """The modalities that a kind which only language models answer can have: texts, and where rows have choices of
+        their own, fields alone."""
+        texts = not self.rules.own_choices
+        known = {name: modality(name) for name in registry.names("modality")}
+        return [name for name, one in known.items() if one.for_prompts or (one.pairs and texts)]
+
+    def _check_options(self) -> None:
+        """An error unless a kind whose rows have choices of their own is told where they are, and no other kind."""
+        if self.options and self.options not in self.inputs:
+            raise self.fail(
+                f"`choices` names the column '{self.options}', which is no input", suggestion(self.options, self.inputs)
+            )
+        if self.rules.own_choices and not self.options:
+            raise self.fail(
+                f"each row of a task of the kind {self.kind} has choices of its own, and nothing says where",
+                "name the input column that holds a list of choices: `choices: COLUMN`",
+            )
+        if self.options and not self.rules.own_choices:
+            raise self.fail(
+                f"`choices` names the column '{self.options}', and the kind is {self.kind}",
+                "use kind: multiple_choice; or give each label its words: choices: {label: words}",
             )
 
 

@@ -92,7 +92,7 @@ def _draw(question: Question, rule: SplitRule, part: Part, count: int, split: st
     For a task of a table the labels play no part: all its tasks must draw the same rows.
     """
     inputs = part.inputs if question.table is None else [text_row(row) for row in part.inputs]
-    free = not question.rules.labelled or question.table is not None
+    free = not question.rules.fixed_labels or question.table is not None
     labels: list[set[str]] = [set() if free else set(count_labels([t])) for t in part.targets]
     taken = draw(rule, split, count, [row_key(row) for row in inputs], part.keys, labels)
     if not taken:
@@ -118,8 +118,8 @@ def _leave_out(
     rule = question.rule or SplitRule()
     if not drawn or (question.table is None and not (rule.by or rule.time)):
         return
-    seen = set(count_labels(parts["train"].targets)) if question.rules.labelled else set()
-    for split in ("validation", "test") if question.rules.labelled else ():
+    seen = set(count_labels(parts["train"].targets)) if question.rules.fixed_labels else set()
+    for split in ("validation", "test") if question.rules.fixed_labels else ():
         part = parts[split]
         kept = [i for i, target in enumerate(part.targets) if seen.issuperset(count_labels([target]))]
         if len(kept) < len(part):

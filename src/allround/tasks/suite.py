@@ -91,7 +91,7 @@ class Suite:
         """
         tasks = []
         for task in self:
-            own, labelled = task.definition, kind(task.definition.kind).labelled
+            own, labelled = task.definition, kind(task.definition.kind).fixed_labels
             weights = None if own.weights or not labelled else class_weights
             tasks.append(task.weighed(weights, None if own.focal or not labelled else focal))
         return Suite(self.name, tasks, description=self.description, base=self.base, files=self.files)

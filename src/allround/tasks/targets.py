@@ -235,7 +235,7 @@ def check_targets(question: Question, targets: Mapping[str, Sequence[Target | No
                 "give training rows with different targets",
             )
         return
-    if question.rules.written:
+    if not question.rules.fixed_labels:
         return
     seen = count_labels(targets["train"])
     if len(seen) < question.rules.least_labels:

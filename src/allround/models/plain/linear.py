@@ -32,7 +32,7 @@ def reader_of(definition: Definition) -> type[Reader] | None:
     rules = kind(definition.kind)
     if rules.per_token:
         return Words if definition.modality == "text" and definition.labels else None
-    if rules.written or not (rules.numeric or definition.labels):
+    if rules.for_language_models or not (rules.numeric or definition.labels):
         return None
     return READERS.get(definition.modality)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from allround.core.errors import AllroundError
+from allround.tasks.choices import wrong_options
 from allround.tasks.column_types import ColumnType
 from allround.tasks.definition import Definition
 from allround.tasks.modality import Modality, modality_of
@@ -48,6 +49,8 @@ def read_inputs(definition: Definition, window: Window) -> Inputs:
         number = window.first + place
         try:
             row = tuple(_value(rules, name, type_, column[place], number) for name, type_, column in columns)
+            if (wrong := wrong_options(definition, row)) is not None:
+                raise BrokenCell(f"the row has {wrong}")
         except EmptyCell as error:
             found.empty[place] = str(error)
             continue

@@ -24,10 +24,11 @@ def label_counts(targets: Targets) -> dict[str, Counter[str]]:
 NOT_TESTED = "labels_not_tested"
 
 
-def check_labels(counts: Mapping[str, Counter[str]], rows: int) -> list[Finding]:
-    """What is worth knowing about the labels of a task. rows: of train; 0 where a row may have several."""
+def check_labels(counts: Mapping[str, Counter[str]], rows: int, *, rare: bool = True) -> list[Finding]:
+    """What is worth knowing about the labels of a task. rows: of train; 0 where a row may have several. rare: whether
+    rare ones are worth it."""
     total = sum(counts.values(), Counter())
-    return [*_rare(counts, total), *_alike(total), *_common(counts["train"], rows)]
+    return [*(_rare(counts, total) if rare else ()), *_alike(total), *_common(counts["train"], rows)]
 
 
 def _rare(counts: Mapping[str, Counter[str]], total: Counter[str]) -> list[Finding]:

@@ -28,8 +28,9 @@ def check_task(task: Task, *, folds: bool = False) -> list[Finding]:
     targets = targets_of(task)
     found = check_size(task, folds=folds)
     if has_labels(task.definition):
-        rows = 0 if kind(task.definition.kind).lists else len(task.splits["train"])
-        labels = check_labels(label_counts(targets), rows)
+        rules = kind(task.definition.kind)
+        rows = 0 if rules.lists else len(task.splits["train"])
+        labels = check_labels(label_counts(targets), rows, rare=rules.fixed_labels)
         found += [finding for finding in labels if not folds or finding.code != NOT_TESTED]
     found += check_repeats(task, targets)
     found += check_texts(task, targets)

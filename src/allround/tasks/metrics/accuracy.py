@@ -12,7 +12,7 @@ from allround.tasks.metric import Array, Parts, PartsMetric
 
 @method(
     source="scikit-learn, accuracy_score",
-    kinds=("classification", "ordinal", "multilabel", "token_classification"),
+    kinds=("classification", "ordinal", "multilabel", "token_classification", "multiple_choice"),
     better="higher",
 )
 class Accuracy(PartsMetric):

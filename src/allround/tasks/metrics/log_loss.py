@@ -16,7 +16,7 @@ _LEAST = float(np.finfo(np.float64).eps)
 @method(
     source="scikit-learn, log_loss",
     needs=("scores",),
-    kinds=("classification", "ordinal", "multilabel"),
+    kinds=("classification", "ordinal", "multilabel", "multiple_choice"),
     better="lower",
 )
 class LogLoss(PartsMetric):
