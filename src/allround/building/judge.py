@@ -47,8 +47,9 @@ class Judge:
         allowed = [n for n in ranked if not broken[n]]
         best = (allowed or ranked)[0]
         words = (
-            f"Chosen on validation: {best}, mean retention {100 * self.mean(scores[best]):.1f}%, out of {len(ranked)} "
-            f"{'single models' if constraints.single else 'systems'} ({plural(tried, 'merge setting')} tried)."
+            f"Chosen on validation: {best}, mean retention {100 * self.mean(scores[best]):.1f}%, out of "
+            f"{plural(len(ranked), 'single model' if constraints.single else 'system')} "
+            f"({plural(tried, 'merge setting')} tried)."
         )
         if constraints.words():
             words += f" Asked for: {constraints.words()}."

@@ -130,7 +130,7 @@ def method(board: Scores) -> str:
     if board.repeats is not None:
         return _method_of_runs(board, board.repeats)
     return (
-        f"Scores are of the {board.split} rows, {board.rows} in all, which were used for no choice. Brackets are 95% "
+        f"Scores are those on the {board.split} rows, {board.rows} in all, which no choice has used. Brackets are 95% "
         f"percentile intervals of a bootstrap over the rows of each task ({board.resamples} resamples, seed "
         f"{board.seed}), paired: all systems are scored on the same resamples. A difference is called better or "
         "worse where the 95% interval of the paired difference lies on one side of 0; otherwise no difference "
@@ -143,7 +143,7 @@ def _method_of_runs(board: Scores, repeats: Repeats) -> str:
     count, of = len(repeats.names), repeats.of
     return (
         f"Everything was done {count} times, once for each {of}. Scores are means over them, on the {board.split} "
-        f"rows, {board.rows} in all, which were used for no choice; retention is that of the mean scores. Brackets "
+        f"rows, {board.rows} in all, which no choice has used; retention is that of the mean scores. Brackets "
         f"are 95% intervals of a hierarchical bootstrap ({board.resamples} resamples, seed {board.seed}): each "
         f"resample draws {of}s with replacement, and then rows of each task, the same for all systems. What the drawn "
         f"{of}s differ from the mean of all is multiplied by {widening(count):.2f}, since {count} draws from {count} "
