@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
+from allround.evaluation.errors import Mistake, TaskErrors
 from allround.evaluation.labels import Box, Spot, place
 from allround.evaluation.pictures import style, svg_text
 from allround.evaluation.report import html, write_report
@@ -80,16 +81,31 @@ class Page(HTMLParser):
         self.text += data
 
 
+def test_errors_say_what_there_is() -> None:
+    made = board()
+    images = {name: replace(one, modality="image") for name, one in made.definitions.items()}
+    number = TaskErrors("mae", 3, 3, worst=(Mistake(4, "image", "1", "2.5", None, 1.5, None),))
+    text = Page(html(replace(made, definitions=images), extra={"errors": {"one": number}})).text
+    assert "test row 4" in text and "The answers above are the furthest off, of 3." in text
+    assert "answers are wrong" not in text and "confusion" not in text and ".csv" not in text
+    worst = tuple(Mistake(row, "a text", "a", "b", 0.5, None, 2) for row in range(6))
+    label = TaskErrors("accuracy", 9, 6, ("a", "b"), ((2, 6), (0, 1)), (), worst)
+    text = Page(html(made, extra={"errors": {"one": label}})).text
+    assert "6 of 9 answers are wrong. Those above are the ones that the system is surest of." in text
+    assert "errors/one.csv has more of them. The confusion matrix is in confusion/one.csv." in text
+    assert text.count("a text") == 5, "as many as the page shows"
+
+
 def test_everything_given_is_shown_in_order(tmp_path: Path) -> None:
     write_report(board(), tmp_path / "report.html", extra=EXTRA)
     text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
     order = [
         "chosen on validation rows, is ties (TIES)",
         "How much each system keeps",
+        "Retention against cost",
         "Systems and costs",
         "Scores, task by task",
         "Retention, task by task",
-        "Retention against cost",
         "What was chosen on validation rows",
         "Four rows occur twice.",
         "What the check of the data found",
