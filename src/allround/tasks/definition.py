@@ -11,9 +11,10 @@ from allround.core import registry
 from allround.core.schema import STRICT, fitted
 from allround.tasks.column_types import ColumnType
 from allround.tasks.prompt import Prompt
+from allround.tasks.roles import ROLES, TRAIN
 
 #: What definitions did not have at first; one without them is written as it was before there were any.
-_LATER = ("columns", "weights", "focal", "prompt", "head")
+_LATER = ("columns", "weights", "focal", "prompt", "head", "category")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Definition:
     `columns` says how each column of a table was understood; tasks that earlier versions made have none. `weights` of
     labels and the exponent `focal` are those of the training loss (`allround.tasks.imbalance`); no score knows them.
     `prompt` is how the task is put to a language model. `head` is the sort of head that answers it, where one was asked
-    for; else the base chooses.
+    for; else the base chooses. `role` is the part that the task plays in training, one of `allround.tasks.roles.ROLES`.
+    `category` groups tasks in reports.
     """
 
     __pydantic_config__ = STRICT
@@ -44,6 +46,13 @@ class Definition:
     focal: float = 0.0
     prompt: Prompt | None = None
     head: str = ""
+    role: str = TRAIN
+    category: str = ""
+
+    @property
+    def trained(self) -> bool:
+        """Whether training may see it: it is neither held out nor a guard."""
+        return self.role == TRAIN
 
     @property
     def pair(self) -> bool:
@@ -59,6 +68,8 @@ class Definition:
         found["columns"] = [{**column, "categories": list(column["categories"])} for column in found["columns"]]
         found["weights"] = [list(row) for row in self.weights]
         found["prompt"] = self.prompt.to_json() if self.prompt is not None else None
+        if self.trained:  # as all tasks were before there were others
+            del found["role"]
         return {name: value for name, value in found.items() if value or name not in _LATER}
 
     @classmethod
@@ -68,6 +79,8 @@ class Definition:
         for name, known in (("kind", registry.names("kind")), ("modality", registry.names("modality"))):
             if getattr(made, name) not in known:
                 raise ValueError(f"{name} {getattr(made, name)!r} is not one of {', '.join(known)}")
+        if made.role not in ROLES:
+            raise ValueError(f"role {made.role!r} is not one of {', '.join(ROLES)}")
         if not made.inputs:
             raise ValueError("inputs names nothing")
         for name in ("inputs", "labels"):

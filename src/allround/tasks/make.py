@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from allround.core.errors import AllroundError
+from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
 from allround.core.problems import Problems
 from allround.tasks.choices import read_choices
@@ -22,6 +22,7 @@ from allround.tasks.modality import modality_of
 from allround.tasks.prompt import letters
 from allround.tasks.prompt_words import PromptWords, check_head, make_prompt, options_of
 from allround.tasks.question import Question, check_kind, check_metric
+from allround.tasks.roles import ROLES, TRAIN
 from allround.tasks.splits import Part, finish_splits
 from allround.tasks.targets import TargetReader, check_order, check_targets, names_of
 from allround.tasks.task import SPLITS, Task, check_limit
@@ -50,6 +51,8 @@ def make_task(
     stray: str = "error",
     split: Mapping[str, object] | None = None,
     head: str | None = None,
+    role: str = TRAIN,
+    category: str = "",
     **words: Unpack[PromptWords],
 ) -> Task:
     """Make a task from rows, and check them.
@@ -75,6 +78,8 @@ def make_task(
     split: how splits that are not given are drawn: `by` a column whose values each stay in one split, or the latest
     rows of a column `time` for test, or with the shares of a column `stratify`; and the sizes `validation` and `test`.
     head: the sort of head that answers the task (linear, choices, generate, ...); by default the base chooses.
+    role: train; held_out for a task that every system is scored on and nothing is trained or chosen by; guard for one
+    whose validation score may also rule a system out. category: groups tasks in reports.
     words: how the task is put to a language model, see `PromptWords`.
 
     Raises `AllroundError` that names the column, the split, how many rows, and an example.
@@ -87,6 +92,8 @@ def make_task(
     ('only train was given: a seeded draw of the 20 train rows makes validation (2) and test (2)',)
     """
     check_name(name, "task")
+    if role not in ROLES:
+        raise AllroundError(f"make the task '{name}'", f"`role` is {role!r}", suggestion(str(role), ROLES))
     rules = find_kind(check_kind(kind))
     if metric is not None:
         check_metric(metric, kind)
@@ -121,6 +128,8 @@ def make_task(
         modality=modality,
         metric=metric or rules.metric,
         instruction=instruction,
+        role=role,
+        category=category,
     )
     with problems.gathered():
         read_in = read_inputs(question, modality_of(definition), read.columns, notes)

@@ -18,6 +18,7 @@ from allround.core.problems import Problems
 from allround.core.reading import read_text
 from allround.tasks.prompt_words import PromptWords
 from allround.tasks.question import check_kind, check_metric
+from allround.tasks.roles import TRAIN, held_out
 from allround.tasks.task import SPLITS
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ class TaskSpec(_Strict):
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     stop: Annotated[tuple[str, ...], BeforeValidator(_tuple)] | None = None
     extract: str | None = None
+    role: Literal["train", "held_out", "guard"] = "train"
+    category: str = ""
     local: SourceSpec | None = None
 
     @model_validator(mode="after")
@@ -180,7 +183,14 @@ class SuiteSpec(_Strict):
     description: str | None = None
     base: str | None = None
     limit: Limit = {}
+    hold_out: str | list[str] | float | dict[str, str | list[str] | int | float] | None = None
     tasks: Annotated[dict[str, TaskSpec], Field(min_length=1)]
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The tasks that `hold_out` names."""
+        categories = {name: task.category for name, task in self.tasks.items() if task.role == TRAIN}
+        return () if self.hold_out is None else held_out(self.hold_out, categories, self.name)
 
 
 def read_suite(path: Path | str) -> SuiteSpec:
@@ -230,6 +240,8 @@ def parse_suite(text: str, *, name: str, asked: str = "read a suite") -> SuiteSp
                 registry.find("modality", about.modality)
     problems.check(asked)
     _check_tables(spec, asked)
+    with _at(asked, "hold_out"):
+        spec.held_out  # noqa: B018 (raises where it makes no sense)
     return spec
 
 

@@ -14,6 +14,7 @@ from allround.core.files import check_name
 from allround.core.problems import Problems
 from allround.tasks.kind import kind
 from allround.tasks.make import make_task
+from allround.tasks.roles import HELD_OUT, HoldOut, held_out
 from allround.tasks.sources.load import load_raw
 from allround.tasks.spec import SuiteSpec, TaskSpec, read_suite
 from allround.tasks.task import SPLITS, Task, check_limit, row_key, text_row
@@ -96,6 +97,25 @@ class Suite:
             tasks.append(task.weighed(weights, None if own.focal or not labelled else focal))
         return Suite(self.name, tasks, description=self.description, base=self.base, files=self.files)
 
+    def holding_out(self, asked: HoldOut) -> Suite:
+        """The suite with some of its tasks held out. asked: their names, a share, or categories; see `HoldOut`."""
+        categories = {task.name: task.definition.category for task in self if task.definition.trained}
+        names = held_out(asked, categories, self.name)
+        tasks = [task.with_role(HELD_OUT) if task.name in names else task for task in self]
+        return Suite(self.name, tasks, description=self.description, base=self.base, files=self.files)
+
+    @property
+    def to_train(self) -> Suite:
+        """The suite with the tasks alone that training may see. Errors: there are none."""
+        names = [task.name for task in self if task.definition.trained]
+        if not names:
+            raise AllroundError(
+                f"train on the suite '{self.name}'",
+                "all of its tasks are held out or guards",
+                "give it a task with `role: train`",
+            )
+        return self if len(names) == len(self) else self.part(names)
+
     @property
     def notes(self) -> dict[str, tuple[str, ...]]:
         """Task -> what the user should know of its data; tasks without notes are left out."""
@@ -176,7 +196,8 @@ def load_spec(
             data = tables.get(about.table) or _read(name, about, _labels(members), base_dir, data_dir)
             if about.table is not None:  # read once: a file that changes meanwhile would give its tasks other rows
                 tables[about.table] = data
-            tasks.append(_make(name, about, data, rows))
+            role = HELD_OUT if name in spec.held_out else about.role
+            tasks.append(_make(name, about, data, rows, role))
     if given is None or not tasks:
         problems.check(f"load the suite '{spec.name}'")
     sources = [spec.tasks[task.name].source for task in tasks]
@@ -262,7 +283,9 @@ def _read(
         raise AllroundError(f"load the task '{name}': {error.asked}", error.found, error.do) from error
 
 
-def _make(name: str, spec: TaskSpec, data: Mapping[str, Dataset | Columns], limit: Mapping[str, int]) -> Task:
+def _make(
+    name: str, spec: TaskSpec, data: Mapping[str, Dataset | Columns], limit: Mapping[str, int], role: str
+) -> Task:
     made = make_task(
         name,
         kind=spec.kind,
@@ -281,6 +304,8 @@ def _make(name: str, spec: TaskSpec, data: Mapping[str, Dataset | Columns], limi
         stray=spec.stray,
         split=spec.split.given if spec.split else None,
         head=spec.head,
+        role=role,
+        category=spec.category,
         **spec.words,
     )
     made = made.weighed(spec.class_weights, spec.focal)

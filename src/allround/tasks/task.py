@@ -121,6 +121,10 @@ class Task:
             )
         return replace(self, splits=splits)
 
+    def with_role(self, role: str) -> Task:
+        """The same task in another part: see `allround.tasks.roles`."""
+        return replace(self, definition=replace(self.definition, role=role))
+
     def weighed(self, class_weights: str | Mapping[str, float] | None = None, focal: float | None = None) -> Task:
         """The same task with weights of labels, and the exponent of a focal loss, for training; no score changes.
 
