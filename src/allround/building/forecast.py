@@ -18,6 +18,7 @@ from allround.building.stages.base import is_module, make_base
 from allround.building.stages.data import keep_rows
 from allround.building.stages.heads import fit_heads
 from allround.building.stages.plan import extra_costs, measure_speed, whole_scope
+from allround.building.stages.unseen import untrained_head
 from allround.building.workshop import MOST_WORKERS, Workshop
 from allround.core import registry
 from allround.core.jobs import available_cores
@@ -63,6 +64,10 @@ class Forecast:
 
 def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encoder: Mapping[str, object]) -> Forecast:
     """Say what a build with these options would make. Nothing is written but to a temporary folder, which goes."""
+    every, suite = suite, suite.to_train
+    for task in every:
+        if not task.definition.trained:
+            untrained_head(task.definition, options.head)
     with tempfile.TemporaryDirectory(prefix="allround-") as place:
         shop = Workshop(Path(place), Progress(quiet=True), seed=options.seed, workers=1, in_process=True)
         with shop:
@@ -73,8 +78,10 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
             start = fit_heads(shop, data, made, options.settings.device, options.head)
             speed = measure_speed(shop, made, data, options.settings, start.heads)
         scope = whole_scope(options, data, options.settings)
-        rows = {split: sum(len(task.splits[split]) for task in suite) for split in SPLITS}
-        grown = sum(rows.values()) / sum(data.rows(split) for split in SPLITS)
+        rows = {split: sum(len(task.splits[split]) for task in every) for split in SPLITS}
+        grown = sum(len(task.splits[split]) for task in suite for split in SPLITS) / sum(
+            data.rows(split) for split in SPLITS
+        )
         heads = start.seconds * grown
         # A base that is pretrained on the spot sees the training rows.
         sizes = len(sizes_of(str(base))) if options.sizes else 1

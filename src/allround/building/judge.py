@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from allround.building.options import Constraints
 from allround.core.words import plural
@@ -13,13 +13,21 @@ from allround.tasks.metric import better
 
 @dataclass(frozen=True)
 class Judge:
-    """Compares systems by their validation scores, with those of the reference."""
+    """Compares systems by their validation scores, with those of the reference.
+
+    metrics: of the tasks that the mean is over. guards: of tasks that may rule a system out, and do nothing else.
+    """
 
     metrics: Mapping[str, str]
     reference: Mapping[str, float]
+    guards: Mapping[str, str] = field(default_factory=dict)
 
     def retentions(self, scores: Mapping[str, float]) -> dict[str, float | None]:
         return {n: retention(scores[n], self.reference[n], better(m)) for n, m in self.metrics.items()}
+
+    def kept(self, scores: Mapping[str, float]) -> dict[str, float | None]:
+        """How much of the reference's score on each guard is kept."""
+        return {n: retention(scores[n], self.reference[n], better(m)) for n, m in self.guards.items()}
 
     def mean(self, scores: Mapping[str, float]) -> float:
         """Mean retention over the tasks where it is defined.
@@ -43,7 +51,9 @@ class Judge:
         compared on the way, for the words. Of equals, the first named is taken.
         """
         ranked = sorted(scores, key=lambda name: -self.mean(scores[name]))
-        broken = {n: constraints.broken(self.retentions(scores[n]), parameters[n]) for n in ranked}
+        broken = {
+            n: constraints.broken(self.retentions(scores[n]), parameters[n], self.kept(scores[n])) for n in ranked
+        }
         allowed = [n for n in ranked if not broken[n]]
         best = (allowed or ranked)[0]
         words = (

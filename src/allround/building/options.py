@@ -10,6 +10,7 @@ from allround.building.joint import TUNED, Joint, read_joint
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.evaluation.calibration import check_coverage, check_method
+from allround.tasks.roles import GUARD, HELD_OUT
 from allround.training.settings import Settings
 
 #: What retention can be measured against: on each task the better of specialist and base, or the specialist.
@@ -24,16 +25,18 @@ class Constraints:
 
     worst: smallest retention that every task must have. keep: the same for single tasks. max_parameters: most
     parameters that the model may store. single: one set of weights for all tasks; otherwise the specialists, baselines
-    and ensembles may be chosen too.
+    and ensembles may be chosen too. guards: smallest share of the base's score that must be kept on each task whose
+    role is guard.
     """
 
     worst: float | None = None
     keep: Mapping[str, float] = field(default_factory=dict)
     max_parameters: int | None = None
     single: bool = True
+    guards: float | None = None
 
     def __post_init__(self) -> None:
-        for value in [self.worst, *self.keep.values()]:
+        for value in [self.worst, self.guards, *self.keep.values()]:
             if value is not None and not 0 < value <= MOST:
                 raise AllroundError(
                     f"ask for a retention of {value}",
@@ -45,21 +48,33 @@ class Constraints:
                 f"ask for at most {self.max_parameters} parameters", "the limit must be at least 1", "give at least 1"
             )
 
-    def check(self, tasks: Mapping[str, object]) -> None:
+    def check(self, roles: Mapping[str, str]) -> None:
+        """Errors: what cannot be kept. roles: of all tasks."""
         for name in self.keep:
-            if name not in tasks:
+            if name not in roles:
                 raise AllroundError(f"keep the retention of task '{name}'", "the suite has no such task",
-                                    suggestion(name, tasks))  # fmt: skip
+                                    suggestion(name, roles))  # fmt: skip
+            if roles[name] == HELD_OUT:
+                raise AllroundError(f"keep the retention of task '{name}'",
+                                    "it is held out, so that no choice may look at it",
+                                    "leave this out, or give the task `role: guard`")  # fmt: skip
+        if self.guards is not None and GUARD not in roles.values():
+            raise AllroundError(f"keep {100 * self.guards:g}% of the base's score on guards",
+                                "no task of the suite has the role guard",
+                                "name the task (TASK=SHARE), or give a task `role: guard`")  # fmt: skip
 
-    def broken(self, retentions: Mapping[str, float | None], parameters: int) -> list[str]:
-        """What a system breaks, in words.
+    def broken(
+        self, retentions: Mapping[str, float | None], parameters: int, guards: Mapping[str, float | None] | None = None
+    ) -> list[str]:
+        """What a system breaks, in words. guards: how much is kept of the base's score on each guard.
 
         >>> Constraints(worst=0.9).broken({"a": 0.95, "b": 0.8}, 10)
         ['retains 80.0% of b, less than the 90.0% asked for']
         """
         found = []
-        for task, retention in retentions.items():
-            wanted = self.keep.get(task, self.worst)
+        guards = guards or {}
+        for task, retention in {**retentions, **guards}.items():
+            wanted = self.keep.get(task, self.guards if task in guards else self.worst)
             if wanted is not None and retention is not None and retention < wanted:
                 found.append(f"retains {100 * retention:.1f}% of {task}, less than the {100 * wanted:.1f}% asked for")
         if self.max_parameters is not None and parameters > self.max_parameters:
@@ -70,6 +85,8 @@ class Constraints:
         """The constraints as a sentence, or nothing."""
         parts = [f"every task retains at least {100 * self.worst:g}%"] if self.worst is not None else []
         parts += [f"{task} retains at least {100 * least:g}%" for task, least in self.keep.items()]
+        if self.guards is not None:
+            parts.append(f"every guard keeps at least {100 * self.guards:g}% of the base's score")
         if self.max_parameters is not None:
             parts.append(f"at most {self.max_parameters:,} parameters stored")
         return "; ".join(parts)

@@ -38,6 +38,7 @@ from allround.building.stages.report import (
 from allround.building.stages.scoring import score
 from allround.building.stages.sizes import check_sizes, choose_size
 from allround.building.stages.tuning import joint_candidates, specialists_candidate, tune
+from allround.building.stages.unseen import answer_unseen
 from allround.building.tracking import TRACKED, check_trackers, tracking
 from allround.building.workshop import Workshop, run_folder
 from allround.core.errors import AllroundError
@@ -178,12 +179,13 @@ def _checked(
             "no base was given, and the suite names none",
             "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table",
         )
-    options.constraints.check(suite.tasks)
+    trained = suite.to_train
+    options.constraints.check({task.name: task.definition.role for task in suite})
     check_trackers(options.track)
     if options.sizes:
         check_sizes(base, encoder)
     for name in options.chosen("learn"):
-        preset(name).check(task.definition for task in suite.tasks.values())
+        preset(name).check(task.definition for task in trained)
     pick_device(options.settings.device)
     if options.folds and options.specialists:
         raise AllroundError(
@@ -191,7 +193,7 @@ def _checked(
             "they may have seen the rows that they would be tested on",
             "leave `folds` or the specialists out",
         )
-    definitions = {name: task.definition for name, task in suite.tasks.items()}
+    definitions = {task.name: task.definition for task in trained}
     return base, read_given(options.specialists, definitions, base, encoder)
 
 
@@ -214,43 +216,45 @@ def _build(
             shop.say(f"{task}: {words}", style=None if given.tasks[task].order is not None else "yellow")
         rows = keep_rows(shop, suite.tasks)
         if options.sizes:
-            base = choose_size(shop, str(base_name), rows, shop.seed, device=options.settings.device, head=options.head)
+            device, head = options.settings.device, options.head
+            base = choose_size(shop, str(base_name), rows.trained, shop.seed, device=device, head=head)
         else:
-            base = make_base(shop, base_name, rows, encoder, shop.seed)
+            base = make_base(shop, base_name, rows.trained, encoder, shop.seed)
         check.lengths(shop.progress, base.piece, rows.tasks)
         precision = decide_precision(shop, options.settings)
         scope = plan_work(shop, base, whole_scope(options, rows, precision.settings), options.budget)
-        data, device = scope.data, scope.settings.device
+        data, judged, device = scope.data, scope.judged, scope.settings.device
+        unseen = answer_unseen(shop, scope.unseen, base, scope.head)
 
         start = fit_heads(shop, data, base, device, scope.head)
         tuned = tune(shop, start, scope, given.tasks)
-        specialists = specialists_candidate(start, tuned)
-        joints = joint_candidates(start, tuned)
-        baselines = baseline_candidates(shop, data, trees=options.trees) if options.baselines else []
-        untuned = base_candidate(start)
+        untuned, specialists, *joints = unseen.answered(
+            [base_candidate(start), specialists_candidate(start, tuned), *joint_candidates(start, tuned)]
+        )
+        baselines = baseline_candidates(shop, scope.every, trees=options.trees) if options.baselines else []
         candidates = [untuned, specialists, *joints, *baselines]
         if options.ensemble:
             trees = [one for one in baselines if one.name == TREES]
             candidates.append(EnsembleCandidate([specialists, *joints, *trees]))
-        validation = validation_scores(shop, candidates, data, device)
-        reference = make_reference(shop, options.reference, untuned, specialists, data, validation)
+        validation = validation_scores(shop, candidates, judged, device)
+        reference = make_reference(shop, options.reference, untuned, specialists, data, validation, scope.unseen.tasks)
         validation |= reference.scores(validation)
-        judge = make_judge(shop, data, reference.name, validation)
+        judge = make_judge(shop, judged, reference.name, validation)
 
         if len(data.tasks) > 1:
             inputs = MergeInputs(start, tuned.specialists)
             fixed, learned = merge_fixed(shop, inputs, scope, judge), merge_learned(shop, inputs, scope, judge)
             groups = [merge_candidates(start, specialists, merges) for merges in (fixed, learned)]
-            merged = [candidate for group in groups for candidate in group]
-            validation |= validation_scores(shop, merged, data, device)
-            refitted = refit_heads(shop, scope, groups, validation, judge)
-            validation |= validation_scores(shop, refitted, data, device)
+            merged = unseen.answered([candidate for group in groups for candidate in group])
+            validation |= validation_scores(shop, merged, judged, device)
+            refitted = unseen.answered(refit_heads(shop, scope, groups, validation, judge))
+            validation |= validation_scores(shop, refitted, judged, device)
             candidates += [*merged, *refitted]
             trials = [trial for merge in (*fixed, *learned) for trial in merge.trials]
 
         every = [*candidates, *reference.candidates]
         choice = choose(shop, every, validation, judge, options.constraints, len(trials))
-        about = provenance(shop, suite, base, data, scope.settings)
+        about = provenance(shop, suite, base, scope.every, scope.settings)
         scored = score(
             shop, candidates, scope, validation, choice, reference, options, provenance=about, notes=given.notes
         )

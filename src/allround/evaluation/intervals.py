@@ -8,7 +8,7 @@ Tibshirani 1993, An Introduction to the Bootstrap, chapters 6 and 13).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
@@ -156,13 +156,14 @@ class Bootstrap:
     """Scores of systems on tasks, once on all examples and once on each resample.
 
     `points[system, task]` is a number, `resampled[system, task]` an array (B,). Rows of the arrays are paired
-    over systems, and independent over tasks.
+    over systems, and independent over tasks. Means are over the tasks `counted`, or over all where it is None.
     """
 
     points: Mapping[tuple[str, str], float]
     resampled: Mapping[tuple[str, str], Array]
     better: Mapping[str, str]
     reference: str | None = None
+    counted: frozenset[str] | None = None
 
     @classmethod
     def make(
@@ -172,6 +173,7 @@ class Bootstrap:
         reference: str | None = None,
         seed: int = 0,
         resamples: int = 1000,
+        counted: Iterable[str] | None = None,
     ) -> Bootstrap:
         """Score every system on the same resamples of each task. Keys are (system, task).
 
@@ -196,7 +198,7 @@ class Bootstrap:
             for system in made_by:
                 resampled[system, task] = np.concatenate(blocks[system])
         directions = {task: better(next(iter(made.values())).definition.metric) for task, made in by_task.items()}
-        return cls(points, resampled, directions, reference)
+        return cls(points, resampled, directions, reference, None if counted is None else frozenset(counted))
 
     @classmethod
     def pooled(cls, parts: Sequence[Bootstrap], *, seed: int = 0) -> Bootstrap:
@@ -221,7 +223,7 @@ class Bootstrap:
             rows = np.stack([part.resampled[key] for part in parts])
             points[key] = float(np.mean([part.points[key] for part in parts]))
             resampled[key] = rows.mean(0) + widening(count) * ((shares - 1 / count) * rows.T).sum(1)
-        return cls(points, resampled, first.better, first.reference)
+        return cls(points, resampled, first.better, first.reference, first.counted)
 
     def score(self, system: str, task: str) -> Interval:
         """The score and its interval."""
@@ -280,8 +282,22 @@ class Bootstrap:
         return _retention(self.resampled[system, task], reference, self.better[task])
 
     def defined(self, system: str) -> list[str]:
-        """The tasks on which the system's retention is defined."""
-        return [task for s, task in self.points if s == system and self._point(system, task) is not None]
+        """The tasks that count, and on which the system's retention is defined."""
+        counted = [t for s, t in self.points if s == system and (self.counted is None or t in self.counted)]
+        return [task for task in counted if self._point(system, task) is not None]
+
+    def mean_score(self, system: str, tasks: Sequence[str], other: str | None = None) -> Interval:
+        """The mean score over tasks, or how far it lies above that of another system."""
+        rivals = [] if other is None else [(other, -1.0)]
+        signs = [(system, 1.0), *rivals]
+        point = sum(sign * float(np.mean([self.points[s, t] for t in tasks])) for s, sign in signs)
+        rows = [sign * np.mean([self.resampled[s, t] for t in tasks], axis=0) for s, sign in signs]
+        return interval(point, np.sum(rows, axis=0))
+
+    def kept(self, system: str, tasks: Sequence[str]) -> Interval | None:
+        """The mean retention over those of the tasks where it is defined; None where there are none."""
+        known = [task for task in tasks if self._point(system, task) is not None]
+        return interval(*self.mean_over(system, known)) if known else None
 
     def _mean(self, system: str, tasks: Sequence[str]) -> Array:
         rows = np.stack([self._resamples(system, task) for task in tasks])

@@ -18,7 +18,9 @@ from allround.evaluation.pages import breakable, settings_text, template
 from allround.evaluation.scoreboard import Comparison, Scoreboard
 from allround.evaluation.scoreboard.scores import CostName
 from allround.evaluation.scoreboard.tables import calibration_legend, calibration_table
+from allround.evaluation.scoreboard.transfer import HEADINGS, LEGENDS, scores_table, transfer_table
 from allround.tasks.metric import better
+from allround.tasks.roles import HELD_OUT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,8 +67,9 @@ def html(board: Scoreboard, *, extra: ReportFacts | None = None) -> str:
         undefined=any(cell.retention is None for cells in board.cells.values() for cell in cells.values()),
         key=_key(),
         retention=_retention_picture(board),
-        score_tables=_parted(list(board.definitions), SCORE_COLUMNS),
-        heat_tables=_parted(list(board.definitions), HEAT_COLUMNS),
+        score_tables=_parted(list(board.trained), SCORE_COLUMNS),
+        heat_tables=_parted(list(board.trained), HEAT_COLUMNS),
+        apart=_apart(board),
         figures=_cost_pictures(board),
         picture_style=Markup(page_style()),
         light_colours=Markup(page_colours()),
@@ -85,6 +88,26 @@ def html(board: Scoreboard, *, extra: ReportFacts | None = None) -> str:
         calibration_legend=calibration_legend(board),
         reliability=_reliability_picture(board),
     )
+
+
+@dataclass(frozen=True)
+class _Apart:
+    """Tasks of a role that nothing was trained on: tables of their scores and of means, and what they show."""
+
+    role: str
+    heading: str
+    tables: list[tuple[list[str], list[list[str]]]]
+    legend: str
+
+
+def _apart(board: Scoreboard) -> list[_Apart]:
+    """The tasks that nothing was trained on, by role."""
+    found = []
+    for role, heading in HEADINGS.items():
+        if tasks := board.of_role(role):
+            means = [transfer_table(board)] if role == HELD_OUT and board.transfer else []
+            found.append(_Apart(role, heading, [scores_table(board, tasks), *means], LEGENDS[role]))
+    return found
 
 
 def _compared(board: Scoreboard) -> list[tuple[str, Comparison | None, Comparison | None]]:

@@ -28,8 +28,8 @@ class Choice:
 
 
 def make_judge(shop: Workshop, data: Data, reference: str, validation: Scores) -> Judge:
-    """A judge that compares with the reference; says how the candidates so far compare."""
-    judge = Judge(data.metrics, validation[reference])
+    """A judge that compares with the reference; says how the candidates so far compare. data: no held-out tasks."""
+    judge = Judge(data.trained.metrics, validation[reference], data.unseen.metrics)
     means = {name: judge.mean(scores) for name, scores in validation.items() if name != reference}
     listed = ", ".join(f"{name} {percent(mean)}%" for name, mean in means.items())
     shop.say(f"mean retention on validation: {listed}")

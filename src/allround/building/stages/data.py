@@ -37,6 +37,20 @@ class Data:
     def metrics(self) -> dict[str, str]:
         return {name: task.definition.metric for name, task in self.tasks.items()}
 
+    @property
+    def trained(self) -> Data:
+        """The tasks alone that training may see."""
+        return self.part([name for name, one in self.definitions.items() if one.trained])
+
+    @property
+    def unseen(self) -> Data:
+        """The tasks alone that nothing is trained on."""
+        return self.part([name for name, one in self.definitions.items() if not one.trained])
+
+    def part(self, names: Sequence[str]) -> Data:
+        """Some of the tasks."""
+        return Data({n: self.tasks[n] for n in names}, {n: self.folders[n] for n in names})
+
     def rows(self, split: str) -> int:
         """Rows of a split, over all tasks."""
         return sum(len(task.splits[split]) for task in self.tasks.values())
@@ -91,7 +105,7 @@ class DataCheck:
 
 def announce(shop: Workshop, suite: Suite, words: str) -> None:
     """Say what is worked on."""
-    rows = sum(len(task.splits["train"]) for task in suite.tasks.values())
+    rows = sum(len(task.splits["train"]) for task in suite.tasks.values() if task.definition.trained)
     shop.say(f"suite {suite.name}: {plural(len(suite.tasks), 'task')}, {plural(rows, 'training row')}; {words}, "
              f"{plural(shop.workers, 'worker')}")  # fmt: skip
 

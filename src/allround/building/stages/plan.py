@@ -20,6 +20,7 @@ from allround.core.jobs import call
 from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
 from allround.merging.learn.learning import preset
+from allround.tasks.roles import HELD_OUT
 from allround.tasks.task import SPLITS, Task
 from allround.training.settings import Settings
 
@@ -31,13 +32,14 @@ REFITTED = "heads fitted anew"
 class Scope:
     """What a build will do.
 
-    settings: of all training, their precision decided. trials: most settings tried for each merge method. merges,
-    learned: merge methods, and presets of learned merges. joint: whether the plain joint model is trained. joints:
-    further joint models. head: the sort of all heads that are fitted. refit: whether heads are fitted anew on the best
-    merges. budget: what a budget allows, in words.
+    data, unseen: the tasks that training may see, and the others. settings: of all training, their precision decided.
+    trials: most settings tried for each merge method. merges, learned: merge methods, and presets of learned merges.
+    joint: whether the plain joint model is trained. joints: further joint models. head: the sort of all heads that are
+    fitted. refit: whether heads are fitted anew on the best merges. budget: what a budget allows, in words.
     """
 
     data: Data
+    unseen: Data
     settings: Settings
     trials: int
     merges: tuple[str, ...]
@@ -48,17 +50,31 @@ class Scope:
     refit: bool = True
     budget: str | None = None
 
+    @property
+    def every(self) -> Data:
+        """All tasks: first those that training may see."""
+        both = (self.data, self.unseen)
+        return Data({n: t for one in both for n, t in one.tasks.items()},
+                    {n: f for one in both for n, f in one.folders.items()})  # fmt: skip
+
+    @property
+    def judged(self) -> Data:
+        """The tasks whose validation rows the choice looks at: all but those that are held out."""
+        every = self.every
+        return every.part([name for name, one in every.definitions.items() if one.role != HELD_OUT])
+
 
 def whole_scope(options: Options, data: Data, settings: Settings) -> Scope:
     """All that was asked for. With one task there are no further joint models."""
     return Scope(
-        data=data,
+        data=data.trained,
+        unseen=data.unseen,
         settings=settings,
         trials=options.trials,
         merges=tuple(options.chosen("merge")),
         learned=tuple(options.chosen("learn")),
         joint=options.joint,
-        joints=tuple(options.joints()) if len(data.tasks) > 1 else (),
+        joints=tuple(options.joints()) if len(data.trained.tasks) > 1 else (),
         head=options.head,
     )
 

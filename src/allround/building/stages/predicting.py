@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from allround.building.candidates import Answerer, Candidate
 from allround.building.stages.data import Data
@@ -62,11 +62,15 @@ def prediction_pieces(pieces: Pieces, candidate: Candidate, data: Data, split: s
 
 
 def predict(shop: Workshop, candidates: Sequence[Candidate], data: Data, split: str, device: str) -> Tally:
-    """Predict a split with every candidate that has not done so yet; those that share what they load do so together."""
+    """Predict a split of the given tasks with every candidate that has not done so yet; those that share what they load
+    do so together."""
     pieces = {c.name: prediction_pieces(shop.pieces, c, data, split) for c in candidates}
     sharing: dict[tuple[object, ...], list[tuple[Candidate, Answerer]]] = {}
     for candidate in candidates:
-        for answerer in candidate.answerers():
+        for whole in candidate.answerers():
+            answerer = replace(whole, own={name: own for name, own in whole.own.items() if name in data.tasks})
+            if not answerer.own:
+                continue
             shared = (answerer.function, answerer.source, tuple(answerer.own))
             sharing.setdefault(shared, []).append((candidate, answerer))
     work: list[Work] = []

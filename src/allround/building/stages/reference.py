@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from allround.building.candidates import ModelCandidate
@@ -33,28 +33,32 @@ class Reference:
 
     def scores(self, validation: Scores) -> dict[str, dict[str, float]]:
         """Its validation scores, where it is not one of the candidates."""
-        return {} if self.own is None else {self.name: {task: validation[name][task] for task, name in self.of.items()}}
+        return {} if self.own is None else {self.name: {task: validation[name][task] for task, name in self.of.items()
+                                                           if task in validation[name]}}  # fmt: skip
 
 
 def make_reference(
-    shop: Workshop, sort: str, base: ModelCandidate, specialists: ModelCandidate, data: Data, validation: Scores
-) -> Reference:
+    shop: Workshop, sort: str, base: ModelCandidate, specialists: ModelCandidate, data: Data, validation: Scores,
+    unseen: Iterable[str] = (),
+) -> Reference:  # fmt: skip
     """The reference of a build.
 
     sort: `specialists`; or `best`, which on each task is the base where it scores better on validation than the
-    specialist. A system of its own is made only where it differs from both.
+    specialist. A system of its own is made only where it differs from both. unseen: tasks without a specialist, on
+    which it is the base.
     """
+    without = dict.fromkeys(unseen, base.name)
     weak = [
         task
         for task, metric in data.metrics.items()
         if sort == "best" and _above(validation[base.name][task], validation[specialists.name][task], metric)
     ]
     if not weak:
-        return Reference(specialists.name, dict.fromkeys(data.tasks, specialists.name))
+        return Reference(specialists.name, {**dict.fromkeys(data.tasks, specialists.name), **without})
     shop.say(f"the base is better than the specialist on {listed(weak)} on validation, and is the reference there")
     if len(weak) == len(data.tasks):
-        return Reference(base.name, dict.fromkeys(data.tasks, base.name))
-    of = {task: base if task in weak else specialists for task in data.tasks}
+        return Reference(base.name, {**dict.fromkeys(data.tasks, base.name), **without})
+    of = {task: base if task in (*weak, *without) else specialists for task in (*data.tasks, *without)}
     own = replace(
         specialists,
         name=REFERENCE,

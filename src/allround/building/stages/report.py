@@ -87,7 +87,7 @@ def write_report(
     trials: settings of merges that were compared. check: of the data of all tasks. size: how that of the base was
     chosen, in words.
     """
-    out, board, tasks = shop.out, scored.board, scope.data.tasks
+    out, board, tasks = shop.out, scored.board, scope.every.tasks
     save_best(out / BEST, choice.best, board, scored.calibrations, force=shop.force)
     best = {name: scored.predictions[choice.best.name, name] for name in tasks}
     errors = {n: errors_of(tasks[n], made, seed=shop.seed, resamples=board.resamples) for n, made in best.items()}

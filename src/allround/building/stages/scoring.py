@@ -49,10 +49,13 @@ def score(
 ) -> Scored:
     """Predict the test rows once with every candidate, and score them.
 
-    Scores are corrected by what was fitted on the validation rows. notes: of tasks, beside those of their data.
+    Scores are corrected by what was fitted on the validation rows of tasks that training may see. notes: of tasks,
+    beside those of their data.
     """
-    data = scope.data
-    predict(shop, candidates, data, "validation", scope.settings.device)  # a reference of parts has none of its own yet
+    data = scope.every
+    predict(
+        shop, candidates, scope.judged, "validation", scope.settings.device
+    )  # a reference of parts has none of its own yet
     tally = predict(shop, candidates, data, "test", scope.settings.device)
     predictions: dict[tuple[str, str], Predictions] = {}
     systems = [ScoredSystem("floor", "floor", "majority class, or mean", cost=Cost())]
@@ -62,10 +65,11 @@ def score(
     best_of = reference.of if choice.best in reference.candidates else dict.fromkeys(data.tasks, choice.best.name)
     facts: dict[str, dict[str, CalibrationFacts]] = {}
     for candidate in candidates:
-        held = prediction_pieces(shop.pieces, candidate, data, "validation")
+        held = prediction_pieces(shop.pieces, candidate, scope.data, "validation")
         for name, piece in prediction_pieces(shop.pieces, candidate, data, "test").items():
             found = loaded_predictions(piece)
-            fitted = fit(loaded_predictions(held[name]), options.calibrate, options.coverage)
+            validated = loaded_predictions(held[name]) if name in held else None
+            fitted = fit(validated, options.calibrate, options.coverage) if validated is not None else None
             predictions[candidate.name, name] = calibrated(found, fitted)
             if candidate.name in (choice.best.name, SPECIALISTS):
                 known = facts_of(found, fitted)

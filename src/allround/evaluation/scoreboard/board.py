@@ -203,7 +203,11 @@ class Scoreboard(Scores):
         """Plain data, from which `from_json` makes the same board."""
         value = asdict(self)
         value["definitions"] = {name: d.to_json() for name, d in self.definitions.items()}
-        for name in ("repeats", "calibration"):  # a board without them is as boards were before there were any
+        for name in (
+            "repeats",
+            "calibration",
+            "transfer",
+        ):  # a board without them is as boards were before there were any
             if getattr(self, name) is None:
                 del value[name]
         return {"format": _FORMAT, **value}

@@ -7,9 +7,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from allround.core.errors import AllroundError, suggestion
 from allround.evaluation.intervals import Bootstrap, same_rows, verdict
 from allround.evaluation.predictions import Predictions
-from allround.evaluation.scoreboard.scores import Cell, Comparison, Notes, Repeats, ScoredSystem, Scores, Summary
+from allround.evaluation.scoreboard.scores import (
+    Cell,
+    Comparison,
+    Notes,
+    Repeats,
+    ScoredSystem,
+    Scores,
+    Summary,
+    Transfer,
+)
 from allround.evaluation.scoreboard.simple import SIMPLE
 from allround.tasks.definition import Definition
+from allround.tasks.metric import better
+from allround.tasks.roles import HELD_OUT
 
 
 def measure(
@@ -67,7 +78,13 @@ def measure_runs(
     # Runs on the same rows are resampled together, others apart.
     together = all(same_rows(made, wanted[0][key]) for predictions in wanted for key, made in predictions.items())
     parts = [
-        Bootstrap.make(made, reference=reference, seed=seed if together else seed + number, resamples=resamples)
+        Bootstrap.make(
+            made,
+            reference=reference,
+            seed=seed if together else seed + number,
+            resamples=resamples,
+            counted=[task for task, definition in definitions.items() if definition.trained],
+        )
         for number, made in enumerate(wanted)
     ]
     bootstrap = parts[0] if len(parts) == 1 else Bootstrap.pooled(parts, seed=seed)
@@ -102,7 +119,29 @@ def measure_runs(
         notes=Notes(**(notes or {})),
         provenance=dict(provenance or {}),
         repeats=_repeats(of, list(runs), parts, names, definitions) if len(parts) > 1 else None,
+        transfer=_transfer(bootstrap, names, definitions),
     )
+
+
+def _transfer(
+    bootstrap: Bootstrap, systems: Sequence[str], definitions: Mapping[str, Definition]
+) -> dict[str, dict[str, Transfer]] | None:
+    """Each system on the held-out tasks, and on those of each category, whose metrics are higher where better."""
+    held = {t: d for t, d in definitions.items() if d.role == HELD_OUT and better(d.metric) == "higher"}
+    if not held:
+        return None
+    categories = sorted({d.category for d in held.values()} - {""})
+    groups = {"": list(held), **{c: [t for t, d in held.items() if d.category == c] for c in categories}}
+    found: dict[str, dict[str, Transfer]] = {}
+    for group, tasks in groups.items():
+        for system in systems:
+            made = Transfer(Summary(*bootstrap.mean_score(system, tasks)))
+            reference = bootstrap.reference
+            if reference is not None:
+                gain, kept = bootstrap.mean_score(system, tasks, reference), bootstrap.kept(system, tasks)
+                made = Transfer(made.score, Summary(*kept) if kept else None, Summary(*gain), verdict(gain))
+            found.setdefault(group, {})[system] = made
+    return found
 
 
 def _repeats(

@@ -36,7 +36,8 @@ def plot_retention(board: Scores, *, width: float = 720.0) -> Picture:
     known = [system for system in board.systems if system.name in board.mean]
     for system in sorted(known, key=lambda system: -board.mean[system.name].value):
         mean, worst = board.mean[system.name], board.worst.get(system.name)
-        kept = [cell.retention for cell in board.cells[system.name].values() if cell.retention is not None]
+        shares = [board.cells[system.name][task].retention for task in board.trained]
+        kept = [share for share in shares if share is not None]
         words = f"{percent(worst.value)} {worst.task}" if worst and system.name != board.reference else ""
         low, high = (None, None) if system.name == board.reference else (mean.low, mean.high)
         best = system.name == board.best

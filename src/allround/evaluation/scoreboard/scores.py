@@ -126,6 +126,21 @@ class Comparison:
         return "; ".join(parts)
 
 
+@dataclass(frozen=True)
+class Transfer:
+    """A system on tasks that nothing is trained on: the mean of its scores, and what it keeps of the reference's.
+
+    gain: how far the mean lies above that of the reference; verdict: what that says. None where there is no reference.
+    """
+
+    __pydantic_config__ = STRICT
+
+    score: Summary
+    retention: Summary | None = None
+    gain: Summary | None = None
+    verdict: str = "no difference found"
+
+
 class Notes(TypedDict, total=False):
     """Warnings of each task, and how the budget was shared and the best system chosen, in words."""
 
@@ -157,6 +172,8 @@ class Scores:
     Scores are of `split`; `validation` has the scores that choices were made by. `comparisons` are with the
     reference and with the best system. repeats: the runs whose mean the scores are; None for a single run.
     calibration: how far the scores of some systems can be trusted, by task; None where that was not looked at.
+    transfer: each system on the held-out tasks, "" being all of them, and on those of each category; None where no task
+    is held out. Retention, its mean and worst are over the tasks that were trained on.
     """
 
     __pydantic_config__ = STRICT
@@ -177,6 +194,7 @@ class Scores:
     provenance: dict[str, object]
     repeats: Repeats | None = None
     calibration: dict[str, dict[str, CalibrationFacts]] | None = None
+    transfer: dict[str, dict[str, Transfer]] | None = None
 
     def system(self, name: str) -> ScoredSystem:
         """The system called `name`."""
@@ -193,7 +211,7 @@ class Scores:
     def validation_mean(self, system: str) -> float | None:
         """Mean retention on validation rows, over the tasks where it is defined."""
         mine, theirs = self.validation.get(system, {}), self.validation.get(self.reference or "", {})
-        metrics = {task: definition.metric for task, definition in self.definitions.items()}
+        metrics = {task: definition.metric for task, definition in self.trained.items()}
         found = [retention(mine[t], theirs[t], better(m)) for t, m in metrics.items() if t in mine and t in theirs]
         known = [value for value in found if value is not None]
         return math.fsum(known) / len(known) if known else None
@@ -203,9 +221,23 @@ class Scores:
         return {system: {task: cell.score for task, cell in cells.items()} for system, cells in self.cells.items()}
 
     @property
+    def trained(self) -> dict[str, Definition]:
+        """The tasks that training could see; means are over these."""
+        return {task: definition for task, definition in self.definitions.items() if definition.trained}
+
+    def of_role(self, role: str) -> list[str]:
+        """The tasks of a role."""
+        return [task for task, definition in self.definitions.items() if definition.role == role]
+
+    @property
     def rows(self) -> int:
         """Rows of the split, over all tasks."""
         return sum(self.n(task) for task in self.definitions)
+
+    @property
+    def trained_rows(self) -> int:
+        """Rows of the split, over the tasks that training could see."""
+        return sum(self.n(task) for task in self.trained)
 
     def n(self, task: str) -> int:
         """Rows of one task that the scores were measured on."""
@@ -234,6 +266,7 @@ class Scores:
             (self.validation, names),
         ]
         some += [(scores, tasks) for scores in self.validation.values()]
+        some += [(found, names) for found in (self.transfer or {}).values()]
         some += [(self.calibration or {}, names), *((found, tasks) for found in (self.calibration or {}).values())]
         some += [([n for n in (self.reference, self.best) if n is not None], names)]
         some += [((c.system, c.other), names) for c in self.comparisons]

@@ -53,7 +53,7 @@ def weak_specialists(board: Scores) -> list[str]:
     unsure: list[str] = []
     shares: dict[str, str] = {}
     inflated: list[str] = []
-    for task, definition in board.definitions.items():
+    for task, definition in board.trained.items():
         sign = 1 if better(definition.metric) == "higher" else -1
         mine = sign * board.cells[specialists][task].score
         rival = max(simple, key=lambda name: sign * board.cells[name][task].score)

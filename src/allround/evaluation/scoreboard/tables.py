@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from allround.core.progress import make_console
 from allround.core.words import count, duration, percent, printable, shown, span_text
 from allround.evaluation.scoreboard.scores import Scores
+from allround.evaluation.scoreboard.transfer import HEADINGS, LEGENDS, scores_table, transfer_table
 from allround.evaluation.scoreboard.words import answer, legend, method
 from allround.evaluation.tables import (
     column_groups,
@@ -17,6 +18,7 @@ from allround.evaluation.tables import (
     wrapped,
 )
 from allround.tasks.metric import better
+from allround.tasks.roles import HELD_OUT
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,19 +29,14 @@ def markdown(board: Scores) -> str:
     lines = ["# Scoreboard", "", *(markdown_text(line) for line in answer(board)), "", "## Systems", ""]
     lines += markdown_table(*systems_table(board))
     lines += ["", f"## Scores on the {board.split} rows", ""]
-    head = ["task", "metric", "rows", *(s.name for s in board.systems)]
-    body = []
-    for task, definition in board.definitions.items():
-        shown_cells = []
-        for system in board.systems:
-            cell = board.cells[system.name][task]
-            span = span_text(cell.low, cell.high, better=better(definition.metric))
-            shown_cells.append(
-                f"{shown(cell.score, better(definition.metric))}{span} {board.mark(system.name, task)}".strip()
-            )
-        body.append([task, definition.metric, str(board.n(task)), *shown_cells])
-    lines += markdown_table(head, body)
+    lines += markdown_table(*scores_table(board, list(board.trained)))
     lines += ["", markdown_text(legend(board))]
+    for role, heading in HEADINGS.items():
+        if tasks := board.of_role(role):
+            lines += ["", f"## {heading}", "", *markdown_table(*scores_table(board, tasks))]
+            if role == HELD_OUT and board.transfer:
+                lines += ["", *markdown_table(*transfer_table(board))]
+            lines += ["", markdown_text(LEGENDS[role])]
     if board.comparisons:
         lines += ["", "## Compared", "", *(f"- {markdown_text(c.words)}" for c in board.comparisons)]
     if board.calibration:
@@ -123,7 +120,15 @@ def print_scores(board: Scores, console: Console | None = None) -> None:
     console.print()
     if board.reference is not None:
         _print_systems(board, console)
-    _print_tasks(board, console)
+    _print_tasks(board, list(board.trained), console)
+    for role, heading in HEADINGS.items():
+        if tasks := board.of_role(role):
+            console.print()
+            console.print(Text(heading, style="bold"))
+            _print_tasks(board, tasks, console)
+            if role == HELD_OUT and board.transfer:
+                console.print()
+                _print_means(board, console)
     by_metric: dict[str, list[str]] = {}
     for task, definition in board.definitions.items():
         by_metric.setdefault(definition.metric, []).append(task)
@@ -153,11 +158,25 @@ def _print_systems(board: Scores, console: Console) -> None:
     console.print()
 
 
-def _print_tasks(board: Scores, console: Console) -> None:
-    """Scores of every task; with their intervals where there is no reference to compare with."""
+def _print_means(board: Scores, console: Console) -> None:
+    """Means over the held-out tasks."""
     from rich.text import Text
 
-    left = max((len(task) for task in board.definitions), default=4) + 8
+    head, body = transfer_table(board)
+    kept = fitting_columns(head, body, console.width, never=(), first_out=tuple(reversed(head[2:])))
+    table = console_table()
+    for place in kept:
+        table.add_column(printable(head[place]), justify="right" if place else "left")
+    for row in body:
+        table.add_row(*(Text(printable(row[place])) for place in kept))
+    console.print(table)
+
+
+def _print_tasks(board: Scores, tasks: list[str], console: Console) -> None:
+    """Scores of tasks; with their intervals where there is no reference to compare with."""
+    from rich.text import Text
+
+    left = max((len(task) for task in tasks), default=4) + 8
     names = [system.name for system in board.systems]
     for number, places in enumerate(column_groups(names, console.width - left + 2, least=6)):
         block = [board.systems[place] for place in places]
@@ -168,14 +187,14 @@ def _print_tasks(board: Scores, console: Console) -> None:
         table.add_column("rows", justify="right")
         for system in block:
             table.add_column(Text(wrapped(printable(system.name))), justify="right", no_wrap=True)
-        for task, definition in board.definitions.items():
-            cells = []
+        for task in tasks:
+            metric, cells = board.definitions[task].metric, []
             for system in block:
                 mark = board.mark(system.name, task)
                 cell = board.cells[system.name][task]
-                text = f"{shown(cell.score, better(definition.metric))}{mark or ' '}"
+                text = f"{shown(cell.score, better(metric))}{mark or ' '}"
                 if board.reference is None:
-                    text = text.rstrip() + span_text(cell.low, cell.high, better=better(definition.metric))
+                    text = text.rstrip() + span_text(cell.low, cell.high, better=better(metric))
                 cells.append(Text(text, style={"-": "red", "+": "green"}.get(mark, "")))
             table.add_row(Text(printable(task)), str(board.n(task)), *cells)
         console.print(table)

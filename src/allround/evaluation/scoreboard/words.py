@@ -6,20 +6,26 @@ from allround.core.words import count, duration, listed, percent, plural, shown,
 from allround.evaluation.intervals import widening
 from allround.evaluation.scoreboard.scores import MARKS, Repeats, ScoredSystem, Scores
 from allround.evaluation.scoreboard.simple import REFERENCE, simple_ways, weak_specialists
+from allround.evaluation.scoreboard.transfer import transfer_sentences
 from allround.tasks.metric import better
 
 
 def answer(board: Scores) -> list[str]:
     """The answer in a few plain sentences."""
-    total = f"{plural(len(board.definitions), 'task')} ({plural(board.rows, board.split + ' row')})"
+    return [*_trained_answer(board), *transfer_sentences(board)]
+
+
+def _trained_answer(board: Scores) -> list[str]:
+    """The answer on the tasks that training could see."""
+    total = f"{plural(len(board.trained), 'task')} ({plural(board.trained_rows, board.split + ' row')})"
     if board.best is None:
         return [f"{listed([s.name for s in board.systems])} on {total}."]
     best, lines = board.system(board.best), []
     name = f"{best.name} ({best.title})" if best.title and best.title != best.name else best.name
     mean, worst = board.mean.get(board.best), board.worst.get(board.best)
-    undefined = [t for t, cell in board.cells[board.best].items() if mean and cell.retention is None]
+    undefined = [t for t in board.trained if mean and board.cells[board.best][t].retention is None]
     if undefined:
-        counted = [t for t in board.definitions if t not in undefined]
+        counted = [t for t in board.trained if t not in undefined]
         rows = sum(board.n(t) for t in counted)
         total = f"{plural(len(counted), 'task')} ({plural(rows, board.split + ' row')})"
     kind = "single model" if best.single else "system"
@@ -64,7 +70,7 @@ def _cost_sentence(board: Scores, best: ScoredSystem) -> str:
     if not best.cost.parameters_stored or not theirs.cost.parameters_stored:
         return ""
     stored, before = (count(s.cost.parameters_stored) for s in (best, theirs))
-    encoders = f"one encoder instead of {len(board.definitions)}, " if best.single and not theirs.single else ""
+    encoders = f"one encoder instead of {len(board.trained)}, " if best.single and not theirs.single else ""
     spent, before_spent = best.cost.training_seconds, theirs.cost.training_seconds
     time = f" Training took {duration(spent)}, against {duration(before_spent)}." if spent and before_spent else ""
     if spent and spent == before_spent:
