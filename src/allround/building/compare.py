@@ -85,7 +85,7 @@ def compare_training(
                 f"compare trainings with {name}={value}", f"{name} must be at least {low}", f"give at least {low}"
             )
     joints = _joints(methods, sweep)
-    suite = as_suite(suite, data_dir=data_dir, only=only, limit=limit)
+    suite = as_suite(suite, data_dir=data_dir, only=only, limit=limit).to_train
     if len(suite.tasks) < 2:
         raise AllroundError(
             f"compare joint trainings on '{suite.name}'",

@@ -18,7 +18,7 @@ from allround.building.stages.base import is_module, make_base
 from allround.building.stages.data import keep_rows
 from allround.building.stages.heads import fit_heads
 from allround.building.stages.plan import extra_costs, measure_speed, whole_scope
-from allround.building.stages.unseen import untrained_head
+from allround.building.stages.unseen import answer_unseen
 from allround.building.workshop import MOST_WORKERS, Workshop
 from allround.core import registry
 from allround.core.jobs import available_cores
@@ -65,16 +65,15 @@ class Forecast:
 def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encoder: Mapping[str, object]) -> Forecast:
     """Say what a build with these options would make. Nothing is written but to a temporary folder, which goes."""
     every, suite = suite, suite.to_train
-    for task in every:
-        if not task.definition.trained:
-            untrained_head(task.definition, options.head)
     with tempfile.TemporaryDirectory(prefix="allround-") as place:
         shop = Workshop(Path(place), Progress(quiet=True), seed=options.seed, workers=1, in_process=True)
         with shop:
             seed = seed_of(options.seed, "forecast")
-            few = {name: task.limit(dict.fromkeys(SPLITS, MEASURED_ROWS), seed) for name, task in suite.tasks.items()}
-            data = keep_rows(shop, few)
+            few = {name: task.limit(dict.fromkeys(SPLITS, MEASURED_ROWS), seed) for name, task in every.tasks.items()}
+            kept = keep_rows(shop, few)
+            data = kept.trained
             made = make_base(shop, base, data, encoder, options.seed)
+            answer_unseen(shop, kept.unseen, made, options.head)
             start = fit_heads(shop, data, made, options.settings.device, options.head)
             speed = measure_speed(shop, made, data, options.settings, start.heads)
         scope = whole_scope(options, data, options.settings)

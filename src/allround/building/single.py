@@ -32,6 +32,7 @@ from allround.models.device import pick_device
 from allround.models.fitting import fit_head
 from allround.models.system import System
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.untrained import untrained_head
 from allround.tasks.kind import kind
 from allround.tasks.metric import better
 from allround.tasks.suite import Suite, as_suite
@@ -101,11 +102,19 @@ def tune(
             f"it has {len(suite.tasks)} tasks, and none is named",
             f"name one: {', '.join(suite.tasks)}; or train a joint model on all of them: train",
         )
-    if task is not None and task not in suite.tasks:
+    if task is None:
+        task = next(iter(suite.tasks))
+    if task in suite.tasks and not suite[task].definition.trained:
+        raise AllroundError(
+            f"tune a specialist for '{task}'",
+            f"its role is {suite[task].definition.role}, so that nothing is trained on it",
+            "give it `role: train`, or leave it out of `hold_out`",
+        )
+    if task not in suite.tasks:
         raise AllroundError(
             f"tune a specialist for '{task}'", f"'{suite.name}' has no such task", suggestion(task, suite.tasks)
         )
-    chosen = suite if task is None else suite.part([task])
+    chosen = suite.part([task])
     return _tune(chosen, base, Path(out), settings, seed, encoder, progress, "tune", config, callbacks, track,
                  calibrate, force)  # fmt: skip
 
@@ -134,7 +143,7 @@ def _tune(
     progress = progress or Progress(quiet=not first)
     if base is None:
         raise AllroundError(f"tune on '{suite.name}'", "no base was given, and the suite names none", "give --base")
-    tasks = list(suite.tasks.values())
+    tasks = list(suite.to_train)
     check_settings(settings, tasks)
     check_trackers(track)
     following = Following(progress)
@@ -156,6 +165,9 @@ def _tune(
             head = fit_head(made, task)
             model.add_task(task.definition, head.state)
             progress.say(f"head of {task.name} on the frozen base: validation {head.tried[head.chosen]:.3f}")
+        for task in suite:
+            if not task.definition.trained:
+                model.add_task(task.definition, untrained_head(made, task.definition))
         adapter = folder / "adapter" if folder and settings.tune == "lora" else None
         config_of = {"base": base, "seed": seed, **settings.to_json()}
         tracked = tracking(track if first else (), out.parent / f"{out.name}.track", out.name, config_of)

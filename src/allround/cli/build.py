@@ -27,7 +27,7 @@ from allround.cli.options import (
     load_suite,
 )
 from allround.cli.training_options import EncoderSettings, training_options
-from allround.cli.words import methods_of, pairs_of, split
+from allround.cli.words import methods_of, pairs_of, share_of, split
 from allround.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -123,7 +123,18 @@ def build(
     ] = None,
     worst: Annotated[float | None, typer.Option(help="Every task must retain at least this, such as 0.95.")] = None,
     keep: Annotated[
-        list[str] | None, typer.Option(help="One task must retain at least this: TASK=0.98; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="One task must retain at least this: TASK=0.98. Without a task: every guard must keep at least this "
+            "share of the base's score. May be repeated."
+        ),
+    ] = None,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks to score every system on and to train nothing on: names with commas between, a share such as "
+            "0.3, or category=NAME."
+        ),
     ] = None,
     max_parameters: Annotated[int | None, typer.Option(help="Most parameters that the model may store.")] = None,
     any_system: Annotated[
@@ -177,11 +188,18 @@ def build(
         calibrate=calibrate,
         coverage=coverage,
         track=tuple(split(track, "--track")),
-        constraints=Constraints(worst, pairs_of(keep, "--keep", float), max_parameters, not any_system),
+        constraints=Constraints(
+            worst,
+            pairs_of([one for one in keep or () if "=" in one], "--keep", float),
+            max_parameters,
+            not any_system,
+            share_of([one for one in keep or () if "=" not in one], "--keep"),
+        ),
     )
     chosen: Suite | str = suite
-    if class_weights is not None or focal_gamma is not None:
+    if class_weights is not None or focal_gamma is not None or hold_out is not None:
         chosen = load_suite(suite, data_dir, only, limit).weighed(class_weights, focal_gamma)
+        chosen = chosen.holding_out(hold_out) if hold_out is not None else chosen
         data_dir, only, limit = None, None, None
     if dry_run:
         planned = forecast_build(

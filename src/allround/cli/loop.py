@@ -70,7 +70,7 @@ def loop(
     from allround.core.progress import make_console
 
     parameters, values = options_of(name, context.args, method)
-    loaded = load_suite(suite, data_dir, only, limit)
+    loaded = load_suite(suite, data_dir, only, limit).to_train
     planned = plan_loop(name, loaded, parameters, values)
     told = {"loop": name, "parameters": registry.find("loop", name).resolve(parameters)}
     made = run_loop(planned, loaded, out=out, base=base, settings=settings, seed=seed, workers=workers,

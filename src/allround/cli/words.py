@@ -54,6 +54,25 @@ def pairs_of(given: Sequence[str] | None, option: str, type_: type[Plain]) -> di
     return found
 
 
+def share_of(given: Sequence[str], option: str) -> float | None:
+    """The one share that an option was given without a name; None where there is none.
+
+    >>> share_of(["0.95"], "--keep")
+    0.95
+    """
+    try:
+        found = [float(text) for text in given]
+    except ValueError:
+        found = []
+    if len(found) != len(given) or len(found) > 1:
+        raise AllroundError(
+            f"read {option} {' '.join(map(repr, given))}",
+            "it is neither of the form NAME=VALUE nor a single number",
+            "give a task's name, '=' and a number, or one number for all guards",
+        )
+    return found[0] if found else None
+
+
 def extras(words: Sequence[str], method: str) -> tuple[list[str], dict[str, Value]]:
     """Split words into paths and the merge method's own options."""
     from allround.core import registry

@@ -11,12 +11,11 @@ from allround.building.stages.data import Data
 from allround.building.stages.heads import of_sort
 from allround.building.stages.tuning import SPECIALISTS
 from allround.building.workshop import Workshop
-from allround.core.errors import AllroundError
 from allround.core.pieces import Piece
-from allround.core.words import listed, plural
-from allround.models.head import make_head
+from allround.core.words import listed
+from allround.models.base import load_encoder
 from allround.models.head_files import HEADS, write_heads
-from allround.tasks.definition import Definition
+from allround.models.untrained import untrained_head
 from allround.tasks.roles import GUARD, HELD_OUT
 
 
@@ -47,31 +46,21 @@ class Unseen:
         )
 
 
-def untrained_head(definition: Definition, sort: str) -> Mapping[str, object]:
-    """The head of a task that nothing is trained on. Errors: one of this sort must be trained."""
-    head = make_head(sort, definition, 1)
-    if any(True for _ in head.parameters()):
-        role = "held out" if definition.role == HELD_OUT else "a guard"
-        raise AllroundError(
-            f"answer the task '{definition.name}', which is {role}",
-            f"a head of the sort '{sort}' needs training rows, and nothing is trained on a task that is {role}",
-            "use a language model, whose heads `choices` and `generate` need none; or give the task `role: train`",
-        )
-    return head.stored()
-
-
-def answer_unseen(shop: Workshop, data: Data, base: Base, sort: str) -> Unseen:
+def answer_unseen(shop: Workshop, data: Data, base: Base, sort: str | None) -> Unseen:
     """The tasks of a run that nothing is trained on, with their heads. Errors: those of `untrained_head`."""
-    made = {}
+    made: dict[str, Piece] = {}
+    encoder = load_encoder(base.encoder) if data.tasks else None
     for name, definition in data.definitions.items():
-        head = untrained_head(definition, sort)
+        assert encoder is not None
+        head = untrained_head(encoder, definition, sort)
         made[name] = shop.pieces.piece(f"head-{name}", base=base.piece.key, task=data.tasks[name].content,
                                        **of_sort(sort))  # fmt: skip
         if not shop.have(made[name]):
             with made[name].make() as (folder, facts):
                 write_heads(folder / HEADS, {name: head})
                 facts["seconds"] = 0.0
-    for role, words in ((HELD_OUT, "held out"), (GUARD, "guards")):
+    words = {HELD_OUT: "held out", GUARD: "as a guard"}
+    for role, told in words.items():
         if names := [name for name, one in data.definitions.items() if one.role == role]:
-            shop.say(f"{plural(len(names), 'task')} {words}, on which nothing is trained: {listed(names)}")
+            shop.say(f"{told}, so that nothing is trained on it: {listed(names)}")
     return Unseen(data, base, made)

@@ -11,8 +11,8 @@ from allround.tasks.roles import GUARD, HELD_OUT
 HEADINGS = {HELD_OUT: "Held-out tasks", GUARD: "Guards"}
 #: What the tables of a role show, in words.
 LEGENDS = {
-    HELD_OUT: "No system but the baselines saw training rows of these tasks, and no choice looked at them: they measure "
-    "how far training carries over to tasks that are new. Mean score x 100 over the tasks, with its 95% interval.",
+    HELD_OUT: "No system but the baselines saw training rows of these tasks, and no choice looked at them: they tell "
+    "how far training carries over to new tasks. Mean score x 100 over the tasks, with its 95% interval.",
     GUARD: "Nothing but the baselines was trained on these tasks. Their validation scores may rule a system out, and "
     "count for nothing else.",
 }
