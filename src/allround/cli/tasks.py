@@ -13,6 +13,7 @@ from allround.cli.options import (
     DataOption,
     ForceOption,
     OnlyOption,
+    OutOption,
     SuiteArgument,
     TaskArgument,
     load_suite,
@@ -75,6 +76,62 @@ def tasks_show(
         typer.echo(f"\n{' | '.join(str(v) for v in row)}\n  -> {target}")
     sizes = {split: len(part) for split, part in found.splits.items()}
     return {**d.to_json(), "rows": sizes, "notes": list(found.notes), "examples": examples}
+
+
+@app.command(
+    "import",
+    epilog='Example: `allround tasks import natural_instructions "tasks/*.json" --shots 2 --out instructions`',
+)
+def tasks_import(
+    collection: Annotated[str, typer.Argument(help="natural_instructions, promptsource or tasksource.")],
+    files: Annotated[list[str], typer.Argument(help="The files of the collection; a pattern such as '*.json' too.")],
+    out: OutOption,
+    *,
+    shots: Annotated[
+        int | None, typer.Option(help="natural_instructions: positive examples that stand in the prompt.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="promptsource: the rows for its templates: a file, a folder or a Hub id.")
+    ] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="promptsource: use this template; may be repeated. Default: all.")
+    ] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="promptsource: make one task of the templates, with several prompts.")
+    ] = False,
+    hold_out: Annotated[
+        Path | None, typer.Option(help="A file with the names of tasks to hold out, one a line.")
+    ] = None,
+    force: ForceOption = False,
+) -> object:
+    """Write a suite file, and its rows beside it, from tasks that others wrote down.
+
+    The suite file is yours: prompts, limits and what is held out can be changed in it. Templates are rendered here,
+    in a sandbox with limits of time and memory, and never again.
+    """
+    from allround.core.reading import read_text
+    from allround.core.words import plural
+    from allround.tasks.collection import found_files, import_tasks
+
+    given = {"shots": shots, "data": data, "templates": tuple(template) if template else None,
+             "together": together or None}  # fmt: skip
+    names = read_text(hold_out, what="list of names").split() if hold_out is not None else []
+    made = import_tasks(
+        collection,
+        found_files(files),
+        out,
+        parameters={name: value for name, value in given.items() if value is not None},
+        hold_out=names,
+        force=force,
+    )
+    for task in made:
+        rows = ", ".join(f"{split} {len(part):,}" for split, part in task.rows.items())
+        category = f"; {task.about['category']}" if "category" in task.about else ""
+        typer.echo(f"{task.name:<20} {task.about['kind']}; {rows}{category}")
+        for note in task.notes:
+            typer.echo(f"{'':<20} note: {note}")
+    typer.echo(f"{plural(len(made), 'task')} written to {out}/suite.yml")
+    return {task.name: {"kind": task.about["kind"], "rows": {s: len(p) for s, p in task.rows.items()}} for task in made}
 
 
 @app.command("check", epilog="Example: `allround tasks check suite.yml --html data.html`")

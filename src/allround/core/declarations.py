@@ -166,5 +166,6 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "metric": Metric,
     "encoder": Encoder,
     "suite": Declaration,
+    "collection": Declaration,
     "loop": Declaration,
 }

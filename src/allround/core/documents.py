@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,18 @@ def read_documents(path: Path | str, *, what: str = "file") -> list[Any]:
 
 
 def parse_documents(
-    text: str, *, asked: str = "read YAML", max_values: int = MAX_VALUES, plain_words: bool = False
+    text: str,
+    *,
+    asked: str = "read YAML",
+    max_values: int = MAX_VALUES,
+    plain_words: bool = False,
+    tags: Collection[str] = (),
 ) -> list[Any]:
     """The documents in a text.
 
     max_values: lists, mappings and values, when all aliases are written out; far longer texts are not even read.
-    plain_words: only `true` and `false` are truth values; `no`, `on` and the like are words.
+    plain_words: only `true` and `false` are truth values; `no`, `on` and the like are words. tags: of mappings, such as
+    "!Template", that are read as if they had none; every other tag is an error.
     Errors: broken YAML, a key that stands twice, aliases that grow, too many values, too deep nesting.
 
     >>> parse_documents("a: [1, 2e-3, no]"), parse_documents("a: [true, no]", plain_words=True)
@@ -40,7 +47,7 @@ def parse_documents(
     if text.count("\n") + text.count(",") > max_values:
         raise AllroundError(asked, f"it has more than {max_values:,} lines and commas", "check that this is the file")
     try:
-        loader = (_PlainWords if plain_words else _Loader)(text, max_values)
+        loader = _tagged(_PlainWords if plain_words else _Loader, tags)(text, max_values)
         try:
             found = []
             while loader.check_data():
@@ -150,6 +157,16 @@ _PlainWords.yaml_implicit_resolvers = {
     for first, rules in _Loader.yaml_implicit_resolvers.items()
 }
 _PlainWords.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+
+
+def _tagged(loader: type[_Loader], tags: Collection[str]) -> type[_Loader]:
+    """A loader that reads mappings with these tags as if they had none."""
+    if not tags:
+        return loader
+    made = type("Tagged", (loader,), {})
+    for tag in tags:
+        made.add_constructor(tag, lambda self, node: self.construct_mapping(node, deep=True))
+    return made
 
 
 def _count(node: Any, most: int, known: dict[int, int], above: tuple[int, ...]) -> int:

@@ -26,6 +26,7 @@ FAMILIES: dict[str, str] = {
     "metric": "tasks/metrics",
     "encoder": "models/encoders",
     "suite": "tasks/suites",
+    "collection": "tasks/collections",
     "loop": "building/loops/methods",
 }
 

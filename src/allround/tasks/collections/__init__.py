@@ -1,0 +1,1 @@
+"""Collections of tasks that others wrote down: how each is read."""
