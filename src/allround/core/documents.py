@@ -163,10 +163,13 @@ def _tagged(loader: type[_Loader], tags: Collection[str]) -> type[_Loader]:
     """A loader that reads mappings with these tags as if they had none."""
     if not tags:
         return loader
-    made = type("Tagged", (loader,), {})
+
+    class Tagged(loader):  # type: ignore[valid-type,misc]
+        pass
+
     for tag in tags:
-        made.add_constructor(tag, lambda self, node: self.construct_mapping(node, deep=True))
-    return made
+        Tagged.add_constructor(tag, lambda self, node: self.construct_mapping(node, deep=True))
+    return Tagged
 
 
 def _count(node: Any, most: int, known: dict[int, int], above: tuple[int, ...]) -> int:
