@@ -153,6 +153,25 @@ def test_tasks_list_show_and_check(flowers: Path) -> None:
     assert "2 tasks can be used" in cli("tasks", "check", flowers / "suite.yml")
 
 
+def test_tasks_show_has_the_prompt_of_a_row(tmp_path: Path) -> None:
+    rows = [{"q": f"Is it {i}?", "c": ["no", "yes"], "n": i % 2, "a": [f"It is {i}", str(i)]} for i in range(12)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "s.yml").write_text(
+        "tasks:\n"
+        "  quiz: {source: rows.jsonl, kind: multiple_choice, inputs: [q, c], target: n, choices: c, shots: 1,\n"
+        '         system: Be brief., prompts: ["{q}\\n{c}\\nAnswer:", "{q} {c}"]}\n'
+        "  say: {source: rows.jsonl, kind: text, inputs: q, target: a, metric: token_f1}\n"
+    )
+    shown = cli("tasks", "show", tmp_path / "s.yml", "quiz", "--rows", "1")
+    row, said = shown.split("\nThe prompt of the first row (the first of 2), without a chat template:\n\n")
+    assert row.endswith("q: Is it 0?, c: A. no B. yes\n  -> A\n")
+    lines = [line.strip() for line in said.splitlines()]
+    assert lines[:2] == ["Be brief.", ""] and lines[-5:] == ["Is it 0?", "A. no", "B. yes", "Answer:", "-> no"]
+    found = json.loads(cli("tasks", "show", tmp_path / "s.yml", "say", "--json"))
+    assert found["asked"] == {"prompt": "Q: Is it 0?\nAnswer:", "answer": "It is 0"}
+    assert found["examples"][0] == [["Is it 0?"], ["It is 0", "0"]]
+
+
 def test_doctor_says_what_is_there() -> None:
     found = shell("doctor")
     assert found.returncode == 0 and "have      torch" in found.stdout

@@ -70,6 +70,23 @@ def test_scores_of_choices_are_the_librarys_log_likelihoods(encoder):
         assert found[row].tolist() == pytest.approx(wanted, abs=1e-4)
 
 
+def test_each_row_is_answered_with_one_of_its_own_choices(llama):
+    rows = [("Colour?", ["red", "dark blue"]), ("Number?", ["one", "two", "three"])] * 3
+    data = [{"q": q, "c": c, "a": c[place % 2]} for place, (q, c) in enumerate(rows)]
+    task = make_task("quiz", kind="multiple_choice", inputs=["q", "c"], target="a", choices="c", prompt="{q}\nAnswer:",
+                     data=dict.fromkeys(("train", "test"), data))  # fmt: skip
+    system = MultiTaskModel(llama, {"quiz": task.definition})
+    made = system.answers("quiz", rows[:2], scores=True)
+    for row, (question, choices) in enumerate(rows[:2]):
+        wanted = np.array([log_likelihood(llama, f"{question}\nAnswer:", f" {choice}") for choice in choices])
+        share = np.exp(wanted) / np.exp(wanted).sum()
+        assert made.scores[row] == pytest.approx([*share, *[0] * (3 - len(choices))], abs=1e-4)
+        assert made.predictions[row] == wanted.argmax()
+    assert set(system.predict("quiz", rows)) <= {"A", "B", "C"}
+    with pytest.raises(AllroundError, match=r"input 0 has 4 choices, and no row .* has more than 3"):
+        system.predict("quiz", [("Word?", ["a", "b", "c", "d"])])
+
+
 def test_a_choice_that_begins_another_is_told_apart_by_its_end(encoder):
     choices = ("late", "late, again", "other")
     d = replace(TOPIC, prompt=replace(TOPIC.prompt, choices=choices))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from allround.cli.options import (
     TaskArgument,
     load_suite,
 )
+
+if TYPE_CHECKING:
+    from allround.tasks.task import Task
 
 app = typer.Typer(help="Look at suites and their tasks.", cls=Group, **GROUP)
 
@@ -48,13 +51,16 @@ def tasks_show(
     data_dir: DataOption = None,
     rows: Annotated[int, typer.Option(help="How many training rows to show.")] = 3,
 ) -> object:
-    """Show one task: what it asks, its rows, its warnings."""
+    """Show one task: what it asks, its rows, its warnings, and how it is put to a language model."""
+    from allround.evaluation.errors import text_of
     from allround.tasks.column_types import columns_in_words
     from allround.tasks.kind import kind
+    from allround.tasks.prompt_text import example_text
     from allround.tasks.suite import Suite
 
     found = Suite.load(suite, data_dir=data_dir, only=[task]).tasks[task]
     d = found.definition
+    written = kind(d.kind).written
     for label, value in {
         "task": d.name,
         "kind": d.kind,
@@ -73,9 +79,21 @@ def tasks_show(
     shown = train_rows.take(range(min(rows, len(train_rows))))
     examples = list(zip(shown.inputs, kind(d.kind).decode(shown.targets, d), strict=True))
     for row, target in examples:
-        typer.echo(f"\n{' | '.join(str(v) for v in row)}\n  -> {target}")
+        inputs = text_of(row, d.inputs, d.modality) if d.modality == "fields" else " | ".join(str(v) for v in row)
+        typer.echo(f"\n{inputs}\n  -> {' / '.join(target) if written and isinstance(target, list) else target}")
     sizes = {split: len(part) for split, part in found.splits.items()}
-    return {**d.to_json(), "rows": sizes, "notes": list(found.notes), "examples": examples}
+    result = {**d.to_json(), "rows": sizes, "notes": list(found.notes), "examples": examples}
+    if examples and (d.prompt is not None or kind(d.kind).for_language_models):
+        prompt, answer = example_text(d, *examples[0])
+        typer.echo(f"\nThe prompt of the first row{_other_prompts(found)}, without a chat template:\n")
+        typer.echo("\n".join(f"  {line}" for line in [*prompt.splitlines(), f"-> {answer}"]))
+        result["asked"] = {"prompt": prompt, "answer": answer}
+    return result
+
+
+def _other_prompts(task: Task) -> str:
+    templates = task.definition.prompt.templates if task.definition.prompt is not None else ()
+    return f" (the first of {len(templates)})" if len(templates) > 1 else ""
 
 
 @app.command(

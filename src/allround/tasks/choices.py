@@ -34,7 +34,12 @@ def wrong_choices(value: object) -> str | None:
 def wrong_options(definition: Definition, row: Row) -> str | None:
     """What is wrong with the choices of a row of a task, in words; None where nothing is, or rows have none."""
     options = definition.prompt.options if definition.prompt is not None else ""
-    return wrong_choices(row[definition.inputs.index(options)]) if options else None
+    if not options:
+        return None
+    choices, most = row[definition.inputs.index(options)], len(definition.labels)
+    if isinstance(choices, list) and len(choices) > most:
+        return f"{len(choices)} choices, and no row that the model was made for has more than {most}"
+    return wrong_choices(choices)
 
 
 def read_choices(

@@ -9,11 +9,12 @@ from typing import Any, cast
 import numpy as np
 
 from allround.core.errors import AllroundError
-from allround.models.language.rendering import Rendered, Renderer, prompt_of
+from allround.models.language.rendering import Rendered, Renderer
 from allround.models.language.rows import TokenRow, Tree, has_prefix, make_tree
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.prompt import plain_choices
+from allround.tasks.prompt_text import prompt_of
 from allround.tasks.values import Row
 
 #: What a model says of each label where a row may have several.

@@ -9,7 +9,8 @@ from typing import Any
 from allround.core.errors import AllroundError
 from allround.core.locks import Lock
 from allround.tasks.definition import Definition
-from allround.tasks.prompt import NO_CONTENT, Prompt, fill, parse, plain_template, shown
+from allround.tasks.prompt import NO_CONTENT, shown
+from allround.tasks.prompt_text import plain_text, prompt_of, question_text, spaced
 from allround.tasks.values import Row
 
 #: Characters before an answer that decide how its beginning is cut into tokens.
@@ -87,12 +88,10 @@ class Renderer:
 
     def _text(self, definition: Definition, values: Sequence[str], label: str) -> str:
         prompt = prompt_of(definition)
-        question = self._filled(definition, values, label)
-        asked = [(self._filled(definition, shot.inputs, label), shot.answer) for shot in prompt.demonstrations]
         if not self.chats(definition):
-            blocks = [prompt.system] if prompt.system else []
-            blocks += [text + spaced(text, answer) for text, answer in asked]
-            return "\n\n".join([*blocks, question])
+            return plain_text(definition, values, label)
+        question = question_text(definition, values, label)
+        asked = [(question_text(definition, shot.inputs, label), shot.answer) for shot in prompt.demonstrations]
         messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
         for text, answer in asked:
             messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
@@ -108,19 +107,6 @@ class Renderer:
                 f"the chat template of the base's tokenizer refuses it: {(str(error) or type(error).__name__)[:200]}",
                 "leave `system` and `shots` out if it takes none; or put the task without a chat: `chat: no`",
             ) from error
-
-    def _filled(self, definition: Definition, values: Sequence[str], label: str) -> str:
-        prompt = prompt_of(definition)
-        named = {**dict(zip(definition.inputs, values, strict=True)), "label": label}
-        if not prompt.templates:
-            template = plain_template(definition.inputs, definition.instruction)
-        else:
-            template = prompt.templates[0]
-        text = fill(template, named)
-        asks = any(name == "label" for _, name in parse(template))
-        if label and not asks:
-            text = f"{text}\n{label}? Answer yes or no:"
-        return f"{definition.instruction}\n{text}" if definition.instruction and prompt.templates else text
 
     def tokens(self, text: str, *, special: bool) -> list[int]:
         """The tokens of a text. special: with the marks that the tokenizer puts around it, but not its end."""
@@ -168,17 +154,3 @@ class Renderer:
                 found = after[0] if after and after[0] in special else found
             self._ends[chat] = None if found is None else int(found)
         return self._ends[chat]
-
-
-def prompt_of(definition: Definition) -> Prompt:
-    """How a task is put: as it says, or plainly."""
-    return definition.prompt or Prompt()
-
-
-def spaced(prompt: str, answer: str) -> str:
-    """An answer as it follows a prompt: behind a space, unless the prompt ends with white space.
-
-    >>> spaced("Answer:", "yes"), spaced("Answer:\\n", "yes")
-    (' yes', 'yes')
-    """
-    return answer if not prompt or prompt[-1].isspace() else f" {answer}"

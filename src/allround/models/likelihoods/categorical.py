@@ -15,7 +15,7 @@ from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 
 
-@method(source="softmax regression", kinds=("classification", "token_classification"))
+@method(source="softmax regression", kinds=("classification", "token_classification", "multiple_choice"))
 class Categorical(Likelihood):
     """p = softmax of the outputs (n, labels); targets are int64 (n,).
 
