@@ -40,6 +40,7 @@ from allround.checkpoints.tokens import moved_tokens
 from allround.checkpoints.weights import Weights
 from allround.composition.residuals.store import Store
 from allround.composition.residuals.write import open_specialist, write_store
+from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST, hash_file, read_json
 from allround.core.outputs import read_listing
@@ -67,6 +68,7 @@ from allround.models.manifest import read_manifest
 from allround.models.network import classifier_in, modules_of, network_folder
 from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.tasks.collections.promptsource import read_templates
 from allround.tasks.modalities.image import Image as ImageModality
 from allround.tasks.sources.load import load_raw
 from allround.tasks.sources.stream import read_windows
@@ -347,12 +349,28 @@ def readers(shared: Shared) -> list[Reader]:
         Configure({"vocab_size": 3})(path.parent)
         config_of(Weights(path.parent / "model.safetensors"))
 
+    def collection(name: str) -> Callable[[Path], object]:
+        return lambda path: registry.load("collection", name)([path])
+
+    instructions = '{"Definition": ["a"], "Positive Examples": [], "Instances": [{"input": "a", "output": ["b"]}]}'
+    templates = "dataset: a\ntemplates:\n  b: {name: c, jinja: 'd ||| e', answer_choices: f}\n"
+
+    def annotated(folder: Path) -> Path:
+        (folder / "rows.csv").write_text("b,c\nx,y\n")
+        return text("a.yml", "a: {type: Classification, dataset_name: rows.csv, sentence1: b, labels: c}\n")(folder)
+
     done = '{"notes": [], "hashes": {"0": {"a": "b"}}, "reports": {"a": {"b": 1.5}}}'
     numbers = '{"a": {"fp32": 1.0}}'
     return [
         Reader("suite", "yaml", text("a.yml", suite), read_suite, ("tasks/spec.py",)),
         Reader("recipe", "yaml", text("a.yml", own), read_recipe, ("core/documents.py", "merging/recipe_file.py")),
         Reader("recipe of mergekit", "yaml-", text("a.yml", mergekit), read_recipe, ("merging/recipe_file.py",)),
+        Reader("natural instructions", "json-", text("a.json", instructions), collection("natural_instructions"),
+               ("tasks/collections/natural_instructions.py",)),
+        Reader("templates", "yaml-", text("a.yaml", templates), read_templates,
+               ("tasks/collections/promptsource.py",)),
+        Reader("annotations", "yaml-", annotated, collection("tasksource"),
+               ("tasks/collections/tasksource.py",)),
         Reader("csv", "csv", text("a.csv", rows), raw,
                ("tasks/sources/text_files.py", "tasks/sources/files.py")),
         Reader("tsv", "tsv", text("a.tsv", rows.replace(",", "\t")), raw,
@@ -867,6 +885,7 @@ def test_a_reader_reads_or_says_why_not(name: str, case: str, ends: dict[tuple[s
 
 #: Modules that read files by this package's own functions, and are in no row of the table: why not.
 OTHERS = {
+    "cli/tasks.py": "a list of names, of which those are taken that are names of tasks",
     "cli/app.py": "the first lines of the files of commands, which lie in the package",
     "cli/methods.py": "it shows a method file, which the registry has read",
     "building/licences.py": "the card of a base, of which a name alone is taken; what is no card names none",

@@ -53,7 +53,7 @@ def promptsource(
     asked = f"read the templates '{path}'"
     if not data:
         raise AllroundError(asked, "there are no rows to apply them to", "give a file or a Hub id: --data")
-    name, known = _read(path, asked)
+    name, known = read_templates(path)
     for wanted in templates:
         if wanted not in known:
             raise AllroundError(asked, f"there is no template {wanted!r}", suggestion(wanted, known))
@@ -65,8 +65,9 @@ def promptsource(
             for one in made]  # fmt: skip
 
 
-def _read(path: Path, asked: str) -> tuple[str, dict[str, _Template]]:
+def read_templates(path: Path) -> tuple[str, dict[str, _Template]]:
     """The name of the data set, and its templates by name."""
+    asked = f"read the templates '{path}'"
     do = "give a templates.yaml of promptsource"
     text = read_text(path, what="templates", max_bytes=MAX_BYTES)
     documents = parse_documents(text, asked=asked, plain_words=True, tags=("!Template", "!TemplateMetadata"))

@@ -57,8 +57,8 @@ def _task(path: Path, name: str, said: object) -> ImportedTask:
     if not isinstance(said, dict):
         raise AllroundError(asked, "it is not a mapping", "give type, dataset_name and the columns")
     sort = said.get("type", "Classification")
-    if sort not in TYPES:
-        raise AllroundError(asked, f"its type is {sort!r}", suggestion(str(sort), TYPES))
+    if not isinstance(sort, str) or sort not in TYPES:
+        raise AllroundError(asked, f"its type is {str(sort)[:60]!r}", suggestion(str(sort)[:60], TYPES))
     known = (*_SHARED, *TYPES[sort])
     for key in said:
         if key not in known:
