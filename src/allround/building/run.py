@@ -19,7 +19,7 @@ from allround.building.stages.base import decide_precision, is_module, make_base
 from allround.building.stages.baselines import TREES, baseline_candidates
 from allround.building.stages.choice import choose, make_judge
 from allround.building.stages.data import DataCheck, announce, keep_rows
-from allround.building.stages.heads import base_candidate, fit_heads
+from allround.building.stages.heads import base_candidate, fit_heads, fit_probes, probe_candidate
 from allround.building.stages.learned import merge_learned
 from allround.building.stages.merges import MergeInputs, merge_candidates, merge_fixed
 from allround.building.stages.plan import plan_work, whole_scope
@@ -228,11 +228,14 @@ def _build(
 
         start = fit_heads(shop, data, base, device, scope.head)
         tuned = tune(shop, start, scope, given.tasks)
-        untuned, specialists, *joints = unseen.answered(
-            [base_candidate(start), specialists_candidate(start, tuned), *joint_candidates(start, tuned)]
+        probes = fit_probes(shop, start, device)
+        probed = [] if probes is None else [probe_candidate(probes)]
+        untuned, *probed, specialists = unseen.answered(
+            [base_candidate(start), *probed, specialists_candidate(start, tuned)]
         )
+        joints = unseen.answered(joint_candidates(start, tuned))
         baselines = baseline_candidates(shop, scope.every, trees=options.trees) if options.baselines else []
-        candidates = [untuned, specialists, *joints, *baselines]
+        candidates = [untuned, *probed, specialists, *joints, *baselines]
         if options.ensemble:
             trees = [one for one in baselines if one.name == TREES]
             candidates.append(EnsembleCandidate([specialists, *joints, *trees]))

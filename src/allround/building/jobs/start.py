@@ -28,6 +28,8 @@ def make_base(piece: Piece, base: str, tasks: Sequence[str], seed: int, encoder:
         facts["encoder"] = made.name
         facts["epochs"] = made.epochs
         facts["learning_rate"] = made.learning_rate
+        facts["least_steps"] = made.least_steps
+        facts["gives"] = list(made.gives)
         facts["seconds"] = time.perf_counter() - started
 
 
@@ -45,6 +47,7 @@ def make_head(piece: Piece, encoder: str, task: str, device: str, sort: str | No
         data = stored_task(task)
         head = fit_head(load_encoder(encoder).to(pick_device(device)), data, sort)
         write_heads(folder / "heads.safetensors", {data.name: head.state})
+        facts["sort"] = head.state.sort
         facts["tried"] = {str(penalty): score for penalty, score in head.tried.items()}
         facts["chosen"] = head.chosen
         facts["validation"] = head.tried[head.chosen]

@@ -57,6 +57,11 @@ class Base:
         return int(self.piece.facts["epochs"])
 
     @property
+    def speaks(self) -> bool:
+        """Whether it can answer by its own words: a language model."""
+        return "texts" in self.piece.facts.get("gives", ())
+
+    @property
     def learning_rate(self) -> float:
         """Learning rate, where the settings name none."""
         return float(self.piece.facts["learning_rate"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from allround.building.candidates import ModelCandidate
 from allround.building.jobs import start as jobs
@@ -14,7 +14,12 @@ from allround.core.jobs import call
 from allround.core.pieces import Piece
 from allround.core.words import plural
 from allround.models.cost import Cost
+from allround.models.encoder import LINEAR
 from allround.models.fitting import PENALTIES
+from allround.tasks.kind import kind
+
+#: Sorts of heads that own no weights: the base answers by its own words.
+_PLAIN = ("choices", "generate")
 
 
 @dataclass(frozen=True)
@@ -56,20 +61,48 @@ def of_sort(sort: str | None) -> dict[str, object]:
 
 
 def fit_heads(shop: Workshop, data: Data, base: Base, device: str, sort: str | None = None) -> Start:
-    """Fit a head of a sort for each task on the frozen base."""
+    """Fit a head of a sort for each task on the frozen base; heads without weights are scored as they are."""
     pieces, work = head_work(shop, data, base.encoder, base.piece.key, device, sort=sort)
     tally = shop.do("heads on the frozen base", work)
-    shop.say(f"heads fitted for {plural(len(pieces), 'task')} on the frozen base", tally)
+    plain = [name for name, piece in pieces.items() if piece.facts.get("sort") in _PLAIN]
+    if plain:
+        shop.say(f"{plural(len(plain), 'task')} asked of the base as it is", tally)
+    if len(plain) < len(pieces):
+        shop.say(f"heads fitted for {plural(len(pieces) - len(plain), 'task')} on the frozen base", tally)
     return Start(data, base, pieces)
+
+
+def fit_probes(shop: Workshop, start: Start, device: str) -> Start | None:
+    """Linear heads on the hidden states of a language model, for the tasks that have labels or numbers; None for other
+    bases, and where no task would be answered in another way.
+
+    A zero-shot answer depends on the words of the prompt, so that it says little of what the base knows.
+    """
+    data = start.data
+    asked = [name for name, piece in start.heads.items() if piece.facts.get("sort") in _PLAIN]
+    probed = [name for name in asked if not kind(data.tasks[name].definition.kind).written]
+    if not start.base.speaks or not probed:
+        return None
+    some = replace(data, tasks={name: data.tasks[name] for name in probed})
+    pieces, work = head_work(shop, some, start.base.encoder, start.base.piece.key, device, "probe", LINEAR)
+    tally = shop.do("probes of the base", work)
+    shop.say(f"linear heads fitted for {plural(len(pieces), 'task')} on the base's hidden states", tally)
+    return replace(start, heads={**start.heads, **pieces})
+
+
+def probe_candidate(probes: Start) -> ModelCandidate:
+    """The base with linear heads on its hidden states."""
+    return replace(base_candidate(probes), name="probe", title="linear heads on the base's last hidden state")
 
 
 def base_candidate(start: Start) -> ModelCandidate:
     """The base with its heads: what there is before any tuning."""
     base = start.base.piece
+    own_words = all(piece.facts.get("sort") in _PLAIN for piece in start.heads.values())
     return ModelCandidate(
         name="base",
         role="base",
-        title="heads on the frozen base",
+        title="the base as it is, zero-shot" if own_words else "heads on the frozen base",
         encoders=dict.fromkeys(start.heads, base.folder),
         heads={n: p.folder for n, p in start.heads.items()},
         keys={n: [base.key, p.key] for n, p in start.heads.items()},

@@ -31,7 +31,8 @@ def simple_ways(board: Scores) -> str:
 
 def _subject(system: ScoredSystem) -> str:
     title = system.title or system.name
-    words = "The base with fitted heads" if system.role == "base" else f"{title[:1].upper()}{title[1:]}"
+    fitted = title == "heads on the frozen base"
+    words = "The base with fitted heads" if fitted else f"{title[:1].upper()}{title[1:]}"
     took = system.cost.training_seconds
     return f"{words} ({duration(took)})" if took else words
 
