@@ -250,7 +250,7 @@ def _build(
             groups = [merge_candidates(start, specialists, merges) for merges in (fixed, learned)]
             merged = unseen.answered([candidate for group in groups for candidate in group])
             validation |= validation_scores(shop, merged, judged, device)
-            refitted = unseen.answered(refit_heads(shop, scope, groups, validation, judge))
+            refitted = unseen.answered(refit_heads(shop, scope, groups, start, validation, judge))
             validation |= validation_scores(shop, refitted, judged, device)
             candidates += [*merged, *refitted]
             trials = [trial for merge in (*fixed, *learned) for trial in merge.trials]

@@ -50,10 +50,12 @@ def features_of(
     encoder.eval()
     found: list[Tensor] = [torch.empty(0)] * len(prepared)
     lengths: tuple[int, ...] = ()
+    texts: dict[int, str] = {}
     for rows, batch in batches(encoder, prepared, definition, batch_size):
         features = encoder(batch)
         values = (features.values if compute is None else compute(features.values)).float().cpu()
         lengths = features.lengths
+        texts.update(zip(rows, features.texts, strict=False))
         parts = values.split(list(lengths) if lengths else 1)
         for row, part in zip(rows, parts, strict=True):
             found[row] = part
@@ -61,7 +63,8 @@ def features_of(
     if count_odd(whole):
         odd = [row for row, part in enumerate(found) if count_odd(part)]
         raise not_finite(encoder, definition, odd, len(found))
-    return Features(whole, tuple(len(part) for part in found) if lengths else ())
+    written = tuple(texts[row] for row in range(len(found))) if texts else ()
+    return Features(whole, tuple(len(part) for part in found) if lengths else (), written)
 
 
 def not_finite(network: nn.Module, definition: Definition, odd: Sequence[int], count: int) -> AllroundError:

@@ -8,6 +8,7 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.models.likelihood import likelihood
 from allround.models.model import Model
+from allround.tasks.kind import kind
 from allround.tasks.task import Task
 from allround.training.balancing import Outline, make_balancer, per_task
 from allround.training.gradients import check_parts
@@ -70,7 +71,7 @@ def outline_of(tasks: Sequence[Task], steps: int = 1, epoch: int = 1) -> Outline
     """What a balancer is told of the tasks. steps: of the whole training; epoch: steps between two evaluations."""
     return Outline(
         tuple(t.name for t in tasks),
-        tuple(likelihood(t.definition).outputs(t.definition) for t in tasks),
+        tuple(1 if kind(t.definition.kind).written else likelihood(t.definition).outputs(t.definition) for t in tasks),
         tuple(len(t.splits["train"]) for t in tasks),
         steps=steps,
         epoch=epoch,

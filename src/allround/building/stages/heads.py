@@ -19,7 +19,7 @@ from allround.models.fitting import PENALTIES
 from allround.tasks.kind import kind
 
 #: Sorts of heads that own no weights: the base answers by its own words.
-_PLAIN = ("choices", "generate")
+WORDS = ("choices", "generate")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def fit_heads(shop: Workshop, data: Data, base: Base, device: str, sort: str | N
     """Fit a head of a sort for each task on the frozen base; heads without weights are scored as they are."""
     pieces, work = head_work(shop, data, base.encoder, base.piece.key, device, sort=sort)
     tally = shop.do("heads on the frozen base", work)
-    plain = [name for name, piece in pieces.items() if piece.facts.get("sort") in _PLAIN]
+    plain = [name for name, piece in pieces.items() if piece.facts.get("sort") in WORDS]
     if plain:
         shop.say(f"{plural(len(plain), 'task')} asked of the base as it is", tally)
     if len(plain) < len(pieces):
@@ -79,7 +79,7 @@ def fit_probes(shop: Workshop, start: Start, device: str) -> Start | None:
     A zero-shot answer depends on the words of the prompt, so that it says little of what the base knows.
     """
     data = start.data
-    asked = [name for name, piece in start.heads.items() if piece.facts.get("sort") in _PLAIN]
+    asked = [name for name, piece in start.heads.items() if piece.facts.get("sort") in WORDS]
     probed = [name for name in asked if not kind(data.tasks[name].definition.kind).written]
     if not start.base.speaks or not probed:
         return None
@@ -98,7 +98,7 @@ def probe_candidate(probes: Start) -> ModelCandidate:
 def base_candidate(start: Start) -> ModelCandidate:
     """The base with its heads: what there is before any tuning."""
     base = start.base.piece
-    own_words = all(piece.facts.get("sort") in _PLAIN for piece in start.heads.values())
+    own_words = all(piece.facts.get("sort") in WORDS for piece in start.heads.values())
     return ModelCandidate(
         name="base",
         role="base",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from allround.building.candidates import ModelCandidate
 from allround.building.judge import Judge
-from allround.building.stages.heads import head_work
+from allround.building.stages.heads import WORDS, Start, head_work
 from allround.building.stages.plan import REFITTED, Scope
 from allround.building.workshop import Tally, Workshop, seconds
 
@@ -16,17 +16,20 @@ def refit_heads(
     shop: Workshop,
     scope: Scope,
     groups: Sequence[Sequence[ModelCandidate]],
+    start: Start,
     validation: Mapping[str, Mapping[str, float]],
     judge: Judge,
 ) -> list[ModelCandidate]:
     """The best of each group of merges on validation once more, with heads fitted anew on its encoder.
 
-    validation: scores by the merge's name and by task.
+    start: the heads on the base; where none of them has weights of its own, there is nothing to fit. validation: scores
+    by the merge's name and by task.
     """
+    weighted = any(piece.facts.get("sort") not in WORDS for piece in start.heads.values())
     found: list[ModelCandidate] = []
     tally = Tally()
     for merges in groups:
-        if not merges or not scope.refit:
+        if not merges or not scope.refit or not weighted:
             continue
         best = max(merges, key=lambda merge: judge.mean(validation[merge.name]))
         key = next(iter(best.keys.values()))
