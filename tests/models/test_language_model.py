@@ -83,6 +83,8 @@ def test_each_row_is_answered_with_one_of_its_own_choices(llama):
         assert made.scores[row] == pytest.approx([*share, *[0] * (3 - len(choices))], abs=1e-4)
         assert made.predictions[row] == wanted.argmax()
     assert set(system.predict("quiz", rows)) <= {"A", "B", "C"}
+    with pytest.raises(AllroundError, match="its choices differ from row to row, and the head reads texts"):
+        llama.check(replace(task.definition, head="generate"))
     with pytest.raises(AllroundError, match=r"input 0 has 4 choices, and no row .* has more than 3"):
         system.predict("quiz", [("Word?", ["a", "b", "c", "d"])])
 

@@ -53,10 +53,13 @@ _HUB_TASKS = {
     ("classification", "table"): "tabular-classification",
     ("multilabel", "table"): "tabular-classification",
     ("regression", "table"): "tabular-regression",
+    ("text", "text"): "text-generation",
+    ("text", "fields"): "text-generation",
+    ("multiple_choice", "fields"): "multiple-choice",
 }
 #: What the Hub calls metrics that have another name there.
 _HUB_METRICS = {"macro_f1": "f1", "span_f1": "f1", "mcc": "matthews_correlation", "pearson": "pearsonr",
-                "spearman": "spearmanr"}  # fmt: skip
+                "spearman": "spearmanr", "rouge_l": "rouge"}  # fmt: skip
 
 
 def hub_card(

@@ -140,6 +140,13 @@ class Encoder(nn.Module, ABC):
                 "its answers are texts, which only a language model can write",
                 "use a language model as the --base, such as smollm2-135m, or leave the task out",
             )
+        if kind(definition.kind).own_choices and reads != "scores":
+            raise AllroundError(
+                f"answer task '{definition.name}', of the kind {definition.kind}, with a head of the sort "
+                f"'{self.head(definition)}'",
+                f"its choices differ from row to row, and the head reads {reads}",
+                "use head: choices, with a language model as the --base",
+            )
 
 
 def try_out(encoder: Encoder, definition: Definition, row: Row) -> None:
