@@ -79,6 +79,8 @@ class Objective(Declaration):
     needs: tuple[Literal["labels", "specialist"], ...] = ()
     #: The kinds of task that it can be computed for; all where it is None.
     kinds: tuple[Text, ...] | None = None
+    #: Whether it compares answers, or the features that they follow from.
+    reads: Literal["answers", "features"] = "answers"
 
 
 class Codec(Declaration):

@@ -94,6 +94,21 @@ class Encoder(nn.Module, ABC):
         """How many single losses a prepared row has: one, or one for each word."""
         return len(target) if kind(definition.kind).per_token else 1
 
+    def token_choice(self, definition: Definition) -> Definition | None:
+        """Where a task's answers are written: the choice of each token among some, as a task; else None."""
+        return None
+
+    def token_rows(
+        self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None
+    ) -> list[tuple[Any, tuple[int, ...]]]:
+        """Rows of a task whose answers are written, prepared for the task that `token_choice` gives.
+
+        The tokens are those of the answers that this encoder writes, or of the right ones where targets are given; at
+        each of them the choice is among those that it finds most probable. With each row stand the numbers of its
+        answer's tokens among the choices; none where the answer is empty.
+        """
+        raise NotImplementedError(f"the encoder '{self.name}' writes no answers")
+
     def adapted_layers(self) -> list[str]:
         """The layers of the backbone that low-rank changes are added to."""
         return [n for n, m in self.backbone.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]

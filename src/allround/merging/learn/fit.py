@@ -65,7 +65,7 @@ def fit_merge(
     facts = steps.run()
     merged = {n: t.detach().to("cpu", begun[n].dtype) for n, t in steps.weights().items()}
     found = {n: p.detach().cpu().clone() for n, p in made.named_parameters()}
-    heads = {task: head.stored() for task, head in steps.heads.items()}
+    heads = {task: head.stored() for task, head in steps.heads.items() if rows[task].owns_head}
     learned = heads if learning.heads == "learned" else {}
     return Fit({**begun, **merged}, found, learned, {**facts, **made.describe()})
 

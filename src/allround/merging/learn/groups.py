@@ -41,13 +41,13 @@ def fit_in_groups(
                 shell.load_state_dict(base)
                 made = fit_merge(shell, [one.encoder for one in chunk], mine, learning, None, execution)
                 for name, head in made.heads.items():
-                    kept = rows[name].head
-                    assert kept is not None
-                    kept.load_state_dict(head)
+                    known = rows[name].head
+                    assert known is not None
+                    known.load_state_dict(head)
                 found.update({f"{len(stages)}.{key}": value for key, value in made.found.items()})
                 stages.append({"tasks": list(names), **made.facts})
                 if len(chunks) == 1:
-                    heads = {name: r.head.stored() for name, r in rows.items() if r.head is not None}
+                    heads = {n: r.head.stored() for n, r in rows.items() if r.head is not None and r.owns_head}
                     learned = heads if learning.heads == "learned" else {}
                     return Fit(made.weights, found, learned, {"stages": stages})
                 place = Path(folder) / f"{level}-{number}"

@@ -10,6 +10,7 @@ from typing import Any
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
 
 OPTIMISERS = ("adam", "adamw", "sgd")
 HEADS = ("kept", "learned", "fitted")
@@ -83,6 +84,11 @@ class Learning:
         return (*needs, "specialist") if self.guard and "specialist" not in needs else needs
 
     @property
+    def compares_answers(self) -> bool:
+        """Whether answers are compared, and not the features that they follow from."""
+        return bool(registry.find("objective", self.objective).facts["reads"] == "answers")
+
+    @property
     def labelled(self) -> bool:
         """Whether labels are looked at."""
         return "labels" in self.needs or self.heads == "fitted"
@@ -114,9 +120,15 @@ class Learning:
             )
 
     def check(self, definitions: Iterable[Definition]) -> None:
-        """An error for tasks of a kind that the objective has no meaning for."""
+        """An error for tasks of a kind that the objective has no meaning for.
+
+        Where answers are written and compared, each token of theirs is a choice, as in a classification.
+        """
         kinds = registry.find("objective", self.objective).facts["kinds"]
         for definition in definitions:
+            written = definition.head == "generate" or kind(definition.kind).written
+            if written and self.compares_answers and "classification" in (kinds or ()):
+                continue
             if kinds and definition.kind not in kinds:
                 fitting = [e.name for e in registry.entries("objective")
                            if definition.kind in (e.facts["kinds"] or (definition.kind,))]  # fmt: skip
@@ -157,6 +169,11 @@ class ClosedForm(Learning):
     @property
     def needs(self) -> tuple[str, ...]:
         return ()
+
+    @property
+    def compares_answers(self) -> bool:
+        """It sees the rows that it is computed from with their answers, where these are written."""
+        return True
 
     @property
     def split(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,6 @@ def learn(
             f"the task '{twice[0]}' is given twice",
             "give each task once: a merged model has one head for each",
         )
-    learning.check(tasks[name].definition for name in names)
     if len(specialists) < 2:
         raise AllroundError("learn a merge", f"{len(specialists)} model is given", "give at least two")
     started = time.perf_counter()
@@ -91,9 +90,10 @@ def learn(
     progress = progress or Progress(None)
     execution = Execution(seed, where, precision, progress)
     shell = _open(base, [one.encoder for one in specialists])
+    learning.check(replace(tasks[name].definition, head=shell.head(tasks[name].definition)) for name in names)
     rows = gather_rows(shell, specialists, tasks, learning, split=split, seed=seed, device=where, precision=precision)
     progress.say(f"{sum(len(r.prepared) for r in rows.values())} {split} rows of {len(rows)} tasks are ready")
-    heads = {name: r.head.stored() for name, r in rows.items() if r.head is not None}
+    heads = {name: r.kept for name, r in rows.items() if r.kept is not None}
     record: dict[str, Any] = {
         "learning": learning.to_json(),
         "split": split,

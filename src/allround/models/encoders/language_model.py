@@ -16,16 +16,22 @@ from allround.core.registry import method
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder
 from allround.models.encoders.text import describe_tokenizer
-from allround.models.language.asking import AskedRow, Asker
+from allround.models.language.asking import AskedBatch, AskedRow, Asker, Ending, with_options
 from allround.models.language.network import LanguageNetwork
 from allround.models.language.rendering import Renderer
-from allround.models.language.writing import write
+from allround.models.language.rows import TokenRow, make_tree
+from allround.models.language.writing import write, write_tokens
+from allround.models.running import batches, by_length
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.values import Row
 
 #: Most tokens of a prompt and its answer together where nobody asks for more.
 LONGEST = 2048
+#: How many tokens are compared at each place of an answer, the rest of them counting as one more.
+OPTIONS = 16
+#: Rows whose answers are written, or compared token by token, at once.
+AT_ONCE = 32
 
 
 @method(source="Radford et al., Language models are unsupervised multitask learners, 2019")
@@ -118,14 +124,58 @@ class LanguageModel(Encoder):
     def forward(self, batch: Batch) -> Features:
         tensors = batch.tensors
         if "write" in tensors:
-            texts = write(self.net, tensors, self.tokenizer, self.asker.endings[int(tensors["write"])])
+            texts = write(self.net, tensors, self.tokenizer, self._ending(tensors))
             return Features(tensors["mask"].new_zeros(batch.size, 1, dtype=torch.float32), texts=texts)
         if "last" in tensors:
             return Features(self.net.vectors(tensors))
         found = self.net.log_probabilities(tensors)
+        if "options" in tensors:
+            return Features(_with_rest(found[tensors["options"]]), batch.lengths)
         if batch.lengths:
             return Features(found.unsqueeze(-1), batch.lengths)
         return Features(_scores(found, tensors))
+
+    def _ending(self, tensors: Mapping[str, Tensor]) -> Ending:
+        return self.asker.endings[int(tensors["write"])]
+
+    # -- answers that are written, token by token ------------------------------------------------------------------
+
+    def token_choice(self, definition: Definition) -> Definition | None:
+        if self.head(definition) != "generate":
+            return None
+        labels = (*map(str, range(self._options)), "rest")
+        return Definition(definition.name, "classification", definition.inputs, definition.modality, "accuracy", labels,
+                          head="choices")  # fmt: skip
+
+    @property
+    def _options(self) -> int:
+        """How many tokens are compared at each place of an answer."""
+        return min(OPTIONS, int(self.net.config.vocab_size) - 1)
+
+    @torch.inference_mode()
+    def token_rows(
+        self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None
+    ) -> list[tuple[AskedRow, tuple[int, ...]]]:
+        self.eval()
+        rows = self.prepare(inputs, definition, targets)
+        answers = [row.taught for row in rows]
+        if targets is None:
+            for numbers, batch in batches(self, rows, definition, AT_ONCE):
+                made = write_tokens(self.net, batch.tensors, self.tokenizer, self._ending(batch.tensors))
+                for number, tokens in zip(numbers, made, strict=True):
+                    answers[number] = tuple(tokens)
+        device = next(self.parameters()).device
+        found: list[tuple[AskedRow, tuple[int, ...]]] = [(row, ()) for row in rows]
+        for numbers in by_length([len(row.prompts[0]) + len(a) for row, a in zip(rows, answers, strict=True)], AT_ONCE):
+            some = [number for number in numbers if answers[number]]
+            if not some:
+                continue
+            asked = AskedBatch(tuple(TokenRow(rows[n].prompts[0], make_tree([answers[n]])) for n in some))
+            tensors = {name: part.to(device) for name, part in self.net.collate(asked).items()}
+            places = iter(self.net.likeliest(tensors, self._options).tolist())
+            for n in some:
+                found[n] = with_options(rows[n], answers[n], [next(places) for _ in answers[n]])
+        return found
 
     # -- on disk -----------------------------------------------------------------------------------------------------
 
@@ -163,6 +213,14 @@ def _scores(found: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     return scores.masked_fill(tensors["choice"] < 0, ABSENT)
 
 
+def _with_rest(found: Tensor) -> Tensor:
+    """Log-probabilities of some tokens, and of all others together: (n, k) -> (n, k + 1)."""
+    rest = 1 - found.exp().sum(-1, keepdim=True)
+    return torch.cat([found, rest.clamp_min(SLIGHT).log()], -1)
+
+
+#: The least probability that all tokens beside those that are compared have together.
+SLIGHT = 1e-6
 #: The score of a choice that a row does not have: its probability is 0.
 ABSENT = -1e9
 

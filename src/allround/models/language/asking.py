@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -39,7 +39,8 @@ class AskedRow:
     prompts: its prompt, or one for each label where a row may have several. texts: those as they are read. trees: the
     answers that are compared, one tree a prompt. letters: characters of each answer. plain: prompts without content, to
     compare with. taught: tokens of each right answer, where targets were given and are texts. cut: whether an input was
-    cut.
+    cut. options: for each token of an answer, the places in the tree of those that it is compared with, itself among
+    them.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -49,6 +50,7 @@ class AskedRow:
     plain: tuple[tuple[int, ...], ...] = ()
     taught: tuple[int, ...] = ()
     cut: bool = False
+    options: tuple[tuple[int, ...], ...] = ()
 
     @property
     def length(self) -> int:
@@ -62,7 +64,8 @@ class AskedBatch:
 
     rows: prompts with the tokens whose probability is asked for. lengths: of right answers, where those are asked for.
     choice: for each row of the task and each choice, the number of its path among all paths, -1 where there is none;
-    against: what is subtracted from it. divide: of each path. ending: where answers are to be written, the number of
+    against: what is subtracted from it. divide: of each path. options: for each token of all answers, the numbers of
+    those that it is compared with among all tokens. ending: where answers are to be written, the number of
     the way they end.
     """
 
@@ -71,6 +74,7 @@ class AskedBatch:
     choice: np.ndarray | None = None
     against: np.ndarray | None = None
     divide: np.ndarray | None = None
+    options: np.ndarray | None = None
     ending: int | None = None
 
 
@@ -190,6 +194,8 @@ class Asker:
             if len(found) == len(rows):
                 return AskedBatch(tuple(found), tuple(len(one.tree.tokens) for one in found))
         asked = [TokenRow(ids, tree) for row in rows for ids, tree in zip(row.prompts, row.trees, strict=True)]
+        if rows and rows[0].options:
+            return _optional(rows, asked)
         if head == "choices":
             return self._compared(definition, rows, asked)
         return AskedBatch(tuple(asked), ending=self._ending(definition) if head == "generate" else None)
@@ -232,6 +238,34 @@ class Asker:
         if ending not in self.endings:
             self.endings.append(ending)
         return self.endings.index(ending)
+
+
+def with_options(
+    row: AskedRow, answer: Sequence[int], options: Sequence[Sequence[int]]
+) -> tuple[AskedRow, tuple[int, ...]]:
+    """A row that compares each token of an answer with others, and the number of each token among those.
+
+    options: for each token of the answer, the others, the most probable first, and itself; it takes the place of the
+    last one where it is not among them.
+    """
+    listed = [
+        tuple(some) if token in some else (*some[:-1], token) for token, some in zip(answer, options, strict=True)
+    ]
+    paths = [(*answer[:at], token) for at, some in enumerate(listed) for token in some]
+    tree = make_tree([tuple(answer), *paths])
+    places = iter(path[-1] for path in tree.paths[1:])
+    found = tuple(tuple(next(places) for _ in some) for some in listed)
+    chosen = tuple(some.index(token) for token, some in zip(answer, listed, strict=True))
+    return replace(row, trees=(replace(tree, paths=tree.paths[:1]),), taught=(), options=found), chosen
+
+
+def _optional(rows: Sequence[AskedRow], asked: Sequence[TokenRow]) -> AskedBatch:
+    """Rows whose tokens are compared with others, as a batch."""
+    found, start = [], 0
+    for row in rows:
+        found.append(start + np.asarray(row.options, dtype=np.int64))
+        start += len(row.trees[0].tokens)
+    return AskedBatch(tuple(asked), tuple(len(row.options) for row in rows), options=np.concatenate(found))
 
 
 def _alike(tokens: Sequence[tuple[int, ...]]) -> tuple[int, int]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from allround.core.errors import AllroundError
 from allround.models.language.asking import AskedBatch
-from allround.models.language.log_probabilities import log_probabilities
+from allround.models.language.log_probabilities import CHUNK, log_probabilities
 from allround.models.language.packing import common_start, pack
-from allround.models.language.rows import TokenRow
+from allround.models.language.rows import ROOT, TokenRow
 
 #: A beginning that rows have in common is read once where it has at least so many tokens.
 SHARED = 16
@@ -42,7 +43,9 @@ class LanguageNetwork(nn.Module):
 
     def output(self, states: Tensor) -> Tensor:
         """Logits (n, vocabulary) of hidden states (n, d)."""
-        logits: Tensor = self.network.get_output_embeddings()(states)
+        return self._finished(self.network.get_output_embeddings()(states))
+
+    def _finished(self, logits: Tensor) -> Tensor:
         if self.factor != 1.0:
             logits = logits * self.factor
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
@@ -72,6 +75,8 @@ class LanguageNetwork(nn.Module):
         if not any(row.tree.tokens for row in asked.rows):
             return made
         made.pop("last")
+        if asked.options is not None:
+            made["options"] = torch.from_numpy(asked.options)
         if asked.choice is not None and asked.divide is not None:
             edges, paths, start, number = [], [], 0, 0
             for row in asked.rows:
@@ -119,9 +124,9 @@ class LanguageNetwork(nn.Module):
             for path in row.tree.paths:
                 tokens = [self._first, *(row.tree.tokens[place] for place in path[:-1])]
                 decoded[number, : len(tokens)] = torch.tensor(tokens)
-                where.update((place, number * width + at) for at, place in reversed(list(enumerate(path))))
+                where.update((before, number * width + at) for at, before in enumerate((ROOT, *path[:-1])))
                 number += 1
-            reads += [where[place] for place in range(len(row.tree.tokens))]
+            reads += [where[parent] for parent in row.tree.parents]
         made |= {
             "decoded": decoded,
             "of": torch.tensor([n for n, row in enumerate(rows) for _ in row.tree.paths], dtype=torch.long),
@@ -149,8 +154,25 @@ class LanguageNetwork(nn.Module):
 
     def log_probabilities(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """log p of each token that is asked for, given those before it: (tokens,), float32."""
+        return log_probabilities(self._read_states(tensors), tensors["tokens"], self._bound_output())
+
+    def likeliest(self, tensors: Mapping[str, Tensor], count: int) -> Tensor:
+        """The most probable tokens where a token's probability is asked for, in order: (tokens, count)."""
+        states = self._read_states(tensors)
+        return torch.cat([self.output(some).topk(count).indices for some in states.split(CHUNK)])
+
+    def _read_states(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The state before each token that is asked for: (tokens, d)."""
         states = self._decoded(tensors) if self.two_parts else self._states(tensors)
-        return log_probabilities(states.flatten(0, 1)[tensors["reads"]], tensors["tokens"], self.output)
+        return states.flatten(0, 1)[tensors["reads"]]
+
+    def _bound_output(self) -> Callable[[Tensor], Tensor]:
+        """`output` with the weights that the layer has now: a backward pass may come when it has others."""
+        layer = self.network.get_output_embeddings()
+        if type(layer) is not nn.Linear:
+            return self.output
+        weight, bias = layer.weight, layer.bias
+        return lambda states: self._finished(functional.linear(states, weight, bias))
 
     def _states(self, tensors: Mapping[str, Tensor]) -> Tensor:
         ids, positions, seen = tensors["ids"], tensors["positions"], tensors["seen"]

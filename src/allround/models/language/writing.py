@@ -15,9 +15,23 @@ from allround.models.language.network import LanguageNetwork
 _LOOK = 8
 
 
-@torch.inference_mode()
 def write(net: LanguageNetwork, tensors: Mapping[str, Tensor], tokenizer: Any, ending: Ending) -> tuple[str, ...]:
-    """What the model writes behind each prompt, without what ends it and white space around it.
+    """What the model writes behind each prompt, without what ends it and white space around it; tensors as in
+    `write_tokens`."""
+    ends, texts = _ends(net, ending), []
+    for row in write_tokens(net, tensors, tokenizer, ending):
+        tokens = row[:-1] if row and row[-1] in ends else row
+        text = str(tokenizer.decode(tokens, skip_special_tokens=True))
+        cuts = [text.find(stop) for stop in ending.stop if stop in text]
+        texts.append(text[: min(cuts)].strip() if cuts else text.strip())
+    return tuple(texts)
+
+
+@torch.inference_mode()
+def write_tokens(
+    net: LanguageNetwork, tensors: Mapping[str, Tensor], tokenizer: Any, ending: Ending
+) -> list[list[int]]:
+    """The tokens that the model writes behind each prompt, with that which ends them where one does.
 
     tensors: `ids` and `mask` of the prompts, padded on the left (of an encoder-decoder model on the right).
     """
@@ -40,13 +54,8 @@ def write(net: LanguageNetwork, tensors: Mapping[str, Tensor], tokenizer: Any, e
     net.eval()
     made = net.network.generate(input_ids=ids, attention_mask=mask, generation_config=plain, stopping_criteria=stops)
     net.train(was_training)
-    texts = []
-    for row in made[:, start:].tolist():
-        length = next((at for at, token in enumerate(row) if token in ends), len(row))
-        text = str(tokenizer.decode(row[:length], skip_special_tokens=True))
-        cuts = [text.find(stop) for stop in ending.stop if stop in text]
-        texts.append(text[: min(cuts)].strip() if cuts else text.strip())
-    return tuple(texts)
+    rows: list[list[int]] = made[:, start:].tolist()
+    return [row[: next((at + 1 for at, token in enumerate(row) if token in ends), len(row))] for row in rows]
 
 
 def _ends(net: LanguageNetwork, ending: Ending) -> list[int]:

@@ -14,6 +14,7 @@ from allround.tasks.definition import Definition
 @method(
     source="Khosla et al., NeurIPS 2020, arXiv:2004.11362, equation 2",
     needs=("labels",),
+    reads="features",
     kinds=("classification", "token_classification"),
 )
 def contrastive(

@@ -11,7 +11,11 @@ from allround.merging.learn.objective import Response
 from allround.tasks.definition import Definition
 
 
-@method(source="representation surgery: Yang et al., ICML 2024, arXiv:2402.02705, equation 3", needs=("specialist",))
+@method(
+    source="representation surgery: Yang et al., ICML 2024, arXiv:2402.02705, equation 3",
+    needs=("specialist",),
+    reads="features",
+)
 def features(
     merged: Response, specialist: Response, targets: Tensor, definition: Definition, *, distance: str = "l1"
 ) -> Tensor:
