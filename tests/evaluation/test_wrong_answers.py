@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,11 @@ def test_texts_are_ordered_by_their_own_scores() -> None:
         (1, "x / a c", "A, c!", 1.0), (3, "e f", "e f", 1.0),
     ]  # fmt: skip
     assert error_files({"t": found})["errors/t.csv"].splitlines()[0].endswith("length,score")
+    near = replace(one.definition, metric="token_f1")  # "b" of "b" and of "z b"; the others share none
+    made = Predictions(near, "test", one.splits["test"].targets, [("z b",), ("z",), ("",), ("z",)])
+    assert [(m.row, m.score) for m in errors_of(one, made).right] == [(0, pytest.approx(2 / 3))], (
+        "the best, where none is right"
+    )
 
 
 def test_files_are_replaced_only_where_they_are_ours(tmp_path: Path) -> None:

@@ -157,7 +157,8 @@ def _order(predictions: Predictions) -> tuple[list[int], int, list[int]]:
         scores = row_scores(predictions.definition, targets, said)
         same = np.array([answer in accepted for accepted, (answer,) in zip(targets, said, strict=True)], dtype=bool)
         order, missed = np.argsort(scores, kind="stable"), (scores < _BEST) & ~same  # short ones are nothing to bleu
-        right = np.argsort(-scores, kind="stable") if missed.all() else np.flatnonzero(~missed)
+        near = np.argsort(-scores, kind="stable")[: int((scores > 0).sum())]
+        right = near if missed.all() else np.flatnonzero(~missed)
         return [int(row) for row in order if missed[row]], int(missed.sum()), [int(row) for row in right]
     if kind(predictions.definition.kind).numeric:
         error = np.abs(np.asarray(targets) - np.asarray(said))

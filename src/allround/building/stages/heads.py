@@ -80,7 +80,7 @@ def fit_probes(shop: Workshop, start: Start, device: str) -> Start | None:
     """
     data = start.data
     asked = [name for name, piece in start.heads.items() if piece.facts.get("sort") in WORDS]
-    probed = [name for name in asked if not kind(data.tasks[name].definition.kind).written]
+    probed = [name for name in asked if not kind(data.tasks[name].definition.kind).for_language_models]
     if not start.base.speaks or not probed:
         return None
     some = replace(data, tasks={name: data.tasks[name] for name in probed})
