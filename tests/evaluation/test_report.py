@@ -202,3 +202,11 @@ def test_names_in_pictures_overlap_neither_each_other_nor_points(seed: int) -> N
     assert all(a.overlap(b) == 0 for a, b in itertools.combinations(boxes, 2))
     assert not [1 for b in boxes for s in spots if b.left < s.x < b.right and b.bottom < s.y < b.top]
     assert all(b.left >= 0 and b.right <= 520 and b.top <= 380 for b in boxes)
+
+
+def test_specialists_that_still_got_better_are_named_below_the_retention() -> None:
+    words = ["The specialist of one was still getting better at its last evaluation."]
+    page, text = html(board(notes={"training": words})), board(notes={"training": words}).markdown()
+    assert f"<li>{words[0]}</li>" in page.split('id="retention"')[1].split("</section>")[0]
+    assert f"- {words[0]}" in text.split("## Notes")[1]
+    assert "getting better" not in html(board())

@@ -97,6 +97,8 @@ def build_repeats(
             model = final.name
         first = made[repeats[0].name if final is None else final.name].scoreboard
         notes: Notes = {**first.notes, "choice": words}
+        if rising := [f"{name}: {one}" for name, board in boards.items() for one in board.notes.get("training", ())]:
+            notes["training"] = rising
         about = {**first.provenance, f"{of}s": [repeat.name for repeat in repeats]}
         board = pool(runs, of=of, best=best, notes=notes, provenance=about)
         with output_folder(out / BEST, "build", force=force) as new:

@@ -259,8 +259,9 @@ def _build(
         choice = choose(shop, every, validation, judge, options.constraints, len(trials))
         about = provenance(shop, suite, base, scope.every, scope.settings)
         scored = score(
-            shop, candidates, scope, validation, choice, reference, options, provenance=about, notes=given.notes
-        )
+            shop, candidates, scope, validation, choice, reference, options, provenance=about, notes=given.notes,
+            rising=tuned.rising,
+        )  # fmt: skip
         write_predictions(shop.out, scored.predictions, force=shop.force)
     for callback in shop.callbacks:
         callback.scored(scored.board.scores())

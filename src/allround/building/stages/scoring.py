@@ -46,11 +46,12 @@ def score(
     *,
     provenance: Mapping[str, object],
     notes: Mapping[str, str] | None = None,
+    rising: Sequence[str] = (),
 ) -> Scored:
     """Predict the test rows once with every candidate, and score them.
 
     Scores are corrected by what was fitted on the validation rows of tasks that training may see. notes: of tasks,
-    beside those of their data.
+    beside those of their data. rising: of specialists that were trained too short.
     """
     data = scope.every
     predict(
@@ -90,6 +91,8 @@ def score(
     if of_tasks := {n: [*t.notes, *([more[n]] if n in more else [])] for n, t in data.tasks.items()
                     if t.notes or n in more}:  # fmt: skip
         said["tasks"] = of_tasks
+    if rising:
+        said["training"] = list(rising)
     if scope.budget:
         said["budget"] = scope.budget
     if choice.words:

@@ -10,6 +10,7 @@ from allround.building.given import GivenSpecialist
 from allround.building.jobs import tune as jobs
 from allround.building.jobs.given import take_specialist
 from allround.building.joint import joint_settings
+from allround.building.rising import rising_specialists
 from allround.building.stages.heads import Start, of_sort
 from allround.building.stages.plan import Scope
 from allround.building.workshop import Work, Workshop, keys, seconds
@@ -37,10 +38,14 @@ class JointModel:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning gives: the piece of each task's specialist, and the joint models."""
+    """What tuning gives: the piece of each task's specialist, and the joint models.
+
+    rising: which specialists were still getting better when their training ended, in words.
+    """
 
     specialists: Mapping[str, Piece]
     joints: tuple[JointModel, ...]
+    rising: tuple[str, ...] = ()
 
 
 def joint_piece(shop: Workshop, start: Start, settings: Settings, seed: int, name: str = "joint") -> tuple[Piece, Job]:
@@ -112,7 +117,11 @@ def tune(shop: Workshop, start: Start, scope: Scope, given: Mapping[str, GivenSp
     tuned += [plural(len(joints), "joint model")] if joints else []
     parts += [f"{listed(tuned)} tuned"] if tuned else []
     shop.say(", ".join(parts), tally)
-    return Tuned(specialists, tuple(joints))
+    courses = {name: piece.facts.get("evaluations", ()) for name, piece in specialists.items()}
+    rising = tuple(rising_specialists(start.data.tasks, courses))
+    for words in rising:
+        shop.say(words, style="yellow")
+    return Tuned(specialists, tuple(joints), rising)
 
 
 def _given_piece(

@@ -142,11 +142,13 @@ class Transfer:
 
 
 class Notes(TypedDict, total=False):
-    """Warnings of each task, and how the budget was shared and the best system chosen, in words."""
+    """Warnings of each task, specialists that were trained too short, how the budget was shared and the best system
+    chosen, in words."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 
     tasks: dict[str, list[str]]
+    training: list[str]
     budget: list[str] | str
     choice: str
 
