@@ -105,7 +105,7 @@ print("heavy:", [name for name in heavy if name in sys.modules])
 
 COMMANDS = [
     *("build", "train", "tune", "merge", "evaluate", "predict", "doctor"),
-    *("tasks list", "tasks show", "tasks check", "methods list", "methods show"),
+    *("tasks list", "tasks show", "tasks check", "tasks import", "methods list", "methods show"),
 ]
 
 
