@@ -355,3 +355,15 @@ def test_check_names_metrics_that_fit_and_tags_that_do_not() -> None:
         check(define("classification", "acuracy"))
     for name, kind in PAIRS:
         check(define(kind, name))
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("rouge_l", "rouge-score"), ("bleu", "sacrebleu"), ("chrf", "sacrebleu")]
+)
+def test_a_library_that_is_missing_is_named_before_anything_is_scored(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("allround.tasks.metrics._texts.find_spec", lambda name: None)
+    with pytest.raises(AllroundError, match=f"the package {package} is not installed") as caught:
+        check(define("text", name))
+    assert caught.value.do == "pip install 'allround[lm]'"
