@@ -158,6 +158,14 @@ def test_several_templates_become_prompts_of_one_task(tmp_path: Path) -> None:
     parameters["templates"] = ("bad or good", "repeat")
     with pytest.raises(AllroundError, match="'bad or good' and 'repeat' give other answers"):
         read("promptsource", paths, **parameters)
+    parameters |= {"together": False, "templates": ("which word",)}
+    import_tasks("promptsource", paths, tmp_path / "own", parameters=parameters)
+    own = Suite.load(tmp_path / "own" / "suite.yml")["toy_small_which_word"]
+    assert own.definition.kind == "multiple_choice"
+    answers = {
+        row: target for part in own.splits.values() for (row, _), target in zip(part.inputs, part.targets, strict=True)
+    }
+    assert answers["a ||| film 3 Which word is there?"] == 1 and answers["a ||| film 4 Which word is there?"] == 0
 
 
 @pytest.mark.parametrize(
@@ -256,10 +264,14 @@ def test_annotations_name_columns_and_become_tasks(annotations: Path) -> None:
 
 
 def test_an_imported_annotation_is_a_task_of_a_suite(annotations: Path, tmp_path: Path) -> None:
-    annotations.write_text("\n".join(ANNOTATIONS.splitlines()[:3]))
-    import_tasks("tasksource", [annotations], tmp_path / "out", hold_out=["elsewhere"])
-    task = Suite.load(tmp_path / "out" / "suite.yml")["pairs"]
-    assert task.definition.labels == ("other", "same") and len(task.splits["test"]) == 4
+    import_tasks("tasksource", [annotations], tmp_path / "out", hold_out=["listed", "elsewhere"])
+    suite = Suite.load(tmp_path / "out" / "suite.yml")
+    assert suite["pairs"].definition.labels == ("other", "same") and len(suite["pairs"].splits["test"]) == 4
+    assert [task.name for task in suite if not task.definition.trained] == ["listed"]
+    listed = suite["listed"].splits["train"]
+    row = listed.inputs.index(("b3", ["p3", "q3"]))
+    assert listed.targets[row] == 1 and suite["listed"].definition.labels == ("A", "B")
+    assert suite["tags"].definition.labels == ("O", "B-x") and suite["much"].definition.kind == "regression"
 
 
 @pytest.mark.parametrize(
