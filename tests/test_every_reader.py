@@ -885,6 +885,7 @@ def test_a_reader_reads_or_says_why_not(name: str, case: str, ends: dict[tuple[s
 
 #: Modules that read files by this package's own functions, and are in no row of the table: why not.
 OTHERS = {
+    "tasks/harness/configuration.py": "a task file of the lm-evaluation-harness: tests/building/test_benchmarks.py",
     "cli/tasks.py": "a list of names, of which those are taken that are names of tasks",
     "cli/app.py": "the first lines of the files of commands, which lie in the package",
     "cli/methods.py": "it shows a method file, which the registry has read",

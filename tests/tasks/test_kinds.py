@@ -12,6 +12,7 @@ from allround.tasks.kind import kind
 #: Readable targets of five examples. A new kind adds its own here.
 SAMPLES = {
     "classification": ["b", "a", "b", "b", "c"],
+    "lm_eval": ["{}", "{}", "[]", "{}", "{}"],
     "multilabel": [["a"], ["a", "c"], [], ["a", "b", "c"], ["a"]],
     "multiple_choice": ["B", "A", "B", "B", "C"],
     "ordinal": ["2", "10", "2", "1", "10"],
@@ -21,6 +22,7 @@ SAMPLES = {
 }
 FLOORS = {
     "classification": ["b"] * 5,
+    "lm_eval": [""] * 5,
     "multilabel": [["a"]] * 5,
     "multiple_choice": ["B"] * 5,
     "ordinal": ["2"] * 5,

@@ -14,8 +14,9 @@ def untrained_head(encoder: Encoder, definition: Definition, sort: str | None = 
 
     Errors: a head of this sort has weights, which must be trained.
     """
-    sort = sort or encoder.head(definition)
+    sort = encoder.head(definition) if definition.harness or sort is None else sort
     headed = encoder.headed(definition, sort)
+    encoder.check(headed)
     head = make_head(sort, headed, encoder.features(headed))
     if any(True for _ in head.parameters()):
         role = "held out" if definition.role == HELD_OUT else "a guard"
@@ -25,3 +26,10 @@ def untrained_head(encoder: Encoder, definition: Definition, sort: str | None = 
             "use a language model, whose heads `choices` and `generate` need none; or give the task `role: train`",
         )
     return head.stored()
+
+
+def needs_training(encoder: Encoder, definition: Definition) -> bool:
+    """Whether the head that an encoder would choose for a task has weights."""
+    encoder.check(definition)
+    head = make_head(encoder.head(definition), definition, encoder.features(definition))
+    return any(True for _ in head.parameters())

@@ -14,7 +14,7 @@ from allround.tasks.prompt import Prompt
 from allround.tasks.roles import ROLES, TRAIN
 
 #: What definitions did not have at first; one without them is written as it was before there were any.
-_LATER = ("columns", "weights", "focal", "prompt", "head", "category")
+_LATER = ("columns", "weights", "focal", "prompt", "head", "category", "harness")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Definition:
     labels and the exponent `focal` are those of the training loss (`allround.tasks.imbalance`); no score knows them.
     `prompt` is how the task is put to a language model. `head` is the sort of head that answers it, where one was asked
     for; else the base chooses. `role` is the part that the task plays in training, one of `allround.tasks.roles.ROLES`.
-    `category` groups tasks in reports.
+    `category` groups tasks in reports. `harness` is the task of the lm-evaluation-harness that it is, as JSON.
     """
 
     __pydantic_config__ = STRICT
@@ -48,6 +48,7 @@ class Definition:
     head: str = ""
     role: str = TRAIN
     category: str = ""
+    harness: str = ""
 
     @property
     def trained(self) -> bool:

@@ -16,9 +16,10 @@ from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
 from allround.core.problems import Problems
 from allround.core.reading import read_text
+from allround.tasks.harness.requests import INPUT
 from allround.tasks.prompt_words import PromptWords
 from allround.tasks.question import check_kind, check_metric
-from allround.tasks.roles import TRAIN, held_out
+from allround.tasks.roles import HELD_OUT, TRAIN, held_out
 from allround.tasks.task import SPLITS
 
 if TYPE_CHECKING:
@@ -67,9 +68,10 @@ class _Strict(BaseModel):
 
 
 class SourceSpec(_Strict):
-    """Where rows come from: exactly one of `name`, `path`, `hub`, `sklearn`, or files by split.
+    """Where rows come from: exactly one of `name`, `path`, `hub`, `sklearn`, `lm_eval`, or files by split.
 
-    A plain string in the suite file is a `name`: a path where there is one, else a Hub id.
+    lm_eval: a task of the lm-evaluation-harness, by its name, the path of a YAML file, or its configuration. A plain
+    string in the suite file is a `name`: a path where there is one, else a Hub id.
     columns: name there -> name here.
     """
 
@@ -77,6 +79,7 @@ class SourceSpec(_Strict):
     path: str | None = None
     hub: str | None = None
     sklearn: str | None = None
+    lm_eval: str | dict[str, object] | None = None
     train: str | None = None
     validation: str | None = None
     test: str | None = None
@@ -94,7 +97,7 @@ class SourceSpec(_Strict):
 
     @model_validator(mode="after")
     def _one_place(self) -> SourceSpec:
-        places = [p for p in ("name", "path", "hub", "sklearn") if getattr(self, p) is not None]
+        places = [p for p in ("name", "path", "hub", "sklearn", "lm_eval") if getattr(self, p) is not None]
         places += ["files by split"] if self.files else []
         if len(places) != 1:
             found = f"{' and '.join(places)} together" if places else "no place"
@@ -124,6 +127,10 @@ class SplitSpec(_Strict):
     def given(self) -> dict[str, object]:
         """What the file says."""
         return {name: value for name, value in self if value is not None}
+
+
+#: What may be said of a task of the lm-evaluation-harness.
+HARNESS_KEYS = ("source", "metric", "role", "category", "limit", "shots", "chat", "system")
 
 
 class TaskSpec(_Strict):
@@ -162,6 +169,19 @@ class TaskSpec(_Strict):
     role: Literal["train", "held_out", "guard"] = "train"
     category: str = ""
     local: SourceSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_harness(cls, value: object) -> object:
+        """A task of the lm-evaluation-harness says itself what its rows are."""
+        source = value.get("source") if isinstance(value, dict) else None
+        if not isinstance(value, dict) or not isinstance(source, dict) or "lm_eval" not in source:
+            return value
+        odd = [str(key) for key in value if key not in HARNESS_KEYS]
+        if odd:
+            raise ValueError(f"`{odd[0]}` with a task of the lm-evaluation-harness, which brings its own; "
+                             f"give no more than {', '.join(HARNESS_KEYS)}")  # fmt: skip
+        return {"kind": "lm_eval", "inputs": [INPUT], "target": INPUT, "role": HELD_OUT, **value}
 
     @model_validator(mode="after")
     def _one_prompt(self) -> TaskSpec:
@@ -233,7 +253,7 @@ def parse_suite(text: str, *, name: str, asked: str = "read a suite") -> SuiteSp
         with problems.gathered(), _at(asked, f"tasks.{task}.kind"):
             check_kind(about.kind)
         with problems.gathered(), _at(asked, f"tasks.{task}.metric"):
-            if about.metric is not None and about.kind in registry.names("kind"):
+            if about.metric is not None and about.source.lm_eval is None and about.kind in registry.names("kind"):
                 check_metric(about.metric, about.kind)
         with problems.gathered(), _at(asked, f"tasks.{task}.modality"):
             if about.modality is not None:

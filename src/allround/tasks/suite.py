@@ -12,6 +12,7 @@ from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import check_name
 from allround.core.problems import Problems
+from allround.tasks.harness.making import harness_task
 from allround.tasks.kind import kind
 from allround.tasks.make import make_task
 from allround.tasks.roles import HELD_OUT, HoldOut, held_out
@@ -193,10 +194,13 @@ def load_spec(
         for most_rows in (spec.limit, about.limit, check_limit(limit)):
             rows.update({str(split): most for split, most in most_rows.items()})
         with problems.gathered():
+            role = HELD_OUT if name in spec.held_out else about.role
+            if about.source.lm_eval is not None:
+                tasks.append(_of_harness(name, about, rows, role, base_dir))
+                continue
             data = tables.get(about.table) or _read(name, about, _labels(members), base_dir, data_dir)
             if about.table is not None:  # read once: a file that changes meanwhile would give its tasks other rows
                 tables[about.table] = data
-            role = HELD_OUT if name in spec.held_out else about.role
             tasks.append(_make(name, about, data, rows, role))
     if given is None or not tasks:
         problems.check(f"load the suite '{spec.name}'")
@@ -281,6 +285,22 @@ def _read(
         return load_raw(spec.source, base_dir=base_dir, as_written=labels)
     except AllroundError as error:
         raise AllroundError(f"load the task '{name}': {error.asked}", error.found, error.do) from error
+
+
+def _of_harness(name: str, spec: TaskSpec, limit: Mapping[str, int], role: str, base_dir: Path) -> Task:
+    assert spec.source.lm_eval is not None
+    return harness_task(
+        name,
+        spec.source.lm_eval,
+        metric=spec.metric,
+        role=role,
+        category=spec.category,
+        limit=limit,
+        shots=spec.shots,
+        chat=spec.chat or "no",
+        system=spec.system or "",
+        base_dir=base_dir,
+    )
 
 
 def _make(

@@ -19,10 +19,12 @@ from allround.models.encoders.text import describe_tokenizer
 from allround.models.language.asking import AskedBatch, AskedRow, Asker, Ending, with_options
 from allround.models.language.network import LanguageNetwork
 from allround.models.language.rendering import Renderer
+from allround.models.language.requests import Requester, RequestRow, answered, collate
 from allround.models.language.rows import TokenRow, make_tree
 from allround.models.language.writing import write, write_tokens
 from allround.models.running import batches, by_length
 from allround.tasks.definition import Definition
+from allround.tasks.harness.requests import Asked
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.values import Row
 
@@ -40,8 +42,9 @@ class LanguageModel(Encoder):
 
     `choices`: scores of the answers that a task lists, (n, answers), in one pass for a prompt and all of them.
     `generate`: the texts that it writes. Of both, where targets are given: log-probabilities of the tokens of the right
-    answers, (tokens, 1). Any other head: the last hidden state of the prompt, (n, d); of an encoder-decoder model the
-    mean of the encoder's states.
+    answers, (tokens, 1). `requests`: log-likelihood and greediness of each text that a benchmark asks for, (texts, 2),
+    or the texts that it writes. Any other head: the last hidden state of the prompt, (n, d); of an encoder-decoder
+    model the mean of the encoder's states.
 
     Its table of tokens is not trained unless `tune_embeddings` says so. The saved folder loads in plain transformers.
     """
@@ -53,7 +56,6 @@ class LanguageModel(Encoder):
     lora_rate = 1e-3
     epochs = 3
     least_steps = 80
-    keeps_adapters = True
 
     def __init__(
         self, network: Any, tokenizer: Any, *, max_length: int | None = None, tune_embeddings: bool = False
@@ -63,6 +65,8 @@ class LanguageModel(Encoder):
         self.tokenizer = tokenizer
         self.max_length = _length(max_length, network.config)
         self.tune_embeddings = tune_embeddings
+        longest = _readable(network.config) or LONGEST
+        self.requester = Requester(tokenizer, longest, bare=self.net.two_parts)
         self.asker = Asker(Renderer(tokenizer, self.max_length, bare=self.net.two_parts))
 
     @property
@@ -71,6 +75,8 @@ class LanguageModel(Encoder):
         return network
 
     def default_head(self, definition: Definition) -> str:
+        if definition.harness:
+            return "requests"
         rules = kind(definition.kind)
         if rules.written:
             return "generate"
@@ -83,7 +89,7 @@ class LanguageModel(Encoder):
         if head == "choices":
             listed = definition.prompt.choices if definition.prompt is not None else ()
             return len(listed) if kind(definition.kind).numeric else len(definition.labels)
-        return 1 if head == "generate" else self.net.width
+        return {"generate": 1, "requests": 2}.get(head, self.net.width)
 
     def check(self, definition: Definition) -> None:
         super().check(definition)
@@ -101,8 +107,10 @@ class LanguageModel(Encoder):
         template = str(getattr(self.tokenizer, "chat_template", None))
         return [self.name, self.max_length, template, *describe_tokenizer(self.tokenizer)]
 
-    def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[AskedRow]:
+    def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Any]:
         self.check(definition)
+        if self.head(definition) == "requests":
+            return [self.requester.prepare(Asked.from_text(str(row[0]))) for row in inputs]
         return self.asker.rows(definition, self.head(definition), inputs, targets)
 
     def length(self, prepared: Any) -> int:
@@ -117,6 +125,10 @@ class LanguageModel(Encoder):
         return sum(row.cut for row in self.prepare(inputs, definition))
 
     def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
+        if self.head(definition) == "requests":
+            rows: Sequence[RequestRow] = prepared
+            lengths = () if rows[0].ending else tuple(len(row.parts) for row in rows)
+            return Batch(collate(self.net, rows, self.asker.endings), len(rows), lengths)
         asked = self.asker.batch(definition, self.head(definition), prepared, targets)
         return Batch(self.net.collate(asked), len(prepared), asked.lengths)
 
@@ -127,6 +139,8 @@ class LanguageModel(Encoder):
         if "write" in tensors:
             texts = write(self.net, tensors, self.tokenizer, self._ending(tensors))
             return Features(tensors["mask"].new_zeros(batch.size, 1, dtype=torch.float32), texts=texts)
+        if "requests" in tensors:
+            return Features(answered(self.net.ranked(tensors), tensors), batch.lengths)
         if "last" in tensors:
             return Features(self.net.vectors(tensors))
         found = self.net.log_probabilities(tensors)
@@ -228,9 +242,7 @@ ABSENT = -1e9
 
 def _length(asked: int | None, config: Any) -> int:
     """How many tokens of a prompt and its answer are read: as many as asked for, if the network can take them."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    names = ("max_position_embeddings", "n_positions", "seq_length")
-    most = next((int(value) for name in names if (value := getattr(text, name, None)) is not None), None)
+    most = _readable(config)
     for words, length in (("the base can read", most), ("asked for are", asked)):
         if length is not None and (isinstance(length, bool) or not length >= 2):
             raise AllroundError(
@@ -239,3 +251,10 @@ def _length(asked: int | None, config: Any) -> int:
                 "give a larger --max-length; check max_position_embeddings in the base's config.json",
             )
     return min(limit for limit in (LONGEST if asked is None else asked, most) if limit is not None)
+
+
+def _readable(config: Any) -> int | None:
+    """How many tokens the network can read; None where its config does not say."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    names = ("max_position_embeddings", "n_positions", "seq_length")
+    return next((int(value) for name in names if (value := getattr(text, name, None)) is not None), None)

@@ -25,11 +25,15 @@ NOTHING = make_tree([])
 
 @dataclass(frozen=True)
 class Ending:
-    """The token and the texts that end an answer, and the most tokens that it has."""
+    """The token and the texts that end an answer, and the most tokens that it has.
+
+    strip: whether white space around it is left out.
+    """
 
     token: int | None
     stop: tuple[str, ...]
     most: int
+    strip: bool = True
 
 
 @dataclass(frozen=True)

@@ -29,5 +29,22 @@ def log_probabilities(states: Tensor, tokens: Tensor, output: Callable[[Tensor],
 
 
 def _chunk(states: Tensor, tokens: Tensor, output: Callable[[Tensor], Tensor]) -> Tensor:
-    logits = output(states).float()
+    return _of(output(states).float(), tokens)
+
+
+def ranked(states: Tensor, tokens: Tensor, output: Callable[[Tensor], Tensor]) -> Tensor:
+    """log p(token) after each state, and whether no other token is more probable: (n, 2), float32. Without gradients.
+
+    >>> ranked(torch.eye(2), torch.tensor([0, 0]), lambda states: 2 * states)[:, 1].tolist()
+    [1.0, 0.0]
+    """
+    parts = [torch.zeros(0, 2, device=states.device)]
+    for start in range(0, len(states), CHUNK):
+        wanted = tokens[start : start + CHUNK]
+        logits = output(states[start : start + CHUNK]).float()
+        parts.append(torch.stack([_of(logits, wanted), (logits.argmax(-1) == wanted).float()], 1))
+    return torch.cat(parts)
+
+
+def _of(logits: Tensor, tokens: Tensor) -> Tensor:
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)

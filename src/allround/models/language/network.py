@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from allround.core.errors import AllroundError
 from allround.models.language.asking import AskedBatch
-from allround.models.language.log_probabilities import CHUNK, log_probabilities
+from allround.models.language.log_probabilities import CHUNK, log_probabilities, ranked
 from allround.models.language.packing import common_start, pack
 from allround.models.language.rows import ROOT, TokenRow
 
@@ -155,6 +155,10 @@ class LanguageNetwork(nn.Module):
     def log_probabilities(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """log p of each token that is asked for, given those before it: (tokens,), float32."""
         return log_probabilities(self._read_states(tensors), tensors["tokens"], self._bound_output())
+
+    def ranked(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The same, and whether each token is the most probable one: (tokens, 2), float32."""
+        return ranked(self._read_states(tensors), tensors["tokens"], self.output)
 
     def likeliest(self, tensors: Mapping[str, Tensor], count: int) -> Tensor:
         """The most probable tokens where a token's probability is asked for, in order: (tokens, count)."""

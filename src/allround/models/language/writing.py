@@ -23,7 +23,8 @@ def write(net: LanguageNetwork, tensors: Mapping[str, Tensor], tokenizer: Any, e
         tokens = row[:-1] if row and row[-1] in ends else row
         text = str(tokenizer.decode(tokens, skip_special_tokens=True))
         cuts = [text.find(stop) for stop in ending.stop if stop in text]
-        texts.append(text[: min(cuts)].strip() if cuts else text.strip())
+        text = text[: min(cuts)] if cuts else text
+        texts.append(text.strip() if ending.strip else text)
     return tuple(texts)
 
 

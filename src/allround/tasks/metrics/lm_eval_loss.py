@@ -1,0 +1,18 @@
+"""A metric of the lm-evaluation-harness of which lower is better, such as perplexity."""
+
+from __future__ import annotations
+
+from allround.core.registry import method
+from allround.tasks.metrics._harness import HarnessMetric
+
+
+@method(source="lm-evaluation-harness, lm_eval/api/metrics.py", kinds=("lm_eval",), better="lower")
+class LmEvalLoss(HarnessMetric):
+    """The score that the harness gives, over all rows by its own aggregation.
+
+    metric: as the harness calls it, such as word_perplexity. filter: what the answers went through, where the task has
+    several. By default the first of each.
+    """
+
+    def __init__(self, *, metric: str | None = None, filter: str | None = None) -> None:
+        super().__init__(metric, filter)
