@@ -11,11 +11,14 @@ from allround.core.errors import AllroundError
 from allround.core.words import listed
 from allround.models.base import check_is_model, find_folder, load_encoder
 from allround.models.classifier import Match
+from allround.models.encoders.language_model import LanguageModel
 from allround.models.fitting import fit_head
+from allround.models.language.loading import is_language_model
 from allround.models.manifest import MANIFEST
 from allround.models.network import classifier_in, load_network, open_network
 from allround.models.system import System, load
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.untrained import needs_training
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 
@@ -31,6 +34,7 @@ def open_for(model: Path | str, suite: Suite, *, fit_heads: bool, say: Callable[
     root = Path(model).expanduser()
     if (root / MANIFEST).is_file():
         found = load(root)
+        found = with_own_words(found, suite, say)
         lacking = [task for name, task in suite.tasks.items() if name not in found.definitions]
         if lacking and fit_heads:
             if not isinstance(found, MultiTaskModel):
@@ -48,7 +52,7 @@ def open_for(model: Path | str, suite: Suite, *, fit_heads: bool, say: Callable[
     check_is_model(home)
     matches = _matches(folder, home, suite)
     lacking = [task for name, task in suite.tasks.items() if matches[name].order is None]
-    if lacking and not fit_heads:
+    if lacking and not fit_heads and not is_language_model(home):
         names = [task.name for task in lacking]
         kept = [name for name in suite.tasks if name not in names]
         only = f"; or evaluate what it can do: --only {','.join(kept)}" if kept else ""
@@ -57,7 +61,11 @@ def open_for(model: Path | str, suite: Suite, *, fit_heads: bool, say: Callable[
             f"it has no head for {listed(names)} ({'; '.join(dict.fromkeys(matches[n].words for n in names))})",
             f"fit heads on the suite's training rows: --fit-heads{only}",
         )
-    return _assembled(folder, home, suite, matches, lacking, say)
+    found = _assembled(folder, home, suite, matches, say)
+    lacking = [task for name, task in suite.tasks.items() if name not in found.definitions]
+    if lacking and fit_heads:
+        _fit(found, lacking, say)
+    return found.eval()
 
 
 def _matches(folder: Path, home: Path, suite: Suite) -> dict[str, Match]:
@@ -74,9 +82,9 @@ def _assembled(
     home: Path,
     suite: Suite,
     matches: Mapping[str, Match],
-    lacking: Sequence[Task],
     say: Callable[[str], None],
 ) -> MultiTaskModel:
+    """The model of a folder, with the heads that it has and those that need no training."""
     definitions = {name: task.definition for name, task in suite.tasks.items()}
     kept = {name: match.order for name, match in matches.items() if match.order is not None}
     settings: dict[str, object] = {}
@@ -96,7 +104,26 @@ def _assembled(
         head = classifier.head(definitions[name], order, source, encoder.features(definitions[name]))
         model.add_task(definitions[name], head)
         say(f"{name}: the head in the folder ({classifier.name}): {matches[name].words}")
-    _fit(model, lacking, say)
+    made = with_own_words(model, suite, say)
+    assert isinstance(made, MultiTaskModel)
+    return made
+
+
+def with_own_words(system: System, suite: Suite, say: Callable[[str], None]) -> System:
+    """A system that also answers the tasks of a suite for which a language model needs no trained head; the same system
+    where there are none."""
+    if not isinstance(system, MultiTaskModel) or not isinstance(system.encoder, LanguageModel):
+        return system
+    added = [task.definition for name, task in suite.tasks.items() if name not in system.definitions]
+    added = [definition for definition in added if not needs_training(system.encoder, definition)]
+    if not added:
+        return system
+    model = MultiTaskModel(system.encoder, {})
+    model.add_heads(system.definitions, {name: system.head(name).stored() for name in system.definitions})
+    model.facts = system.facts
+    for definition in added:
+        model.add_task(definition)
+        say(f"{definition.name}: answered in the model's own words, as nothing was trained on it")
     return model.eval()
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from allround.building.benchmarks import Benchmark, by_metric, with_benchmarks
 from allround.building.following import Following
-from allround.building.opening import open_for
+from allround.building.opening import open_for, with_own_words
 from allround.building.saving import CONFIG, cell_facts
 from allround.building.tracking import check_trackers, tracking
 from allround.core.errors import AllroundError, suggestion
@@ -35,6 +36,7 @@ from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.models.untrained import untrained_head
 from allround.tasks.kind import kind
 from allround.tasks.metric import better
+from allround.tasks.roles import TRAIN
 from allround.tasks.suite import Suite, as_suite
 from allround.tasks.task import SPLITS, Task
 from allround.training import trainer
@@ -218,8 +220,9 @@ def _what_happened(course: Course, settings: Settings) -> list[str]:
 
 def evaluate(
     model: System | Path | str,
-    suite: Suite | str | Path,
+    suite: Suite | str | Path | None = None,
     *,
+    tasks: Sequence[Benchmark] = (),
     split: str = "test",
     fit_heads: bool = False,
     out: Path | str | None = None,
@@ -233,9 +236,11 @@ def evaluate(
     head serves the tasks whose labels it has. fit_heads: fit heads on the suite's training rows for tasks without one;
     a line, and the notes of the scoreboard, say which is which. out: also write the scoreboard into this folder; files
     that are there are replaced only where `evaluate` wrote them and they are unchanged, or with `force`. errors: write
-    what the model gets wrong into this folder, as CSV files.
+    what the model gets wrong into this folder, as CSV files. tasks: of the lm-evaluation-harness, beside those of the
+    suite: `lm-eval:NAME`, `lm-eval:FILE.yaml`, a dictionary, or what `harness_task` made; language models answer them,
+    and each of their metrics is a row of the scoreboard.
     """
-    suite = as_suite(suite)
+    suite = with_benchmarks(suite, tasks)
     if errors is not None:
         check_error_files(Path(errors), "evaluate", force=force)
     if out is not None:
@@ -250,6 +255,7 @@ def evaluate(
         progress = progress or Progress(quiet=True)
         for line in said:
             progress.say(line)
+    model = with_own_words(model, suite, said.append)
     lacking = [name for name in suite.tasks if name not in model.definitions]
     if lacking:
         shared = [name for name in suite.tasks if name in model.definitions]
@@ -262,7 +268,7 @@ def evaluate(
     for task in suite.tasks.values():
         _check_labels(model, task, what)
     predictions: dict[tuple[str, str], Predictions] = {}
-    board = board_of(model, suite, split, "model", None, said, keep=predictions)
+    board = board_of(model, suite, split, "model", None, said, keep=predictions, each_metric=True)
     if errors is not None:
         found = {
             name: errors_of(task.as_defined(model.definition(name)), predictions["model", name])
@@ -312,10 +318,11 @@ def board_of(
     *,
     keep: dict[tuple[str, str], Predictions] | None = None,
     calibrations: Mapping[str, Calibration] | None = None,
+    each_metric: bool = False,
 ) -> Scoreboard:
     """The scoreboard of one model, called `name`, beside the floor. course: the training that it came from. said: of
     tasks, as `TASK: WORDS`. keep: takes the predictions, by system and task. calibrations: that the model does not have
-    yet; the board says what they do."""
+    yet; the board says what they do. each_metric: a row for each metric of a task of the lm-evaluation-harness."""
     predictions: dict[tuple[str, str], Predictions] = {} if keep is None else keep
     facts: dict[str, CalibrationFacts] = {}
     for task_name, task in suite.tasks.items():
@@ -343,9 +350,13 @@ def board_of(
     more = {n: [*t.notes, *(line.removeprefix(f"{n}: ") for line in said if line.startswith(f"{n}: "))]
             for n, t in suite.tasks.items()}  # fmt: skip
     notes: Notes = {"tasks": {n: lines for n, lines in more.items() if lines}}
-    board = Scoreboard.make(
-        {n: model.definitions[n] for n in suite.tasks}, systems, predictions, reference=None, notes=notes
-    )
+    definitions = {n: model.definitions[n] for n in suite.tasks}
+    shown: Mapping[tuple[str, str], Predictions] = predictions
+    if each_metric:
+        definitions, shown = by_metric(definitions, predictions)
+    if not any(definition.trained for definition in definitions.values()):  # then none of them stands apart
+        definitions = {n: replace(definition, role=TRAIN) for n, definition in definitions.items()}
+    board = Scoreboard.make(definitions, systems, shown, reference=None, notes=notes)
     return replace(board, calibration={name: facts}) if facts else board
 
 

@@ -14,9 +14,10 @@ from allround.cli.options import (
     LimitOption,
     OnlyOption,
     SplitOption,
-    SuiteArgument,
     load_suite,
 )
+from allround.cli.words import pairs_of
+from allround.cli.words import split as parts_of
 
 app = typer.Typer(**PLAIN)
 
@@ -24,7 +25,15 @@ app = typer.Typer(**PLAIN)
 @app.command(epilog="Example: `allround evaluate runs/support/best suite.yml`")
 def evaluate(
     model: Annotated[str, typer.Argument(help="A folder that allround saved, or a folder or Hub id of transformers.")],
-    suite: SuiteArgument,
+    suite: Annotated[
+        str | None, typer.Argument(metavar="SUITE", help="A suite file (YAML), or a built-in suite; or give --tasks.")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks of the lm-evaluation-harness too, separated by commas: lm-eval:arc_easy, lm-eval:mine.yaml."
+        ),
+    ] = None,
     data_dir: DataOption = None,
     only: OnlyOption = None,
     limit: LimitOption = None,
@@ -45,10 +54,14 @@ def evaluate(
     A classifier of transformers, or an adapter of PEFT with its head, serves the tasks whose labels it has; other
     folders and Hub ids of transformers and sentence-transformers get heads by --fit-heads.
     """
+    from allround.building.benchmarks import with_benchmarks
     from allround.building.single import evaluate as run
     from allround.core.progress import Progress
 
-    board = run(model, load_suite(suite, data_dir, only, limit), split=split, fit_heads=fit_heads, out=out,
+    rows = pairs_of(limit, "--limit", int) or None
+    own = load_suite(suite, data_dir, only, limit) if suite is not None else None
+    asked = with_benchmarks(own, parts_of(tasks, "--tasks"), rows)
+    board = run(model, asked, split=split, fit_heads=fit_heads, out=out,
                 errors=errors, progress=Progress(), force=force)  # fmt: skip
     board.print()
     return board.to_json()

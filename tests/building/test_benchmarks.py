@@ -1,0 +1,236 @@
+"""Tasks of the lm-evaluation-harness: what they ask, answers beside those of its own models, scores by its metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from typer.testing import CliRunner
+
+from models.language import save_model
+
+pytest.importorskip("lm_eval")
+
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_aggregation
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from allround.building.benchmarks import with_benchmarks
+from allround.building.opening import open_for
+from allround.building.single import evaluate, floor
+from allround.cli.app import app
+from allround.core.errors import AllroundError
+from allround.evaluation.predict import predict_split
+from allround.evaluation.predictions import Predictions, score
+from allround.models.base import load_encoder
+from allround.models.harness_model import HarnessModel
+from allround.tasks.harness import scoring
+from allround.tasks.harness.finding import file_of, names_of
+from allround.tasks.harness.making import harness_task
+from allround.tasks.metric import metric
+from allround.tasks.suite import Suite
+from allround.tasks.task import Task
+
+ROWS = [
+    {"question": "Where is my parcel?", "options": ["lost", "late, again", "It is 19"], "answer": 1},
+    {"question": "What is 12 + 7?  ", "options": ["It is 19.", "seen", "nobody"], "answer": 0},
+    {"question": "It came too late, again.", "options": ["late", "late, lost", "my"], "answer": 2},
+    {"question": "The parcel is lost", "options": ["no", "yes", "nobody has seen it"], "answer": 2},
+]
+
+
+def configurations(folder: Path) -> list[dict[str, Any]]:
+    """A task of each sort on a file of rows, with worked examples, metrics that are no means, and filters."""
+    data = folder / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, ROWS)))
+    plain = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test",
+             "doc_to_text": "question: {{question}}\nanswer:"}  # fmt: skip
+    mean = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")]
+    by = {"aggregation": "perplexity", "higher_is_better": False}
+    exact = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
+    bleu = {"metric": "bleu", "aggregation": "bleu", "higher_is_better": True}
+    first = {"function": "take_first"}
+    return [
+        {**plain, "task": "choose", "output_type": "multiple_choice", "doc_to_choice": "options", "num_fewshot": 2,
+         "doc_to_target": "answer", "metric_list": mean},
+        {**plain, "task": "likely", "output_type": "loglikelihood", "doc_to_target": " {{options[answer]}}",
+         "metric_list": [{"metric": "perplexity", **by}, mean[0]]},
+        {**plain, "task": "written", "output_type": "generate_until", "doc_to_target": "{{options[0]}}",
+         "generation_kwargs": {"until": ["\n"], "max_gen_toks": 9}, "metric_list": [exact, bleu],
+         "filter_list": [{"name": "plain", "filter": [first]},
+                         {"name": "one", "filter": [{"function": "regex", "regex_pattern": "(.)"}, first]}]},
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "llama", "llama", chat=True)
+
+
+@pytest.fixture(scope="module")
+def theirs(model: Path) -> HFLM:
+    return HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return configurations(tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="module")
+def tasks(configs: list[dict[str, Any]]) -> list[Task]:
+    return [harness_task(None, config) for config in configs]
+
+
+@pytest.fixture(scope="module")
+def predictions(model: Path, tasks: list[Task]) -> dict[str, Predictions]:
+    found = open_for(model, Suite("s", tasks), fit_heads=False, say=print)
+    return {task.name: predict_split(found, task, "test") for task in tasks}
+
+
+def by_harness(theirs: HFLM, configs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    found: dict[str, Any] = simple_evaluate(
+        theirs, tasks=json.loads(json.dumps(configs)), bootstrap_iters=0,
+        task_manager=TaskManager(include_defaults=False), **options,
+    )  # fmt: skip
+    return found
+
+
+def compare(theirs: HFLM, configs: list[dict[str, Any]], predictions: dict[str, Predictions], **options: Any) -> int:
+    """Compare the value of every metric for every row, and all scores; the number of values."""
+    wanted, count = by_harness(theirs, configs, **options), 0
+    for name, made in predictions.items():
+        for (by, filter_), values in scoring.values(made.definition, made.targets, made.predictions).items():
+            rows = [row for row in wanted["samples"][name] if row["filter"] == filter_]
+            for value, row in zip(values, sorted(rows, key=lambda row: row["doc_id"]), strict=True):
+                if isinstance(value, (tuple, list)):
+                    assert list(value) == list(row[by])
+                else:
+                    assert value == pytest.approx(row[by], abs=1e-3)
+                count += 1
+            found = scoring.score(made.definition, (by, filter_), values)
+            assert found == pytest.approx(wanted["results"][name][f"{by},{filter_}"], rel=1e-4)
+    return count
+
+
+def test_rows_and_scores_are_those_of_the_harness(
+    theirs: HFLM, configs: list[dict[str, Any]], predictions: dict[str, Predictions]
+) -> None:
+    assert compare(theirs, configs, predictions) == 4 * (2 + 2 + 4)
+
+
+def test_a_chat_is_put_as_the_harness_puts_it(model: Path, theirs: HFLM, configs: list[dict[str, Any]]) -> None:
+    chats = [harness_task(None, config, chat="yes", system="Be brief.") for config in configs[:1]]
+    found = open_for(model, Suite("s", chats), fit_heads=False, say=print)
+    made = {task.name: predict_split(found, task, "test") for task in chats}
+    options = {"apply_chat_template": True, "fewshot_as_multiturn": True, "system_instruction": "Be brief."}
+    assert compare(theirs, configs[:1], made, **options) == 8
+
+
+def test_the_harness_may_ask_a_model_itself(model: Path, theirs: HFLM) -> None:
+    """Spaces before an answer, no context, contexts that are cut from the left, whole texts in several windows."""
+    ours = HarnessModel(load_encoder(model), batch_size=3)
+    contexts = ["Where is my parcel? ", "What is 12 + 7?", "", "late, " * 120]
+    said = [" It is 19.", " It", " late", " lost, or something else", "\n no"]
+    asked = [Instance("loglikelihood", {}, (context, text), 0) for text in said for context in contexts]
+    asked.append(Instance("loglikelihood", {}, ("d", " se"), 0))  # what this model writes
+    found, wanted = ours.loglikelihood(asked), theirs.loglikelihood(asked, disable_tqdm=True)
+    assert_allclose([value for value, _ in found], [value for value, _ in wanted], atol=1e-3)
+    assert [one for _, one in found] == [one for _, one in wanted] == [False] * 20 + [True]
+    whole = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in ("What is 12 + 7?", "late, lost. " * 200)]
+    texts = theirs.loglikelihood_rolling(whole, disable_tqdm=True)
+    assert_allclose(ours.loglikelihood_rolling(whole), texts, rtol=1e-5)
+    ways = [{"until": ["a", "late"], "max_gen_toks": 12}, {"until": "e", "max_gen_toks": 5, "do_sample": False}]
+    written = [Instance("generate_until", {}, (text, way), 0) for text in contexts[:2] + contexts[3:] for way in ways]
+    assert ours.generate_until(written) == theirs.generate_until(written, disable_tqdm=True)
+
+
+def test_the_floor_is_a_guess(tasks: list[Task]) -> None:
+    assert score(floor(tasks[0])) == pytest.approx(1 / 3)
+    sizes = [len(f" {row['options'][row['answer']]}".encode()) for row in ROWS]
+    assert score(floor(tasks[1])) == pytest.approx(256 ** np.mean(sizes))
+    assert score(floor(tasks[2])) == 0.0
+
+
+def test_resamples_are_scored_by_the_aggregation_of_the_harness(predictions: dict[str, Predictions]) -> None:
+    times = np.array([[1.0, 1, 1, 1], [2, 0, 1, 1], [0, 3, 1, 0]])
+    for name, by, aggregation in (
+        ("choose", "lm_eval:metric=acc", "mean"),
+        ("likely", "lm_eval_loss:metric=perplexity", "perplexity"),
+        ("written", "lm_eval:metric=bleu;filter=plain", "bleu"),
+    ):
+        made = predictions[name]
+        key = (by.partition("metric=")[2].partition(";")[0], "plain" if name == "written" else "none")
+        rows = scoring.values(made.definition, made.targets, made.predictions)[key]
+        found = metric(by).resampler(made.targets, made.predictions, made.definition)(times)
+        drawn = [[rows[row] for row in np.repeat(np.arange(4), one.astype(int))] for one in times]
+        assert_allclose(found, [get_aggregation(aggregation)(some) for some in drawn], rtol=1e-9)
+    made = predictions["choose"]
+    found = scoring.resampler(made.definition, ("acc", "none"), [1.0, None, 0.0, 1.0])(times)
+    assert_allclose(found, [2 / 3, 3 / 4, 0.0])  # a row without a value counts for nothing
+
+
+def test_evaluate_shows_each_metric_with_its_interval(model: Path, tasks: list[Task]) -> None:
+    board = evaluate(model, tasks=tasks[:2])
+    assert list(board.definitions) == ["choose", "likely", "choose:acc_norm", "likely:acc"]
+    assert board.definitions["likely"].metric == "lm_eval_loss:metric=perplexity"
+    cell = board.cells["model"]["choose:acc_norm"]
+    assert cell.low is not None and cell.low <= cell.score <= cell.high
+
+
+def test_tasks_of_the_command_line_and_of_suite_files(
+    model: Path, configs: list[dict[str, Any]], tmp_path: Path, predictions: dict[str, Predictions]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(json.dumps({**configs[0], "include": "more.yaml"}))
+    (tmp_path / "more.yaml").write_text("num_fewshot: 1\n")
+    suite = tmp_path / "suite.yml"
+    suite.write_text(json.dumps({"tasks": {"two": {"source": {"lm_eval": {**configs[0], "dataset_kwargs": {
+        "data_files": {"test": os.path.relpath(configs[0]["dataset_kwargs"]["data_files"]["test"], tmp_path)}}}},
+        "metric": "acc_norm", "role": "guard", "limit": {"test": 2}}}}))  # fmt: skip
+    said = CliRunner().invoke(app, ["evaluate", str(model), str(suite), "--tasks", f"lm-eval:{file}"])
+    assert said.exit_code == 0, said.output
+    assert "two:acc" in said.output and "choose:acc_norm" in said.output
+    loaded = Suite.load(suite)["two"]
+    assert (loaded.definition.role, loaded.definition.metric, len(loaded.splits["test"])) == (
+        "guard", "lm_eval:metric=acc_norm", 2)  # fmt: skip
+    loaded.save(tmp_path / "task")
+    assert Task.load(tmp_path / "task").content == loaded.content
+    predictions["choose"].save(tmp_path / "p.parquet")
+    assert score(Predictions.load(tmp_path / "p.parquet")) == score(predictions["choose"])
+
+
+@pytest.mark.parametrize(("change", "options", "found"), [
+    ({"generation_kwargs": {"do_sample": True, "temperature": 0.7}}, {}, "it draws its answers (temperature 0.7)"),
+    ({"doc_to_text": "{{question.__class__.__mro__}}"}, {}, "unsafe"),
+    ({}, {"metric": "rouge"}, "it has no metric 'rouge'"),
+    ({}, {"role": "train"}, "`role` is 'train'"),
+    ({"dataset_kwargs": {"data_files": {"test": "nowhere.jsonl"}}}, {}, "nowhere.jsonl"),
+    ({"doc_to_text": len}, {}, "more than texts, numbers, lists"),
+])  # fmt: skip
+def test_what_cannot_be_done_is_said(
+    configs: list[dict[str, Any]], change: dict[str, Any], options: dict[str, Any], found: str
+) -> None:
+    with pytest.raises(AllroundError) as error:
+        harness_task(None, {**configs[2], **change}, **options)
+    assert found in str(error.value)
+
+
+def test_files_run_no_code_and_names_are_found_without_the_index(tmp_path: Path) -> None:
+    file = tmp_path / "code.yaml"
+    file.write_text("task: code\nprocess_docs: !function utils.run\n")
+    with pytest.raises(AllroundError, match=r"runs code of its own: !function utils.run"):
+        harness_task(None, str(file))
+    assert file_of("gsm8k").name == "gsm8k.yaml"
+    assert names_of("ai2_arc") == ("arc_challenge", "arc_easy")  # a tag of files with other names
+    with pytest.raises(AllroundError, match="arc_easy"):
+        with_benchmarks(None, ["lm-eval:arc_eazy"])
+    with pytest.raises(AllroundError, match="does not begin with lm-eval:"):
+        with_benchmarks(None, ["arc_easy"])
