@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.models.language import save_model
 from torch import nn
 
 from allround import load
@@ -109,9 +110,26 @@ def _text(name: str, features: int, **options: Any) -> Callable[[pytest.FixtureR
     return make
 
 
+def _language_model(head: str, features: int) -> Callable[[pytest.FixtureRequest], Case]:
+    def make(request: pytest.FixtureRequest) -> Case:
+        task = request.getfixturevalue("text_suite").tasks["mood"]
+        encoder = load_encoder(request.getfixturevalue("llama_folder"))
+        return Case(encoder, replace(task.definition, head=head), task.splits["test"].inputs[:9], features)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model of two layers with random weights."""
+    return save_model(tmp_path_factory.mktemp("tiny") / "llama", "llama")
+
+
 #: A new encoder adds itself here.
 CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "image": _image,
+    "language_model": _language_model("", 2),
+    "language_model-vector": _language_model("linear", 32),
     "module": _module,
     "small_image": _small_image,
     "small_table": _small_table,
@@ -306,7 +324,8 @@ def test_every_encoder_is_read_in_float32_whatever_it_is_stored_as(
     suites = {"image": "digits_suite", "table": "table_suite", "text": "text_suite"}
     task = request.getfixturevalue(suites[case.definition.modality]).tasks[case.definition.name]
     model = MultiTaskModel(encoder, {task.name: task.definition})
-    nn.init.normal_(model.heads[task.name].weight)
+    for weight in model.heads[task.name].parameters():
+        nn.init.normal_(weight)
     before = hash_tensors(model.encoder)
     rows = task.limit({"train": 8, "validation": 6})
     course = train(model, [rows], Settings(epochs=1, batch_size=8, keep="last", precision="fp32"))

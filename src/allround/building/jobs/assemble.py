@@ -21,5 +21,5 @@ def with_heads(encoder: Encoder, heads: Mapping[str, str], tasks: Sequence[Task]
     """A model from an encoder and, for each task, the folder that holds its head."""
     model = MultiTaskModel(encoder, {})
     for task in tasks:
-        model.add_task(task.definition, read_heads(Path(heads[task.name]) / HEADS).get(task.name))
+        model.add_heads({task.name: task.definition}, read_heads(Path(heads[task.name]) / HEADS))
     return model.eval()

@@ -311,7 +311,7 @@ class MultiTaskModel(Model):
     def add_heads(self, definitions: Mapping[str, Definition], heads: Mapping[str, HeadState]) -> None:
         """Add tasks with their heads."""
         for name, definition in definitions.items():
-            self.add_task(definition, heads.get(name))
+            self.add_task(definition, heads.get(name, HeadState({}, self.encoder.head(definition))))
 
     def adapted_layers(self) -> list[str]:
         return self.encoder.adapted_layers()
