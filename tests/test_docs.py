@@ -167,7 +167,7 @@ def test_the_examples_of_the_page_on_architecture_work(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("one_core")
 def test_the_page_on_merging_runs_from_top_to_bottom(tmp_path: Path) -> None:
     printed = run_page("merge.md", tmp_path, few=False)
-    assert printed.count("merged 2 models by") == 4
+    assert printed.count("merged 2 models by") == 5
     assert (tmp_path / "runs" / "diff" / "diff.html").is_file()
     assert (tmp_path / "models" / "from-adapters" / "README.md").is_file()
 

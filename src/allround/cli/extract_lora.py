@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from allround.cli.help import PLAIN
 from allround.cli.options import DeviceOption, ForceOption, OutOption
+
+if TYPE_CHECKING:
+    from allround.merging.extract import Extracted
 
 app = typer.Typer(**PLAIN)
 
@@ -31,6 +34,13 @@ def extract_lora(
 
     quiet_libraries()
     made = run(tuned, base, out, rank, energy=energy, embeddings=embeddings, device=device or "cpu", force=force)
+    tell(made)
+    typer.echo(f"\nadapter    {out}")
+    return {"adapter": out, "share": made.share, "ranks": made.ranks, "kept": made.kept, "left_out": made.left_out}
+
+
+def tell(made: Extracted) -> None:
+    """Say how much of a change an adapter holds."""
     ranks = sorted(made.ranks.values())
     span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
     typer.echo(f"adapter of {len(ranks)} weights, {span}: it holds {100 * made.share:.1f}% of the squared change")
@@ -41,5 +51,3 @@ def extract_lora(
     if made.left_out:
         listed = ", ".join(f"{name} ({100 * share:.1f}%)" for name, share in list(made.left_out.items())[:3])
         typer.echo(f"left out   {len(made.left_out)} weights, with their share of the squared change: {listed}")
-    typer.echo(f"\nadapter    {out}")
-    return {"adapter": out, "share": made.share, "ranks": made.ranks, "kept": made.kept, "left_out": made.left_out}

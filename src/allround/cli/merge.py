@@ -14,6 +14,7 @@ from allround.cli.words import extras, pairs_of
 from allround.core.errors import AllroundError
 
 if TYPE_CHECKING:
+    from allround.merging.plan import Plan
     from allround.merging.recipe import Recipe
     from allround.merging.stage import Stage
 
@@ -98,6 +99,12 @@ def merge(
             "for objectives with labels, validation for others.",
         ),
     ] = None,
+    as_lora: Annotated[
+        int | None,
+        typer.Option(
+            metavar="RANK", help="Write one LoRA adapter of the base, of at most this rank, in place of a whole model."
+        ),
+    ] = None,
     start: Annotated[
         str | None, typer.Option(help="Where learning begins: a model folder, or a merge method with its defaults.")
     ] = None,
@@ -118,7 +125,7 @@ def merge(
 
         fixed = {"--method": method, "--no-base": no_base, "--scope": scope, "--dtype": dtype, "--compat": compat,
                  "--statistics": statistics, "--on-mismatch": on_mismatch, "--extra-from": extra_from,
-                 "--ray": ray}  # fmt: skip
+                 "--ray": ray, "--as-lora": as_lora}  # fmt: skip
         return learn_command(words, out, [option for option, value in fixed.items() if value], name=learn,
                       objective=objective, rows=rows, split=on, start=start, dry_run=dry_run,
                       device=device or "auto", suite=suite, data_dir=data_dir, only=only, force=force)  # fmt: skip
@@ -173,6 +180,9 @@ def merge(
             for note in [*plan.notes, *compare_files(plan)]:
                 typer.echo(f"note: {note}", err=True)
             folders[stage.name] = place
+            if last and as_lora is not None:
+                result = _adapter(plan, target, as_lora, processor, force)
+                continue
             kept = not last and finished(plan, place)
             there = last and not force and finished(plan, place)
             if len(stages) > 1:
@@ -195,6 +205,20 @@ def merge(
                 for note in made.get("notes", [])[len(plan.notes) :]:
                     typer.echo(f"note: {note}", err=True)
     return result
+
+
+def _adapter(plan: Plan, out: Path, rank: int, device: str, force: bool) -> dict[str, object]:
+    """Write a merge as one adapter, and say what it holds."""
+    from allround.cli.extract_lora import tell
+    from allround.merging.as_lora import merge_as_lora
+    from allround.merging.save import check_heads
+
+    made = merge_as_lora(plan, out, rank, device=device, force=force)
+    tell(made)
+    if check_heads(plan.recipe):
+        typer.echo("note: an adapter holds no heads; those of the models are not in it", err=True)
+    typer.echo(f"\nmerged {len(plan.recipe.models)} models by {plan.recipe.method} into the adapter {out}")
+    return {"adapter": out, "share": made.share, "ranks": made.ranks, "kept": made.kept, "left_out": made.left_out}
 
 
 def later(stage: Stage) -> str:

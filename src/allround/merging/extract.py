@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ def extract_lora(
     embeddings: bool = False,
     device: str = "cpu",
     force: bool = False,
+    merged: Mapping[str, object] | None = None,
 ) -> Extracted:
     """Write the adapter that takes `base` to `tuned`, as closely as a rank allows, into the folder `out`.
 
@@ -78,7 +79,7 @@ def extract_lora(
     itself where they differ in the tuned model.
 
     energy: take the least rank that keeps this share of a weight's squared change, at most `rank`. embeddings: cut
-    these too.
+    these too. merged: what is to be written down as merge.json, where a merge is extracted as it is made.
     A folder that is there is replaced only where `extract-lora` wrote it and nothing was changed since, or with
     `force`; never one of the models.
     Errors: models that differ in their tensors or shapes, that are equal, or in which no linear layer changed.
@@ -89,11 +90,15 @@ def extract_lora(
     if energy is not None and not 0 < energy <= 1:
         raise AllroundError(asked, f"energy is a share above 0 and up to 1, not {energy}", "choose one such as 0.9")
     first, second = (s if isinstance(s, Source) else open_model(Model(str(s)), None) for s in (base, tuned))
+    command = "extract-lora" if merged is None else "merge"
     read = [base, tuned, *(path for source in (first, second) for path in (source.path, *source.files))]
-    with torch.inference_mode(), output_folder(out, "extract-lora", force=force, inputs=read) as folder:
+    with torch.inference_mode(), output_folder(out, command, force=force, inputs=read) as folder:
         work = _Extraction(asked, first, second, rank, energy, embeddings, torch.device(device))
         work.run()
-        return work.write(folder, Path(out))
+        made = work.write(folder, Path(out))
+        if merged is not None:
+            write_json(folder / "merge.json", {**merged, "kept": made.share, "ranks": made.ranks})
+        return made
 
 
 class _Extraction:

@@ -158,7 +158,7 @@ def _read_statistic(file: Source, name: str, shape: tuple[int, ...], block: Bloc
     return found
 
 
-def merge_item(plan: Plan, item: Item, file: WeightsFile | _Tensors, merger: Merger) -> list[str]:
+def merge_item(plan: Plan, item: Item, file: WeightsFile | Tensors, merger: Merger) -> list[str]:
     """Write one tensor; returns what is worth knowing about it."""
     notes = []
     if item.copied is not None:
@@ -192,7 +192,7 @@ def _differs(plan: Plan, name: str | None, other: Source) -> bool:
     return False
 
 
-class _Tensors:
+class Tensors:
     """Merged tensors in memory, filled stretch by stretch."""
 
     def __init__(self, items: Sequence[Item]) -> None:
@@ -207,7 +207,7 @@ def merged_tensors(plan: Plan, *, threads: int = 1, device: str = "cpu") -> dict
     items = list(plan.items)
     answers = answers_of(plan, threads=threads, device=device)
     merger = Merger(plan, torch.device(device), answers)
-    made = _Tensors(items)
+    made = Tensors(items)
 
     def work(number: int) -> None:
         with torch.inference_mode():
