@@ -97,6 +97,7 @@ def build_repeats(
             model = final.name
         first = made[repeats[0].name if final is None else final.name].scoreboard
         notes: Notes = {**first.notes, "choice": words}
+        notes.pop("prompts", None)  # scores of one run
         if rising := [f"{name}: {one}" for name, board in boards.items() for one in board.notes.get("training", ())]:
             notes["training"] = rising
         about = {**first.provenance, f"{of}s": [repeat.name for repeat in repeats]}
@@ -179,7 +180,7 @@ def _facts(
 
     count: how many seeds or folds they are. found: findings of the data check by task that hold for all runs together.
     """
-    facts = {name: value for name, value in runs[0].items() if name not in ("choices", "errors")}
+    facts = {name: value for name, value in runs[0].items() if name not in ("choices", "errors", "prompt_scores")}
     for task in facts["tasks"] if found and isinstance(facts["tasks"], list) else ():
         lengths = [one for one in task["findings"] if one["code"] == LONG_TEXTS]
         task["findings"] = [*map(asdict, found[task["name"]]), *lengths]

@@ -24,6 +24,8 @@ from allround.building.stages.learned import merge_learned
 from allround.building.stages.merges import MergeInputs, merge_candidates, merge_fixed
 from allround.building.stages.plan import plan_work, whole_scope
 from allround.building.stages.predicting import validation_scores
+from allround.building.stages.prompts import score_prompts
+from allround.building.stages.reading import prompt_facts, read_prompts
 from allround.building.stages.reference import make_reference
 from allround.building.stages.refit import refit_heads
 from allround.building.stages.report import (
@@ -44,6 +46,7 @@ from allround.building.workshop import Workshop, run_folder
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
 from allround.core.progress import Progress
+from allround.evaluation.prompt_scores import PromptScores
 from allround.merging.learn.learning import preset
 from allround.models.device import pick_device
 from allround.tasks.suite import Suite, as_suite
@@ -224,6 +227,7 @@ def _build(
         precision = decide_precision(shop, options.settings)
         scope = plan_work(shop, base, whole_scope(options, rows, precision.settings), options.budget)
         data, judged, device = scope.data, scope.judged, scope.settings.device
+        prompts = read_prompts(shop, scope, base)
         unseen = answer_unseen(shop, scope.unseen, base, scope.head)
 
         start = fit_heads(shop, data, base, device, scope.head)
@@ -262,10 +266,16 @@ def _build(
             shop, candidates, scope, validation, choice, reference, options, provenance=about, notes=given.notes,
             rising=tuned.rising,
         )  # fmt: skip
+        put: list[PromptScores] = []
+        if base.speaks:
+            compared = [one for one in every if one.name in (untuned.name, reference.name, choice.best.name)]
+            put = score_prompts(shop, compared, scope.every, device, resamples=options.resamples)
+            scored = scored.with_prompts(put)
         write_predictions(shop.out, scored.predictions, force=shop.force)
     for callback in shop.callbacks:
         callback.scored(scored.board.scores())
     write_report(
-        shop, f"{suite.name} on {base.name}", scope, precision, trials, choice, scored, check, size=base.chosen
-    )
+        shop, f"{suite.name} on {base.name}", scope, precision, trials, choice, scored, check, size=base.chosen,
+        prompts=[] if prompts is None else prompt_facts(prompts, tuned), prompt_scores=put,
+    )  # fmt: skip
     return Build(shop.out, shop.out / BEST, shop.out / REPORT, scored.board)

@@ -53,7 +53,8 @@ def answer_file(
 def answer_screen(
     folder: Path, words: list[str], file: str | None, format: str | None, asking: Asking, *, as_json: bool
 ) -> None:
-    """Print the answers: a line a row for inputs given as words, else as the input is written; Parquet as JSONL."""
+    """Print the answers: a line a row for lines and inputs given as words, else as the input is written; Parquet as
+    JSONL. Ends of lines within answers to lines of a file are written as \\n."""
     file = _source(words, file, format)
     read = "txt" if file is None else format_of(file, format, f"read '{file}'")
     written = "jsonl" if as_json or read == "parquet" else read
@@ -62,10 +63,14 @@ def answer_screen(
     windows, asking = _windows(model, words, file, format, asking)
     counts, writer = Counts(), None
     nested = written in ("txt", "jsonl")
-    for made, columns in with_columns(model, windows, asking, _named(file), nested=nested, counts=counts):
-        if written == "txt":
+    plain = written == "txt"
+    for made, columns in with_columns(
+        model, windows, asking, _named(file), nested=nested, counts=counts, check=not plain
+    ):
+        if plain:
             for place in range(len(made.window)):
-                typer.echo(_line(made, place, alone=columns.alone))
+                line = _line(made, place, alone=columns.alone)
+                typer.echo(line if file is None else line.replace("\n", "\\n"))
         else:
             writer = writer or text_writer(sys.stdout, written, columns)
             writer.write(made)

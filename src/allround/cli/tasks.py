@@ -50,6 +50,9 @@ def tasks_show(
     task: TaskArgument,
     data_dir: DataOption = None,
     rows: Annotated[int, typer.Option(help="How many training rows to show.")] = 3,
+    base: Annotated[
+        str | None, typer.Option(help="A language model: show the prompt as it reads it, with its chat template.")
+    ] = None,
 ) -> object:
     """Show one task: what it asks, its rows, its warnings, and how it is put to a language model."""
     from allround.evaluation.errors import text_of
@@ -83,12 +86,30 @@ def tasks_show(
         typer.echo(f"\n{inputs}\n  -> {' / '.join(target) if written and isinstance(target, list) else target}")
     sizes = {split: len(part) for split, part in found.splits.items()}
     result = {**d.to_json(), "rows": sizes, "notes": list(found.notes), "examples": examples}
-    if examples and (d.prompt is not None or kind(d.kind).for_language_models):
+    if len(train_rows) and base is not None:
+        result["asked"] = _show_read(found, base)
+    elif examples and (d.prompt is not None or kind(d.kind).for_language_models):
         prompt, answer = example_text(d, *examples[0])
         typer.echo(f"\nThe prompt of the first row{_other_prompts(found)}, without a chat template:\n")
         typer.echo("\n".join(f"  {line}" for line in [*prompt.splitlines(), f"-> {answer}"]))
         result["asked"] = {"prompt": prompt, "answer": answer}
     return result
+
+
+def _show_read(task: Task, base: str) -> dict[str, object]:
+    """Print the prompt of the first training row as a base reads it."""
+    from dataclasses import asdict
+
+    from allround.models.language.reading import language_model, read_prompt
+
+    read = read_prompt(language_model(base), task.definition, task.splits["train"])
+    form = "with its chat template" if read.chat else "without a chat template"
+    cut = "; an input is cut" if read.cut else ""
+    typer.echo(f"\nThe prompt of the first row{_other_prompts(task)}, as {base} reads it {form} "
+               f"({read.tokens} tokens{cut}):\n")  # fmt: skip
+    lines = [*read.text.splitlines(), *([f"-> {read.answer}"] if read.answer else [])]
+    typer.echo("\n".join(f"  {line}" for line in lines))
+    return asdict(read)
 
 
 def _other_prompts(task: Task) -> str:

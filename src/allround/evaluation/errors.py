@@ -169,6 +169,8 @@ def _order(predictions: Predictions) -> tuple[list[int], int, list[int]]:
 
 
 def _mistakes(predictions: Predictions, split: Split, rows: Sequence[int]) -> Iterable[Mistake]:
+    if not rows:
+        return
     definition, rules = predictions.definition, kind(predictions.definition.kind)
     targets, answers = (
         rules.decode(taken(values, rows), definition) for values in (predictions.targets, predictions.predictions)

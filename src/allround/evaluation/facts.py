@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from allround.core.schema import STRICT
 from allround.evaluation.errors import TaskErrors
+from allround.evaluation.prompt_scores import PromptScores
 
 
 class FoundFacts(TypedDict, total=False):
@@ -56,12 +57,47 @@ class TriedSetting(TypedDict, total=False):
     chosen: bool
 
 
+class TrainedFacts(TypedDict):
+    """What a training read of a task. tokens: about how many, of prompts and answers. seconds: of the whole training,
+    whatever its tasks."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    system: str
+    rows: int
+    tokens: int
+    seconds: float
+
+
+class PromptFacts(TypedDict):
+    """How a language model reads a task.
+
+    text, answer, chat, tokens, cut: of one row, see `ReadPrompt`. rows: that were read, of all splits; cut_rows: those
+    with an input that was cut. mean, longest: tokens of their prompts. answer_tokens: mean of the right answers.
+    """
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    task: str
+    text: str
+    answer: str
+    chat: bool
+    tokens: int
+    cut: bool
+    rows: int
+    cut_rows: int
+    mean: float
+    longest: int
+    answer_tokens: float
+    trained: list[TrainedFacts]
+
+
 class ReportFacts(MachineFacts, total=False):
     """All that a report may say beside the scoreboard.
 
     commands, python: how to use the saved model. choices: what was tried on validation rows. precision: of matrix
     products in training. size: how that of the base was chosen. seconds_total: of the whole run. peak_memory: bytes.
-    errors: of the best system, by task.
+    errors: of the best system, by task. prompts: as a language model read them. prompt_scores: of tasks with several.
     """
 
     title: str
@@ -75,3 +111,5 @@ class ReportFacts(MachineFacts, total=False):
     seconds_total: float
     peak_memory: int
     errors: Mapping[str, TaskErrors]
+    prompts: Sequence[PromptFacts]
+    prompt_scores: Sequence[PromptScores]

@@ -25,8 +25,9 @@ from allround.core.schema import checked
 from allround.core.version import __version__
 from allround.evaluation.error_files import check_error_files, write_error_files
 from allround.evaluation.errors import errors_of
-from allround.evaluation.facts import ReportFacts
+from allround.evaluation.facts import PromptFacts, ReportFacts
 from allround.evaluation.predictions import Predictions
+from allround.evaluation.prompt_scores import PromptScores
 from allround.evaluation.report import html
 from allround.evaluation.scoreboard import FILES, Scoreboard
 from allround.tasks.suite import Suite
@@ -80,12 +81,13 @@ def write_predictions(out: Path, predictions: Mapping[tuple[str, str], Predictio
 
 def write_report(
     shop: Workshop, title: str, scope: Scope, precision: Precision, trials: Sequence[Trial], choice: Choice,
-    scored: Scored, check: DataCheck, *, size: str | None = None,
+    scored: Scored, check: DataCheck, *, size: str | None = None, prompts: Sequence[PromptFacts] = (),
+    prompt_scores: Sequence[PromptScores] = (),
 ) -> None:  # fmt: skip
     """Write the chosen model, the scoreboard and the report, and what the report can be made from again.
 
     trials: settings of merges that were compared. check: of the data of all tasks. size: how that of the base was
-    chosen, in words.
+    chosen, in words. prompts: as a language model read them. prompt_scores: of tasks that have several.
     """
     out, board, tasks = shop.out, scored.board, scope.every.tasks
     save_best(out / BEST, choice.best, board, scored.calibrations, force=shop.force)
@@ -107,9 +109,11 @@ def write_report(
         "seconds_total": shop.elapsed,
         "peak_memory": peak_memory(),
         "errors": errors,
+        **({"prompts": prompts} if prompts else {}),
     }
-    listed = {name: asdict(one) for name, one in errors.items()}
-    write_report_files(out, board, dict(extra) | {"errors": listed}, force=shop.force)
+    plain: dict[str, object] = {"errors": {name: asdict(one) for name, one in errors.items()}}
+    plain |= {"prompt_scores": [asdict(one) for one in prompt_scores]} if prompt_scores else {}
+    write_report_files(out, board, dict(extra) | plain, force=shop.force)
     shop.progress.note(FINISHED)
 
 

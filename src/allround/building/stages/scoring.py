@@ -18,6 +18,7 @@ from allround.building.workshop import Workshop
 from allround.core.words import plural
 from allround.evaluation.calibration import CalibrationFacts, calibrated, facts_of, fit
 from allround.evaluation.predictions import Predictions
+from allround.evaluation.prompt_scores import PromptScores
 from allround.evaluation.scoreboard import Notes, Scoreboard, ScoredSystem
 from allround.models.calibration import Calibration
 from allround.models.cost import Cost
@@ -33,6 +34,13 @@ class Scored:
     board: Scoreboard
     predictions: Mapping[tuple[str, str], Predictions]
     calibrations: Mapping[str, Calibration]
+
+    def with_prompts(self, found: Sequence[PromptScores]) -> Scored:
+        """The same, its board noting how systems score with each prompt of tasks that have several."""
+        if not found:
+            return self
+        notes: Notes = {**self.board.notes, "prompts": [one.words for one in found]}
+        return replace(self, board=replace(self.board, notes=notes))
 
 
 def score(

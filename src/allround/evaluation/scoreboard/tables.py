@@ -45,7 +45,7 @@ def markdown(board: Scores) -> str:
     lines += ["", "## How this was measured", "", markdown_text(method(board))]
     warnings = board.notes.get("tasks") or {}
     extra = [f"{task}: {text}" for task, texts in warnings.items() for text in _texts(texts)]
-    extra += _texts(board.notes.get("training"))
+    extra += _texts(board.notes.get("training")) + _texts(board.notes.get("prompts"))
     extra += _texts(board.notes.get("budget"))
     if extra:
         lines += ["", "## Notes", "", *(f"- {markdown_text(line)}" for line in extra)]

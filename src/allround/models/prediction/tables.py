@@ -34,15 +34,18 @@ def line_name(system: Answerer, asking: Asking) -> str:
 
 
 def with_columns(
-    system: Answerer, windows: Iterable[Window], asking: Asking, source: str, *, nested: bool, counts: Counts
-) -> Iterator[tuple[Answered, AnswerColumns]]:
-    """Windows with their answers, and the columns that these add."""
+    system: Answerer, windows: Iterable[Window], asking: Asking, source: str, *, nested: bool, counts: Counts,
+    check: bool = True,
+) -> Iterator[tuple[Answered, AnswerColumns]]:  # fmt: skip
+    """Windows with their answers, and the columns that these add. check: no column of the rows may be called as one of
+    an answer, since both are given."""
     columns = None
     for made in answer_windows(system, windows, asking, source, counts):
         if columns is None:
             alone = stands_alone(asking, system.definitions)
             columns = AnswerColumns(made.tasks, asking, alone=alone, nested=nested)
-            columns.check(made.window.names, source)
+            if check:
+                columns.check(made.window.names, source)
         yield made, columns
 
 

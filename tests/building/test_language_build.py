@@ -1,0 +1,115 @@
+"""A build on a tiny language model: what its report says of prompts, of each task's several prompts, and of rows."""
+
+from __future__ import annotations
+
+import html
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+
+from language import save_model
+
+from allround.building import Build, Options, build
+from allround.building.runs.report import report
+from allround.evaluation.predictions import Predictions
+from allround.models.system import load
+from allround.tasks.suite import Suite
+from allround.training.settings import Settings
+
+SUITE = """
+tasks:
+  topic: {source: topic.jsonl, kind: classification, inputs: message, target: topic,
+          prompts: ["Message: {message}\\nTopic:", "{message} This is"], choices: {a: "late", b: "lost"}}
+  sum: {source: sum.jsonl, kind: text, inputs: question, target: answer, prompt: "{question} =", metric: chrf,
+        max_new_tokens: 3}
+"""
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    folder = tmp_path_factory.mktemp("suite")
+    (folder / "s.yml").write_text(SUITE)
+    topics = [{"message": f"parcel {n}" + " again" * 40 * (n % 5 == 0), "topic": "ab"[n % 2]} for n in range(30)]
+    sums = [{"question": f"{n} + {n + 1}", "answer": str(2 * n + 1)} for n in range(30)]
+    for name, rows in {"topic": topics, "sum": sums}.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return Suite.load(folder / "s.yml", limit={"train": 8, "validation": 4, "test": 8})
+
+
+@pytest.fixture(scope="module")
+def made(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    folder = tmp_path_factory.mktemp("made")
+    save_model(folder / "base", "llama", chat=True)
+    settings = Settings(epochs=1, batch_size=8, precision="fp32")
+    options = Options(settings=settings, workers=1, methods=("average",), balance=(), trials=1, resamples=100,
+                      baselines=False)  # fmt: skip
+    return build(suite, out=folder / "run", base=folder / "base", options=options, encoder={"max_length": 48})
+
+
+def test_every_prompt_of_a_task_is_scored_on_test_and_chosen_by_none(made: Build, suite: Suite) -> None:
+    facts = json.loads((made.folder / "report.json").read_text())
+    best = str(made.scoreboard.best)
+    found = {one["system"]: one for one in facts["prompt_scores"]}
+    assert set(found) == {"base", "specialists", best} and all(one["task"] == "topic" for one in found.values())
+    model, split = load(made.best), suite.tasks["topic"].splits["test"]
+    definition = model.definitions["topic"]
+    assert definition.prompt is not None
+    shares = []
+    for place in range(2):
+        model.definitions["topic"] = replace(definition, prompt=definition.prompt.using(place))
+        answers = model.predict("topic", [row[0] for row in split.inputs])
+        shares.append(float(np.mean([definition.labels.index(a) == t for a, t in zip(answers, split.targets)])))
+    model.definitions["topic"] = definition
+    one = found[best]
+    assert [score["score"] for score in one["scores"]] == shares
+    assert shares[0] == made.scoreboard.cells[best]["topic"].score
+    assert one["mean"]["score"] == pytest.approx(np.mean(shares))
+    assert one["worst"]["score"] == min(shares) and one["worst"]["template"] == shares.index(min(shares))
+    page = html.unescape(made.report.read_text())
+    assert "Scores with each prompt" in page
+    assert any(words.startswith(f"{best} on topic with 2 prompts: mean ") for words in made.scoreboard.notes["prompts"])
+    kept = sorted(path.name for path in (made.folder / "pieces").glob("*-topic-*"))
+    assert sum(name.startswith("test-specialists-topic") for name in kept) == 2
+    assert sum(name.startswith("validation-specialists-topic") for name in kept) == 1
+
+
+def test_the_report_shows_a_prompt_as_the_model_reads_it(made: Build) -> None:
+    facts = {one["task"]: one for one in json.loads((made.folder / "report.json").read_text())["prompts"]}
+    page = html.unescape(made.report.read_text())
+    for name, question, answer in (("topic", "Message: parcel", " l"), ("sum", " + ", " ")):
+        one = facts[name]
+        assert one["text"].startswith("<|user|>") and one["text"].endswith("<|end|><|assistant|>")
+        assert question in one["text"] and one["answer"].startswith(answer) and one["answer"].endswith("<|end|>")
+        assert one["text"] in page and one["chat"]
+    for name in ("specialists", "joint"):
+        (trained,) = [part for part in facts["sum"]["trained"] if part["system"] == name]
+        assert trained["rows"] == 8 and trained["tokens"] > 8 * 5
+
+
+def test_rows_that_are_cut_are_counted_and_told(made: Build, suite: Suite) -> None:
+    facts = {one["task"]: one for one in json.loads((made.folder / "report.json").read_text())["prompts"]}
+    rows = [row for split in suite.tasks["topic"].splits.values() for row in split.inputs]
+    long = sum("again" in row[0] for row in rows)
+    assert len(rows) == facts["topic"]["rows"] and long == facts["topic"]["cut_rows"] > 1
+    log = (made.folder / "log.txt").read_text()
+    assert f"topic: an input is cut in {long} of {len(rows)} rows, to 48 tokens" in log and "sum: an input" not in log
+
+
+def test_the_report_is_made_again_from_its_numbers(made: Build) -> None:
+    before = made.report.read_bytes()
+    report(made.folder)
+    assert made.report.read_bytes() == before
+
+
+def test_right_and_wrong_texts_are_shown(made: Build) -> None:
+    kept = Predictions.load(made.folder / "predictions" / str(made.scoreboard.best) / "sum.parquet")
+    errors = json.loads((made.folder / "report.json").read_text())["errors"]["sum"]
+    assert errors["rows"] == len(kept) == 8
+    worst = errors["worst"][0]
+    assert worst["answer"] == kept.predictions[worst["row"]][0]
