@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
@@ -17,6 +18,7 @@ from language import save_model
 
 from allround.building import Build, Options, build
 from allround.building.runs.report import report
+from allround.cli.app import app
 from allround.evaluation.predictions import Predictions
 from allround.models.system import load
 from allround.tasks.suite import Suite
@@ -64,7 +66,7 @@ def test_every_prompt_of_a_task_is_scored_on_test_and_chosen_by_none(made: Build
     for place in range(2):
         model.definitions["topic"] = replace(definition, prompt=definition.prompt.using(place))
         answers = model.predict("topic", [row[0] for row in split.inputs])
-        shares.append(float(np.mean([definition.labels.index(a) == t for a, t in zip(answers, split.targets)])))
+        shares.append(float(np.mean(np.array([definition.labels.index(one) for one in answers]) == split.targets)))
     model.definitions["topic"] = definition
     one = found[best]
     assert [score["score"] for score in one["scores"]] == shares
@@ -107,9 +109,25 @@ def test_the_report_is_made_again_from_its_numbers(made: Build) -> None:
     assert made.report.read_bytes() == before
 
 
-def test_right_and_wrong_texts_are_shown(made: Build) -> None:
+def test_wrong_texts_are_shown_where_none_is_right(made: Build) -> None:
     kept = Predictions.load(made.folder / "predictions" / str(made.scoreboard.best) / "sum.parquet")
     errors = json.loads((made.folder / "report.json").read_text())["errors"]["sum"]
-    assert errors["rows"] == len(kept) == 8
+    assert errors["rows"] == len(kept) == errors["wrong"] == 3 and errors["right"] == [], (
+        "chrf of no rows is not asked for"
+    )
     worst = errors["worst"][0]
-    assert worst["answer"] == kept.predictions[worst["row"]][0]
+    assert worst["answer"] == kept.predictions[worst["row"]][0] and worst["target"] == kept.targets[worst["row"]][0]
+
+
+def test_tasks_show_prints_the_prompt_as_a_base_reads_it(made: Build, tmp_path: Path) -> None:
+    rows = [{"message": f"parcel {n}", "topic": "ab"[n % 2]} for n in range(30)]
+    (tmp_path / "topic.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "s.yml").write_text(SUITE.split("  sum:")[0])
+    base = made.folder.parent / "base"
+    found = CliRunner().invoke(app, ["tasks", "show", str(tmp_path / "s.yml"), "topic", "--base", str(base)])
+    assert found.exit_code == 0, found.output
+    said = found.output.split("The prompt of the first row (the first of 2), as ")[1]
+    assert f"{base} reads it with its chat template (" in said and " tokens):" in said
+    assert "\n  <|user|>Message: parcel " in said and "\n  Topic:<|end|><|assistant|>\n  ->  l" in said
+    wrong = CliRunner().invoke(app, ["tasks", "show", str(tmp_path / "s.yml"), "topic", "--base", "small_image"])
+    assert wrong.exit_code == 1 and "it is not a language model" in str(wrong.exception or wrong.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from typing_extensions import TypedDict
 
@@ -57,11 +58,12 @@ class TriedSetting(TypedDict, total=False):
     chosen: bool
 
 
-class TrainedFacts(TypedDict):
+@dataclass(frozen=True)
+class TrainedFacts:
     """What a training read of a task. tokens: about how many, of prompts and answers. seconds: of the whole training,
     whatever its tasks."""
 
-    __pydantic_config__ = STRICT  # type: ignore[misc]
+    __pydantic_config__ = STRICT
 
     system: str
     rows: int
@@ -69,14 +71,15 @@ class TrainedFacts(TypedDict):
     seconds: float
 
 
-class PromptFacts(TypedDict):
+@dataclass(frozen=True)
+class PromptFacts:
     """How a language model reads a task.
 
     text, answer, chat, tokens, cut: of one row, see `ReadPrompt`. rows: that were read, of all splits; cut_rows: those
     with an input that was cut. mean, longest: tokens of their prompts. answer_tokens: mean of the right answers.
     """
 
-    __pydantic_config__ = STRICT  # type: ignore[misc]
+    __pydantic_config__ = STRICT
 
     task: str
     text: str
@@ -89,7 +92,7 @@ class PromptFacts(TypedDict):
     mean: float
     longest: int
     answer_tokens: float
-    trained: list[TrainedFacts]
+    trained: tuple[TrainedFacts, ...]
 
 
 class ReportFacts(MachineFacts, total=False):

@@ -39,31 +39,30 @@ def prompt_facts(piece: Piece, tuned: Tuned) -> list[PromptFacts]:
     found = []
     for name, read in piece.facts["tasks"].items():
         splits = read["splits"]
-        facts: PromptFacts = {
-            "task": name,
+        facts = PromptFacts(
+            name,
             **read["prompt"],
-            "rows": sum(one["rows"] for one in splits.values()),
-            "cut_rows": sum(one["cut"] for one in splits.values()),
-            "mean": _mean(splits, "prompt"),
-            "longest": max(one["longest"] for one in splits.values()),
-            "answer_tokens": _mean(splits, "answer"),
-            "trained": _trained(name, splits["train"]["row"], tuned) if "train" in splits else [],
-        }
+            rows=sum(one["rows"] for one in splits.values()),
+            cut_rows=sum(one["cut"] for one in splits.values()),
+            mean=_mean(splits, "prompt"),
+            longest=max(one["longest"] for one in splits.values()),
+            answer_tokens=_mean(splits, "answer"),
+            trained=_trained(name, splits["train"]["row"], tuned) if "train" in splits else (),
+        )
         found.append(facts)
     return found
 
 
-def _trained(task: str, tokens: float, tuned: Tuned) -> list[TrainedFacts]:
+def _trained(task: str, tokens: float, tuned: Tuned) -> tuple[TrainedFacts, ...]:
     """Rows and tokens of a task that each training read. tokens: of one row, as a mean."""
     pieces = {SPECIALISTS: tuned.specialists.get(task), **{joint.name: joint.piece for joint in tuned.joints}}
-    found: list[TrainedFacts] = []
+    found = []
     for name, piece in pieces.items():
         examples = {} if piece is None else cast("Mapping[str, int]", piece.facts.get("examples", {}))
         if piece is not None and examples.get(task):
             rows = examples[task]
-            found.append({"system": name, "rows": rows, "tokens": round(rows * tokens),
-                          "seconds": float(piece.facts["seconds"])})  # fmt: skip
-    return found
+            found.append(TrainedFacts(name, rows, round(rows * tokens), float(piece.facts["seconds"])))
+    return tuple(found)
 
 
 def _mean(splits: Mapping[str, Mapping[str, float]], what: str) -> float:

@@ -109,9 +109,9 @@ def write_report(
         "seconds_total": shop.elapsed,
         "peak_memory": peak_memory(),
         "errors": errors,
-        **({"prompts": prompts} if prompts else {}),
     }
     plain: dict[str, object] = {"errors": {name: asdict(one) for name, one in errors.items()}}
+    plain |= {"prompts": [asdict(one) for one in prompts]} if prompts else {}
     plain |= {"prompt_scores": [asdict(one) for one in prompt_scores]} if prompt_scores else {}
     write_report_files(out, board, dict(extra) | plain, force=shop.force)
     shop.progress.note(FINISHED)
