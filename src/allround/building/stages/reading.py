@@ -20,9 +20,10 @@ from allround.evaluation.facts import PromptFacts, TrainedFacts
 def read_prompts(shop: Workshop, scope: Scope, base: Base) -> Piece | None:
     """Read a prompt of each task and the lengths of all, and say where inputs are cut; None of a base that does not
     answer by its own words."""
-    if not base.speaks:
+    asked = [name for name, one in scope.every.definitions.items() if not one.harness]  # those have their own prompts
+    if not base.speaks or not asked:
         return None
-    data = scope.every
+    data = scope.every.part(asked)
     piece = shop.pieces.piece("prompts", base=base.piece.key, tasks=data.content, **of_sort(scope.head))
     job = call(read_tasks, piece=piece, base=base.encoder, tasks=list(data.folders.values()), sort=scope.head)
     shop.do("prompts", [(piece, job)])
