@@ -32,6 +32,7 @@ from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions, score
 from allround.models.base import find_folder, load_encoder
 from allround.models.harness_model import HarnessModel
+from allround.models.untrained import untrained_head
 from allround.tasks.harness import scoring
 from allround.tasks.harness.finding import file_of, names_of
 from allround.tasks.harness.making import harness_task
@@ -167,6 +168,10 @@ def test_the_harness_may_ask_a_model_itself(model: Path, theirs: HFLM) -> None:
     assert ours.generate_until(written) == theirs.generate_until(written, disable_tqdm=True)
 
 
+def test_no_head_of_another_sort_answers_requests(model: Path, tasks: list[Task]) -> None:
+    assert untrained_head(load_encoder(model), tasks[0].definition, "linear").sort == "requests"
+
+
 def test_the_floor_is_a_guess(tasks: list[Task]) -> None:
     assert score(floor(tasks[0])) == pytest.approx(1 / 3)
     sizes = [len(f" {row['options'][row['answer']]}".encode()) for row in ROWS]
@@ -209,13 +214,13 @@ def test_tasks_of_the_command_line_and_of_suite_files(
     suite = tmp_path / "suite.yml"
     suite.write_text(json.dumps({"tasks": {"two": {"source": {"lm_eval": {**configs[0], "dataset_kwargs": {
         "data_files": {"test": os.path.relpath(configs[0]["dataset_kwargs"]["data_files"]["test"], tmp_path)}}}},
-        "metric": "acc_norm", "role": "guard", "limit": {"test": 2}}}}))  # fmt: skip
+        "metric": "acc_norm", "category": "parcels", "limit": {"test": 2}}}}))  # fmt: skip
     said = CliRunner().invoke(app, ["evaluate", str(model), str(suite), "--tasks", f"lm-eval:{file}"])
     assert said.exit_code == 0, said.output
     assert "two:acc" in said.output and "choose:acc_norm" in said.output
     loaded = Suite.load(suite)["two"]
-    assert (loaded.definition.role, loaded.definition.metric, len(loaded.splits["test"])) == (
-        "guard", "lm_eval:metric=acc_norm", 2)  # fmt: skip
+    assert (loaded.definition.category, loaded.definition.metric, len(loaded.splits["test"])) == (
+        "parcels", "lm_eval:metric=acc_norm", 2)  # fmt: skip
     loaded.save(tmp_path / "task")
     assert Task.load(tmp_path / "task").content == loaded.content
     predictions["choose"].save(tmp_path / "p.parquet")
@@ -227,6 +232,7 @@ def test_tasks_of_the_command_line_and_of_suite_files(
     ({"doc_to_text": "{{question.__class__.__mro__}}"}, {}, "unsafe"),
     ({}, {"metric": "rouge"}, "it has no metric 'rouge'"),
     ({}, {"role": "train"}, "`role` is 'train'"),
+    ({}, {"role": "guard"}, "it has no validation rows"),
     ({"dataset_kwargs": {"data_files": {"test": "nowhere.jsonl"}}}, {}, "nowhere.jsonl"),
     ({"doc_to_text": len}, {}, "more than texts, numbers, lists"),
 ])  # fmt: skip

@@ -74,6 +74,12 @@ def harness_task(
     if made.has_test_docs() and made.has_validation_docs() and "class" not in made.config.__dict__:
         other = build(plain, {**more, "test_split": None})
         splits["validation"] = _split(other, asked, chat == "yes", system)
+    if role == GUARD and not len(splits["validation"]):
+        raise AllroundError(
+            asked,
+            "its role is guard, and it has no validation rows beside its test rows, by which a guard judges",
+            "give it `role: held_out`",
+        )
     first = json.loads(splits["test"].targets[0][0])["document"]
     about = json.dumps({"task": plain, "first": first, "hash": fingerprint(plain)}, sort_keys=True)
     scorer(json.dumps(plain, sort_keys=True), json.dumps(first))  # an error now rather than after all answers
