@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
-from allround.models.card import CARD, write_card
+from allround.models.card import CARD, hub_card, write_card
+from allround.tasks.definition import Definition
+from allround.tasks.prompt import Prompt
 
 
 def test_the_front_matter_names_what_is_on_the_hub_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +30,13 @@ def test_the_front_matter_names_what_is_on_the_hub_alone(tmp_path: Path, monkeyp
 def test_what_nobody_said_is_not_invented(tmp_path: Path) -> None:
     write_card(tmp_path, "alone", ["Made."])
     assert ModelCard.load(tmp_path / CARD).data.to_dict() == {"library_name": "allround", "tags": ["allround"]}
+
+
+def test_the_card_for_the_hub_has_the_prompts() -> None:
+    put = Prompt(("Message: {message}\nTopic:", "{message}?"), choices=("it is late", "it is lost"))
+    plain = Definition("topic", "classification", ("message",), "text", "accuracy", ("late", "lost"))
+    asked = Definition("topic", "classification", ("message",), "text", "accuracy", ("late", "lost"), prompt=put)
+    cards = [hub_card("me/m", "model", {"topic": one}, {}, base=None, licence="mit") for one in (plain, asked)]
+    assert "## Prompts" not in cards[0]
+    said = cards[1].split("## Prompts")[1].split("```")[1].removeprefix("json")
+    assert json.loads(said) == {"topic": {"templates": list(put.templates), "choices": list(put.choices)}}

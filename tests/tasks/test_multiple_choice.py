@@ -48,6 +48,7 @@ def test_targets_are_places_letters_or_texts(targets, tmp_path: Path) -> None:
         ([1, 2, 0], [["red"], *CHOICES[1:]], r"in 1 of 3 rows: row 0 has only one choice, \['red'\]"),
         ([1, 2, 0], [["red", "red "], *CHOICES[1:]], "row 0 has the same choice twice"),
         ([1, 2, 0], [["red", " "], *CHOICES[1:]], "row 0 has a blank choice"),
+        ([1, 2, 0], [[], *CHOICES[1:]], r"not a list of texts in 1 of 3 rows, such as \[\] in row 0"),
         ([1, 2, 0], ["red", "blue", "green"], "row 0 has no list of choices, 'red'"),
         ([1, 2, 0], ["red", ["a", "b"], ["c", "d"]], "input 'c' of train is not a list of texts in 1 of 3 rows"),
         (["1", "2", "1"], [["1", "2"], ["1", "2", "3"], ["2", "1"]], "can be read in two ways: '1' in row 0 of train"),

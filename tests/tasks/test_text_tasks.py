@@ -78,6 +78,16 @@ def test_checks_folds_and_draws_take_texts() -> None:
     assert Suite("s", [task]).weighed("balanced", 2.0)["sums"].definition == task.definition
 
 
+def test_answers_that_hold_their_own_end_are_found() -> None:
+    task = sums([["one\nstep", "two"], ["four\nfive", "a\nb"], "six"], stop=["\n"])
+    (found,) = [one for one in check_task(task) if one.code == "answers_end_early"]
+    assert found.words == (
+        "the answers of 1 of 3 train rows, 1 of 3 validation rows and 1 of 3 test rows hold a text of `stop`, which "
+        "ends what a model writes: 'four\\nfive', 'four\\nfive' and 1 more"
+    )
+    assert "answers_end_early" not in [one.code for one in check_task(sums(["one\nstep", "two", "six"], stop=["\t"]))]
+
+
 def test_trees_and_linear_models_leave_texts_to_language_models() -> None:
     for modality in ("text", "table"):
         definition = Definition("t", "text", ("x",), modality, "exact_match")

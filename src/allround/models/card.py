@@ -111,6 +111,7 @@ def hub_card(
     example = modality_of(first).example(len(first.inputs))
     lines += [f'model = allround.load(snapshot_download("{repository}"))']
     lines += [*example.imports, f'model.predict("{first.name}", {example.python})', "```"]
+    lines += _prompt_lines(definitions)
     lines += ["", "## How it was made", "", "```json", *json_text(_made(facts)).splitlines(), "```", ""]
     return "\n".join(lines)
 
@@ -164,6 +165,15 @@ def _score_lines(
         lines.append(f"| {name} | {metric} | {value:.4f} | {span} | {score.get('rows', '')} {split} | {kept} |")
     text = "Intervals are of a bootstrap over the rows; they cover the choice of rows, not that of the training seed."
     return [*lines, "", f"{text} Retention is the score divided by that of a specialist tuned for the task alone."]
+
+
+def _prompt_lines(definitions: Mapping[str, Definition]) -> list[str]:
+    """How tasks are put to a language model, where they say it: as plain data, so that others can put them alike."""
+    put = {name: one.prompt.to_json() for name, one in definitions.items() if one.prompt is not None}
+    if not put:
+        return []
+    text = "Columns stand in braces; choices are in the order of the labels, and the first of several prompts was used."
+    return ["", "## Prompts", "", text, "", "```json", *json_text(put).splitlines(), "```"]
 
 
 def _made(facts: Mapping[str, object]) -> dict[str, object]:

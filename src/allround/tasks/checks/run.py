@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from allround.tasks.checks.answers import check_answers
 from allround.tasks.checks.columns import check_columns
 from allround.tasks.checks.finding import Finding, has_labels, targets_of
 from allround.tasks.checks.labels import NOT_TESTED, check_labels, label_counts
@@ -36,6 +37,7 @@ def check_task(task: Task, *, folds: bool = False) -> list[Finding]:
         found += [finding for finding in labels if not folds or finding.code != NOT_TESTED]
     found += check_repeats(task, targets)
     found += check_texts(task, targets)
+    found += check_answers(task, targets)
     return [*found, *check_columns(task)]
 
 
