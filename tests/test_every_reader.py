@@ -32,6 +32,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.models.language import save_model
 
 import allround
 from allround.checkpoints.adapter import Adapter
@@ -298,6 +299,12 @@ def readers(shared: Shared) -> list[Reader]:
     def encoder(path: Path) -> None:
         load_encoder(next(p for p in path.parents if p.name in ("model", "encoder")))
 
+    def language_model(file: str) -> Callable[[Path], Path]:
+        def make(folder: Path) -> Path:
+            return save_model(folder / "model", "llama") / file
+
+        return make
+
     def tokens(path: Path) -> None:
         moved_tokens(shared.hf, path.parent)
         open_tokenizer(path.parent)
@@ -397,6 +404,8 @@ def readers(shared: Shared) -> list[Reader]:
                lambda path: Adapter(path.parent), ("checkpoints/weights.py",)),
         Reader("config of a base", "json", copied(shared.hf, "config.json"), encoder,
                ("models/base.py", "models/pretrained.py")),
+        Reader("config of a language model", "json-", language_model("config.json"), encoder,
+               ("models/language/loading.py",)),
         Reader("weights of a base", "safetensors-", copied(shared.hf, "model.safetensors"), encoder,
                ("models/pretrained.py",)),
         Reader("tokenizer of a base", "json-", copied(shared.hf, "tokenizer.json"), encoder, ("models/base.py",)),
@@ -886,6 +895,7 @@ def test_a_reader_reads_or_says_why_not(name: str, case: str, ends: dict[tuple[s
 #: Modules that read files by this package's own functions, and are in no row of the table: why not.
 OTHERS = {
     "tasks/harness/configuration.py": "a task file of the lm-evaluation-harness: tests/building/test_benchmarks.py",
+    "models/language/gguf.py": "the first four bytes; all else is read by transformers, whose errors are caught",
     "cli/tasks.py": "a list of names, of which those are taken that are names of tasks",
     "cli/app.py": "the first lines of the files of commands, which lie in the package",
     "cli/methods.py": "it shows a method file, which the registry has read",

@@ -11,7 +11,7 @@ from typing import Any
 from allround.core.errors import AllroundError
 from allround.core.files import disk_errors, hash_file
 from allround.core.outputs import piece_folder
-from allround.core.reading import check_file
+from allround.core.reading import open_file
 
 #: How the name of a file ends.
 GGUF = ".gguf"
@@ -25,12 +25,9 @@ def unpacked_gguf(file: Path) -> Path:
     Errors: a file of anything else; a kind of network that transformers cannot read from GGUF; no package gguf.
     """
     asked = f"open the model in {file}"
-    if not file.is_file():
-        raise AllroundError(asked, "there is no such file", "check the path")
-    with file.open("rb") as opened:
+    with open_file(file, asked=asked) as opened:
         if opened.read(4) != _MAGIC:
             raise AllroundError(asked, "it is no GGUF file: it does not begin with 'GGUF'", "copy or download it again")
-    check_file(file)
     place = _cache(asked) / hash_file(file)[:32]
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
