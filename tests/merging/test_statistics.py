@@ -297,3 +297,20 @@ def test_hooks_are_gone_and_results_are_untouched() -> None:
 def test_an_unknown_kind_suggests_one() -> None:
     with pytest.raises(AllroundError, match="did you mean 'gram'"):
         measure(network(nn.Linear(2, 2), dim=2), examples(torch.zeros(1, 2)), "gramm")
+
+
+def test_packed_rows_of_a_language_model_count_as_they_do_alone(tmp_path: Path) -> None:
+    """Rows share a sequence that is padded; neither padding nor another row is in the sums."""
+    from tests.models.language import save_model
+
+    encoder = load_encoder(save_model(tmp_path / "llama", "llama"))
+    task = Definition("t", "classification", ("m",), "text", "accuracy", ("late", "lost"))
+    rows = [("It came too late, again. " * n,) for n in (20, 1, 4)]
+    prepared = encoder.prepare(rows, task)
+    assert not encoder.collate(prepared, task).tensors["attention_mask"].all(), "a slot is padded"
+    together = measure(encoder, [Examples(task, prepared)], "gram").tensors
+    alone = [measure(encoder, [Examples(task, [row])], "gram").tensors for row in prepared]
+    sizes = [row.length for row in prepared]
+    name = "net.network.model.layers.0.mlp.up_proj.weight"
+    wanted = sum(size * one[name][0] for size, one in zip(sizes, alone, strict=True)) / sum(sizes)
+    assert torch.allclose(together[name][0], wanted, rtol=1e-4, atol=1e-5)

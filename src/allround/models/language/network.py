@@ -106,6 +106,7 @@ class LanguageNetwork(nn.Module):
             "reads": packed.reads,
             "tokens": packed.tokens,
             "last": packed.lasts,
+            "attention_mask": packed.used,  # what statistics count
         }
         if skipped:
             made["start"] = torch.tensor([rows[0].prompt[:skipped]])
@@ -128,6 +129,7 @@ class LanguageNetwork(nn.Module):
                 number += 1
             reads += [where[parent] for parent in row.tree.parents]
         made |= {
+            "attention_mask": made["mask"],
             "decoded": decoded,
             "of": torch.tensor([n for n, row in enumerate(rows) for _ in row.tree.paths], dtype=torch.long),
             "reads": torch.tensor(reads, dtype=torch.long),

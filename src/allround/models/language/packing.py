@@ -21,7 +21,7 @@ class Packed:
 
     ids, positions: (slots, length). seen: (slots, 1, length, length), whether a token sees another. reads: for each
     token whose probability is asked for, the place (slot * length + column) of the token before it; tokens: itself.
-    lasts: of each row, the place of its prompt's last token.
+    lasts: of each row, the place of its prompt's last token. used: (slots, length), false where a slot is padded.
     """
 
     ids: Tensor
@@ -30,6 +30,7 @@ class Packed:
     reads: Tensor
     tokens: Tensor
     lasts: Tensor
+    used: Tensor
 
 
 def slots(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -66,6 +67,7 @@ def pack(rows: Sequence[TokenRow], *, skipped: int = 0, least: int = LEAST) -> P
     seen = np.zeros((len(filled), width, skipped + width), dtype=bool)
     seen[:, np.arange(width), skipped + np.arange(width)] = True  # padding sees itself: a softmax needs something
     seen[:, :, :skipped] = True
+    used = np.zeros((len(filled), width), dtype=bool)
     reads: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(rows)
     lasts = np.zeros(len(rows), dtype=np.int64)
     for slot, members in enumerate(filled):
@@ -86,6 +88,7 @@ def pack(rows: Sequence[TokenRow], *, skipped: int = 0, least: int = LEAST) -> P
                 above = len(prompt) - 1 if parent == ROOT else where[parent] - start
                 block[len(prompt) + at] = block[above]
                 block[len(prompt) + at, len(prompt) + at] = True
+            used[slot, start : start + size] = True
             reads[number] = np.array([slot * width + where[parent] for parent in row.tree.parents], dtype=np.int64)
             lasts[number] = slot * width + where[ROOT]
             start += size
@@ -96,6 +99,7 @@ def pack(rows: Sequence[TokenRow], *, skipped: int = 0, least: int = LEAST) -> P
         torch.from_numpy(np.concatenate(reads)),
         torch.tensor([token for row in rows for token in row.tree.tokens], dtype=torch.long),
         torch.from_numpy(lasts),
+        torch.from_numpy(used),
     )
 
 
