@@ -21,7 +21,7 @@ from allround.tasks.harness.requests import LIKELIHOOD, ROLLING, WRITING, Asked,
 _TASK = "requests"
 
 
-class HarnessModel(LM):  # type: ignore[misc]
+class HarnessModel(LM):
     """What `lm_eval.simple_evaluate(model=HarnessModel(model), ...)` takes: texts with one context are scored in one
     pass.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from allround.models.language.network import LanguageNetwork
 from allround.models.language.rows import TokenRow, make_tree
 from allround.tasks.harness.requests import ROLLING, WRITING, Asked, Chat
 
+#: The tokens of a context, and of what follows it.
+Pair: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
 #: Tokens of a written answer where nobody says how many, as in the harness.
 MOST_TOKENS = 256
 #: Names of the most tokens of an answer, the first that is there counts.
@@ -58,7 +60,7 @@ class Requester:
         contexts = [one if isinstance(one, str) else self.chat(one) for one in asked.contexts]
         if asked.sort == WRITING:
             return self._written(contexts, asked)
-        pairs: list[tuple[int, tuple[tuple[int, ...], tuple[int, ...]]]] = []
+        pairs: list[tuple[int, Pair]] = []
         for number, (context, text) in enumerate(asked.requests):
             several = self._windows(text) if asked.sort == ROLLING else [self.pair(contexts[context], text)]
             pairs += [(number, one) for one in several]
@@ -129,7 +131,7 @@ class Requester:
         with self._lock:
             return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
-    def pair(self, context: str, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def pair(self, context: str, text: str) -> Pair:
         """A context and what follows it, cut where the context ends; its last spaces belong to what follows."""
         if not context:
             after = self._plain(text)
@@ -143,7 +145,7 @@ class Requester:
         before = self.tokens(context)
         return self._both(before, self.tokens(context + text)[len(before) :], text)
 
-    def _both(self, before: list[int], after: list[int], text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _both(self, before: list[int], after: list[int], text: str) -> Pair:
         if not before or not after:
             raise AllroundError(
                 "answer a task of the lm-evaluation-harness",
@@ -152,7 +154,7 @@ class Requester:
             )
         return tuple(before), tuple(after)
 
-    def _windows(self, text: str) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    def _windows(self, text: str) -> list[Pair]:
         """A whole text, in pieces that the network can read, each behind as much of it as fits.
 
         Each token is read off once: the first piece behind the mark of a beginning, the others behind what precedes.
@@ -160,7 +162,7 @@ class Requester:
         ids, longest = self.tokens(text), self.longest
         if not ids:
             return []
-        pieces = [((self.first,), tuple(ids[:longest]))]
+        pieces: list[Pair] = [((self.first,), tuple(ids[:longest]))]
         for start in range(longest, len(ids), longest):
             end = min(start + longest, len(ids))
             pieces.append((tuple(ids[end - longest - 1 : start]), tuple(ids[start:end])))

@@ -18,6 +18,7 @@ from allround.tasks.harness.requests import INPUT, SORTS, WRITING, Chat, asked_o
 from allround.tasks.harness.scoring import spelled
 from allround.tasks.roles import GUARD, HELD_OUT
 from allround.tasks.task import Split, Task, check_limit
+from allround.tasks.values import Row
 
 #: How a task of the harness is named on the command line.
 PREFIX = "lm-eval:"
@@ -126,7 +127,8 @@ def _split(made: Any, asked: str, chat: bool, system: str) -> Split:
     documents: dict[int, list[Any]] = {}
     for instance in made.instances:
         documents.setdefault(instance.doc_id, []).append(instance)
-    rows, targets = [], []
+    rows: list[Row] = []
+    targets: list[tuple[str]] = []
     for instances in documents.values():
         instances.sort(key=lambda one: one.idx)
         sorts = {one.request_type for one in instances}
