@@ -21,6 +21,7 @@ class Requests(Head):
 
     Features are log-likelihood and greediness of each request, with the number of requests of each row; or texts.
 
+    >>> from allround.tasks.definition import Definition
     >>> d = Definition("t", "lm_eval", ("requests",), "text", "lm_eval")
     >>> Requests(d, 2).answer(Features(torch.tensor([[-1.5, 1.0], [-2.0, 0.0]]), (2,))).predictions
     [('[[-1.5, true], [-2.0, false]]',)]
