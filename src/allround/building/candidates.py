@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from allround.building.jobs.predict import predict
 from allround.building.jobs.systems import Part, predict_parts, write_parts
 from allround.core.pieces import Piece
 from allround.core.words import listed
+from allround.models.base import copy_encoder
 from allround.models.cost import Cost
 from allround.models.head_files import read_heads, write_heads
 from allround.models.manifest import write_manifest
@@ -159,7 +159,7 @@ class ModelCandidate:
             members = [self._only(place) for place in dict.fromkeys(self.encoders.values())]
             write_members(folder, members, definitions, facts)
             return
-        shutil.copytree(self.encoder, folder / "encoder")
+        copy_encoder(self.encoder, folder / "encoder")
         write_heads(folder / "heads.safetensors", self._read_heads())
         write_manifest(folder, definitions, facts)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from allround.checkpoints.adapter_config import is_adapter
 from allround.checkpoints.source import Source
-from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import read_settings
 from allround.core.words import listed, plural
 from allround.merging.layout import check_alike
+from allround.models.adapted import open_weights
 from allround.models.base import builtin_encoders, check_is_model, find_folder
 from allround.models.classifier import Classifier, read_config
 from allround.models.encoder import CONFIG
@@ -193,7 +193,7 @@ class _Reader:
         if self.shapes is not None and _is_transformers(place):
             self._check(place, open_network(place, place))
         elif self.home is not None and (self.home / CONFIG).is_file():
-            check_alike(Weights(self.home), [Weights(place)])
+            check_alike(open_weights(self.home), [open_weights(place)])
         pairs = _settings(place).get("pairs", SEPARATE)
         if definition.modality == "text" and definition.pair and pairs != self.pairs:
             raise AllroundError(

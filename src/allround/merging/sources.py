@@ -8,6 +8,7 @@ from pathlib import Path
 from allround.checkpoints.adapted import Adapted
 from allround.checkpoints.adapter import Adapter
 from allround.checkpoints.adapter_config import is_adapter
+from allround.checkpoints.fingerprint import fingerprint
 from allround.checkpoints.source import Source
 from allround.checkpoints.tied import EMBEDDING, Untied, ties, twins_in
 from allround.checkpoints.weights import Weights
@@ -17,7 +18,8 @@ from allround.merging.recipe import Model
 
 
 def open_model(model: Model, base: Source | None) -> Source:
-    """A recipe's model as a source of weights; an adapter alone is one of `base` with it."""
+    """A recipe's model as a source of weights; an adapter alone is one of `base` with it, or of its own."""
+    from allround.models.adapted import base_of
     from allround.models.base import find_folder
 
     path = Path(model.path)
@@ -27,6 +29,9 @@ def open_model(model: Model, base: Source | None) -> Source:
         source = Weights(path, pickles=True)
         return Adapted(source, adapters) if adapters else source
     first = Adapter(path)
+    own = base_of(path)
+    if own is not None and (base is None or fingerprint(base) != fingerprint(Weights(own))):
+        return Adapted(Weights(own), [first, *adapters])
     if base is None:
         raise AllroundError(
             f"open the model {model.path}",

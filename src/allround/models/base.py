@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import inspect
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.core.files import is_hub_id, read_json, read_settings
 from allround.core.reading import check_folder
+from allround.models.adapted import base_of, put_on
 from allround.models.encoder import CONFIG, Encoder
 from allround.models.language.gguf import GGUF, unpacked_gguf
 from allround.models.language.loading import is_language_model
@@ -156,6 +158,12 @@ def load_encoder(folder: Path | str, **overrides: Any) -> Encoder:
     else:
         name, settings = _guess(folder), {}
     check_folder(folder, asked=f"load the encoder in {folder}")
+    base = base_of(folder)
+    if base is not None:
+        whole = load_encoder(base, **{**settings, **overrides})
+        put_on(whole, folder, base)
+        check_finite(whole.named_parameters(), f"load the encoder in {folder}", folder, "tune it again")
+        return whole
     for file in (f for name in _SETTINGS for f in sorted(folder.rglob(name)) if f.exists()):
         read_settings(file)  # libraries read them again, however wide or deep they are
     try:
@@ -170,6 +178,15 @@ def load_encoder(folder: Path | str, **overrides: Any) -> Encoder:
         ) from error
     check_finite(loaded.named_parameters(), f"load the encoder in {folder}", folder, "tune it again, or copy it again")
     return loaded.eval()
+
+
+def copy_encoder(folder: Path, new: Path) -> None:
+    """Copy an encoder's folder to another place; of one that holds an adapter, write the whole model."""
+    if base_of(folder) is None:
+        shutil.copytree(folder, new)
+    else:
+        new.mkdir()
+        load_encoder(folder).save(new)
 
 
 def _first_line(error: BaseException) -> str:

@@ -41,6 +41,8 @@ class Encoder(nn.Module, ABC):
     lora_rate: float | None = None
     #: Steps that a training has at least, where nobody says how many epochs; few rows are seen more often.
     least_steps: int = 0
+    #: Whether what was tuned by low-rank changes is stored as these alone, beside the base.
+    keeps_adapters: ClassVar[bool] = False
     #: What heads may read of it, as their files declare.
     gives: ClassVar[tuple[str, ...]] = ("vectors",)
     #: Of one that is pretrained on the spot, sizes that a build may try: settings of `create` by name, its own first.

@@ -18,6 +18,7 @@ from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
 from allround.core.files import is_inside, read_settings
 from allround.core.words import plural
+from allround.models.adapted import base_of
 from allround.models.classifier import Classifier, read_config
 from allround.models.encoder import Encoder
 from allround.models.encoders.text import Text
@@ -49,7 +50,7 @@ def open_network(folder: Path, base: Path) -> Source:
     """The weights of a model folder, pickles among them (`weights_only=True`); of an adapter, those of the base with
     it. base: a folder."""
     if is_adapter(folder):
-        return Adapted(_weights(network_folder(base)), Adapter(folder))
+        return Adapted(_weights(network_folder(base_of(folder) or base)), Adapter(folder))
     return _weights(network_folder(folder))
 
 

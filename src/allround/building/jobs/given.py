@@ -10,6 +10,7 @@ from typing import Any
 from allround.building.jobs.rows import stored_task
 from allround.core.errors import AllroundError
 from allround.core.pieces import Piece
+from allround.models.adapted import open_weights
 from allround.models.base import find_folder, load_encoder
 from allround.models.classifier import Classifier
 from allround.models.encoder import Encoder
@@ -40,11 +41,10 @@ def take_specialist(piece: Piece, given: Mapping[str, Any], base: str, task: str
 
 def _ours(given: Mapping[str, Any], base: str, data: Task) -> tuple[Encoder, HeadState | None]:
     """The encoder of a model that allround saved, and its head where that is kept."""
-    from allround.checkpoints.weights import Weights
     from allround.merging.layout import check_alike
 
     folder = find_folder(given["folder"], "specialist")
-    check_alike(Weights(base), [Weights(folder)])
+    check_alike(open_weights(Path(base)), [open_weights(folder)])
     encoder = load_encoder(folder)
     read, wanted = encoder.features(data.definition), load_encoder(base).features(data.definition)
     if read != wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TypedDict, cast
 
 from allround.building.jobs.assemble import assemble
@@ -12,6 +13,7 @@ from allround.core.growing import remove_empty
 from allround.core.memory import PeakMemory
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
+from allround.models.adapted import can_be_adapted, write_adapted
 from allround.models.device import pick_device
 from allround.tasks.task import Task
 from allround.training.settings import Settings
@@ -48,12 +50,18 @@ def tune(
     data = [stored_task(t) for t in tasks]
     with piece.make() as (folder, facts):
         model = assemble(base, {t.name: heads[t.name] for t in data}, data)
-        adapter = folder / "adapter" if settings["tune"] == "lora" else None
+        lora, place = settings["tune"] == "lora", piece.folder / "encoder"
+        alone = lora and model.encoder.keeps_adapters and can_be_adapted(Path(base), place)
+        adapter = folder / ("encoder" if alone else "adapter") if lora else None
         chosen = Settings.from_json(dict(settings))
         memory = PeakMemory(cuda=pick_device(chosen.device).type == "cuda")
         course = train(model, data, chosen, seed=seed, scratch=piece.scratch, adapter=adapter)
         facts["peak_memory"] = memory.read()
-        model.write(folder)
+        if alone:
+            write_adapted(folder / "encoder", Path(base), place)
+            model.write_parts(folder)
+        else:
+            model.write(folder)
         facts["evaluations"] = course.evaluations
         facts["best_step"] = course.best_step
         facts["steps"] = course.steps

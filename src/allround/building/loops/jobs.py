@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 
 from allround.building.jobs.assemble import assemble
-from allround.checkpoints.weights import Weights
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import score
 from allround.merging.angles import gram
 from allround.merging.run import merge_folders
 from allround.merging.whole import WHOLE
-from allround.models.base import load_encoder
+from allround.models.adapted import open_weights
+from allround.models.base import copy_encoder, load_encoder
 from allround.models.device import pick_device, products
 from allround.models.fitting import fit_head
 from allround.models.head import HeadState
@@ -57,7 +57,7 @@ def merge_branches(
             merged.mkdir()
             merge_folders(encoder, tuned, merged, method=method, parameters=values)
         else:
-            shutil.copytree(encoder, merged)
+            copy_encoder(Path(encoder), merged)
         found: dict[str, HeadState] = {n: read_heads(Path(heads[n]) / "heads.safetensors")[n] for n in data}
         if chosen.heads == "tuned":
             held = [read_heads(branch.folder / "heads.safetensors") for branch in branches.values()]
@@ -100,7 +100,7 @@ def mixed(before: HeadState, held: Sequence[HeadState | None], weights: object =
 
 def cosines(base: Path | str, tuned: Sequence[Path | str]) -> list[list[float]]:
     """The cosines between the changes of tuned encoders from their base; 0 beside one that did not change."""
-    first, others = Weights(base), [Weights(path) for path in tuned]
+    first, others = open_weights(Path(base)), [open_weights(Path(path)) for path in tuned]
     products = torch.zeros(len(others), len(others), dtype=torch.float64)
     for name in first:
         size = math.prod(first.shape(name))

@@ -23,7 +23,7 @@ class Cleaned:
     """What was removed from a run folder, or would be.
 
     pieces: their names. freed: bytes of their files. changed: pieces that stay because something in them is not as it
-    was written. kept: pieces that were asked to stay.
+    was written. kept: pieces that were asked to stay, and the base of models that are stored as changes of it.
     """
 
     folder: Path
@@ -67,11 +67,17 @@ def clean(folder: Path | str, *, keep: Sequence[str] = (), dry_run: bool = False
 
 
 def _clean(folder: Path, keep: Sequence[str], remove: Callable[[Piece], None]) -> Cleaned:
+    from allround.models.adapted import base_of
+
     found = Cleaned(folder, [], 0, [], [])
     size = 0
-    for place in piece_folders(folder):
+    places = list(piece_folders(folder))
+    asked = {place.name for place in places if any(fnmatchcase(place.name, pattern) for pattern in keep)}
+    needed = {base.resolve().parent.name for place in places if place.name in asked
+              for base in (base_of(place / "encoder"),) if base is not None}  # fmt: skip
+    for place in places:
         piece = Piece(place, {})
-        if any(fnmatchcase(piece.key, pattern) for pattern in keep):
+        if piece.key in asked | needed:
             found.kept.append(piece.key)
         elif piece.damage is not None:
             found.changed.append(piece.key)

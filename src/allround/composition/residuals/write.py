@@ -30,6 +30,7 @@ from allround.core.errors import AllroundError
 from allround.core.files import atomic_file, disk_errors
 from allround.core.outputs import output_folder
 from allround.core.words import plural
+from allround.models.adapted import open_weights
 from allround.models.base import find_folder
 from allround.models.head_files import read_heads, write_heads
 from allround.models.manifest import read_manifest, write_manifest
@@ -65,7 +66,7 @@ def open_specialist(path: Path | str, source: Source | None = None) -> StoreMemb
     source: its weights, where they are not simply those in the folder (an adapter, say).
     """
     folder = Path(path)
-    source = source or Weights(find_folder(path, "model"))
+    source = source or open_weights(find_folder(path, "model"))
     if not (folder / "allround.json").is_file():
         name = re.sub(r"[^A-Za-z0-9-]", "_", folder.resolve().name).lstrip("_-")[:100]
         return StoreMember(name or "model", source)

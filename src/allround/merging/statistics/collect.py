@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allround.checkpoints.weights import Weights
+from allround.checkpoints.fingerprint import fingerprint
 from allround.core.errors import AllroundError, suggestion
 from allround.core.outputs import check_out_file, output_file
 from allround.core.seeds import seed_of
 from allround.core.version import __version__
-from allround.merging.statistics.file import fingerprint, write_statistic
+from allround.merging.statistics.file import write_statistic
 from allround.merging.statistics.measure import Examples, Measured, entry_of, measure, needs_head
+from allround.models.adapted import open_weights
 from allround.models.base import find_folder, load_encoder
 from allround.models.device import pick_device
 from allround.models.likelihood import LABELS
@@ -75,7 +76,7 @@ def collect(
                 f"they are of gradients, and the model has no head for '{lacking[0]}'",
                 "use tasks that it was tuned for, a folder with heads, or a statistic of inputs alone: --kind gram",
             )
-    weights = Weights(place)
+    weights = open_weights(place)
     names = file_names(model.encoder, weights)
     examples = [_examples(model, definitions.get(t.name, t.definition), t, rows, split, seed) for t in tasks]
     found = measure(

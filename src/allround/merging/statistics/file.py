@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,41 +9,15 @@ from pathlib import Path
 
 from torch import Tensor
 
+from allround.checkpoints.fingerprint import fingerprint
 from allround.checkpoints.header import FLOATS, dtype_name
 from allround.checkpoints.source import Source
 from allround.checkpoints.weights import Weights
-from allround.checkpoints.write import as_bytes, weights_file
+from allround.checkpoints.write import weights_file
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.reading import parse_json
 from allround.core.schema import fitted
-
-#: Elements of each tensor that a fingerprint reads, in stretches spread evenly over it: tuning changes nearly all of a
-#: weight (of an embedding, the rows of words that were seen), and a model may be large.
-_SAMPLE, _STRETCHES = 1024, 16
-
-
-def fingerprint(source: Source) -> str:
-    """A hash that tells models apart without reading all of them: of names, dtypes, shapes and some elements."""
-    digest = hashlib.sha256()
-    for name in sorted(source):
-        digest.update(f"{name}\0{source.dtype(name)}\0{source.shape(name)}\0".encode())
-        for start, stop in _stretches(source.numel(name)):
-            digest.update(as_bytes(source.read(name, start, stop)))
-    return digest.hexdigest()
-
-
-def _stretches(size: int) -> list[tuple[int, int]]:
-    """Where the elements lie that a fingerprint reads: all of few, else the first, the last, and some between.
-
-    >>> _stretches(5), _stretches(100_000)[:2], _stretches(100_000)[-1]
-    ([(0, 5)], [(0, 64), (6662, 6726)], (99936, 100000))
-    """
-    if size <= _SAMPLE:
-        return [(0, size)]
-    length = _SAMPLE // _STRETCHES
-    starts = [(size - length) * number // (_STRETCHES - 1) for number in range(_STRETCHES)]
-    return [(start, start + length) for start in starts]
 
 
 def write_statistic(

@@ -56,6 +56,7 @@ class LanguageModel(Encoder):
     lora_rate = 1e-3
     epochs = 3
     least_steps = 80
+    keeps_adapters = True
 
     def __init__(
         self, network: Any, tokenizer: Any, *, max_length: int | None = None, tune_embeddings: bool = False
