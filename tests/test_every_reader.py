@@ -906,6 +906,7 @@ OTHERS = {
     "building/runs/folder.py": "the lock and the last line of the log of a run folder, of which nothing is taken over",
     "building/runs/report.py": "facts of a report, which are compared with their type: tests/building/test_runs.py",
     "building/given.py": "settings of an encoder, which load_encoder reads as well",
+    "models/adapted.py": "where the base of an adapter lies: tests/building/test_language.py",
     "core/growing.py": "what a half-made output was begun from, written by the same command",
     "core/locks.py": "the owner of a lock, for a message",
     "core/plugins.py": "a method file that the user names, to be run",

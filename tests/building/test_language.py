@@ -140,6 +140,10 @@ def test_an_adapter_without_its_base_says_so(run: Path, tmp_path: Path) -> None:
     shutil.copytree(piece(run, "base"), tmp_path / "pieces" / piece(run, "base").name)
     assert allround.load(tmp_path / "pieces" / "alone")
     file = tmp_path / "pieces" / "alone" / "encoder" / "allround_encoder.json"
-    file.write_text(file.read_text().replace("../../base", "../../../base"))
+    about = file.read_text()
+    file.write_text(about.replace(f"../../{piece(run, 'base').name}", "../../alone"))
+    with pytest.raises(AllroundError, match="is an adapter itself"):
+        allround.load(tmp_path / "pieces" / "alone")
+    file.write_text(about.replace("../../base", "../../../base"))
     with pytest.raises(AllroundError, match="names no base beside it"):
         allround.load(tmp_path / "pieces" / "alone")

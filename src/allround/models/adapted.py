@@ -48,6 +48,8 @@ def base_of(folder: Path) -> Path | None:
             f"the base that it changes is not there: {base}",
             "keep the pieces of a run together; to have one model by itself, save it: allround.load(FOLDER).save(OUT)",
         )
+    if is_adapter(base):
+        raise AllroundError(asked, f"its base, {base}, is an adapter itself", "copy the run folder again, whole")
     if fingerprint(Weights(base)) != content:
         raise AllroundError(
             asked, f"the base in {base} has other weights than the one that was tuned", "build again, or copy it again"
