@@ -18,6 +18,7 @@ from language import save_model
 
 from allround.building import Build, Options, build
 from allround.building.runs.report import report
+from allround.building.single import evaluate
 from allround.cli.app import app
 from allround.evaluation.predictions import Predictions
 from allround.models.system import load
@@ -79,6 +80,14 @@ def test_every_prompt_of_a_task_is_scored_on_test_and_chosen_by_none(made: Build
     kept = sorted(path.name for path in (made.folder / "pieces").glob("*-topic-*"))
     assert sum(name.startswith("test-specialists-topic") for name in kept) == 2
     assert sum(name.startswith("validation-specialists-topic") for name in kept) == 1
+
+
+def test_evaluate_scores_every_prompt_too(made: Build, suite: Suite) -> None:
+    (words,) = evaluate(made.best, suite).notes["prompts"]
+    facts = json.loads((made.folder / "report.json").read_text())["prompt_scores"]
+    (one,) = [found for found in facts if found["system"] == made.scoreboard.best]
+    mean, worst = (f"{100 * one[name]['score']:.1f} [" for name in ("mean", "worst"))
+    assert words.startswith(f"model on topic with 2 prompts: mean {mean}") and f", worst {worst}" in words
 
 
 def test_the_report_shows_a_prompt_as_the_model_reads_it(made: Build) -> None:

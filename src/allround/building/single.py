@@ -12,6 +12,7 @@ import numpy as np
 from allround.building.benchmarks import Benchmark, by_metric, with_benchmarks
 from allround.building.following import Following
 from allround.building.opening import open_for, with_own_words
+from allround.building.prompts import scores_by_prompt
 from allround.building.saving import CONFIG, cell_facts
 from allround.building.tracking import check_trackers, tracking
 from allround.core.errors import AllroundError, suggestion
@@ -269,6 +270,8 @@ def evaluate(
         _check_labels(model, task, what)
     predictions: dict[tuple[str, str], Predictions] = {}
     board = board_of(model, suite, split, "model", None, said, keep=predictions, each_metric=True)
+    if put := scores_by_prompt(model, suite, split, predictions):
+        board = replace(board, notes={**board.notes, "prompts": [one.words for one in put]})
     if errors is not None:
         found = {
             name: errors_of(task.as_defined(model.definition(name)), predictions["model", name])

@@ -64,4 +64,6 @@ def evaluate(
     board = run(model, asked, split=split, fit_heads=fit_heads, out=out,
                 errors=errors, progress=Progress(), force=force)  # fmt: skip
     board.print()
+    for line in board.notes.get("prompts", ()):
+        typer.echo(line)
     return board.to_json()
