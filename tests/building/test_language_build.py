@@ -21,7 +21,9 @@ from allround.building.runs.report import report
 from allround.building.single import evaluate
 from allround.cli.app import app
 from allround.evaluation.predictions import Predictions
+from allround.models.language.reading import language_model, read_prompt, read_rows
 from allround.models.system import load
+from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
 
@@ -140,3 +142,23 @@ def test_tasks_show_prints_the_prompt_as_a_base_reads_it(made: Build, tmp_path: 
     assert "\n  <|user|>Message: parcel " in said and "\n  Topic:<|end|><|assistant|>\n  ->  l" in said
     wrong = CliRunner().invoke(app, ["tasks", "show", str(tmp_path / "s.yml"), "topic", "--base", "small_image"])
     assert wrong.exit_code == 1 and "it is not a language model" in str(wrong.exception or wrong.output)
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [({}, " lost<|end|>"), ({"kind": "multilabel"}, " no"), ({"head": "linear"}, ""), ({"loss": "choices"}, " lost")],
+)
+def test_the_right_answer_has_an_end_where_training_teaches_one(
+    made: Build, changes: dict[str, str], answer: str
+) -> None:
+    several = "kind" in changes
+    rows = [{"m": f"parcel {n}", "t": ["b"] if several else "b"} for n in range(4)] + [{"m": "x", "t": ["a"] if several
+            else "a"}]  # fmt: skip
+    task = make_task("t", data=dict.fromkeys(("train", "validation", "test"), rows), inputs="m", target="t",
+                     **{"kind": "classification", "choices": {"a": "late", "b": "lost"}, **changes})  # fmt: skip
+    encoder = language_model(str(made.folder.parent / "base"))
+    read = read_prompt(encoder, task.definition, task.splits["train"])
+    assert (read.answer, read.cut, read.chat) == (answer, False, True)
+    assert read.text.startswith("<|user|>M: parcel 0\nAnswer:" + "\nlate? Answer yes or no:" * several)
+    lengths = read_rows(encoder, task.definition, task.splits["train"].take([0]))
+    assert lengths.longest == lengths.prompt == read.tokens * 1.0 or several

@@ -84,7 +84,8 @@ def read_rows(encoder: LanguageModel, definition: Definition, rows: Split) -> Re
 
 
 def _answer(encoder: LanguageModel, definition: Definition, row: AskedRow, target: Any) -> tuple[int, ...]:
-    """The tokens of the right answer to the first prompt of a row; none where a head reads a vector or a mean."""
+    """The tokens of the right answer to the first prompt of a row, with an end where training teaches one; none where
+    a head reads a vector or a mean."""
     if encoder.head(definition) == "generate":
         return row.taught
     rules, tree = kind(definition.kind), row.trees[0]
@@ -92,7 +93,8 @@ def _answer(encoder: LanguageModel, definition: Definition, row: AskedRow, targe
         return ()
     path = tree.paths[1 - int(target[0])] if rules.indicators else tree.paths[int(target)]
     tokens, end = tuple(tree.tokens[place] for place in path), encoder.asker.renderer.end(definition)
-    return tokens if end is None or tokens[-1:] == (end,) else (*tokens, end)
+    compared = encoder.asker.taught(definition, "choices", row, target) is None
+    return tokens if compared or end is None or tokens[-1:] == (end,) else (*tokens, end)
 
 
 def _text(tokenizer: Any, tokens: Sequence[int]) -> str:
