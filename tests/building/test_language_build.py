@@ -31,7 +31,7 @@ SUITE = """
 tasks:
   topic: {source: topic.jsonl, kind: classification, inputs: message, target: topic,
           prompts: ["Message: {message}\\nTopic:", "{message} This is"], choices: {a: "late", b: "lost"}}
-  sum: {source: sum.jsonl, kind: text, inputs: question, target: answer, prompt: "{question} =", metric: chrf,
+  sum: {source: sum.jsonl, kind: text, inputs: note, target: answer, prompt: "{note} =", metric: chrf,
         max_new_tokens: 3}
 """
 
@@ -41,7 +41,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     folder = tmp_path_factory.mktemp("suite")
     (folder / "s.yml").write_text(SUITE)
     topics = [{"message": f"parcel {n}" + " again" * 40 * (n % 5 == 0), "topic": "ab"[n % 2]} for n in range(30)]
-    sums = [{"question": f"{n} + {n + 1}", "answer": str(2 * n + 1)} for n in range(30)]
+    sums = [{"note": f"{n} + {n + 1}", "answer": str(2 * n + 1)} for n in range(30)]
     for name, rows in {"topic": topics, "sum": sums}.items():
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return Suite.load(folder / "s.yml", limit={"train": 8, "validation": 4, "test": 8})
@@ -162,3 +162,18 @@ def test_the_right_answer_has_an_end_where_training_teaches_one(
     assert read.text.startswith("<|user|>M: parcel 0\nAnswer:" + "\nlate? Answer yes or no:" * several)
     lengths = read_rows(encoder, task.definition, task.splits["train"].take([0]))
     assert lengths.longest == lengths.prompt == read.tokens * 1.0 or several
+
+
+def test_predict_writes_texts_to_the_screen_and_into_files(made: Build, tmp_path: Path) -> None:
+    texts = ["1 + 2", "3 + 4", "5 + 6"]
+    wanted = load(made.best).predict("sum", texts)
+    ask = ["predict", str(made.best), "--task", "sum"]
+    found = CliRunner().invoke(app, [*ask, *texts])
+    assert found.output == "".join(f"{one}\n" for one in wanted), "an input called `note` is in nobody's way here"
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"note": one}) for one in texts))
+    files = [*ask, "--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    refused = CliRunner().invoke(app, files)
+    assert refused.exit_code == 1 and not (tmp_path / "out.jsonl").exists()
+    assert CliRunner().invoke(app, [*files, "--prefix", "new_"]).exit_code == 0
+    lines = list(map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines()))
+    assert [one["new_prediction"] for one in lines] == wanted and [one["note"] for one in lines] == texts
