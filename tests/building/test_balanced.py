@@ -85,5 +85,6 @@ def test_who_cannot_balance(name: str, words: str) -> None:
 
 def test_one_task_has_nothing_to_balance(digits_suite: Suite) -> None:
     for names, joints in (("digit", 0), ("digit ink", 1)):
-        data = Data({name: digits_suite.tasks[name] for name in names.split()}, {})
+        tasks = {name: digits_suite.tasks[name] for name in names.split()}
+        data = Data(tasks, dict.fromkeys(tasks, ""))
         assert len(whole_scope(Options(balance=("uw",)), data, Settings()).joints) == joints
