@@ -911,6 +911,7 @@ OTHERS = {
     "core/locks.py": "the owner of a lock, for a message",
     "core/plugins.py": "a method file that the user names, to be run",
     "core/registry.py": "method files lie in the package alone",
+    "merging/layout.py": "settings of a classifier that a model was given with, which open_model reads as well",
     "merging/learn/run.py": "settings of an encoder, which load_encoder reads as well",
 }
 OPENERS = {"open_file", "check_file", "check_folder", "read_bytes", "read_text", "read_json", "read_settings",
