@@ -61,7 +61,7 @@ def test_the_answer_in_sentences() -> None:
     first, worst, cost, rivals = board().answer()
     assert first.startswith("The best single model, chosen on validation rows, is ties (TIES). It keeps 90.9% [")
     assert "as a mean over 3 tasks (1,200 test rows)" in first
-    assert worst.startswith("Its worst task is error: 83.3% retention, rmse ")
+    assert worst.startswith("The worst task of ties is error: 83.3% retention, rmse ")
     assert cost.startswith("It stores one encoder instead of 3, 100 parameters instead of 300.")
     assert rivals == "In mean retention it is better than average; no difference from joint was found."
 

@@ -52,7 +52,7 @@ def _trained_answer(board: Scores) -> list[str]:
         cell, theirs = board.cells[board.best][worst.task], board.cells[board.reference][worst.task]
         metric = board.definitions[worst.task].metric
         lines.append(
-            f"Its worst task is {worst.task}: {percent(worst.value)}% retention, {metric} "
+            f"The worst task of {board.best} is {worst.task}: {percent(worst.value)}% retention, {metric} "
             f"{shown(cell.score, better(metric))} against {shown(theirs.score, better(metric))} on "
             f"{plural(cell.n, 'row')}."
         )
