@@ -264,7 +264,7 @@ def test_rows_without_an_input_are_left_out_by_choice() -> None:
     data["train"] += rows("more", "ab")
     data["test"][0]["text"] = float("nan")
     refuse(
-        data, "found: 2 problems",
+        data, "found: 3 problems",
         "1. target 'label' of train is missing in 1 of 6 rows, first in row 2",
         "2. input 'text' of train is missing in 1 of 6 rows, first in row 1", "`missing: drop`",
     )  # fmt: skip

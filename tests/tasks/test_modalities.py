@@ -121,3 +121,12 @@ def test_modalities_are_found_without_their_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_is_wrong_with_each_split_of_a_column_is_said_at_once() -> None:
+    data = {"train": {"x": ["a", None], "y": ["u", "v"]}, "test": {"x": ["a", 3.5], "y": ["u", "v"]}}
+    with pytest.raises(AllroundError) as error:
+        make_task("t", kind="classification", inputs="x", target="y", data=data)
+    assert error.value.found.startswith("2 problems")
+    assert "input 'x' of train is missing in 1 of 2 rows" in error.value.found
+    assert "input 'x' of test is not text in 1 of 2 rows" in error.value.found

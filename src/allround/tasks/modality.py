@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from allround.core import registry
 from allround.core.errors import AllroundError
+from allround.core.problems import Problems
 from allround.tasks.column_types import ColumnType
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
@@ -97,8 +98,18 @@ class Modality(ABC):
     def read_column(
         self, name: str, column: Mapping[str, Sequence[object]], fail: Fail, choice: Choice | None = None
     ) -> ReadColumn:
-        """As `read`, with what was understood of the column. choice: only tables have any."""
-        return ReadColumn(self.read(name, column, fail))
+        """As `read`, with what was understood of the column; what is wrong with each split is said at once.
+
+        choice: only tables have any.
+        """
+        found: dict[str, list[Value]] = {}
+        problems = Problems()
+        for split, values in column.items():
+            with problems.gathered():
+                found |= self.read(name, {split: values}, fail)
+        if problems.errors:
+            raise problems.joined(problems.errors[0].asked)
+        return ReadColumn(found)
 
     def read_row(self, definition: Definition, cells: Sequence[object], row: int) -> Row:
         """The inputs of a row from the cells of a file or the words of a command line, one for each input column.
