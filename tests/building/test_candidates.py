@@ -106,7 +106,7 @@ def test_any_system_is_scored_chosen_and_saved(data: tuple[Workshop, Data], tmp_
     small = choose(shop, candidates, validation, judge, Constraints(max_parameters=5), 0)
     assert small.best.name == "few" and "none is better but stores 9 parameters" in small.words
 
-    scope = Scope(kept, Settings(), 1, (), (), False, ())
+    scope = Scope(kept, Data({}, {}), Settings(), 1, (), (), False, ())
     options, against = Options(resamples=100), Reference("specialists", dict.fromkeys(TASKS, "specialists"))
     found: Scored = score(shop, candidates, scope, validation, small, against, options, provenance={"base": "none"})
     system = found.board.system("few")
