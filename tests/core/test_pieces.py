@@ -174,4 +174,4 @@ def test_a_kill_in_the_middle_leaves_nothing_that_is_done(tmp_path: Path) -> Non
     with second.make() as (_, facts):
         facts["y"] = 2
     assert second.done and second.facts == {"y": 2}
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 45, "the lock of a process that was killed is not waited for"

@@ -33,6 +33,7 @@ PAPERS = (
     "Merging by Matching Models in Task Subspaces",
     "MetaGPT: Merging Large Language Models Using Model Exclusive Task Arithmetic",
     "Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse Masks",
+    "Multitask Prompted Training Enables Zero-Shot Task Generalization",
     "Muppet: Massive Multi-task Representations with Pre-Finetuning",
     "No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces",
     "Order Matters in the Presence of Dataset Imbalance for Multilingual Learning",
@@ -41,12 +42,15 @@ PAPERS = (
     "Resolving Interference When Merging Models",
     "SMART: Submodular Data Mixture Strategy for Instruction Tuning",
     "SUPERMERGE: An Approach For Gradient-Based Model Merging",
+    "Super-NaturalInstructions: Generalization via Declarative Instructions on 1600+ NLP Tasks",
     "Task Arithmetic Through The Lens Of One-Shot Federated Learning",
     "Tint Your Models Task-wise for Improved Multi-task Model Merging",
     "Twin-Merging: Dynamic Integration of Modular Expertise in Model Merging",
     "Understanding and Improving Information Transfer in Multi-Task Learning",
     "Uni-Perceiver v2: A Generalist Model for Large-Scale Vision and Vision-Language Tasks",
     "ZipIt! Merging Models from Different Tasks without Training",
+    "tasksource: Structured Dataset Preprocessing Annotations for Frictionless Extreme Multi-Task Learning and "
+    "Evaluation",
 )
 ENTRIES = [(e.family, e.name) for e in registry.entries()]
 
