@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from allround.building import Build, Constraints, Options, build
 from allround.building.judge import Judge
 from allround.building.run import forecast_build
+from allround.core import plugins
 from allround.core.errors import AllroundError
 from allround.core.plugins import use_plugin
 from allround.core.progress import Progress
@@ -76,13 +78,15 @@ def options(**changes: object) -> Options:
 
 
 @pytest.fixture(scope="module")
-def made(suite: Suite, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
+def made(suite: Suite, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
     folder = tmp_path_factory.mktemp("unseen")
     file = folder / "direct.py"
     file.write_text(DIRECT)
-    use_plugin(file)
-    out = folder / "run"
-    return build(suite, out=out, base=base, options=options(), progress=Progress(out / "log.txt", quiet=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plugins, "_named", {})  # no later test of the process is to know the plug-in
+        use_plugin(file)
+        out = folder / "run"
+        yield build(suite, out=out, base=base, options=options(), progress=Progress(out / "log.txt", quiet=True))
 
 
 def pieces(out: Path) -> list[str]:

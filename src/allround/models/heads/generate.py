@@ -28,6 +28,7 @@ class Generate(Head):
     carry the texts that the model wrote. A text without a number is answered with the mean of the training targets, one
     that names no label with the first label.
 
+    >>> from allround.tasks.definition import Definition
     >>> d = Definition("t", "regression", ("x",), "text", "rmse", center=2.0, scale=2.0)
     >>> Generate(d, 1).answer(Features(torch.zeros(1, 1), texts=("It is 1,000.",))).predictions.tolist()
     [499.0]
