@@ -19,7 +19,7 @@ from allround.tasks.harness.library import harness
 #: What a task is given as: a name of the harness, the path of a YAML file, or a dictionary.
 Source: TypeAlias = "str | Path | Mapping[str, Any]"
 
-#: Keys of a file that are no part of a task's configuration.
+#: Keys of a file that are not part of a task's configuration.
 _STRUCTURE = ("tag", "group", "task_list")
 #: Formats of local files, whose paths begin where the suite file lies.
 _LOCAL = ("json", "csv", "parquet", "text", "arrow")

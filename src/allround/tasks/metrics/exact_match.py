@@ -20,7 +20,7 @@ class ExactMatch(PartsMetric):
     """The share of rows whose answer equals an accepted one, 0 to 1.
 
     Case, punctuation and white space do not count. articles: whether a, an and the count. numbers: whether two numbers
-    are compared by their size, so that "1,000.0" is "1000"; in a text that is no number, words are compared.
+    are compared by their size, so that "1,000.0" is "1000"; in a text that is not a number, words are compared.
     Differs: of a text of punctuation alone, the punctuation counts, so that "+" is not "-".
 
     >>> d = Definition("t", "text", ("x",), "text", "exact_match")
