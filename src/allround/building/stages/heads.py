@@ -10,6 +10,7 @@ from allround.building.jobs import start as jobs
 from allround.building.stages.base import Base
 from allround.building.stages.data import Data
 from allround.building.workshop import Work, Workshop, folders, seconds
+from allround.core import registry
 from allround.core.jobs import call
 from allround.core.pieces import Piece
 from allround.core.words import plural
@@ -17,9 +18,6 @@ from allround.models.cost import Cost
 from allround.models.encoder import LINEAR
 from allround.models.fitting import PENALTIES
 from allround.tasks.kind import kind
-
-#: Sorts of heads that own no weights: the base answers by its own words.
-WORDS = ("choices", "generate")
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,12 @@ def head_work(
     return pieces, work
 
 
+def own_words(head: Piece) -> bool:
+    """Whether the base answers a task by its own words, so that its head has nothing to fit."""
+    sort = head.facts.get("sort")  # heads of earlier versions were all fitted, and do not say
+    return sort is not None and registry.find("head", sort).facts["reads"] != "vectors"
+
+
 def of_sort(sort: str | None) -> dict[str, object]:
     """The sort of a head among what a piece is made from, where one was asked for."""
     return {} if sort is None else {"head": sort}
@@ -64,7 +68,7 @@ def fit_heads(shop: Workshop, data: Data, base: Base, device: str, sort: str | N
     """Fit a head of a sort for each task on the frozen base; heads without weights are scored as they are."""
     pieces, work = head_work(shop, data, base.encoder, base.piece.key, device, sort=sort)
     tally = shop.do("heads on the frozen base", work)
-    plain = [name for name, piece in pieces.items() if piece.facts.get("sort") in WORDS]
+    plain = [name for name, piece in pieces.items() if own_words(piece)]
     if plain:
         shop.say(f"{plural(len(plain), 'task')} asked of the base as it is", tally)
     if len(plain) < len(pieces):
@@ -79,7 +83,7 @@ def fit_probes(shop: Workshop, start: Start, device: str) -> Start | None:
     A zero-shot answer depends on the words of the prompt, so that it says little of what the base knows.
     """
     data = start.data
-    asked = [name for name, piece in start.heads.items() if piece.facts.get("sort") in WORDS]
+    asked = [name for name, piece in start.heads.items() if own_words(piece)]
     probed = [name for name in asked if not kind(data.tasks[name].definition.kind).for_language_models]
     if not start.base.speaks or not probed:
         return None
@@ -98,11 +102,11 @@ def probe_candidate(probes: Start) -> ModelCandidate:
 def base_candidate(start: Start) -> ModelCandidate:
     """The base with its heads: what there is before any tuning."""
     base = start.base.piece
-    own_words = all(piece.facts.get("sort") in WORDS for piece in start.heads.values())
+    spoken = all(own_words(piece) for piece in start.heads.values())
     return ModelCandidate(
         name="base",
         role="base",
-        title="the base as it is, zero-shot" if own_words else "heads on the frozen base",
+        title="the base as it is, zero-shot" if spoken else "heads on the frozen base",
         encoders=dict.fromkeys(start.heads, base.folder),
         heads={n: p.folder for n, p in start.heads.items()},
         keys={n: [base.key, p.key] for n, p in start.heads.items()},

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from allround.building.candidates import ModelCandidate
 from allround.building.judge import Judge
-from allround.building.stages.heads import WORDS, Start, head_work
+from allround.building.stages.heads import Start, head_work, own_words
 from allround.building.stages.plan import REFITTED, Scope
 from allround.building.workshop import Tally, Workshop, seconds
 
@@ -25,7 +25,7 @@ def refit_heads(
     start: the heads on the base; where none of them has weights of its own, there is nothing to fit. validation: scores
     by the merge's name and by task.
     """
-    weighted = any(piece.facts.get("sort") not in WORDS for piece in start.heads.values())
+    weighted = not all(map(own_words, start.heads.values()))
     found: list[ModelCandidate] = []
     tally = Tally()
     for merges in groups:
