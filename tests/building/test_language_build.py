@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
 from language import save_model
 
-from allround.building import Build, Options, build
+from allround.building import Build, Options, build, forecast
+from allround.building.budget import scaled
+from allround.building.run import forecast_build
 from allround.building.runs.report import report
 from allround.building.single import evaluate
+from allround.building.stages.plan import measure_speed
 from allround.cli.app import app
 from allround.evaluation.predictions import Predictions
 from allround.models.language.reading import language_model, read_prompt, read_rows
@@ -162,6 +166,22 @@ def test_the_right_answer_has_an_end_where_training_teaches_one(
     assert read.text.startswith("<|user|>M: parcel 0\nAnswer:" + "\nlate? Answer yes or no:" * several)
     lengths = read_rows(encoder, task.definition, task.splits["train"].take([0]))
     assert lengths.longest == lengths.prompt == read.tokens * 1.0 or several
+
+
+def test_a_dry_run_measures_tasks_of_every_kind(made: Build, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 rows are one batch, seen 80 times by each specialist; 16 are two, seen 40 times by the joint model."""
+
+    def of_one_second(*asked: Any) -> dict[str, dict[str, float]]:
+        found = measure_speed(*asked)
+        assert set(found) == {"topic", "sum"} and all(one["train"] > 0 < one["predict"] for one in found.values())
+        return {name: {"train": 1.0, "predict": 0.0} for name in found}
+
+    monkeypatch.setattr(forecast, "measure_speed", of_one_second)
+    options = Options(settings=Settings(batch_size=8, precision="fp32"), workers=1, methods=("average",), balance=())
+    found = forecast_build(suite, base=made.folder.parent / "base", options=options, encoder={"max_length": 48})
+    assert 2 * 8 * 80 + 16 * 40 <= found.seconds < 2 * 8 * 80 + 16 * 40 + 60
+    assert found.trainings == ["specialist of topic", "specialist of sum", "joint"]
+    assert scaled(suite.tasks["sum"], "train", 0.0) == 8
 
 
 def test_predict_writes_texts_to_the_screen_and_into_files(made: Build, tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from allround.merging.learn.learning import Learning
-from allround.models.likelihood import likelihood
 from allround.tasks.task import Task
+from allround.training.feeds import epochs_for
+from allround.training.settings import Settings
 
 #: Fewest rows that the scaling leaves in each split (or all rows, where there are fewer).
 FEWEST = {"train": 64, "validation": 50, "test": 100}
@@ -38,6 +39,38 @@ class BudgetPlan:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Passes:
+    """How often a training sees its rows.
+
+    epochs: at least so many. least_steps: that a training has; few rows are seen more often. settings: give the rows of
+    a batch.
+    """
+
+    epochs: int
+    least_steps: int = 0
+    settings: Settings = field(default_factory=Settings)
+
+    @classmethod
+    def of(cls, settings: Settings, epochs: int, least_steps: int) -> Passes:
+        """Those of a training with these settings, whose base has epochs and least steps of its own."""
+        return cls(epochs, least_steps, settings) if settings.epochs is None else cls(settings.epochs)
+
+    @property
+    def words(self) -> str:
+        """Epochs and steps, in words."""
+        return f"{self.epochs}, and {self.least_steps} steps at least" if self.least_steps else str(self.epochs)
+
+    def over(self, rows: Mapping[str, int], tasks: Mapping[str, Task]) -> int:
+        """The epochs of a training on so many rows of each of these tasks."""
+        batches = 0
+        for name, count in rows.items():
+            sizes = self.settings.batch_sizes
+            size = sizes.get(name, sizes.get(tasks[name].definition.kind, self.settings.batch_size))
+            batches += -(-count // size)
+        return epochs_for(self.epochs, self.least_steps, batches)
+
+
 def estimate(
     tasks: Mapping[str, Task],
     speed: Mapping[str, Mapping[str, float]],
@@ -45,7 +78,7 @@ def estimate(
     share: float,
     trials: int,
     methods: int,
-    epochs: int,
+    passes: Passes,
     joint: bool,
     workers: int,
 ) -> float:
@@ -56,10 +89,12 @@ def estimate(
     """
     seconds = 0.0
     systems = 2 + joint + methods
+    together = passes.over({name: scaled(task, "train", share) for name, task in tasks.items()}, tasks)
     for name, task in tasks.items():
         rows = {s: scaled(task, s, share) for s in FEWEST}
-        seconds += rows["train"] * epochs * (1 + joint) * speed[name]["train"]
-        checks = (epochs + 1) * (1 + joint) * rows["validation"]
+        epochs = passes.over({name: rows["train"]}, tasks) + joint * together
+        seconds += rows["train"] * epochs * speed[name]["train"]
+        checks = (epochs + 1 + joint) * rows["validation"]
         predicted = checks + systems * (rows["validation"] + rows["test"]) + trials * methods * rows["validation"]
         seconds += (predicted + rows["train"]) * speed[name]["predict"]
     return seconds / workers
@@ -86,10 +121,11 @@ def learning_time(
 
 
 def joint_time(
-    tasks: Mapping[str, Task], speed: Mapping[str, Mapping[str, float]], *, epochs: int, workers: int
+    tasks: Mapping[str, Task], speed: Mapping[str, Mapping[str, float]], *, passes: Passes, workers: int
 ) -> float:
     """Seconds that one more joint model will take: its training, its validation at every epoch, and its test."""
     seconds = 0.0
+    epochs = passes.over({name: len(task.splits["train"]) for name, task in tasks.items()}, tasks)
     for name, task in tasks.items():
         rows = {s: len(task.splits[s]) for s in FEWEST}
         predicted = (epochs + 2) * rows["validation"] + rows["test"]
@@ -102,7 +138,7 @@ def scaled(task: Task, split: str, share: float) -> int:
     rows = len(task.splits[split])
     fewest = FEWEST[split]
     if split == "train":
-        fewest = max(fewest, 4 * likelihood(task.definition).outputs(task.definition))
+        fewest = max(fewest, 4 * len(task.definition.labels))
     return min(rows, max(fewest, round(share * rows)))
 
 
@@ -114,7 +150,7 @@ def make_plan(
     spent: float,
     trials: int,
     methods: int,
-    epochs: int,
+    passes: Passes,
     joint: bool,
     workers: int,
 ) -> BudgetPlan:
@@ -123,40 +159,43 @@ def make_plan(
     spent: seconds that are already gone.
     """
     left = FILL * 60 * minutes - spent
+    epochs = passes.epochs
 
-    def needed(share: float, trials: int, epochs: int) -> float:
+    def needed(share: float, trials: int, passes: Passes) -> float:
         return spent + estimate(
-            tasks, speed, share=share, trials=trials, methods=methods, epochs=epochs, joint=joint, workers=workers
+            tasks, speed, share=share, trials=trials, methods=methods, passes=passes, joint=joint, workers=workers
         )
 
-    def fits(share: float, trials: int, epochs: int) -> bool:
-        return needed(share, trials, epochs) - spent <= left
+    def fits(share: float, trials: int, passes: Passes) -> bool:
+        return needed(share, trials, passes) - spent <= left
 
-    whole = needed(1.0, trials, epochs)
+    whole = needed(1.0, trials, passes)
     asked = f"Budget {minutes:g} min"
-    if fits(1.0, trials, epochs):
+    if fits(1.0, trials, passes):
         words = f"{asked}: enough for the whole work (estimated {whole / 60:.1f} min); nothing was cut."
         return BudgetPlan(1.0, trials, None, whole, words)
     few = min(trials, FEWEST_TRIALS)
-    if fits(1.0, few, epochs):
-        found = needed(1.0, few, epochs)
+    if fits(1.0, few, passes):
+        found = needed(1.0, few, passes)
         words = (
             f"{asked}, where the whole work was estimated at {whole / 60:.1f} min: at most {few} settings instead of "
             f"{trials} were tried for each merge method. All rows were used."
         )
         return BudgetPlan(1.0, few, None, found, words, cut=True)
-    for count in (epochs, 1):
-        share = _largest(partial(fits, trials=few, epochs=count))
+    for kept in (passes, Passes(1)):
+        share = _largest(partial(fits, trials=few, passes=kept))
         if share > 0:
             break
-    found = needed(share, few, count)
+    found = needed(share, few, kept)
+    count = kept.epochs
+    shorter = kept is not passes and (count < epochs or passes.least_steps > 0)
     cut = [f"{100 * share:.0f}% of the rows of every split were used (never fewer than {_fewest_words()})"]
     cut += [f"at most {few} settings were tried for each merge method"] if few < trials else []
-    cut += [f"training took {count} epoch instead of {epochs}"] if count < epochs else []
+    cut += [f"training took {count} epoch instead of {passes.words}"] if shorter else []
     words = f"{asked}, where the whole work was estimated at {whole / 60:.1f} min: {'; '.join(cut)}."
     if not share:
         words += f" That is the least allround does; it was estimated at {found / 60:.1f} min, more than the budget."
-    return BudgetPlan(share, few, count if count < epochs else None, found, words, cut=True)
+    return BudgetPlan(share, few, count if shorter else None, found, words, cut=True)
 
 
 def with_extras(plan: BudgetPlan, costs: Mapping[str, float], minutes: float) -> BudgetPlan:

@@ -16,10 +16,10 @@ from allround.building.options import Options
 from allround.building.search import most_trials
 from allround.building.stages.base import is_module, make_base
 from allround.building.stages.data import keep_rows
-from allround.building.stages.heads import fit_heads
+from allround.building.stages.heads import fit_heads, fit_probes
 from allround.building.stages.plan import extra_costs, measure_speed, whole_scope
 from allround.building.stages.unseen import answer_unseen
-from allround.building.workshop import MOST_WORKERS, Workshop
+from allround.building.workshop import MOST_WORKERS, Workshop, seconds
 from allround.core import registry
 from allround.core.jobs import available_cores
 from allround.core.progress import Progress
@@ -75,6 +75,8 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
             made = make_base(shop, base, data, encoder, options.seed)
             answer_unseen(shop, kept.unseen, made, options.head)
             start = fit_heads(shop, data, made, options.settings.device, options.head)
+            probes = fit_probes(shop, start, options.settings.device)
+            probing = seconds({} if probes is None else probes.fitted(start))
             speed = measure_speed(shop, made, data, options.settings, start.heads)
         scope = whole_scope(options, data, options.settings)
         rows = {split: sum(len(task.splits[split]) for task in every) for split in SPLITS}
@@ -85,9 +87,9 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
         # A base that is pretrained on the spot sees the training rows.
         sizes = len(sizes_of(str(base))) if options.sizes else 1
         pretrained = str(base) in builtin_encoders()
-        first = sizes * (heads + float(made.piece.facts["seconds"]) * (grown if pretrained else 1))
+        first = sizes * (heads + probing * grown + float(made.piece.facts["seconds"]) * (grown if pretrained else 1))
         model, stored = _size(made.piece.folder), round(sum(_size(Path(f)) for f in data.folders.values()) * grown)
-        name, epochs = made.name, options.settings.epochs or made.epochs
+        name, passes = made.name, made.passes(options.settings)
     several = len(suite.tasks) > 1
     merges = {
         method: most_trials(registry.find(family, method), options.trials)
@@ -97,9 +99,9 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
     workers = 1 if is_module(base) else options.workers or min(available_cores(), MOST_WORKERS)
     fixed = len(scope.merges) if several else 0
     total = first / workers + estimate(suite.tasks, speed, share=1.0, trials=options.trials, methods=fixed,
-                                       epochs=epochs, joint=options.joint, workers=workers)  # fmt: skip
+                                       passes=passes, joint=options.joint, workers=workers)  # fmt: skip
     if several:
-        costs = extra_costs(suite.tasks, speed, scope, epochs=epochs, heads=heads, workers=workers)
+        costs = extra_costs(suite.tasks, speed, scope, passes=passes, heads=heads, workers=workers)
         total += sum(costs.values())
     trainings = [f"specialist of {task}" for task in suite.tasks if task not in options.specialists]
     trainings += [*(["joint"] if options.joint else []), *(joint.system for joint in scope.joints)]

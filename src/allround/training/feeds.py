@@ -117,5 +117,13 @@ def _feed(
 
 def enough_epochs(model: Model, feeds: Sequence[Feed]) -> int:
     """The model's own number of epochs, or more where its least number of steps needs them."""
-    steps = sum(feed.batches for feed in feeds)
-    return max(model.epochs, -(-model.least_steps // max(1, steps)))
+    return epochs_for(model.epochs, model.least_steps, sum(feed.batches for feed in feeds))
+
+
+def epochs_for(epochs: int, least_steps: int, batches: int) -> int:
+    """A number of epochs, or more where so many steps need them. batches: of one epoch.
+
+    >>> epochs_for(3, 80, 16), epochs_for(3, 80, 100)
+    (5, 3)
+    """
+    return max(epochs, -(-least_steps // max(1, batches)))

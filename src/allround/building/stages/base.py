@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from allround.building.budget import Passes
 from allround.building.jobs import start as jobs
 from allround.building.machine import precision_words
 from allround.building.stages.data import Data
@@ -55,6 +56,15 @@ class Base:
     def epochs(self) -> int:
         """Epochs of training, where the settings name none."""
         return int(self.piece.facts["epochs"])
+
+    @property
+    def least_steps(self) -> int:
+        """Steps that a training has at least, where the settings name no epochs."""
+        return int(self.piece.facts.get("least_steps", 0))
+
+    def passes(self, settings: Settings) -> Passes:
+        """How often a training with these settings sees its rows."""
+        return Passes.of(settings, self.epochs, self.least_steps)
 
     @property
     def speaks(self) -> bool:

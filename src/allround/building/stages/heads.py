@@ -37,6 +37,10 @@ class Start:
         """What fitting the heads took."""
         return seconds(self.heads)
 
+    def fitted(self, before: Start) -> dict[str, Piece]:
+        """The heads that an earlier start had not."""
+        return {name: piece for name, piece in self.heads.items() if piece.key != before.heads[name].key}
+
 
 def head_work(
     shop: Workshop, data: Data, encoder: str, key: object, device: str, name: str = "head", sort: str | None = None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
-from allround.building.budget import BudgetPlan, joint_time, learning_time, make_plan, scaled, with_extras
+from allround.building.budget import BudgetPlan, Passes, joint_time, learning_time, make_plan, scaled, with_extras
 from allround.building.jobs import tune as jobs
 from allround.building.joint import Joint
 from allround.building.options import Options
@@ -126,7 +126,7 @@ def _measured_plan(shop: Workshop, base: Base, whole: Scope, minutes: float) -> 
     heads, work = head_work(shop, data, base.encoder, base.piece.key, settings.device, sort=whole.head)
     shop.do("heads on the frozen base", work)
     speed = measure_speed(shop, base, data, settings, heads)
-    tasks, workers, epochs = data.tasks, shop.at_once, settings.epochs or base.epochs
+    tasks, workers, passes = data.tasks, shop.at_once, base.passes(settings)
     plan = make_plan(
         tasks,
         speed,
@@ -134,11 +134,11 @@ def _measured_plan(shop: Workshop, base: Base, whole: Scope, minutes: float) -> 
         spent=shop.elapsed,
         trials=whole.trials,
         methods=len(whole.merges),
-        epochs=epochs,
+        passes=passes,
         joint=whole.joint,
         workers=workers,
     )
-    costs = extra_costs(tasks, speed, whole, epochs=epochs, heads=seconds(heads), workers=workers)
+    costs = extra_costs(tasks, speed, whole, passes=passes, heads=seconds(heads), workers=workers)
     return with_extras(plan, costs, minutes)
 
 
@@ -157,12 +157,12 @@ def extra_costs(
     speed: Mapping[str, Mapping[str, float]],
     whole: Scope,
     *,
-    epochs: int,
+    passes: Passes,
     heads: float,
     workers: int,
 ) -> dict[str, float]:
     """Seconds that further joint models, learned merges and heads fitted anew take. heads: what fitting all took."""
-    more = joint_time(tasks, speed, epochs=epochs, workers=workers)
+    more = joint_time(tasks, speed, passes=passes, workers=workers)
     costs = {joint.system: more for joint in whole.joints}
     for name in whole.learned:
         trials = most_trials(registry.find("learn", name), whole.trials)
