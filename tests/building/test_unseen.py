@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,14 +15,21 @@ import pytest
 from allround.building import Build, Constraints, Options, build
 from allround.building.judge import Judge
 from allround.building.run import forecast_build
+from allround.building.stages.adapt import lack
+from allround.building.stages.scoring import Scored
 from allround.core import plugins
 from allround.core.errors import AllroundError
 from allround.core.plugins import use_plugin
 from allround.core.progress import Progress
+from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard import Scoreboard
+from allround.evaluation.scoreboard.adapted import AdaptedPair, adapted_scores
 from allround.models.encoders.small_image import SmallImage
 from allround.models.system import load
+from allround.tasks.definition import Definition
+from allround.tasks.few import few_of, few_rows
 from allround.tasks.suite import Suite
+from allround.tasks.task import Split
 from allround.training.settings import Settings
 
 #: A head without weights, as those of language models are: the first features are the outputs.
@@ -86,7 +94,7 @@ def made(suite: Suite, base: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         patch.setattr(plugins, "_named", {})  # no later test of the process is to know the plug-in
         use_plugin(file)
         out = folder / "run"
-        yield build(suite, out=out, base=base, options=options(), progress=Progress(out / "log.txt", quiet=True))
+        yield build(suite, out=out, base=base, options=options(adapt=8), progress=Progress(out / "log.txt", quiet=True))
 
 
 def pieces(out: Path) -> list[str]:
@@ -140,6 +148,104 @@ def test_the_model_that_is_kept_answers_held_out_tasks(made: Build, suite: Suite
     (answers,) = model.answer("segments", rows)
     assert len(answers.predictions) == 4
     assert model.definition("segments").role == "held_out"
+
+
+def test_scores_before_and_after_a_few_rows_stand_side_by_side(made: Build) -> None:
+    board = made.scoreboard
+    found = {one.system: one for one in board.adapted or ()}
+    assert list(found)[:2] == ["base", "joint"] and set(found) == {"base", "joint", board.best}
+    for name, one in found.items():
+        cell = board.cells[name]["segments"]
+        assert one.before is not None and one.gain is not None and (one.task, one.rows, one.held, one.n) == (
+            "segments", 8, 8, 20)  # fmt: skip
+        assert (one.before.value, one.before.low, one.before.high) == (cell.score, cell.low, cell.high)
+        assert one.gain.value == pytest.approx(one.after.value - one.before.value)
+    assert any(one.gain.value for one in found.values() if one.gain)
+    assert found["base"].over_base is None and found["base"].verdict is None
+    joint = found["joint"]
+    assert joint.over_base is not None
+    assert joint.over_base.value == pytest.approx(joint.after.value - found["base"].after.value)
+    page = html.unescape(re.sub("<[^>]+>", " ", made.report.read_text()))
+    for text in (page, board.markdown()):
+        assert "Held-out tasks after a few rows" in text and "zero-shot" in text and "after 8 rows" in text
+    (words,) = (line for line in board.answer() if line.startswith("After 8 rows of the held-out task segments, "))
+    assert f", {board.best} scores " in words and " (zero-shot: " in words
+
+
+def test_what_was_adapted_is_found_again_and_its_models_are_not_kept(
+    made: Build, suite: Suite, base: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(made.folder, out)
+    kept = list((out / "pieces").glob("adapted-*"))
+    assert len(kept) == len(made.scoreboard.adapted or ()) and not list(out.glob("pieces/adapted-*/**/*.safetensors"))
+    again = build(suite, out=out, base=base, options=options(adapt=8), progress=Progress(out / "log.txt", quiet=True))
+    assert again.scoreboard.fingerprint() == made.scoreboard.fingerprint()
+    assert not pieces(out)
+
+
+def test_an_encoder_gets_new_heads_for_held_out_tasks(suite: Suite, base: Path, tmp_path: Path) -> None:
+    two = suite.part(["ink", "segments"])
+    asked = options(adapt=12, head=None, methods=(), joint=False)
+    found = build(two, out=tmp_path / "run", base=base, options=asked, progress=Progress(quiet=True))
+    assert "segments" not in found.scoreboard.definitions, "no system answers it before"
+    rows = found.scoreboard.adapted or []
+    assert (rows[0].task, rows[0].system, rows[0].before, rows[0].rows, rows[0].held) == (
+        "segments", "base", None, 12, 12)  # fmt: skip
+    assert "| segments | macro_f1 | base | none | " in found.scoreboard.markdown()
+    planned = forecast_build(two, base=base, options=asked)
+    assert planned.trainings[-1] == "base, joint model and the best single model adapted to segments"
+    with pytest.raises(AllroundError, match="no task of 'four' is held out"):
+        forecast_build(suite.part(["digit", "again"]), base=base, options=asked)
+    with pytest.raises(AllroundError, match="each build would draw rows of its own"):
+        options(adapt=12, seeds=2)
+    with pytest.raises(AllroundError, match="at least 1 row"):
+        options(adapt=0)
+
+
+def test_a_task_without_rows_to_adapt_on_is_named(suite: Suite, made: Build) -> None:
+    task = suite["segments"]
+    assert lack(task) is None
+    bare = replace(task, splits={name: split if name == "test" else split.take([]) for name, split in
+                                 task.splits.items()})  # fmt: skip
+    words = lack(bare)
+    assert words == "not adapted to: it has no train and no validation rows"
+    board = Scored(made.scoreboard, {}, {}).with_adapted([], {"segments": words}).board
+    assert board.adapted is None and f"- segments: {words}" in board.markdown()
+
+
+def test_differences_after_a_few_rows_by_hand() -> None:
+    """Errors, of which less is better: 1 and 3 before, 1 and 1 after; the base has 2 and 2 after."""
+    definition = Definition("t", "regression", ("x",), "table", "mae", center=0.0, scale=1.0)
+
+    def of(*values: float) -> Predictions:
+        return Predictions(definition, "test", np.zeros(2), np.array(values, dtype=float))
+
+    pairs = {
+        ("base", "t"): AdaptedPair(of(4, 4), of(2, 2), 8, 4),
+        ("joint", "t"): AdaptedPair(of(1, 3), of(1, 1), 8, 4),
+    }
+    base, joint = adapted_scores(pairs, "base", seed=0, resamples=100)
+    assert (base.before and base.before.value, base.after.value, base.change) == (4.0, 2.0, "better")
+    assert joint.gain is not None and (joint.gain.value, joint.gain.low, joint.gain.high) == (1.0, 0.0, 2.0)
+    assert joint.change == "no difference found"
+    assert joint.over_base is not None and (joint.over_base.value, joint.verdict) == (1.0, "better")
+    right = Definition("u", "classification", ("x",), "table", "accuracy", ("a", "b"))
+    half = Predictions(right, "test", np.array([0, 1]), np.array([0, 0]))
+    both = {**pairs, ("base", "u"): AdaptedPair(None, half, 4, 4), ("joint", "u"): AdaptedPair(None, half, 4, 4)}
+    assert [(one.task, one.rows) for one in adapted_scores(both, "base", seed=0, resamples=100)] == [
+        ("t", 8), ("t", 8), ("u", 4), ("u", 4)], "no mean: only one of them is higher where better"  # fmt: skip
+
+
+def test_few_rows_have_each_label_in_its_share(digits_suite: Suite) -> None:
+    labels = ["a"] * 60 + ["b"] * 30 + ["c"] * 10
+    split = Split([(n,) for n in range(100)], np.array(["abc".index(one) for one in labels]))
+    for seed in range(3):
+        assert np.bincount(few_rows(split, 20, seed, labels).targets).tolist() == [12, 6, 2]
+    assert few_rows(split, 20, 0, labels).inputs != few_rows(split, 20, 1, labels).inputs
+    few = few_of(digits_suite["digit"], 10, 0)
+    assert sorted(few.splits["train"].targets.tolist()) == list(range(10))
+    assert len(few.splits["validation"]) == 10 and few.splits["test"] is digits_suite["digit"].splits["test"]
 
 
 def test_a_head_with_weights_cannot_answer_what_nothing_is_trained_on(suite: Suite, base: Path, tmp_path: Path) -> None:

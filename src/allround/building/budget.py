@@ -133,6 +133,22 @@ def joint_time(
     return seconds / workers
 
 
+def adapting_time(
+    tasks: Mapping[str, Task], speed: Mapping[str, Mapping[str, float]], *, rows: int, passes: Passes, workers: int
+) -> float:
+    """Seconds that adapting three systems to held-out tasks will take, each on so many rows.
+
+    speed: of the tasks that were trained on, whose mean is taken.
+    """
+    train, predict = (sum(one[what] for one in speed.values()) / len(speed) for what in ("train", "predict"))
+    seconds = 0.0
+    for name, task in tasks.items():
+        few, held = (min(rows, len(task.splits[split])) for split in ("train", "validation"))
+        epochs = passes.over({name: few}, tasks)
+        seconds += few * epochs * train + ((epochs + 1) * held + len(task.splits["test"])) * predict
+    return 3 * seconds / workers
+
+
 def scaled(task: Task, split: str, share: float) -> int:
     """Rows of a split when `share` of them is kept."""
     rows = len(task.splits[split])

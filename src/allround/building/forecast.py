@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allround.building.budget import estimate
+from allround.building.budget import adapting_time, estimate
 from allround.building.options import Options
 from allround.building.search import most_trials
+from allround.building.stages.adapt import put_off, to_adapt
 from allround.building.stages.base import is_module, make_base
 from allround.building.stages.data import keep_rows
 from allround.building.stages.heads import fit_heads, fit_probes
@@ -73,7 +74,8 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
             kept = keep_rows(shop, few)
             data = kept.trained
             made = make_base(shop, base, data, encoder, options.seed)
-            answer_unseen(shop, kept.unseen, made, options.head)
+            unseen = kept.unseen if options.adapt is None else put_off(kept.unseen, made, options.head)[0]
+            answer_unseen(shop, unseen, made, options.head)
             start = fit_heads(shop, data, made, options.settings.device, options.head)
             probes = fit_probes(shop, start, options.settings.device)
             probing = seconds({} if probes is None else probes.fitted(start))
@@ -103,10 +105,14 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
     if several:
         costs = extra_costs(suite.tasks, speed, scope, passes=passes, heads=heads, workers=workers)
         total += sum(costs.values())
+    adapted = {} if options.adapt is None else to_adapt(every.tasks)
+    if options.adapt is not None:
+        total += adapting_time(adapted, speed, rows=options.adapt, passes=passes, workers=workers)
     trainings = [f"specialist of {task}" for task in suite.tasks if task not in options.specialists]
     trainings += [*(["joint"] if options.joint else []), *(joint.system for joint in scope.joints)]
+    trainings += [f"base, joint model and the best single model adapted to {name}" for name in adapted]
     answers = _ANSWER * (rows["validation"] + rows["test"]) * (3 + len(trainings) + 2 * len(merges))
-    pieces = model * (sizes + len(trainings) + len(options.specialists) + len(merges)) + stored + answers
+    pieces = model * (sizes + len(trainings) - len(adapted) + len(options.specialists) + len(merges)) + stored + answers
     # Beside the pieces lie the best model and the predictions; several seeds have a best model of all.
     disk = options.times * (pieces + model + answers) + (model if options.times > 1 else 0)
     if options.budget is not None:

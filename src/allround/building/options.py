@@ -111,7 +111,8 @@ class Options:
     this machine belongs to); its machines must share the run folder. calibrate: how scores are corrected on validation:
     `temperature`, `isotonic` or `none`. coverage: the share of rows whose target the sets of answers shall hold, such
     as 0.9; left out, there are no sets. track: names of trackers (tensorboard, mlflow, wandb), which write into the
-    folder `track` of the run.
+    folder `track` of the run. adapt: training rows of each held-out task that base, joint model and the best single
+    model are adapted to it on; `None` leaves that out.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -134,6 +135,7 @@ class Options:
     ray: str | None = None
     track: tuple[str, ...] = ()
     constraints: Constraints = field(default_factory=Constraints)
+    adapt: int | None = None
     resamples: int = 1000
     calibrate: str = "temperature"
     coverage: float | None = None
@@ -168,6 +170,13 @@ class Options:
                 f"build in {self.folds} folds" + (f" with {self.seeds} seeds" if self.seeds > 1 else ""),
                 "there must be at least 2 folds" if self.folds < 2 else "seeds and folds each build everything again",
                 "give folds of 2 or more, such as 5" if self.folds < 2 else "give one of them",
+            )
+        if self.adapt is not None and (self.adapt < 1 or self.times > 1):
+            raise AllroundError(
+                f"adapt to held-out tasks on {self.adapt} rows"
+                + (f" in {self.times} builds" if self.times > 1 else ""),
+                "there must be at least 1 row" if self.adapt < 1 else "each build would draw rows of its own",
+                "give 1 or more, such as 32" if self.adapt < 1 else "leave `adapt`, or `seeds` and `folds`, out",
             )
         if self.budget is not None and not 0 < self.budget < math.inf:
             raise AllroundError(

@@ -15,6 +15,7 @@ from allround.building.options import Options
 from allround.building.repeats import Repeat, build_repeats, fold_repeats, seed_repeats
 from allround.building.result import Build
 from allround.building.search import Trial
+from allround.building.stages.adapt import adapt, put_off, systems_to_adapt
 from allround.building.stages.base import decide_precision, is_module, make_base
 from allround.building.stages.baselines import TREES, baseline_candidates
 from allround.building.stages.choice import choose, make_judge
@@ -49,6 +50,7 @@ from allround.core.progress import Progress
 from allround.evaluation.prompt_scores import PromptScores
 from allround.merging.learn.learning import preset
 from allround.models.device import pick_device
+from allround.tasks.roles import HELD_OUT
 from allround.tasks.suite import Suite, as_suite
 from allround.training.callback import Callback
 
@@ -184,6 +186,12 @@ def _checked(
         )
     trained = suite.to_train
     options.constraints.check({task.name: task.definition.role for task in suite})
+    if options.adapt is not None and not any(task.definition.role == HELD_OUT for task in suite):
+        raise AllroundError(
+            f"adapt to held-out tasks on {options.adapt} rows",
+            f"no task of '{suite.name}' is held out",
+            "name some: --hold-out TASK, or `hold_out` in the suite file; or leave --adapt out",
+        )
     check_trackers(options.track)
     if options.sizes:
         check_sizes(base, encoder)
@@ -227,6 +235,10 @@ def _build(
         precision = decide_precision(shop, options.settings)
         scope = plan_work(shop, base, whole_scope(options, rows, precision.settings), options.budget)
         data, judged, device = scope.data, scope.judged, scope.settings.device
+        later = scope.unseen.part([])
+        if options.adapt is not None:
+            answered, later = put_off(scope.unseen, base, scope.head)
+            scope = replace(scope, unseen=answered)
         prompts = read_prompts(shop, scope, base)
         unseen = answer_unseen(shop, scope.unseen, base, scope.head)
 
@@ -271,6 +283,11 @@ def _build(
             compared = [one for one in every if one.name in (untuned.name, reference.name, choice.best.name)]
             put = score_prompts(shop, compared, scope.every, device, resamples=options.resamples)
             scored = scored.with_prompts(put)
+        if options.adapt is not None:
+            systems = systems_to_adapt(candidates, untuned, choice.best, validation, judge)
+            few = adapt(shop, scope, systems, unseen, later, options.adapt, scored.predictions,
+                        resamples=options.resamples)  # fmt: skip
+            scored = scored.with_adapted(few.scores, few.left_out)
         write_predictions(shop.out, scored.predictions, force=shop.force)
     for callback in shop.callbacks:
         callback.scored(scored.board.scores())

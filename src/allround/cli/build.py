@@ -136,6 +136,14 @@ def build(
             "0.3, or category=NAME."
         ),
     ] = None,
+    adapt: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ROWS",
+            help="Also adapt base, joint model and the best single model to each held-out task on so many of its "
+            "training rows, and score them again.",
+        ),
+    ] = None,
     max_parameters: Annotated[int | None, typer.Option(help="Most parameters that the model may store.")] = None,
     any_system: Annotated[
         bool,
@@ -182,6 +190,7 @@ def build(
         head=head,
         balance=None if balance is None else () if balance == "none" else tuple(methods_of(balance, "--balance")),
         specialists=pairs_of(specialist, "--specialist", str),
+        adapt=adapt,
         budget=budget,
         workers=workers,
         ray=ray,

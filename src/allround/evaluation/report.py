@@ -16,6 +16,7 @@ from allround.evaluation.facts import ReportFacts, TaskFacts, TriedSetting
 from allround.evaluation.page_pictures import PagePicture, page_picture
 from allround.evaluation.pages import breakable, settings_text, template
 from allround.evaluation.scoreboard import Comparison, Scoreboard
+from allround.evaluation.scoreboard.adapted import HEADING, LEGEND, adapted_table
 from allround.evaluation.scoreboard.scores import CostName
 from allround.evaluation.scoreboard.tables import calibration_legend, calibration_table
 from allround.evaluation.scoreboard.transfer import HEADINGS, LEGENDS, scores_table, transfer_table
@@ -94,7 +95,7 @@ def html(board: Scoreboard, *, extra: ReportFacts | None = None) -> str:
 
 @dataclass(frozen=True)
 class _Apart:
-    """Tasks of a role that nothing was trained on: tables of their scores and of means, and what they show."""
+    """Tasks of a role that nothing was trained on, or that systems were adapted to: tables, and what they show."""
 
     role: str
     heading: str
@@ -109,6 +110,8 @@ def _apart(board: Scoreboard) -> list[_Apart]:
         if tasks := board.of_role(role):
             means = [transfer_table(board)] if role == HELD_OUT and board.transfer else []
             found.append(_Apart(role, heading, [scores_table(board, tasks), *means], LEGENDS[role]))
+    if board.adapted:
+        found.append(_Apart("adapted", HEADING, [adapted_table(board)], LEGEND))
     return found
 
 

@@ -28,8 +28,10 @@ def untrained_head(encoder: Encoder, definition: Definition, sort: str | None = 
     return head.stored()
 
 
-def needs_training(encoder: Encoder, definition: Definition) -> bool:
-    """Whether the head that an encoder would choose for a task has weights."""
-    encoder.check(definition)
-    head = make_head(encoder.head(definition), definition, encoder.features(definition))
+def needs_training(encoder: Encoder, definition: Definition, sort: str | None = None) -> bool:
+    """Whether the head of a task has weights. sort: None is what the encoder would choose."""
+    sort = encoder.head(definition) if definition.harness or sort is None else sort
+    headed = encoder.headed(definition, sort)
+    encoder.check(headed)
+    head = make_head(sort, headed, encoder.features(headed))
     return any(True for _ in head.parameters())

@@ -20,6 +20,7 @@ from allround.evaluation.calibration import CalibrationFacts, calibrated, facts_
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.prompt_scores import PromptScores
 from allround.evaluation.scoreboard import Notes, Scoreboard, ScoredSystem
+from allround.evaluation.scoreboard.scores import AdaptedScore
 from allround.models.calibration import Calibration
 from allround.models.cost import Cost
 
@@ -41,6 +42,13 @@ class Scored:
             return self
         notes: Notes = {**self.board.notes, "prompts": [one.words for one in found]}
         return replace(self, board=replace(self.board, notes=notes))
+
+    def with_adapted(self, found: Sequence[AdaptedScore], left_out: Mapping[str, str]) -> Scored:
+        """The same, its board showing systems after a few rows of held-out tasks. left_out: words on the others."""
+        notes: Notes = {**self.board.notes}
+        for name, words in left_out.items():
+            notes["tasks"] = {**notes.get("tasks", {}), name: [*notes.get("tasks", {}).get(name, []), words]}
+        return replace(self, board=replace(self.board, adapted=list(found) or None, notes=notes))
 
 
 def score(

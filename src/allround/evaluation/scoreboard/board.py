@@ -207,6 +207,7 @@ class Scoreboard(Scores):
             "repeats",
             "calibration",
             "transfer",
+            "adapted",
         ):  # a board without them is as boards were before there were any
             if getattr(self, name) is None:
                 del value[name]

@@ -141,6 +141,32 @@ class Transfer:
     verdict: str = "no difference found"
 
 
+@dataclass(frozen=True)
+class AdaptedScore:
+    """A system on a held-out task before and after it was adapted to a few of the task's rows.
+
+    task: "" is the mean over those whose metrics are higher where better. rows, held: training rows that it was adapted
+    on, and validation rows that the state was chosen on; of a mean, those of the task that has most. before: zero-shot;
+    None where its head needs training. gain: after less before. over_base: after, less the base's after the same
+    rows; None of the base itself. Both are turned so that higher is better; change and verdict say what they mean.
+    """
+
+    __pydantic_config__ = STRICT
+
+    system: str
+    task: str
+    metric: str
+    rows: int
+    held: int
+    n: int
+    after: Summary
+    before: Summary | None = None
+    gain: Summary | None = None
+    change: str | None = None
+    over_base: Summary | None = None
+    verdict: str | None = None
+
+
 class Notes(TypedDict, total=False):
     """Warnings of each task, specialists that were trained too short, scores of tasks with several prompts, how the
     budget was shared and the best system chosen, in words."""
@@ -176,7 +202,8 @@ class Scores:
     reference and with the best system. repeats: the runs whose mean the scores are; None for a single run.
     calibration: how far the scores of some systems can be trusted, by task; None where that was not looked at.
     transfer: each system on the held-out tasks, "" being all of them, and on those of each category; None where no task
-    is held out. Retention, its mean and worst are over the tasks that were trained on.
+    is held out. adapted: systems after training on a few rows of held-out tasks. Retention, its mean and worst are over
+    the tasks that were trained on.
     """
 
     __pydantic_config__ = STRICT
@@ -198,6 +225,7 @@ class Scores:
     repeats: Repeats | None = None
     calibration: dict[str, dict[str, CalibrationFacts]] | None = None
     transfer: dict[str, dict[str, Transfer]] | None = None
+    adapted: list[AdaptedScore] | None = None
 
     def system(self, name: str) -> ScoredSystem:
         """The system called `name`."""
@@ -270,6 +298,8 @@ class Scores:
         ]
         some += [(scores, tasks) for scores in self.validation.values()]
         some += [(found, names) for found in (self.transfer or {}).values()]
+        some += [([one.system for one in self.adapted or ()], names)]
+        some += [([v for one in self.adapted or () for v in (one.change, one.verdict) if v is not None], list(MARKS))]
         some += [(self.calibration or {}, names), *((found, tasks) for found in (self.calibration or {}).values())]
         some += [([n for n in (self.reference, self.best) if n is not None], names)]
         some += [((c.system, c.other), names) for c in self.comparisons]

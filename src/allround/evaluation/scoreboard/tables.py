@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from allround.core.progress import make_console
 from allround.core.words import count, duration, percent, printable, shown, span_text
+from allround.evaluation.scoreboard.adapted import HEADING, LEGEND, adapted_table
 from allround.evaluation.scoreboard.scores import Scores
 from allround.evaluation.scoreboard.transfer import HEADINGS, LEGENDS, scores_table, transfer_table
 from allround.evaluation.scoreboard.words import answer, legend, method
@@ -37,6 +38,8 @@ def markdown(board: Scores) -> str:
             if role == HELD_OUT and board.transfer:
                 lines += ["", *markdown_table(*transfer_table(board))]
             lines += ["", markdown_text(LEGENDS[role])]
+    if board.adapted:
+        lines += ["", f"## {HEADING}", "", *markdown_table(*adapted_table(board)), "", markdown_text(LEGEND)]
     if board.comparisons:
         lines += ["", "## Compared", "", *(f"- {markdown_text(c.words)}" for c in board.comparisons)]
     if board.calibration:
@@ -130,6 +133,10 @@ def print_scores(board: Scores, console: Console | None = None) -> None:
             if role == HELD_OUT and board.transfer:
                 console.print()
                 _print_means(board, console)
+    if board.adapted:
+        console.print()
+        console.print(Text(HEADING, style="bold"))
+        _print_rows(*adapted_table(board), console, first_out=("metric", "rows", "gained"))
     by_metric: dict[str, list[str]] = {}
     for task, definition in board.definitions.items():
         by_metric.setdefault(definition.metric, []).append(task)
@@ -161,10 +168,15 @@ def _print_systems(board: Scores, console: Console) -> None:
 
 def _print_means(board: Scores, console: Console) -> None:
     """Means over the held-out tasks."""
+    head, body = transfer_table(board)
+    _print_rows(head, body, console, first_out=tuple(reversed(head[2:])))
+
+
+def _print_rows(head: list[str], body: list[list[str]], console: Console, *, first_out: tuple[str, ...]) -> None:
+    """A table, without some of its columns where it is too wide."""
     from rich.text import Text
 
-    head, body = transfer_table(board)
-    kept = fitting_columns(head, body, console.width, never=(), first_out=tuple(reversed(head[2:])))
+    kept = fitting_columns(head, body, console.width, never=(), first_out=first_out)
     table = console_table()
     for place in kept:
         table.add_column(printable(head[place]), justify="right" if place else "left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from allround.core.words import count, duration, listed, percent, plural, shown, span_text
 from allround.evaluation.intervals import widening
+from allround.evaluation.scoreboard.adapted import adapted_sentences
 from allround.evaluation.scoreboard.scores import MARKS, Repeats, ScoredSystem, Scores
 from allround.evaluation.scoreboard.simple import REFERENCE, simple_ways, weak_specialists
 from allround.evaluation.scoreboard.transfer import transfer_sentences
@@ -12,7 +13,7 @@ from allround.tasks.metric import better
 
 def answer(board: Scores) -> list[str]:
     """The answer in a few plain sentences."""
-    return [*_trained_answer(board), *transfer_sentences(board)]
+    return [*_trained_answer(board), *transfer_sentences(board), *adapted_sentences(board)]
 
 
 def _trained_answer(board: Scores) -> list[str]:
