@@ -23,6 +23,7 @@ from lm_eval.api.registry import get_aggregation
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from allround.building import Options
 from allround.building.benchmarks import with_benchmarks
 from allround.building.opening import open_for
 from allround.building.single import evaluate, floor
@@ -30,8 +31,10 @@ from allround.cli.app import app
 from allround.core.errors import AllroundError
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions, score
+from allround.merging.learn.learning import preset
 from allround.models.base import find_folder, load_encoder
 from allround.models.harness_model import HarnessModel
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.models.untrained import untrained_head
 from allround.tasks.harness import scoring
 from allround.tasks.harness.finding import file_of, names_of
@@ -39,6 +42,8 @@ from allround.tasks.harness.making import harness_task
 from allround.tasks.metric import metric
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
+from allround.training.settings import Settings
+from allround.training.trainer import train
 
 DATA = os.environ.get("ALLROUND_DATA")
 needs_data = pytest.mark.skipif(
@@ -227,11 +232,76 @@ def test_tasks_of_the_command_line_and_of_suite_files(
     assert score(Predictions.load(tmp_path / "p.parquet")) == score(predictions["choose"])
 
 
+@pytest.fixture(scope="module")
+def taught(configs: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
+    """The three tasks with twelve training documents."""
+    file = tmp_path_factory.mktemp("taught") / "train.jsonl"
+    file.write_text(
+        "\n".join(json.dumps({**row, "question": f"({n}) {row['question']}"}) for n, row in enumerate(ROWS * 3))
+    )
+    more = [{**one, "training_split": "train", "dataset_kwargs": {"data_files": {
+        **one["dataset_kwargs"]["data_files"], "train": str(file)}}} for one in configs]  # fmt: skip
+    return [harness_task(None, one, role="train", limit={"test": 2}) for one in more]
+
+
+def test_training_documents_become_training_rows(taught: list[Task]) -> None:
+    for task in taught:
+        documents = {split: [json.loads(target[0]) for target in task.splits[split].targets] for split in task.splits}
+        asked = {split: {one["document"]["question"] for one in some} for split, some in documents.items()}
+        assert [len(documents[split]) for split in ("train", "validation", "test")] == [9, 3, 2]
+        assert "right" not in documents["test"][0] and "3 of the training documents are set aside" in task.notes[0]
+        for one in documents["train"]:
+            options, place = one["document"]["options"], one["document"]["answer"]
+            wanted = {"choose": place, "likely": 0, "written": f" {options[0]}"}[task.name]
+            assert one["right"] == wanted
+        assert asked["train"].isdisjoint(asked["validation"])
+        for row, one in zip(task.splits["train"].inputs, documents["train"], strict=True):
+            (context,) = json.loads(row[0])["contexts"]
+            assert context.count(one["document"]["question"].strip()) == 1, "it is no worked example before itself"
+    small = {"train": 4, "validation": 2}
+    few = harness_task(None, json.loads(taught[1].definition.harness)["task"], limit=small)
+    assert few.definition.role == "held_out" and [len(few.splits[s]) for s in ("train", "validation")] == [4, 2]
+
+
+def test_the_loss_is_that_of_the_right_answers_tokens(model: Path, taught: list[Task]) -> None:
+    """Beside the likelihoods that the same model gives when it is asked for them."""
+    found = MultiTaskModel(load_encoder(model), {task.name: task.definition for task in taught}).eval()
+    for task in taught[:2]:
+        rows = task.splits["train"].take(range(3))
+        batch = found.collate(found.prepare(task.name, rows.inputs, rows.targets), {task.name: range(3)},
+                              {task.name: rows.targets})  # fmt: skip
+        loss = found.losses(batch)[task.name]
+        asked = [json.loads(said[0]) for said in found.answers(task.name, rows.inputs).predictions]
+        right = [json.loads(target[0])["right"] for target in rows.targets]
+        total = sum(said[place][0] for said, place in zip(asked, right, strict=True))
+        texts = [json.loads(row[0])["requests"][place][1] for row, place in zip(rows.inputs, right, strict=True)]
+        tokenizer = load_encoder(model).tokenizer  # type: ignore[attr-defined]
+        assert loss.count == sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+        assert float(loss.mean.detach()) == pytest.approx(-total / loss.count, rel=1e-5)
+    written = taught[2].splits["train"].take([0])
+    (row,) = found.prepare("written", written.inputs, written.targets)
+    end = load_encoder(model).tokenizer.eos_token_id  # type: ignore[attr-defined]
+    assert row.taught.tree.tokens[-1] == end and found.entries("written", row, None) == len(row.taught.tree.tokens)
+
+
+def test_a_task_of_the_harness_is_trained(model: Path, taught: list[Task]) -> None:
+    task = taught[1]
+    found = MultiTaskModel(load_encoder(model), {task.name: task.definition})
+    settings = Settings(epochs=3, batch_size=4, learning_rate=0.01, precision="fp32", device="cpu")
+    course = train(found, [task], settings, seed=0)
+    scores = [one["scores"]["likely"] for one in course.evaluations]
+    assert course.best_step and min(scores) < 0.5 * scores[0], "the perplexity of right answers falls"
+    with pytest.raises(AllroundError, match="no distribution to learn from"):
+        preset("divmerge").check([task.definition])
+    assert Options().learned([task.definition]) == [] and Options(methods=("divmerge",)).learned([task.definition])
+
+
 @pytest.mark.parametrize(("change", "options", "found"), [
     ({"generation_kwargs": {"do_sample": True, "temperature": 0.7}}, {}, "it draws its answers (temperature 0.7)"),
     ({"doc_to_text": "{{question.__class__.__mro__}}"}, {}, "unsafe"),
     ({}, {"metric": "rouge"}, "it has no metric 'rouge'"),
-    ({}, {"role": "train"}, "`role` is 'train'"),
+    ({}, {"role": "train"}, "it has no training documents"),
+    ({}, {"role": "trained"}, "`role` is 'trained'"),
     ({}, {"role": "guard"}, "it has no validation rows"),
     ({"dataset_kwargs": {"data_files": {"test": "nowhere.jsonl"}}}, {}, "nowhere.jsonl"),
     ({"doc_to_text": len}, {}, "more than texts, numbers, lists"),

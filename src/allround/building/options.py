@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from allround.building.joint import TUNED, Joint, read_joint
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.evaluation.calibration import check_coverage, check_method
+from allround.tasks.definition import Definition
 from allround.tasks.roles import GUARD, HELD_OUT
 from allround.training.settings import Settings
 
@@ -200,6 +201,12 @@ class Options:
         if names is None:
             names = tuple(entry.name for entry in registry.entries("balance") if entry.facts["build"])
         return [read_joint(name) for name in names]
+
+    def learned(self, definitions: Iterable[Definition]) -> list[str]:
+        """The presets of learned merges that are tried: by themselves none where a task is one of the
+        lm-evaluation-harness, whose answers nothing learns from."""
+        skip = self.methods is None and any(definition.harness for definition in definitions)
+        return [] if skip else self.chosen("learn")
 
     def chosen(self, family: str) -> list[str]:
         """The methods of a family ("merge" or "learn") that are tried."""

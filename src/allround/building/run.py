@@ -195,7 +195,7 @@ def _checked(
     check_trackers(options.track)
     if options.sizes:
         check_sizes(base, encoder)
-    for name in options.chosen("learn"):
+    for name in options.learned(task.definition for task in trained):
         preset(name).check(task.definition for task in trained)
     pick_device(options.settings.device)
     if options.folds and options.specialists:

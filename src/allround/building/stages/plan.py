@@ -72,7 +72,7 @@ def whole_scope(options: Options, data: Data, settings: Settings) -> Scope:
         settings=settings,
         trials=options.trials,
         merges=tuple(options.chosen("merge")),
-        learned=tuple(options.chosen("learn")),
+        learned=tuple(options.learned(data.trained.definitions.values())),
         joint=options.joint,
         joints=tuple(options.joints()) if len(data.trained.tasks) > 1 else (),
         head=options.head,

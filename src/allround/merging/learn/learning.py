@@ -126,6 +126,12 @@ class Learning:
         """
         kinds = registry.find("objective", self.objective).facts["kinds"]
         for definition in definitions:
+            if definition.harness:
+                raise AllroundError(
+                    f"learn task '{definition.name}' by '{self.objective}'",
+                    "it is a task of the lm-evaluation-harness, whose answers are no distribution to learn from",
+                    "leave it out, or use merge methods that learn nothing, such as average",
+                )
             written = definition.head == "generate" or kind(definition.kind).written
             if written and self.compares_answers and "classification" in (kinds or ()):
                 continue

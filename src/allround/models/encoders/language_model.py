@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from allround.models.language.rows import TokenRow, make_tree
 from allround.models.language.writing import write, write_tokens
 from allround.models.running import batches, by_length
 from allround.tasks.definition import Definition
-from allround.tasks.harness.requests import Asked
+from allround.tasks.harness.requests import Asked, right_of
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.values import Row
 
@@ -111,14 +112,26 @@ class LanguageModel(Encoder):
     def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Any]:
         self.check(definition)
         if self.head(definition) == "requests":
-            return [self.requester.prepare(Asked.from_text(str(row[0]))) for row in inputs]
+            return self._requests(inputs, targets)
         return self.asker.rows(definition, self.head(definition), inputs, targets)
+
+    def _requests(self, inputs: Sequence[Row], targets: Encoded | None) -> list[RequestRow]:
+        """Rows of a benchmark; with targets also the right answer to each, where it is known."""
+        asked = [Asked.from_text(str(row[0])) for row in inputs]
+        rows = [self.requester.prepare(one) for one in asked]
+        for place, target in enumerate(() if targets is None else targets):
+            right = right_of(target[0])
+            if right is not None:
+                rows[place] = replace(rows[place], taught=self.requester.teach(asked[place], right))
+        return rows
 
     def length(self, prepared: Any) -> int:
         return int(prepared.length)
 
     def entries(self, prepared: Any, definition: Definition, target: Any) -> int:
         """How many single losses a row has: one for each token of the right answer."""
+        if isinstance(prepared, RequestRow):
+            return 1 if prepared.taught is None else len(prepared.taught.tree.tokens)
         taught = self.asker.taught(definition, self.head(definition), prepared, target)
         return len(taught.tree.tokens) if taught is not None else 1
 
@@ -128,6 +141,10 @@ class LanguageModel(Encoder):
     def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
         if self.head(definition) == "requests":
             rows: Sequence[RequestRow] = prepared
+            taught = [row.taught for row in rows if row.taught is not None]
+            if targets is not None and len(taught) == len(rows):
+                lengths = tuple(len(row.tree.tokens) for row in taught)
+                return Batch(self.net.collate(AskedBatch(tuple(taught), lengths)), len(rows), lengths)
             lengths = () if rows[0].ending else tuple(len(row.parts) for row in rows)
             return Batch(collate(self.net, rows, self.asker.endings), len(rows), lengths)
         asked = self.asker.batch(definition, self.head(definition), prepared, targets)

@@ -19,7 +19,8 @@ class Requests(Head):
     """The answers to all requests of a row, as JSON: the logarithm of a text's likelihood and whether greedy writing
     would give the text; or the texts that the model wrote.
 
-    Features are log-likelihood and greediness of each request, with the number of requests of each row; or texts.
+    Features are log-likelihood and greediness of each request, with the number of requests of each row; or texts. In
+    training they are log-probabilities of the right answer's tokens, whose mean is the loss.
 
     >>> from allround.tasks.definition import Definition
     >>> d = Definition("t", "lm_eval", ("requests",), "text", "lm_eval")
@@ -36,6 +37,8 @@ class Requests(Head):
         return torch.zeros(len(encoded))
 
     def loss(self, features: Features, targets: Tensor) -> TaskLoss:
+        if features.lengths and features.values.shape[-1] == 1:  # of the tokens of right answers
+            return TaskLoss(-features.values.mean(), len(features.values))
         return TaskLoss(features.values.new_zeros(()), len(targets))
 
     def answer(self, features: Features, *, scores: bool = False) -> Answers:

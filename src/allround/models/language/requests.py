@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -32,12 +32,14 @@ class RequestRow:
 
     rows: contexts with the texts behind them; requests with one context stand in one row. parts: of each request, the
     row and the number of the text in it, several where a long text was cut. ending: of a text that is to be written.
+    taught: the right answer behind its context, where training is to teach it.
     """
 
     rows: tuple[TokenRow, ...]
     parts: tuple[tuple[tuple[int, int], ...], ...]
     ending: Ending | None = None
     cut: bool = False
+    taught: TokenRow | None = None
 
     @property
     def length(self) -> int:
@@ -82,6 +84,27 @@ class Requester:
         rows = tuple(TokenRow(before, make_tree(list(known))) for before, known in behind.items())
         rows = rows or (TokenRow((self.first,), NOTHING),)
         return RequestRow(rows, tuple(tuple((places[b], path) for b, path in one) for one in parts), cut=cut)
+
+    def teach(self, asked: Asked, right: str | int) -> TokenRow:
+        """The right answer behind its context. right: the number of a request, or the text to write."""
+        number, how = asked.requests[right if isinstance(right, int) else 0]
+        context = asked.contexts[number]
+        context = context if isinstance(context, str) else self.chat(context)
+        if isinstance(right, int):
+            before, text = self.pair(context, str(how))
+        else:
+            most, end = _most(how), self.tokenizer.eos_token_id
+            before = tuple(self.tokens(context)) or (self.first,)
+            joined = self._plain(right) if self.bare else self.tokens(context + right)[len(before) :]
+            text = tuple((joined or self._plain(right))[: most - 1]) + (() if end is None else (int(end),))
+        room = self.longest + (0 if self.bare else 1 - len(text))
+        if room < 1 or not text:
+            raise AllroundError(
+                "train on a task of the lm-evaluation-harness",
+                f"a right answer has {len(text)} tokens, and the base reads {self.longest}",
+                "use a base with a longer context, or another task",
+            )
+        return TokenRow(before[-room:], make_tree([text]))
 
     def chat(self, chat: Chat) -> str:
         """A chat as text, by the tokenizer's template; where that refuses a system message, without it."""
@@ -171,7 +194,7 @@ class Requester:
     def _written(self, contexts: Sequence[str], asked: Asked) -> RequestRow:
         rows, ending, cut = [], None, False
         for number, how in asked.requests:
-            most = int(next((how[name] for name in _MOST if how.get(name) is not None), MOST_TOKENS))
+            most = _most(how)
             room = self.longest - (0 if self.bare else most)
             odd = [name for name in how if name not in _GREEDY]
             if room <= 0 or odd or how.get("do_sample"):
@@ -190,6 +213,11 @@ class Requester:
             rows.append(TokenRow(tuple(ids[-room:]) or (self.first,), NOTHING))
             cut = cut or len(ids) > room
         return RequestRow(tuple(rows), tuple(((place, 0),) for place in range(len(rows))), ending, cut)
+
+
+def _most(how: Mapping[str, Any]) -> int:
+    """The most tokens of an answer that is to be written."""
+    return int(next((how[name] for name in _MOST if how.get(name) is not None), MOST_TOKENS))
 
 
 def collate(net: LanguageNetwork, rows: Sequence[RequestRow], endings: list[Ending]) -> dict[str, Tensor]:

@@ -16,7 +16,8 @@ from allround.tasks.harness.finding import names_of
 from allround.tasks.harness.library import harness
 from allround.tasks.harness.requests import INPUT, SORTS, WRITING, Chat, asked_of
 from allround.tasks.harness.scoring import spelled
-from allround.tasks.roles import GUARD, HELD_OUT
+from allround.tasks.harness.teaching import right_answer, taught_documents
+from allround.tasks.roles import GUARD, HELD_OUT, ROLES, TRAIN
 from allround.tasks.task import Split, Task, check_limit
 from allround.tasks.values import Row
 
@@ -49,21 +50,21 @@ def harness_task(
     system: str = "",
     base_dir: Path | str = ".",
 ) -> Task:
-    """A task of the lm-evaluation-harness, on which nothing is trained: its documents, prompts, filters and metrics.
+    """A task of the lm-evaluation-harness: its documents, prompts, filters and metrics.
 
     name: what it is called here; by default as there. source: its name in the installed package, the path of a YAML
     file, or a dictionary of its configuration. metric: one of its metrics, by default the first; `METRIC,FILTER` where
     it has several filters. limit: the most rows, of test or by split. shots: worked examples before each document, by
-    default as the task says. chat: "yes" puts it as a chat, by the base's template. system: the first message.
+    default as the task says. role: with `train` its training documents become training rows; other tasks have some
+    where `limit` says how many of train. Without validation documents beside the test ones, a part of the training
+    documents is set aside. chat: "yes" puts it as a chat, by the base's template. system: the first message.
     base_dir: where relative paths begin.
     Errors: no such task, data that cannot be had, or a task that shows images, samples its answers or runs code.
     """
-    if role not in (HELD_OUT, GUARD):
-        raise AllroundError(
-            f"make the task '{name or source}' of the lm-evaluation-harness",
-            f"`role` is {role!r}, and nothing is trained on such a task",
-            "give held_out or guard",
-        )
+    if role not in ROLES:
+        raise AllroundError(f"make the task '{name or source}' of the lm-evaluation-harness", f"`role` is {role!r}",
+                            suggestion(role, ROLES))  # fmt: skip
+    limits = check_limit({"test": limit} if isinstance(limit, int) else limit)
     plain = plain_source(source, Path(base_dir).resolve())
     more = {} if shots is None else {"num_fewshot": _shots(shots)}
     made = build(plain, more)
@@ -71,10 +72,25 @@ def harness_task(
     asked = f"make the task '{name}' of the lm-evaluation-harness"
     if chat not in ("yes", "no"):
         raise AllroundError(asked, f"`chat` is {chat!r}", "give yes or no")
-    splits = {"train": Split([], []), "validation": Split([], []), "test": _split(made, asked, chat == "yes", system)}
+    chats = chat == "yes"
+    splits = {"train": Split([], []), "validation": Split([], []), "test": _split(made, asked, chats, system)}
+    taught = role == TRAIN or "train" in limits
     if made.has_test_docs() and made.has_validation_docs() and "class" not in made.config.__dict__:
         other = build(plain, {**more, "test_split": None})
-        splits["validation"] = _split(other, asked, chat == "yes", system)
+        splits["validation"] = _split(other, asked, chats, system, taught=taught)
+    notes: tuple[str, ...] = ()
+    if taught and (documents := taught_documents(plain, more, limits, not len(splits["validation"]))) is not None:
+        splits["train"] = _split(documents.task, asked, chats, system, documents.train, taught=True)
+        if documents.validation and len(splits["train"]):
+            splits["validation"] = _split(documents.task, asked, chats, system, documents.validation, taught=True)
+            notes = (f"{len(splits['validation'])} of the training documents are set aside for validation: the task "
+                     "has no validation documents beside those of its test",)  # fmt: skip
+    if role == TRAIN and not (len(splits["train"]) and len(splits["validation"])):
+        raise AllroundError(
+            asked,
+            "its role is train, and it has no training documents whose right answer is known",
+            "leave `role` out, so that it is held out, or give it a `training_split`",
+        )
     if role == GUARD and not len(splits["validation"]):
         raise AllroundError(
             asked,
@@ -87,9 +103,8 @@ def harness_task(
     definition = Definition(
         name, "lm_eval", (INPUT,), "text", _metric(made, metric, asked), role=role, category=category, harness=about
     )
-    task = Task(definition, splits)
-    limits = {"test": limit} if isinstance(limit, int) else limit
-    return task.limit(check_limit(limits)) if limits else task
+    task = Task(definition, splits, notes)
+    return task.limit(limits) if limits else task
 
 
 def _name(text: str) -> str:
@@ -103,8 +118,13 @@ def _shots(shots: int) -> int:
     return shots
 
 
-def _split(made: Any, asked: str, chat: bool, system: str) -> Split:
-    """The rows of the documents that the harness evaluates on."""
+def _split(
+    made: Any, asked: str, chat: bool, system: str, documents: Sequence[int] | None = None, *, taught: bool = False
+) -> Split:
+    """The rows of the documents that the harness evaluates on. documents: the numbers of those that are taken; None for
+    all. taught: with the right answers, and without rows whose answer is not known."""
+    if documents is not None and not documents:
+        return Split([], [])
     chats: dict[str, Chat] = {}
 
     def template(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
@@ -114,6 +134,7 @@ def _split(made: Any, asked: str, chat: bool, system: str) -> Split:
     with harness(asked):
         try:
             made.build_all_requests(
+                samples=None if documents is None else list(documents),
                 rank=0,
                 world_size=1,
                 system_instruction=system or None,
@@ -124,12 +145,12 @@ def _split(made: Any, asked: str, chat: bool, system: str) -> Split:
         except Exception as error:  # whatever templates and functions of a task raise
             raise AllroundError(asked, f"its requests cannot be made: {type(error).__name__}: {str(error)[:300]}",
                                 "correct the task") from error  # fmt: skip
-    documents: dict[int, list[Any]] = {}
+    by_document: dict[int, list[Any]] = {}
     for instance in made.instances:
-        documents.setdefault(instance.doc_id, []).append(instance)
+        by_document.setdefault(instance.doc_id, []).append(instance)
     rows: list[Row] = []
     targets: list[tuple[str]] = []
-    for instances in documents.values():
+    for instances in by_document.values():
         instances.sort(key=lambda one: one.idx)
         sorts = {one.request_type for one in instances}
         if len(sorts) > 1 or not sorts <= set(SORTS):
@@ -141,6 +162,11 @@ def _split(made: Any, asked: str, chat: bool, system: str) -> Split:
                 _check_greedy(one.args[1], asked)
         about = asked_of(sort, [one.args for one in instances], chats)
         target = {"document": instances[0].doc, "sizes": about.sizes, "sort": sort}
+        if taught:
+            right = right_answer(made, instances[0].doc, about)
+            if right is None:
+                continue
+            target["right"] = right
         try:
             targets.append((json.dumps(target, ensure_ascii=False, allow_nan=True),))
         except TypeError as error:

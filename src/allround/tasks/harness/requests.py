@@ -74,6 +74,13 @@ class Asked:
         return [len(asked.encode()) if isinstance(asked, str) else 0 for _, asked in self.requests]
 
 
+def right_of(target: str) -> str | int | None:
+    """The right answer that goes with a document: the number of a request, or a text to write; None where it is not
+    known. target: the document as a task keeps it, JSON."""
+    found = json.loads(target).get("right")
+    return found if isinstance(found, (str, int)) else None
+
+
 def asked_of(sort: str, arguments: Sequence[Sequence[Any]], contexts: Mapping[str, Chat]) -> Asked:
     """The requests of one document. arguments: as the harness gives them. contexts: chats by the text that stands for
     them."""

@@ -1,4 +1,4 @@
-"""A task of the lm-evaluation-harness: its own prompts, filters and metrics; nothing is trained on it."""
+"""A task of the lm-evaluation-harness: its own prompts, filters and metrics."""
 
 from __future__ import annotations
 
