@@ -14,7 +14,7 @@ from allround.training.settings import Settings
 #: Fixed weights, the best of a sweep on validation.
 TUNED = "tuned"
 #: What `NAME:key=value` may set beside the balancer's own parameters, and how it is read.
-BESIDE = ("flat", "sample", "mix", "raw_scale")
+BESIDE = ("flat", "sample", "share", "mix", "raw_scale")
 #: Neighbours in the grid of learning rates differ by this factor.
 STEP = 3.0
 

@@ -46,6 +46,7 @@ from allround.training.course import Course
 from allround.training.preconditions import check_settings
 from allround.training.processes import Processes
 from allround.training.settings import Settings
+from allround.training.sharing import shared_by
 
 
 def train(
@@ -171,6 +172,7 @@ def _tune(
         for task in suite:
             if not task.definition.trained:
                 model.add_task(task.definition, untrained_head(made, task.definition))
+        model, settings = shared_by(model, settings, tasks, seed)
         adapter = folder / "adapter" if folder and settings.tune == "lora" else None
         config_of = {"base": base, "seed": seed, **settings.to_json()}
         tracked = tracking(track if first else (), out.parent / f"{out.name}.track", out.name, config_of)

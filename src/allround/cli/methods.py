@@ -47,8 +47,8 @@ def methods_show(
     for entry in found:
         typer.echo(f"{entry.name}: {entry.summary}\n")
         typer.echo(f"family  {entry.family} (room: {entry.room})\nsource  {entry.source}")
-        if entry.paper:
-            typer.echo(f"paper   {entry.paper}")
+        for title in entry.papers:
+            typer.echo(f"paper   {title}")
         for p in entry.parameters:
             values = f"; searched: {', '.join(str(v) for v in p.search)}" if p.search else ""
             type_ = "float, or one for each model" if p.type == "Each" else p.type
@@ -85,7 +85,7 @@ def _about(entry: Entry) -> dict[str, object]:
         "family": entry.family,
         "summary": entry.summary,
         "source": entry.source,
-        "paper": entry.paper,
+        "papers": list(entry.papers),
         "needs": list(entry.needs),
         "parameters": parameters,
     }

@@ -36,6 +36,7 @@ ALL = (
     "sample",
     "mix",
     "balance",
+    "share",
     "raw_scale",
     "flat",
     "accumulate",
@@ -130,7 +131,7 @@ def _parameter(name: str, type_: object, option: OptionInfo, default: str | bool
 
 def _settings(given: dict[str, Any]) -> Settings:
     """Settings with what was given; a flag that is not given, and a list without entries, change nothing."""
-    for family in ("sample", "balance"):
+    for family in ("sample", "balance", "share"):
         if given.get(family) is not None:
             given[family], given[f"{family}_settings"] = registry.spelled(family, given[family])
     for field, type_ in {"task_rates": float, "batch_sizes": int}.items():

@@ -16,14 +16,14 @@ Exempt = dict[Text, Text]
 
 
 class Declaration(BaseModel):
-    """What every method declares: where its formula comes from, and the title of the paper that it implements."""
+    """What every method declares: where its formula comes from, and the titles of the papers that it implements."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     source: Text
     #: Said by plug-ins. The folder of a built-in method says it already.
     family: Text | None = None
-    paper: Text | None = None
+    paper: Text | tuple[Text, ...] | None = None
     #: What the method takes beside its usual input. A family that has something to choose from says so below.
     needs: Annotated[tuple[str, ...], Field(max_length=0)] = ()
 
@@ -119,6 +119,19 @@ class Sample(Declaration):
     exempt: Exempt = {}
 
 
+class Share(Declaration):
+    """An architecture: which parts of a model tasks share."""
+
+    exempt: Exempt = {}
+
+
+class Bank(Declaration):
+    """A sort of module."""
+
+    #: Whether a module inside an encoder reads what a layer reads, as a change of its weights does, or what it gives.
+    reads: Literal["input", "output"] = "output"
+
+
 class Metric(Declaration):
     """A score."""
 
@@ -160,6 +173,9 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "balance": Balance,
     "sample": Sample,
     "term": Declaration,
+    "share": Share,
+    "bank": Bank,
+    "gate": Declaration,
     "kind": Declaration,
     "likelihood": Likelihood,
     "head": Head,

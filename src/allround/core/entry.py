@@ -35,7 +35,8 @@ class Entry:
     attribute: str
     summary: str
     source: str
-    paper: str | None
+    #: Titles of the papers that it implements.
+    papers: tuple[str, ...]
     needs: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     #: What the method declares beside source, paper and needs, defaults included.

@@ -18,6 +18,9 @@ FAMILIES: dict[str, str] = {
     "balance": "training/balance",
     "sample": "training/sample",
     "term": "training/terms",
+    "share": "training/share",
+    "bank": "models/share/bank",
+    "gate": "models/share/gate",
     "kind": "tasks/kinds",
     "likelihood": "models/likelihoods",
     "head": "models/heads",
@@ -31,7 +34,13 @@ FAMILIES: dict[str, str] = {
 }
 
 #: What a method of a family is called in messages, where the family's name alone is not a noun for it.
-_WORDS = {"merge": "merge method", "learn": "learned merge", "balance": "balancer", "sample": "sampling method"}
+_WORDS = {
+    "share": "way to share",
+    "merge": "merge method",
+    "learn": "learned merge",
+    "balance": "balancer",
+    "sample": "sampling method",
+}
 
 
 def word(family: str) -> str:

@@ -116,11 +116,16 @@ def entry_of(file: MethodFile, family: str, module: str, statistics: tuple[str, 
         attribute=file.definition.name,
         summary=file.summary,
         source=declared.source,
-        paper=declared.paper,
+        papers=_titles(declared.paper),
         needs=declared.needs,
         parameters=file.parameters,
         facts=facts,
     )
+
+
+def _titles(paper: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The titles of a method's papers, however many it names."""
+    return (paper,) if isinstance(paper, str) else paper or ()
 
 
 def _decorator(definition: ast.FunctionDef | ast.ClassDef) -> ast.Call | None:

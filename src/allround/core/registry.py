@@ -30,7 +30,7 @@ def method(
     *,
     source: str,
     family: str | None = None,
-    paper: str | None = None,
+    paper: str | tuple[str, ...] | None = None,
     needs: tuple[str, ...] = (),
     **facts: object,
 ) -> Callable[[T], T]:
@@ -38,9 +38,10 @@ def method(
 
     source: where the formula comes from. family: which family the method belongs to, such as "merge"; a plug-in must
     say it, and a built-in method lies in the family's folder instead. paper: its title, when it is one of the papers
-    that allround is made from. needs: what the method takes beside its usual input. facts: whatever else a method of
-    the family may declare, such as `better="lower"` of a metric. `allround.core.declarations` says what there is
-    for each family, and of which type; the registry checks it when it reads the file.
+    that allround is made from; several titles where it covers several. needs: what the method takes beside its usual
+    input. facts: whatever else a method of the family may declare, such as `better="lower"` of a metric.
+    `allround.core.declarations` says what there is for each family, and of which type; the registry checks it when it
+    reads the file.
     """
 
     def mark(what: T) -> T:

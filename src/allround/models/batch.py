@@ -22,12 +22,27 @@ class Features(NamedTuple):
 
     values: (n, d), a vector for each row. Where `lengths` is not empty, row i has `lengths[i]` vectors, and those of
     all rows follow each other: (sum of lengths, d). There are no vectors for padding, so none can enter a loss. texts:
-    what a language model wrote for each row, where its task is answered by writing.
+    what a language model wrote for each row, where its task is answered by writing. tasks: where an encoder gives each
+    task features of its own and the batch asks several of the same rows, these tasks; a vector then is those of the
+    tasks one after the other.
     """
 
     values: Tensor
     lengths: tuple[int, ...] = ()
     texts: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+
+    def of(self, task: str) -> Features:
+        """The features that are a task's own; all of them, where tasks share theirs.
+
+        >>> Features(torch.tensor([[1.0, 2.0]]), tasks=("a", "b")).of("b").values.tolist()
+        [[2.0]]
+        """
+        if not self.tasks:
+            return self
+        width = self.values.shape[1] // len(self.tasks)
+        place = self.tasks.index(task) * width
+        return self._replace(values=self.values[:, place : place + width], tasks=())
 
     def take(self, rows: Sequence[int], of: int) -> Features:
         """The features of some rows, in ascending order, of the `of` rows that there are.
@@ -40,7 +55,8 @@ class Features(NamedTuple):
         lengths = self.lengths or (1,) * of
         places = positions(rows, lengths).to(self.values.device)
         texts = tuple(self.texts[row] for row in rows) if self.texts else ()
-        return Features(self.values[places], tuple(lengths[row] for row in rows) if self.lengths else (), texts)
+        kept = tuple(lengths[row] for row in rows) if self.lengths else ()
+        return Features(self.values[places], kept, texts, self.tasks)
 
 
 def positions(rows: Sequence[int], lengths: Sequence[int] | np.ndarray) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from allround.core import registry
 from allround.core.errors import AllroundError
@@ -118,6 +118,31 @@ class Encoder(nn.Module, ABC):
     def frozen(self) -> set[int]:
         """The ids of parameters that training leaves as they are."""
         return set()
+
+    # -- of encoders with parts that belong to tasks -------------------------------------------------------------------
+
+    def add_task(self, task: str) -> None:
+        """Make room for a task, where the encoder has parts of each task's own."""
+
+    def own(self, task: str) -> dict[str, nn.Parameter]:
+        """The parameters that belong to one task alone, by name."""
+        return {}
+
+    def added(self) -> dict[int, float]:
+        """As `Model.added`."""
+        return {}
+
+    @property
+    def head_factor(self) -> float:
+        """Factor on the learning rate for heads."""
+        return 1.0
+
+    def penalties(self) -> dict[str, dict[str, Tensor]]:
+        """What the last batch adds to the loss of each of its tasks, by name."""
+        return {}
+
+    def progressed(self, share: float) -> None:
+        """As `Model.progressed`."""
 
     def batch(self, prepared: Sequence[Any], definition: Definition) -> Batch:
         """Prepared rows of one task as a batch that knows it."""

@@ -105,6 +105,18 @@ class Model(nn.Module, System):
         """The ids of parameters that training leaves as they are."""
         return set()
 
+    def added(self) -> dict[int, float]:
+        """The ids of parameters that were put into the network for several tasks, and of each the factor on the
+        learning rate. They are trained whatever else is."""
+        return {}
+
+    def head_factor(self) -> float:
+        """Factor on the learning rate for heads."""
+        return 1.0
+
+    def progressed(self, share: float) -> None:
+        """Told before each step of a training how much of it is done, from 0 to 1."""
+
     @abstractmethod
     def shared(self) -> dict[str, nn.Parameter]:
         """The parameters that several tasks share, by name."""
@@ -112,6 +124,10 @@ class Model(nn.Module, System):
     @abstractmethod
     def own(self, task: str) -> dict[str, nn.Parameter]:
         """The parameters that belong to one task alone, by name."""
+
+    def of_head(self, task: str) -> dict[str, nn.Parameter]:
+        """Those of a task's own parameters that are its head, by name: the setting `heads` is about them."""
+        return self.own(task)
 
     def untrained(self, task: str) -> bool:
         """Whether a task's own part is as it began, so that no gradient passes through it while it is frozen."""

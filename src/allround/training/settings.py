@@ -41,6 +41,8 @@ class Settings:
     balance: How tasks of a step are weighed, such as cagrad:c=0.4 (`allround methods list --family balance`).
         In Python the name alone; `balance_settings` are that method's parameters. Weights are rescaled to sum to the
         number of tasks, unless `raw_scale` is set; a step follows the mean of the weighted gradients.
+    share: What tasks share, such as mmoe:experts=4 (`allround methods list --family share`).
+        In Python the name alone; `share_settings` are that preset's parameters. hard shares the encoder, and no more.
     raw_scale: Weights as the method has them, not rescaled to the number of tasks.
     flat: Radius of sharpness-aware steps (flat regions), such as 0.05.
         Each task's loss is to be flat within it; 0 takes plain steps.
@@ -78,6 +80,8 @@ class Settings:
     mix: str = "one"
     balance: str = "equal"
     balance_settings: dict[str, Any] = field(default_factory=dict)
+    share: str = "hard"
+    share_settings: dict[str, Any] = field(default_factory=dict)
     raw_scale: bool = False
     flat: float = 0.0
     accumulate: int = 1
@@ -106,6 +110,7 @@ class Settings:
                 )
         registry.find("sample", self.sample).resolve(self.sample_settings)
         registry.find("balance", self.balance).resolve(self.balance_settings)
+        registry.find("share", self.share).resolve(self.share_settings)
         parse_mix(self.mix, ("classification",))
         for name, values in self.terms.items():
             registry.find("term", name).resolve(values)
@@ -150,6 +155,8 @@ class Settings:
         found = asdict(self)
         if not self.terms:  # as it was before there were terms, so that finished work is known again
             del found["terms"]
+        if self.share == "hard" and not self.share_settings:
+            del found["share"], found["share_settings"]
         return found
 
     @classmethod

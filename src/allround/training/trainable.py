@@ -31,11 +31,13 @@ def add_adapter(model: Model, settings: Settings) -> PeftModel:
 
 def choose_trainable(model: Model, settings: Settings) -> None:
     """Set `requires_grad` of all weights as the settings `tune` and `heads` say."""
-    frozen = model.frozen()
-    own = {id(p) for task in model.definitions for p in model.own(task).values()}
+    frozen, added = model.frozen(), model.added()
+    heads = {id(p) for task in model.definitions for p in model.of_head(task).values()}
     for name, parameter in model.named_parameters():
-        if id(parameter) in own:
+        if id(parameter) in heads:
             parameter.requires_grad_(settings.heads == "tuned")
+        elif id(parameter) in added:
+            parameter.requires_grad_(parameter.dtype.is_floating_point)
         elif settings.tune == "lora":
             parameter.requires_grad_("lora_" in name)
         else:

@@ -164,9 +164,16 @@ class TrainingRun:
         )
 
     def _make_optimiser(self, rates: Sequence[float]) -> torch.optim.Optimizer:
-        """The optimiser. Its groups have a `factor` on the rate: a task's own, or None where it is that of the step."""
-        groups: list[dict[str, object]] = [{"params": self.gradients.shared, "factor": None}]
-        groups += [{"params": p, "factor": r} for p, r in zip(self.gradients.heads, rates, strict=True)]
+        """The optimiser. Its groups have a `factor` on the rate: a task's own, or None where it is that of the step; and
+        `times`, a further factor on it."""
+        added, heads = self.model.added(), self.model.head_factor()
+        added |= {id(p): heads for task in self.tasks for p in self.model.of_head(task.name).values()}
+        groups: list[dict[str, object]] = []
+        for parameters, factor in ((self.gradients.shared, None), *zip(self.gradients.heads, rates, strict=True)):
+            by_times: dict[float, list[Tensor]] = {1.0: []}
+            for parameter in parameters:
+                by_times.setdefault(added.get(id(parameter), 1.0), []).append(parameter)
+            groups += [{"params": some, "factor": factor, "times": times} for times, some in by_times.items()]
         optimisers = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
         made: torch.optim.Optimizer = optimisers[self.settings.optimiser](
             [g for g in groups if g["params"]], lr=self.rate, weight_decay=self.settings.weight_decay, fused=True
@@ -215,6 +222,7 @@ class TrainingRun:
         parts = [part for part in parts if part.tasks]
         if parts:
             self.model.train()
+            self.model.progressed(self.schedule.progress)
             step, held = self.schedule.step, []
             if "validation" in self.entry.needs:
                 held = [Part(f, f.batch(step % f.batches), list(f.tasks), "validation") for f in self.held]
@@ -252,7 +260,7 @@ class TrainingRun:
     def _follow(self, result: StepResult, rate: float) -> None:
         """Let the optimiser take the step at a rate."""
         for group in self.optimiser.param_groups:
-            group["lr"] = rate * (result.rate if group["factor"] is None else group["factor"])
+            group["lr"] = rate * (result.rate if group["factor"] is None else group["factor"]) * group["times"]
         self.optimiser.step()
         for term in self.terms:
             term.stepped(self.model)

@@ -17,6 +17,7 @@ from allround.models.adapted import can_be_adapted, write_adapted
 from allround.models.device import pick_device
 from allround.tasks.task import Task
 from allround.training.settings import Settings
+from allround.training.sharing import shared_by
 from allround.training.trainer import train
 
 
@@ -49,11 +50,11 @@ def tune(
     """A model tuned from the base: a specialist when there is one task, a joint model when there are many."""
     data = [stored_task(t) for t in tasks]
     with piece.make() as (folder, facts):
-        model = assemble(base, {t.name: heads[t.name] for t in data}, data)
+        chosen = Settings.from_json(dict(settings))
+        model, chosen = shared_by(assemble(base, {t.name: heads[t.name] for t in data}, data), chosen, data, seed)
         lora, place = settings["tune"] == "lora", piece.folder / "encoder"
         alone = lora and model.encoder.keeps_adapters and can_be_adapted(Path(base), place)
         adapter = folder / ("encoder" if alone else "adapter") if lora else None
-        chosen = Settings.from_json(dict(settings))
         memory = PeakMemory(cuda=pick_device(chosen.device).type == "cuda")
         course = train(model, data, chosen, seed=seed, scratch=piece.scratch, adapter=adapter)
         facts["peak_memory"] = memory.read()

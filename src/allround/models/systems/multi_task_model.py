@@ -19,6 +19,7 @@ from allround.models.encoder import LINEAR, Encoder
 from allround.models.head import Head, HeadState, NotFinite, OutputHead, make_head
 from allround.models.head_files import HEADS, read_heads, write_heads
 from allround.models.model import Model, Prepared, parameters_of
+from allround.models.named import NamedModules
 from allround.models.running import batches, features_of, not_finite
 from allround.models.system import check_rows
 from allround.tasks.definition import Definition
@@ -32,19 +33,6 @@ class Outputs:
 
     logits: Tensor
     lengths: tuple[int, ...]
-
-
-class _Heads(nn.ModuleDict):
-    """Heads by the name of their task; any name will do, also one that modules have an attribute of ("type")."""
-
-    def __setitem__(self, key: str, module: nn.Module) -> None:
-        self._modules[key] = module
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "training":  # a flag of every module, and a name that a task may have
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
 
 @method(source="shared encoder with a head for each task: Caruana, Machine Learning 28, 1997")
@@ -64,7 +52,7 @@ class MultiTaskModel(Model):
         super().__init__()
         self.encoder = encoder
         self.definitions: dict[str, Definition] = {}
-        self.heads = _Heads()
+        self.heads = NamedModules()
         for definition in definitions.values():
             self.add_task(definition)
         self.facts: dict[str, object] = {}
@@ -77,6 +65,7 @@ class MultiTaskModel(Model):
         sort = sort or (head.sort if isinstance(head, HeadState) else self.encoder.head(definition))
         definition = self.encoder.headed(definition, sort)
         self.encoder.check(definition)
+        self.encoder.add_task(definition.name)
         made = make_head(sort, definition, self.encoder.features(definition), head)
         self.definitions[definition.name] = definition
         self.heads[definition.name] = made
@@ -149,20 +138,27 @@ class MultiTaskModel(Model):
 
     def losses(self, batch: Batch, features: Features | None = None) -> dict[str, TaskLoss]:
         features = self.features(batch) if features is None else features
-        return {
-            task: self.head(task).loss(features.take(targets.rows, batch.size), targets.values)
-            for task, targets in batch.targets.items()
-            if targets.rows
-        }
+        extra = self.encoder.penalties()
+        found = {}
+        for task, targets in batch.targets.items():
+            if targets.rows:
+                loss = self.head(task).loss(features.take(targets.rows, batch.size).of(task), targets.values)
+                found[task] = replace(loss, extra={**loss.extra, **extra.get(task, {})}) if extra else loss
+        return found
 
     @property
     def backbone(self) -> nn.Module:
         return self.encoder.backbone
 
     def shared(self) -> dict[str, nn.Parameter]:
-        return {f"encoder.{name}": p for name, p in self.encoder.named_parameters()}
+        own = {id(p) for task in self.definitions for p in self.encoder.own(task).values()}
+        return {f"encoder.{name}": p for name, p in self.encoder.named_parameters() if id(p) not in own}
 
     def own(self, task: str) -> dict[str, nn.Parameter]:
+        added = {f"encoder.{name}": p for name, p in self.encoder.own(task).items()}
+        return {**added, **{f"heads.{task}.{name}": p for name, p in self.head(task).named_parameters()}}
+
+    def of_head(self, task: str) -> dict[str, nn.Parameter]:
         return {f"heads.{task}.{name}": p for name, p in self.head(task).named_parameters()}
 
     def untrained(self, task: str) -> bool:
@@ -201,7 +197,7 @@ class MultiTaskModel(Model):
 
     def answered(self, task: str, features: Features, *, scores: bool = False) -> Answers:
         """What a task's head answers to features."""
-        made = self.head(task).answer(features, scores=self.wants_scores(task, scores))
+        made = self.head(task).answer(features.of(task), scores=self.wants_scores(task, scores))
         return self.finished(task, made, scores)
 
     def answer_prepared(
@@ -232,7 +228,7 @@ class MultiTaskModel(Model):
         odd: dict[str, list[int]] = {}
         order: list[int] = []
         for numbers, batch in batches(self.encoder, rows, self.definitions[tasks[0]], batch_size):
-            features = self.features(batch)
+            features = self.features(replace(batch, rows=dict.fromkeys(tasks, tuple(range(batch.size)))))
             order += numbers
             for task, made in parts.items():
                 try:
@@ -312,6 +308,15 @@ class MultiTaskModel(Model):
         """Add tasks with their heads."""
         for name, definition in definitions.items():
             self.add_task(definition, heads.get(name, HeadState({}, self.encoder.head(definition))))
+
+    def added(self) -> dict[int, float]:
+        return self.encoder.added()
+
+    def head_factor(self) -> float:
+        return self.encoder.head_factor
+
+    def progressed(self, share: float) -> None:
+        self.encoder.progressed(share)
 
     def adapted_layers(self) -> list[str]:
         return self.encoder.adapted_layers()

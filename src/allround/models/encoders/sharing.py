@@ -1,0 +1,297 @@
+"""An encoder whose tasks share parts of it: modules inside another encoder, and a network behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from allround.core.errors import AllroundError
+from allround.core.files import write_json
+from allround.core.registry import method
+from allround.models.base import load_encoder
+from allround.models.batch import Batch, Features
+from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
+from allround.models.share.insert import Inserted, Route, attach, replace_module, sizes
+from allround.models.share.mixture import Mixture
+from allround.models.share.network import Network
+from allround.models.share.plan import Plan
+from allround.models.share.sites import layers_at
+from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded
+from allround.tasks.values import Row
+
+#: Where the encoder that is shared lies in the folder, and the tensors of what was added to it.
+INNER, ADDED = "inner", "added.safetensors"
+
+
+@method(source="the parts of a plan put together; each preset of the family `share` names its papers")
+class Sharing(Encoder):
+    """Another encoder, with what a plan adds to it.
+
+    Tasks come in groups: those it is made with, and later ones, which leave the answers to the others as they are.
+    widths: lengths of the inner features that the network behind the encoder takes; the first is that of its streams.
+    """
+
+    name = "sharing"
+
+    def __init__(self, inner: Encoder, plan: Plan, groups: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
+        super().__init__()
+        self.inner, self.plan, self.widths = inner, plan, tuple(widths)
+        self.groups: list[tuple[str, ...]] = []
+        self.route = Route()
+        self.parts = nn.ModuleDict()
+        self.sites: list[tuple[str, str]] = []
+        self._asked: tuple[str, ...] = ()
+        for number, insert in enumerate(plan.inserts):
+            for layer in layers_at(inner.backbone, insert.site, insert.every):
+                width, outputs = sizes(inner.backbone.get_submodule(layer))
+                reads = "input" if _reads_input(insert.mixing.bank.name) else "output"
+                name = f"insert{number}-{layer.replace('.', '/')}"
+                self.parts[name] = Mixture(insert.mixing, width if reads == "input" else outputs, outputs)
+                self.sites.append((name, layer))
+        # All layers are found before any is replaced.
+        for name, layer in self.sites:
+            mixture, place = self._mixture(name), inner.backbone.get_submodule(layer)
+            number = int(name.partition("-")[0].removeprefix("insert"))
+            reads = "input" if _reads_input(plan.inserts[number].mixing.bank.name) else "output"
+            replace_module(inner.backbone, layer, Inserted(place, mixture, self.route, reads))
+        self.network: Network | None = Network(plan.levels, widths) if plan.levels else None
+        for group in groups:
+            self.add_tasks(group)
+
+    # -- what the inner encoder has ----------------------------------------------------------------------------------
+
+    @property
+    def modalities(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.inner.modalities
+
+    @property
+    def gives(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.inner.gives
+
+    @property
+    def learning_rate(self) -> float:  # type: ignore[override]
+        """The rate of the inner encoder; of what is added, where the encoder is frozen."""
+        return self.plan.rate if self.plan.frozen and self.plan.rate else self.inner.learning_rate
+
+    @property
+    def epochs(self) -> int:  # type: ignore[override]
+        return self.inner.epochs
+
+    @property
+    def least_steps(self) -> int:  # type: ignore[override]
+        return self.inner.least_steps
+
+    @property
+    def lora_rate(self) -> float | None:  # type: ignore[override]
+        return self.inner.lora_rate
+
+    @property
+    def notes(self) -> Sequence[str]:  # type: ignore[override]
+        return self.inner.notes
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.inner.backbone
+
+    @property
+    def preparation(self) -> object:
+        return self.inner.preparation
+
+    def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Any]:
+        return self.inner.prepare(inputs, definition, targets)
+
+    def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
+        return self.inner.collate(prepared, definition, targets)
+
+    def length(self, prepared: Any) -> int:
+        return self.inner.length(prepared)
+
+    def entries(self, prepared: Any, definition: Definition, target: Any) -> int:
+        return self.inner.entries(prepared, definition, target)
+
+    def cut(self, inputs: Sequence[Row], definition: Definition) -> int:
+        return self.inner.cut(inputs, definition)
+
+    def default_head(self, definition: Definition) -> str:
+        return self.inner.default_head(definition)
+
+    def adapted_layers(self) -> list[str]:
+        return self.inner.adapted_layers()
+
+    def check(self, definition: Definition) -> None:
+        self.inner.check(definition)
+
+    # -- features ----------------------------------------------------------------------------------------------------
+
+    def features(self, definition: Definition) -> int:
+        return self.network.outputs if self.network else self.inner.features(definition)
+
+    def forward(self, batch: Batch) -> Features:
+        """Features of a batch, of each row for the tasks that it is asked for.
+
+        Where rows are asked for one task each, a vector is that of its task; else it holds those of all tasks side by
+        side.
+        """
+        asked = self._asked = tuple(batch.rows) or self._only()
+        own = self._task_of_rows(batch, asked)
+        if not self.sites or own is not None:
+            self.route.tasks = own or asked[:1]
+            found = self.inner(batch)
+            return self._behind(found, asked) if self.network else found
+        every = []
+        for task in asked:
+            self.route.tasks = (task,)
+            one = self.inner(replace(batch, rows={task: tuple(range(batch.size))}))
+            every.append(self._behind(one, (task,)) if self.network else one)
+        return _side_by_side(every, asked)
+
+    def _only(self) -> tuple[str, ...]:
+        if len(self.tasks) == 1:
+            return self.tasks
+        raise ValueError("a batch without tasks, for an encoder whose features depend on the task")
+
+    def _task_of_rows(self, batch: Batch, asked: tuple[str, ...]) -> tuple[str, ...] | None:
+        """One task for all rows, or the task of each; None where a row has several, or none."""
+        if len(asked) == 1:
+            return asked
+        tasks: dict[int, str] = {}
+        for task, rows in batch.rows.items():
+            if tasks.keys() & set(rows):
+                return None
+            tasks.update(dict.fromkeys(rows, task))
+        # A row that nobody asks for is computed as one of the first task, and read by no head.
+        return tuple(tasks.get(row, asked[0]) for row in range(batch.size))
+
+    def _behind(self, found: Features, asked: tuple[str, ...]) -> Features:
+        """What the network behind the encoder makes of features."""
+        assert self.network is not None
+        made = self.network(found.values, asked)
+        return _side_by_side([found._replace(values=made[task]) for task in asked], asked)
+
+    def penalties(self) -> dict[str, dict[str, Tensor]]:
+        found: dict[str, dict[str, Tensor]] = {}
+        for task in self._asked:
+            for mixture in self.mixtures():
+                if task not in mixture.gates:
+                    continue
+                penalty = mixture.gate(task).penalty()
+                if penalty is not None:
+                    own = found.setdefault(task, {})
+                    name = mixture.mixing.gate.name
+                    own[name] = own[name] + penalty if name in own else penalty
+        return found
+
+    def progressed(self, share: float) -> None:
+        for mixture in self.mixtures():
+            for gate in mixture.every_gate():
+                gate.progressed(share)
+
+    # -- tasks and parameters ----------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """All tasks that there is room for, in the order in which they came."""
+        return tuple(task for group in self.groups for task in group)
+
+    def add_task(self, task: str) -> None:
+        if task not in self.tasks:
+            self.add_tasks([task])
+
+    def add_tasks(self, names: Iterable[str]) -> None:
+        """Make room for a group of tasks. They see what is there, and nothing that is there sees them."""
+        group = tuple(names)
+        if not group:
+            return
+        for part in self.parts.values():
+            cast(Mixture, part).add_tasks(group)
+        if self.network is not None:
+            self.network.add_tasks(group)
+        self.groups.append(group)
+        device = next(self.inner.parameters()).device
+        self.parts.to(device)
+        if self.network is not None:
+            self.network.to(device)
+
+    def mixtures(self) -> Iterator[Mixture]:
+        """All mixtures: those inside the encoder first, then the levels behind it."""
+        yield from (cast(Mixture, part) for part in self.parts.values())
+        if self.network is not None:
+            yield from (cast(Mixture, mixture) for mixture in self.network.mixtures)
+
+    def _mixture(self, name: str) -> Mixture:
+        return cast(Mixture, self.parts[name])
+
+    def own(self, task: str) -> dict[str, nn.Parameter]:
+        found: dict[str, nn.Parameter] = {}
+        for name, part in self.parts.items():
+            found |= {f"parts.{name}.{n}": p for n, p in cast(Mixture, part).own(task).items()}
+        if self.network is not None:
+            found |= {f"network.{n}": p for n, p in self.network.own(task).items()}
+        return found
+
+    def added(self) -> dict[int, float]:
+        rate = self.plan.rate or self.learning_rate
+        modules = [self.parts] if self.network is None else [self.parts, self.network]
+        return {id(p): rate / self.learning_rate for module in modules for p in module.parameters()}
+
+    @property
+    def head_factor(self) -> float:
+        """Behind a network heads begin anew, and learn as fast as it does."""
+        return (self.plan.rate or self.learning_rate) / self.learning_rate if self.network is not None else 1.0
+
+    def frozen(self) -> set[int]:
+        if not self.plan.frozen:
+            return self.inner.frozen()
+        added = self.added()
+        return {id(p) for p in self.inner.parameters() if id(p) not in added}
+
+    # -- on disk -----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        (folder / INNER).mkdir()
+        inserted = {layer: self.backbone.get_submodule(layer) for _, layer in self.sites}
+        for layer, module in inserted.items():
+            replace_module(self.backbone, layer, cast(Inserted, module).base)
+        try:
+            self.inner.save(folder / INNER)
+        finally:
+            attach(self.backbone, cast("dict[str, Inserted]", inserted), list(inserted))
+        save_tensors(self._added(), folder / ADDED)
+        settings = {"plan": self.plan.to_json(), "groups": self.groups, "widths": self.widths}
+        write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
+
+    def _added(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"parts": self.parts, **({"network": self.network} if self.network is not None else {})})
+
+    @classmethod
+    def load(cls, folder: Path, settings: Mapping[str, Any]) -> Sharing:
+        try:
+            plan = Plan.from_json(settings["plan"])
+            groups, widths = settings["groups"], settings["widths"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise AllroundError(
+                f"load the encoder in {folder}", f"{CONFIG} is damaged: {error}", "copy the folder again, whole"
+            ) from error
+        encoder = cls(load_encoder(folder / INNER), plan, groups, widths)
+        load_tensors(encoder._added(), folder / ADDED)
+        return encoder
+
+
+def _reads_input(bank: str) -> bool:
+    """Whether modules of a bank read what a layer reads, as changes of its weights do, or what it gives."""
+    from allround.core import registry
+
+    return bool(registry.find("bank", bank).facts["reads"] == "input")
+
+
+def _side_by_side(found: Sequence[Features], tasks: tuple[str, ...]) -> Features:
+    """Features of the same rows for several tasks as one."""
+    if len(found) == 1:
+        return found[0]
+    return found[0]._replace(values=torch.cat([one.values for one in found], -1), tasks=tasks)

@@ -1,0 +1,1 @@
+"""What tasks share inside a model: banks of modules, gates that weigh them, and where they sit."""

@@ -1,0 +1,1 @@
+"""Banks: the sorts of module that tasks share or have apart, a file each."""

@@ -1,0 +1,55 @@
+"""Low-rank changes: two thin matrices for each module."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from allround.core.registry import method
+from allround.models.share.bank_base import Bank, side_by_side
+from allround.models.share.gate_base import uniform
+
+
+@method(
+    source="Hu et al., ICLR 2022, arXiv:2106.09685; starts as PEFT's: A uniform within 1 / sqrt(width), B zero",
+    reads="input",
+)
+class Lora(Bank):
+    """alpha / rank * B A of each module.
+
+    mix: "outputs" weighs what the modules give; "factors" averages the A and the B apart before they are multiplied, as
+    Polytropon does (Ponti et al., EACL 2023), which costs one product whatever the number of modules. Both are the same
+    where one module has all the weight. heads: parts of the rows of A and of B that are weighed apart, as many weights
+    for each (MHR: Caccia et al., NeurIPS 2023); needs `mix="factors"`.
+
+    Shapes: a (count, rank, width), b (count, outputs, rank).
+
+    >>> Lora(2, 4, 3)(torch.ones(5, 1, 4)).abs().sum().item()
+    0.0
+    """
+
+    def __init__(
+        self,
+        count: int,
+        width: int,
+        outputs: int,
+        *,
+        rank: int = 8,
+        alpha: float = 16.0,
+        mix: Literal["outputs", "factors"] = "outputs",
+    ) -> None:
+        super().__init__(count, width, outputs)
+        self.scale, self.mix = alpha / rank, mix
+        self.a = nn.Parameter(uniform((count, rank, width), width**-0.5))
+        self.b = nn.Parameter(torch.zeros(count, outputs, rank))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.scale * side_by_side(side_by_side(values, self.a), self.b)
+
+    def mixed(self, values: Tensor, weights: Tensor) -> Tensor:
+        if self.mix == "outputs" or weights.dim() > 1:
+            return super().mixed(values, weights)
+        a, b = torch.einsum("k,krd->rd", weights, self.a), torch.einsum("k,kor->or", weights, self.b)
+        return self.scale * (values @ a.T) @ b.T

@@ -1,0 +1,40 @@
+"""What a gate is: it weighs modules for a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Gate(nn.Module, ABC):
+    """Weighs `count` modules for one task, from vectors of `width` numbers that it may read.
+
+    own: which of the modules are the task's own, where it has some.
+    """
+
+    def __init__(self, count: int, width: int, own: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.count, self.width, self.own = count, width, own
+        self.share = 0.0
+
+    @abstractmethod
+    def forward(self, values: Tensor) -> Tensor:
+        """(*, width) -> weights (*, count), or (count,) where they do not depend on the vectors.
+
+        While the model is not training they depend on nothing random.
+        """
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the loss of the task, from the weights that were given last; None where nothing is."""
+        return None
+
+    def progressed(self, share: float) -> None:
+        """Told how much of the training is done."""
+        self.share = share
+
+
+def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator | None = None) -> Tensor:
+    """Numbers between -bound and bound."""
+    return (torch.rand(shape, generator=generator) * 2 - 1) * bound

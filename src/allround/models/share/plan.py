@@ -1,0 +1,120 @@
+"""What is shared, as plain data: the parts of an architecture, which a preset chooses and a saved model holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from allround.core import registry
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A bank or a gate: the name of its file, and its settings."""
+
+    name: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Modules, and how the gate of each task mixes what they give.
+
+    owners: who has modules: "shared" (all tasks together), "tasks" (each its own), or "tasks+shared". count: modules of
+    each task; shared: of all together. sees: what a task's gate chooses from: "all" modules, its "own+shared", or its
+    "own"; the gate of the shared stream sees all.
+    """
+
+    bank: Choice
+    gate: Choice = field(default_factory=lambda: Choice("even"))
+    owners: Literal["shared", "tasks", "tasks+shared"] = "shared"
+    count: int = 1
+    shared: int = 1
+    sees: Literal["all", "own+shared", "own"] = "all"
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a network behind the encoder.
+
+    units: numbers that each stream has behind it; 0 for as many as before. outputs: whose streams it gives: those of
+    the owners of its modules (shared modules: one for each module of the next level), or "tasks"; the last level always
+    gives those of the tasks. gate_reads, modules_read: "stream" (what the level before gave), or "input" (what the
+    encoder gave). residual: "native" adds what the task's own modules give (AdaTT), "stream" the stream that came in.
+    orthogonal: what the modules give is made orthonormal in each row. after: an activation behind the mix.
+    """
+
+    mixing: Mixing
+    units: int = 128
+    outputs: Literal["owners", "tasks"] = "owners"
+    gate_reads: Literal["stream", "input"] = "stream"
+    modules_read: Literal["stream", "input"] = "stream"
+    residual: Literal["none", "native", "stream"] = "none"
+    orthogonal: bool = False
+    after: Literal["none", "relu", "tanh"] = "none"
+
+
+@dataclass(frozen=True)
+class Insert:
+    """Modules inside the encoder.
+
+    site: the layers that they sit at, as `sites.layers_at` names them. every: at each so-manieth block.
+    """
+
+    site: str
+    mixing: Mixing
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An architecture: modules inside the encoder, a network behind it, or both.
+
+    frozen: whether the encoder's own weights stay as they are. rate: the learning rate of all that is added; None is
+    the encoder's own.
+    """
+
+    inserts: tuple[Insert, ...] = ()
+    levels: tuple[Level, ...] = ()
+    frozen: bool = False
+    rate: float | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether tasks share the encoder as it is."""
+        return not self.inserts and not self.levels
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        """What `to_json` made. Errors: TypeError or ValueError for what it cannot have made."""
+        made: Plan = _read(cls, value)
+        return made
+
+
+def _read(type_: Any, value: Any) -> Any:
+    """A value of plain data as the type that a field has."""
+    if is_dataclass(type_):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{value!r} is not a mapping")
+        types = get_type_hints(type_)
+        odd = set(value) - {f.name for f in fields(type_)}
+        if odd:
+            raise ValueError(f"there is no part '{sorted(odd)[0]}'")
+        made: Any = type_
+        return made(**{name: _read(types[name], one) for name, one in value.items()})
+    arguments = get_args(type_)
+    if get_origin(type_) is Literal and value not in arguments:
+        raise ValueError(f"{value!r} is none of {', '.join(map(str, arguments))}")
+    if get_origin(type_) is tuple and isinstance(value, Sequence):
+        return tuple(_read(arguments[0], one) for one in value)
+    return value
+
+
+def part(family: str, choice: Choice, *arguments: object) -> Any:
+    """The module of a bank or a gate. Errors: no such file; settings that it does not have."""
+    entry = registry.find(family, choice.name)
+    return entry.load()(*arguments, **entry.resolve(dict(choice.settings)))

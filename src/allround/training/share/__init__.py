@@ -1,0 +1,1 @@
+"""Ways to share: presets of what tasks have in common, a file each; each gives a plan of parts."""

@@ -1,0 +1,24 @@
+"""Adapters: a bottleneck of each task's own behind the sublayers of a frozen encoder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from allround.core.registry import method
+from allround.models.share.plan import Choice, Insert, Mixing, Plan
+
+
+@method(
+    source="Houlsby et al., ICML 2019, section 2.1; Pfeiffer et al., EACL 2021 (one behind the feed-forward part "
+    "alone); checked against modeling.py of google-research/adapter-bert"
+)
+def adapters(*, form: Literal["houlsby", "pfeiffer"] = "houlsby", units: int = 64, rate: float = 1e-3) -> Plan:
+    """Each task has a bottleneck of `units` numbers behind the attention and the feed-forward part of each block, or
+    behind the latter alone ("pfeiffer"), before what came in is added. It begins near zero, so that the answers begin
+    near those of the base.
+
+    Differs: layer normalisations stay as they are.
+    """
+    site = "sublayers" if form == "houlsby" else "feed_forward_output"
+    mixing = Mixing(Choice("bottleneck", {"units": units}), owners="tasks", sees="own")
+    return Plan(inserts=(Insert(site, mixing),), frozen=True, rate=rate)

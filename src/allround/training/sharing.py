@@ -1,0 +1,100 @@
+"""Putting a way to share onto a model, by the name of a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from allround.core import registry
+from allround.core.errors import AllroundError
+from allround.models.encoders.sharing import Sharing
+from allround.models.fitting import fit_head
+from allround.models.running import features_of
+from allround.models.share.plan import Plan
+from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.tasks.task import Task
+from allround.training.settings import Settings
+
+#: Rows of a task, and of its validation, that heads are fitted on before a network is trained.
+MOST_ROWS = 2000
+
+
+def plan_of(name: str, values: Mapping[str, object] | None = None) -> Plan:
+    """The plan of a preset. Errors: no such preset; parameters that it does not have.
+
+    >>> plan_of("hard").empty
+    True
+    """
+    entry = registry.find("share", name)
+    made: Plan = entry.load()(**entry.resolve(values or {}))
+    return made
+
+
+def share(model: MultiTaskModel, plan: Plan) -> MultiTaskModel:
+    """A model with the encoder and tasks of another, that shares as a plan says; the same model for an empty plan.
+
+    Heads are kept where the plan adds modules inside the encoder alone; behind a network they begin untrained. The
+    encoder becomes a part of the new model.
+    """
+    if plan.empty:
+        return model
+    encoder = model.encoder
+    if isinstance(encoder, Sharing):
+        raise AllroundError("add a way to share to the model", "it shares in one way already", "start from its base")
+    definitions = model.definitions
+    if plan.levels:
+        for name, definition in definitions.items():
+            if registry.find("head", encoder.head(definition)).facts["reads"] != "vectors":
+                raise AllroundError(
+                    f"share a network behind the encoder with task '{name}'",
+                    f"its head, of the sort '{encoder.head(definition)}', reads what the language model says, and a "
+                    "network behind the encoder gives vectors",
+                    "choose a preset with modules inside the encoder, such as adapters, or the head linear",
+                )
+    every = [encoder.features(definition) for definition in definitions.values()]
+    widths = sorted(set(every), key=lambda width: (-every.count(width), width))
+    made = MultiTaskModel(Sharing(encoder, plan, [list(definitions)], widths), {})
+    for name, definition in definitions.items():
+        made.add_task(definition, None if plan.levels else model.head(name).stored())
+    made.facts = model.facts
+    return made
+
+
+def shared_by(
+    model: MultiTaskModel, settings: Settings, tasks: Sequence[Task], seed: int = 0
+) -> tuple[MultiTaskModel, Settings]:
+    """A model that shares as the settings of a training say, ready for it, and the settings that it is trained with.
+
+    Behind a network heads begin anew: what comes to it is standardised, heads are fitted on it as it begins, and are
+    tuned.
+    """
+    plan = plan_of(settings.share, settings.share_settings)
+    if plan.inserts and settings.tune == "lora":
+        raise AllroundError(
+            f"train with share={settings.share} and tune=lora",
+            "this way to share has modules of its own inside the encoder",
+            "leave tune as it is: the preset says what is trained",
+        )
+    made = share(model, plan)
+    if not plan.levels:
+        return made, settings
+    fit_network(made, tasks, seed)
+    return made, settings.with_(heads="tuned")
+
+
+def fit_network(model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> None:
+    """Standardise what comes to the network behind an encoder, and fit heads on what it gives as it is."""
+    encoder = model.encoder
+    assert isinstance(encoder, Sharing) and encoder.network is not None
+    some = [task.limit({"train": MOST_ROWS, "validation": MOST_ROWS}, seed) for task in tasks]
+    by_width: dict[int, list[Tensor]] = {}
+    for task in some:
+        rows = encoder.prepare(task.splits["train"].inputs, task.definition)
+        found = features_of(encoder.inner, rows, task.definition).values
+        by_width.setdefault(found.shape[-1], []).append(found)
+    for values in by_width.values():
+        encoder.network.standardise(torch.cat(values))
+    for task in some:
+        model.add_task(model.definition(task.name), fit_head(encoder, task).state)
