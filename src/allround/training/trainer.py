@@ -21,6 +21,7 @@ from allround.training.course import Course, Evaluation
 from allround.training.feeds import Feed, enough_epochs, make_feeds
 from allround.training.gradients import Gradients, StepResult
 from allround.training.losses import Part
+from allround.training.optimiser import follow_rate, make_optimiser
 from allround.training.preconditions import check_heads, check_settings, check_tasks, outline_of
 from allround.training.processes import Processes
 from allround.training.row_choice import choose_rows
@@ -142,7 +143,7 @@ class TrainingRun:
         self.validation = Validation(model, self.tasks, self.held, settings, self.precision)
         low_rank = model.lora_rate or 4 * model.learning_rate
         self.rate = settings.learning_rate or (model.learning_rate if self.peft is None else low_rank)
-        self.optimiser = self._make_optimiser(rates)
+        self.optimiser = make_optimiser(model, self.tasks, self.gradients, settings, self.rate, rates)
         self.course = Course(examples={t.name: 0 for t in self.tasks}, skipped_of={t.name: 0 for t in self.tasks})
         self.bad_in_a_row = [0] * len(self.tasks)
         self.weighed: dict[str, list[float]] = {t.name: [0.0, 0.0] for t in self.tasks}
@@ -162,23 +163,6 @@ class TrainingRun:
             seed=self.seed,
             split=split,
         )
-
-    def _make_optimiser(self, rates: Sequence[float]) -> torch.optim.Optimizer:
-        """The optimiser. Its groups have a `factor` on the rate: a task's own, or None where it is that of the step; and
-        `times`, a further factor on it."""
-        added, heads = self.model.added(), self.model.head_factor()
-        added |= {id(p): heads for task in self.tasks for p in self.model.of_head(task.name).values()}
-        groups: list[dict[str, object]] = []
-        for parameters, factor in ((self.gradients.shared, None), *zip(self.gradients.heads, rates, strict=True)):
-            by_times: dict[float, list[Tensor]] = {1.0: []}
-            for parameter in parameters:
-                by_times.setdefault(added.get(id(parameter), 1.0), []).append(parameter)
-            groups += [{"params": some, "factor": factor, "times": times} for times, some in by_times.items()]
-        optimisers = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        made: torch.optim.Optimizer = optimisers[self.settings.optimiser](
-            [g for g in groups if g["params"]], lr=self.rate, weight_decay=self.settings.weight_decay, fused=True
-        )
-        return made
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
@@ -259,8 +243,7 @@ class TrainingRun:
 
     def _follow(self, result: StepResult, rate: float) -> None:
         """Let the optimiser take the step at a rate."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * (result.rate if group["factor"] is None else group["factor"]) * group["times"]
+        follow_rate(self.optimiser, rate, result.rate)
         self.optimiser.step()
         for term in self.terms:
             term.stepped(self.model)

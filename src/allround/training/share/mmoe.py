@@ -7,7 +7,8 @@ from allround.models.share.plan import Choice, Level, Mixing, Plan
 
 
 @method(
-    source="Ma et al., KDD 2018, equations 6 and 7; checked against mmoe.py of drawbridge/keras-mmoe and mtl_lib.py of facebookresearch/AdaTT"
+    source="Ma et al., KDD 2018, equations 6 and 7; checked against mmoe.py of drawbridge/keras-mmoe and mtl_lib.py of "
+    "facebookresearch/AdaTT"
 )
 def mmoe(
     *, experts: int = 8, units: int = 128, hidden: int = 0, levels: int = 1, dropout: float = 0.0, rate: float = 1e-3

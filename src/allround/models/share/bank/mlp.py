@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,10 +30,7 @@ class Mlp(Bank):
         self.dropout = dropout
         sizes = [width, *units, outputs]
         self.weights = nn.ParameterList(
-            [
-                torch.randn(count, after, before) * (2 / before) ** 0.5
-                for before, after in zip(sizes, sizes[1:], strict=False)
-            ]
+            [torch.randn(count, after, before) * (2 / before) ** 0.5 for before, after in pairwise(sizes)]
         )
         self.biases = nn.ParameterList([torch.zeros(count, after) for after in sizes[1:]])
 
