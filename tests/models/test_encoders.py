@@ -25,8 +25,10 @@ from allround.models.base import load_encoder
 from allround.models.batch import Batch
 from allround.models.encoder import Encoder, hash_tensors, load_tensors, save_tensors
 from allround.models.encoders.module import Module, _given, give
+from allround.models.encoders.sharing import Sharing
 from allround.models.encoders.small_image import SmallImage, _views, image_tensor
 from allround.models.encoders.small_table import SmallTable, _column
+from allround.models.share.plan import Choice, Insert, Level, Mixing, Plan
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
@@ -119,6 +121,17 @@ def _language_model(head: str, features: int) -> Callable[[pytest.FixtureRequest
     return make
 
 
+def _sharing(**parts: Any) -> Callable[[pytest.FixtureRequest], Case]:
+    def make(request: pytest.FixtureRequest) -> Case:
+        task = request.getfixturevalue("text_suite").tasks["mood"]
+        inner = load_encoder(request.getfixturevalue("bert_folder"))
+        torch.manual_seed(0)
+        encoder = Sharing(inner, Plan(**parts), [[task.name, "other"]], [32]).eval()
+        return Case(encoder, task.definition, task.splits["test"].inputs[:9], encoder.features(task.definition))
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A language model of two layers with random weights."""
@@ -131,6 +144,10 @@ CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "language_model": _language_model("", 2),
     "language_model-vector": _language_model("linear", 32),
     "module": _module,
+    "sharing-inside": _sharing(
+        inserts=(Insert("sublayers", Mixing(Choice("bottleneck"), owners="tasks", sees="own")),)
+    ),
+    "sharing-behind": _sharing(levels=(Level(Mixing(Choice("mlp"), Choice("linear"), shared=3), units=8),)),
     "small_image": _small_image,
     "small_table": _small_table,
     "text": _text("mood", 32),
