@@ -107,7 +107,8 @@ class Sharing(Encoder):
         return self.inner.prepare(inputs, definition, targets)
 
     def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
-        return self.inner.collate(prepared, definition, targets)
+        made = self.inner.collate(prepared, definition, targets)
+        return replace(made, rows={definition.name: tuple(range(len(prepared)))})
 
     def length(self, prepared: Any) -> int:
         return self.inner.length(prepared)
@@ -138,7 +139,7 @@ class Sharing(Encoder):
         Where rows are asked for one task each, a vector is that of its task; else it holds those of all tasks side by
         side.
         """
-        asked = self._asked = tuple(batch.rows) or self._only()
+        asked = self._asked = tuple(batch.rows)
         own = self._task_of_rows(batch, asked)
         if not self.sites or own is not None:
             self.route.tasks = own or asked[:1]
@@ -150,11 +151,6 @@ class Sharing(Encoder):
             one = self.inner(replace(batch, rows={task: tuple(range(batch.size))}))
             every.append(self._behind(one, (task,)) if self.network else one)
         return _side_by_side(every, asked)
-
-    def _only(self) -> tuple[str, ...]:
-        if len(self.tasks) == 1:
-            return self.tasks
-        raise ValueError("a batch without tasks, for an encoder whose features depend on the task")
 
     def _task_of_rows(self, batch: Batch, asked: tuple[str, ...]) -> tuple[str, ...] | None:
         """One task for all rows, or the task of each; None where a row has several, or none."""
