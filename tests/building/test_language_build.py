@@ -24,9 +24,11 @@ from allround.building.runs.report import report
 from allround.building.single import evaluate
 from allround.building.stages.plan import measure_speed
 from allround.cli.app import app
+from allround.core.errors import AllroundError
 from allround.evaluation.predictions import Predictions
 from allround.models.language.reading import language_model, read_prompt, read_rows
 from allround.models.system import load
+from allround.models.systems.ensemble import Ensemble
 from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
@@ -116,6 +118,29 @@ def test_rows_that_are_cut_are_counted_and_told(made: Build, suite: Suite) -> No
     assert len(rows) == facts["topic"]["rows"] and long == facts["topic"]["cut_rows"] > 1
     log = (made.folder / "log.txt").read_text()
     assert f"topic: an input is cut in {long} of {len(rows)} rows, to 48 tokens" in log and "sum: an input" not in log
+
+
+def test_answers_that_are_too_long_to_be_written_are_counted(made: Build, suite: Suite) -> None:
+    """Three tokens are written at most, and the last of them is an end."""
+    encoder, definition = language_model(str(made.folder.parent / "base")), suite.tasks["sum"].definition
+    rows = [encoder.prepare(part.inputs, definition, part.targets) for part in suite.tasks["sum"].splits.values()]
+    long = sum(len(encoder.asker.renderer.answer(row.texts[0], said[0])) > 2 for part, split in
+               zip(rows, suite.tasks["sum"].splits.values(), strict=True) for row, said in
+               zip(part, split.targets, strict=True))  # fmt: skip
+    count = sum(map(len, rows))
+    assert 0 < long <= count and long == sum(row.shortened for part in rows for row in part)
+    words = f"the right answer has more tokens than are written (max_new_tokens 3) in {long} of {count} rows"
+    assert words in (made.folder / "log.txt").read_text() and words in html.unescape(made.report.read_text())
+    with pytest.raises(AllroundError, match="the answers of sum are texts, which cannot be averaged"):
+        forecast_build(suite, base=made.folder.parent / "base", options=Options(ensemble=True))
+
+
+def test_texts_have_no_mean(made: Build, suite: Suite) -> None:
+    best = load(made.best)
+    rows = suite.tasks["sum"].splits["test"].inputs[:2]
+    assert Ensemble([best]).predict("sum", rows) == best.predict("sum", rows)
+    with pytest.raises(AllroundError, match="its answers are texts, which cannot be averaged"):
+        Ensemble([best, best]).predict("sum", rows)
 
 
 def test_the_report_is_made_again_from_its_numbers(made: Build) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from tests.models.language import FAMILIES, save_model
@@ -82,7 +83,18 @@ def test_each_row_is_answered_with_one_of_its_own_choices(llama):
         share = np.exp(wanted) / np.exp(wanted).sum()
         assert made.scores[row] == pytest.approx([*share, *[0] * (3 - len(choices))], abs=1e-4)
         assert made.predictions[row] == wanted.argmax()
-    assert set(system.predict("quiz", rows)) <= {"A", "B", "C"}
+    first = [choices[place] for (_, choices), place in zip(rows, made.predictions, strict=False)]
+    assert system.predict("quiz", rows)[:2] == first
+    scored = system.predict("quiz", rows[:2], scores=True)
+    assert [set(one) for one in scored] == [set(choices) for _, choices in rows[:2]]
+    lines = [{"q": question, "c": choices} for question, choices in rows[:2]]
+    (red, number) = system.predict_rows(lines, scores=True)
+    assert [red["prediction"], number["prediction"]] == first and red["scores"] == pytest.approx(scored[0])
+    flat = system.predict_table(pa.Table.from_pylist(lines), scores=True).to_pydict()
+    assert flat["prediction"] == first and flat["score_C"] == [None, pytest.approx(scored[1]["three"])]
+    assert flat["score_A"] == pytest.approx([scored[0]["red"], scored[1]["one"]])
+    top = system.predict_table(pa.Table.from_pylist(lines), top=3).to_pydict()
+    assert top["label_1"] == first and top["label_3"][0] is None
     with pytest.raises(AllroundError, match="its choices differ from row to row, and the head reads texts"):
         llama.check(replace(task.definition, head="generate"))
     with pytest.raises(AllroundError, match=r"input 0 has 4 choices, and no row .* has more than 3"):

@@ -47,9 +47,11 @@ from allround.building.workshop import Workshop, run_folder
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
 from allround.core.progress import Progress
+from allround.core.words import listed
 from allround.evaluation.prompt_scores import PromptScores
 from allround.merging.learn.learning import preset
 from allround.models.device import pick_device
+from allround.tasks.kind import kind
 from allround.tasks.roles import HELD_OUT
 from allround.tasks.suite import Suite, as_suite
 from allround.training.callback import Callback
@@ -186,6 +188,13 @@ def _checked(
         )
     trained = suite.to_train
     options.constraints.check({task.name: task.definition.role for task in suite})
+    texts = [task.name for task in trained if kind(task.definition.kind).written] if options.ensemble else []
+    if texts:
+        raise AllroundError(
+            f"build an ensemble for '{suite.name}'",
+            f"the answers of {listed(texts)} are texts, which cannot be averaged",
+            "leave --ensemble out, or leave these tasks out",
+        )
     if options.adapt is not None and not any(task.definition.role == HELD_OUT for task in suite):
         raise AllroundError(
             f"adapt to held-out tasks on {options.adapt} rows",
@@ -240,6 +249,7 @@ def _build(
             answered, later = put_off(scope.unseen, base, scope.head)
             scope = replace(scope, unseen=answered)
         prompts = read_prompts(shop, scope, base)
+        check.answers(shop.progress, prompts, scope.every.tasks)
         unseen = answer_unseen(shop, scope.unseen, base, scope.head)
 
         start = fit_heads(shop, data, base, device, scope.head)

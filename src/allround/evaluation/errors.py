@@ -13,6 +13,7 @@ from allround.core.schema import STRICT
 from allround.evaluation.intervals import Bootstrap
 from allround.evaluation.predictions import Predictions
 from allround.models.batch import taken
+from allround.tasks.choices import in_words
 from allround.tasks.kind import kind
 from allround.tasks.metric import row_scores
 from allround.tasks.prompt import shown
@@ -184,6 +185,7 @@ def _mistakes(predictions: Predictions, split: Split, rows: Sequence[int]) -> It
         sure = None if predictions.confidence is None else float(predictions.confidence[row])
         text = text_of(split.inputs[row], definition.inputs, definition.modality)
         between = " / " if rules.written else " "
+        target, answer = (in_words(definition, split.inputs[row], one) for one in (target, answer))
         length = length_of(split.inputs[row], definition.modality)
         yield Mistake(row, text, _words(target, between), _words(answer, between), sure, error, length, score)
 

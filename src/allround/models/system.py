@@ -14,7 +14,7 @@ from allround.core.outputs import output_folder
 from allround.models.calibration import KEY, Calibration, read_calibrations, sets_of
 from allround.models.manifest import read_manifest, write_manifest
 from allround.models.prediction.predicts import Predicts
-from allround.tasks.choices import wrong_options
+from allround.tasks.choices import in_words, labels_of, wrong_options
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.modality import modality_of
@@ -155,7 +155,7 @@ class System(Predicts, ABC):
         scores: bool = False,
         top: int | None = None,
     ) -> list[Any]:
-        """Readable answers (labels, lists of labels, numbers, lists of tags) for inputs.
+        """Readable answers (labels, a row's own choices, lists of labels, numbers, lists of tags) for inputs.
 
         An input is a text, a pair of texts (as a tuple), an image, a list of words, or a tuple of a table's columns.
         scores: give the probability of each label in place of the answer, the most probable first; for tasks per word a
@@ -175,7 +175,8 @@ class System(Predicts, ABC):
             return []
         made = self.answers(task, rows, batch_size=batch_size, scores=scores)
         if not scores:
-            return kind(definition.kind).decode(made.predictions, definition)
+            decoded = kind(definition.kind).decode(made.predictions, definition)
+            return [in_words(definition, row, answer) for row, answer in zip(rows, decoded, strict=True)]
         if made.scores is None:
             labelled = kind(definition.kind).labelled
             raise AllroundError(
@@ -187,7 +188,9 @@ class System(Predicts, ABC):
             )
         from allround.models.prediction.answers import ranked_labels
 
-        return [ranked_labels(found, definition.labels, top) for found in made.scores]
+        return [
+            ranked_labels(found, labels_of(definition, row), top) for row, found in zip(rows, made.scores, strict=True)
+        ]
 
     def predict_sets(
         self, task: str, inputs: Sequence[Any], batch_size: int = 64
@@ -205,11 +208,12 @@ class System(Predicts, ABC):
                 "build it with a coverage: allround build ... --coverage 0.9",
             )
         rows = [row if isinstance(row, tuple) else (row,) for row in inputs]
-        return (
-            sets_of(self.answers(task, rows, batch_size=batch_size, scores=True), calibration.sets, definition)
-            if rows
-            else []
-        )
+        if not rows:
+            return []
+        found = sets_of(self.answers(task, rows, batch_size=batch_size, scores=True), calibration.sets, definition)
+        if not kind(definition.kind).own_choices:
+            return found
+        return [[str(in_words(definition, row, label)) for label in one] for row, one in zip(rows, found, strict=True)]
 
     def save(self, folder: Path | str, *, force: bool = False) -> None:
         """Write the system into a folder that appears when it is whole.

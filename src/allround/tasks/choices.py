@@ -42,6 +42,26 @@ def wrong_options(definition: Definition, row: Row) -> str | None:
     return wrong_choices(choices)
 
 
+def labels_of(definition: Definition, row: Row) -> Sequence[str]:
+    """What the labels of a task are in a row: the texts of its own choices, in their order, or the task's labels."""
+    options = definition.prompt.options if definition.prompt is not None else ""
+    return _texts(row[definition.inputs.index(options)]) if options else definition.labels
+
+
+def in_words(definition: Definition, row: Row, answer: Target) -> Target:
+    """An answer as people read it: the text of a row's own choice in place of its letter; any other as it is.
+
+    >>> from allround.tasks.prompt import Prompt
+    >>> d = Definition("t", "multiple_choice", ("q", "c"), "fields", "accuracy", ("A", "B"), prompt=Prompt(options="c"))
+    >>> in_words(d, ("Colour?", ["red", "blue"]), "B")
+    'blue'
+    """
+    if definition.prompt is None or not definition.prompt.options or answer not in definition.labels:
+        return answer
+    names, place = labels_of(definition, row), definition.labels.index(str(answer))
+    return names[place] if place < len(names) else answer
+
+
 def read_choices(
     question: Question,
     rows: Mapping[str, Sequence[Row]],

@@ -92,6 +92,21 @@ class DataCheck:
         for name, task in tasks.items():
             self._add(progress, name, check_lengths(made, task))
 
+    def answers(self, progress: Progress, prompts: Piece | None, tasks: Mapping[str, Task]) -> None:
+        """Find the tasks with right answers that are longer than a model may write, and say so. prompts: as they were
+        read."""
+        for name, read in ({} if prompts is None else prompts.facts["tasks"]).items():
+            prompt = tasks[name].definition.prompt
+            shortened, rows = (sum(one.get(k, 0) for one in read["splits"].values()) for k in ("shortened", "rows"))
+            if shortened and prompt is not None:
+                words = (
+                    f"the right answer has more tokens than are written (max_new_tokens {prompt.max_new_tokens}) in "
+                    f"{shortened} of {plural(rows, 'row')}: training sees its beginning alone, and no model can write "
+                    "it whole"
+                )
+                do = "raise `max_new_tokens`, or shorten the answers"
+                self._add(progress, name, [Finding("answers_too_long", words, do)])
+
     def _add(self, progress: Progress, task: str, findings: Sequence[Finding]) -> None:
         self.found.setdefault(task, []).extend(findings)
         for finding in findings:

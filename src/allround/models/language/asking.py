@@ -40,11 +40,11 @@ class Ending:
 class AskedRow:
     """A row as it is prepared.
 
-    prompts: its prompt, or one for each label where a row may have several. texts: those as they are read. trees: the
-    answers that are compared, one tree a prompt. letters: characters of each answer. plain: prompts without content, to
-    compare with. taught: tokens of each right answer, where targets were given and are texts. cut: whether an input was
-    cut. options: for each token of an answer, the places in the tree of those that it is compared with, itself among
-    them.
+    prompts: its prompt, or one for each label where a row may have several. texts: those as they are read. trees:
+    the answers that are compared, one tree a prompt. letters: characters of each answer. plain: prompts without
+    content, to compare with. taught: tokens of each right answer, where targets were given and are texts. cut:
+    whether an input was cut. shortened: whether the right answer has more tokens than may be written. options: for
+    each token of an answer, the places in the tree of those that it is compared with, itself among them.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -54,6 +54,7 @@ class AskedRow:
     plain: tuple[tuple[int, ...], ...] = ()
     taught: tuple[int, ...] = ()
     cut: bool = False
+    shortened: bool = False
     options: tuple[tuple[int, ...], ...] = ()
 
     @property
@@ -117,10 +118,11 @@ class Asker:
             )
         made = self.renderer.render(definition, row, room=0 if self.renderer.bare else room)
         taught: tuple[int, ...] = ()
+        shortened = False
         if answer is not None:
-            end = self.renderer.end(definition)
-            taught = self.renderer.answer(made.text, answer)[: room - 1] + (() if end is None else (end,))
-        return AskedRow((tuple(made.ids),), (made.text,), (NOTHING,), taught=taught, cut=made.cut)
+            end, tokens = self.renderer.end(definition), self.renderer.answer(made.text, answer)
+            taught, shortened = tokens[: room - 1] + (() if end is None else (end,)), len(tokens) > room - 1
+        return AskedRow((tuple(made.ids),), (made.text,), (NOTHING,), taught=taught, cut=made.cut, shortened=shortened)
 
     def _choices(self, definition: Definition, row: Row) -> AskedRow:
         prompt, rules = prompt_of(definition), kind(definition.kind)

@@ -33,7 +33,8 @@ class ReadRows:
     """How long rows are, in tokens.
 
     prompt: mean of the prompts; longest: of those. row: mean of what training reads of a row. answer: mean of the right
-    answers, 0 where a model gives none. cut: rows with an input that was cut, of `rows`.
+    answers, 0 where a model gives none. cut: rows with an input that was cut, of `rows`; shortened: those whose right
+    answer was, since it has more tokens than may be written.
     """
 
     rows: int
@@ -42,6 +43,7 @@ class ReadRows:
     longest: int
     row: float
     answer: float
+    shortened: int = 0
 
 
 def language_model(base: str) -> LanguageModel:
@@ -80,6 +82,7 @@ def read_rows(encoder: LanguageModel, definition: Definition, rows: Split) -> Re
         longest=max(prompts, default=0),
         row=_mean(read),
         answer=_mean(answers),
+        shortened=sum(row.shortened for row in made),
     )
 
 

@@ -13,6 +13,7 @@ from allround.models.batch import Answers
 from allround.models.calibration import sets_of
 from allround.models.prediction.answerer import Answerer, Asking
 from allround.models.prediction.cells import Inputs, read_inputs
+from allround.tasks.choices import in_words, labels_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.sources.stream import Window
@@ -25,13 +26,20 @@ Ranked = dict[str, float] | list[dict[str, float]]
 @dataclass
 class TaskAnswers:
     """A task's answers to a window, one a row; None where there is none. scores: where they are asked for and the
-    kind has labels. sets: where they are asked for and the system has them for the task."""
+    kind has labels. sets: where they are asked for and the system has them for the task. labels: of each row, where
+    rows have choices of their own."""
 
     definition: Definition
     predictions: list[Target | None]
     confidence: list[float | None]
     scores: list[Ranked | None] | None = None
     sets: list[list[str] | tuple[float, float] | None] | None = None
+    labels: list[Sequence[str] | None] | None = None
+
+    def labels_of(self, place: int) -> Sequence[str]:
+        """The labels of the row at a place."""
+        own = None if self.labels is None else self.labels[place]
+        return self.definition.labels if own is None else own
 
 
 @dataclass
@@ -208,17 +216,22 @@ def _spread(
     found.sets = [None] * count if has_sets(system, task, asking) else None
     if made is None:
         return found
-    for place, answer in zip(read.places, rules.decode(made.predictions, definition), strict=True):
-        found.predictions[place] = answer
+    if rules.own_choices:
+        found.labels = [None] * count
+        for place, row in zip(read.places, read.rows, strict=True):
+            found.labels[place] = labels_of(definition, row)
+    decoded = rules.decode(made.predictions, definition)
+    for place, row, answer in zip(read.places, read.rows, decoded, strict=True):
+        found.predictions[place] = in_words(definition, row, answer)
     for place, sure in zip(read.places, made.confidence or (), strict=made.confidence is not None):
         found.confidence[place] = float(sure)
     if found.scores is not None and made.scores is not None:
-        for place, row in zip(read.places, made.scores, strict=True):
-            found.scores[place] = ranked_labels(row, definition.labels, asking.top)
+        for place, sure_of in zip(read.places, made.scores, strict=True):
+            found.scores[place] = ranked_labels(sure_of, found.labels_of(place), asking.top)
     if found.sets is not None and calibration is not None and calibration.sets is not None:
         sets: Sequence[list[str] | tuple[float, float]] = sets_of(made, calibration.sets, definition)
-        for place, one in zip(read.places, sets, strict=True):
-            found.sets[place] = one
+        for place, row, one in zip(read.places, read.rows, sets, strict=True):
+            found.sets[place] = [str(in_words(definition, row, x)) for x in one] if isinstance(one, list) else one
     return found
 
 

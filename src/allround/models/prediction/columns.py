@@ -114,13 +114,18 @@ class AnswerColumns:
             yield [None if one is None else json.dumps(one, ensure_ascii=False) for one in made.scores]
         elif self.asking.top is None:
             tables = [one if isinstance(one, dict) else {} for one in made.scores]
-            for label in made.definition.labels:
-                yield [table.get(label) for table in tables]
+            for number, label in enumerate(made.definition.labels):
+                if made.labels is None:
+                    yield [table.get(label) for table in tables]
+                else:  # of the choices that a row has
+                    own = [made.labels_of(place) for place in range(len(tables))]
+                    yield [table.get(names[number]) if number < len(names) else None
+                           for table, names in zip(tables, own, strict=True)]  # fmt: skip
         else:
             pairs = [list(one.items()) if isinstance(one, dict) else [] for one in made.scores]
             for place in range(min(self.asking.top, len(made.definition.labels))):
                 for part in (0, 1):
-                    yield [row[place][part] if row else None for row in pairs]
+                    yield [row[place][part] if place < len(row) else None for row in pairs]
 
 
 def stands_alone(asking: Asking, definitions: Mapping[str, Definition]) -> bool:

@@ -52,6 +52,15 @@ class Ensemble(System):
             task = self.only_task()
         rules = kind(self.definition(task).kind)
         able = [member for member in self.members if task in member.definitions]
+        if rules.written:
+            if len(able) > 1:
+                raise AllroundError(
+                    f"average the answers of {len(able)} systems to task '{task}'",
+                    "its answers are texts, which cannot be averaged",
+                    "ask one of the systems, or leave the task out",
+                )
+            yield from able[0].answer(task, rows, batch_size=batch_size)
+            return
         for some in windows(rows):
             given = [member.answers(task, some, batch_size=batch_size, scores=True) for member in able]
             tables = [one.scores for one in given if one.scores is not None]
