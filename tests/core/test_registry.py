@@ -21,6 +21,7 @@ PAPERS = (
     "AdaRank: Adaptive Rank Pruning for Enhanced Model Merging",
     "ColD Fusion: Collaborative Descent for Distributed Multitask Finetuning",
     "Concrete Subspace Learning based Interference Elimination for Multi-task Model Fusion",
+    "Cross-Task Generalization via Natural Language Crowdsourcing Instructions",
     "DivMerge: A divergence-based model merging method for multi-tasking",
     "Editing Models with Task Arithmetic",
     "ForkMerge: Mitigating Negative Transfer in Auxiliary-Task Learning",

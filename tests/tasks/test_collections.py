@@ -73,6 +73,25 @@ def read(collection: str, paths: list[Path], **parameters: Any) -> list[Imported
     return made
 
 
+def test_a_file_of_the_first_edition_is_put_as_its_authors_put_it(tmp_path: Path) -> None:
+    """The lines of `encodeinstruction` of its authors, for definition, prompt, emphasis and positive examples."""
+    path = tmp_path / "subtask002_quoref.json"
+    positive = [{"input": "Who {is} it?", "output": "Oliver.", "reason": "He is named.", "suggestion": "-"},
+                {"input": "And then?", "output": "Fagin.", "reason": "-", "suggestion": "-"}]  # fmt: skip
+    path.write_text(json.dumps({
+        "Title": "Answers", "Definition": "Write answers. ", "Prompt": "Answer it.", "Things to Avoid": "-",
+        "Emphasis & Caution": "Be brief.", "Examples": {"Positive Examples": positive, "Negative Examples": ["-"]},
+        "Instances": [{"input": f"Question {n}?", "output": ["one", "two"]} for n in range(3)]}))  # fmt: skip
+    (task,) = read("natural_instructions", [path], shots=2)
+    wanted = ("Definition: Write answers.\nPrompt: Answer it.\nEmphasis & Caution: Be brief.\n"
+              "Positive Example1- \ninput: Who {{is}} it?\noutput: Oliver.\nreason: He is named.\n"
+              "Positive Example2- \ninput: And then?\noutput: Fagin.\ninput: {input}\noutput:")  # fmt: skip
+    assert task.about["prompt"] == wanted and task.about["metric"] == "rouge_l"
+    assert task.rows["train"][0] == {"input": "Question 0?", "output": ["one", "two"]}
+    with pytest.raises(AllroundError, match="it has 2 positive examples, and 3 were asked for"):
+        read("natural_instructions", [path], shots=3)
+
+
 def test_a_file_of_natural_instructions_becomes_a_task(tmp_path: Path) -> None:
     path = natural(tmp_path)
     import_tasks("natural_instructions", found_files([str(tmp_path / "task*.json")]), tmp_path / "out",

@@ -15,19 +15,29 @@ from allround.tasks.collection import ImportedRow, ImportedTask, task_name
 MOST_TOKENS = 128
 #: Fewest tokens that an answer is given, whatever the longest accepted answer.
 LEAST_TOKENS = 16
+#: The fields of an instruction of the first edition, in the order in which its authors put them; and what stands where
+#: there is none.
+FIELDS = ("Definition", "Prompt", "Things to Avoid", "Emphasis & Caution")
+NOT_GIVEN = ("", "-")
 
 
 @method(
-    source="Super-NaturalInstructions (Wang et al., EMNLP 2022, arXiv:2204.07705): its task files; how "
-    "Tk-Instruct puts definition and positive examples",
-    paper="Super-NaturalInstructions: Generalization via Declarative Instructions on 1600+ NLP Tasks",
+    source="Super-NaturalInstructions (Wang et al., EMNLP 2022, arXiv:2204.07705): its task files; how Tk-Instruct "
+    "puts definition and positive examples. Natural Instructions (Mishra et al., ACL 2022, arXiv:2104.08773): its task "
+    "files, and how its authors put their fields",
+    paper=(
+        "Super-NaturalInstructions: Generalization via Declarative Instructions on 1600+ NLP Tasks",
+        "Cross-Task Generalization via Natural Language Crowdsourcing Instructions",
+    ),
 )
 def natural_instructions(paths: Sequence[Path], *, shots: int = 0) -> list[ImportedTask]:
     """A task of the kind text for each file: the definition, positive examples, and the input are the prompt.
 
-    paths: JSON files with the keys Definition, Positive Examples and Instances. shots: how many positive examples
-    stand in the prompt. Every output of an instance is accepted; ROUGE-L is the metric.
-    Differs: no full stop is added behind an input, and negative examples and explanations are left out.
+    paths: JSON files with the keys Definition, Positive Examples and Instances; or those of the first edition, with
+    Definition, Prompt, Things to Avoid, Emphasis & Caution, Examples and Instances, which are put as their authors put
+    them, the reasons of the examples included. shots: how many positive examples stand in the prompt. Every output of
+    an instance is accepted; ROUGE-L is the metric.
+    Differs: no full stop is added behind an input; negative examples are left out, and explanations but those reasons.
     """
     return [_task(path, shots) for path in paths]
 
@@ -47,12 +57,15 @@ def _task(path: Path, shots: int) -> ImportedTask:
     rows, notes = _rows(given.get("Instances"), asked, do)
     longest = max(len(text) for row in rows for text in _answers(row))
     categories = _texts(given.get("Categories", []), "Categories", asked, do)
+    first_edition = isinstance(given.get("Examples"), Mapping)
+    examples = given["Examples"].get("Positive Examples", []) if first_edition else given.get("Positive Examples", [])
+    positive = _examples(examples, shots, asked, do)
     about: dict[str, object] = {
         "kind": "text",
         "inputs": "input",
         "target": "output",
         "metric": "rouge_l",
-        "prompt": _prompt(definition, _examples(given.get("Positive Examples", []), shots, asked, do)),
+        "prompt": _first_prompt(given, positive) if first_edition else _prompt(definition, positive),
         "max_new_tokens": min(MOST_TOKENS, max(LEAST_TOKENS, longest)),
     }
     if categories and categories[0].strip():
@@ -94,8 +107,8 @@ def _answers(row: ImportedRow) -> list[str]:
     return [str(text) for text in found] if isinstance(found, list) else []
 
 
-def _examples(given: object, shots: int, asked: str, do: str) -> list[tuple[str, str]]:
-    """The first positive examples."""
+def _examples(given: object, shots: int, asked: str, do: str) -> list[tuple[str, str, str]]:
+    """The first positive examples: inputs, outputs and reasons."""
     if shots < 0:
         raise AllroundError(asked, f"shots is {shots}", "give a whole number of at least 0")
     listed = given if isinstance(given, list) else []
@@ -108,14 +121,24 @@ def _examples(given: object, shots: int, asked: str, do: str) -> list[tuple[str,
         if not isinstance(one, Mapping):
             raise AllroundError(asked, "a positive example is not an object", do)
         answers = _texts(one.get("output"), "the output of a positive example", asked, do)
-        found.append((str(one.get("input", "")), answers[0] if answers else ""))
+        found.append((str(one.get("input", "")), answers[0] if answers else "", str(one.get("reason", ""))))
     return found
 
 
-def _prompt(definition: str, examples: Sequence[tuple[str, str]]) -> str:
+def _first_prompt(given: Mapping[str, object], examples: Sequence[tuple[str, str, str]]) -> str:
+    """The template of a task of the first edition: its fields, each in a line, without those that are not given."""
+    fields = {name: str(given.get(name, "")).strip() for name in FIELDS}
+    lines = [f"{name}: {_escaped(text)}" for name, text in fields.items() if text not in NOT_GIVEN]
+    for number, (question, answer, reason) in enumerate(examples, 1):
+        lines += [f"Positive Example{number}- ", f"input: {_escaped(question)}", f"output: {_escaped(answer)}"]
+        lines += [f"reason: {_escaped(reason)}"] if reason.strip() not in NOT_GIVEN else []
+    return "\n".join([*lines, "input: {input}", "output:"])
+
+
+def _prompt(definition: str, examples: Sequence[tuple[str, str, str]]) -> str:
     """The template of the task."""
     parts = [f"Definition: {_escaped(definition)}"]
-    for number, (question, answer) in enumerate(examples, 1):
+    for number, (question, answer, _) in enumerate(examples, 1):
         parts.append(f"Positive Example {number} -\nInput: {_escaped(question)}\nOutput: {_escaped(answer)}")
     return "\n\n".join([*parts, "Now complete the following example -\nInput: {input}\nOutput:"])
 
