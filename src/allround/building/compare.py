@@ -10,7 +10,7 @@ from allround.building.comparing.choices import Chosen, try_rates, try_weights
 from allround.building.comparing.finished import final_work, train_all
 from allround.building.comparing.result import measured
 from allround.building.comparing.trainings import Trainings
-from allround.building.joint import TUNED, Joint, joint_settings, rate_factors, read_joint, sweep_weights
+from allround.building.joint import TUNED, Joint, joint_settings, rate_factors, read_joint, read_share, sweep_weights
 from allround.building.options import Options
 from allround.building.saving import CONFIG
 from allround.building.stages.base import decide_precision, is_module, make_base
@@ -44,6 +44,7 @@ def compare_training(
     *,
     out: Path | str,
     methods: Sequence[str] = METHODS,
+    share: Sequence[str] = (),
     seeds: int = 3,
     trials: int = 3,
     sweep: int = 6,
@@ -67,10 +68,11 @@ def compare_training(
 
     methods: balancers as `NAME` or `NAME:key=value;key=value` (the balancer's parameters, and flat, sample, mix and
     raw_scale of the settings), and `tuned`: the best of `sweep` fixed weights on validation. `equal` is always among
-    them. seeds: how many, from `seed` on. trials: learning rates tried for every method, and for each specialist.
-    settings: what all have in common; left out, every step holds a batch of every task. workers, ray: as in `Options`.
-    config: what the command line was asked for, which is kept in `out`. callbacks: are told of the evaluations of every
-    training when it is done. track: names of trackers, which write into the folder `track` of `out`.
+    them. share: ways to share, written alike, each trained with equal weights. seeds: how many, from `seed` on. trials:
+    learning rates tried for every method, and for each specialist. settings: what all have in common; left out, every
+    step holds a batch of every task. workers, ray: as in `Options`. config: what the command line was asked for, which
+    is kept in `out`. callbacks: are told of the evaluations of every training when it is done. track: names of
+    trackers, which write into the folder `track` of `out`.
 
     Learning rates and weights are chosen on validation with the first seed; test is predicted once for each finished
     model. Everything is kept in `out`: run again with the same arguments after a kill, it takes up what is finished.
@@ -84,7 +86,7 @@ def compare_training(
             raise AllroundError(
                 f"compare trainings with {name}={value}", f"{name} must be at least {low}", f"give at least {low}"
             )
-    joints = _joints(methods, sweep)
+    joints = _joints(methods, share, sweep)
     suite = as_suite(suite, data_dir=data_dir, only=only, limit=limit).to_train
     if len(suite.tasks) < 2:
         raise AllroundError(
@@ -162,9 +164,9 @@ def _compare(
     return measured(chosen, swept, predictions, seeds=seeds, resamples=options.resamples, provenance=about)
 
 
-def _joints(methods: Sequence[str], sweep: int) -> list[Joint]:
+def _joints(methods: Sequence[str], share: Sequence[str], sweep: int) -> list[Joint]:
     """The methods, each once, equal weights first."""
-    found = [read_joint(text) for text in methods]
+    found = [*map(read_joint, methods), *map(read_share, share)]
     if EQUAL not in [joint.name for joint in found]:
         found.insert(0, Joint(EQUAL, EQUAL))
     names = [joint.name for joint in found]

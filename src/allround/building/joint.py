@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allround.core import registry
@@ -14,7 +14,7 @@ from allround.training.settings import Settings
 #: Fixed weights, the best of a sweep on validation.
 TUNED = "tuned"
 #: What `NAME:key=value` may set beside the balancer's own parameters, and how it is read.
-BESIDE = ("flat", "sample", "share", "mix", "raw_scale")
+BESIDE = ("flat", "sample", "mix", "raw_scale")
 #: Neighbours in the grid of learning rates differ by this factor.
 STEP = 3.0
 
@@ -32,6 +32,26 @@ class Joint:
     def differs(self) -> dict[str, object]:
         """All that it sets, for people."""
         return {**self.balance_settings, **self.changes}
+
+    @property
+    def share(self) -> str:
+        """The way to share."""
+        return str(self.changes.get("share", Settings.share))
+
+    @property
+    def share_settings(self) -> Mapping[str, object]:
+        found = self.changes.get("share_settings", {})
+        assert isinstance(found, Mapping)
+        return found
+
+    @property
+    def words(self) -> str:
+        """How it trains, in words.
+
+        >>> Joint("uw", "uw").words
+        'balanced by uw'
+        """
+        return f"that shares by {self.name}" if "share" in self.changes else f"balanced by {self.name}"
 
     @property
     def system(self) -> str:
@@ -75,6 +95,16 @@ def read_joint(text: str) -> Joint:
     return Joint(text.strip(), name, values, _changes(beside, text))
 
 
+def read_share(text: str) -> Joint:
+    """A joint training with equal weights that shares by a preset, from `NAME` or `NAME:key=value;key=value`.
+
+    >>> read_share("mmoe:experts=4").changes
+    {'share': 'mmoe', 'share_settings': {'experts': 4}}
+    """
+    name, values = registry.spelled("share", text)
+    return Joint(text.strip(), "equal", {}, {"share": name, "share_settings": values})
+
+
 def _changes(parts: Sequence[str], text: str) -> dict[str, object]:
     from allround.core.documents import parse_value
 
@@ -104,9 +134,10 @@ def specialist_settings(common: Settings, task: Task) -> Settings:
     plain = Settings()
     names = [n for n in (task.name, task.table, task.definition.kind) if n]
     return common.with_(
-        **{name: getattr(plain, name) for name in ("mix", "balance", "sample")},
+        **{name: getattr(plain, name) for name in ("mix", "balance", "sample", "share")},
         balance_settings={},
         sample_settings={},
+        share_settings={},
         batch_sizes={n: rows for n, rows in common.batch_sizes.items() if n in names},
         task_rates={n: factor for n, factor in common.task_rates.items() if n == task.name},
     )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from allround.building.joint import TUNED, Joint, read_joint
+from allround.building.joint import TUNED, Joint, read_joint, read_share
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.evaluation.calibration import check_coverage, check_method
@@ -98,22 +98,22 @@ class Options:
     """How to build.
 
     seeds: how many, from `seed` on; with more than one all is built with each, and a budget is shared among them.
-    folds: test every row once, in so many builds, and make the model in one more; 0 for none.
-    methods: merge methods and presets of learned merges; `None` for those that are worth trying. trials: most settings
-    tried for each. joint: whether to train the joint model. balance: further joint models, with a batch of every task
-    in each step, by balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying.
-    baselines: score what works without a network too: a linear model for each task and, unless `trees` is false,
-    boosted trees where all tasks are on tables. reference: what retention is measured against, one of `REFERENCES`.
-    ensemble: try the mean of the answers of specialists, joint models and trees too. sizes: make a `small_table` in a
-    few sizes, and take the best on validation. head: the sort of all heads, see `allround.methods("head")`; `None` is
-    what the base would choose. specialists: models that are already tuned, by task: folders or Hub ids of what
-    allround, transformers, sentence-transformers, SetFit or PEFT saved. budget: minutes, or `None`. workers: processes,
-    `None` for one a core. ray: the address of a Ray cluster that does the work (HOST:PORT, or `auto` for the one that
-    this machine belongs to); its machines must share the run folder. calibrate: how scores are corrected on validation:
-    `temperature`, `isotonic` or `none`. coverage: the share of rows whose target the sets of answers shall hold, such
-    as 0.9; left out, there are no sets. track: names of trackers (tensorboard, mlflow, wandb), which write into the
-    folder `track` of the run. adapt: training rows of each held-out task that base, joint model and the best single
-    model are adapted to it on; `None` leaves that out.
+    folds: test every row once, in so many builds, and make the model in one more; 0 for none. methods: merge methods
+    and presets of learned merges; `None` for those that are worth trying. trials: most settings tried for each. joint:
+    whether to train the joint model. balance: further joint models, with a batch of every task in each step, by
+    balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying. share: further joint
+    models by ways to share, written alike, such as `mmoe:experts=4`. baselines: score what works without a network too:
+    a linear model for each task and, unless `trees` is false, boosted trees where all tasks are on tables. reference:
+    what retention is measured against, one of `REFERENCES`. ensemble: try the mean of the answers of specialists, joint
+    models and trees too. sizes: make a `small_table` in a few sizes, and take the best on validation. head: the sort of
+    all heads, see `allround.methods("head")`; `None` is what the base would choose. specialists: models that are
+    already tuned, by task: folders or Hub ids of what allround, transformers, sentence-transformers, SetFit or PEFT
+    saved. budget: minutes, or `None`. workers: processes, `None` for one a core. ray: the address of a Ray cluster that
+    does the work (HOST:PORT, or `auto` for the one that this machine belongs to); its machines must share the run
+    folder. calibrate: how scores are corrected on validation: `temperature`, `isotonic` or `none`. coverage: the share
+    of rows whose target the sets of answers shall hold, such as 0.9; left out, there are no sets. track: names of
+    trackers (tensorboard, mlflow, wandb), which write into the folder `track` of the run. adapt: training rows of each
+    held-out task that base, joint model and the best single model are adapted to it on; `None` leaves that out.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -129,6 +129,7 @@ class Options:
     ensemble: bool = False
     sizes: bool = False
     balance: tuple[str, ...] | None = None
+    share: tuple[str, ...] = ()
     head: str | None = None
     specialists: Mapping[str, str] = field(default_factory=dict)
     budget: float | None = None
@@ -200,7 +201,7 @@ class Options:
         names = self.balance
         if names is None:
             names = tuple(entry.name for entry in registry.entries("balance") if entry.facts["build"])
-        return [read_joint(name) for name in names]
+        return [*map(read_joint, names), *map(read_share, self.share)]
 
     def learned(self, definitions: Iterable[Definition]) -> list[str]:
         """The presets of learned merges that are tried: by themselves none where a task is one of the

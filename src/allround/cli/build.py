@@ -21,6 +21,7 @@ from allround.cli.options import (
     OutOption,
     RayOption,
     SeedOption,
+    ShareOption,
     SuiteArgument,
     TrackOption,
     WorkersOption,
@@ -110,6 +111,7 @@ def build(
             "are worth trying."
         ),
     ] = None,
+    share: ShareOption = None,
     head: Annotated[
         str | None,
         typer.Option(help="The sort of the heads, such as linear or mlp. Default: as the base has them."),
@@ -189,6 +191,7 @@ def build(
         sizes=sizes,
         head=head,
         balance=None if balance is None else () if balance == "none" else tuple(methods_of(balance, "--balance")),
+        share=tuple(methods_of(share, "--share")) if share is not None else (),
         specialists=pairs_of(specialist, "--specialist", str),
         adapt=adapt,
         budget=budget,

@@ -17,6 +17,7 @@ from allround.cli.options import (
     OutOption,
     RayOption,
     SeedOption,
+    ShareOption,
     SuiteArgument,
     TrackOption,
     WorkersOption,
@@ -56,6 +57,7 @@ def compare_training(
             "best fixed weights of the sweep. equal is always among them. Default: one of each sort."
         ),
     ] = None,
+    share: ShareOption = None,
     seeds: Annotated[int, typer.Option(help="How many seeds everything is trained with.")] = 3,
     trials: Annotated[
         int, typer.Option(help="Learning rates tried on validation, for each method and each specialist.")
@@ -84,8 +86,9 @@ def compare_training(
 
     loaded = load_suite(suite, data_dir, only, limit)
     named = methods_of(methods) if methods is not None else METHODS
-    made = run(loaded, out=out, methods=named, seeds=seeds, trials=trials, sweep=sweep, seed=seed, base=base,
-               settings=settings, encoder=encoder, workers=workers, ray=ray, config=asked_for(),
+    ways = methods_of(share, "--share") if share is not None else ()
+    made = run(loaded, out=out, methods=named, share=ways, seeds=seeds, trials=trials, sweep=sweep, seed=seed,
+               base=base, settings=settings, encoder=encoder, workers=workers, ray=ray, config=asked_for(),
                track=split(track, "--track"), force=force)  # fmt: skip
     made.print()
     typer.echo(f"\npage     {out}/comparison.html\nfigure   {out}/comparison.svg\nnumbers  {out}/comparison.json")

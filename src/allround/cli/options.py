@@ -52,6 +52,13 @@ TrackOption = Annotated[
     str | None,
     typer.Option(help="Write losses and scores to these, with commas between: tensorboard, mlflow, wandb."),
 ]
+ShareOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Further joint models by these ways to share, with commas between, such as mmoe,ple:experts=4 "
+        "(`allround methods list --family share`)."
+    ),
+]
 RowsOption = Annotated[int, typer.Option(help="Most training rows of each task.")]
 LeaveOption = Annotated[
     list[str] | None, typer.Option(help="Weights whose features stay in place: a pattern; may be repeated.")

@@ -87,9 +87,9 @@ def try_rates(trainings: Trainings, factors: Sequence[float], seed: int) -> Rate
         facts = {f: training_facts(joint[one.name, f][0]) for f in factors}
         means = {f: judge.mean(facts[f]["validation"]) for f in factors}
         best = chosen[one.name] = _best(means)
-        tried[one.name] = [_tried(trainings, judge, facts[f], f, f == best) for f in factors]
-        shop.say(f"{one.name}: learning rate {trainings.rate * best:.3g}, mean retention {percent(means[best])}% on "
-                 "validation")  # fmt: skip
+        rate = trainings.joint_rate(one)
+        tried[one.name] = [_tried(judge, facts[f], rate * f, f == best) for f in factors]
+        shop.say(f"{one.name}: learning rate {rate * best:.3g}, mean retention {percent(means[best])}% on validation")
     kept = {trainings.joint(one, chosen[one.name], seed)[0].key for one in listed}
     kept |= {trainings.specialist(task, own[task], seed)[0].key for task in tasks}
     drop_weights(p for p, _ in [*joint.values(), *alone.values()] if p.key not in kept)
@@ -111,7 +111,7 @@ def try_weights(
     best = means.index(max(means)) if means else 0
     chosen = TUNED in trainings.joints
     tried = [
-        _tried(trainings, rates.judge, f, rates.chosen[EQUAL], chosen and i == best, weights[i])
+        _tried(rates.judge, f, trainings.rate * rates.chosen[EQUAL], chosen and i == best, weights[i])
         for i, f in enumerate(facts)
     ]
     if swept:
@@ -132,13 +132,12 @@ def _best(scores: Mapping[float, float]) -> float:
 
 
 def _tried(
-    trainings: Trainings,
     judge: Judge,
     facts: TrainingFacts,
-    factor: float,
+    rate: float,
     chosen: bool,
     weights: Mapping[str, float] | None = None,
 ) -> Tried:
     scores = facts["validation"]
-    return Tried(trainings.rate * factor, judge.mean(scores), judge.retentions(scores), chosen, facts["seconds"],
+    return Tried(rate, judge.mean(scores), judge.retentions(scores), chosen, facts["seconds"],
                  dict(weights or {}))  # fmt: skip

@@ -48,7 +48,7 @@ def measured(
             Training(
                 name,
                 {"weights": chosen.tuned} if tuned else joint.differs,
-                rate * rates.chosen[EQUAL if tuned else name],
+                trainings.joint_rate(joint) * rates.chosen[EQUAL if tuned else name],
                 tried[name],
                 tuple(judges[s].mean(f["validation"]) for s, f in zip(seeds, facts, strict=True)),
                 _cost([[f] for f in facts], len(tried[name])),

@@ -13,6 +13,7 @@ from allround.core.jobs import Job
 from allround.core.pieces import Piece
 from allround.evaluation.training import EQUAL
 from allround.training.settings import Settings
+from allround.training.sharing import plan_of
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,15 @@ class Trainings:
         own = self.start.base.learning_rate * (4 if self.settings.tune == "lora" else 1)
         return self.settings.learning_rate or own
 
+    def joint_rate(self, joint: Joint) -> float:
+        """The learning rate that those of a joint training are multiples of: that of what a way to share adds, where
+        it trains nothing else."""
+        plan = plan_of(joint.share, joint.share_settings)
+        return plan.rate if plan.frozen and plan.rate and not self.settings.learning_rate else self.rate
+
     def joint(self, joint: Joint, factor: float, seed: int) -> tuple[Piece, Job]:
         """A joint training at a multiple of the learning rate."""
-        settings = joint_settings(joint, self.settings, rate=self.rate * factor)
+        settings = joint_settings(joint, self.settings, rate=self.joint_rate(joint) * factor)
         return joint_piece(self.shop, self.start, settings, seed, f"compared-{joint.balance}")
 
     def specialist(self, task: str, factor: float, seed: int) -> tuple[Piece, Job]:

@@ -15,6 +15,7 @@ from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
 from allround.models.adapted import can_be_adapted, write_adapted
 from allround.models.device import pick_device
+from allround.models.model import parameters_of
 from allround.tasks.task import Task
 from allround.training.settings import Settings
 from allround.training.sharing import shared_by
@@ -63,6 +64,7 @@ def tune(
             model.write_parts(folder)
         else:
             model.write(folder)
+        facts["parameters"] = parameters_of(model.encoder)
         facts["evaluations"] = course.evaluations
         facts["best_step"] = course.best_step
         facts["steps"] = course.steps

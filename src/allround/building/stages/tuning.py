@@ -99,7 +99,7 @@ def tune(shop: Workshop, start: Start, scope: Scope, given: Mapping[str, GivenSp
         settings = joint_settings(joint, scope.settings.with_(mix="all"))
         check_settings(settings, list(start.data.tasks.values()))
         piece, job = joint_piece(shop, start, settings, shop.seed, "balanced")
-        title = f"one model trained on all tasks in every step, balanced by {joint.name}"
+        title = f"one model trained on all tasks in every step, {joint.words}"
         joints.append(JointModel(joint.system, title, piece))
         work.append((piece, job))
     specialists: dict[str, Piece] = {}
@@ -168,7 +168,7 @@ def joint_candidates(start: Start, tuned: Tuned) -> list[ModelCandidate]:
             joint.title,
             joint.piece,
             start.data.tasks,
-            start.base.size,
+            joint.piece.facts["parameters"],
             Cost(
                 training_seconds=joint.piece.facts["seconds"] + start.seconds,
                 training_examples=sum(joint.piece.facts["examples"].values()),
