@@ -207,6 +207,13 @@ def test_a_dry_run_measures_tasks_of_every_kind(made: Build, suite: Suite, monke
     assert 2 * 8 * 80 + 16 * 40 <= found.seconds < 2 * 8 * 80 + 16 * 40 + 60
     assert found.trainings == ["specialist of topic", "specialist of sum", "joint"]
     assert scaled(suite.tasks["sum"], "train", 0.0) == 8
+    lora = replace(options, settings=options.settings.with_(tune="lora", lora_rank=2))
+    network = dict(language_model(str(made.folder.parent / "base")).backbone.named_modules())
+    layers = [one.weight for name, one in network.items() if name.split(".")[-1].endswith("_proj")]
+    less = forecast_build(suite, base=made.folder.parent / "base", options=lora, encoder={"max_length": 48})
+    size = sum(4 * 2 * sum(layer.shape) for layer in layers)
+    model = sum(path.stat().st_size for path in (made.folder / "pieces").glob("base-*/**/*") if path.is_file())
+    assert found.pieces - less.pieces == pytest.approx(3 * (model - size), rel=0.01)
 
 
 def test_predict_writes_texts_to_the_screen_and_into_files(made: Build, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from allround.building.search import most_trials
 from allround.building.stages.adapt import put_off, to_adapt
 from allround.building.stages.base import is_module, make_base
 from allround.building.stages.data import keep_rows
-from allround.building.stages.heads import fit_heads, fit_probes
+from allround.building.stages.heads import fit_heads, fit_probes, refit_seconds
 from allround.building.stages.plan import extra_costs, measure_speed, whole_scope
 from allround.building.stages.unseen import answer_unseen
 from allround.building.workshop import MOST_WORKERS, Workshop, seconds
@@ -25,9 +25,10 @@ from allround.core import registry
 from allround.core.jobs import available_cores
 from allround.core.progress import Progress
 from allround.core.seeds import seed_of
-from allround.models.base import builtin_encoders, sizes_of
+from allround.models.base import builtin_encoders, load_encoder, sizes_of
 from allround.tasks.suite import Suite
 from allround.tasks.task import SPLITS
+from allround.training.settings import Settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,6 +93,8 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
         first = sizes * (heads + probing * grown + float(made.piece.facts["seconds"]) * (grown if pretrained else 1))
         model, stored = _size(made.piece.folder), round(sum(_size(Path(f)) for f in data.folders.values()) * grown)
         name, passes = made.name, made.passes(options.settings)
+        tuned = _adapter_size(made.encoder, options.settings) or model
+        refitting = refit_seconds(start.heads) * grown
     several = len(suite.tasks) > 1
     merges = {
         method: most_trials(registry.find(family, method), options.trials)
@@ -103,7 +106,7 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
     total = first / workers + estimate(suite.tasks, speed, share=1.0, trials=options.trials, methods=fixed,
                                        passes=passes, joint=options.joint, workers=workers)  # fmt: skip
     if several:
-        costs = extra_costs(suite.tasks, speed, scope, passes=passes, heads=heads, workers=workers)
+        costs = extra_costs(suite.tasks, speed, scope, passes=passes, heads=refitting, workers=workers)
         total += sum(costs.values())
     adapted = {} if options.adapt is None else to_adapt(every.tasks)
     if options.adapt is not None:
@@ -112,7 +115,8 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
     trainings += [*(["joint"] if options.joint else []), *(joint.system for joint in scope.joints)]
     trainings += [f"base, joint model and the best single model adapted to {name}" for name in adapted]
     answers = _ANSWER * (rows["validation"] + rows["test"]) * (3 + len(trainings) + 2 * len(merges))
-    pieces = model * (sizes + len(trainings) - len(adapted) + len(options.specialists) + len(merges)) + stored + answers
+    models = sizes + len(options.specialists) + len(merges)  # those that are stored whole
+    pieces = model * models + tuned * (len(trainings) - len(adapted)) + stored + answers
     # Beside the pieces lie the best model and the predictions; several seeds have a best model of all.
     disk = options.times * (pieces + model + answers) + (model if options.times > 1 else 0)
     if options.budget is not None:
@@ -132,6 +136,16 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
         measured=MEASURED_ROWS,
         budget=options.budget,
     )
+
+
+def _adapter_size(folder: str, settings: Settings) -> int | None:
+    """Bytes of what tuning stores of a base's encoder: low-rank changes alone; None where it stores all of it."""
+    encoder = load_encoder(folder)
+    if settings.tune != "lora" or not encoder.keeps_adapters:
+        return None
+    modules = dict(encoder.backbone.named_modules())
+    shapes = [tuple(modules[name].weight.shape) for name in encoder.adapted_layers()]
+    return 4 * settings.lora_rank * sum(rows + columns for rows, columns in shapes)
 
 
 def _size(folder: Path) -> int:

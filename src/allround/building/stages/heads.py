@@ -63,6 +63,11 @@ def own_words(head: Piece) -> bool:
     return sort is not None and registry.find("head", sort).facts["reads"] != "vectors"
 
 
+def refit_seconds(heads: Mapping[str, Piece]) -> float:
+    """What fitting heads like these anew takes; 0 where none has weights."""
+    return 0.0 if all(map(own_words, heads.values())) else seconds(heads)
+
+
 def of_sort(sort: str | None) -> dict[str, object]:
     """The sort of a head among what a piece is made from, where one was asked for."""
     return {} if sort is None else {"head": sort}

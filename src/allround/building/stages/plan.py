@@ -13,8 +13,8 @@ from allround.building.options import Options
 from allround.building.search import most_trials
 from allround.building.stages.base import Base
 from allround.building.stages.data import Data, keep_rows
-from allround.building.stages.heads import head_work, of_sort
-from allround.building.workshop import Workshop, folders, seconds
+from allround.building.stages.heads import head_work, of_sort, refit_seconds
+from allround.building.workshop import Workshop, folders
 from allround.core import registry
 from allround.core.jobs import call
 from allround.core.pieces import Piece
@@ -138,7 +138,7 @@ def _measured_plan(shop: Workshop, base: Base, whole: Scope, minutes: float) -> 
         joint=whole.joint,
         workers=workers,
     )
-    costs = extra_costs(tasks, speed, whole, passes=passes, heads=seconds(heads), workers=workers)
+    costs = extra_costs(tasks, speed, whole, passes=passes, heads=refit_seconds(heads), workers=workers)
     return with_extras(plan, costs, minutes)
 
 
@@ -161,12 +161,13 @@ def extra_costs(
     heads: float,
     workers: int,
 ) -> dict[str, float]:
-    """Seconds that further joint models, learned merges and heads fitted anew take. heads: what fitting all took."""
+    """Seconds that further joint models, learned merges and heads fitted anew take. heads: what fitting all
+    took; 0 where none has weights."""
     more = joint_time(tasks, speed, passes=passes, workers=workers)
     costs = {joint.system: more for joint in whole.joints}
     for name in whole.learned:
         trials = most_trials(registry.find("learn", name), whole.trials)
         costs[name] = learning_time(tasks, speed, preset(name), trials=trials, workers=workers)
-    if whole.merges or whole.learned:
+    if heads and (whole.merges or whole.learned):
         costs[REFITTED] = heads / workers * (bool(whole.merges) + bool(whole.learned))
     return costs
