@@ -40,7 +40,7 @@ from allround.building.stages.report import (
 )
 from allround.building.stages.scoring import score
 from allround.building.stages.sizes import check_sizes, choose_size
-from allround.building.stages.tuning import joint_candidates, specialists_candidate, tune
+from allround.building.stages.tuning import joint_candidates, sharing_of, specialists_candidate, tune
 from allround.building.stages.unseen import answer_unseen
 from allround.building.tracking import TRACKED, check_trackers, tracking
 from allround.building.workshop import Workshop, run_folder
@@ -304,5 +304,6 @@ def _build(
     write_report(
         shop, f"{suite.name} on {base.name}", scope, precision, trials, choice, scored, check, size=base.chosen,
         prompts=[] if prompts is None else prompt_facts(prompts, tuned), prompt_scores=put,
+        sharing=sharing_of(tuned),
     )  # fmt: skip
     return Build(shop.out, shop.out / BEST, shop.out / REPORT, scored.board)

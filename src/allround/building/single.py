@@ -46,7 +46,7 @@ from allround.training.course import Course
 from allround.training.preconditions import check_settings
 from allround.training.processes import Processes
 from allround.training.settings import Settings
-from allround.training.sharing import shared_by
+from allround.training.sharing import shared_by, sharing_facts
 
 
 def train(
@@ -180,7 +180,8 @@ def _tune(
         name = "joint" if command == "train" else f"specialist-{tasks[0].name}"
         course = trainer.train(model, tasks, settings, seed=seed, scratch=scratch, adapter=adapter, callbacks=told,
                                name=name)  # fmt: skip
-        for words in _what_happened(course, settings):
+        used = sharing_facts(model, tasks, name, settings)
+        for words in [*_what_happened(course, settings), *(used.words if used is not None else ())]:
             progress.say(words)
         fitted = {t.name: fit(predict_split(model, t, "validation"), calibrate) for t in tasks}
         calibrations = {name: one for name, one in fitted.items() if one is not None}
@@ -198,6 +199,9 @@ def _tune(
             model.facts[KEY] = {name: one.to_json() for name, one in calibrations.items()}
         if folder:
             model.write(folder)
+            if used is not None:
+                (folder / "sharing.csv").write_text(used.csv, encoding="utf-8")
+                (folder / "sharing.svg").write_text(used.svg, encoding="utf-8")
             if config is not None:
                 (folder / CONFIG).write_text(config, encoding="utf-8")
     if first:

@@ -20,6 +20,7 @@ from allround.evaluation.scoreboard.adapted import HEADING, LEGEND, adapted_tabl
 from allround.evaluation.scoreboard.scores import CostName
 from allround.evaluation.scoreboard.tables import calibration_legend, calibration_table
 from allround.evaluation.scoreboard.transfer import HEADINGS, LEGENDS, scores_table, transfer_table
+from allround.evaluation.sharing import SharingFacts, draw_uses
 from allround.tasks.metric import better
 from allround.tasks.roles import HELD_OUT
 
@@ -86,6 +87,7 @@ def html(board: Scoreboard, *, extra: ReportFacts | None = None) -> str:
         errors=given.get("errors"),
         prompts=given.get("prompts"),
         prompt_scores=given.get("prompt_scores"),
+        sharing=[(one, _uses_picture(one)) for one in given.get("sharing") or ()],
         calibration_head=calibration_head,
         calibration_rows=calibration_rows,
         calibration_legend=calibration_legend(board),
@@ -154,6 +156,13 @@ def _reliability_picture(board: Scoreboard) -> PagePicture | None:
     if not any(one.before or one.after for one in found.values()):
         return None
     return page_picture(lambda width: board.plot_reliability(width=width), f"Reliability of {board.best}", WIDE)
+
+
+def _uses_picture(facts: SharingFacts) -> PagePicture | None:
+    if not facts.uses:
+        return None
+    label = f"How much each task uses each module of {facts.system}"
+    return page_picture(lambda width: draw_uses(facts, width), label, WIDE)
 
 
 def _cost_pictures(board: Scoreboard) -> list[_Figure]:

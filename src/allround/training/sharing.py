@@ -9,16 +9,21 @@ from torch import Tensor
 
 from allround.core import registry
 from allround.core.errors import AllroundError
+from allround.evaluation.sharing import SharingFacts
 from allround.models.encoders.sharing import Sharing
 from allround.models.fitting import fit_head
+from allround.models.model import Model
 from allround.models.running import features_of
 from allround.models.share.plan import Plan
+from allround.models.share.usage import dead_modules, module_uses, twin_modules
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.task import Task
 from allround.training.settings import Settings
 
 #: Rows of a task, and of its validation, that heads are fitted on before a network is trained.
 MOST_ROWS = 2000
+#: Validation rows of a task on which it is seen which modules it uses.
+USED_ROWS = 64
 
 
 def plan_of(name: str, values: Mapping[str, object] | None = None) -> Plan:
@@ -98,3 +103,15 @@ def fit_network(model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> None
         encoder.network.standardise(torch.cat(values))
     for task in some:
         model.add_task(model.definition(task.name), fit_head(encoder, task).state)
+
+
+def sharing_facts(model: Model, tasks: Sequence[Task], system: str, settings: Settings) -> SharingFacts | None:
+    """Who uses what in a model that shares by a plan, on validation rows; None for other models."""
+    if not isinstance(model, MultiTaskModel) or not isinstance(model.encoder, Sharing):
+        return None
+    encoder = model.encoder
+    rows = {t.name: encoder.prepare(t.splits["validation"].inputs[:USED_ROWS], t.definition) for t in tasks}
+    uses = module_uses(encoder, rows, model.definitions)
+    listed = ", ".join(f"{name}={value}" for name, value in settings.share_settings.items())
+    way = f"{settings.share} ({listed})" if listed else settings.share
+    return SharingFacts(system, way, tuple(uses), tuple(dead_modules(uses)), tuple(twin_modules(encoder)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -18,7 +19,7 @@ from allround.models.device import pick_device
 from allround.models.model import parameters_of
 from allround.tasks.task import Task
 from allround.training.settings import Settings
-from allround.training.sharing import shared_by
+from allround.training.sharing import shared_by, sharing_facts
 from allround.training.trainer import train
 
 
@@ -65,6 +66,9 @@ def tune(
         else:
             model.write(folder)
         facts["parameters"] = parameters_of(model.encoder)
+        used = sharing_facts(model, data, "", chosen)
+        if used is not None:
+            facts["sharing"] = asdict(used)
         facts["evaluations"] = course.evaluations
         facts["best_step"] = course.best_step
         facts["steps"] = course.steps

@@ -30,6 +30,7 @@ from allround.evaluation.predictions import Predictions
 from allround.evaluation.prompt_scores import PromptScores
 from allround.evaluation.report import html
 from allround.evaluation.scoreboard import FILES, Scoreboard
+from allround.evaluation.sharing import SharingFacts
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
 
@@ -82,12 +83,13 @@ def write_predictions(out: Path, predictions: Mapping[tuple[str, str], Predictio
 def write_report(
     shop: Workshop, title: str, scope: Scope, precision: Precision, trials: Sequence[Trial], choice: Choice,
     scored: Scored, check: DataCheck, *, size: str | None = None, prompts: Sequence[PromptFacts] = (),
-    prompt_scores: Sequence[PromptScores] = (),
+    prompt_scores: Sequence[PromptScores] = (), sharing: Sequence[SharingFacts] = (),
 ) -> None:  # fmt: skip
     """Write the chosen model, the scoreboard and the report, and what the report can be made from again.
 
     trials: settings of merges that were compared. check: of the data of all tasks. size: how that of the base was
-    chosen, in words. prompts: as a language model read them. prompt_scores: of tasks that have several.
+    chosen, in words. prompts: as a language model read them. prompt_scores: of tasks that have several. sharing: of
+    joint models that share by a plan.
     """
     out, board, tasks = shop.out, scored.board, scope.every.tasks
     save_best(out / BEST, choice.best, board, scored.calibrations, force=shop.force)
@@ -113,6 +115,7 @@ def write_report(
     plain: dict[str, object] = {"errors": {name: asdict(one) for name, one in errors.items()}}
     plain |= {"prompts": [asdict(one) for one in prompts]} if prompts else {}
     plain |= {"prompt_scores": [asdict(one) for one in prompt_scores]} if prompt_scores else {}
+    plain |= {"sharing": [asdict(one) for one in sharing]} if sharing else {}
     write_report_files(out, board, dict(extra) | plain, force=shop.force)
     shop.progress.note(FINISHED)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from allround.building.candidates import ModelCandidate
 from allround.building.given import GivenSpecialist
@@ -17,8 +17,10 @@ from allround.building.workshop import Work, Workshop, keys, seconds
 from allround.core.files import hash_folder
 from allround.core.jobs import Job, call
 from allround.core.pieces import Piece
+from allround.core.schema import checked
 from allround.core.seeds import seed_of
 from allround.core.words import listed, plural
+from allround.evaluation.sharing import SharingFacts
 from allround.models.cost import Cost
 from allround.training.preconditions import check_settings
 from allround.training.settings import Settings
@@ -157,6 +159,16 @@ def specialists_candidate(start: Start, tuned: Tuned) -> ModelCandidate:
             training_examples=sum(sum(p.facts["examples"].values()) for p in tuned.specialists.values()),
         ),
     )
+
+
+def sharing_of(tuned: Tuned) -> list[SharingFacts]:
+    """How the tasks of each joint model share, for those that share by a plan."""
+    found = []
+    for joint in tuned.joints:
+        if "sharing" in joint.piece.facts:
+            facts = checked(SharingFacts, joint.piece.facts["sharing"], f"read {joint.piece.key}", "build again")
+            found.append(replace(facts, system=joint.name))
+    return found
 
 
 def joint_candidates(start: Start, tuned: Tuned) -> list[ModelCandidate]:
