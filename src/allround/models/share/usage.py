@@ -113,9 +113,7 @@ def dead_modules(uses: Sequence[ModuleUse]) -> list[str]:
         of = [other.weight for other in uses if other.place == use.place and other.task == use.task]
         key = use.place, use.owner, use.number
         used[key] = used.get(key, False) or use.weight >= DEAD * sum(of) / len(of)
-    return [
-        f"{owner or 'shared'} {number} of {place}" for (place, owner, number), is_used in heard.items() if not is_used
-    ]
+    return [f"{owner or 'shared'} {number} of {place}" for (place, owner, number), some in used.items() if not some]
 
 
 @torch.no_grad()
