@@ -183,6 +183,16 @@ def test_the_page_on_joint_training_runs_from_top_to_bottom(tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_core")
+def test_the_page_on_sharing_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    printed = run_page("sharing.md", tmp_path)
+    assert printed.splitlines()[-1] == "parity answers as before"
+    header, *lines = (tmp_path / "models" / "experts" / "sharing.csv").read_text(encoding="utf-8").splitlines()
+    assert header == "place,module,task,weight" and len(lines) == 3 * 4
+    assert (tmp_path / "runs" / "shares" / "comparison.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
 def test_the_page_on_learned_merges_runs_from_top_to_bottom(tmp_path: Path) -> None:
     printed = run_page("learned.md", tmp_path)
     (plan,) = (code for code in blocks(DOCS / "learned.md", "text") if "start scale" in code)
