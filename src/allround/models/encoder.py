@@ -39,6 +39,8 @@ class Encoder(nn.Module, ABC):
     epochs: int = 3
     #: Learning rate of low-rank changes; None for four times that of all weights.
     lora_rate: float | None = None
+    #: Rank of low-rank changes.
+    lora_rank: int = 8
     #: Steps that a training has at least, where nobody says how many epochs; few rows are seen more often.
     least_steps: int = 0
     #: Whether what was tuned by low-rank changes is stored as these alone, beside the base.

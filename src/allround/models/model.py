@@ -31,6 +31,8 @@ class Model(nn.Module, System):
     epochs: int
     #: Learning rate of low-rank changes; None for four times that of all weights.
     lora_rate: float | None = None
+    #: Rank of low-rank changes.
+    lora_rank: int = 8
     #: Steps that a training has at least, where nobody says how many epochs.
     least_steps: int = 0
 

@@ -31,7 +31,7 @@ class Settings:
         Tasks, rows and rate are those that the whole training has there, so that parts done one after the other see
         each row as often as the whole; only the optimiser's averages begin anew.
     tune: full: all encoder weights. lora: low-rank changes.
-    lora_rank: Rank of LoRA.
+    lora_rank: Rank of LoRA. Default: the encoder's.
     heads: frozen: keep heads as fitted on the base. tuned: train them along.
         With frozen heads all specialists write into one feature space.
     sample: How often tasks are drawn, such as temperature:temperature=3 (`allround methods list --family sample`).
@@ -73,7 +73,7 @@ class Settings:
     start: float = 0.0
     stop: float = 1.0
     tune: str = "full"
-    lora_rank: int = 8
+    lora_rank: int | None = None
     heads: str = "frozen"
     sample: str = "proportional"
     sample_settings: dict[str, Any] = field(default_factory=dict)

@@ -22,7 +22,8 @@ def add_adapter(model: Model, settings: Settings) -> PeftModel:
             "tune with LoRA", "the package peft is not installed", "pip install 'allround[lora]'"
         ) from error
     backbone = model.backbone
-    config = LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules=model.adapted_layers())
+    rank = settings.lora_rank or model.lora_rank
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=model.adapted_layers())
     with warnings.catch_warnings():  # peft asks transformers for an attribute by its old name
         warnings.simplefilter("ignore", FutureWarning)
         made: PeftModel = get_peft_model(backbone, config)

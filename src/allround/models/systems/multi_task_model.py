@@ -93,6 +93,10 @@ class MultiTaskModel(Model):
         return self.encoder.lora_rate
 
     @property
+    def lora_rank(self) -> int:  # type: ignore[override]
+        return self.encoder.lora_rank
+
+    @property
     def least_steps(self) -> int:  # type: ignore[override]
         return self.encoder.least_steps
 
