@@ -145,7 +145,8 @@ def _adapter_size(folder: str, settings: Settings) -> int | None:
         return None
     modules = dict(encoder.backbone.named_modules())
     shapes = [tuple(modules[name].weight.shape) for name in encoder.adapted_layers()]
-    return 4 * settings.lora_rank * sum(rows + columns for rows, columns in shapes)
+    rank = settings.lora_rank or encoder.lora_rank
+    return 4 * rank * sum(int(rows) + int(columns) for rows, columns in shapes)
 
 
 def _size(folder: Path) -> int:
