@@ -16,9 +16,11 @@ from allround.core.errors import AllroundError
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
     "12-in-1: Multi-Task Vision and Language Representation Learning",
+    "A Hierarchical Multi-task Approach for Learning Embeddings from Semantic Tasks",
     "ATM: Improving Model Merging by Alternating Tuning and Merging",
     "AdaMerging: Adaptive Model Merging for Multi-Task Learning",
     "AdaRank: Adaptive Rank Pruning for Enhanced Model Merging",
+    "AdaTT: Adaptive Task-to-Task Fusion Network for Multitask Learning in Recommendations",
     "ColD Fusion: Collaborative Descent for Distributed Multitask Finetuning",
     "Concrete Subspace Learning based Interference Elimination for Multi-task Model Fusion",
     "Cross-Task Generalization via Natural Language Crowdsourcing Instructions",
@@ -34,6 +36,7 @@ PAPERS = (
     "Merging by Matching Models in Task Subspaces",
     "MetaGPT: Merging Large Language Models Using Model Exclusive Task Arithmetic",
     "Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse Masks",
+    "Multi-Task Reinforcement Learning with Mixture of Orthogonal Experts",
     "Multitask Prompted Training Enables Zero-Shot Task Generalization",
     "Muppet: Massive Multi-task Representations with Pre-Finetuning",
     "No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces",
@@ -45,6 +48,7 @@ PAPERS = (
     "SUPERMERGE: An Approach For Gradient-Based Model Merging",
     "Super-NaturalInstructions: Generalization via Declarative Instructions on 1600+ NLP Tasks",
     "Task Arithmetic Through The Lens Of One-Shot Federated Learning",
+    "TaskExpert: Dynamically Assembling Multi-Task Representations with Memorial Mixture-of-Experts",
     "Tint Your Models Task-wise for Improved Multi-task Model Merging",
     "Twin-Merging: Dynamic Integration of Modular Expertise in Model Merging",
     "Understanding and Improving Information Transfer in Multi-Task Learning",

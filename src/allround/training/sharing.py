@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from allround.core import registry
-from allround.core.errors import AllroundError
+from allround.core.errors import AllroundError, suggestion
 from allround.evaluation.sharing import SharingFacts
 from allround.models.encoders.sharing import Sharing
 from allround.models.fitting import fit_head
@@ -49,6 +49,13 @@ def share(model: MultiTaskModel, plan: Plan) -> MultiTaskModel:
     if isinstance(encoder, Sharing):
         raise AllroundError("add a way to share to the model", "it shares in one way already", "start from its base")
     definitions = model.definitions
+    unknown = [name for level in plan.levels for name in level.ends if name not in definitions]
+    if unknown:
+        raise AllroundError(
+            f"put the task '{unknown[0]}' at a level",
+            f"the model has no such task; its tasks are {', '.join(definitions)}",
+            suggestion(unknown[0], definitions),
+        )
     if plan.levels:
         for name, definition in definitions.items():
             if registry.find("head", encoder.head(definition)).facts["reads"] != "vectors":

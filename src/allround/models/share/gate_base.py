@@ -11,8 +11,11 @@ from torch import Tensor, nn
 class Gate(nn.Module, ABC):
     """Weighs `count` modules for one task, from vectors of `width` numbers that it may read.
 
-    own: which of the modules are the task's own, where it has some.
+    own: which of the modules are the task's own, where it has some. channels: where it is not 0, a gate weighs each of
+    the numbers that a module gives, and there are so many.
     """
+
+    channels = 0
 
     def __init__(self, count: int, width: int, own: tuple[int, ...] = ()) -> None:
         super().__init__()
@@ -21,7 +24,8 @@ class Gate(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, values: Tensor) -> Tensor:
-        """(*, width) -> weights (*, count), or (count,) where they do not depend on the vectors.
+        """(*, width) -> weights (*, count), or (count,) where they do not depend on the vectors; with `channels`
+        (*, count, channels).
 
         While the model is not training they depend on nothing random.
         """

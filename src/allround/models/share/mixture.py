@@ -19,14 +19,16 @@ SHARED = "@shared"
 class Mixture(nn.Module):
     """The banks of each owner and the gates of each reader: tasks, and at inner levels the shared stream.
 
-    width: numbers that modules read; outputs: numbers that they give; gate_width: numbers that gates read. Tasks come
-    in groups, as they arrived: a gate sees the modules of its own group and of earlier ones, so that a task that is
-    added later changes nothing for the others.
+    width: numbers that modules read; outputs: numbers that they give; gate_width: numbers that gates read; further:
+    what a gate weighs beside the modules. Tasks come in groups, as they arrived: a gate sees the modules of its own
+    group and of earlier ones, so that a task that is added later changes nothing for the others.
     """
 
-    def __init__(self, mixing: Mixing, width: int, outputs: int, gate_width: int | None = None) -> None:
+    def __init__(
+        self, mixing: Mixing, width: int, outputs: int, gate_width: int | None = None, further: int = 0
+    ) -> None:
         super().__init__()
-        self.mixing, self.width, self.outputs = mixing, width, outputs
+        self.mixing, self.width, self.outputs, self.further = mixing, width, outputs, further
         self.gate_width = width if gate_width is None else gate_width
         self.banks, self.gates = NamedModules(), NamedModules()
         self.visible: dict[str, tuple[str, ...]] = {}
@@ -43,11 +45,15 @@ class Mixture(nn.Module):
             for name in names:
                 self.banks[name] = self._bank(self.mixing.count)
         for reader in names if readers is None else readers:
-            self.visible[reader] = self._sees(reader)
-            sizes = [self.bank(owner).count for owner in self.visible[reader]]
-            start = sum(sizes[: self.visible[reader].index(reader)]) if reader in self.visible[reader] else 0
-            own = tuple(range(start, start + self.bank(reader).count)) if reader in self.visible[reader] else ()
-            self.gates[reader] = part("gate", self.mixing.gate, sum(sizes), self.gate_width, own)
+            self.visible[reader] = owners = self._sees(reader)
+            sizes = [self.bank(owner).count for owner in owners]
+            shared = reader.startswith(SHARED)
+            # Streams of the shared modules one by one (MMoE) have no own module.
+            owner = SHARED if shared and self.mixing.owners == "tasks+shared" else reader
+            start = sum(sizes[: owners.index(owner)]) if owner in owners else 0
+            own = tuple(range(start, start + self.bank(owner).count)) if owner in owners else ()
+            gate = self.mixing.shared_gate if shared and self.mixing.shared_gate else self.mixing.gate
+            self.gates[reader] = part("gate", gate, sum(sizes) + self.further, self.gate_width, own)
 
     def _sees(self, reader: str) -> tuple[str, ...]:
         owners = tuple(self.banks)
@@ -82,10 +88,11 @@ class Mixture(nn.Module):
         return found[0] if len(found) == 1 else torch.stack(found).sum(0)
 
     def own(self, task: str, *, last: bool = True) -> dict[str, nn.Parameter]:
-        """The parameters that only a task uses. last: whether nothing behind it mixes the tasks' streams."""
-        if not last:
+        """The parameters that only a task uses. last: whether behind it a task's stream reaches no other."""
+        if not last or task not in self.gates:
             return {}
         found = {f"gates.{task}.{name}": p for name, p in self.gates[task].named_parameters()}
-        if task in self.banks and self.mixing.sees != "all":
+        shared_gate = any(reader.startswith(SHARED) for reader in self.gates)  # it sees all modules
+        if task in self.banks and self.mixing.sees != "all" and not shared_gate:
             found |= {f"banks.{task}.{name}": p for name, p in self.banks[task].named_parameters()}
         return found

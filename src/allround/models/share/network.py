@@ -35,10 +35,12 @@ class Network(nn.Module):
         self.mixtures = nn.ModuleList()
         width = self.width
         for level in levels:
-            read = self.width if level.modules_read == "input" else width
-            gate = self.width if level.gate_reads == "input" else width
-            self.mixtures.append(Mixture(level.mixing, read, level.units or width, gate))
-            width = level.units or width
+            read = {"stream": width, "input": self.width, "input+stream": self.width + width}[level.modules_read]
+            outputs = level.units or width
+            gate = {"stream": width, "input": self.width, "outputs": outputs, "outputs+stream": outputs + width}
+            further = int(level.residual == "weighed")
+            self.mixtures.append(Mixture(level.mixing, read, outputs, gate[level.gate_reads], further))
+            width = outputs
         self.outputs = width
 
     def standardise(self, values: Tensor) -> None:
@@ -52,7 +54,7 @@ class Network(nn.Module):
     def add_tasks(self, names: Sequence[str]) -> None:
         """Room for a group of tasks, which sees what is there already."""
         for number, mixture in enumerate(self._mixtures()):
-            mixture.add_tasks(names, [*names, *self._streams(number)])
+            mixture.add_tasks(names, [*(names if self._gives_tasks(number) else ()), *self._streams(number)])
 
     def _mixtures(self) -> Iterator[Mixture]:
         for mixture in self.mixtures:
@@ -61,6 +63,11 @@ class Network(nn.Module):
 
     def _is_last(self, number: int) -> bool:
         return number == len(self.levels) - 1
+
+    def _gives_tasks(self, number: int) -> bool:
+        """Whether a level gives streams of the tasks."""
+        level = self.levels[number]
+        return self._is_last(number) or level.outputs != "owners" or level.mixing.owners != "shared"
 
     def _streams(self, number: int) -> list[str]:
         """The readers of a level beside the tasks that have no gate yet: of the shared stream, one gate for each of the
@@ -87,47 +94,77 @@ class Network(nn.Module):
         self, number: int, mixture: Mixture, inputs: Tensor, streams: dict[str, Tensor], tasks: Sequence[str]
     ) -> dict[str, Tensor]:
         level = self.levels[number]
-        readers = list(tasks) if self._is_last(number) else self._readers(mixture, level)
+        ended = {task for earlier in self.levels[:number] for task in earlier.ends}
         made: dict[str, Tensor] = {}
 
         def given(owner: str) -> Tensor:
             if owner not in made:
                 read = inputs if level.modules_read == "input" else streams.get(owner, inputs)
+                if level.modules_read == "input+stream":
+                    read = torch.cat([inputs, read], -1)
                 made[owner] = mixture.bank(owner)(read if read.dim() > inputs.dim() else read.unsqueeze(-2))
             return made[owner]
 
         found: dict[str, Tensor] = {}
-        for reader in readers:
-            stream = streams.get(reader, inputs)
+        for reader in self._readers(number, mixture, tasks):
+            if reader in ended:
+                found[reader] = streams[reader]
+                continue
+            stream = streams.get(SHARED if reader.startswith(SHARED) else reader, inputs)
             if stream.dim() > inputs.dim():  # the shared stream of several modules
                 stream = stream.mean(-2)
-            stack = torch.cat([given(owner) for owner in mixture.visible[reader]], -2)
-            if level.orthogonal:
-                stack = orthonormal(stack)
-            weights = mixture.gate(reader)(inputs if level.gate_reads == "input" else stream)
-            mixed = (stack * weights.unsqueeze(-1)).sum(-2)
-            if level.residual == "native" and reader in mixture.banks:
-                mixed = mixed + given(reader).sum(-2)
-            elif level.residual == "stream":
-                mixed = mixed + stream
-            found[reader] = _AFTER[level.after](mixed)
+            found[reader] = self._mixed(level, mixture, reader, given, inputs, stream)
         shared = [found.pop(name) for name in list(found) if name.startswith(SHARED)]
         if shared:
             found[SHARED] = shared[0] if len(shared) == 1 else torch.stack(shared, -2)
         return found
 
-    def _readers(self, mixture: Mixture, level: Level) -> list[str]:
-        every = list(mixture.gates)
-        if level.outputs == "owners" and level.mixing.owners == "shared":
-            return [name for name in every if name.startswith(SHARED)]
-        return every
+    def _apart(self, number: int) -> bool:
+        """Whether behind a level the stream of a task reaches no other."""
+
+        def apart(later: int) -> bool:
+            mixing = self.levels[later].mixing
+            shared_stream = mixing.owners == "tasks+shared" and not self._is_last(later)
+            return mixing.owners == "shared" or (mixing.sees != "all" and not shared_stream)
+
+        return all(map(apart, range(number + 1, len(self.levels))))
+
+    def _readers(self, number: int, mixture: Mixture, tasks: Sequence[str]) -> list[str]:
+        """Whose streams a level gives: where others read them, also those of tasks that nobody asks for."""
+        if self._is_last(number):
+            return list(tasks)
+        asked = set(tasks)
+        every = not self._apart(number)
+        return [name for name in mixture.gates if every or name in asked or name.startswith(SHARED)]
+
+    def _mixed(
+        self,
+        level: Level,
+        mixture: Mixture,
+        reader: str,
+        given: Callable[[str], Tensor],
+        inputs: Tensor,
+        stream: Tensor,
+    ) -> Tensor:
+        """What a reader's gate makes of the modules of a level."""
+        stack = torch.cat([given(owner) for owner in mixture.visible[reader]], -2)
+        if level.orthogonal:
+            stack = orthonormal(stack)
+        if level.residual == "weighed":
+            stack = torch.cat([stack, stream.unsqueeze(-2)], -2)
+        read = {"stream": stream, "input": inputs, "outputs": stack}.get(level.gate_reads)
+        gate = mixture.gate(reader)
+        weights = gate(torch.cat([stack.mean(-2), stream], -1) if read is None else read)
+        mixed = (stack * (weights if gate.channels else weights.unsqueeze(-1))).sum(-2)
+        return _AFTER[level.after](mixed + stream if level.residual == "stream" else mixed)
 
     def own(self, task: str) -> dict[str, nn.Parameter]:
-        """The parameters that only a task uses."""
-        last = len(self.levels) - 1
-        mixture = self.mixtures[last]
-        assert isinstance(mixture, Mixture)
-        return {f"mixtures.{last}.{name}": p for name, p in mixture.own(task).items()}
+        """The parameters that only a task uses: those of levels behind which no module reads its stream."""
+        found: dict[str, nn.Parameter] = {}
+        for number, mixture in enumerate(self._mixtures()):
+            own = mixture.own(task, last=self._apart(number))
+            found |= {f"mixtures.{number}.{name}": p for name, p in own.items()}
+        return found
 
 
 def orthonormal(vectors: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from allround.core import registry
@@ -23,7 +24,7 @@ class Mixing:
 
     owners: who has modules: "shared" (all tasks together), "tasks" (each its own), or "tasks+shared". count: modules of
     each task; shared: of all together. sees: what a task's gate chooses from: "all" modules, its "own+shared", or its
-    "own"; the gate of the shared stream sees all.
+    "own"; the gate of the shared stream sees all. shared_gate: that gate, where it is of another sort than a task's.
     """
 
     bank: Choice
@@ -32,6 +33,7 @@ class Mixing:
     count: int = 1
     shared: int = 1
     sees: Literal["all", "own+shared", "own"] = "all"
+    shared_gate: Choice | None = None
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,23 @@ class Level:
     """One level of a network behind the encoder.
 
     units: numbers that each stream has behind it; 0 for as many as before. outputs: whose streams it gives: those of
-    the owners of its modules (shared modules: one for each module of the next level), or "tasks"; the last level always
-    gives those of the tasks. gate_reads, modules_read: "stream" (what the level before gave), or "input" (what the
-    encoder gave). residual: "native" adds what the task's own modules give (AdaTT), "stream" the stream that came in.
-    orthogonal: what the modules give is made orthonormal in each row. after: an activation behind the mix.
+    the owners of its modules (shared modules: one for each module of the next level), those of the "tasks", or "both";
+    the last level always gives those of the tasks. modules_read: "stream" (what the level before gave), "input" (what
+    the encoder gave), or both side by side. gate_reads: one of the two, "outputs" (what each module gives), or
+    "outputs+stream" (the mean of that beside the stream). residual: "stream" adds the stream that came in, "weighed"
+    makes it one more module that the gate weighs. orthogonal: what the modules give is made orthonormal in each row.
+    after: an activation behind the mix. ends: tasks whose streams stay as they are from there on.
     """
 
     mixing: Mixing
     units: int = 128
-    outputs: Literal["owners", "tasks"] = "owners"
-    gate_reads: Literal["stream", "input"] = "stream"
-    modules_read: Literal["stream", "input"] = "stream"
-    residual: Literal["none", "native", "stream"] = "none"
+    outputs: Literal["owners", "tasks", "both"] = "owners"
+    gate_reads: Literal["stream", "input", "outputs", "outputs+stream"] = "stream"
+    modules_read: Literal["stream", "input", "input+stream"] = "stream"
+    residual: Literal["none", "stream", "weighed"] = "none"
     orthogonal: bool = False
     after: Literal["none", "relu", "tanh"] = "none"
+    ends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,8 @@ def _read(type_: Any, value: Any) -> Any:
     arguments = get_args(type_)
     if get_origin(type_) is Literal and value not in arguments:
         raise ValueError(f"{value!r} is none of {', '.join(map(str, arguments))}")
+    if get_origin(type_) is UnionType:
+        return None if value is None else _read(arguments[0], value)
     if get_origin(type_) is tuple and isinstance(value, Sequence):
         return tuple(_read(arguments[0], one) for one in value)
     return value
