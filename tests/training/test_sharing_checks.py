@@ -51,7 +51,7 @@ class Subject:
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in added(self.model):
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
     @property
     def sharing(self) -> Sharing:
