@@ -281,7 +281,9 @@ def test_the_loss_is_that_of_the_right_answers_tokens(model: Path, taught: list[
     written = taught[2].splits["train"].take([0])
     (row,) = found.prepare("written", written.inputs, written.targets)
     end = load_encoder(model).tokenizer.eos_token_id  # type: ignore[attr-defined]
-    assert row.taught.tree.tokens[-1] == end and found.entries("written", row, None) == len(row.taught.tree.tokens)
+    assert row.taught.tree.tokens[-1] == end and found.entries("written", [row], [None]) == [
+        len(row.taught.tree.tokens)
+    ]
 
 
 def test_a_task_of_the_harness_is_trained(model: Path, taught: list[Task]) -> None:

@@ -94,9 +94,9 @@ class Encoder(nn.Module, ABC):
         """A task's definition with the sort of its head, where that is not what the encoder would choose."""
         return definition if self.head(definition) == sort else replace(definition, head=sort)
 
-    def entries(self, prepared: Any, definition: Definition, target: Any) -> int:
-        """How many single losses a prepared row has: one, or one for each word."""
-        return len(target) if kind(definition.kind).per_token else 1
+    def entries(self, prepared: Sequence[Any], definition: Definition, targets: Encoded) -> list[int]:
+        """How many single losses each prepared row has: one, or one for each word."""
+        return [len(target) for target in targets] if kind(definition.kind).per_token else [1] * len(prepared)
 
     def token_choice(self, definition: Definition) -> Definition | None:
         """Where a task's answers are written: the choice of each token among some, as a task; else None."""

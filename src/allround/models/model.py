@@ -50,9 +50,10 @@ class Model(nn.Module, System):
     def reading(self, task: str) -> Hashable:
         """What a row becomes depends on this alone: tasks with equal readings can share prepared rows and batches."""
 
-    def entries(self, task: str, row: Prepared, target: Any) -> int:
-        """How many single losses a prepared row with a target has."""
-        return len(target) if kind(self.definition(task).kind).per_token else 1
+    def entries(self, task: str, rows: Sequence[Prepared], targets: Encoded) -> list[int]:
+        """How many single losses each of these prepared rows with targets has."""
+        per_token = kind(self.definition(task).kind).per_token
+        return [len(target) for target in targets] if per_token else [1] * len(rows)
 
     @abstractmethod
     def size(self, row: Prepared) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allround.core.schema import STRICT
+from allround.tasks.cells import are_texts, codes_of, columns_of, counts_of, numbers_in
 from allround.tasks.column_types import ColumnType
 from allround.tasks.dates import PARTS, date_days, date_numbers, is_date
 from allround.tasks.values import Row, Value, is_missing
@@ -55,6 +55,20 @@ class Column:
         except ValueError:
             return np.nan
 
+    def numbers(self, cells: Sequence[Value]) -> Numbers:
+        """The first number of each cell."""
+        found = numbers_in(cells) if self.sort == "number" else None
+        return found if found is not None else np.array([self.number(cell) for cell in cells], np.float64)
+
+
+def moments(cells: Sequence[Value]) -> Numbers:
+    """The numbers that stand for dates: (n, len(PARTS)), NaN where there is none."""
+    known: dict[object, tuple[float, ...]] = {}
+    if are_texts(cells):
+        known = {cell: date_numbers(cell) for cell in set(cells)}
+    found = [known[cell] if known else date_numbers(cell) for cell in cells]
+    return np.array(found, np.float64).reshape(len(cells), len(PARTS))
+
 
 def column_of(values: Sequence[Value], type: ColumnType | None = None) -> Column:
     """How a column is read, from its training values. type: as the definition of the task has it.
@@ -64,16 +78,24 @@ def column_of(values: Sequence[Value], type: ColumnType | None = None) -> Column
     >>> column_of(["2024-01-01", None, "2024-02-01"]).sort, column_of(["b", "a", "b"]).categories
     ('moment', ('a', 'b'))
     """
-    there = [value for value in values if not is_missing(value) and value != ""]
+    if type is None and numbers_in(values) is not None:
+        return Column("number")
     if type is not None:
         sort = {"number": "number", "date": "moment", "category": "category"}[type.type]
-    elif all(isinstance(value, int | float) and not isinstance(value, bool) for value in there):
+        return _column(sort, values)
+    there = [value for value in values if not is_missing(value) and value != ""]
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in there):
         sort = "number"
     else:
         sort = "moment" if there and all(is_date(value) for value in there) else "category"
+    return _column(sort, values)
+
+
+def _column(sort: str, values: Sequence[Value]) -> Column:
     if sort != "category":
         return Column("moment" if sort == "moment" else "number")
-    counts = Counter(str(value) for value in there)
+    counts = counts_of(values)
+    counts.pop("", None)
     return Column("category", tuple(sorted(sorted(counts, key=lambda c: (-counts[c], c))[:CATEGORIES])))
 
 
@@ -92,15 +114,15 @@ def order_of(columns: Sequence[Column]) -> tuple[int, ...]:
 def table_of(rows: Sequence[Row], columns: Sequence[Column], order: Sequence[int]) -> Numbers:
     """Rows as numbers: (n, len(order)), in an order of `order_of`."""
     found = np.empty((len(rows), len(order)))
+    every = columns_of(rows, len(columns))
     for place in dict.fromkeys(order):
         column, at = columns[place], order.index(place)
+        cells: Sequence[Value] = every[place]  # type: ignore[assignment]
         if column.sort == "category":
-            known = {category: float(number) for number, category in enumerate(column.categories)}
-            missing = np.nan
-            found[:, at] = [missing if is_missing(row[place]) else known.get(str(row[place]), missing) for row in rows]
+            codes = codes_of(cells, {category: number for number, category in enumerate(column.categories)})
+            found[:, at] = np.where(codes < 0, np.nan, codes)
         elif column.sort == "moment":
-            numbers = [date_numbers(row[place]) for row in rows]
-            found[:, at : at + column.width] = np.array(numbers).reshape(len(rows), column.width)
+            found[:, at : at + column.width] = moments(cells)
         else:
-            found[:, at] = [column.number(row[place]) for row in rows]
+            found[:, at] = column.numbers(cells)
     return found

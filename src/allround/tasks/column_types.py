@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 from allround.core.errors import suggestion
 from allround.core.schema import STRICT
+from allround.tasks.cells import are_texts, numbers_in
 from allround.tasks.dates import date_days, date_formats, date_of, date_text, day_text, is_date, is_format
 from allround.tasks.numbers import number_of, writing_of
 from allround.tasks.values import Value, is_missing, is_missing_word, plain, short
@@ -71,7 +73,7 @@ class ColumnType:
 
     def with_facts(self, values: Sequence[Value]) -> ColumnType:
         """The same with what these training values hold."""
-        there = [value for value in values if value is not None]
+        there = set(values) - {None}
         if self.type == "category":
             seen = sorted({str(value) for value in there})
             return replace(self, categories=tuple(seen[:CATEGORIES]), count=len(seen))
@@ -96,8 +98,9 @@ def understand(values: Sequence[object], given: str | None = None) -> ColumnType
     >>> understand(["2024-01-31", "2024-02-01"]), understand([1.0, 2.0], "category").type
     (ColumnType(type='date', format='', low=None, high=None, categories=(), count=0), 'category')
     """
-    there = [v for v in values if not is_missing(v) and not (isinstance(v, str) and is_missing_word(v))]
-    texts = [value for value in there if isinstance(value, str)]
+    if given is None and numbers_in(values) is not None:
+        return ColumnType("number")
+    there, texts = _there(values)
     if given is not None:
         type_, _, format = given.partition(" ")
         if type_ == "category":
@@ -105,17 +108,29 @@ def understand(values: Sequence[object], given: str | None = None) -> ColumnType
         if type_ == "number":
             return ColumnType("number", writing_of(texts))
         return ColumnType("date", format or _format(texts))
-    numbers = sum(isinstance(value, (int, float)) for value in there)
-    if not texts and numbers == len(there):
+    other = [] if len(texts) == len(there) else [value for value in there if not isinstance(value, str)]
+    numbers = sum(isinstance(value, (int, float)) for value in other)
+    count, distinct = len(there), Counter(texts)
+    if not texts and numbers == count:
         return ColumnType("number")
-    writing = writing_of(texts)
-    spelt = sum(number_of(text, writing) is not None for text in texts)
-    if numbers + spelt >= SHARE * len(there) and (numbers or writing or spelt < len(texts)):
+    writing = writing_of(list(distinct))
+    spelt = sum(n for text, n in distinct.items() if number_of(text, writing) is not None)
+    if numbers + spelt >= SHARE * count and (numbers or writing or spelt < len(texts)):
         return ColumnType("number", writing)
-    moments = sum(is_date(value) for value in there if not isinstance(value, str))
-    if moments + len(texts) >= SHARE * len(there) and not spelt and (not texts or date_formats(texts, SHARE)):
+    moments = sum(map(is_date, other))
+    if moments + len(texts) >= SHARE * count and not spelt and (not texts or date_formats(texts, SHARE)):
         return ColumnType("date", _format(texts))
     return ColumnType("category")
+
+
+def _there(values: Sequence[object]) -> tuple[Sequence[object], list[str]]:
+    """The values that are not missing, and those of them that are texts."""
+    if are_texts(values):
+        gone = {value for value in set(values) if value is None or is_missing_word(value)}  # type: ignore[arg-type]
+        texts: list[str] = [value for value in values if value not in gone]  # type: ignore[misc]
+        return texts, texts
+    there = [v for v in values if not is_missing(v) and not (isinstance(v, str) and is_missing_word(v))]
+    return there, [value for value in there if isinstance(value, str)]
 
 
 def _format(texts: Sequence[str]) -> str:

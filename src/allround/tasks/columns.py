@@ -11,6 +11,7 @@ import numpy as np
 
 from allround.core.errors import suggestion
 from allround.core.reading import image_errors
+from allround.tasks.cells import are_plain
 from allround.tasks.question import Question
 from allround.tasks.task import SPLITS
 from allround.tasks.values import is_empty, is_missing, is_number, native, plain, short
@@ -147,7 +148,10 @@ def _columns(question: Question, split: str, rows: object) -> dict[str, Column]:
                 f"{split} has no column '{name}'", suggestion(name, [c for c in known if isinstance(c, str)])
             )
     read = {name: column(name) for name in wanted} if known else {}
-    found = {name: Column([native(v) for v in c.values], c.names) for name, c in read.items()}
+    found = {
+        name: Column(c.values if are_plain(c.values) else [native(v) for v in c.values], c.names)
+        for name, c in read.items()
+    }
     lengths = {name: len(c.values) for name, c in found.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"'{name}' has {n}" for name, n in lengths.items())

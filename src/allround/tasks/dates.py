@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -149,5 +150,6 @@ def date_formats(texts: Sequence[str], share: float = 1.0) -> list[str]:
     """
     left = ["", *FORMATS]
     for some in (texts[:100], texts) if len(texts) > 100 else (texts,):  # most columns hold no dates: soon seen
-        left = [format for format in left if sum(is_date(text, format) for text in some) >= share * len(some) > 0]
+        counts = Counter(some).items()
+        left = [f for f in left if sum(n for text, n in counts if is_date(text, f)) >= share * len(some) > 0]
     return left[:1] if left[:1] == [""] else left

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from allround.core import registry
 from allround.core.problems import Problems
+from allround.tasks.cells import columns_of
 from allround.tasks.column_types import Ambiguous, ColumnType, understand
 from allround.tasks.columns import Column
 from allround.tasks.modality import Choice, Modality, ReadColumn, modality
@@ -94,7 +95,8 @@ class Inputs:
 
     def facts(self, train: Sequence[Row]) -> tuple[ColumnType, ...]:
         """The types with what these training rows hold."""
-        return tuple(type_.with_facts([row[place] for row in train]) for place, type_ in enumerate(self.types))
+        columns = columns_of(train, len(self.types)) if self.types else []
+        return tuple(type_.with_facts(column) for type_, column in zip(self.types, columns, strict=True))
 
 
 def read_inputs(question: Question, rules: Modality, columns: dict[str, dict[str, Column]], notes: list[str]) -> Inputs:

@@ -191,6 +191,8 @@ def check_present(name: str, split: str, values: Sequence[object], what: str, fa
 
 def check_unicode(name: str, split: str, texts: Sequence[str], fail: Fail) -> None:
     """An error where a text cannot be written as UTF-8."""
+    if all(map(str.isascii, texts)):
+        return
     for number, text in enumerate(texts):
         if not text.isascii():
             try:

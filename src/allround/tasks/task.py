@@ -16,6 +16,7 @@ from allround.core.outputs import output_folder
 from allround.core.reading import check_file
 from allround.core.schema import fitted
 from allround.core.seeds import seed_of
+from allround.tasks.cells import are_plain
 from allround.tasks.definition import Definition
 from allround.tasks.draws import SplitRule
 from allround.tasks.imbalance import check_focal, label_weights
@@ -246,7 +247,7 @@ def check_limit(limit: int | Mapping[str, int] | None) -> dict[str, int]:
 
 def row_key(row: Row) -> tuple[object, ...]:
     """Hashable inputs of one row, equal exactly where the inputs are."""
-    return tuple(_value_key(value) for value in row)
+    return row if are_plain(row) else tuple(_value_key(value) for value in row)
 
 
 def text_row(row: Row) -> Row:

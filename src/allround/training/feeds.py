@@ -109,8 +109,7 @@ def _feed(
     prepared = model.prepare(tasks[numbers[0]].name, inputs, splits[numbers[0]].targets if len(numbers) == 1 else None)
     for i in numbers:
         where = np.searchsorted(every, ids[i])
-        rows = zip(where.tolist(), splits[i].targets, strict=True)
-        lengths[where] = [model.entries(tasks[i].name, prepared[at], target) for at, target in rows]
+        lengths[where] = model.entries(tasks[i].name, [prepared[at] for at in where.tolist()], splits[i].targets)
     weights = [model.size(row) for row in prepared]
     return Feed(name, numbers, prepared, places, lengths, batch_size, seed, weights)
 

@@ -129,8 +129,11 @@ class LanguageModel(Encoder):
     def length(self, prepared: Any) -> int:
         return int(prepared.length)
 
-    def entries(self, prepared: Any, definition: Definition, target: Any) -> int:
-        """How many single losses a row has: one for each token of the right answer."""
+    def entries(self, prepared: Sequence[Any], definition: Definition, targets: Encoded) -> list[int]:
+        """How many single losses each row has: one for each token of the right answer."""
+        return [self._entries(row, definition, target) for row, target in zip(prepared, targets, strict=True)]
+
+    def _entries(self, prepared: Any, definition: Definition, target: Any) -> int:
         if isinstance(prepared, RequestRow):
             return 1 if prepared.taught is None else len(prepared.taught.tree.tokens)
         taught = self.asker.taught(definition, self.head(definition), prepared, target)

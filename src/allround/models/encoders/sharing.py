@@ -113,8 +113,8 @@ class Sharing(Encoder):
     def length(self, prepared: Any) -> int:
         return self.inner.length(prepared)
 
-    def entries(self, prepared: Any, definition: Definition, target: Any) -> int:
-        return self.inner.entries(prepared, definition, target)
+    def entries(self, prepared: Sequence[Any], definition: Definition, targets: Encoded) -> list[int]:
+        return self.inner.entries(prepared, definition, targets)
 
     def cut(self, inputs: Sequence[Row], definition: Definition) -> int:
         return self.inner.cut(inputs, definition)

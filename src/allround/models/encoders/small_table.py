@@ -16,9 +16,10 @@ from allround.core.files import write_json
 from allround.core.registry import method
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
-from allround.models.table_columns import column_of
+from allround.models.table_columns import column_of, moments
+from allround.tasks.cells import codes_of, columns_of, counts_of, numbers_in
 from allround.tasks.column_types import ColumnType
-from allround.tasks.dates import PARTS, date_numbers
+from allround.tasks.dates import PARTS
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 from allround.tasks.values import Row, is_missing
@@ -92,11 +93,17 @@ class SmallTable(Encoder):
                 f"the encoder was made for {len(names)} columns; lacking {missing[:5]}, unknown {extra[:5]}",
                 "give every task of a table suite the same input columns",
             )
-        parts = [np.zeros((len(inputs), 0), np.float32)]
+        return list(self._read(inputs, definition))
+
+    def _read(self, inputs: Sequence[Row], definition: Definition) -> Tensor:
+        """Rows as inputs: (n, inputs)."""
+        found = np.zeros((len(inputs), self.inputs), np.float32)
+        cells, start = columns_of(inputs, len(definition.inputs)), 0
         for column in self.columns:
-            place = definition.inputs.index(column["name"])
-            parts.append(_read(column, [row[place] for row in inputs]))
-        return list(torch.from_numpy(np.concatenate(parts, 1)))
+            read = _read(column, cells[definition.inputs.index(column["name"])])
+            found[:, start : start + read.shape[1]] = read
+            start += read.shape[1]
+        return torch.from_numpy(found)
 
     def collate(self, prepared: Sequence[Tensor], definition: Definition, targets: Encoded | None = None) -> Batch:
         return Batch({"rows": torch.stack(list(prepared))}, len(prepared))
@@ -151,13 +158,15 @@ class SmallTable(Encoder):
         _check(width=width, depth=depth, dropout=dropout, stretches=stretches)
         types = definition.columns or (None,) * len(definition.inputs)
         columns = [
-            _column(name, [row[place] for row in inputs], type_, stretches)
-            for place, (name, type_) in enumerate(zip(definition.inputs, types, strict=True))
+            _column(name, cells, type_, stretches)
+            for name, cells, type_ in zip(
+                definition.inputs, columns_of(inputs, len(definition.inputs)), types, strict=True
+            )
         ]
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         encoder = cls(columns=columns, width=width, dropout=dropout, depth=depth)
-        rows = torch.stack(encoder.prepare(inputs, definition))
+        rows = encoder._read(inputs, definition)
         sizes = torch.tensor([_size(column) for column in columns])
         restore = nn.Linear(encoder.width, encoder.inputs)
         optimiser = torch.optim.AdamW([*encoder.parameters(), *restore.parameters()], lr=2e-3)
@@ -202,16 +211,18 @@ def _read(column: Mapping[str, Any], values: Sequence[Any]) -> np.ndarray:
     if "categories" in column:
         places = {category: place for place, category in enumerate(column["categories"])}
         found = np.zeros((len(values), len(places)), np.float32)
-        for row, value in enumerate(values):
-            place = None if is_missing(value) else places.get(str(value))
-            if place is not None:
-                found[row, place] = 1.0
+        codes = codes_of(values, places)
+        there = np.flatnonzero(codes >= 0)
+        found[there, codes[there]] = 1.0
         return found
     if "parts" in column:
-        numbers = np.array([date_numbers(value) for value in values], np.float64).reshape(len(values), len(PARTS))
+        numbers = moments(values)
         parts = [_pieces(part, numbers[:, place]) for place, part in enumerate(column["parts"])]
         return np.concatenate([*(part[:, :-1] for part in parts), parts[0][:, -1:]], 1)
-    return _pieces(column, np.array([math.nan if is_missing(v) else _number(v, column) for v in values], np.float64))
+    numbers = numbers_in(values)
+    if numbers is None:
+        numbers = np.array([math.nan if is_missing(v) else _number(v, column) for v in values], np.float64)
+    return _pieces(column, numbers)
 
 
 def _pieces(column: Mapping[str, Any], values: np.ndarray) -> np.ndarray:
@@ -248,15 +259,12 @@ def _column(
     """How a column is read, as plain data. type: as the definition of the task has it."""
     column = column_of(values, type)
     if column.sort == "category":
-        there = [str(value) for value in values if not is_missing(value)]
-        counts: dict[str, int] = {}
-        for value in there:
-            counts[value] = counts.get(value, 0) + 1
+        counts = counts_of(values)
         return {"name": name, "categories": sorted(sorted(counts, key=lambda c: (-counts[c], c))[:CATEGORIES])}
     if column.sort == "moment":
-        numbers = np.array([date_numbers(value) for value in values], np.float64).reshape(len(values), len(PARTS))
+        numbers = moments(values)
         return {"name": name, "parts": [_stretches(numbers[:, place], stretches) for place in range(len(PARTS))]}
-    numbers = np.array([column.number(value) for value in values], np.float64)
+    numbers = column.numbers(values)
     return {"name": name, **_stretches(numbers, stretches)}
 
 

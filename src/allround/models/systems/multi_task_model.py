@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,8 +113,8 @@ class MultiTaskModel(Model):
         alone = (d.name, d.head) if self.encoder.head(d) != LINEAR or d.prompt is not None else ()
         return d.inputs, d.modality, d.instruction, kind(d.kind).per_token, self.encoder.features(d), alone
 
-    def entries(self, task: str, row: Prepared, target: Any) -> int:
-        return self.encoder.entries(row, self.definition(task), target)
+    def entries(self, task: str, rows: Sequence[Prepared], targets: Encoded) -> list[int]:
+        return self.encoder.entries(rows, self.definition(task), targets)
 
     def size(self, row: Prepared) -> int:
         return self.encoder.length(row)

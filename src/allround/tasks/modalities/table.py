@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allround.core.registry import method
+from allround.tasks.cells import are_texts, numbers_in
 from allround.tasks.column_types import Ambiguous, ColumnType, understand
 from allround.tasks.definition import Definition
 from allround.tasks.modality import Choice, Example, Fail, Modality, ReadColumn, check_unicode
@@ -49,9 +50,13 @@ class Table(Modality):
     ) -> ReadColumn:
         choice = choice or Choice()
         for split, given in column.items():
-            wrong = [
-                v for v in given if not (is_missing(v) or self.fits(v)) or (isinstance(v, float) and math.isinf(v))
-            ]
+            wrong = (
+                []
+                if _all_fit(given)
+                else [
+                    v for v in given if not (is_missing(v) or self.fits(v)) or (isinstance(v, float) and math.isinf(v))
+                ]
+            )
             if wrong:
                 raise fail(
                     f"input '{name}' of {split} is neither a finite number nor text in {len(wrong)} of "
@@ -70,7 +75,7 @@ class Table(Modality):
         for split, given in column.items():
             found[split], strays = _read(type_, given)
             if type_.type == "category":
-                check_unicode(name, split, [v for v in found[split] if isinstance(v, str)], fail)
+                check_unicode(name, split, [v for v in found[split] if v is not None], fail)  # type: ignore[misc]
             if not strays:
                 continue
             listed = ", ".join(f"{short(value)} (row {row})" for row, value in list(strays.items())[:SHOWN])
@@ -116,8 +121,28 @@ class Table(Modality):
         return Example((None,) * columns, " ".join(numbers), f"[({inner})]")
 
 
+def _all_fit(given: Sequence[object]) -> bool:
+    """Whether all cells are finite numbers, or all are texts, as far as they are there."""
+    numbers = numbers_in(given)
+    return are_texts(given) if numbers is None else not np.isinf(numbers).any()
+
+
 def _read(column: ColumnType, given: Sequence[object]) -> tuple[list[Value], dict[int, object]]:
     """The values of a column, and those that are not of its type by their rows."""
+    if are_texts(given):
+        known, odd = _read_cells(column, list(dict.fromkeys(given)))
+        texts = dict(zip(dict.fromkeys(given), known, strict=True))
+        wrong = set(odd.values())
+        return list(map(texts.__getitem__, given)), {r: v for r, v in enumerate(given) if v in wrong} if wrong else {}
+    numbers = numbers_in(given) if column.type == "number" else None
+    if numbers is not None and not np.isinf(numbers).any():
+        values: list[Value] = numbers.tolist()
+        return [None if value != value else value for value in values] if np.isnan(numbers).any() else values, {}
+    return _read_cells(column, given)
+
+
+def _read_cells(column: ColumnType, given: Sequence[object]) -> tuple[list[Value], dict[int, object]]:
+    """As `_read`, cell by cell."""
     strays: dict[int, object] = {}
     values: list[Value] = []
     for row, value in enumerate(given):
