@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from allround.tasks.suite import Suite
 
 SuiteArgument = Annotated[
-    str, typer.Argument(metavar="SUITE", help="A suite file (YAML), or a built-in suite: digits, text8, text11.")
+    str,
+    typer.Argument(metavar="SUITE", help="A suite file (YAML), or a built-in suite: digits, text8, text11, lm4, lm10."),
 ]
 SavedArgument = Annotated[Path, typer.Argument(help="A folder that allround saved.")]
 TaskArgument = Annotated[str, typer.Argument(help="The task.")]
