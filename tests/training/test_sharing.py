@@ -19,6 +19,7 @@ from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
+from allround.training.share_size import added_by, fitted
 from allround.training.sharing import plan_of, share, shared_by, sharing_facts
 from allround.training.trainer import train
 
@@ -169,3 +170,14 @@ def test_a_later_task_changes_nothing_for_the_others(small_image: Encoder, digit
         assert isinstance(again, MultiTaskModel)
         assert torch.equal(logits(again, "digit", digits_suite), before), name
         assert torch.equal(logits(again, "ink", digits_suite), logits(model, "ink", digits_suite)), name
+
+
+def test_the_size_of_modules_is_chosen_to_fit(small_image: Encoder, digits_suite: Suite) -> None:
+    definitions = [digits_suite[name].definition for name in TASKS]
+    # MMoE with one layer: experts * (128 + 1) * units, and a gate of 4 * (128 + 1) for each of two tasks.
+    assert added_by("mmoe", {"experts": 4, "units": 10}, small_image, definitions) == 4 * 129 * 10 + 2 * 4 * 129
+    found = fitted("mmoe", {"experts": 4}, small_image, definitions, 20_000)
+    assert found == {"experts": 4, "units": (20_000 - 2 * 4 * 129) // (4 * 129)}
+    assert fitted("mmoe", {"units": 3}, small_image, definitions, 20_000) == {"units": 3}
+    with pytest.raises(AllroundError, match="with units=1"):
+        fitted("mmoe", {}, small_image, definitions, 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,8 @@ from allround.building.comparing.trainings import Trainings
 from allround.building.joint import TUNED, Joint, joint_settings, rate_factors, read_joint, read_share, sweep_weights
 from allround.building.options import Options
 from allround.building.saving import CONFIG
-from allround.building.stages.base import decide_precision, is_module, make_base
-from allround.building.stages.data import DataCheck, announce, keep_rows
+from allround.building.stages.base import Base, decide_precision, is_module, make_base
+from allround.building.stages.data import Data, DataCheck, announce, keep_rows
 from allround.building.stages.heads import fit_heads
 from allround.building.stages.report import keep_config, provenance
 from allround.building.tracking import TRACKED, check_trackers, tracking
@@ -26,11 +27,13 @@ from allround.core.progress import FINISHED, Progress
 from allround.core.seeds import seed_of
 from allround.core.words import plural
 from allround.evaluation.training import EQUAL, FILES, TrainingComparison
+from allround.models.base import load_encoder
 from allround.models.device import pick_device
 from allround.tasks.suite import Suite, as_suite
 from allround.training.callback import Callback
 from allround.training.preconditions import check_settings
 from allround.training.settings import Settings
+from allround.training.share_size import added_by, fitted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +48,7 @@ def compare_training(
     out: Path | str,
     methods: Sequence[str] = METHODS,
     share: Sequence[str] = (),
+    added: int | None = None,
     seeds: int = 3,
     trials: int = 3,
     sweep: int = 6,
@@ -68,11 +72,12 @@ def compare_training(
 
     methods: balancers as `NAME` or `NAME:key=value;key=value` (the balancer's parameters, and flat, sample, mix and
     raw_scale of the settings), and `tuned`: the best of `sweep` fixed weights on validation. `equal` is always among
-    them. share: ways to share, written alike, each trained with equal weights. seeds: how many, from `seed` on. trials:
-    learning rates tried for every method, and for each specialist. settings: what all have in common; left out, every
-    step holds a batch of every task. workers, ray: as in `Options`. config: what the command line was asked for, which
-    is kept in `out`. callbacks: are told of the evaluations of every training when it is done. track: names of
-    trackers, which write into the folder `track` of `out`.
+    them. share: ways to share, written alike, each trained with equal weights. added: about so many parameters that
+    each of them adds, by the size of its modules. seeds: how many, from `seed` on. trials: learning rates tried for
+    every method, and for each specialist. settings: what all have in common; left out, every step holds a batch of
+    every task. workers, ray: as in `Options`. config: what the command line was asked for, which is kept in `out`.
+    callbacks: are told of the evaluations of every training when it is done. track: names of trackers, which write into
+    the folder `track` of `out`.
 
     Learning rates and weights are chosen on validation with the first seed; test is predicted once for each finished
     model. Everything is kept in `out`: run again with the same arguments after a kill, it takes up what is finished.
@@ -126,7 +131,7 @@ def compare_training(
         )
         every = tuple(range(seed, seed + seeds))
         with shop:
-            made = _compare(shop, suite, base, encoder or {}, options, joints, every, trials, sweep)
+            made = _compare(shop, suite, base, encoder or {}, options, joints, every, trials, sweep, added)
         write_texts(out, made.files(), "compare-training", force=force)
         shop.progress.note(FINISHED)
     return made
@@ -142,6 +147,7 @@ def _compare(
     seeds: tuple[int, ...],
     trials: int,
     sweep: int,
+    added: int | None,
 ) -> TrainingComparison:
     """The stages, from the rows to the result."""
     announce(shop, suite, f"{plural(len(joints), 'method')}, {plural(trials, 'learning rate')}, "
@@ -152,6 +158,8 @@ def _compare(
     settings = decide_precision(shop, options.settings).settings
     start = fit_heads(shop, data, base, settings.device)
 
+    if added is not None:
+        joints = [_sized(shop, joint, base, data, added) for joint in joints]
     trainings = Trainings(shop, start, {joint.name: joint for joint in joints}, settings)
     rates = try_rates(trainings, rate_factors(trials), shop.seed)
     # Without tuned weights the other seeds need not wait for the sweep.
@@ -162,6 +170,19 @@ def _compare(
     predictions = train_all(chosen, seeds)
     about = provenance(shop, suite, base, data, settings)
     return measured(chosen, swept, predictions, seeds=seeds, resamples=options.resamples, provenance=about)
+
+
+def _sized(shop: Workshop, joint: Joint, base: Base, data: Data, added: int) -> Joint:
+    """A joint training that shares with modules of the size that adds so many parameters."""
+    if joint.share == Settings.share:
+        return joint
+    definitions = list(data.definitions.values())
+    encoder = load_encoder(base.encoder)
+    values = fitted(joint.share, joint.share_settings, encoder, definitions, added)
+    found = added_by(joint.share, values, encoder, definitions)
+    listed = ", ".join(f"{name}={value}" for name, value in values.items())
+    shop.say(f"{joint.name} adds {found:,} parameters: {listed}")
+    return replace(joint, changes={**joint.changes, "share_settings": values})
 
 
 def _joints(methods: Sequence[str], share: Sequence[str], sweep: int) -> list[Joint]:

@@ -58,6 +58,13 @@ def compare_training(
         ),
     ] = None,
     share: ShareOption = None,
+    added: Annotated[
+        int | None,
+        typer.Option(
+            "--added-parameters",
+            help="About so many parameters that each way to share adds; the size of its modules is chosen to fit.",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="How many seeds everything is trained with.")] = 3,
     trials: Annotated[
         int, typer.Option(help="Learning rates tried on validation, for each method and each specialist.")
@@ -87,8 +94,8 @@ def compare_training(
     loaded = load_suite(suite, data_dir, only, limit)
     named = methods_of(methods) if methods is not None else METHODS
     ways = methods_of(share, "--share") if share is not None else ()
-    made = run(loaded, out=out, methods=named, share=ways, seeds=seeds, trials=trials, sweep=sweep, seed=seed,
-               base=base, settings=settings, encoder=encoder, workers=workers, ray=ray, config=asked_for(),
+    made = run(loaded, out=out, methods=named, share=ways, added=added, seeds=seeds, trials=trials,
+               sweep=sweep, seed=seed, base=base, settings=settings, encoder=encoder, workers=workers, ray=ray, config=asked_for(),
                track=split(track, "--track"), force=force)  # fmt: skip
     made.print()
     typer.echo(f"\npage     {out}/comparison.html\nfigure   {out}/comparison.svg\nnumbers  {out}/comparison.json")
