@@ -95,8 +95,8 @@ def compare_training(
     named = methods_of(methods) if methods is not None else METHODS
     ways = methods_of(share, "--share") if share is not None else ()
     made = run(loaded, out=out, methods=named, share=ways, added=added, seeds=seeds, trials=trials,
-               sweep=sweep, seed=seed, base=base, settings=settings, encoder=encoder, workers=workers, ray=ray, config=asked_for(),
-               track=split(track, "--track"), force=force)  # fmt: skip
+               sweep=sweep, seed=seed, base=base, settings=settings, encoder=encoder, workers=workers, ray=ray,
+               config=asked_for(), track=split(track, "--track"), force=force)  # fmt: skip
     made.print()
     typer.echo(f"\npage     {out}/comparison.html\nfigure   {out}/comparison.svg\nnumbers  {out}/comparison.json")
     return made.to_json()
