@@ -213,7 +213,8 @@ class System(Predicts, ABC):
         found = sets_of(self.answers(task, rows, batch_size=batch_size, scores=True), calibration.sets, definition)
         if not kind(definition.kind).own_choices:
             return found
-        return [[str(in_words(definition, row, label)) for label in one] for row, one in zip(rows, found, strict=True)]
+        names = [dict(zip(definition.labels, labels_of(definition, row), strict=False)) for row in rows]
+        return [[own[str(label)] for label in one] for own, one in zip(names, found, strict=True)]
 
     def save(self, folder: Path | str, *, force: bool = False) -> None:
         """Write the system into a folder that appears when it is whole.
