@@ -99,11 +99,12 @@ def small_table(table_suite: Suite) -> SmallTable:
     """A small table encoder with random weights, for the columns of `table_suite`."""
     import torch
 
-    from allround.models.encoders.small_table import SmallTable, _column
+    from allround.models.encoders.small_table import SmallTable
+    from allround.models.table_inputs import column_for
 
     task = table_suite.tasks["species"]
     inputs = task.splits["train"].inputs
-    columns = [_column(n, [row[i] for row in inputs]) for i, n in enumerate(task.definition.inputs)]
+    columns = [column_for(n, [row[i] for row in inputs]) for i, n in enumerate(task.definition.inputs)]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return SmallTable(columns=columns, width=16).eval()

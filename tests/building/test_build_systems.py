@@ -31,9 +31,10 @@ from allround.evaluation.scoreboard import Scoreboard
 from allround.evaluation.scoreboard.words import answer
 from allround.models import boosting
 from allround.models.encoders.small_image import SmallImage
-from allround.models.encoders.small_table import SmallTable, _column
+from allround.models.encoders.small_table import SmallTable
 from allround.models.systems.ensemble import Ensemble
 from allround.models.systems.trees import Trees
+from allround.models.table_inputs import column_for
 from allround.tasks.make import make_task
 from allround.tasks.sources.scikit_learn import read_sklearn
 from allround.tasks.suite import Suite
@@ -57,7 +58,7 @@ def base_of(suite: Suite, folder: Path) -> Path:
     numbers whole, not in pieces, so that stripes are hard for it."""
     task = next(iter(suite.tasks.values()))
     rows = task.splits["train"].inputs
-    columns = [_column(name, [row[place] for row in rows]) for place, name in enumerate(task.definition.inputs)]
+    columns = [column_for(name, [row[place] for row in rows]) for place, name in enumerate(task.definition.inputs)]
     for column in columns:
         column.pop("edges", None)
     with torch.random.fork_rng():

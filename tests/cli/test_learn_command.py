@@ -41,10 +41,11 @@ def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from allround.models.base import load_encoder
-    from allround.models.encoders.small_table import SmallTable, _column
+    from allround.models.encoders.small_table import SmallTable
     from allround.models.fitting import fit_head
     from allround.models.likelihood import likelihood
     from allround.models.systems.multi_task_model import MultiTaskModel
+    from allround.models.table_inputs import column_for
     from allround.tasks.suite import Suite
 
     folder = tmp_path_factory.mktemp("flowers")
@@ -59,7 +60,7 @@ def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     suite = Suite.load(folder / "suite.yml")
     task = suite.tasks["species"]
     columns = [
-        _column(n, [row[i] for row in task.splits["train"].inputs]) for i, n in enumerate(task.definition.inputs)
+        column_for(n, [row[i] for row in task.splits["train"].inputs]) for i, n in enumerate(task.definition.inputs)
     ]
     with torch.random.fork_rng():
         torch.manual_seed(0)

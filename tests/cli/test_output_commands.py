@@ -24,7 +24,8 @@ from allround.core.locks import LOCK, locked_folder
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.report import write_report
 from allround.evaluation.scoreboard import Scoreboard
-from allround.models.encoders.small_table import SmallTable, _column
+from allround.models.encoders.small_table import SmallTable
+from allround.models.table_inputs import column_for
 from allround.tasks.suite import Suite
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -53,9 +54,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     rows = Suite.load(folder / "suite.yml").tasks["species"].splits["train"].inputs
     found = {"suite": folder / "suite.yml", "data": folder / "data.csv", "base": folder / "base"}
     found["base"].mkdir()
-    SmallTable(columns=[_column(n, [row[i] for row in rows]) for i, n in enumerate(("length", "width"))], width=8).save(
-        found["base"]
-    )
+    SmallTable(
+        columns=[column_for(n, [row[i] for row in rows]) for i, n in enumerate(("length", "width"))], width=8
+    ).save(found["base"])
     for name in ("species", "batch"):
         found[name] = folder / f"model-{name}"
         cli("tune", found["suite"], name, "--base", found["base"], "--epochs", 1, "--out", found[name])

@@ -27,9 +27,10 @@ from allround.models.encoder import Encoder, hash_tensors, load_tensors, save_te
 from allround.models.encoders.module import Module, _given, give
 from allround.models.encoders.sharing import Sharing
 from allround.models.encoders.small_image import SmallImage, _views, image_tensor
-from allround.models.encoders.small_table import SmallTable, _column
+from allround.models.encoders.small_table import SmallTable
 from allround.models.share.plan import Choice, Insert, Level, Mixing, Plan
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.table_inputs import column_for
 from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
@@ -735,12 +736,12 @@ def test_numbers_are_standardised_and_missing_ones_flagged(table_suite: Suite) -
 
 
 def test_numbers_are_cut_at_quantiles_of_the_training_rows(table_suite: Suite) -> None:
-    column = _column("x", [0.0, 1.0, 2.0, 4.0, 8.0, None])
+    column = column_for("x", [0.0, 1.0, 2.0, 4.0, 8.0, None])
     assert column["edges"] == [0.0, 1.0, 2.0, 4.0, 8.0] and column["mean"] == 3.0
-    many = _column("x", [number**2 for number in range(161)])
+    many = column_for("x", [number**2 for number in range(161)])
     assert np.allclose(many["edges"], [(10 * number) ** 2 for number in range(17)])
     column = {"name": "x", "mean": 3.0, "scale": 2.0, "edges": [0.0, 2.0, 6.0]}
-    day = _column("d", ["2024-02-01", None, "2024-02-03"])
+    day = column_for("d", ["2024-02-01", None, "2024-02-03"])
     assert [len(part["edges"]) for part in day["parts"]] == [2, 1, 1, 2, 2, 1], "year, month and hour are the same"
     encoder = SmallTable(columns=[column, day], width=4)
     definition = replace(table_suite.tasks["species"].definition, inputs=("x", "d"))

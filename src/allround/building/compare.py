@@ -104,7 +104,7 @@ def compare_training(
         raise AllroundError(
             f"compare joint trainings on '{suite.name}'",
             "no base was given, and the suite names none",
-            "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table",
+            "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image, small_table or multitab",
         )
     for joint in joints:
         check_settings(joint_settings(joint, settings), list(suite.tasks.values()))

@@ -184,7 +184,7 @@ def _checked(
         raise AllroundError(
             f"build the suite '{suite.name}'",
             "no base was given, and the suite names none",
-            "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table",
+            "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image, small_table or multitab",
         )
     trained = suite.to_train
     options.constraints.check({task.name: task.definition.role for task in suite})

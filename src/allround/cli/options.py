@@ -30,7 +30,8 @@ ForceOption = Annotated[
 BaseOption = Annotated[
     str | None,
     typer.Option(
-        help="A model folder, a Hub id, all-MiniLM-L6-v2, small_image or small_table. Default: what the suite names."
+        help="A model folder, a Hub id, all-MiniLM-L6-v2, small_image, small_table or multitab. "
+        "Default: what the suite names."
     ),
 ]
 DataOption = Annotated[

@@ -245,6 +245,8 @@ def create_encoder(name: str, tasks: list[Task], seed: int, settings: Mapping[st
         if task.definition.modality == first.modality and task.definition.inputs == first.inputs:
             rows += [row for row in task.splits["train"].inputs if id(row[0]) not in seen]
     made: Encoder = create(rows, first, seed, **(settings or {}))
+    for task in tasks:
+        made.add_task(task.name)
     return made
 
 

@@ -45,6 +45,8 @@ class Encoder(nn.Module, ABC):
     least_steps: int = 0
     #: Whether what was tuned by low-rank changes is stored as these alone, beside the base.
     keeps_adapters: ClassVar[bool] = False
+    #: Whether it gives each task features of its own.
+    by_task: ClassVar[bool] = False
     #: What heads may read of it, as their files declare.
     gives: ClassVar[tuple[str, ...]] = ("vectors",)
     #: Of one that is pretrained on the spot, sizes that a build may try: settings of `create` by name, its own first.

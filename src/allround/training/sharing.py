@@ -46,8 +46,10 @@ def share(model: MultiTaskModel, plan: Plan) -> MultiTaskModel:
     if plan.empty:
         return model
     encoder = model.encoder
-    if isinstance(encoder, Sharing):
-        raise AllroundError("add a way to share to the model", "it shares in one way already", "start from its base")
+    if encoder.by_task:
+        raise AllroundError(
+            "add a way to share to the model", "it shares in one way already", "start from another base"
+        )
     definitions = model.definitions
     unknown = [name for level in plan.levels for name in level.ends if name not in definitions]
     if unknown:

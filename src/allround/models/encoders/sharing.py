@@ -38,6 +38,7 @@ class Sharing(Encoder):
     """
 
     name = "sharing"
+    by_task = True
 
     def __init__(self, inner: Encoder, plan: Plan, groups: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
         super().__init__()

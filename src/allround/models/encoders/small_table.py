@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,20 +15,11 @@ from allround.core.files import write_json
 from allround.core.registry import method
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
-from allround.models.table_columns import column_of, moments
-from allround.tasks.cells import codes_of, columns_of, counts_of, numbers_in
-from allround.tasks.column_types import ColumnType
-from allround.tasks.dates import PARTS
+from allround.models.table_inputs import STRETCHES, columns_for, read_rows, size_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.values import Row, is_missing
+from allround.tasks.values import Row
 
-#: Stretches into which the training values of a column of numbers are cut, with as many values in each.
-STRETCHES = 16
-#: Most categories of a column; rarer ones share the all-zero code with missing values.
-CATEGORIES = 100
-#: Standardised numbers lie between -FAR and FAR.
-FAR = 10.0
 #: Share of hidden numbers that training leaves out at random.
 DROPOUT = 0.2
 #: What may be set, as type and lowest value.
@@ -70,7 +60,7 @@ class SmallTable(Encoder):
         super().__init__()
         self.columns = [dict(c) for c in columns]
         self.width, self.dropout, self.depth = width, dropout, depth
-        self.inputs = sum(map(_size, self.columns))
+        self.inputs = sum(map(size_of, self.columns))
         first = [nn.Linear(self.inputs, width), nn.LayerNorm(width), nn.ReLU()]
         rest = [layer for _ in range(depth - 1) for layer in (nn.Linear(width, width), nn.ReLU())]
         self.layers = nn.Sequential(*first, *rest)
@@ -84,26 +74,7 @@ class SmallTable(Encoder):
 
     def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Tensor]:
         self.check(definition)
-        names = {c["name"]: i for i, c in enumerate(self.columns)}
-        missing = [c for c in names if c not in definition.inputs]
-        if missing or len(definition.inputs) != len(names):
-            extra = [c for c in definition.inputs if c not in names]
-            raise AllroundError(
-                f"read the columns of task '{definition.name}'",
-                f"the encoder was made for {len(names)} columns; lacking {missing[:5]}, unknown {extra[:5]}",
-                "give every task of a table suite the same input columns",
-            )
-        return list(self._read(inputs, definition))
-
-    def _read(self, inputs: Sequence[Row], definition: Definition) -> Tensor:
-        """Rows as inputs: (n, inputs)."""
-        found = np.zeros((len(inputs), self.inputs), np.float32)
-        cells, start = columns_of(inputs, len(definition.inputs)), 0
-        for column in self.columns:
-            read = _read(column, cells[definition.inputs.index(column["name"])])
-            found[:, start : start + read.shape[1]] = read
-            start += read.shape[1]
-        return torch.from_numpy(found)
+        return list(read_rows(self.columns, inputs, definition))
 
     def collate(self, prepared: Sequence[Tensor], definition: Definition, targets: Encoded | None = None) -> Batch:
         return Batch({"rows": torch.stack(list(prepared))}, len(prepared))
@@ -156,18 +127,12 @@ class SmallTable(Encoder):
         pieces of a number; with 0 it is standardised and no more.
         """
         _check(width=width, depth=depth, dropout=dropout, stretches=stretches)
-        types = definition.columns or (None,) * len(definition.inputs)
-        columns = [
-            _column(name, cells, type_, stretches)
-            for name, cells, type_ in zip(
-                definition.inputs, columns_of(inputs, len(definition.inputs)), types, strict=True
-            )
-        ]
+        columns = columns_for(inputs, definition, stretches)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         encoder = cls(columns=columns, width=width, dropout=dropout, depth=depth)
-        rows = encoder._read(inputs, definition)
-        sizes = torch.tensor([_size(column) for column in columns])
+        rows = read_rows(columns, inputs, definition)
+        sizes = torch.tensor([size_of(column) for column in columns])
         restore = nn.Linear(encoder.width, encoder.inputs)
         optimiser = torch.optim.AdamW([*encoder.parameters(), *restore.parameters()], lr=2e-3)
         for _ in range(STEPS):
@@ -195,86 +160,3 @@ def _check(**settings: float) -> None:
                 f"{name} must be {'a whole number' if kind is int else 'a share'} of at least {low}{most}",
                 f"leave {name} out, or give another",
             )
-
-
-def _size(column: Mapping[str, Any]) -> int:
-    """How many inputs a column has."""
-    if "categories" in column:
-        return len(column["categories"])
-    if "parts" in column:
-        return sum(_size(part) - 1 for part in column["parts"]) + 1
-    return 2 + max(0, len(column.get("edges", ())) - 1)
-
-
-def _read(column: Mapping[str, Any], values: Sequence[Any]) -> np.ndarray:
-    """A column as inputs: (n, size), float32."""
-    if "categories" in column:
-        places = {category: place for place, category in enumerate(column["categories"])}
-        found = np.zeros((len(values), len(places)), np.float32)
-        codes = codes_of(values, places)
-        there = np.flatnonzero(codes >= 0)
-        found[there, codes[there]] = 1.0
-        return found
-    if "parts" in column:
-        numbers = moments(values)
-        parts = [_pieces(part, numbers[:, place]) for place, part in enumerate(column["parts"])]
-        return np.concatenate([*(part[:, :-1] for part in parts), parts[0][:, -1:]], 1)
-    numbers = numbers_in(values)
-    if numbers is None:
-        numbers = np.array([math.nan if is_missing(v) else _number(v, column) for v in values], np.float64)
-    return _pieces(column, numbers)
-
-
-def _pieces(column: Mapping[str, Any], values: np.ndarray) -> np.ndarray:
-    """Numbers standardised, then the part of each stretch that lies below them, then whether they are missing."""
-    gone = np.isnan(values)
-    filled = np.where(gone, column["mean"], values)
-    if "edges" in column:
-        filled = filled.clip(column["mean"] - FAR * column["scale"], column["mean"] + FAR * column["scale"])
-    standard = (filled - column["mean"]) / column["scale"]
-    edges = np.asarray(column.get("edges", ()), np.float64)
-    parts = np.zeros((len(values), 0))
-    if len(edges) > 1:
-        near = filled.clip(edges[0], edges[-1])
-        parts = ((near[:, None] - edges[:-1]) / np.diff(edges)).clip(0, 1) - 0.5
-        parts[gone] = 0.0
-    with np.errstate(over="ignore"):  # columns of earlier versions know no farthest number; answers to them are refused
-        return np.concatenate([standard[:, None], parts, gone[:, None]], 1).astype(np.float32)
-
-
-def _number(value: Any, column: Mapping[str, Any]) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise AllroundError(
-            f"read the column '{column['name']}'",
-            f"{value!r} is not a number, and the column holds numbers",
-            "give a number, or nothing where it is missing",
-        ) from None
-
-
-def _column(
-    name: str, values: Sequence[Any], type: ColumnType | None = None, stretches: int = STRETCHES
-) -> dict[str, Any]:
-    """How a column is read, as plain data. type: as the definition of the task has it."""
-    column = column_of(values, type)
-    if column.sort == "category":
-        counts = counts_of(values)
-        return {"name": name, "categories": sorted(sorted(counts, key=lambda c: (-counts[c], c))[:CATEGORIES])}
-    if column.sort == "moment":
-        numbers = moments(values)
-        return {"name": name, "parts": [_stretches(numbers[:, place], stretches) for place in range(len(PARTS))]}
-    numbers = column.numbers(values)
-    return {"name": name, **_stretches(numbers, stretches)}
-
-
-def _stretches(values: np.ndarray, count: int) -> dict[str, Any]:
-    """The mean and scale of numbers, and the edges of stretches with as many of them in each; of few different numbers,
-    the numbers themselves."""
-    there = values[np.isfinite(values)]
-    if not len(there):
-        return {"mean": 0.0, "scale": 1.0, "edges": []}
-    edges = np.unique(there) if count else there[:0]
-    if len(edges) > count + 1:
-        edges = np.unique(np.quantile(there, np.linspace(0, 1, count + 1)))
-    return {"mean": float(there.mean()), "scale": float(there.std()) or 1.0, "edges": edges.tolist()}
