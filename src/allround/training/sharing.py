@@ -19,6 +19,7 @@ from allround.models.share.usage import dead_modules, module_uses, twin_modules
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.task import Task
 from allround.training.settings import Settings
+from allround.training.task_vectors import with_vectors
 
 #: Rows of a task, and of its validation, that heads are fitted on before a network is trained.
 MOST_ROWS = 2000
@@ -67,6 +68,7 @@ def share(model: MultiTaskModel, plan: Plan) -> MultiTaskModel:
                     "network behind the encoder gives vectors",
                     "choose a preset with modules inside the encoder, such as adapters, or the head linear",
                 )
+    plan = with_vectors(plan, encoder, definitions)
     every = [encoder.features(definition) for definition in definitions.values()]
     widths = sorted(set(every), key=lambda width: (-every.count(width), width))
     made = MultiTaskModel(Sharing(encoder, plan, [list(definitions)], widths), {})

@@ -16,11 +16,13 @@ from allround.core.registry import method
 from allround.models.base import load_encoder
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
-from allround.models.share.insert import Inserted, Route, attach, replace_module, sizes
+from allround.models.share.generator import WeightGenerator
+from allround.models.share.insert import Replaced, Route, attach, replace_module
+from allround.models.share.inserting import put_inside
 from allround.models.share.mixture import Mixture
 from allround.models.share.network import Network
 from allround.models.share.plan import Plan
-from allround.models.share.sites import layers_at
+from allround.models.share.vectors import TaskVectors
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 from allround.tasks.values import Row
@@ -45,22 +47,15 @@ class Sharing(Encoder):
         self.inner, self.plan, self.widths = inner, plan, tuple(widths)
         self.groups: list[tuple[str, ...]] = []
         self.route = Route()
-        self.parts = nn.ModuleDict()
-        self.sites: list[tuple[str, str]] = []
         self._asked: tuple[str, ...] = ()
-        for number, insert in enumerate(plan.inserts):
-            for layer in layers_at(inner.backbone, insert.site, insert.every):
-                width, outputs = sizes(inner.backbone.get_submodule(layer))
-                reads = "input" if _reads_input(insert.mixing.bank.name) else "output"
-                name = f"insert{number}-{layer.replace('.', '/')}"
-                self.parts[name] = Mixture(insert.mixing, width if reads == "input" else outputs, outputs)
-                self.sites.append((name, layer))
-        # All layers are found before any is replaced.
-        for name, layer in self.sites:
-            mixture, place = self._mixture(name), inner.backbone.get_submodule(layer)
-            number = int(name.partition("-")[0].removeprefix("insert"))
-            reads = "input" if _reads_input(plan.inserts[number].mixing.bank.name) else "output"
-            replace_module(inner.backbone, layer, Inserted(place, mixture, self.route, reads))
+        self.vectors = TaskVectors(plan.vectors) if plan.vectors is not None else None
+        packed = "texts" in inner.gives
+        made = put_inside(inner.backbone, plan.inserts, self.route, self.vectors, packed=packed)
+        self.parts, self.generators, self._replaced = made.parts, made.generators, [*made.replaced]
+        #: The names of the parts, and of where they sit.
+        self.sites = [(name, name.partition("-")[2].replace("/", ".")) for name in self.parts]
+        #: Rows that stand in one sequence belong to one task.
+        self._one_task = packed and bool(plan.inserts)
         self.network: Network | None = Network(plan.levels, widths) if plan.levels else None
         for group in groups:
             self.add_tasks(group)
@@ -142,7 +137,7 @@ class Sharing(Encoder):
         """
         asked = self._asked = tuple(batch.rows)
         own = self._task_of_rows(batch, asked)
-        if not self.sites or own is not None:
+        if not self.parts or (own is not None and (len(own) == 1 or not self._one_task)):
             self.route.tasks = own or asked[:1]
             found = self.inner(batch)
             return self._behind(found, asked) if self.network else found
@@ -172,22 +167,24 @@ class Sharing(Encoder):
         return _side_by_side([found._replace(values=made[task]) for task in asked], asked)
 
     def penalties(self) -> dict[str, dict[str, Tensor]]:
+        """What gates add: of those inside the encoder the mean over the layers of an insert, behind it the sum."""
         found: dict[str, dict[str, Tensor]] = {}
         for task in self._asked:
-            for mixture in self.mixtures():
-                if task not in mixture.gates:
-                    continue
-                penalty = mixture.gate(task).penalty()
+            terms: dict[tuple[str, str], list[Tensor]] = {}
+            for number, mixture in enumerate(self.mixtures()):
+                penalty = mixture.penalty(task)
                 if penalty is not None:
-                    own = found.setdefault(task, {})
-                    name = mixture.mixing.gate.name
-                    own[name] = own[name] + penalty if name in own else penalty
+                    insert = self.sites[number][0].partition("-")[0] if number < len(self.sites) else ""
+                    terms.setdefault((mixture.mixing.gate.name, insert), []).append(penalty)
+            for (name, insert), some in terms.items():
+                own = found.setdefault(task, {})
+                whole = torch.stack(some).mean() if insert else torch.stack(some).sum()
+                own[name] = own[name] + whole if name in own else whole
         return found
 
     def progressed(self, share: float) -> None:
         for mixture in self.mixtures():
-            for gate in mixture.every_gate():
-                gate.progressed(share)
+            mixture.progressed(share)
 
     # -- tasks and parameters ----------------------------------------------------------------------------------------
 
@@ -205,15 +202,16 @@ class Sharing(Encoder):
         group = tuple(names)
         if not group:
             return
+        for beside in (self.vectors, *self.generators.values()):
+            if beside is not None:
+                cast(TaskVectors | WeightGenerator, beside).add_tasks(group)
         for part in self.parts.values():
             cast(Mixture, part).add_tasks(group)
         if self.network is not None:
             self.network.add_tasks(group)
         self.groups.append(group)
         device = next(self.inner.parameters()).device
-        self.parts.to(device)
-        if self.network is not None:
-            self.network.to(device)
+        self._added().to(device)
 
     def mixtures(self) -> Iterator[Mixture]:
         """All mixtures: those inside the encoder first, then the levels behind it."""
@@ -228,14 +226,17 @@ class Sharing(Encoder):
         found: dict[str, nn.Parameter] = {}
         for name, part in self.parts.items():
             found |= {f"parts.{name}.{n}": p for n, p in cast(Mixture, part).own(task).items()}
+        for name, generator in self.generators.items():
+            found |= {f"generators.{name}.{n}": p for n, p in cast(WeightGenerator, generator).own(task).items()}
+        if self.vectors is not None:
+            found |= {f"vectors.{n}": p for n, p in self.vectors.own(task).items()}
         if self.network is not None:
             found |= {f"network.{n}": p for n, p in self.network.own(task).items()}
         return found
 
     def added(self) -> dict[int, float]:
         rate = self.plan.rate or self.learning_rate
-        modules = [self.parts] if self.network is None else [self.parts, self.network]
-        return {id(p): rate / self.learning_rate for module in modules for p in module.parameters()}
+        return {id(p): rate / self.learning_rate for p in self._added().parameters()}
 
     @property
     def head_factor(self) -> float:
@@ -252,19 +253,21 @@ class Sharing(Encoder):
 
     def save(self, folder: Path) -> None:
         (folder / INNER).mkdir()
-        inserted = {layer: self.backbone.get_submodule(layer) for _, layer in self.sites}
+        inserted = {layer: cast(Replaced, self.backbone.get_submodule(layer)) for layer in self._replaced}
         for layer, module in inserted.items():
-            replace_module(self.backbone, layer, cast(Inserted, module).base)
+            replace_module(self.backbone, layer, module.base)
         try:
             self.inner.save(folder / INNER)
         finally:
-            attach(self.backbone, cast("dict[str, Inserted]", inserted), list(inserted))
+            attach(self.backbone, inserted, list(inserted))
         save_tensors(self._added(), folder / ADDED)
         settings = {"plan": self.plan.to_json(), "groups": self.groups, "widths": self.widths}
         write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
 
     def _added(self) -> nn.ModuleDict:
-        return nn.ModuleDict({"parts": self.parts, **({"network": self.network} if self.network is not None else {})})
+        """All that was added to the inner encoder."""
+        found = {"parts": self.parts, "generators": self.generators, "vectors": self.vectors, "network": self.network}
+        return nn.ModuleDict({name: module for name, module in found.items() if module is not None})
 
     @classmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> Sharing:
@@ -278,13 +281,6 @@ class Sharing(Encoder):
         encoder = cls(load_encoder(folder / INNER), plan, groups, widths)
         load_tensors(encoder._added(), folder / ADDED)
         return encoder
-
-
-def _reads_input(bank: str) -> bool:
-    """Whether modules of a bank read what a layer reads, as changes of its weights do, or what it gives."""
-    from allround.core import registry
-
-    return bool(registry.find("bank", bank).facts["reads"] == "input")
 
 
 def _side_by_side(found: Sequence[Features], tasks: tuple[str, ...]) -> Features:

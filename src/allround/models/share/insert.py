@@ -27,7 +27,19 @@ class Route:
         return [(task, [n for n, other in enumerate(names) if other == task]) for task in dict.fromkeys(names)]
 
 
-class Inserted(nn.Module):
+class Replaced(nn.Module):
+    """What stands in the place of a layer, and holds it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.base = layer
+
+    @property
+    def weight(self) -> Tensor:  # some networks look at the weight of a layer, for its dtype
+        return cast(Tensor, self.base.weight)
+
+
+class Inserted(Replaced):
     """A layer with modules beside it, whose mix is added to what it gives.
 
     mixture: is a part of the encoder that shares, and not of this module. reads: whether the modules read what the
@@ -35,30 +47,26 @@ class Inserted(nn.Module):
     """
 
     def __init__(self, layer: nn.Module, mixture: Mixture, route: Route, reads: str) -> None:
-        super().__init__()
-        self.base = layer
+        super().__init__(layer)
         self._apart = (mixture, route)
         self.reads = reads
 
-    @property
-    def mixture(self) -> Mixture:
-        return self._apart[0]
-
-    @property
-    def weight(self) -> Tensor:  # some networks look at the weight of a layer, for its dtype
-        return cast(Tensor, self.base.weight)
-
     def forward(self, values: Tensor) -> Tensor:
         found: Tensor = self.base(values)
-        route = self._apart[1]
+        mixture, route = self._apart
         read = _vectors(self.base, values) if self.reads == "input" else _last(self.base, found)
-        if len(route.tasks) == 1:
-            return found + _first(self.base, self.mixture.mixed(read, route.tasks[0]), found)
-        parts = found.new_zeros(*read.shape[:-1], self.mixture.outputs)
-        for task, places in route.groups(len(read)):
-            rows = torch.tensor(places, device=read.device)
-            parts = parts.index_copy(0, rows, self.mixture.mixed(read[rows], task).to(parts.dtype))
-        return found + _first(self.base, parts, found)
+        return found + _first(self.base, routed(mixture, route, read), found)
+
+
+def routed(mixture: Mixture, route: Route, read: Tensor) -> Tensor:
+    """What a mixture makes of vectors, (rows, *, width), for the task of each row."""
+    if len(route.tasks) == 1:
+        return mixture.mixed(read, route.tasks[0])
+    found = read.new_zeros(*read.shape[:-1], mixture.outputs)
+    for task, places in route.groups(len(read)):
+        rows = torch.tensor(places, device=read.device)
+        found = found.index_copy(0, rows, mixture.mixed(read[rows], task).to(found.dtype))
+    return found
 
 
 def sizes(layer: nn.Module) -> tuple[int, int]:
@@ -98,7 +106,7 @@ def _set(root: nn.Module, parent: str, last: str, module: nn.Module) -> None:
     root.get_submodule(parent)._modules[last] = module
 
 
-def attach(backbone: nn.Module, made: dict[str, Inserted], names: Sequence[str]) -> None:
+def attach(backbone: nn.Module, made: dict[str, Replaced], names: Sequence[str]) -> None:
     """Put inserted layers in the places of those that they hold."""
     for name in names:
         replace_module(backbone, name, made[name])

@@ -87,6 +87,15 @@ class Mixture(nn.Module):
         found = [self.bank(owner).mixed(values, some) for owner, some in weights.items()]
         return found[0] if len(found) == 1 else torch.stack(found).sum(0)
 
+    def penalty(self, reader: str) -> Tensor | None:
+        """What a reader's gate adds to the loss, from the weights that it gave last."""
+        return self.gate(reader).penalty() if reader in self.gates else None
+
+    def progressed(self, share: float) -> None:
+        """Told how much of the training is done."""
+        for gate in self.every_gate():
+            gate.progressed(share)
+
     def own(self, task: str, *, last: bool = True) -> dict[str, nn.Parameter]:
         """The parameters that only a task uses. last: whether behind it a task's stream reaches no other."""
         if not last or task not in self.gates:

@@ -25,6 +25,11 @@ class Mixing:
     owners: who has modules: "shared" (all tasks together), "tasks" (each its own), or "tasks+shared". count: modules of
     each task; shared: of all together. sees: what a task's gate chooses from: "all" modules, its "own+shared", or its
     "own"; the gate of the shared stream sees all. shared_gate: that gate, where it is of another sort than a task's.
+
+    Of modules inside the encoder: gates: whether each task has its "own" gate, or all have one in "common", which reads
+    the task's vector. reads: what gates read: "vectors" (where the modules are), the "task" (its vector), or "both".
+    stages: in the first half of the training each task learns its own modules alone, and in the second half these stay
+    and the gates learn. mutual: weight of the mutual information of tasks and modules, which is to be large.
     """
 
     bank: Choice
@@ -34,6 +39,10 @@ class Mixing:
     shared: int = 1
     sees: Literal["all", "own+shared", "own"] = "all"
     shared_gate: Choice | None = None
+    gates: Literal["own", "common"] = "own"
+    reads: Literal["vectors", "task", "both"] = "vectors"
+    stages: bool = False
+    mutual: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,15 +70,47 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Generator:
+    """What makes the weights of modules, in place of each task's own.
+
+    form: "network", from the task's vector, a vector of the block and one of the place in the block; "factors", a
+    tensor that all tasks share times thin matrices of each task. units: numbers of the hidden layer of the network.
+    places: numbers of the vectors of a block and of a place in it; 0 for a network of its own at each place. ranks:
+    columns of the thin matrices. deviation: of the weights that it makes as it begins.
+    """
+
+    form: Literal["network", "factors"] = "network"
+    units: int = 128
+    places: int = 64
+    ranks: int = 1
+    deviation: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A vector of each task. size: its numbers. source: whether they are learned, made from the task's description by
+    the encoder, or marks of what the task is like. given: those that are not learned."""
+
+    size: int = 64
+    source: Literal["learned", "description", "attributes"] = "learned"
+    given: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Insert:
     """Modules inside the encoder.
 
-    site: the layers that they sit at, as `sites.layers_at` names them. every: at each so-manieth block.
+    site: the layers that they sit at, as `sites.layers_at` names them; "experts" widens the feed-forward parts; "input"
+    puts vectors in front of the embedded input, "blocks" at each block. every: at each so-manieth block. length: of
+    what is put in front, how many vectors. tied: whether a task's gate is the same at all layers.
     """
 
     site: str
     mixing: Mixing
     every: int = 1
+    length: int = 0
+    tied: bool = False
+    generator: Generator | None = None
 
 
 @dataclass(frozen=True)
@@ -77,13 +118,14 @@ class Plan:
     """An architecture: modules inside the encoder, a network behind it, or both.
 
     frozen: whether the encoder's own weights stay as they are. rate: the learning rate of all that is added; None is
-    the encoder's own.
+    the encoder's own. vectors: of the tasks, where gates or generators read them.
     """
 
     inserts: tuple[Insert, ...] = ()
     levels: tuple[Level, ...] = ()
     frozen: bool = False
     rate: float | None = None
+    vectors: Vectors | None = None
 
     @property
     def empty(self) -> bool:

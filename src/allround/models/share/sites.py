@@ -19,6 +19,8 @@ SITES = {
     "attention_output": "the last linear layer of the attention",
     "feed_forward_output": "the last linear layer of the feed-forward part",
 }
+#: Sites that are no single layers.
+EXPERTS, INPUT, BLOCKS = "experts", "input", "blocks"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def _block(name: str, block: nn.Module) -> Block:
 def layers_at(backbone: nn.Module, site: str, every: int = 1) -> list[str]:
     """The names of the layers at a site. Errors: no such site; a network that has none there."""
     if site not in SITES:
-        raise AllroundError(f"put modules at '{site}'", "there is no such site", suggestion(site, SITES))
+        raise AllroundError(
+            f"put modules at '{site}'", "there is no such site", suggestion(site, [*SITES, EXPERTS, INPUT, BLOCKS])
+        )
     blocks = blocks_of(backbone)[every - 1 :: every]
     found: list[str] = []
     for block in blocks:
@@ -70,4 +74,14 @@ def layers_at(backbone: nn.Module, site: str, every: int = 1) -> list[str]:
             + (f" in each block numbered {every}" if every > 1 else ""),
             "choose another site, or a preset that adds a network behind the encoder, such as mmoe",
         )
+    return found
+
+
+def places_of(backbone: nn.Module, names: list[str]) -> list[tuple[int, int]]:
+    """For each of some layers the number of its block, and its number among those layers in the block."""
+    blocks = blocks_of(backbone)
+    found: list[tuple[int, int]] = []
+    for name in names:
+        block = next(n for n, one in enumerate(blocks) if name in (*one.attention, *one.feed_forward))
+        found.append((block, sum(other == block for other, _ in found)))
     return found

@@ -91,9 +91,9 @@ def _watched(encoder: Sharing, task: str) -> Iterator[dict[str, tuple[Tensor, in
         return hook
 
     handles = [
-        mixture.gates[task].register_forward_hook(watch(place))
+        mixture.gate(task).register_forward_hook(watch(place))
         for place, mixture in places(encoder)
-        if task in mixture.gates
+        if task in mixture.visible
     ]
     try:
         yield seen

@@ -22,7 +22,7 @@ class Lora(Bank):
     mix: "outputs" weighs what the modules give; "factors" averages the A and the B apart before they are multiplied, as
     Polytropon does (Ponti et al., EACL 2023), which costs one product whatever the number of modules. Both are the same
     where one module has all the weight. heads: parts of the rows of A and of B that are weighed apart, as many weights
-    for each (MHR: Caccia et al., NeurIPS 2023); needs `mix="factors"`.
+    for each (MHR: Caccia et al., NeurIPS 2023); the factors are averaged apart then.
 
     Shapes: a (count, rank, width), b (count, outputs, rank).
 
@@ -39,9 +39,10 @@ class Lora(Bank):
         rank: int = 8,
         alpha: float = 16.0,
         mix: Literal["outputs", "factors"] = "outputs",
+        heads: int = 1,
     ) -> None:
         super().__init__(count, width, outputs)
-        self.scale, self.mix = alpha / rank, mix
+        self.scale, self.mix, self.heads = alpha / rank, mix, heads
         self.a = nn.Parameter(uniform((count, rank, width), width**-0.5))
         self.b = nn.Parameter(torch.zeros(count, outputs, rank))
 
@@ -49,7 +50,17 @@ class Lora(Bank):
         return self.scale * side_by_side(side_by_side(values, self.a), self.b)
 
     def mixed(self, values: Tensor, weights: Tensor) -> Tensor:
+        if self.heads > 1:
+            return self._mixed_by_parts(values, weights)
         if self.mix == "outputs" or weights.dim() > 1:
             return super().mixed(values, weights)
         a, b = torch.einsum("k,krd->rd", weights, self.a), torch.einsum("k,kor->or", weights, self.b)
+        return self.scale * (values @ a.T) @ b.T
+
+    def _mixed_by_parts(self, values: Tensor, weights: Tensor) -> Tensor:
+        """The same with weights of each part, (heads, count): parts of what A reads, and of what B gives."""
+        of_read = torch.arange(self.width, device=weights.device) * self.heads // self.width
+        of_given = torch.arange(self.outputs, device=weights.device) * self.heads // self.outputs
+        a = torch.einsum("wk,krw->rw", weights[of_read], self.a)
+        b = torch.einsum("ok,kor->or", weights[of_given], self.b)
         return self.scale * (values @ a.T) @ b.T
