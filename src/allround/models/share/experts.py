@@ -58,7 +58,8 @@ class Last(Replaced):
         found = F.linear((blocks * weights.unsqueeze(-1)).sum(-2), cast(Tensor, weight))
         if bias is not None:
             found = found + weights.sum(-1, keepdim=True) * cast(Tensor, bias)
-        return found + (bank(blocks) * weights.unsqueeze(-1)).sum(-2)
+        made: Tensor = found + (bank(blocks) * weights.unsqueeze(-1)).sum(-2)
+        return made
 
     def _weights(self, read: Tensor, route: Route, changes: Inside, count: int) -> Tensor:
         """The weight of each expert for each vector, as the task of its row says."""

@@ -94,18 +94,19 @@ class FromFactors(WeightGenerator):
         """Thin matrices, whose product begins near 1 everywhere."""
         ranks, off = self.plan.ranks, self.plan.deviation
         for task in names:
-            self.tasks[task] = nn.ParameterDict()
+            own = self.tasks[task] = nn.ParameterDict()
             for place, tensors in self.shapes.items():
                 for name, (_, rows, columns) in tensors.items():
                     for side, size in (("u", (rows, ranks)), ("v", (ranks, columns))):
                         numbers = ranks**-0.5 + off * torch.randn(size)
-                        self.tasks[task][f"{place[0]}-{place[1]}-{name}-{side}"] = nn.Parameter(numbers)
+                        own[f"{place[0]}-{place[1]}-{name}-{side}"] = nn.Parameter(numbers)
 
     def forward(self, task: str, place: Place) -> dict[str, Tensor]:
-        own, name = self.tasks[task], f"{place[0]}-{place[1]}"
-        assert isinstance(own, nn.ParameterDict)
+        name = f"{place[0]}-{place[1]}"
+        own, common = self.tasks[task], self.common[name]
+        assert isinstance(own, nn.ParameterDict) and isinstance(common, nn.ParameterDict)
         return {
-            tensor: self.common[name][tensor] * (own[f"{name}-{tensor}-u"] @ own[f"{name}-{tensor}-v"])
+            tensor: common[tensor] * (own[f"{name}-{tensor}-u"] @ own[f"{name}-{tensor}-v"])
             for tensor in self.shapes[place]
         }
 

@@ -95,7 +95,7 @@ def embedding_of(backbone: nn.Module, *, packed: bool) -> nn.Module:
 def put_in(backbone: nn.Module, mixtures: list[Inside], route: Route, length: int) -> None:
     """Let a network read vectors that mixtures make: the first behind the embedding, each further one at a block."""
     frame = Framed(backbone.forward, length)
-    backbone.forward = frame  # type: ignore[method-assign]
+    backbone.forward = frame
     getattr(backbone, EMBEDDINGS).register_forward_hook(PutIn(mixtures[0], route, frame))
     for block, mixture in zip(blocks_of(backbone)[1:], mixtures[1:], strict=False):
         place = backbone.get_submodule(block.name)

@@ -33,7 +33,8 @@ class Attention(Combiner):
 
     def combine(self, values: Tensor, found: Tensor) -> Tensor:
         scores = (self.key(found) @ self.query(values).unsqueeze(-1)).squeeze(-1)
-        return ((found @ self.value.T) * scores.softmax(-1).unsqueeze(-1)).sum(-2)
+        made: Tensor = ((found @ self.value.T) * scores.softmax(-1).unsqueeze(-1)).sum(-2)
+        return made
 
     def penalty(self) -> Tensor | None:
         off = self.value - torch.eye(self.width, device=self.value.device)

@@ -84,7 +84,8 @@ class NoisyTopk(Gate):
         inside = logits > top[:, -1:]
         # Without its own noise a module competes with the last that is chosen, or with the first that is not.
         rival = torch.where(inside, top[:, -1:], top[:, -2:-1])
-        return torch.special.ndtr((clean - rival) / self.noise)
+        found: Tensor = torch.special.ndtr((clean - rival) / self.noise)
+        return found
 
     def penalty(self) -> Tensor | None:
         found, self._penalty = self._penalty, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from allround.core.registry import method
@@ -14,7 +15,6 @@ from allround.models.share.gate_base import Gate, uniform
 class Prototype(Gate):
     """softmax(keys @ x / sqrt(width)), of which the `k` largest are kept and divided by their sum.
 
-    >>> import torch
     >>> _ = torch.manual_seed(0)
     >>> (Prototype(5, 3, k=2)(torch.ones(3)) > 0).sum().item()
     2
@@ -26,6 +26,7 @@ class Prototype(Gate):
         self.keys = nn.Parameter(uniform((count, width), 1.0))
 
     def forward(self, values: Tensor) -> Tensor:
-        shares = (values @ self.keys.T / self.width**0.5).softmax(-1)
+        shares: Tensor = (values @ self.keys.T / self.width**0.5).softmax(-1)
         top = shares.topk(self.k, -1)
-        return shares.new_zeros(shares.shape).scatter(-1, top.indices, top.values / top.values.sum(-1, keepdim=True))
+        kept: Tensor = top.values / top.values.sum(-1, keepdim=True)
+        return torch.zeros_like(shares).scatter(-1, top.indices, kept)
