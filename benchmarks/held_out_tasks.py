@@ -87,7 +87,7 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     suites = {shots: suite(given.out, given.data_dir.resolve(), given.rows, given.test, shots) for shots in (0, 4)}
-    trained = Suite("trained", {n: suites[0][n] for n in TRAINED})
+    trained = suites[0].part(list(TRAINED))
     if not (given.out / "joint").is_dir():
         started = time.perf_counter()
         settings = Settings(tune="lora", precision="fp32")
@@ -95,7 +95,7 @@ def main() -> None:
         print(f"joint training and its test rows: {time.perf_counter() - started:.0f} s")
     found: dict[tuple[str, int, str], np.ndarray] = {}
     for shots, tasks in suites.items():
-        unseen = Suite("unseen", {n: tasks[n] for n in UNSEEN})
+        unseen = tasks.part(list(UNSEEN))
         for name, place in (("base", find_folder(given.base)), ("joint", given.out / "joint")):
             system: System = open_for(place, unseen, fit_heads=False, say=lambda words: None)
             for task in UNSEEN:
