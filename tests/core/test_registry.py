@@ -35,6 +35,7 @@ PAPERS = (
     "How does Multi-Task Training Affect Transformer In-Context Capabilities? Investigations with Function Classes",
     "Improving General Text Embedding Model: Tackling Task Conflict and Data Imbalance through Model Merging",
     "Knowledge Composition using Task Vectors with Learned Anisotropic Scaling",
+    "Learning to Branch for Multi-Task Learning",
     "Learning to Generate Task-Specific Adapters from Task Description",
     "Localizing Task Information for Improved Model Merging and Compression",
     "MFTCoder: Boosting Code LLMs with Multitask Fine-Tuning",

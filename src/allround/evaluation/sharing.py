@@ -22,7 +22,7 @@ class SharingFacts:
     """How the tasks of a system share.
 
     way: the preset with its settings. uses: of modules by tasks. dead, twins: modules that no task uses, and pairs that
-    are nearly the same, in words.
+    are nearly the same, in words. tree: which tasks go through the same copy of each stage, a line for each.
     """
 
     __pydantic_config__ = STRICT
@@ -32,15 +32,16 @@ class SharingFacts:
     uses: tuple[ModuleUse, ...]
     dead: tuple[str, ...] = ()
     twins: tuple[str, ...] = ()
+    tree: tuple[str, ...] = ()
 
     @property
     def words(self) -> list[str]:
-        """Sentences on dead modules and twins.
+        """The tree, and sentences on dead modules and twins.
 
         >>> SharingFacts("joint-mmoe", "mmoe", (), ("shared 2 of level 1",)).words
         ['No task uses shared 2 of level 1.']
         """
-        found = []
+        found = list(self.tree)
         if self.dead:
             found.append(f"No task uses {_some(self.dead)}.")
         if self.twins:

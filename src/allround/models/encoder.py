@@ -148,6 +148,29 @@ class Encoder(nn.Module, ABC):
     def progressed(self, share: float) -> None:
         """As `Model.progressed`."""
 
+    # -- of encoders that are stages one after the other --------------------------------------------------------------
+
+    def stages(self) -> list[nn.Module]:
+        """Its parts in order: the first reads what `entering` gives, and what the last gives goes to `leaving`.
+        Errors: an encoder that has no such parts."""
+        raise AllroundError(
+            f"split the encoder '{self.name}' into stages",
+            "it is no sequence of stages",
+            "use small_image or small_table as the base, or share in another way, such as adapters or mmoe",
+        )
+
+    def entering(self, batch: Batch) -> Tensor:
+        """What the first stage reads."""
+        raise NotImplementedError(f"the encoder '{self.name}' has no stages")
+
+    def leaving(self, batch: Batch, values: Tensor) -> Features:
+        """The features, from what the last stage gives."""
+        raise NotImplementedError(f"the encoder '{self.name}' has no stages")
+
+    def tree(self) -> list[str]:
+        """Which tasks go through the same copy of each stage, in words; nothing where all do."""
+        return []
+
     def batch(self, prepared: Sequence[Any], definition: Definition) -> Batch:
         """Prepared rows of one task as a batch that knows it."""
         return replace(self.collate(prepared, definition), rows={definition.name: tuple(range(len(prepared)))})

@@ -118,7 +118,7 @@ class Model(nn.Module, System):
         return 1.0
 
     def progressed(self, share: float) -> None:
-        """Told before each step of a training how much of it is done, from 0 to 1."""
+        """Told before each step of a training how much of it is done, from 0 on; and 1 when all is done."""
 
     @abstractmethod
     def shared(self) -> dict[str, nn.Parameter]:

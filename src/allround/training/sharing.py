@@ -87,7 +87,7 @@ def shared_by(
     tuned.
     """
     plan = plan_of(settings.share, settings.share_settings)
-    if plan.inserts and settings.tune == "lora":
+    if (plan.inserts or plan.tree) and settings.tune == "lora":
         raise AllroundError(
             f"train with share={settings.share} and tune=lora",
             "this way to share has modules of its own inside the encoder",
@@ -125,4 +125,5 @@ def sharing_facts(model: Model, tasks: Sequence[Task], system: str, settings: Se
     uses = module_uses(encoder, rows, model.definitions)
     listed = ", ".join(f"{name}={value}" for name, value in settings.share_settings.items())
     way = f"{settings.share} ({listed})" if listed else settings.share
-    return SharingFacts(system, way, tuple(uses), tuple(dead_modules(uses)), tuple(twin_modules(encoder)))
+    return SharingFacts(system, way, tuple(uses), tuple(dead_modules(uses)), tuple(twin_modules(encoder)),
+                        tuple(encoder.tree()))  # fmt: skip

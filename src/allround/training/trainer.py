@@ -325,6 +325,7 @@ class TrainingRun:
             self.peft.merge_and_unload()
         for parameter in self.model.parameters():
             parameter.requires_grad_(True)
+        self.model.progressed(1.0)
         self.model.eval()
         for term in self.terms:
             term.after(self.model)

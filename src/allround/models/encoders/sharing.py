@@ -22,6 +22,8 @@ from allround.models.share.inserting import put_inside
 from allround.models.share.mixture import Mixture
 from allround.models.share.network import Network
 from allround.models.share.plan import Plan
+from allround.models.share.tree import FoundTree, Tree
+from allround.models.share.trees import make_tree
 from allround.models.share.vectors import TaskVectors
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
@@ -37,12 +39,20 @@ class Sharing(Encoder):
 
     Tasks come in groups: those it is made with, and later ones, which leave the answers to the others as they are.
     widths: lengths of the inner features that the network behind the encoder takes; the first is that of its streams.
+    paths: which copy of each stage a task goes through, where a tree was found already.
     """
 
     name = "sharing"
     by_task = True
 
-    def __init__(self, inner: Encoder, plan: Plan, groups: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
+    def __init__(
+        self,
+        inner: Encoder,
+        plan: Plan,
+        groups: Sequence[Sequence[str]],
+        widths: Sequence[int],
+        paths: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         super().__init__()
         self.inner, self.plan, self.widths = inner, plan, tuple(widths)
         self.groups: list[tuple[str, ...]] = []
@@ -57,6 +67,11 @@ class Sharing(Encoder):
         #: Rows that stand in one sequence belong to one task.
         self._one_task = packed and bool(plan.inserts)
         self.network: Network | None = Network(plan.levels, widths) if plan.levels else None
+        self.branches: Tree | None = None
+        if plan.tree is not None:
+            first = tuple(groups[0])
+            made = FoundTree(inner.stages(), paths) if paths else make_tree(plan.tree, inner.stages(), first)
+            self.branches = made
         for group in groups:
             self.add_tasks(group)
 
@@ -136,6 +151,9 @@ class Sharing(Encoder):
         side.
         """
         asked = self._asked = tuple(batch.rows)
+        if self.branches is not None:
+            through = self.branches(self.inner.entering(batch), asked)
+            return _side_by_side([self.inner.leaving(batch, through[task]) for task in asked], asked)
         own = self._task_of_rows(batch, asked)
         if not self.parts or (own is not None and (len(own) == 1 or not self._one_task)):
             self.route.tasks = own or asked[:1]
@@ -185,6 +203,10 @@ class Sharing(Encoder):
     def progressed(self, share: float) -> None:
         for mixture in self.mixtures():
             mixture.progressed(share)
+        if self.branches is not None:
+            self.branches.progressed(share)
+            if share >= 1:
+                self.branches = self.branches.found()
 
     # -- tasks and parameters ----------------------------------------------------------------------------------------
 
@@ -209,6 +231,8 @@ class Sharing(Encoder):
             cast(Mixture, part).add_tasks(group)
         if self.network is not None:
             self.network.add_tasks(group)
+        if self.branches is not None:
+            self.branches.add_tasks(group)
         self.groups.append(group)
         device = next(self.inner.parameters()).device
         self._added().to(device)
@@ -234,9 +258,16 @@ class Sharing(Encoder):
             found |= {f"network.{n}": p for n, p in self.network.own(task).items()}
         return found
 
+    def tree(self) -> list[str]:
+        return self.branches.lines() if self.branches is not None else []
+
     def added(self) -> dict[int, float]:
         rate = self.plan.rate or self.learning_rate
-        return {id(p): rate / self.learning_rate for p in self._added().parameters()}
+        found = {id(p): rate / self.learning_rate for p in self._added().parameters()}
+        if self.branches is not None:  # copies of stages learn as the encoder does
+            choices = {id(p) for p in self.branches.choices()}
+            found = {one: factor for one, factor in found.items() if one in choices}
+        return found
 
     @property
     def head_factor(self) -> float:
@@ -261,24 +292,32 @@ class Sharing(Encoder):
         finally:
             attach(self.backbone, inserted, list(inserted))
         save_tensors(self._added(), folder / ADDED)
-        settings = {"plan": self.plan.to_json(), "groups": self.groups, "widths": self.widths}
+        settings: dict[str, Any] = {"plan": self.plan.to_json(), "groups": self.groups, "widths": self.widths}
+        if isinstance(self.branches, FoundTree):
+            settings["paths"] = self.branches.paths()
         write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
 
     def _added(self) -> nn.ModuleDict:
         """All that was added to the inner encoder."""
-        found = {"parts": self.parts, "generators": self.generators, "vectors": self.vectors, "network": self.network}
+        found = {
+            "parts": self.parts,
+            "generators": self.generators,
+            "vectors": self.vectors,
+            "network": self.network,
+            "branches": self.branches,
+        }
         return nn.ModuleDict({name: module for name, module in found.items() if module is not None})
 
     @classmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> Sharing:
         try:
             plan = Plan.from_json(settings["plan"])
-            groups, widths = settings["groups"], settings["widths"]
+            groups, widths, paths = settings["groups"], settings["widths"], settings.get("paths")
         except (KeyError, TypeError, ValueError) as error:
             raise AllroundError(
                 f"load the encoder in {folder}", f"{CONFIG} is damaged: {error}", "copy the folder again, whole"
             ) from error
-        encoder = cls(load_encoder(folder / INNER), plan, groups, widths)
+        encoder = cls(load_encoder(folder / INNER), plan, groups, widths, paths)
         load_tensors(encoder._added(), folder / ADDED)
         return encoder
 

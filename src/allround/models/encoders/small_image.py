@@ -74,6 +74,16 @@ class SmallImage(Encoder):
     def forward(self, batch: Batch) -> Features:
         return Features(self.layers(batch.tensors["images"]))
 
+    def stages(self) -> list[nn.Module]:
+        """Each convolution with what follows it."""
+        return [self.layers[:3], self.layers[3:7], self.layers[7:]]
+
+    def entering(self, batch: Batch) -> Tensor:
+        return batch.tensors["images"]
+
+    def leaving(self, batch: Batch, values: Tensor) -> Features:
+        return Features(values)
+
     def save(self, folder: Path) -> None:
         save_tensors(self, folder / "model.safetensors")
         write_json(folder / CONFIG, {"encoder": self.name, "settings": self.settings})

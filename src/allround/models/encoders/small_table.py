@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -82,6 +83,18 @@ class SmallTable(Encoder):
     def forward(self, batch: Batch) -> Features:
         rows = batch.tensors["rows"]
         return Features(torch.cat([self.hidden(rows), rows], -1))
+
+    def stages(self) -> list[nn.Module]:
+        """Each hidden layer with its activation, and dropout where it has one."""
+        starts = [place for place, layer in enumerate(self.layers) if isinstance(layer, nn.Linear)]
+        parts = [self.layers[a:b] for a, b in pairwise([*starts, len(self.layers)])]
+        return [nn.Sequential(*part, nn.Dropout(self.dropout)) if self.dropout else part for part in parts]
+
+    def entering(self, batch: Batch) -> Tensor:
+        return batch.tensors["rows"]
+
+    def leaving(self, batch: Batch, values: Tensor) -> Features:
+        return Features(torch.cat([values, batch.tensors["rows"]], -1))
 
     def hidden(self, rows: Tensor) -> Tensor:
         """The last hidden layer of rows: (n, inputs) -> (n, width)."""

@@ -79,7 +79,8 @@ class Mixture(nn.Module):
     def split(self, reader: str, weights: Tensor) -> dict[str, Tensor]:
         """A reader's weights by the owners of the modules."""
         owners = self.visible[reader]
-        return dict(zip(owners, weights.split([self.bank(o).count for o in owners], -1), strict=True))
+        sizes = [self.bank(owner).count for owner in owners]
+        return dict(zip(owners, weights[..., : sum(sizes)].split(sizes, -1), strict=True))
 
     def mixed(self, values: Tensor, reader: str) -> Tensor:
         """What a reader's gate makes of the modules: (*, width) -> (*, outputs)."""

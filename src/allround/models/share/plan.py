@@ -114,8 +114,29 @@ class Insert:
 
 
 @dataclass(frozen=True)
+class Branching:
+    """A tree of the encoder's own stages: copies of each, of which a task goes through one at a stage.
+
+    by: how the tree is found: "choice", each stage and task chooses the copy before it; "similarity", each task has
+    copies of its own, and those that come to give the same become one. until: the share of the training after which
+    the tree stays as it is. copies: of each stage, with "choice"; 0 for as many as tasks, at most 6. shared: the share
+    of the training in which each reads the mean of all that it can choose from. hot, cold: the temperature of choices
+    at first and in the end. threshold: the mean similarity from which copies become one. rows: that it is measured on.
+    """
+
+    by: Literal["choice", "similarity"]
+    until: float = 0.6
+    copies: int = 0
+    shared: float = 0.1
+    hot: float = 5.0
+    cold: float = 0.5
+    threshold: float = 0.8
+    rows: int = 256
+
+
+@dataclass(frozen=True)
 class Plan:
-    """An architecture: modules inside the encoder, a network behind it, or both.
+    """An architecture: modules inside the encoder, a network behind it, both, or a tree of the encoder's stages.
 
     frozen: whether the encoder's own weights stay as they are. rate: the learning rate of all that is added; None is
     the encoder's own. vectors: of the tasks, where gates or generators read them.
@@ -123,6 +144,7 @@ class Plan:
 
     inserts: tuple[Insert, ...] = ()
     levels: tuple[Level, ...] = ()
+    tree: Branching | None = None
     frozen: bool = False
     rate: float | None = None
     vectors: Vectors | None = None
@@ -130,7 +152,7 @@ class Plan:
     @property
     def empty(self) -> bool:
         """Whether tasks share the encoder as it is."""
-        return not self.inserts and not self.levels
+        return not self.inserts and not self.levels and self.tree is None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,6 +14,7 @@ from allround.models.encoders.sharing import Sharing
 from allround.models.running import batches
 from allround.models.share.bank_base import Bank
 from allround.models.share.mixture import SHARED, Mixture
+from allround.models.share.tree import Tree
 from allround.tasks.definition import Definition
 
 #: A module whose weight stays below this share of an even one for every task is dead.
@@ -52,7 +53,7 @@ def module_uses(
 ) -> list[ModuleUse]:
     """How much each task uses each module that it sees, over prepared rows of its own. rows: by task."""
     encoder.eval()
-    found: list[ModuleUse] = []
+    found: list[ModuleUse] = [] if encoder.branches is None else _tree_uses(encoder.branches)
     for task, prepared in rows.items():
         with _watched(encoder, task) as seen:
             for _, batch in batches(encoder, prepared, definitions[task], 64):
@@ -77,6 +78,17 @@ def places(encoder: Sharing) -> Iterator[tuple[str, Mixture]]:
         yield f"level {number + 1}", mixture
 
 
+def _tree_uses(tree: Tree) -> list[ModuleUse]:
+    """Which copy of each stage of an encoder a task goes through."""
+    paths = tree.paths()
+    return [
+        ModuleUse(f"stage {stage + 1}", "", number + 1, task, float(path[stage] == number))
+        for stage, numbers in enumerate(zip(*paths.values(), strict=True))
+        for task, path in paths.items()
+        for number in sorted(set(numbers))
+    ]
+
+
 @contextmanager
 def _watched(encoder: Sharing, task: str) -> Iterator[dict[str, tuple[Tensor, int]]]:
     """By place, the sum of the sizes of the weights that a task's gates give, and how many vectors they were for."""
@@ -84,8 +96,9 @@ def _watched(encoder: Sharing, task: str) -> Iterator[dict[str, tuple[Tensor, in
 
     def watch(place: str) -> Any:
         def hook(gate: torch.nn.Module, given: tuple[Tensor, ...], weights: Tensor) -> None:
-            sizes = weights.abs().reshape(-1, weights.shape[-1])
-            total, count = seen.get(place, (torch.zeros(weights.shape[-1], device=weights.device), 0))
+            sizes = weights.abs().mean(-1) if gate.channels else weights.abs()
+            sizes = sizes.reshape(-1, sizes.shape[-1])
+            total, count = seen.get(place, (torch.zeros(sizes.shape[-1], device=sizes.device), 0))
             seen[place] = total + sizes.sum(0), count + len(sizes)
 
         return hook
