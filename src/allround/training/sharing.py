@@ -94,6 +94,8 @@ def shared_by(
             "leave tune as it is: the preset says what is trained",
         )
     made = share(model, plan)
+    if plan.tree is not None:  # heads that stay as they are fit the base, and no tree of its copies
+        return made, settings.with_(heads="tuned")
     if not plan.levels:
         return made, settings
     fit_network(made, tasks, seed)

@@ -87,8 +87,9 @@ class SmallTable(Encoder):
     def stages(self) -> list[nn.Module]:
         """Each hidden layer with its activation, and dropout where it has one."""
         starts = [place for place, layer in enumerate(self.layers) if isinstance(layer, nn.Linear)]
-        parts = [self.layers[a:b] for a, b in pairwise([*starts, len(self.layers)])]
-        return [nn.Sequential(*part, nn.Dropout(self.dropout)) if self.dropout else part for part in parts]
+        dropout = [nn.Dropout(self.dropout)] if self.dropout else []
+        layers = list(self.layers)
+        return [nn.Sequential(*layers[a:b], *dropout) for a, b in pairwise([*starts, len(layers)])]
 
     def entering(self, batch: Batch) -> Tensor:
         return batch.tensors["rows"]

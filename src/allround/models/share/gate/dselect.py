@@ -58,7 +58,8 @@ class Dselect(Gate):
         self._selectors: Tensor | None = None
 
     def forward(self, values: Tensor) -> Tensor:
-        bits, weights = self.bits, self.weights
+        bits: Tensor = self.bits
+        weights: Tensor = self.weights
         if self.reads == "stream":
             bits = bits + (values @ self.bits_of.T).unflatten(-1, tuple(self.bits.shape))
             weights = weights + values @ self.weights_of.T

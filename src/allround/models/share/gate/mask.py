@@ -32,5 +32,6 @@ class Mask(Gate):
         self.up = nn.Linear(units or channels, count * channels)
 
     def forward(self, values: Tensor) -> Tensor:
-        found: Tensor = torch.sigmoid(self.up(self.down(values).relu()))
-        return found.unflatten(-1, (self.count, self.channels))
+        found = torch.sigmoid(self.up(self.down(values).relu()))
+        made: Tensor = found.unflatten(-1, (self.count, self.channels))
+        return made
