@@ -12,10 +12,12 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import read_json
 from allround.merging.learn.learning import Learning, preset
+from allround.merging.learn.low_rank import gather_factors
 from allround.merging.learn.material import Specialist, gather_rows
 from allround.merging.learn.parametrisation import groups
 from allround.merging.learn.run import LearnedMerge, learn
 from allround.merging.learn.save import learn_models
+from allround.models.adapted import write_adapted
 from allround.models.base import load_encoder
 from allround.models.encoder import Encoder
 from allround.models.head import HeadState
@@ -181,3 +183,61 @@ def test_plain_folders_are_merged_by_their_answers_into_a_plain_folder(llamas, s
 def test_objectives_of_labels_alone_refuse_texts(llamas, suite):
     with pytest.raises(AllroundError, match="of the kind text"):
         fit(llamas, suite, preset("layer", {"objective": "contrastive"}))
+
+
+def adapt(base: Path, seed: int, place: Path, *, dora: bool = False) -> Path:
+    """An adapter of a base with random factors, in a folder that says where the base is."""
+    peft = pytest.importorskip("peft")
+    encoder = load_encoder(base)
+    config = peft.LoraConfig(r=2 + seed, lora_alpha=3, target_modules=encoder.adapted_layers(), use_dora=dora)
+    torch.manual_seed(seed)
+    made = peft.get_peft_model(encoder.backbone, config)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    made.save_pretrained(str(place))
+    write_adapted(place, base, place)
+    return place
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing")
+def test_low_rank_changes_are_learned_as_factors_and_give_the_same(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base" / "encoder"
+    base.mkdir(parents=True)
+    load_encoder(save_model(tmp_path / "plain", "llama")).save(base)
+    heads = {"topic": HeadState({}, "choices"), "said": HeadState({}, "generate")}
+    every = [
+        Specialist(adapt(base, number, tmp_path / name / "encoder"), (name,), {name: heads[name]})
+        for number, name in enumerate(suite.tasks)
+    ]
+    assert gather_factors(load_encoder(base), [one.encoder for one in every]) is not None
+    learning = preset("divmerge", {"steps": 4, "rate": 0.1})
+
+    def learned() -> LearnedMerge:
+        return learn(base, every, suite.tasks, learning, split="train", device="cpu", precision="fp32")
+
+    low = learned()
+    monkeypatch.setattr("allround.merging.learn.fit.can_be_factored", lambda *given: False)
+    whole = learned()
+    assert (low.found["raw"] - 0.3).abs().max() > 0.1, "it has learned something"
+    assert torch.allclose(low.found["raw"], whole.found["raw"], atol=1e-4)
+    assert low.record["losses"] == pytest.approx(whole.record["losses"], abs=1e-5)
+    for (name, one), (_, other) in zip(low.encoder.named_parameters(), whole.encoder.named_parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5), name
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing")
+def test_other_changes_are_not_taken_as_factors(suite: Suite, tmp_path: Path) -> None:
+    base = tmp_path / "base" / "encoder"
+    base.mkdir(parents=True)
+    load_encoder(save_model(tmp_path / "plain", "llama")).save(base)
+    shell = load_encoder(base)
+    plain, dora = adapt(base, 1, tmp_path / "a" / "encoder"), adapt(base, 1, tmp_path / "b" / "encoder", dora=True)
+    assert gather_factors(shell, [plain, dora]) is None
+    assert gather_factors(shell, [plain, base]) is None
+    with torch.no_grad():
+        shell.backbone.get_submodule(shell.adapted_layers()[0]).weight.mul_(2)
+    assert gather_factors(shell, [plain]) is None, "it changes another base"

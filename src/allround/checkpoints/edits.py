@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from allround.checkpoints.adapter import Adapter
@@ -69,6 +69,10 @@ class Edits:
 
     def __contains__(self, name: object) -> bool:
         return name in self._of
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the tensors that change."""
+        return iter(self._of)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor with all edits made so far."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.merging.learn.learning import ClosedForm, Learning
+from allround.merging.learn.low_rank import LowRankSteps, can_be_factored, gather_factors, placeholders
 from allround.merging.learn.material import Changes, Rows, gather_changes
 from allround.merging.learn.parametrisation import Parametrisation
 from allround.merging.learn.steps import Execution, LearningSteps, to_device
@@ -49,25 +50,38 @@ def fit_merge(
     device, progress = execution.device, execution.progress
     if isinstance(learning, ClosedForm):
         return _fit_closed_form(shell, encoders, rows, learning, device)
+    entry = registry.find("parametrisation", learning.parametrisation)
+    settings = {"scale": learning.scale, **learning.settings}
+    factors = gather_factors(shell, encoders) if can_be_factored(learning, entry.load(), start) else None
+    if factors:
+        parts = placeholders(factors, len(encoders), device)
+        low = LowRankSteps(shell, entry.load()({}, {}, parts, **settings), factors, rows, learning, execution)
+        facts = low.run()
+        return _finished(low, low.merged(), facts)
     changes = gather_changes(shell, encoders, keep=learning.keep, elect=learning.elect, centred=learning.centred)
     begun = start_of(changes, learning.scale, load_encoder(start) if start is not None else None)
     if not changes.deltas:
         progress.say("none of the models differs from the base: there is nothing to learn")
         return Fit(begun, {}, {}, {"steps": 0, "skipped": 0, "rows_seen": 0, "losses": []})
-    entry = registry.find("parametrisation", learning.parametrisation)
     made: Parametrisation = entry.load()(
         to_device(changes.base, device),
         to_device(begun, device),
         to_device(changes.deltas, device),
-        **{"scale": learning.scale, **learning.settings},
+        **settings,
     )
     steps = LearningSteps(shell, made, begun, rows, learning, execution)
     facts = steps.run()
     merged = {n: t.detach().to("cpu", begun[n].dtype) for n, t in steps.weights().items()}
-    found = {n: p.detach().cpu().clone() for n, p in made.named_parameters()}
-    heads = {task: head.stored() for task, head in steps.heads.items() if rows[task].owns_head}
-    learned = heads if learning.heads == "learned" else {}
-    return Fit({**begun, **merged}, found, learned, {**facts, **made.describe()})
+    return _finished(steps, {**begun, **merged}, facts)
+
+
+def _finished(steps: LearningSteps, weights: Mapping[str, Tensor], facts: Mapping[str, object]) -> Fit:
+    """What the steps have learned. weights: merged, on any device."""
+    found = {n: p.detach().cpu().clone() for n, p in steps.made.named_parameters()}
+    heads = {task: head.stored() for task, head in steps.heads.items() if steps.rows[task].owns_head}
+    learned = heads if steps.learning.heads == "learned" else {}
+    on_cpu = {n: t.cpu() for n, t in weights.items()}
+    return Fit(on_cpu, found, learned, {**facts, **steps.made.describe()})
 
 
 def _fit_closed_form(

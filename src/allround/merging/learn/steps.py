@@ -145,7 +145,8 @@ class LearningSteps:
             loss.backward()
             total += float(loss.detach()) / len(batches)
         grads = {n: leaf.grad for n, leaf in leaves.items() if leaf.grad is not None and merged[n].requires_grad}
-        torch.autograd.backward([merged[n] for n in grads], [g.to(merged[n].dtype) for n, g in grads.items()])
+        if grads:
+            torch.autograd.backward([merged[n] for n in grads], [g.to(merged[n].dtype) for n, g in grads.items()])
         free = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in free])
         if math.isfinite(total) and bool(torch.isfinite(norm)):
