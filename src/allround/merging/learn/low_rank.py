@@ -99,10 +99,11 @@ def _stacked(of: Mapping[int, tuple[Tensor, Tensor]], count: int) -> Factors:
     return Factors(torch.cat([down for down, _ in of.values()]), torch.cat([up for _, up in of.values()], 1), ranks)
 
 
-def can_be_factored(learning: Learning, kind: type[object], start: object) -> bool:
+def can_be_factored(learning: Learning, kind: Callable[..., Any], start: object) -> bool:
     """Whether a merge is learned the same from factors: coefficients of whole changes, from the base on."""
     plain = learning.keep == 1.0 and not learning.elect and not learning.centred
-    return plain and start is None and issubclass(kind, Coefficients) and kind.forward is Coefficients.forward
+    linear = isinstance(kind, type) and issubclass(kind, Coefficients) and kind.forward is Coefficients.forward
+    return plain and start is None and linear
 
 
 class LowRankSteps(LearningSteps):
