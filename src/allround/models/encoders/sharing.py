@@ -70,8 +70,8 @@ class Sharing(Encoder):
         self.branches: Tree | None = None
         if plan.tree is not None:
             first = tuple(groups[0])
-            made = FoundTree(inner.stages(), paths) if paths else make_tree(plan.tree, inner.stages(), first)
-            self.branches = made
+            stages = inner.stages()
+            self.branches = FoundTree(stages, paths) if paths else make_tree(plan.tree, stages, first)
         for group in groups:
             self.add_tasks(group)
 
