@@ -58,10 +58,12 @@ class Sharing(Encoder):
         self.groups: list[tuple[str, ...]] = []
         self.route = Route()
         self._asked: tuple[str, ...] = ()
+        #: Tasks whose own parts alone learn; None where all that is added does.
+        self.learns: tuple[str, ...] | None = None
         self.vectors = TaskVectors(plan.vectors) if plan.vectors is not None else None
         packed = "texts" in inner.gives
         made = put_inside(inner.backbone, plan.inserts, self.route, self.vectors, packed=packed)
-        self.parts, self.generators, self._replaced = made.parts, made.generators, [*made.replaced]
+        self.parts, self.generators, self.replaced = made.parts, made.generators, [*made.replaced]
         #: The names of the parts, and of where they sit.
         self.sites = [(name, name.partition("-")[2].replace("/", ".")) for name in self.parts]
         #: Rows that stand in one sequence belong to one task.
@@ -263,11 +265,12 @@ class Sharing(Encoder):
 
     def added(self) -> dict[int, float]:
         rate = self.plan.rate or self.learning_rate
-        found = {id(p): rate / self.learning_rate for p in self._added().parameters()}
-        if self.branches is not None:  # copies of stages learn as the encoder does
-            choices = {id(p) for p in self.branches.choices()}
-            found = {one: factor for one, factor in found.items() if one in choices}
-        return found
+        learning = list(self._added().parameters())
+        if self.learns is not None:
+            learning = [p for task in self.learns for p in self.own(task).values()]
+        elif self.branches is not None:  # copies of stages learn as the encoder does
+            learning = list(self.branches.choices())
+        return {id(p): rate / self.learning_rate for p in learning}
 
     @property
     def head_factor(self) -> float:
@@ -275,16 +278,16 @@ class Sharing(Encoder):
         return (self.plan.rate or self.learning_rate) / self.learning_rate if self.network is not None else 1.0
 
     def frozen(self) -> set[int]:
-        if not self.plan.frozen:
+        if self.learns is None and not self.plan.frozen:
             return self.inner.frozen()
         added = self.added()
-        return {id(p) for p in self.inner.parameters() if id(p) not in added}
+        return {id(p) for p in self.parameters() if id(p) not in added}
 
     # -- on disk -----------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
         (folder / INNER).mkdir()
-        inserted = {layer: cast(Replaced, self.backbone.get_submodule(layer)) for layer in self._replaced}
+        inserted = {layer: cast(Replaced, self.backbone.get_submodule(layer)) for layer in self.replaced}
         for layer, module in inserted.items():
             replace_module(self.backbone, layer, module.base)
         try:

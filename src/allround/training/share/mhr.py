@@ -24,7 +24,7 @@ def mhr(
     them apart.
 
     A new task is adapted to by its weights alone (MHR-z) or from the mean of the skills (MHR-mu):
-    `allround.training.sharing.adapt`. Differs: changes are scaled by `alpha` / `rank`, for the authors 1 / rank.
+    `allround.training.adapting.adapt`. Differs: changes are scaled by `alpha` / `rank`, for the authors 1 / rank.
     """
     gate = Choice("skills", {"heads": heads, "relaxed": relaxed})
     bank = Choice("lora", {"rank": rank, "alpha": alpha, "mix": "factors", "heads": heads})

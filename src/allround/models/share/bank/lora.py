@@ -50,17 +50,21 @@ class Lora(Bank):
         return self.scale * side_by_side(side_by_side(values, self.a), self.b)
 
     def mixed(self, values: Tensor, weights: Tensor) -> Tensor:
-        if self.heads > 1:
-            return self._mixed_by_parts(values, weights)
-        if self.mix == "outputs" or weights.dim() > 1:
+        if self.heads == 1 and (self.mix == "outputs" or weights.dim() > 1):
             return super().mixed(values, weights)
-        a, b = torch.einsum("k,krd->rd", weights, self.a), torch.einsum("k,kor->or", weights, self.b)
-        return self.scale * (values @ a.T) @ b.T
+        a, b = self.factors(weights)
+        return (values @ a.T) @ b.T
 
-    def _mixed_by_parts(self, values: Tensor, weights: Tensor) -> Tensor:
-        """The same with weights of each part, (heads, count): parts of what A reads, and of what B gives."""
-        of_read = torch.arange(self.width, device=weights.device) * self.heads // self.width
-        of_given = torch.arange(self.outputs, device=weights.device) * self.heads // self.outputs
-        a = torch.einsum("wk,krw->rw", weights[of_read], self.a)
-        b = torch.einsum("ok,kor->or", weights[of_given], self.b)
-        return self.scale * (values @ a.T) @ b.T
+    def factors(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The matrices, (rank, width) and (outputs, rank), whose product is the mixed change; its scale is in the
+        second. weights: (count,), or with heads (heads, count)."""
+        if self.heads > 1:
+            # Parts of what A reads, and of what B gives.
+            of_read = torch.arange(self.width, device=weights.device) * self.heads // self.width
+            of_given = torch.arange(self.outputs, device=weights.device) * self.heads // self.outputs
+            a = torch.einsum("wk,krw->rw", weights[of_read], self.a)
+            return a, self.scale * torch.einsum("ok,kor->or", weights[of_given], self.b)
+        if self.mix == "factors":
+            a = torch.einsum("k,krd->rd", weights, self.a)
+            return a, self.scale * torch.einsum("k,kor->or", weights, self.b)
+        return self.a.flatten(0, 1), self.scale * (weights[:, None, None] * self.b).transpose(0, 1).flatten(1)
