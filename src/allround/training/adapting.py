@@ -60,7 +60,9 @@ def _of_means(encoder: Sharing, task: str) -> Sharing:
         inserts.append(replace(insert, mixing=mixing))
     for layer in encoder.replaced:
         replace_module(encoder.backbone, layer, cast(Replaced, encoder.backbone.get_submodule(layer)).base)
-    made = Sharing(encoder.inner, Plan(tuple(inserts), (), plan.frozen, plan.rate), [[task]], encoder.widths)
+    made = Sharing(
+        encoder.inner, Plan(inserts=tuple(inserts), frozen=plan.frozen, rate=plan.rate), [[task]], encoder.widths
+    )
     with torch.no_grad():
         for name, part in made.parts.items():
             own, skills = cast(Mixture, part).bank(task), cast(Mixture, encoder.parts[name]).bank(SHARED)
