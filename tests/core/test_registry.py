@@ -15,6 +15,7 @@ from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
+    "Robust-Multi-Task Gradient Boosting",
     "12-in-1: Multi-Task Vision and Language Representation Learning",
     "A Hierarchical Multi-task Approach for Learning Embeddings from Semantic Tasks",
     "ATM: Improving Model Merging by Alternating Tuning and Merging",

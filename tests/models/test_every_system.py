@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,12 @@ from allround.models.encoders.small_table import SmallTable
 from allround.models.head import make_head
 from allround.models.plain.fit import fit_linear
 from allround.models.plain.linear import TaskLinear
+from allround.models.robust_boosting import RobustSettings, fit_robust
 from allround.models.system import System, load
 from allround.models.systems.ensemble import Ensemble
 from allround.models.systems.linear_models import LinearModels
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.systems.rmtgb import Rmtgb
 from allround.models.systems.trees import Trees
 from allround.models.systems.zipped import Zipped, copies
 from allround.tasks.kind import kind
@@ -127,12 +129,19 @@ def residual_store(given: Given) -> tuple[System, Suite]:
     return load(given.folder / "store"), given.digits
 
 
+def rmtgb(given: Given) -> tuple[System, Suite]:
+    petal = given.tables.tasks["petal"]
+    suite = Suite("two", [petal, replace(petal, definition=petal.definition.with_facts({"name": "again"}))])
+    return Rmtgb(fit_robust(list(suite), settings=RobustSettings(shared=6, grouped=2, own=2))[0]), suite
+
+
 MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
     "multi_task_model": multi_task_model,
     "zipped": zipped,
     "trees": trees,
     "linear_models": linear_models,
     "ensemble": ensemble,
+    "rmtgb": rmtgb,
     "residual_store": residual_store,
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,29 @@ class Forest:
         """How many numbers describe it: a column, a threshold and a default for a split, a value for a leaf."""
         leaves = int((self.left == np.arange(len(self.left))).sum())
         return 3 * (len(self.value) - leaves) + leaves + len(self.base)
+
+
+def joined(forests: Sequence[Forest]) -> Forest:
+    """The sum of forests of one output each; of none, one that always says 0."""
+    if not forests:
+        none, zero = np.zeros(0), np.zeros(0, np.int64)
+        sets = np.zeros((0, CATEGORIES + 2), np.uint8)
+        return Forest(none, zero, none, np.zeros(0, np.uint8), zero, zero, zero, sets, zero, np.zeros(1))
+    nodes = np.cumsum([0, *(len(one.value) for one in forests)])
+    groups = np.cumsum([0, *(len(one.sets) for one in forests)])
+    moved = [
+        replace(
+            one,
+            left=one.left + start,
+            right=one.right + start,
+            roots=one.roots + start,
+            group=np.where(one.group >= 0, one.group + first, -1),
+        )
+        for one, start, first in zip(forests, nodes[:-1], groups[:-1], strict=True)
+    ]
+    names = ("value", "feature", "threshold", "missing", "left", "right", "group", "sets", "roots")
+    arrays = {name: np.concatenate([getattr(one, name) for one in moved]) for name in names}
+    return Forest(**arrays, base=np.sum([one.base for one in forests], 0))
 
 
 def forest_of(fitted: object) -> Forest:
