@@ -322,7 +322,7 @@ class _Boosting:
         value /= np.maximum(np.bincount(leaves, curve[mine], nodes.node_count), FLAT)
         places, ends = np.arange(nodes.node_count), nodes.children_left < 0
         made = Forest(
-            value=value,
+            value=np.asarray(value, np.float64),
             feature=np.where(ends, 0, nodes.feature).astype(np.int64),
             threshold=np.where(ends, 0.0, nodes.threshold),
             missing=nodes.missing_go_to_left.astype(np.uint8),

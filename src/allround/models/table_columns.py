@@ -117,7 +117,7 @@ def table_of(rows: Sequence[Row], columns: Sequence[Column], order: Sequence[int
     every = columns_of(rows, len(columns))
     for place in dict.fromkeys(order):
         column, at = columns[place], order.index(place)
-        cells: Sequence[Value] = every[place]  # type: ignore[assignment]
+        cells = every[place]
         if column.sort == "category":
             codes = codes_of(cells, {category: number for number, category in enumerate(column.categories)})
             found[:, at] = np.where(codes < 0, np.nan, codes)

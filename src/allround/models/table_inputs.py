@@ -31,7 +31,7 @@ def columns_for(inputs: Sequence[Row], definition: Definition, stretches: int = 
     types = definition.columns or (None,) * len(definition.inputs)
     every = columns_of(inputs, len(definition.inputs))
     return [
-        column_for(name, cells, type_, stretches)  # type: ignore[arg-type]
+        column_for(name, cells, type_, stretches)
         for name, cells, type_ in zip(definition.inputs, every, types, strict=True)
     ]
 
@@ -78,10 +78,10 @@ def _read_column(column: Mapping[str, Any], values: Sequence[Any]) -> np.ndarray
         numbers = moments(values)
         parts = [_pieces(part, numbers[:, place]) for place, part in enumerate(column["parts"])]
         return np.concatenate([*(part[:, :-1] for part in parts), parts[0][:, -1:]], 1)
-    numbers = numbers_in(values)
-    if numbers is None:
-        numbers = np.array([math.nan if is_missing(v) else _number(v, column) for v in values], np.float64)
-    return _pieces(column, numbers)
+    read = numbers_in(values)
+    if read is None:
+        read = np.array([math.nan if is_missing(v) else _number(v, column) for v in values], np.float64)
+    return _pieces(column, read)
 
 
 def _pieces(column: Mapping[str, Any], values: np.ndarray) -> np.ndarray:

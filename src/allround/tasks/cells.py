@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import repeat
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allround.tasks.values import is_missing
+
+T = TypeVar("T")
 
 _NONE = type(None)
 _NUMBERS, _TEXTS = {int, float, _NONE}, {str, _NONE}
@@ -66,7 +69,7 @@ def counts_of(cells: Sequence[object]) -> Counter[str]:
     return found  # type: ignore[return-value]
 
 
-def columns_of(rows: Sequence[tuple[object, ...]], count: int) -> list[tuple[object, ...]]:
+def columns_of(rows: Sequence[tuple[T, ...]], count: int) -> list[tuple[T, ...]]:
     """The columns of rows that have `count` of them.
 
     >>> columns_of([(1, 2), (3, 4)], 2), columns_of([], 2)

@@ -92,9 +92,9 @@ class Multitab(Encoder):
         found = [self.token(task).expand(len(columns), 1, self.width) for task in asked]
         for number, block in enumerate(self.blocks):
             # The columns do not see tasks, and a task sees itself alone beside them: so they are apart.
-            found = [block(one, columns) for one in found]  # type: ignore[operator]
+            found = [block(one, columns) for one in found]
             if number < self.depth - 1:
-                columns = block(columns, None)  # type: ignore[operator]
+                columns = block(columns, None)
         values = torch.cat([self.last(one.squeeze(1)) for one in found], -1)
         return Features(values, tasks=asked if len(asked) > 1 else ())
 
@@ -106,9 +106,9 @@ class Multitab(Encoder):
     def token(self, task: str) -> Tensor:
         """Where a task begins: (width,)."""
         if task in self.tasks:
-            return self.tokens[self.tasks.index(task)]
-        start: Tensor = self.get_buffer("start")
-        return start
+            found: Tensor = self.tokens[self.tasks.index(task)]
+            return found
+        return self.get_buffer("start")
 
     def add_task(self, task: str) -> None:
         if task not in self.tasks:
