@@ -80,7 +80,7 @@ def draw_uses(facts: SharingFacts, width: float) -> Figure:
     """A strip for each task, a field for each module, darker where the task's gate gives it more."""
     from matplotlib.patches import Rectangle
 
-    from allround.evaluation.pictures import add_axes, colour, picture, shortened, style, write
+    from allround.evaluation.pictures import add_axes, colour, picture, shortened, style, text_width, write
 
     tasks, columns = facts.tasks, facts.columns
     left = min(LEFT, width / 3)
@@ -109,6 +109,7 @@ def draw_uses(facts: SharingFacts, width: float) -> Figure:
         write(figure, left + start * share + 2, TOP - 8, name, size=11, ink="soft")
     write(figure, left, TOP - 30, "Modules by place" if few else "Modules; numbers count the layers", size=11,
           ink="soft")  # fmt: skip
-    write(figure, left, bottom + 20, f"darkest: a weight of {highest:.2g}; grey: not seen by the task", size=11,
-          ink="soft")  # fmt: skip
+    legend = f"darkest: a weight of {highest:.2g}; grey: not seen by the task"
+    fits = left + text_width(legend, 11) <= width
+    write(figure, left if fits else 8.0, bottom + 20, legend, size=11, ink="soft")
     return figure
