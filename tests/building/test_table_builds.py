@@ -138,7 +138,7 @@ def test_hidden_numbers_are_left_out_in_training_alone(small_table: SmallTable, 
 def test_sizes_of_a_base_that_has_one(digits_suite: Suite, tmp_path: Path) -> None:
     with pytest.raises(AllroundError, match="try sizes of the base 'small_image'") as caught:
         build(digits_suite, base="small_image", out=tmp_path / "run", options=Options(sizes=True))
-    assert caught.value.do == "leave `sizes` out, or take small_table as the base"
+    assert caught.value.do == "leave `sizes` out, or take multitab or small_table as the base"
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_version() -> None:
 
 def test_methods_list_as_json_names_papers_by_title() -> None:
     listed = {e["name"]: e for e in json.loads(cli("methods", "list", "--family", "merge", "--json"))}
-    assert listed["ties"]["paper"] == "Resolving Interference When Merging Models"
+    assert listed["ties"]["papers"] == ["Resolving Interference When Merging Models"]
     assert listed["ties"]["room"] == "merging" and listed["ties"]["needs"] == []
     assert {p["name"]: p["default"] for p in listed["ties"]["parameters"]} == {
         "keep": 0.2, "scale": 1.0, "weights": 1.0, "normalize": True
