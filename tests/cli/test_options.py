@@ -64,7 +64,7 @@ def test_a_list_names_its_own_option_in_an_error() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    kept_for_python = {"start", "stop", "sample_settings", "balance_settings"}
+    kept_for_python = {"start", "stop", "sample_settings", "balance_settings", "share_settings"}
     assert set(help_of(Settings)) == {field.name for field in fields(Settings)} - kept_for_python
 
 

@@ -25,6 +25,7 @@ from allround.models.base import load_encoder
 from allround.models.batch import Batch
 from allround.models.encoder import Encoder, hash_tensors, load_tensors, save_tensors
 from allround.models.encoders.module import Module, _given, give
+from allround.models.encoders.multitab import Multitab
 from allround.models.encoders.sharing import Sharing
 from allround.models.encoders.small_image import SmallImage, _views, image_tensor
 from allround.models.encoders.small_table import SmallTable
@@ -104,6 +105,13 @@ def _small_table(request: pytest.FixtureRequest) -> Case:
     return Case(encoder, task.definition, task.splits["test"].inputs[:9], 16 + encoder.inputs)
 
 
+def _multitab(request: pytest.FixtureRequest) -> Case:
+    task = request.getfixturevalue("table_suite").tasks["species"]
+    encoder = Multitab.create(task.splits["train"].inputs, task.definition, 0, width=8, heads=2).eval()
+    encoder.add_task(task.name)
+    return Case(encoder, task.definition, task.splits["test"].inputs[:9], encoder.features(task.definition))
+
+
 def _text(name: str, features: int, **options: Any) -> Callable[[pytest.FixtureRequest], Case]:
     def make(request: pytest.FixtureRequest) -> Case:
         task = request.getfixturevalue("text_suite").tasks[name]
@@ -145,10 +153,11 @@ CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "language_model": _language_model("", 2),
     "language_model-vector": _language_model("linear", 32),
     "module": _module,
+    "multitab": _multitab,
     "sharing-inside": _sharing(
         inserts=(Insert("sublayers", Mixing(Choice("bottleneck"), owners="tasks", sees="own")),)
     ),
-    "sharing-behind": _sharing(levels=(Level(Mixing(Choice("mlp"), Choice("linear"), shared=3), units=8),)),
+    "sharing": _sharing(levels=(Level(Mixing(Choice("mlp"), Choice("linear"), shared=3), units=8),)),
     "small_image": _small_image,
     "small_table": _small_table,
     "text": _text("mood", 32),

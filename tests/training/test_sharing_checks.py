@@ -225,7 +225,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Encoder, dict[str,
         '{"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}, "image_mean": [0.5], '
         '"image_std": [0.5]}'
     )
-    suite = Suite.load("digits", only=["digit", "ink", "segments"], limit={"train": 128, "validation": 60, "test": 1})
+    suite = Suite.load("digits", only=["digit", "ink", "segments"], limit={"train": 240, "validation": 60, "test": 1})
     tasks = list(suite.tasks.values())
     encoder = load_encoder(folder)
     return encoder, {task.name: fit_head(encoder, task).state for task in tasks}, tasks
@@ -289,10 +289,12 @@ FAULTS: list[tuple[str, str, str, type[nn.Module]]] = [
 def test_a_fault_is_found(preset: str, check: str, part: str, fault: type[nn.Module], subject_of: Any) -> None:
     subject = copy.deepcopy(subject_of(preset))
     CHECKS[check](subject)
-    for mixture in subject.sharing.mixtures():
-        modules = getattr(mixture, part)
-        for name in list(modules):
-            modules[name] = fault(modules[name])
+    for model in (subject.model, subject.fresh):
+        assert isinstance(model.encoder, Sharing)
+        for mixture in model.encoder.mixtures():
+            modules = getattr(mixture, part)
+            for name in list(modules):
+                modules[name] = fault(modules[name])
     with pytest.raises(AssertionError):
         CHECKS[check](subject)
 

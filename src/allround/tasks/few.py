@@ -40,7 +40,7 @@ def shares(sizes: Counter[Hashable], rows: int) -> Counter[Hashable]:
     """How many of some rows each group has. sizes: of the groups, more in all than rows.
 
     >>> sorted(shares(Counter("aaaaaabbbc"), 5).items()), sorted(shares(Counter("aaab"), 1).items())
-    ([('a', 3), ('b', 1), ('c', 1)], [('a', 1)])
+    ([('a', 3), ('b', 1), ('c', 1)], [('a', 1), ('b', 0)])
     """
     groups = sorted(sizes, key=lambda group: (-sizes[group], str(group)))
     total = sum(sizes.values())
