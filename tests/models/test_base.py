@@ -128,7 +128,7 @@ def test_folders_that_hold_no_encoder(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_builtin_is_made_from_the_training_inputs(digits_suite: Suite) -> None:
-    assert builtin_encoders() == ["small_image", "small_table"]
+    assert builtin_encoders() == ["multitab", "small_image", "small_table"]
     tasks = list(digits_suite.tasks.values())
     short = [t.limit({"train": 8}) for t in tasks]
     made = create_encoder("small_image", short, seed=0)
