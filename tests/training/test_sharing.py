@@ -44,8 +44,8 @@ def test_a_plan_is_plain_data_and_comes_back() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"levels": [{"mixing": {"bank": {"name": "mlp"}}, "size": 3}]}, "there is no part 'size'"),
-        ({"levels": [{"mixing": {"bank": {"name": "mlp"}, "owners": "nobody"}}]}, "'nobody' is none of shared"),
+        ({"levels": [{"mixing": {"bank": {"name": "mlp"}}, "size": 3}]}, "unknown part 'size'"),
+        ({"levels": [{"mixing": {"bank": {"name": "mlp"}, "owners": "nobody"}}]}, "'nobody' is not one of shared"),
         ({"inserts": ["here"]}, "'here' is not a mapping"),
     ],
 )

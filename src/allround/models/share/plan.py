@@ -172,12 +172,12 @@ def _read(type_: Any, value: Any) -> Any:
         types = get_type_hints(type_)
         odd = set(value) - {f.name for f in fields(type_)}
         if odd:
-            raise ValueError(f"there is no part '{sorted(odd)[0]}'")
+            raise ValueError(f"unknown part '{sorted(odd)[0]}'")
         made: Any = type_
         return made(**{name: _read(types[name], one) for name, one in value.items()})
     arguments = get_args(type_)
     if get_origin(type_) is Literal and value not in arguments:
-        raise ValueError(f"{value!r} is none of {', '.join(map(str, arguments))}")
+        raise ValueError(f"{value!r} is not one of {', '.join(map(str, arguments))}")
     if get_origin(type_) is UnionType:
         return None if value is None else _read(arguments[0], value)
     if get_origin(type_) is tuple and isinstance(value, Sequence):
