@@ -1,4 +1,7 @@
-"""Trains a small model with every balancer and writes the weights: run alone, or as one of several processes."""
+"""Trains a small model with every balancer, and in some ways to share, and writes the weights.
+
+It is run alone, or as one of several processes.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,23 @@ from torch import nn
 
 from allround.core import registry
 from allround.models.encoders.small_table import SmallTable
+from allround.models.share.plan import Choice, Level, Mixing, Plan
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.make import make_task
 from allround.tasks.task import Task
 from allround.training.processes import Processes
 from allround.training.settings import Settings
+from allround.training.sharing import plan_of, share
 from allround.training.trainer import train
+
+#: Ways to share without random numbers. Of the experts of `sparse` a row reaches one, so most get no row of a step.
+SHARED = {
+    "adapters": plan_of("adapters", {"units": 4}),
+    "ple": plan_of("ple", {"units": 8}),
+    "sparse": Plan(
+        levels=(Level(Mixing(Choice("mlp"), Choice("noisy_topk", {"k": 1, "noise": 0.0}), shared=6), units=8),)
+    ),
+}
 
 
 def tasks_of(table: str | None) -> list[Task]:
@@ -40,10 +54,11 @@ def small(tasks: list[Task]) -> SmallTable:
     return SmallTable(columns=[{"name": n, "mean": 0.0, "scale": 1.0} for n in "ab"], width=16)
 
 
-def result(settings: Settings, table: str | None = None) -> dict[str, Any]:
+def result(settings: Settings, table: str | None = None, plan: Plan | None = None) -> dict[str, Any]:
     tasks = tasks_of(table)
     torch.manual_seed(0)
     model = MultiTaskModel(small(tasks), {t.name: t.definition for t in tasks})
+    model = share(model, plan) if plan else model
     for task in tasks:
         nn.init.normal_(model.heads[task.name].weight)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -67,6 +82,9 @@ def main() -> None:
     found["accumulate"] = result(Settings(accumulate=2, **common))
     found["one"] = result(Settings(**{**common, "mix": "one"}))
     found["table"] = result(Settings(**common), table="all")
+    for name, plan in SHARED.items():
+        # Of three rows one process has one, which may have no target of a task.
+        found[f"share {name}"] = result(Settings(**{**common, "batch_size": 3, "epochs": 1}), table="all", plan=plan)
     torch.save(found, Path(sys.argv[1]))
 
 
