@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.models.language import save_model
@@ -200,6 +202,128 @@ def features(model: MultiTaskModel, task: str, rows: list[Any]) -> torch.Tensor:
     definition = model.definition(task)
     with torch.inference_mode():
         return model.encoder(model.encoder.batch(model.encoder.prepare(rows, definition), definition)).values
+
+
+def bottleneck(values: Any, bank: Bottleneck, *, exact: bool = True) -> Any:
+    """feedforward_adapter in modeling.py of google-research/adapter-bert; with `exact`, GELU by its definition."""
+    down, down_bias, up, up_bias = (
+        p[0].detach().double().numpy() for p in (bank.down, bank.down_bias, bank.up, bank.up_bias)
+    )
+    hidden = values @ down.T + down_bias
+    if exact:
+        shares = 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
+    else:
+        shares = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
+    return hidden * shares @ up.T + up_bias + values
+
+
+@pytest.mark.parametrize("form", ["houlsby", "pfeiffer"])
+def test_adapters_of_a_block_are_those_of_adapter_bert(form: str, texts: Any) -> None:
+    """transformer_model there: behind each output layer, before what came in is added and all is normalised."""
+    model, tasks = texts("adapters", form=form, units=5)
+    stir(model.encoder.parts)
+    block = model.encoder.backbone.encoder.layer[1]
+    attention, last = block.attention.output, block.output
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, part: int = 0) -> Any:
+        return lambda _, read: seen.update({name: read[part]})
+
+    hooks = [
+        attention.dense.register_forward_pre_hook(keep("heads")),
+        attention.register_forward_pre_hook(keep("stream", 1)),
+        block.intermediate.dense.register_forward_pre_hook(keep("between")),
+        last.dense.register_forward_pre_hook(keep("hidden")),
+        last.register_forward_hook(lambda _, __, found: seen.update(made=found)),
+    ]
+    features(model, "mood", list(tasks[0].splits["test"].inputs[:3]))
+    for hook in hooks:
+        hook.remove()
+    places = {layer: model.encoder.parts[name].bank("mood") for name, layer in model.encoder.sites}
+    behind = [places.get(f"encoder.layer.1.{part}.dense") for part in ("attention.output", "output")]
+    assert [bank is not None for bank in behind] == [form == "houlsby", True]
+    values = {name: tensor.double().numpy() for name, tensor in seen.items()}
+    for exact, most in ((True, 1e-5), (False, 5e-3)):
+        for part, bank, read, stream, found in (
+            (attention, behind[0], values["heads"], values["stream"], values["between"]),
+            (last, behind[1], values["hidden"], values["between"], values["made"]),
+        ):
+            layer, norm = getattr(part.dense, "base", part.dense), part.LayerNorm
+            out = read @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
+            whole = (out if bank is None else bottleneck(out, bank, exact=exact)) + stream
+            centred = whole - whole.mean(-1, keepdims=True)
+            scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + norm.eps)
+            wanted = scaled * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+            assert np.abs(found - wanted).max() < most
+            assert bank is None or np.abs(whole - out - stream).max() > 0.1, "the adapter says something"
+
+
+@pytest.fixture
+def without_places(texts: Any) -> Any:
+    """A BERT that knows no positions, so that it does not matter to it where vectors stand; ids and a mask."""
+
+    def make(preset: str, length: int) -> tuple[Sharing, nn.Module, dict[str, torch.Tensor]]:
+        model, _ = texts(preset, length=length)
+        sharing = model.encoder
+        with torch.no_grad():
+            sharing.backbone.embeddings.position_embeddings.weight.zero_()
+        stir(sharing.parts)
+        sharing.route.tasks = ("warmth",)
+        plain, _ = texts("hard")
+        network = plain.encoder.backbone
+        network.load_state_dict(sharing.backbone.state_dict())
+        ids = torch.randint(5, 40, (3, 6))
+        return (
+            sharing,
+            network,
+            {"input_ids": ids, "attention_mask": (torch.arange(6) < torch.tensor([[6], [4], [5]])).long()},
+        )
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")
+@torch.no_grad()
+def test_prompts_are_those_of_peft(without_places: Any) -> None:
+    from peft import PromptTuningConfig, get_peft_model
+
+    sharing, network, batch = without_places("prompt_tuning", 4)
+    config = PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=4)
+    reference = get_peft_model(network, config).eval()
+    prompt = reference.prompt_encoder["default"].embedding.weight
+    prompt.normal_()
+    # PEFT's vectors pass what follows the words of the embedding; ours stand behind it.
+    embedding = network.embeddings
+    behind = embedding.LayerNorm(prompt + embedding.token_type_embeddings.weight[0])
+    sharing.parts["insert0-0"].bank("warmth").vectors.copy_(behind[None])
+    found = sharing.backbone(**batch).last_hidden_state
+    wanted = reference(**batch).last_hidden_state[:, 4:]
+    untouched = network(**batch).last_hidden_state
+    there = batch["attention_mask"].bool()
+    assert torch.allclose(found[there], wanted[there], atol=1e-5)
+    assert (found - untouched)[there].abs().max() > 0.1
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`", "ignore:`past_key_values`")
+@torch.no_grad()
+def test_prefixes_are_those_of_peft(without_places: Any) -> None:
+    from peft import PrefixTuningConfig, get_peft_model
+
+    sharing, network, batch = without_places("prefix", 4)
+    blocks = network.encoder.layer
+    pairs = []
+    for number, block in enumerate(blocks):
+        (vectors,) = sharing.parts[f"insert0-{number}"].bank("warmth").vectors
+        pairs += [block.attention.self.key(vectors), block.attention.self.value(vectors)]
+    untouched = network(**batch).last_hidden_state
+    config = PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=4)
+    reference = get_peft_model(network, config).eval()
+    reference.prompt_encoder["default"].embedding.weight.copy_(torch.cat(pairs, 1))
+    found = sharing.backbone(**batch).last_hidden_state
+    wanted = reference(**batch).last_hidden_state
+    there = batch["attention_mask"].bool()
+    assert torch.allclose(found[there], wanted[there], atol=1e-5)
+    assert (found - untouched)[there].abs().max() > 0.1
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")

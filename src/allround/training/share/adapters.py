@@ -17,7 +17,7 @@ def adapters(*, form: Literal["houlsby", "pfeiffer"] = "houlsby", units: int = 6
     behind the latter alone ("pfeiffer"), before what came in is added. It begins near zero, so that the answers begin
     near those of the base.
 
-    Differs: layer normalisations stay as they are.
+    Differs: layer normalisations stay as they are; GELU is exact, where the authors' code approximates it.
     """
     site = "sublayers" if form == "houlsby" else "feed_forward_output"
     mixing = Mixing(Choice("bottleneck", {"units": units}), owners="tasks", sees="own")

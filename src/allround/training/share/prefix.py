@@ -8,7 +8,7 @@ from allround.models.share.plan import Choice, Insert, Mixing, Plan
 
 @method(
     source="Li and Liang, ACL 2021, arXiv:2101.00190; vectors anew in front of each block: Jia et al., ECCV 2022 "
-    "(VPT-deep)",
+    "(VPT-deep); checked against tuners/prefix_tuning of huggingface/peft",
     exempt={"near_base": "the encoder attends to vectors that it has not seen before"},
 )
 def prefix(*, length: int = 8, deviation: float = 0.02, rate: float = 1e-2) -> Plan:

@@ -7,7 +7,8 @@ from allround.models.share.plan import Choice, Insert, Mixing, Plan
 
 
 @method(
-    source="Lester et al., EMNLP 2021, arXiv:2104.08691; at inputs of images: Jia et al., ECCV 2022 (VPT-shallow)",
+    source="Lester et al., EMNLP 2021, arXiv:2104.08691; at inputs of images: Jia et al., ECCV 2022 (VPT-shallow); "
+    "checked against tuners/prompt_tuning of huggingface/peft",
     exempt={"near_base": "the encoder attends to vectors that it has not seen before"},
 )
 def prompt_tuning(*, length: int = 16, deviation: float = 0.02, rate: float = 1e-2) -> Plan:
