@@ -70,6 +70,12 @@ def test_workers_use_the_threads_they_are_given(processes: Processes) -> None:
     assert dict(processes.run([call(work_to_do.threads)]))[0] == (1, "1")
 
 
+def test_a_job_that_is_alone_uses_the_threads_of_all_workers(processes: Processes) -> None:
+    many = (processes.workers, str(processes.workers))
+    assert dict(processes.run([call(work_to_do.threads)], alone=True))[0] == many
+    assert dict(processes.run([call(work_to_do.threads)]))[0] == (1, "1"), "the next has its own number again"
+
+
 def test_ctrl_c_does_not_reach_a_worker_while_it_starts(processes: Processes) -> None:
     (blocked,) = dict(processes.run([call(work_to_do.blocked_signals)])).values()
     assert signal.SIGINT in blocked, "inherited from the moment that it was started in"

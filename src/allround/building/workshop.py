@@ -145,7 +145,7 @@ class Workshop:
             else:
                 missing.append((product, job))
         with self.progress.stage(title, len(missing)) as stage:
-            for index, _ in self.runner.run([job for _, job in missing]):
+            for index, _ in self.runner.run([job for _, job in missing], alone=len(work) == 1):
                 product = missing[index][0]
                 stage.advance()
                 self.progress.note(f"made  {product.key}{_result(product)}")

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: How often Ray runs a job again when its process or machine has died.
 RETRIES = 5
+#: Most threads of a job that runs alone.
+MOST_THREADS = 16
 #: Seconds that a job on a cluster waits for a piece while another process still holds it.
 PATIENCE = 60.0
 
@@ -60,7 +62,10 @@ class Runner(ABC):
     """
 
     @abstractmethod
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, object]]: ...
+    def run(self, jobs: Sequence[Job], *, alone: bool = False) -> Iterator[tuple[int, object]]:
+        """alone: no other work stands beside these jobs, so that each may compute in as many threads as there are
+        cores. It is asked of the work as a whole and not of what is left of it, so that a run that was ended and begun
+        again computes as one that was not."""
 
     @abstractmethod
     def close(self, *, at_once: bool = False) -> None:
@@ -78,7 +83,7 @@ class Runner(ABC):
 class Inline(Runner):
     """Runs jobs one after the other in this process."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, object]]:
+    def run(self, jobs: Sequence[Job], *, alone: bool = False) -> Iterator[tuple[int, object]]:
         for index, job in enumerate(jobs):
             yield index, job()
 
@@ -87,7 +92,7 @@ class Inline(Runner):
 
 
 class Processes(Runner):
-    """Runs jobs in `workers` local processes with `threads` torch threads each.
+    """Runs jobs in `workers` local processes with `threads` torch threads each; a job that is alone has those of all.
 
     The processes end with this one, however it ends: a killed run leaves no process behind.
     """
@@ -97,7 +102,7 @@ class Processes(Runner):
         self.threads = threads
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, object]]:
+    def run(self, jobs: Sequence[Job], *, alone: bool = False) -> Iterator[tuple[int, object]]:
         if not jobs:
             return
         if self._pool is None:
@@ -109,10 +114,11 @@ class Processes(Runner):
             )
         waiting: dict[concurrent.futures.Future[object], int] = {}
         plugins = files_in_use()
+        threads = min(MOST_THREADS, self.workers * self.threads) if alone else self.threads
         try:
             with _without_interrupts():
                 for index, job in enumerate(jobs):
-                    waiting[self._pool.submit(_run, job, plugins)] = index
+                    waiting[self._pool.submit(_run, job, plugins, threads)] = index
             for future in concurrent.futures.as_completed(waiting):
                 yield waiting[future], future.result()
         except concurrent.futures.process.BrokenProcessPool as error:
@@ -141,7 +147,7 @@ class Processes(Runner):
 class Ray(Runner):
     """Runs jobs on a Ray cluster whose machines see the same files.
 
-    Each job computes in one thread, as a local worker does. A job whose process or machine dies is done again
+    Each job computes in one thread. A job whose process or machine dies is done again
     elsewhere.
 
     address: of the cluster (HOST:PORT); `auto` for the one that this machine belongs to; `local` for a new one of this
@@ -178,7 +184,7 @@ class Ray(Runner):
             slots = min(slots, int(have.get("GPU", 0)) // self._gpus)
         return max(1, min(slots, self._most or slots))
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, object]]:
+    def run(self, jobs: Sequence[Job], *, alone: bool = False) -> Iterator[tuple[int, object]]:
         remote = self._ray.remote(_run_there).options(num_cpus=1, num_gpus=self._gpus, max_retries=RETRIES)
         here, coming = Here(str(Path.cwd()), tuple(sys.path), files_in_use()), iter(enumerate(jobs))
         waiting: dict[Any, int] = {}
@@ -306,12 +312,12 @@ def _run_there(job: Job, here: Here) -> object:
     # A process of a lost machine may still be ending, and hold the lock of the piece until then.
     locks.be_patient(PATIENCE)
     quiet_libraries()
-    _set_threads(1)
-    return _run(job, here.plugins)
+    return _run(job, here.plugins, 1)
 
 
-def _run(job: Job, plugins: Sequence[PluginFile]) -> object:
+def _run(job: Job, plugins: Sequence[PluginFile], threads: int) -> object:
     """Run a job in a worker, with the plug-ins of the process that asks for it."""
+    _set_threads(threads)
     use_files(plugins)
     try:
         return job()

@@ -43,6 +43,8 @@ class Encoder(nn.Module, ABC):
     lora_rank: int = 8
     #: Steps that a training has at least, where nobody says how many epochs; few rows are seen more often.
     least_steps: int = 0
+    #: Rows of each task in a step of a learned merge; None for as many as the merge says.
+    learn_batch: int | None = None
     #: Whether what was tuned by low-rank changes is stored as these alone, beside the base.
     keeps_adapters: ClassVar[bool] = False
     #: Whether it gives each task features of its own.

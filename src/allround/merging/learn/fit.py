@@ -92,7 +92,7 @@ def _fit_closed_form(
     shell.to(device)
     batches: dict[str, list[Batch]] = {name: [] for name in models}
     for task in rows.values():
-        passed = task.batches(learning.batch, math.ceil(len(task.prepared) / learning.batch))
+        passed = task.batches(learning.step_rows, math.ceil(len(task.prepared) / learning.step_rows))
         batches[str(task.model)] += [task.batch(shell, numbers, device)[0] for numbers in passed]
     weights = regmean_pp(shell, models, batches, **learning.form_settings)
     floating = [name for name, buffer in shell.named_buffers() if buffer.is_floating_point()]

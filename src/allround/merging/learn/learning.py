@@ -16,6 +16,10 @@ OPTIMISERS = ("adam", "adamw", "sgd")
 HEADS = ("kept", "learned", "fitted")
 
 
+#: Rows of each task in a step, where neither the preset nor the encoder says how many.
+BATCH = 16
+
+
 @dataclass(frozen=True)
 class Learning:
     """Merged weights S + sum_t (c_t - scale) e_t, or a mask of them, with what is free in them fitted to an objective.
@@ -24,8 +28,8 @@ class Learning:
     one is given beside this. e_t: the changes, with all but the `keep` largest entries of each model set to zero, and
     with `elect` only where their sign is that of the sum over models. heads: "kept" are the specialists'; "learned"
     ones are learned along, at `head_rate`; "fitted" ones are fitted anew on the merged encoder in the end, on all
-    training rows with their labels. rows: of each task; batch: of each task in a step; the losses of the tasks are
-    added up. phases: which of the parametrisation's parts are learned in how many steps, one after the other; by
+    training rows with their labels. rows: of each task; batch: of each task in a step (None: as many as the encoder
+    says, 16, or 8 of a language model); the losses of the tasks are added up. phases: which of the parametrisation's parts are learned in how many steps, one after the other; by
     default all of them in `steps`. clip: the most that the norm of the gradient may be (0: any). decay: whether the
     rate falls to zero, by a half cosine. group: merge so many models at a time, and then the merged ones (0: all at
     once). centred: the changes are those from the mean of the models, which is the base then. guard: of the start and
@@ -48,7 +52,7 @@ class Learning:
     weight_decay: float = 0.0
     clip: float = 0.0
     decay: bool = False
-    batch: int = 16
+    batch: int | None = None
     rows: int = 256
     phases: tuple[tuple[str, int], ...] = ()
     group: int = 0
@@ -63,7 +67,7 @@ class Learning:
                 raise AllroundError(f"learn with {what} '{value}'", "there is no such choice",
                                     suggestion(value, choices))  # fmt: skip
         for name, least in {"steps": 0, "batch": 1, "rows": 1, "group": 0, "weight_decay": 0}.items():
-            if getattr(self, name) < least:
+            if (value := getattr(self, name)) is not None and value < least:
                 raise AllroundError(f"learn with {name}={getattr(self, name)}", "that is too little",
                                     f"give at least {least}")  # fmt: skip
         if self.group == 1:
@@ -104,6 +108,11 @@ class Learning:
         """
         few = self.parametrisation in ("task", "layer", "block") and self.heads != "learned"
         return "validation" if few and "labels" not in self.needs else "train"
+
+    @property
+    def step_rows(self) -> int:
+        """Rows of each task in a step."""
+        return self.batch or BATCH
 
     @property
     def all_steps(self) -> int:

@@ -19,7 +19,7 @@ from allround.core.files import read_settings
 from allround.core.progress import Progress
 from allround.merging.learn.fit import fit_merge, set_weights
 from allround.merging.learn.groups import fit_in_groups
-from allround.merging.learn.learning import Learning
+from allround.merging.learn.learning import BATCH, Learning
 from allround.merging.learn.material import Specialist, gather_rows
 from allround.merging.learn.steps import Execution
 from allround.models.base import load_encoder
@@ -90,6 +90,7 @@ def learn(
     progress = progress or Progress(None)
     execution = Execution(seed, where, precision, progress)
     shell = _open(base, [one.encoder for one in specialists])
+    learning = learning.with_(batch=learning.batch or shell.learn_batch or BATCH)
     learning.check(replace(tasks[name].definition, head=shell.head(tasks[name].definition)) for name in names)
     rows = gather_rows(shell, specialists, tasks, learning, split=split, seed=seed, device=where, precision=precision)
     progress.say(f"{sum(len(r.prepared) for r in rows.values())} {split} rows of {len(rows)} tasks are ready")

@@ -80,7 +80,7 @@ class LearningSteps:
         parts = self.made.parts()
         phases = self.learning.phases or (("", self.learning.steps),)
         losses: list[float] = []
-        batches = {n: r.batches(self.learning.batch, self.learning.all_steps) for n, r in self.rows.items()}
+        batches = {n: r.batches(self.learning.step_rows, self.learning.all_steps) for n, r in self.rows.items()}
         looks = {round(quarter * self.learning.all_steps / 4) for quarter in range(1, 5)}
         self._look(0)
         with self.execution.progress.stage("learning", self.learning.all_steps) as stage:
@@ -189,8 +189,8 @@ class LearningSteps:
         for name, rows in self.rows.items():
             count = len(rows.prepared)
             chosen = range(0, count, math.ceil(count / ROWS))
-            for first in range(0, len(chosen), self.learning.batch):
-                numbers = chosen[first : first + self.learning.batch]
+            for first in range(0, len(chosen), self.learning.step_rows):
+                numbers = chosen[first : first + self.learning.step_rows]
                 answers, given, _ = self._answers(name, numbers, merged)
                 total += float(distance(answers, given, rows.definition)) * len(numbers) / len(chosen)
         self.guard.see(step, total)
