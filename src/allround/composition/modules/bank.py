@@ -1,0 +1,94 @@
+"""Several modules on one encoder: which rows use which, for one pass through it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from allround.composition.modules.changes import Change, Changes
+from allround.composition.modules.layer import ModularLayer, layer_for
+from allround.core.errors import AllroundError
+from allround.models.encoder import Encoder
+from allround.models.pretrained import saved_names
+from allround.models.share.insert import replace_module
+
+#: Weights of the modules at a layer, for a router that decides there: its name and what it reads -> (n, *, modules).
+Gate = Callable[[str, Tensor], Tensor]
+
+
+class ModuleBank:
+    """Puts modules onto an encoder. Outside of `using` it computes as if none were there.
+
+    changes: of each module, in the order that weights speak of them. keep: so many modules are held in memory; those
+    that were used longest ago are read again when they are wanted. None: all.
+    Errors: modules that change a part of the encoder in which rows of one pass cannot differ.
+    """
+
+    def __init__(self, encoder: Encoder, changes: Sequence[Changes], *, keep: int | None = None) -> None:
+        self.encoder, self.changes, self.keep = encoder, list(changes), keep
+        self._held: OrderedDict[int, dict[str, Change | None]] = OrderedDict()
+        self._weighing: Gate | Tensor | None = None
+        self.layers: dict[str, ModularLayer] = {}
+        stored = saved_names(encoder.backbone)
+        self._place = {place: name for name, place in stored.items()}
+        self._stored = stored
+        by_layer: dict[str, set[int]] = {}
+        for number, module in enumerate(self.changes):
+            for tensor in module:
+                layer, _, _ = self._place.get(tensor, "").rpartition(".")
+                by_layer.setdefault(layer if tensor in self._place else "", set()).add(number)
+        for layer, modules in by_layer.items():
+            found = encoder.backbone.get_submodule(layer) if layer else None
+            sort = layer_for(found) if found is not None else None
+            if found is None or sort is None:
+                kind = "no part of the encoder" if found is None else f"a part of the sort {type(found).__name__}"
+                raise AllroundError(
+                    f"put {len(self.changes)} modules on an encoder",
+                    f"they change '{layer or 'a tensor of its own'}', {kind}, which rows of one pass must share",
+                    "make the modules low-rank: allround library add LIB MODEL --rank 16",
+                )
+            self.layers[layer] = sort(layer, found, sorted(modules), self._reader(layer), self._weigh)
+        for layer, made in self.layers.items():
+            replace_module(encoder.backbone, layer, made)
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    def _reader(self, layer: str) -> Callable[[int, str], Change | None]:
+        stored = {name.rpartition(".")[2]: place for name, place in self._stored.items()
+                  if name.rpartition(".")[0] == layer}  # fmt: skip
+        return lambda module, parameter: self._read(module, stored[parameter]) if parameter in stored else None
+
+    def _read(self, module: int, tensor: str) -> Change | None:
+        held = self._held.get(module)
+        if held is None:
+            held = self._held[module] = {}
+            while self.keep is not None and len(self._held) > self.keep:
+                self._held.popitem(last=False)
+        elif self.keep is not None:
+            self._held.move_to_end(module)
+        if tensor not in held:
+            held[tensor] = self.changes[module].get(tensor)
+        return held[tensor]
+
+    def _weigh(self, layer: str, values: Tensor) -> Tensor | None:
+        return self._weighing(layer, values) if callable(self._weighing) else self._weighing
+
+    @contextmanager
+    def using(self, weights: Tensor | Gate) -> Iterator[None]:
+        """Let the rows of the next passes use the modules by these weights: (rows, modules), or what a gate gives at
+        each layer. Rows of a pass are in the order of the weights."""
+        before, self._weighing = self._weighing, weights
+        try:
+            yield
+        finally:
+            self._weighing = before
+
+    def remove(self) -> None:
+        """Take the modules off the encoder again."""
+        for layer, made in self.layers.items():
+            replace_module(self.encoder.backbone, layer, made.base)
+        self.layers = {}

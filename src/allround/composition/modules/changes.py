@@ -1,0 +1,138 @@
+"""What a module changes of its base, in a form that a layer can compute with: factors, or whole tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from allround.checkpoints.adapted import Adapted
+from allround.checkpoints.adapter import Adapter
+from allround.checkpoints.adapter_config import is_adapter
+from allround.checkpoints.edits import Edit
+from allround.checkpoints.header import FLOATS
+from allround.checkpoints.source import Source
+from allround.checkpoints.weights import Weights
+from allround.core.errors import AllroundError
+
+
+@dataclass(frozen=True)
+class LowRankChange:
+    """up @ down is added to a weight of the shape (out, in, *kernel).
+
+    Shapes: down (rank, in * kernel), up (out, rank). factor: of DoRA, (out,): what the adapted weight is then
+    multiplied by, row by row.
+    """
+
+    down: Tensor
+    up: Tensor
+    factor: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        return len(self.down)
+
+    @property
+    def numbers(self) -> int:
+        return self.down.numel() + self.up.numel() + (0 if self.factor is None else self.factor.numel())
+
+    def whole(self, weight: Tensor) -> Tensor:
+        """The change of a weight as one tensor of its shape."""
+        change = (self.up @ self.down).view(weight.shape)
+        if self.factor is None:
+            return change
+        factor = self.factor.view(-1, *[1] * (weight.dim() - 1))
+        return factor * change + (factor - 1) * weight
+
+
+@dataclass(frozen=True)
+class WholeChange:
+    """values are added to a tensor of their shape."""
+
+    values: Tensor
+
+    @property
+    def numbers(self) -> int:
+        return self.values.numel()
+
+    def whole(self, weight: Tensor) -> Tensor:
+        return self.values
+
+
+Change = LowRankChange | WholeChange
+
+
+class Changes:
+    """What one module changes of a base: for each of the base's stored tensors, a change. Read a tensor at a time.
+
+    base: the base's weights. folder: an adapter of PEFT, or a model that was tuned from the base.
+    Errors: modules that do not fit the base.
+    """
+
+    def __init__(self, base: Source, folder: Path) -> None:
+        self.base, self.folder = base, folder
+        self.tuned: Source = Adapted(base, Adapter(folder)) if is_adapter(folder) else Weights(folder)
+        if not isinstance(self.tuned, Adapted):
+            _check_alike(base, self.tuned, folder)
+        extra = self.tuned.edits.extra if isinstance(self.tuned, Adapted) else []
+        if extra:
+            raise AllroundError(
+                f"use the module {folder}",
+                f"it brings {len(extra)} tensors that the base lacks ({', '.join(extra[:3])})",
+                "they are a head, which a library does not take from an adapter: save the module without "
+                "modules_to_save, or tune it with allround",
+            )
+
+    def __iter__(self) -> Iterator[str]:
+        """The tensors of the base that may differ."""
+        if isinstance(self.tuned, Adapted):
+            yield from self.tuned.edits
+        else:
+            yield from (name for name in self.base if self.base.dtype(name) in FLOATS)
+
+    def get(self, name: str) -> Change | None:
+        """The change of a tensor, in float32; None where it has none."""
+        if isinstance(self.tuned, Adapted):
+            edits = self.tuned.edits[name]
+            if len(edits) == 1 and (found := self._factors(name, edits[0])) is not None:
+                return found
+        values = torch.empty(self.base.numel(name))
+        base = self.base.read(name).float()
+        self.tuned.change(name, 0, len(values), base, values)
+        return WholeChange(values.view(self.base.shape(name))) if values.any() else None
+
+    def _factors(self, name: str, edit: Edit) -> LowRankChange | None:
+        """The factors of an edit; None where it has none that a layer computes with."""
+        part = edit.factors
+        if part is None or part.parameter or part.experts > 1:
+            return None
+        a, b = (edit.adapter.weights.get(key).float() for key in (part.a, part.b))
+        down, up = a.reshape(part.rank, -1), part.scale * b.reshape(-1, part.rank)
+        if part.flipped:  # the weight is (in, out)
+            down, up = up.T.contiguous(), down.T.contiguous()
+        if part.magnitude is None:
+            return LowRankChange(down, up)
+        if part.flipped:
+            return None
+        weight = self.base.get(name).float().reshape(len(up), -1)
+        magnitude = edit.adapter.weights.get(part.magnitude).float().reshape(-1)
+        return LowRankChange(down, up, magnitude / (weight + up @ down).norm(dim=1))
+
+
+def _check_alike(base: Source, tuned: Source, folder: Path) -> None:
+    """An error unless a model has the tensors of the base, in their shapes."""
+    missing = [name for name in base if name not in tuned]
+    others = [name for name in base if name in tuned and tuned.shape(name) != base.shape(name)]
+    if missing or others:
+        name = (missing or others)[0]
+        words = "is not in it" if missing else f"has the shape {tuned.shape(name)} there and {base.shape(name)} in the base"
+        raise AllroundError(f"use the module {folder}", f"it was not tuned from this base: '{name}' {words}",
+                            "give modules that were tuned from the library's base")  # fmt: skip
+
+
+def stacked(changes: Mapping[int, LowRankChange]) -> tuple[Tensor, Tensor]:
+    """The factors of several low-rank changes of a weight as one: (sum of ranks, in) and (out, sum of ranks)."""
+    return torch.cat([one.down for one in changes.values()]), torch.cat([one.up for one in changes.values()], 1)
