@@ -132,6 +132,16 @@ class Bank(Declaration):
     reads: Literal["input", "output"] = "output"
 
 
+class Route(Declaration):
+    """What picks modules of a library for a row."""
+
+    #: Training rows of the tasks, and their labels.
+    needs: tuple[Literal["rows", "labels"], ...] = ()
+    #: Whether a build tries it without being told to.
+    build: bool = False
+    exempt: Exempt = {}
+
+
 class Metric(Declaration):
     """A score."""
 
@@ -176,6 +186,8 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "share": Share,
     "bank": Bank,
     "gate": Declaration,
+    "route": Route,
+    "combine": Declaration,
     "kind": Declaration,
     "likelihood": Likelihood,
     "head": Head,

@@ -21,6 +21,8 @@ FAMILIES: dict[str, str] = {
     "share": "training/share",
     "bank": "models/share/bank",
     "gate": "models/share/gate",
+    "route": "composition/route",
+    "combine": "composition/combine",
     "kind": "tasks/kinds",
     "likelihood": "models/likelihoods",
     "head": "models/heads",
@@ -35,6 +37,8 @@ FAMILIES: dict[str, str] = {
 
 #: What a method of a family is called in messages, where the family's name alone is not a noun for it.
 _WORDS = {
+    "route": "router",
+    "combine": "combination",
     "share": "way to share",
     "merge": "merge method",
     "learn": "learned merge",

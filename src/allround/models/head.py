@@ -119,9 +119,13 @@ class OutputHead(Head):
         return training_loss(self.likelihood, outputs, targets, self.definition)
 
     def answer(self, features: Features, *, scores: bool = False) -> Answers:
-        outputs = self(features.values).float().cpu()
-        check_outputs(outputs, features.lengths)
         check_outputs(features.values, features.lengths)  # an activation may make something finite of infinity
+        return self.from_outputs(self(features.values), features.lengths, scores=scores)
+
+    def from_outputs(self, outputs: Tensor, lengths: tuple[int, ...] = (), *, scores: bool = False) -> Answers:
+        """The answers that outputs stand for. lengths: words of each row, for tasks per word. Errors: NotFinite."""
+        outputs = outputs.float().cpu()
+        check_outputs(outputs, lengths)
         rules = self.likelihood
         predictions, confidence = rules.predict(outputs), rules.confidence(outputs)
         found = rules.scores(outputs) if scores else None
@@ -131,7 +135,6 @@ class OutputHead(Head):
                 None if confidence is None else confidence.tolist(),
                 None if found is None else found.numpy(),
             )
-        lengths = features.lengths
         return Answers(
             np.split(predictions, np.cumsum(lengths)[:-1]),
             None if confidence is None else [float(c.mean()) if len(c) else 1.0 for c in per_row(confidence, lengths)],

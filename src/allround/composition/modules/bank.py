@@ -31,6 +31,7 @@ class ModuleBank:
         self.encoder, self.changes, self.keep = encoder, list(changes), keep
         self._held: OrderedDict[int, dict[str, Change | None]] = OrderedDict()
         self._weighing: Gate | Tensor | None = None
+        self.apart = False
         self.layers: dict[str, ModularLayer] = {}
         stored = saved_names(encoder.backbone)
         self._place = {place: name for name, place in stored.items()}
@@ -50,19 +51,17 @@ class ModuleBank:
                     f"they change '{layer or 'a tensor of its own'}', {kind}, which rows of one pass must share",
                     "make the modules low-rank: allround library add LIB MODEL --rank 16",
                 )
-            self.layers[layer] = sort(layer, found, sorted(modules), self._reader(layer), self._weigh)
-        for layer, made in self.layers.items():
-            replace_module(encoder.backbone, layer, made)
+            self.layers[layer] = sort(layer, found, sorted(modules), self)
+        self.attach()
 
     def __len__(self) -> int:
         return len(self.changes)
 
-    def _reader(self, layer: str) -> Callable[[int, str], Change | None]:
-        stored = {name.rpartition(".")[2]: place for name, place in self._stored.items()
-                  if name.rpartition(".")[0] == layer}  # fmt: skip
-        return lambda module, parameter: self._read(module, stored[parameter]) if parameter in stored else None
-
-    def _read(self, module: int, tensor: str) -> Change | None:
+    def read(self, module: int, layer: str, parameter: str) -> Change | None:
+        """The change that a module makes to a parameter of a layer; None where it makes none."""
+        tensor = self._stored.get(f"{layer}.{parameter}")
+        if tensor is None:
+            return None
         held = self._held.get(module)
         if held is None:
             held = self._held[module] = {}
@@ -74,21 +73,33 @@ class ModuleBank:
             held[tensor] = self.changes[module].get(tensor)
         return held[tensor]
 
-    def _weigh(self, layer: str, values: Tensor) -> Tensor | None:
+    def weigh(self, layer: str, values: Tensor) -> Tensor | None:
+        """The weights of the modules at a layer; None where the base alone is computed."""
         return self._weighing(layer, values) if callable(self._weighing) else self._weighing
 
     @contextmanager
-    def using(self, weights: Tensor | Gate) -> Iterator[None]:
+    def using(self, weights: Tensor | Gate, *, apart: bool = False) -> Iterator[None]:
         """Let the rows of the next passes use the modules by these weights: (rows, modules), or what a gate gives at
-        each layer. Rows of a pass are in the order of the weights."""
-        before, self._weighing = self._weighing, weights
+        each layer. Rows of a pass are in the order of the weights. apart: the two factors of low-rank changes are
+        averaged each by itself."""
+        before = self._weighing, self.apart
+        self._weighing, self.apart = weights, apart
         try:
             yield
         finally:
-            self._weighing = before
+            self._weighing, self.apart = before
+
+    def numbers(self, module: int) -> int:
+        """How many numbers a module stores."""
+        found = (self.changes[module].get(tensor) for tensor in self.changes[module])
+        return sum(change.numbers for change in found if change is not None)
+
+    def attach(self) -> None:
+        """Put the modules onto the encoder."""
+        for layer, made in self.layers.items():
+            replace_module(self.encoder.backbone, layer, made)
 
     def remove(self) -> None:
-        """Take the modules off the encoder again."""
+        """Take the modules off the encoder, until they are attached again."""
         for layer, made in self.layers.items():
             replace_module(self.encoder.backbone, layer, made.base)
-        self.layers = {}

@@ -127,12 +127,21 @@ def _check_alike(base: Source, tuned: Source, folder: Path) -> None:
     missing = [name for name in base if name not in tuned]
     others = [name for name in base if name in tuned and tuned.shape(name) != base.shape(name)]
     if missing or others:
-        name = (missing or others)[0]
-        words = "is not in it" if missing else f"has the shape {tuned.shape(name)} there and {base.shape(name)} in the base"
-        raise AllroundError(f"use the module {folder}", f"it was not tuned from this base: '{name}' {words}",
-                            "give modules that were tuned from the library's base")  # fmt: skip
+        name = (others or missing)[0]
+        words = f"has the shape {tuned.shape(name)}, and {base.shape(name)} in the base" if others else "is not in it"
+        raise AllroundError(
+            f"use the module {folder}",
+            f"it was not tuned from this base: '{name}' {words}",
+            "give modules that were tuned from the library's base",
+        )
 
 
-def stacked(changes: Mapping[int, LowRankChange]) -> tuple[Tensor, Tensor]:
-    """The factors of several low-rank changes of a weight as one: (sum of ranks, in) and (out, sum of ranks)."""
-    return torch.cat([one.down for one in changes.values()]), torch.cat([one.up for one in changes.values()], 1)
+def stacked(changes: Mapping[int, LowRankChange], width: int | None = None) -> tuple[Tensor, Tensor]:
+    """The factors of several low-rank changes of a weight as one: (sum of ranks, in) and (out, sum of ranks). width: a
+    rank that smaller ones are filled up to with zeros."""
+    downs, ups = [], []
+    for one in changes.values():
+        more = 0 if width is None else width - one.rank
+        downs.append(torch.nn.functional.pad(one.down, (0, 0, 0, more)))
+        ups.append(torch.nn.functional.pad(one.up, (0, more)))
+    return torch.cat(downs), torch.cat(ups, 1)

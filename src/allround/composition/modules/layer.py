@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from allround.composition.modules.changes import Change, LowRankChange, WholeChange, stacked
+from allround.core.errors import AllroundError
 from allround.models.share.insert import Replaced
 
-#: The weights of the modules at a layer, from its name and what it reads: (n, modules), (n, *, modules), or None where
-#: the base alone is computed.
-Weighing = Callable[[str, Tensor], Tensor | None]
-#: The change that a module makes to a parameter of the layer, by its name there.
-Reading = Callable[[int, str], Change | None]
+
+class Holder(Protocol):
+    """What a layer asks for weights and for changes: the bank."""
+
+    #: Whether the two factors of low-rank changes are averaged each by itself.
+    apart: bool
+
+    def weigh(self, layer: str, values: Tensor) -> Tensor | None: ...
+
+    def read(self, module: int, layer: str, parameter: str) -> Change | None: ...
 
 
 class ModularLayer(Replaced, ABC):
@@ -26,17 +32,17 @@ class ModularLayer(Replaced, ABC):
     It gives what the layer with the sum of the modules' changes in it would give, each times the weight that a row (or
     a place of a row) has for it. Rows that use the same module go through it together.
 
-    modules: those that change the layer. read: gives their changes when they are wanted.
+    users: the modules that change the layer.
     """
 
-    def __init__(self, name: str, layer: nn.Module, modules: Sequence[int], read: Reading, weighing: Weighing) -> None:
+    def __init__(self, name: str, layer: nn.Module, users: Sequence[int], bank: Holder) -> None:
         super().__init__(layer)
-        self.name, self.read, self.weighing = name, read, weighing
-        self.modules_of_layer = frozenset(modules)
+        self.name, self.bank = name, bank
+        self.users = frozenset(users)
 
     def forward(self, values: Tensor) -> Tensor:
         found: Tensor = self.base(values)
-        weights = self.weighing(self.name, values)
+        weights = self.bank.weigh(self.name, values)
         if weights is None:
             return found
         if len(values) == 1 < len(weights):  # what all rows share, such as their positions
@@ -51,14 +57,13 @@ class ModularLayer(Replaced, ABC):
         """What the layer gives with the modules' changes. weights: (n, modules) or (n, *, modules)."""
         base = found
         for module, rows in used(weights):
-            if module not in self.modules_of_layer:
+            if module not in self.users:
                 continue
             place = span(rows)
             change = self.change(module, values[place], base[place])
             if change is None:
                 continue
-            weight = weights[place][..., module].view(*weights[place].shape[:-1], *[1] * (found.dim() - weights.dim() + 1))
-            change = change * weight
+            change = change * _places(weights[place], change)[..., module : module + 1]
             # The first sum makes a new tensor: the base's own output stays as it is for modules that read it.
             found = found.index_add(0, rows, change) if found is base else found.index_add_(0, rows, change)
         return found
@@ -67,6 +72,10 @@ class ModularLayer(Replaced, ABC):
     def change(self, module: int, values: Tensor, found: Tensor) -> Tensor | None:
         """What one module adds to the layer's output; None for nothing. values, found: what the layer reads and gives,
         (k, *)."""
+
+    def read(self, module: int, parameter: str) -> Change | None:
+        """The change that a module makes to a parameter of the layer."""
+        return self.bank.read(module, self.name, parameter)
 
     def whole(self, module: int, parameter: str) -> Tensor | None:
         """The change of a parameter as one tensor; None where it has none."""
@@ -80,9 +89,15 @@ def used(weights: Tensor) -> Iterator[tuple[int, Tensor]]:
     >>> [(module, rows.tolist()) for module, rows in used(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))]
     [(0, [0, 1]), (1, [1])]
     """
-    each = weights if weights.dim() == 2 else weights.abs().amax(dim=tuple(range(1, weights.dim() - 1)))
-    for module in each.ne(0).any(0).nonzero().squeeze(1).tolist():
-        yield module, each[:, module].nonzero().squeeze(1)
+    uses = used_by_rows(weights)
+    for module in uses.any(0).nonzero().squeeze(1).tolist():
+        yield module, uses[:, module].nonzero().squeeze(1)
+
+
+def used_by_rows(weights: Tensor) -> Tensor:
+    """Whether a row has a weight for a module at any of its places: (n, *, modules) -> bool (n, modules)."""
+    each = weights.ne(0)
+    return each if each.dim() == 2 else each.flatten(1, -2).any(1)
 
 
 def span(rows: Tensor) -> Tensor | slice:
@@ -97,20 +112,34 @@ class LinearLayer(ModularLayer):
     flipped = False
 
     def changed(self, found: Tensor, values: Tensor, weights: Tensor) -> Tensor:
-        joined = self._joined(weights)
-        if joined is None:
+        uses = used_by_rows(weights)
+        modules = [m for m in uses.any(0).nonzero().squeeze(1).tolist() if m in self.users]
+        apart = self.bank.apart
+        if not apart and (len(modules) < 2 or int(uses[:, modules].sum()) * 2 < len(weights) * len(modules)):
             return super().changed(found, values, weights)
-        down, up, owner = joined
-        return found + F.linear(F.linear(values, down) * _places(weights, values)[..., owner], up)
+        low = self._low_rank(modules)
+        if low is None and apart:
+            raise AllroundError(
+                "average the factors of modules each by itself",
+                f"at the layer {self.name} not all of them are plain low-rank changes",
+                "combine by outputs",
+            )
+        if low is None or not low:
+            return super().changed(found, values, weights)
+        # Rows use most of the modules: their factors as one change make a few large products of many small ones.
+        width = max(one.rank for one in low.values())
+        down, up = stacked(low, width if apart else None)
+        if self.flipped:
+            down, up = up.T, down.T
+        owner = torch.tensor([m for m, one in low.items() for _ in range(width if apart else one.rank)])
+        weighed = _places(weights, values)[..., owner.to(weights.device)]
+        inner = F.linear(values, down) * weighed
+        if apart:
+            inner = inner.unflatten(-1, (len(low), width)).sum(-2).repeat(*[1] * (inner.dim() - 1), len(low)) * weighed
+        return found + F.linear(inner, up)
 
-    def _joined(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """The factors of all modules that rows use, as one low-rank change, where rows use several of them and these
-        change nothing else: a few large products are faster than many small ones."""
-        each = weights if weights.dim() == 2 else weights.abs().amax(dim=tuple(range(1, weights.dim() - 1)))
-        uses = each.ne(0)
-        modules = [m for m in uses.any(0).nonzero().squeeze(1).tolist() if m in self.modules_of_layer]
-        if len(modules) < 2 or int(uses[:, modules].sum()) * 2 < len(weights) * len(modules):
-            return None
+    def _low_rank(self, modules: Sequence[int]) -> dict[int, LowRankChange] | None:
+        """The changes of modules, where these are plain low-rank changes of the weight and nothing else."""
         low: dict[int, LowRankChange] = {}
         for module in modules:
             change = self.read(module, "weight")
@@ -119,9 +148,7 @@ class LinearLayer(ModularLayer):
             if self.read(module, "bias") is not None:
                 return None
             low[module] = change
-        down, up = stacked(low)
-        owner = torch.tensor([m for m, one in low.items() for _ in range(one.rank)], device=weights.device)
-        return (up.T, down.T, owner) if self.flipped else (down, up, owner)
+        return low
 
     def change(self, module: int, values: Tensor, found: Tensor) -> Tensor | None:
         change = self.read(module, "weight")

@@ -29,12 +29,12 @@ class Learning:
     with `elect` only where their sign is that of the sum over models. heads: "kept" are the specialists'; "learned"
     ones are learned along, at `head_rate`; "fitted" ones are fitted anew on the merged encoder in the end, on all
     training rows with their labels. rows: of each task; batch: of each task in a step (None: as many as the encoder
-    says, 16, or 8 of a language model); the losses of the tasks are added up. phases: which of the parametrisation's parts are learned in how many steps, one after the other; by
-    default all of them in `steps`. clip: the most that the norm of the gradient may be (0: any). decay: whether the
-    rate falls to zero, by a half cosine. group: merge so many models at a time, and then the merged ones (0: all at
-    once). centred: the changes are those from the mean of the models, which is the base then. guard: of the start and
-    the states after each quarter of the steps, the one is kept whose answers are nearest to the specialists', for
-    objectives that get better while answers get worse.
+    says, 16, or 8 of a language model); the losses of the tasks are added up. phases: which of the parametrisation's
+    parts are learned in how many steps, one after the other; by default all of them in `steps`. clip: the most that
+    the norm of the gradient may be (0: any). decay: whether the rate falls to zero, by a half cosine. group: merge so
+    many models at a time, and then the merged ones (0: all at once). centred: the changes are those from the mean of
+    the models, which is the base then. guard: of the start and the states after each quarter of the steps, the one is
+    kept whose answers are nearest to the specialists', for objectives that get better while answers get worse.
     """
 
     parametrisation: str

@@ -175,10 +175,11 @@ class MultiTaskModel(Model):
 
     def forward(self, task: str, batch: Batch) -> Tensor:
         """Outputs of a task's head for a batch: (n, outputs), or (words, outputs)."""
-        found: Tensor = self._output_head(task)(self.encoder(batch).values)
+        found: Tensor = self.output_head(task)(self.encoder(batch).values)
         return found
 
-    def _output_head(self, task: str) -> OutputHead:
+    def output_head(self, task: str) -> OutputHead:
+        """The head of a task, where it gives numbers that answers are read from."""
         head = self.head(task)
         if not isinstance(head, OutputHead):
             raise AllroundError(
@@ -190,7 +191,7 @@ class MultiTaskModel(Model):
 
     def outputs(self, task: str, inputs: Sequence[Row], batch_size: int = 64) -> Outputs:
         """What the head of a task gives for rows, before it is read as answers: logits, or numbers."""
-        definition, head = self.definition(task), self._output_head(task)
+        definition, head = self.definition(task), self.output_head(task)
         check_rows(definition, inputs)
         if not inputs:
             return Outputs(torch.empty(0, head.outputs), ())

@@ -1,0 +1,1 @@
+"""Ways to combine what modules give, a file each."""

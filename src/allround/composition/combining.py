@@ -1,0 +1,69 @@
+"""What a combination is: it makes one answer of what the modules that a row uses give."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from allround.composition.modules.bank import Gate, ModuleBank
+from allround.core import registry
+from allround.models.batch import Answers, Batch
+from allround.models.systems.multi_task_model import MultiTaskModel
+
+
+class Combine(ABC):
+    """Answers a batch of rows of one task, by the weights that a router gives the modules.
+
+    A plain one lets each layer add the modules' changes, each times its weight.
+    """
+
+    name: ClassVar[str]
+    #: The levels of routers that it takes.
+    levels: ClassVar[tuple[str, ...]] = ("row", "place")
+    #: Whether a row uses all modules that have a weight; else the one of the largest.
+    mixes: ClassVar[bool] = True
+    #: Whether the two factors of low-rank changes are averaged each by itself.
+    apart: ClassVar[bool] = False
+
+    def weighed(self, weights: Tensor) -> Tensor:
+        """The weights that are used, from those that a router gives: (*, modules)."""
+        return weights
+
+    def answer(
+        self,
+        model: MultiTaskModel,
+        bank: ModuleBank,
+        task: str,
+        batch: Batch,
+        weighing: Tensor | Gate,
+        *,
+        scores: bool = False,
+    ) -> Answers:
+        """The answers to the rows of a batch. weighing: (n, modules) for a router of rows, or its gate."""
+        with bank.using(self._used(weighing), apart=self.apart):
+            return model.answered(task, model.features(batch), scores=scores)
+
+    def _used(self, weighing: Tensor | Gate) -> Tensor | Gate:
+        if isinstance(weighing, Tensor):
+            return self.weighed(weighing)
+        return lambda layer, values: self.weighed(weighing(layer, values))
+
+
+def make_combine(name: str, values: dict[str, object] | None = None) -> Combine:
+    """A combination by its name, with its settings."""
+    entry = registry.find("combine", name)
+    made: Combine = entry.load()(**entry.resolve(values or {}))
+    return made
+
+
+def largest(weights: Tensor) -> Tensor:
+    """One for the largest weight of each, zero for the others; zero for all where none is above zero.
+
+    >>> largest(torch.tensor([[0.2, 0.5], [0.0, 0.0]])).tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
+    """
+    best = weights.argmax(-1, keepdim=True)
+    return torch.zeros_like(weights).scatter_(-1, best, (weights.gather(-1, best) > 0).to(weights.dtype))

@@ -1,0 +1,335 @@
+"""One base with a library of modules, and a router that picks among them for each row."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allround.checkpoints.weights import Weights
+from allround.composition.combining import Combine, make_combine
+from allround.composition.modules.bank import Gate, ModuleBank
+from allround.composition.modules.changes import Changes
+from allround.composition.router import Router, Seen, make_router, row_vectors
+from allround.core.errors import AllroundError
+from allround.core.files import check_name
+from allround.core.registry import method
+from allround.core.schema import STRICT, fitted
+from allround.models.base import load_encoder
+from allround.models.batch import Answers
+from allround.models.cost import Cost
+from allround.models.encoder import Encoder
+from allround.models.head import NotFinite
+from allround.models.head_files import HEADS, read_heads, write_heads
+from allround.models.model import parameters_of
+from allround.models.running import by_length, not_finite
+from allround.models.system import System, check_rows, windows
+from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.tasks.definition import Definition
+from allround.tasks.modality import modality_of
+from allround.tasks.values import Row
+
+#: Where the modules lie in the folder, and what the router has learned.
+MODULES, ROUTER = "modules", "router.safetensors"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A module of a routed system. folder: an adapter of PEFT, or a model that was tuned from the base. tasks: those
+    that it was tuned on."""
+
+    name: str
+    folder: Path
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where a row was sent. task: None where the system abstains. shares: of each task that the row may belong to, in
+    the order of the system's tasks."""
+
+    task: str | None
+    confidence: float
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What allround.json says under `routed`."""
+
+    __pydantic_config__ = STRICT
+
+    modules: dict[str, list[str]]
+    router: str
+    router_settings: dict[str, Any]
+    combine: str
+    combine_settings: dict[str, Any]
+    threshold: float | None = None
+
+
+@method(source="a base, a library of modules, a router and a combination; each router and combination names its own")
+class Routed(System):
+    """Answers rows by the modules that a router gives them. It is never told which task a row belongs to; the task that
+    is asked for chooses the head. Where no task is asked for, the router says which one a row is of.
+
+    model: the base with the heads of all tasks. members: the modules, in the order in which weights speak of them.
+    bank: these modules on the model's encoder. threshold: a row whose task is less certain than this is of no task. None: every row is of one.
+    """
+
+    sort = "routed"
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        members: Sequence[Member],
+        router: Router,
+        combine: Combine,
+        bank: ModuleBank,
+        *,
+        router_settings: Mapping[str, object] | None = None,
+        combine_settings: Mapping[str, object] | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        if router.level not in combine.levels:
+            raise AllroundError(
+                f"combine by '{combine.name}' what the router '{router.name}' weighs",
+                f"it decides {'at each layer' if router.level == 'place' else 'once for a row'}",
+                f"use a combination for it, such as {'outputs' if combine.name != 'outputs' else 'pick'}",
+            )
+        self.model, self.members, self.router, self.combine = model, tuple(members), router, combine
+        self.settings = {
+            "router_settings": dict(router_settings or {}),
+            "combine_settings": dict(combine_settings or {}),
+        }
+        self.threshold = threshold
+        self.bank = bank
+        self.definitions = dict(model.definitions)
+        self.facts: dict[str, object] = {}
+        #: The number of the module that was tuned on a task.
+        self.module_of = {task: number for number, one in enumerate(members) for task in one.tasks}
+        #: Whether rows of several tasks stand in one sequence of the encoder, so that a pass has one set of weights.
+        self._packed = "texts" in model.encoder.gives
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def answer(
+        self, task: str | None, rows: Iterable[Row], *, batch_size: int = 64, scores: bool = False
+    ) -> Iterator[Answers]:
+        task = self.only_task() if task is None else task
+        self.definition(task)
+        for some in windows(rows):
+            check_rows(self.definition(task), some)
+            prepared = self.model.prepare(task, some)
+            yield self.answer_prepared(task, prepared, batch_size=batch_size, scores=scores)
+
+    @torch.inference_mode()
+    def answer_prepared(
+        self, task: str, prepared: Sequence[Any], *, batch_size: int = 64, scores: bool = False
+    ) -> Answers:
+        """The answers to rows that are prepared for the base."""
+        self.model.eval()
+        weights = self.weights_of(task, prepared, batch_size) if self.router.level == "row" else None
+        found: list[Answers] = []
+        order: list[int] = []
+        odd: list[int] = []
+        for numbers in self._batches(prepared, weights, batch_size):
+            batch = self.model.collate([prepared[n] for n in numbers], {task: range(len(numbers))})
+            batch = batch.to(self.model.device)
+            weighing: Tensor | Gate = self.router.gate if weights is None else weights[numbers].to(self.model.device)
+            if weights is not None and self._packed:
+                weighing = weighing[:1]  # type: ignore[index]
+            order += numbers
+            try:
+                wanted = self.wants_scores(task, scores)
+                found.append(self.combine.answer(self.model, self.bank, task, batch, weighing, scores=wanted))
+            except NotFinite as error:
+                odd += [numbers[row] for row in error.rows]
+        if odd:
+            raise not_finite(self.model.encoder, self.definition(task), sorted(odd), len(prepared))
+        places = sorted(range(len(order)), key=order.__getitem__)
+        return self.finished(task, Answers.join(found).take(places), scores)
+
+    def _batches(self, prepared: Sequence[Any], weights: Tensor | None, batch_size: int) -> Iterator[list[int]]:
+        """Row numbers of batches of like length; in each, rows of one module stand together."""
+        sizes = [self.model.size(row) for row in prepared]
+        if weights is None:
+            yield from by_length(sizes, batch_size)
+            return
+        if self._packed:
+            used, group = torch.unique(self.combine.weighed(weights), dim=0, return_inverse=True)
+            for number in range(len(used)):
+                own = (group == number).nonzero().squeeze(1).tolist()
+                for some in by_length([sizes[row] for row in own], batch_size):
+                    yield [own[place] for place in some]
+            return
+        best = weights.argmax(1).tolist()
+        for some in by_length(sizes, batch_size):
+            yield sorted(some, key=lambda row: (best[row], row))
+
+    @torch.inference_mode()
+    def weights_of(self, task: str, prepared: Sequence[Any], batch_size: int = 64) -> Tensor:
+        """The weights of the modules for rows, (n, modules), of a router that decides once for a row. task: says how
+        the rows were prepared, and nothing else."""
+        found: list[Tensor] = [torch.empty(0)] * len(prepared)
+        for numbers in by_length([self.model.size(row) for row in prepared], batch_size):
+            batch = self.model.collate([prepared[n] for n in numbers], {task: range(len(numbers))})
+            features = row_vectors(self.model.features(batch.to(self.model.device)), len(numbers)).float()
+            seen = Seen(features, task if self.router.told else None)
+            for number, one in zip(numbers, self.router.weights(seen), strict=True):
+                found[number] = one.cpu()
+        return torch.stack(found)
+
+    # -- which task a row is of ----------------------------------------------------------------------------------------
+
+    def candidates(self, row: Row) -> list[str]:
+        """The tasks that a row may belong to: those that read so many columns of such values, and have a module."""
+        return [
+            name
+            for name, definition in self.definitions.items()
+            if name in self.module_of
+            and len(definition.inputs) == len(row)
+            and all(modality_of(definition).fits(value) for value in row)
+        ]
+
+    @torch.inference_mode()
+    def route(self, rows: Sequence[Row], *, batch_size: int = 64) -> list[Routing]:
+        """Which task each row is of, by the shares that the router gives the modules of the tasks.
+
+        Errors: a row that no task reads.
+        """
+        if self.router.told:
+            raise AllroundError(
+                "find the task of a row",
+                f"the router '{self.router.name}' is told the task of each row",
+                f"name one of: {', '.join(self.definitions)}",
+            )
+        self.model.eval()
+        together: dict[tuple[str, ...], list[int]] = {}
+        for number, row in enumerate(rows):
+            names = tuple(self.candidates(row))
+            if not names:
+                raise AllroundError(
+                    "find the task of a row",
+                    f"row {number} has {len(row)} columns that no task of the {self.noun} reads",
+                    f"give what one of them reads: {', '.join(self.definitions)}",
+                )
+            together.setdefault(names, []).append(number)
+        found: dict[int, Routing] = {}
+        for names, numbers in together.items():
+            prepared = self.model.prepare(names[0], [rows[number] for number in numbers])
+            shares = self._shares(names, prepared, batch_size)
+            for number, share in zip(numbers, shares.tolist(), strict=True):
+                best = max(range(len(names)), key=share.__getitem__)
+                sure = self.threshold is None or share[best] >= self.threshold
+                shared = dict(zip(names, share, strict=True))
+                found[number] = Routing(names[best] if sure else None, share[best], shared)
+        return [found[number] for number in range(len(rows))]
+
+    def _shares(self, names: Sequence[str], prepared: Sequence[Any], batch_size: int) -> Tensor:
+        """How much of the routing of rows goes to each of some tasks, (n, tasks), each row's summing to one."""
+        if self.router.level == "row":
+            weights = self.weights_of(names[0], prepared, batch_size)
+        else:
+            weights = self._mean_gates(names[0], prepared, batch_size)
+        own = weights[:, [self.module_of[name] for name in names]].clamp_min(0)
+        return own / own.sum(1, keepdim=True).clamp_min(1e-12)
+
+    def _mean_gates(self, task: str, prepared: Sequence[Any], batch_size: int) -> Tensor:
+        """The mean weights over all layers and places, of a router that decides there."""
+        found: list[Tensor] = [torch.empty(0)] * len(prepared)
+        for numbers in by_length([self.model.size(row) for row in prepared], batch_size):
+            batch = self.model.collate([prepared[n] for n in numbers], {task: range(len(numbers))})
+            seen: list[Tensor] = []
+
+            def look(layer: str, values: Tensor, seen: list[Tensor] = seen, count: int = len(numbers)) -> Tensor:
+                weights = self.combine.weighed(self.router.gate(layer, values))
+                if len(weights) % count == 0:
+                    each = weights.flatten(1, -2).mean(1) if weights.dim() > 2 else weights
+                    seen.append(each.view(-1, count, each.shape[-1]).mean(0))
+                return weights
+
+            with self.bank.using(look):
+                self.model.features(batch.to(self.model.device))
+            for number, one in zip(numbers, torch.stack(seen).mean(0), strict=True):
+                found[number] = one.cpu()
+        return torch.stack(found)
+
+    # -- size, and on disk ---------------------------------------------------------------------------------------------
+
+    def to(self, device: torch.device | str) -> Routed:
+        self.model.to(device)
+        return self
+
+    def cost(self, tasks: Iterable[str] | None = None) -> Cost:
+        """tasks: of others, neither heads nor modules count. Used is what the costliest row can use."""
+        names = list(self.definitions if tasks is None else tasks)
+        modules = dict.fromkeys(self.module_of[name] for name in names if name in self.module_of)
+        kept = list(range(len(self.members))) if tasks is None else list(modules)
+        sizes = [self.bank.numbers(number) for number in kept]
+        heads = [parameters_of(self.model.head(name)) for name in names]
+        base = parameters_of(self.model.encoder) + self.router.parameters
+        used = sum(sizes) if self.combine.mixes and self.router.mixes else max(sizes, default=0)
+        stored = base + sum(sizes) + sum(heads)
+        return Cost(parameters_stored=stored, parameters_used=base + used + max(heads, default=0))
+
+    def write(self, folder: Path) -> None:
+        self.bank.remove()
+        try:
+            (folder / "encoder").mkdir()
+            self.model.encoder.save(folder / "encoder")
+        finally:
+            self.bank.attach()
+        write_heads(folder / HEADS, {name: self.model.head(name).stored() for name in self.definitions})
+        for member in self.members:
+            shutil.copytree(member.folder, folder / MODULES / member.name)
+        state = {name: tensor.contiguous() for name, tensor in self.router.state().items()}
+        if state:
+            from safetensors.torch import save_file
+
+            save_file(state, folder / ROUTER, {"format": "pt"})
+        about = {
+            "modules": {member.name: list(member.tasks) for member in self.members},
+            "router": self.router.name,
+            "combine": self.combine.name,
+            **self.settings,
+            "threshold": self.threshold,
+        }
+        self.write_manifest(folder, routed=about)
+
+    @classmethod
+    def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> Routed:
+        asked = f"load the model in {folder}"
+        try:
+            about = fitted(_Manifest, facts.get("routed"))
+            for name in about.modules:
+                check_name(name, "module")
+            router = make_router(about.router, about.router_settings)
+            combine = make_combine(about.combine, about.combine_settings)
+        except (ValueError, TypeError, AllroundError) as error:
+            found = error.found if isinstance(error, AllroundError) else str(error)
+            raise AllroundError(asked, f"allround.json is damaged: {found}", "copy the folder again, whole") from error
+        model = MultiTaskModel(load_encoder(folder / "encoder"), {})
+        model.add_heads(definitions, read_heads(folder / HEADS) if definitions else {})
+        model.eval()
+        members = [Member(n, folder / MODULES / n, tuple(tasks)) for n, tasks in about.modules.items()]
+        bank = bank_of(model.encoder, members, folder / "encoder")
+        state = Weights(folder / ROUTER) if (folder / ROUTER).is_file() else {}
+        try:
+            router.restore(bank, {name: state[name] if isinstance(state, dict) else state.get(name) for name in state})
+        except ValueError as error:
+            raise AllroundError(asked, f"{ROUTER} is damaged: {error}", "copy the folder again, whole") from error
+        made = cls(model, members, router, combine, bank, router_settings=about.router_settings,
+                   combine_settings=about.combine_settings, threshold=about.threshold)  # fmt: skip
+        made.facts = {name: value for name, value in facts.items() if name != "routed"}
+        return made
+
+
+def bank_of(encoder: Encoder, members: Sequence[Member], base: Path, *, keep: int | None = None) -> ModuleBank:
+    """The modules of a system on its encoder. base: the folder of the encoder's weights."""
+    weights = Weights(base)
+    return ModuleBank(encoder, [Changes(weights, member.folder) for member in members], keep=keep)
