@@ -78,7 +78,8 @@ class Routed(System):
     is asked for chooses the head. Where no task is asked for, the router says which one a row is of.
 
     model: the base with the heads of all tasks. members: the modules, in the order in which weights speak of them.
-    bank: these modules on the model's encoder. threshold: a row whose task is less certain than this is of no task. None: every row is of one.
+    bank: these modules on the model's encoder. threshold: a row whose task is less certain than this is of no task.
+    None: every row is of one.
     """
 
     sort = "routed"
