@@ -39,6 +39,10 @@ from allround.checkpoints.adapter import Adapter
 from allround.checkpoints.tied import config_of
 from allround.checkpoints.tokens import moved_tokens
 from allround.checkpoints.weights import Weights
+from allround.composition.library.card import Card, TunedTask, read_card, write_card
+from allround.composition.library.known import tasks_in
+from allround.composition.library.library import Library
+from allround.composition.library.likeness import read_sketch, write_sketch
 from allround.composition.residuals.store import Store
 from allround.composition.residuals.write import open_specialist, write_store
 from allround.core import registry
@@ -271,6 +275,22 @@ def manifest(folder: Path) -> Path:
     return folder / MANIFEST
 
 
+def library(folder: Path) -> Path:
+    about = {"format": "allround library 1", "allround": "1", "base": "org/base", "path": None, "fingerprint": "x"}
+    (folder / "library.json").write_text(json.dumps(about))
+    return folder / "library.json"
+
+
+def card(folder: Path) -> Path:
+    write_card(folder, Card("x", "lora", "adapter", (4,), 2, 64, 300, 1.5, "y", {"mood": TunedTask("accuracy", 0.5)}))
+    return folder / "card.json"
+
+
+def sketch(folder: Path) -> Path:
+    write_sketch(folder, np.ones((32, 32), np.float32))
+    return folder / "sketch.npy"
+
+
 def readers(shared: Shared) -> list[Reader]:
     """The table. Whoever adds a reader of files adds it here."""
     suite = "tasks:\n  mood: {source: mood.csv, kind: classification, inputs: text, target: label}\n"
@@ -338,6 +358,11 @@ def readers(shared: Shared) -> list[Reader]:
     def read_store(path: Path) -> None:
         opened = Store.open(next(p for p in path.parents if p.name == "store"))
         opened.residual(opened.file("digit"))
+
+    def tasks(folder: Path) -> Path:
+        about = [shared.digits.tasks["digit"].definition.to_json()]
+        (folder / "tasks.json").write_text(json.dumps({"tasks": about, "facts": {}, "reading": None}))
+        return folder / "tasks.json"
 
     def predictions(folder: Path) -> Path:
         task = shared.words.tasks["mood"]
@@ -464,6 +489,13 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("store", "json", store("allround.json"), read_store, ("models/manifest.py",)),
         Reader("residual", "safetensors", store("residuals/digit.safetensors"), read_store,
                ("checkpoints/header.py",)),
+        Reader("library", "json", library, lambda path: Library.open(path.parent), ("composition/library/about.py",)),
+        Reader("card of a module", "json", card, lambda path: read_card(path.parent),
+               ("composition/library/card.py",)),
+        Reader("sketch of a module", "bytes", sketch, lambda path: read_sketch(path.parent),
+               ("composition/library/likeness.py",)),
+        Reader("tasks of a module", "json", tasks, lambda path: tasks_in(path.parent),
+               ("composition/library/known.py",), absent=True),
         Reader("task", "json", task("definition.json"), lambda path: Task.load(path.parent), ("tasks/task.py",)),
         Reader("rows of a task", "bytes", task("train.arrow"), lambda path: Task.load(path.parent),
                ("tasks/task.py",)),
@@ -896,6 +928,7 @@ def test_a_reader_reads_or_says_why_not(name: str, case: str, ends: dict[tuple[s
 OTHERS = {
     "tasks/harness/configuration.py": "a task file of the lm-evaluation-harness: tests/building/test_benchmarks.py",
     "models/language/gguf.py": "the first four bytes; all else is read by transformers, whose errors are caught",
+    "composition/library/adding.py": "files of a module, which Adapter and read_heads read too, and what its card says",
     "cli/tasks.py": "a list of names, of which those are taken that are names of tasks",
     "cli/app.py": "the first lines of the files of commands, which lie in the package",
     "cli/methods.py": "it shows a method file, which the registry has read",

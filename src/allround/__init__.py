@@ -23,6 +23,7 @@ from allround.core.version import __version__
 
 if TYPE_CHECKING:
     from allround.building import Build, Constraints, Options, build, compare_training, evaluate, train, tune
+    from allround.composition.library.library import Library
     from allround.core.errors import AllroundError
     from allround.core.plugins import use_plugin
     from allround.core.registry import methods
@@ -39,6 +40,7 @@ __all__ = [
     "AllroundError",
     "Build",
     "Constraints",
+    "Library",
     "MultiTaskModel",
     "Options",
     "Scoreboard",
@@ -64,6 +66,7 @@ _HOMES = {
     "AllroundError": "allround.core.errors",
     "Build": "allround.building",
     "Constraints": "allround.building",
+    "Library": "allround.composition.library.library",
     "MultiTaskModel": "allround.models.systems.multi_task_model",
     "Options": "allround.building",
     "Scoreboard": "allround.evaluation.scoreboard",

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from pathlib import Path
 
-from allround.core.documents import parse_documents
 from allround.core.errors import AllroundError
 from allround.core.reading import read_text
 from allround.models.base import builtin_encoders, find_folder
-from allround.models.card import CARD, hub_id
+from allround.models.card import CARD, hub_id, named_licence
 
 _DO = "name the licence of your model, such as --license apache-2.0"
 
@@ -36,23 +34,6 @@ def _in_folder(base: str) -> str | None:
         if (place / CARD).is_file():
             return named_licence(read_text(place / CARD, what="model card"))
     return None
-
-
-def named_licence(card: str) -> str | None:
-    """The licence in the front matter of a card.
-
-    >>> named_licence("---\\nlicense: apache-2.0\\n---\\n# Model"), named_licence("# Model")
-    ('apache-2.0', None)
-    """
-    parts = card.split("---\n", 2)
-    if len(parts) < 3 or parts[0].strip():
-        return None
-    try:
-        (found,) = parse_documents(parts[1])
-    except (AllroundError, ValueError):
-        return None
-    value = found.get("license") if isinstance(found, Mapping) else None
-    return str(value) if value else None
 
 
 def _on_hub(base: str) -> str | None:

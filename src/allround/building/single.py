@@ -191,7 +191,12 @@ def _tune(
         board = board_of(model, suite, "test", "tuned", course, calibrations=calibrations)
         for callback in told if first else ():
             callback.scored(board.scores())
-        happened = {"skipped": course.skipped_of, "restored": course.restored, "examples": course.examples}
+        happened = {
+            "rows": {task.name: len(task.splits["train"]) for task in tasks},
+            "skipped": course.skipped_of,
+            "restored": course.restored,
+            "examples": course.examples,
+        }
         model.facts = {"made_by": {"base": str(base), "settings": settings.to_json(), "seed": seed, **happened},
                        "scores": {n: cell_facts(d, board.cells["tuned"][n], "test")
                                   for n, d in board.definitions.items()}}  # fmt: skip

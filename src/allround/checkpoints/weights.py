@@ -105,6 +105,10 @@ class Weights(Source):
             self.watch(name, start, values)
         return values
 
+    def release(self) -> None:
+        """Close the files; they are opened again when something is read. A read in another thread goes on."""
+        self._open.clear()
+
     def announce(self, name: str) -> None:
         """Tell the system that a tensor will be read soon, so that it comes from the disk in the meantime."""
         file, key = self._where[name]

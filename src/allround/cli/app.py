@@ -35,6 +35,7 @@ COMMANDS = (
     "loop",
     "compress",
     "materialise",
+    "library",
     "evaluate",
     "predict",
     "doctor",

@@ -73,7 +73,7 @@ def locked_folder(folder: Path, path: Path, command: str, *, wait: bool = False)
             raise AllroundError(
                 f"write {path}",
                 "another process is writing it at this moment",
-                "wait for it, or choose another --out",
+                "wait for it, or choose another place",
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:

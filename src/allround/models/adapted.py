@@ -29,9 +29,7 @@ def base_of(folder: Path) -> Path | None:
     Errors: a base that is not there, or has other weights; a path that leads elsewhere than beside the folder's own
     piece.
     """
-    file = folder / CONFIG
-    about = read_settings(file) if is_adapter(folder) and file.is_file() else None
-    found = about.get("base") if isinstance(about, Mapping) else None
+    found = _named(folder)
     if found is None:
         return None
     asked = f"open the adapter in {folder}"
@@ -55,6 +53,21 @@ def base_of(folder: Path) -> Path | None:
             asked, f"the base in {base} has other weights than the one that was tuned", "build again, or copy it again"
         )
     return base
+
+
+def content_of_base(folder: Path) -> str | None:
+    """The fingerprint of the base that an adapter in an encoder's folder changes, as that says; None where it does not
+    say, which is so of all folders that allround did not write."""
+    found = _named(folder)
+    content = found.get("content") if isinstance(found, Mapping) else None
+    return content if isinstance(content, str) else None
+
+
+def _named(folder: Path) -> object:
+    """What the folder of an adapter says of its base."""
+    file = folder / CONFIG
+    about = read_settings(file) if is_adapter(folder) and file.is_file() else None
+    return about.get("base") if isinstance(about, Mapping) else None
 
 
 def write_adapted(folder: Path, base: Path, place: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from allround.core.documents import parse_documents
+from allround.core.errors import AllroundError
 from allround.core.files import is_hub_id, json_text
 from allround.core.words import listed
 from allround.models.base import INSTALLED, builtin_encoders
@@ -41,6 +43,23 @@ def hub_id(name: str) -> str | None:
     if name in INSTALLED:
         return f"sentence-transformers/{name}"
     return name if is_hub_id(name) and name not in builtin_encoders() and not Path(name).exists() else None
+
+
+def named_licence(card: str) -> str | None:
+    """The licence in the front matter of a card.
+
+    >>> named_licence("---\\nlicense: apache-2.0\\n---\\n# Model"), named_licence("# Model")
+    ('apache-2.0', None)
+    """
+    parts = card.split("---\n", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return None
+    try:
+        (found,) = parse_documents(parts[1])
+    except (AllroundError, ValueError):
+        return None
+    value = found.get("license") if isinstance(found, Mapping) else None
+    return str(value) if value else None
 
 
 #: What the Hub calls the task of a kind on a modality.

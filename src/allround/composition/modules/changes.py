@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,9 +18,33 @@ from allround.checkpoints.adapter import Adapter
 from allround.checkpoints.adapter_config import is_adapter
 from allround.checkpoints.edits import Edit
 from allround.checkpoints.header import FLOATS
+from allround.checkpoints.replaced import REPLACED, Replaced
 from allround.checkpoints.source import Source
 from allround.checkpoints.weights import Weights
 from allround.core.errors import AllroundError
+
+
+class _Reading:
+    """The files of modules that were read last. A process may hold some hundred open files, and a library more modules:
+    those that were read longest ago are closed until they are read again."""
+
+    MOST = 64
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[int, weakref.ref[Weights]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def note(self, files: Weights) -> None:
+        with self._lock:
+            self._files[id(files)] = weakref.ref(files)
+            self._files.move_to_end(id(files))
+            while len(self._files) > self.MOST:
+                _, oldest = self._files.popitem(last=False)
+                if (found := oldest()) is not None:
+                    found.release()
+
+
+_reading = _Reading()
 
 
 @dataclass(frozen=True)
@@ -68,33 +96,49 @@ Change = LowRankChange | WholeChange
 class Changes:
     """What one module changes of a base: for each of the base's stored tensors, a change. Read a tensor at a time.
 
-    base: the base's weights. folder: an adapter of PEFT, or a model that was tuned from the base.
+    base: the base's weights. folder: an adapter of PEFT, a model that was tuned from the base, or the tensors of one
+    that differ from the base's.
     Errors: modules that do not fit the base.
     """
 
     def __init__(self, base: Source, folder: Path) -> None:
         self.base, self.folder = base, folder
-        self.tuned: Source = Adapted(base, Adapter(folder)) if is_adapter(folder) else Weights(folder)
-        if not isinstance(self.tuned, Adapted):
+        self.tuned: Source
+        if is_adapter(folder):
+            self.tuned = Adapted(base, Adapter(folder))
+            self.base = self.tuned.base_source  # with its output layer by itself, where the adapter changes that
+        elif (folder / REPLACED).is_file():
+            self.tuned = Replaced(base, folder / REPLACED)
+            self.base = self.tuned.inner
+        else:
+            self.tuned = Weights(folder)
             _check_alike(base, self.tuned, folder)
-        extra = self.tuned.edits.extra if isinstance(self.tuned, Adapted) else []
-        if extra:
-            raise AllroundError(
-                f"use the module {folder}",
-                f"it brings {len(extra)} tensors that the base lacks ({', '.join(extra[:3])})",
-                "they are a head, which a library does not take from an adapter: save the module without "
-                "modules_to_save, or tune it with allround",
-            )
+        self._files().release()
+
+    def _files(self) -> Weights:
+        """Its own weights, not those of the base."""
+        if isinstance(self.tuned, Adapted):
+            return self.tuned.adapters[0].weights
+        return self.tuned.weights if isinstance(self.tuned, Replaced) else cast(Weights, self.tuned)
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """The tensors that an adapter brings and the base lacks, such as a classifier: no change of the base."""
+        return tuple(self.tuned.edits.extra) if isinstance(self.tuned, Adapted) else ()
 
     def __iter__(self) -> Iterator[str]:
         """The tensors of the base that may differ."""
         if isinstance(self.tuned, Adapted):
-            yield from self.tuned.edits
+            extra = set(self.extra)
+            yield from (name for name in self.tuned.edits if name not in extra)
+        elif isinstance(self.tuned, Replaced):
+            yield from self.tuned.weights
         else:
             yield from (name for name in self.base if self.base.dtype(name) in FLOATS)
 
     def get(self, name: str) -> Change | None:
         """The change of a tensor, in float32; None where it has none."""
+        _reading.note(self._files())
         if isinstance(self.tuned, Adapted):
             edits = self.tuned.edits[name]
             if len(edits) == 1 and (found := self._factors(name, edits[0])) is not None:
