@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NotRequired, TypedDict, cast
+from typing import TypedDict, cast
+
+from typing_extensions import NotRequired
 
 
 class Evaluation(TypedDict):
