@@ -13,12 +13,15 @@ import torch
 from tests.models.language import save_model
 from torch import nn
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
+from allround.cli.app import app
 from allround.core.errors import AllroundError
 from allround.models.base import load_encoder
 from allround.models.encoders.sharing import Sharing
 from allround.models.share.bank.bottleneck import Bottleneck
 from allround.models.share.bank.delta import Delta
+from allround.models.share.bank.film import Film
 from allround.models.share.bank.lora import Lora
 from allround.models.share.experts import First, Last, Seen
 from allround.models.share.gate.attention import Attention
@@ -258,6 +261,27 @@ def test_adapters_of_a_block_are_those_of_adapter_bert(form: str, texts: Any) ->
             assert bank is None or np.abs(whole - out - stream).max() > 0.1, "the adapter says something"
 
 
+def test_a_scale_and_a_shift_stand_where_adapters_do(texts: Any) -> None:
+    model, tasks = texts("adapters", form="film")
+    rows = list(tasks[0].splits["test"].inputs[:3])
+    assert torch.equal(features(model, "mood", rows), features(texts("hard")[0], "mood", rows)), "it begins as the base"
+    encoder = model.encoder
+    assert [layer.split(".", 3)[3] for _, layer in encoder.sites[:2]] == ["attention.output.dense", "output.dense"]
+    stir(encoder.parts)
+    name, layer = encoder.sites[0]
+    bank, inserted = encoder.parts[name].bank("mood"), encoder.backbone.get_submodule(layer)
+    values = torch.randn(2, 5, inserted.base.in_features)
+    encoder.route.tasks = ("mood",)
+    with torch.no_grad():
+        plain = inserted.base(values)
+        assert torch.allclose(inserted(values), (1 + bank.scale[0]) * plain + bank.shift[0], atol=1e-6)
+    two, weights = Film(2, 4, 4), torch.tensor([0.3, 0.7])
+    stir(two)
+    read = torch.randn(6, 4)
+    assert torch.allclose(two.mixed(read, weights), (two(read.unsqueeze(1)) * weights[:, None]).sum(1), atol=1e-6)
+    assert torch.allclose(two.mixed(read, weights.expand(6, 2)), two.mixed(read, weights), atol=1e-6)
+
+
 @pytest.fixture
 def without_places(texts: Any) -> Any:
     """A BERT that knows no positions, so that it does not matter to it where vectors stand; ids and a mask."""
@@ -352,6 +376,39 @@ def test_what_cannot_be_lifted_out(texts: Any, tmp_path: Path) -> None:
         lift_out(model.encoder, "mood", tmp_path / "no")
     with pytest.raises(AllroundError, match="no room for it"):
         lift_out(model.encoder, "other", tmp_path / "no")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(AllroundError, match="which allround did not write"):
+        lift_out(texts("poly")[0].encoder, "mood", tmp_path / "mine")
+
+
+def test_the_command_lifts_an_adapter_out(texts: Any, bert_folder: Path, tmp_path: Path) -> None:
+    def cli(*words: object) -> str:
+        found = CliRunner().invoke(app, ["extract-lora", *map(str, words)])
+        if isinstance(found.exception, AllroundError):
+            raise found.exception
+        assert found.exit_code == 0, found.output
+        return found.output
+
+    model, _ = texts("poly", rank=2, skills=3)
+    stir(model.encoder.parts)
+    model.save(tmp_path / "model")
+    said = cli(tmp_path / "model", "--task", "warmth", "-o", tmp_path / "one")
+    assert f"adapter of {len(model.encoder.sites)} layers, rank 2" in said and "encoder/inner" in said
+    lift_out(model.encoder, "warmth", tmp_path / "two")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    plain, _ = texts("hard")
+    plain.save(tmp_path / "plain")
+    for words, match in (
+        ((tmp_path / "model",), "it is not said what the model was tuned from"),
+        ((tmp_path / "plain", "--task", "mood"), "it is not a model that shares by a plan"),
+        ((tmp_path / "model", "--task", "mood", "--rank", 2), "its changes are written as they are"),
+        ((tmp_path / "model", "--task", "moods"), "the encoder has no room for it"),
+    ):
+        with pytest.raises(AllroundError, match=match):
+            cli(*words, "-o", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_further_task_by_its_weights_or_from_the_mean(texts: Any, text_suite: Suite) -> None:

@@ -13,6 +13,7 @@ from allround.core.errors import AllroundError
 from allround.evaluation.sharing import SharingFacts, draw_uses
 from allround.models.encoder import Encoder
 from allround.models.encoders.sharing import Sharing
+from allround.models.share.further import FurtherTask, further_task
 from allround.models.share.plan import Choice, Insert, Level, Mixing, Plan
 from allround.models.share.usage import ModuleUse, dead_modules, module_uses, twin_modules
 from allround.models.system import load
@@ -146,6 +147,27 @@ def test_dead_modules_and_twins_are_named(small_image: Encoder, digits_suite: Su
     assert twin_modules(encoder) == ["shared 1 and 3 of level 1"]
 
 
+@pytest.mark.parametrize(
+    ("preset", "values", "numbers"),
+    [
+        ("hard", {}, 0),
+        ("mmoe", {"experts": 3}, 3 * 129),  # a gate
+        ("cgc", {"experts": 2, "shared": 1, "units": 10}, 2 * 129 * 10 + 3 * 129),  # two experts and a gate
+    ],
+)
+def test_what_a_further_task_would_store(
+    preset: str, values: dict[str, object], numbers: int, small_image: Encoder, digits_suite: Suite
+) -> None:
+    made = share(model_of(small_image, digits_suite), plan_of(preset, values))
+    before, names = torch.get_rng_state(), list(made.state_dict())
+    found = further_task(made)
+    width = 10 if preset == "cgc" else 128
+    assert found == FurtherTask(4 * numbers, 4 * (width + 1) * (10 + 7) // 2), "the heads have 10 and 7 labels"
+    assert torch.equal(torch.get_rng_state(), before) and list(made.state_dict()) == names
+    words = SharingFacts("joint", preset, (), further=FurtherTask(1500, 60)).words
+    assert words == ["A further task would store 1.6 kB: 1.5 kB of modules and gates, and 60 B of its head."]
+
+
 def test_the_picture_of_uses_names_tasks_and_places() -> None:
     uses = [ModuleUse("level 1", "", n, task, 0.5) for task in ("one task", "other") for n in (1, 2)]
     facts = SharingFacts("joint", "mmoe", tuple(uses), ("shared 2 of level 1",), ())
@@ -181,3 +203,5 @@ def test_the_size_of_modules_is_chosen_to_fit(small_image: Encoder, digits_suite
     assert fitted("mmoe", {"units": 3}, small_image, definitions, 20_000) == {"units": 3}
     with pytest.raises(AllroundError, match="with units=1"):
         fitted("mmoe", {}, small_image, definitions, 100)
+    with pytest.raises(AllroundError, match="units does not change how many it adds"):
+        fitted("adapters", {"form": "film"}, small_image, definitions, 20_000)

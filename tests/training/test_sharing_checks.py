@@ -19,6 +19,7 @@ from allround.models.encoder import Encoder
 from allround.models.encoders.sharing import Sharing
 from allround.models.fitting import fit_head
 from allround.models.share.bank_base import Bank
+from allround.models.share.further import further_task
 from allround.models.share.gate_base import Gate
 from allround.models.share.plan import Choice, Level, Mixing, Plan
 from allround.models.system import load
@@ -135,7 +136,7 @@ def saving_keeps_everything(subject: Subject) -> None:
 
 
 def what_should_learn_moves(subject: Subject) -> None:
-    """In training all that is added moves, and a frozen encoder stays as it is to the bit."""
+    """In training all that is added moves, and a frozen encoder stays as it is to the bit; then it can be copied."""
     model = copy.deepcopy(subject.fresh)
     known, before = model.added(), {n: p.detach().clone() for n, p in model.named_parameters()}
     train(model, subject.tasks, SETTINGS.with_(epochs=4), seed=0)
@@ -145,6 +146,7 @@ def what_should_learn_moves(subject: Subject) -> None:
     assert not still, f"it did not move: {still[:4]}"
     moved = [n for n, p in model.named_parameters() if id(p) in inner and not torch.equal(p, before[n])]
     assert bool(moved) != model.encoder.plan.frozen, f"of the encoder moved: {moved[:4]}"
+    assert further_task(copy.deepcopy(model)) == further_task(model)
 
 
 def it_begins_near_the_base(subject: Subject) -> None:
@@ -159,7 +161,11 @@ def a_further_task_leaves_the_others(subject: Subject) -> None:
     model = copy.deepcopy(subject.model)
     one = subject.alone(model)
     last = replace(model.definition(subject.names[0]), name="further")
+    size = sum(tensor.nbytes for tensor in model.encoder.state_dict().values())
+    expected = further_task(model)
     model.add_task(last)
+    grown = sum(tensor.nbytes for tensor in model.encoder.state_dict().values())
+    assert grown - size == expected.modules, f"it stores {grown - size} and not {expected.modules} bytes"
     assert all(torch.equal(a, b) for a, b in zip(one, subject.alone(model), strict=True)), "others are changed"
     assert model.outputs("further", subject.rows[:1]).logits.isfinite().all()
 

@@ -35,7 +35,7 @@ def push(
     Only the model is uploaded; the pieces of the run and the data are not.
     """
     from allround.building.push import push as upload
-    from allround.cli.runs import size_text
+    from allround.core.words import size_text
 
     made = upload(run, repository, licence=licence, datasets=dataset or (), private=private, dry_run=dry_run, out=out,
                   force=force)  # fmt: skip

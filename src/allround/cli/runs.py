@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from allround.cli.help import GROUP, Group
+from allround.core.words import size_text
 
 if TYPE_CHECKING:
     from allround.building.runs.compare import RunComparison
@@ -120,18 +121,6 @@ def _best(run: Run) -> str:
     from allround.core.words import percent
 
     return f"{run.best}, {percent(run.retention)}%" if run.retention is not None else run.best or ""
-
-
-def size_text(size: int) -> str:
-    """Bytes in few letters.
-
-    >>> size_text(788_000_000), size_text(1500), size_text(12)
-    ('788.0 MB', '1.5 kB', '12 B')
-    """
-    for unit, one in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= one:
-            return f"{size / one:.1f} {unit}"
-    return f"{size} B"
 
 
 def _commands(run: Path, command: str) -> list[str]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from allround.core.schema import STRICT
-from allround.core.words import listed
+from allround.core.words import listed, size_text
+from allround.models.share.further import FurtherTask
 from allround.models.share.usage import ModuleUse
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ class SharingFacts:
     """How the tasks of a system share.
 
     way: the preset with its settings. uses: of modules by tasks. dead, twins: modules that no task uses, and pairs that
-    are nearly the same, in words. tree: which tasks go through the same copy of each stage, a line for each.
+    are nearly the same, in words. tree: which tasks go through the same copy of each stage, a line for each. further:
+    what one further task would store; None where it was not measured.
     """
 
     __pydantic_config__ = STRICT
@@ -33,10 +35,11 @@ class SharingFacts:
     dead: tuple[str, ...] = ()
     twins: tuple[str, ...] = ()
     tree: tuple[str, ...] = ()
+    further: FurtherTask | None = None
 
     @property
     def words(self) -> list[str]:
-        """The tree, and sentences on dead modules and twins.
+        """The tree, and sentences on dead modules, twins, and what a further task stores.
 
         >>> SharingFacts("joint-mmoe", "mmoe", (), ("shared 2 of level 1",)).words
         ['No task uses shared 2 of level 1.']
@@ -46,6 +49,11 @@ class SharingFacts:
             found.append(f"No task uses {_some(self.dead)}.")
         if self.twins:
             found.append(f"Nearly the same are {_some(self.twins)}.")
+        if self.further is not None:
+            found.append(
+                f"A further task would store {size_text(self.further.size)}: {size_text(self.further.modules)} of "
+                f"modules and gates, and {size_text(self.further.head)} of its head."
+            )
         return found
 
     @property

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-_TIMELY = {"date", "time", "started", "finished", "machine", "host", "hostname", "examples_per_second", "peak_memory"}
+_TIMELY = {
+    "date",
+    "time",
+    "started",
+    "finished",
+    "machine",
+    "host",
+    "hostname",
+    "examples_per_second",
+    "peak_memory",
+    "further",
+}
 
 
 def timeless(value: object) -> object:
-    """Plain data without times, dates, speeds, memory and machines: the same for two runs with one seed.
+    """Plain data without times, dates, speeds, sizes in bytes and machines: the same for two runs with one seed.
 
     >>> timeless({"score": 0.5, "cost": {"training_seconds": 3.2, "choices": 4}})
     {'score': 0.5, 'cost': {'choices': 4}}

@@ -25,8 +25,8 @@ def fitted(
 ) -> dict[str, object]:
     """The parameters of a preset with the size of its modules chosen, so that it adds about so many numbers.
 
-    values: parameters that were given; a size among them stays. Errors: a preset without a size; one that adds more
-    at its least size.
+    values: parameters that were given; a size among them stays. Errors: a preset without a size, or whose size says
+    nothing; one that adds more at its least size.
     """
     entry = registry.find("share", name)
     known = {parameter.name for parameter in entry.parameters}
@@ -44,6 +44,10 @@ def fitted(
         return added_by(name, {**values, size: number}, skeleton, definitions)
 
     low, high = 1, 2
+    if count(low) == count(high):
+        raise AllroundError(
+            asked, f"{size} does not change how many it adds", "compare it without a number of parameters"
+        )
     if count(low) > added:
         raise AllroundError(
             asked, f"it adds {count(low):,} with {size}=1", "ask for more, or leave the number of parameters out"

@@ -14,6 +14,7 @@ from allround.models.encoders.sharing import Sharing
 from allround.models.fitting import fit_head
 from allround.models.model import Model
 from allround.models.running import features_of
+from allround.models.share.further import further_task
 from allround.models.share.plan import Plan
 from allround.models.share.usage import dead_modules, module_uses, twin_modules
 from allround.models.systems.multi_task_model import MultiTaskModel
@@ -128,4 +129,4 @@ def sharing_facts(model: Model, tasks: Sequence[Task], system: str, settings: Se
     listed = ", ".join(f"{name}={value}" for name, value in settings.share_settings.items())
     way = f"{settings.share} ({listed})" if listed else settings.share
     return SharingFacts(system, way, tuple(uses), tuple(dead_modules(uses)), tuple(twin_modules(encoder)),
-                        tuple(encoder.tree()))  # fmt: skip
+                        tuple(encoder.tree()), further_task(model))  # fmt: skip

@@ -30,6 +30,10 @@ class Gate(nn.Module, ABC):
         While the model is not training they depend on nothing random.
         """
 
+    def __getstate__(self) -> dict[str, object]:
+        """What a copy gets: all but what was remembered of the last batch, which hangs on the graph of that batch."""
+        return {name: None if isinstance(value, Tensor) else value for name, value in self.__dict__.items()}
+
     def penalty(self) -> Tensor | None:
         """What is added to the loss of the task, from the weights that were given last; None where nothing is."""
         return None

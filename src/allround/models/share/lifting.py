@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from allround.core.errors import AllroundError
 from allround.core.files import write_json
+from allround.core.outputs import output_folder
 from allround.models.encoders.sharing import Sharing
 from allround.models.share.bank.lora import Lora
 from allround.models.share.insert import Replaced
@@ -17,11 +19,15 @@ from allround.models.share.mixture import Mixture
 
 
 @torch.no_grad()
-def lift_out(encoder: Sharing, task: str, folder: Path) -> None:
-    """Write a task's low-rank changes as a LoRA adapter of PEFT for the inner encoder's network, into a new folder.
+def lift_out(
+    encoder: Sharing, task: str, out: Path | str, *, force: bool = False, inputs: Sequence[object] = ()
+) -> dict[str, int]:
+    """Write a task's low-rank changes as a LoRA adapter of PEFT for the inner encoder's network, into the folder `out`.
 
-    With it the network gives what the encoder gives for the task. Errors: no such task; modules that are no low-rank
-    changes, or that are weighed by the row; a network behind the encoder.
+    With it the network gives what the encoder gives for the task. Returns the rank of each layer's change. A folder
+    that is there is replaced only where `lift_out` wrote it and nothing was changed since, or with `force`. inputs:
+    what the encoder was read from. Errors: no such task; modules that are no low-rank changes, or that are weighed by
+    the row; a network behind the encoder.
     """
     asked = f"lift out the adapter of task '{task}'"
     if task not in encoder.tasks:
@@ -42,12 +48,13 @@ def lift_out(encoder: Sharing, task: str, folder: Path) -> None:
         tensors[f"base_model.model.{layer}.lora_B.weight"] = b.cpu().contiguous()
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True)
-    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
     rank = next(iter(ranks.values()))
     about = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": list(ranks), "bias": "none",
              "lora_dropout": 0.0, "base_model_name_or_path": None, "task_type": None}  # fmt: skip
-    write_json(folder / "adapter_config.json", about)
+    with output_folder(out, "extract-lora", force=force, inputs=inputs) as folder:
+        save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+        write_json(folder / "adapter_config.json", about)
+    return ranks
 
 
 def _factors(part: Mixture, task: str, asked: str) -> tuple[Tensor, Tensor]:
