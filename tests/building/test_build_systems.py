@@ -25,6 +25,7 @@ from allround.building.stages import baselines as stage
 from allround.building.stages.data import keep_rows
 from allround.building.workshop import Workshop
 from allround.cli.app import app
+from allround.core.errors import AllroundError
 from allround.core.progress import Progress
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard import Scoreboard
@@ -33,6 +34,7 @@ from allround.models import boosting
 from allround.models.encoders.small_image import SmallImage
 from allround.models.encoders.small_table import SmallTable
 from allround.models.systems.ensemble import Ensemble
+from allround.models.systems.rmtgb import Rmtgb
 from allround.models.systems.trees import Trees
 from allround.models.table_inputs import column_for
 from allround.tasks.make import make_task
@@ -181,6 +183,42 @@ def test_the_mean_of_the_answers_is_that_of_the_members(first: Build, drawings: 
     members = np.array([kept[system].predictions for system in ("specialists", "joint", "trees")])
     assert kept["ensemble"].predictions == pytest.approx(members.mean(0), rel=1e-6)
     assert first.scoreboard.system("ensemble").title == "the mean of the answers of specialists, joint and trees"
+
+
+# Robust trees that tasks share.
+
+
+def test_robust_trees_stand_in_the_scoreboard_and_name_the_outlier(tmp_path: Path) -> None:
+    rng, tasks = np.random.default_rng(0), []
+    for number in range(4):
+        x = rng.uniform(-1, 1, (120, 3))
+        y = (np.sin(3 * x[:, 0]) + x[:, 1]) * (-1 if number == 1 else 1)
+        rows = [{"a": a, "b": b, "c": c, "y": t} for (a, b, c), t in zip(x.tolist(), y.tolist(), strict=True)]
+        data = {"train": rows[:60], "validation": rows[60:90], "test": rows[90:]}
+        tasks.append(make_task(f"task{number}", kind="regression", inputs=["a", "b", "c"], target="y", data=data))
+    suite = Suite("planted", tasks)
+    found = run(suite, tmp_path / "run", base_of(suite, tmp_path / "base"), baselines=False, rmtgb=True,
+                constraints=Constraints(single=False))  # fmt: skip
+    board = found.scoreboard
+    assert [s.name for s in board.systems] == ["floor", "base", "specialists", "rmtgb"]
+    robust = board.system("rmtgb")
+    assert (robust.role, robust.single) == ("baseline", False)
+    assert robust.title == "robust boosted trees that all tasks share (outliers: task1)"
+    assert robust.cost.training_examples == 240 and robust.cost.parameters_stored > 0
+    assert board.best == "rmtgb"
+    saved = ar.load(found.best)
+    assert isinstance(saved, Rmtgb) and saved.outliers == ["task1"]
+    kept = Predictions.load(found.folder / "predictions" / "rmtgb" / "task2.parquet")
+    assert np.allclose(kept.predictions, saved.answers("task2", tasks[2].splits["test"].inputs).predictions)
+    assert board.cells["rmtgb"]["task2"].score > 0.8 > board.cells["specialists"]["task2"].score
+
+
+def test_robust_trees_are_refused_before_any_work(drawings: Suite, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(AllroundError, match="all of numbers or all with two labels"):
+        run(drawings, tmp_path / "run", base, rmtgb=True)
+    with pytest.raises(AllroundError, match="nothing may be trained on plane"):
+        run(drawings.holding_out(["plane"]), tmp_path / "run", base, rmtgb=True)
+    assert not list(tmp_path.glob("run/pieces/*"))
 
 
 # What is said of trees.

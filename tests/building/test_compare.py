@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from allround.building.compare import METHODS, compare_training
@@ -20,13 +21,16 @@ from allround.building.joint import (
     specialist_settings,
     sweep_weights,
 )
+from allround.building.stages import baselines as stage
 from allround.building.workshop import Tally, Workshop
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.locks import LOCK
 from allround.core.progress import Progress
 from allround.evaluation.training import TrainingComparison
+from allround.models import boosting
 from allround.models.encoders.small_table import SmallTable
+from allround.models.model import parameters_of
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
 
@@ -96,7 +100,9 @@ def begun(out: Path, new: Path) -> Path:
 # The whole run.
 
 
-def test_it_leaves_numbers_words_figure_and_page(first: tuple[TrainingComparison, Path]) -> None:
+def test_it_leaves_numbers_words_figure_and_page(
+    first: tuple[TrainingComparison, Path], small_table: SmallTable
+) -> None:
     found, out = first
     for name in ("json", "md", "svg", "html"):
         assert (out / f"comparison.{name}").stat().st_size > 1000
@@ -104,6 +110,28 @@ def test_it_leaves_numbers_words_figure_and_page(first: tuple[TrainingComparison
     assert [one.name for one in found.methods] == ["equal", "tuned", "uw"], "equal is always among them"
     assert found.rows == {"species": 20, "petal": 20} and found.seeds == (0, 1)
     assert found.provenance["machine"] and found.settings["mix"] == "all"
+    head = 4 * (small_table.width + small_table.inputs + 1)
+    assert found.method("uw").cost.further == head * (3 + 1) / 2, "a head, in the mean of three labels and a number"
+    alone = found.reference.cost.further
+    assert alone is not None and 0 < alone - 4 * parameters_of(small_table) < 10_000, "a model each"
+
+
+def test_boosted_trees_stand_beside_ways_to_share_on_tables(
+    first: tuple[TrainingComparison, Path], two: Suite, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (boosting, stage):
+        monkeypatch.setattr(module, "ROUNDS", 10)
+    assert not first[0].baselines, "no way to share was asked for"
+    given = {"methods": (), "share": ("dtrn",), "trials": 1, "sweep": 0}
+    found = run(two, begun(first[1], tmp_path), base, **given)
+    (trees,) = found.baselines
+    assert [one.name for one in found.methods] == ["equal", "dtrn"] and trees.name == "trees"
+    alone, tried = boosting.fit_trees(two.tasks["species"], seed=0)
+    rows = two.tasks["species"].splits["test"]
+    right = float(np.mean(alone.answer(rows.inputs).predictions == rows.targets))
+    assert trees.test.scores["species"].seeds == (right, right), "they do not depend on the seed"
+    assert trees.cost.choices == 2 * len(tried) and trees.cost.further
+    assert "trees vs equal" in " ".join(found.words()) or "trees, on the mean" in " ".join(found.words())
 
 
 def test_every_method_is_trained_alike_but_for_its_balance_and_rate(first: tuple[TrainingComparison, Path]) -> None:

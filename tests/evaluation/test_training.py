@@ -21,7 +21,7 @@ from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
 from allround.evaluation.intervals import Interval, over_seeds, task_level
 from allround.evaluation.pictures import svg_text
-from allround.evaluation.training import EQUAL, SPECIALISTS, TrainingComparison, measure
+from allround.evaluation.training import EQUAL, SPECIALISTS, Baseline, TrainingComparison, TrainingCost, measure
 from allround.evaluation.training.page import html
 from allround.evaluation.training.pictures import front, plot_retention, plot_trade_off, svg, trade_off_caption
 from allround.evaluation.training.words import how
@@ -208,6 +208,45 @@ def test_markdown_has_every_number_with_what_it_was_measured_on() -> None:
     row = next(line for line in text.splitlines() if line.startswith("| nash"))
     assert "| 66.6 two |" in row and "-10." in row and "12 s" in row
     assert re.search(r"^\| two \| accuracy \| 400 \| 89\.\d \[.*\| 66\.6 \[\d.*\] - \|$", text, re.MULTILINE)
+
+
+def test_what_a_further_task_would_store_stands_beside_the_costs() -> None:
+    made = comparison()
+    assert "urther task" not in made.markdown(), "it was not measured"
+    methods = [replace(m, cost=replace(m.cost, further=1500)) for m in made.methods]
+    reference = replace(made.reference, cost=replace(made.reference.cost, further=2_000_000))
+    found = replace(made, methods=methods, reference=reference)
+    row = {line.split(" | ")[0]: line for line in reversed(found.markdown().splitlines())}
+    assert row["| nash_mtl"].endswith("| 1.5 kB |") and row["| specialists"].endswith("| 2.0 MB |")
+    assert html(found).count('<td data-label="Further task">1.5 kB</td>') == len(methods)
+    assert set(found.to_frame().further_task) == {1500, 2_000_000}
+    assert found.fingerprint() == made.fingerprint()
+
+
+def test_what_is_no_joint_training_stands_beside_the_methods() -> None:
+    made = comparison()
+    cost = TrainingCost(seconds=3.0, choices=6, further=900)
+    trees = Baseline("trees", "boosted trees for each task", cost, made.method("nash_mtl").test)
+    found = replace(made, baselines=[trees])
+    text = found.markdown()
+    row = {line.split(" | ")[0]: line.split(" | ") for line in reversed(text.splitlines())}
+    assert row["| trees"][1:5] == [*row["| nash_mtl"][1:4], ""] and row["| trees"][6:8] == ["6", "3.0 s"]
+    assert "| task | metric | test rows | specialists | trees | equal |" in text
+    words = " ".join(found.words())
+    assert "trees vs equal: worse on the mean" in words and "Best on validation, of 4 methods: tuned" in words
+    assert "21 settings were compared on validation rows: 12 of joint training" in words
+    assert "3 of the specialists, 6 of boosted trees for each task." in words
+    page = html(found)
+    Page(page)
+    assert page.count('<th scope="row">trees<small>boosted trees for each task</small></th>') == 1
+    assert page.count('<td data-label="trees">') == 3
+    frame = found.to_frame()
+    assert len(frame) == 18 and frame[frame.method == "trees"].learning_rate.isna().all()
+    assert "trees" in svg_text(plot_retention(found)) and "trees" not in svg_text(plot_trade_off(found))
+    again = TrainingComparison.from_json(json.loads(json.dumps(found.to_json())))
+    assert again.baselines == found.baselines and "baselines" not in made.to_json()
+    with pytest.raises(AllroundError, match="a method is there twice"):
+        TrainingComparison.from_json(replace(found, baselines=[trees, trees]).to_json())
 
 
 @pytest.mark.parametrize("width", [60, 80, 140])

@@ -234,6 +234,43 @@ class PerTaskCandidate:
 
 
 @dataclass(frozen=True)
+class PieceCandidate:
+    """A system of several tasks that lies in one piece and is no encoder with heads: trees that tasks share."""
+
+    name: str
+    role: str
+    title: str
+    piece: Piece
+    tasks: tuple[str, ...]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    single: bool = False
+
+    @property
+    def keys(self) -> Mapping[str, object]:
+        return dict.fromkeys(self.tasks, self.piece.key)
+
+    def answerers(self) -> list[Answerer]:
+        return [Answerer(predict_parts, self.name, {name: write_parts([self.part(name)]) for name in self.tasks})]
+
+    def part(self, task: str) -> Part:
+        return {"folder": str(self.piece.folder), "head": None}
+
+    def cost(self, examples_per_second: float | None = None) -> Cost:
+        facts = self.piece.facts
+        return replace(
+            load(self.piece.folder).cost(),
+            training_seconds=facts["seconds"],
+            training_examples=facts["examples"],
+            examples_per_second=examples_per_second,
+        )
+
+    def write(self, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> None:
+        made = load(self.piece.folder)
+        made.facts = dict(facts)
+        made.write(folder)
+
+
+@dataclass(frozen=True)
 class EnsembleCandidate:
     """The mean of the answers of several candidates."""
 

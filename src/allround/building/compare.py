@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from allround.building.candidates import PerTaskCandidate
 from allround.building.comparing.choices import Chosen, try_rates, try_weights
 from allround.building.comparing.finished import final_work, train_all
 from allround.building.comparing.result import measured
@@ -15,17 +16,18 @@ from allround.building.joint import TUNED, Joint, joint_settings, rate_factors, 
 from allround.building.options import Options
 from allround.building.saving import CONFIG
 from allround.building.stages.base import Base, decide_precision, is_module, make_base
+from allround.building.stages.baselines import can_have_trees, tree_candidate
 from allround.building.stages.data import Data, DataCheck, announce, keep_rows
 from allround.building.stages.heads import fit_heads
 from allround.building.stages.report import keep_config, provenance
 from allround.building.tracking import TRACKED, check_trackers, tracking
-from allround.building.workshop import Workshop, run_folder
+from allround.building.workshop import Workshop, run_folder, seconds
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
 from allround.core.outputs import check_texts, write_texts
 from allround.core.progress import FINISHED, Progress
 from allround.core.seeds import seed_of
-from allround.core.words import plural
+from allround.core.words import duration, plural
 from allround.evaluation.training import EQUAL, FILES, TrainingComparison
 from allround.models.base import load_encoder
 from allround.models.device import pick_device
@@ -72,12 +74,12 @@ def compare_training(
 
     methods: balancers as `NAME` or `NAME:key=value;key=value` (the balancer's parameters, and flat, sample, mix and
     raw_scale of the settings), and `tuned`: the best of `sweep` fixed weights on validation. `equal` is always among
-    them. share: ways to share, written alike, each trained with equal weights. added: about so many parameters that
-    each of them adds, by the size of its modules. seeds: how many, from `seed` on. trials: learning rates tried for
-    every method, and for each specialist. settings: what all have in common; left out, every step holds a batch of
-    every task. workers, ray: as in `Options`. config: what the command line was asked for, which is kept in `out`.
-    callbacks: are told of the evaluations of every training when it is done. track: names of trackers, which write into
-    the folder `track` of `out`.
+    them. share: ways to share, written alike, each trained with equal weights; where all tasks are on tables, boosted
+    trees for each task stand beside them. added: about so many parameters that each of them adds, by the size of its
+    modules. seeds: how many, from `seed` on. trials: learning rates tried for every method, and for each specialist.
+    settings: what all have in common; left out, every step holds a batch of every task. workers, ray: as in `Options`.
+    config: what the command line was asked for, which is kept in `out`. callbacks: are told of the evaluations of every
+    training when it is done. track: names of trackers, which write into the folder `track` of `out`.
 
     Learning rates and weights are chosen on validation with the first seed; test is predicted once for each finished
     model. Everything is kept in `out`: run again with the same arguments after a kill, it takes up what is finished.
@@ -158,6 +160,7 @@ def _compare(
     settings = decide_precision(shop, options.settings).settings
     start = fit_heads(shop, data, base, settings.device)
 
+    beside = [] if not any("share" in joint.changes for joint in joints) else _beside(shop, data)
     if added is not None:
         joints = [_sized(shop, joint, base, data, added) for joint in joints]
     trainings = Trainings(shop, start, {joint.name: joint for joint in joints}, settings)
@@ -167,9 +170,19 @@ def _compare(
     weights = sweep_weights(trainings.tasks, sweep, seed_of(shop.seed, "sweep"))
     swept = try_weights(trainings, rates, weights, shop.seed, ready)
     chosen = Chosen(trainings, rates, swept.tuned)
-    predictions = train_all(chosen, seeds)
+    predictions = train_all(chosen, seeds, beside)
     about = provenance(shop, suite, base, data, settings)
-    return measured(chosen, swept, predictions, seeds=seeds, resamples=options.resamples, provenance=about)
+    return measured(chosen, swept, predictions, beside, seeds=seeds, resamples=options.resamples, provenance=about)
+
+
+def _beside(shop: Workshop, data: Data) -> list[PerTaskCandidate]:
+    """What ways to share have to be better than, where all tasks are on tables: boosted trees for each task."""
+    if not can_have_trees(data):
+        return []
+    trees, work = tree_candidate(shop, data)
+    tally = shop.do("boosted trees", work)
+    shop.say(f"boosted trees fitted for {plural(len(data.tasks), 'task')} ({duration(seconds(trees.pieces))})", tally)
+    return [trees]
 
 
 def _sized(shop: Workshop, joint: Joint, base: Base, data: Data, added: int) -> Joint:

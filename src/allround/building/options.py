@@ -103,17 +103,18 @@ class Options:
     whether to train the joint model. balance: further joint models, with a batch of every task in each step, by
     balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying. share: further joint
     models by ways to share, written alike, such as `mmoe:experts=4`. baselines: score what works without a network too:
-    a linear model for each task and, unless `trees` is false, boosted trees where all tasks are on tables. reference:
-    what retention is measured against, one of `REFERENCES`. ensemble: try the mean of the answers of specialists, joint
-    models and trees too. sizes: make a `small_table` in a few sizes, and take the best on validation. head: the sort of
-    all heads, see `allround.methods("head")`; `None` is what the base would choose. specialists: models that are
-    already tuned, by task: folders or Hub ids of what allround, transformers, sentence-transformers, SetFit or PEFT
-    saved. budget: minutes, or `None`. workers: processes, `None` for one a core. ray: the address of a Ray cluster that
-    does the work (HOST:PORT, or `auto` for the one that this machine belongs to); its machines must share the run
-    folder. calibrate: how scores are corrected on validation: `temperature`, `isotonic` or `none`. coverage: the share
-    of rows whose target the sets of answers shall hold, such as 0.9; left out, there are no sets. track: names of
-    trackers (tensorboard, mlflow, wandb), which write into the folder `track` of the run. adapt: training rows of each
-    held-out task that base, joint model and the best single model are adapted to it on; `None` leaves that out.
+    a linear model for each task and, unless `trees` is false, boosted trees where all tasks are on tables. rmtgb:
+    robust trees that the tasks share too, where all read the same columns. reference: what retention is measured
+    against, one of `REFERENCES`. ensemble: try the mean of the answers of specialists, joint models and trees too.
+    sizes: make a `small_table` in a few sizes, and take the best on validation. head: the sort of all heads, see
+    `allround.methods("head")`; `None` is what the base would choose. specialists: models that are already tuned, by
+    task: folders or Hub ids of what allround, transformers, sentence-transformers, SetFit or PEFT saved. budget:
+    minutes, or `None`. workers: processes, `None` for one a core. ray: the address of a Ray cluster that does the work
+    (HOST:PORT, or `auto` for the one that this machine belongs to); its machines must share the run folder. calibrate:
+    how scores are corrected on validation: `temperature`, `isotonic` or `none`. coverage: the share of rows whose
+    target the sets of answers shall hold, such as 0.9; left out, there are no sets. track: names of trackers
+    (tensorboard, mlflow, wandb), which write into the folder `track` of the run. adapt: training rows of each held-out
+    task that base, joint model and the best single model are adapted to it on; `None` leaves that out.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -125,6 +126,7 @@ class Options:
     joint: bool = True
     baselines: bool = True
     trees: bool = True
+    rmtgb: bool = False
     reference: str = "best"
     ensemble: bool = False
     sizes: bool = False

@@ -17,7 +17,7 @@ from allround.building.result import Build
 from allround.building.search import Trial
 from allround.building.stages.adapt import adapt, put_off, systems_to_adapt
 from allround.building.stages.base import decide_precision, is_module, make_base
-from allround.building.stages.baselines import TREES, baseline_candidates
+from allround.building.stages.baselines import TREES, baseline_candidates, check_robust, robust_candidate
 from allround.building.stages.choice import choose, make_judge
 from allround.building.stages.data import DataCheck, announce, keep_rows
 from allround.building.stages.heads import base_candidate, fit_heads, fit_probes, probe_candidate
@@ -195,6 +195,8 @@ def _checked(
             f"the answers of {listed(texts)} are texts, which cannot be averaged",
             "leave --ensemble out, or leave these tasks out",
         )
+    if options.rmtgb:
+        check_robust(suite)
     if options.adapt is not None and not any(task.definition.role == HELD_OUT for task in suite):
         raise AllroundError(
             f"adapt to held-out tasks on {options.adapt} rows",
@@ -261,7 +263,8 @@ def _build(
         )
         joints = unseen.answered(joint_candidates(start, tuned))
         baselines = baseline_candidates(shop, scope.every, trees=options.trees) if options.baselines else []
-        candidates = [untuned, *probed, specialists, *joints, *baselines]
+        robust = [robust_candidate(shop, data)] if options.rmtgb else []
+        candidates = [untuned, *probed, specialists, *joints, *baselines, *robust]
         if options.ensemble:
             trees = [one for one in baselines if one.name == TREES]
             candidates.append(EnsembleCandidate([specialists, *joints, *trees]))

@@ -91,6 +91,10 @@ def build(
     trees: Annotated[
         bool, typer.Option(help="Let boosted trees be one of the baselines, where all tasks are on tables.")
     ] = True,
+    rmtgb: Annotated[
+        bool,
+        typer.Option("--rmtgb", help="Also score robust boosted trees that all tasks share, and name outlier tasks."),
+    ] = False,
     reference: Annotated[
         str,
         typer.Option(
@@ -186,6 +190,7 @@ def build(
         joint=joint,
         baselines=baselines,
         trees=trees,
+        rmtgb=rmtgb,
         reference=reference,
         ensemble=ensemble,
         sizes=sizes,
@@ -247,8 +252,7 @@ def build(
 
 def forecast_lines(found: Forecast, out: Path) -> list[str]:
     """What a build would make, in lines."""
-    from allround.cli.runs import size_text
-    from allround.core.words import duration, plural
+    from allround.core.words import duration, plural, size_text
 
     rows = ", ".join(f"{split} {count:,}" for split, count in found.rows.items())
     merges = ", ".join(f"{name} ({plural(trials, 'setting')} at most)" for name, trials in found.merges.items())

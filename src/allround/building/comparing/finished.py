@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from allround.building.candidates import ModelCandidate
+from allround.building.candidates import ModelCandidate, PerTaskCandidate
 from allround.building.comparing.choices import Chosen
 from allround.building.comparing.trainings import drop_weights, has_weights
 from allround.building.jobs.predict import loaded_predictions
@@ -63,16 +63,20 @@ def final_work(chosen: Chosen, seeds: Sequence[int]) -> list[tuple[Piece, Job]]:
     return list(work.values())
 
 
-def train_all(chosen: Chosen, seeds: Sequence[int]) -> Mapping[tuple[str, int, str], Predictions]:
+def train_all(
+    chosen: Chosen, seeds: Sequence[int], beside: Sequence[PerTaskCandidate] = ()
+) -> Mapping[tuple[str, int, str], Predictions]:
     """Train everything with every seed, and predict the test rows once; predictions by system, seed and task.
 
-    Of the first seed's models the weights are kept.
+    Of the first seed's models the weights are kept. beside: systems that do not depend on the seed; they have the same
+    predictions with each.
     """
     trainings = chosen.trainings
     shop, data = trainings.shop, trainings.start.data
     tally = shop.do("all seeds", final_work(chosen, seeds))
     shop.say(f"all methods and specialists trained with {plural(len(seeds), 'seed')}", tally)
-    systems = finished_systems(chosen, seeds)
+    systems: dict[tuple[str, int], ModelCandidate | PerTaskCandidate] = {**finished_systems(chosen, seeds)}
+    systems |= {(one.name, seed): one for one in beside for seed in seeds}
     different = list({id(system): system for system in systems.values()}.values())
     tally = predict(shop, different, data, "test", trainings.settings.device)
     shop.say(f"{plural(len(different), 'system')} scored on {plural(data.rows('test'), 'test row')}", tally)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from allround.building.candidates import PerTaskCandidate
 from allround.building.comparing.choices import Chosen, Sweep, judge_by
 from allround.building.jobs.tune import TrainingFacts, training_facts
 from allround.building.joint import TUNED
@@ -14,12 +15,14 @@ from allround.evaluation.predictions import Predictions
 from allround.evaluation.training import (
     EQUAL,
     SPECIALISTS,
+    Baseline,
     Reference,
     Training,
     TrainingComparison,
     TrainingCost,
     measure,
 )
+from allround.models.share.further import stored_in
 from allround.training.settings import Settings
 
 
@@ -27,16 +30,19 @@ def measured(
     chosen: Chosen,
     sweep: Sweep,
     predictions: Mapping[tuple[str, int, str], Predictions],
+    beside: Sequence[PerTaskCandidate] = (),
     *,
     seeds: tuple[int, ...],
     resamples: int,
     provenance: Mapping[str, object],
 ) -> TrainingComparison:
-    """Measure all methods on the test rows. predictions: by system, seed and task. provenance: of the run."""
+    """Measure all methods on the test rows. predictions: by system, seed and task. beside: what is no joint training.
+    provenance: of the run."""
     trainings, rates = chosen.trainings, chosen.rates
     data, tasks, rate = trainings.start.data, trainings.tasks, chosen.trainings.rate
     tried = {**rates.tried, **({TUNED: sweep.tried} if chosen.tuned is not None else {})}
-    found = measure([SPECIALISTS, *trainings.joints], data.definitions, seeds, predictions, seed=seeds[0],
+    named = [one.name for one in beside]
+    found = measure([SPECIALISTS, *named, *trainings.joints], data.definitions, seeds, predictions, seed=seeds[0],
                     resamples=resamples)  # fmt: skip
     alone = {(n, s): training_facts(chosen.specialist(n, s)[0]) for n in tasks for s in seeds}
     judges = {s: judge_by(trainings, {n: alone[n, s]["validation"][n] for n in tasks}) for s in seeds}
@@ -79,6 +85,19 @@ def measured(
             **about_machine(),
             "total_seconds": trainings.shop.elapsed,
         },
+        baselines=[Baseline(one.name, one.title, _fitting(one), found[one.name]) for one in beside],
+    )
+
+
+def _fitting(system: PerTaskCandidate) -> TrainingCost:
+    """What fitting a system takes that has a part for each task."""
+    facts = {name: piece.facts for name, piece in system.pieces.items()}
+    stored = [stored_in(piece.folder) for piece in system.pieces.values()]
+    return TrainingCost(
+        seconds=sum(one["seconds"] for one in facts.values()),
+        examples={name: float(one["examples"]) for name, one in facts.items()},
+        choices=sum(len(one["tried"]) for one in facts.values()),
+        further=round(sum(stored) / len(stored)),
     )
 
 
@@ -87,6 +106,7 @@ def _cost(runs: Sequence[Sequence[TrainingFacts]], choices: int) -> TrainingCost
     count, every = len(runs), [facts for run in runs for facts in run]
     steps = sum(facts["steps"] for facts in every)
     peaks = [peak for facts in every if (peak := facts["peak_memory"]) is not None]
+    stored = [size for facts in every if (size := facts.get("further")) is not None]
     examples: dict[str, float] = {}
     for facts in every:
         for task, rows in facts["examples"].items():
@@ -100,6 +120,7 @@ def _cost(runs: Sequence[Sequence[TrainingFacts]], choices: int) -> TrainingCost
         skipped=sum(facts["skipped"] for facts in every),
         choices=choices,
         unmoved=sum(facts["best_step"] == 0 for facts in every),
+        further=round(sum(stored) / len(stored)) if len(stored) == len(every) else None,
     )
 
 

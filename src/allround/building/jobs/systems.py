@@ -1,4 +1,4 @@
-"""Systems of any sort as jobs make and open them: linear models, boosted trees, and members of an ensemble."""
+"""Systems of any sort as jobs make and open them: linear models, trees, and members of an ensemble."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from allround.evaluation.predictions import score
 from allround.models.boosting import fit_trees
 from allround.models.device import pick_device
 from allround.models.plain.fit import fit_linear
+from allround.models.robust_boosting import fit_robust
 from allround.models.system import System, load
 from allround.models.systems.ensemble import Ensemble
 from allround.models.systems.linear_models import LinearModels
+from allround.models.systems.rmtgb import Rmtgb
 from allround.models.systems.trees import Trees
 from allround.tasks.task import Task
 
@@ -42,6 +44,19 @@ def make_trees(piece: Piece, task: str, seed: int) -> None:
         Trees({data.name: found}).write(folder)
         facts["tried"] = tried
         facts["examples"] = len(data.splits["train"])
+        facts["seconds"] = time.perf_counter() - started
+
+
+def make_robust(piece: Piece, tasks: Sequence[str], seed: int) -> None:
+    """Robust trees that tasks share; the rounds of each part are chosen on validation rows."""
+    started = time.perf_counter()
+    with piece.make() as (folder, facts):
+        data = [stored_task(task) for task in tasks]
+        found, losses = fit_robust(data, seed=seed)
+        Rmtgb(found).write(folder)
+        facts["losses"] = losses
+        facts["outliers"] = found.outliers()
+        facts["examples"] = sum(len(task.splits["train"]) for task in data)
         facts["seconds"] = time.perf_counter() - started
 
 

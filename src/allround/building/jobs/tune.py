@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict, cast
 
+from typing_extensions import NotRequired
+
 from allround.building.jobs.assemble import assemble
 from allround.building.jobs.rows import stored_task
 from allround.core.growing import remove_empty
@@ -17,6 +19,7 @@ from allround.evaluation.predict import predict_split
 from allround.models.adapted import can_be_adapted, write_adapted
 from allround.models.device import pick_device
 from allround.models.model import parameters_of
+from allround.models.share.further import further_task, stored_in
 from allround.tasks.task import Task
 from allround.training.settings import Settings
 from allround.training.sharing import shared_by, sharing_facts
@@ -27,7 +30,8 @@ class TrainingFacts(TypedDict):
     """What a training says of itself.
 
     validation: score of each task in the state that was kept. examples: rows of each task that were trained on.
-    skipped: times that a task was left out of a step. peak_memory: bytes, None where it was not measured.
+    skipped: times that a task was left out of a step. peak_memory: bytes, None where it was not measured. further:
+    bytes that one further task would store; of a specialist, all that it stores.
     """
 
     validation: dict[str, float]
@@ -39,6 +43,7 @@ class TrainingFacts(TypedDict):
     examples: dict[str, int]
     seconds: float
     peak_memory: int | None
+    further: NotRequired[int]
 
 
 def training_facts(piece: Piece) -> TrainingFacts:
@@ -66,6 +71,7 @@ def tune(
         else:
             model.write(folder)
         facts["parameters"] = parameters_of(model.encoder)
+        facts["further"] = further_task(model).size if len(data) > 1 else stored_in(folder)
         used = sharing_facts(model, data, "", chosen)
         if used is not None:
             facts["sharing"] = asdict(used)

@@ -5,6 +5,7 @@ from allround.evaluation.training.measure import measure
 from allround.evaluation.training.results import (
     EQUAL,
     SPECIALISTS,
+    Baseline,
     Difference,
     Estimate,
     Measured,
@@ -19,6 +20,7 @@ __all__ = [
     "EQUAL",
     "FILES",
     "SPECIALISTS",
+    "Baseline",
     "Difference",
     "Estimate",
     "Measured",

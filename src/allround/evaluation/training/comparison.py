@@ -93,7 +93,8 @@ class TrainingComparison(TrainingResults):
 
         Columns: method, task, metric, n (test rows); score, retention and difference (of the score to that of equal
         weights, turned so that higher is better), each with `_low` and `_high`, as shares of 1, means over the seeds;
-        learning_rate, seconds, steps, backward_passes (a step), peak_memory (bytes) and choices, as in `TrainingCost`.
+        learning_rate, seconds, steps, backward_passes (a step), peak_memory (bytes) and choices, as in `TrainingCost`;
+        further_task (bytes that one further task would store).
 
             compared = TrainingComparison.load("runs/compared")
             compared.to_frame().pivot(index="task", columns="method", values="retention")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allround.evaluation.training.results import SPECIALISTS, Estimate, TrainingCost, TrainingResults
+from allround.evaluation.training.results import SPECIALISTS, Estimate, Training, TrainingCost, TrainingResults
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -34,12 +34,12 @@ def to_frame(results: TrainingResults) -> DataFrame:
                 **_columns("score", one.test.scores[task]),
                 **_columns("retention", one.test.retention.get(task)),
                 **_columns("difference", one.test.equal.tasks[task]),
-                "learning_rate": one.learning_rate,
+                "learning_rate": one.learning_rate if isinstance(one, Training) else None,
                 **_cost(one.cost),
             }
-            for one in results.methods
+            for one in results.tested
         ]
-    names = [SPECIALISTS, *(one.name for one in results.methods)]
+    names = [SPECIALISTS, *(one.name for one in results.tested)]
     return pandas.DataFrame(sorted(rows, key=lambda row: names.index(str(row["method"]))))
 
 
@@ -56,4 +56,5 @@ def _cost(cost: TrainingCost) -> dict[str, float | int | None]:
         "backward_passes": cost.backward_passes,
         "peak_memory": cost.peak_memory,
         "choices": cost.choices,
+        "further_task": cost.further,
     }

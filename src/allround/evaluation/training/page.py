@@ -19,7 +19,7 @@ from allround.evaluation.training.pictures import (
     trade_off_caption,
 )
 from allround.evaluation.training.results import EQUAL, SPECIALISTS, TrainingResults
-from allround.evaluation.training.tables import facts
+from allround.evaluation.training.tables import facts, stored_text
 from allround.evaluation.training.words import how, legend, memory_words, task_legend, words
 from allround.tasks.metric import better
 
@@ -43,6 +43,7 @@ def html(results: TrainingResults) -> str:
             "breakable": breakable,
             "rate": rate,
             "gibibytes": gibibytes,
+            "stored": stored_text,
         },
         {"plural": plural, "percent": percent, "shown": shown, "span": span_text, "better": better},
     )
@@ -57,6 +58,7 @@ def html(results: TrainingResults) -> str:
         specialists=SPECIALISTS,
         words=words(results),
         legend=legend(results),
+        stored=any(one.cost.further is not None for one in results.methods),
         task_legend=task_legend(results),
         memory_words=memory_words(results),
         how=how(results),

@@ -25,7 +25,7 @@ from allround.evaluation.charts import (
     draw_rows,
 )
 from allround.evaluation.pictures import Picture, add_axes, colour, grid, picture, style, svg_text, ticks, write
-from allround.evaluation.training.results import EQUAL, SPECIALISTS, Training, TrainingResults, Tried
+from allround.evaluation.training.results import EQUAL, SPECIALISTS, Baseline, Training, TrainingResults, Tried
 
 #: Width of each of the two pictures, in points.
 WIDTH = 520.0
@@ -184,8 +184,10 @@ def _least(places: Sequence[Place]) -> Place:
     return ends[0], ends[1]
 
 
-def _role(method: Training) -> str:
-    """Fixed weights are drawn as diamonds, balancers as circles."""
+def _role(method: Baseline | Training) -> str:
+    """Fixed weights are drawn as diamonds, balancers as circles, and what is no joint training as triangles."""
+    if isinstance(method, Baseline):
+        return "baseline"
     return "joint" if method.name.partition(":")[0] in (EQUAL, "tuned", "fixed") else "merge"
 
 
@@ -225,7 +227,7 @@ def _draw_trade_off(figure: Figure, results: TrainingResults, left: float, top: 
 
 def _rows(results: TrainingResults) -> list[Row]:
     rows = []
-    for one in results.methods:
+    for one in results.tested:
         mean, beside = one.test.mean, one.test.equal.mean
         if mean is None:
             continue

@@ -13,7 +13,6 @@ from allround.core.schema import STRICT
 from allround.core.words import percent, span_text
 from allround.evaluation.facts import TaskFacts
 from allround.evaluation.intervals import Interval, verdict
-from allround.evaluation.scoreboard import MARKS
 from allround.evaluation.timeless import timeless
 from allround.tasks.definition import Definition
 
@@ -79,7 +78,8 @@ class TrainingCost:
     """What a training takes. seconds, steps, examples: means over the seeds, and backward passes a step. peak_memory:
     bytes, the most of any seed, None where it was not measured. skipped: times that a task was left out of a step
     because its loss was not finite, over all seeds. choices: settings compared on validation to find this one. unmoved:
-    trainings, over all seeds, whose best state on validation is that before the first step."""
+    trainings, over all seeds, whose best state on validation is that before the first step. further: bytes that one
+    further task would store, beside the encoder as it is; None where it was not measured."""
 
     __pydantic_config__ = STRICT
 
@@ -91,6 +91,7 @@ class TrainingCost:
     skipped: int = 0
     choices: int = 0
     unmoved: int = 0
+    further: int | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,18 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """A system beside the methods that is no joint training, such as boosted trees; it does not depend on the seed."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    title: str
+    cost: TrainingCost
+    test: Measured
+
+
+@dataclass(frozen=True)
 class TrainingResults:
     """Joint trainings side by side.
 
@@ -200,11 +213,13 @@ class TrainingResults:
     settings: dict[str, object] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     provenance: dict[str, object] = field(default_factory=dict)
+    baselines: list[Baseline] = field(default_factory=list)
 
     def data(self) -> dict[str, object]:
         """Plain data of all fields."""
         definitions = {name: one.to_json() for name, one in self.definitions.items()}
-        return {"format": FORMAT, **asdict(self), "definitions": definitions}
+        found = {"format": FORMAT, **asdict(self), "definitions": definitions}
+        return found if self.baselines else {name: value for name, value in found.items() if name != "baselines"}
 
     def fingerprint(self) -> str:
         """A hash of all but timings, memory, dates and the machine: the same for two runs with one seed."""
@@ -231,7 +246,7 @@ class TrainingResults:
     @property
     def choices(self) -> int:
         """Settings compared on the validation rows, in all; the choice of the best method is one of the methods."""
-        return self.reference.cost.choices + sum(one.cost.choices for one in self.methods)
+        return self.reference.cost.choices + sum(one.cost.choices for one in self.tested)
 
     @property
     def title(self) -> str:
@@ -239,20 +254,21 @@ class TrainingResults:
         where = f": {about['suite']} on {about['base']}" if "suite" in about and "base" in about else ""
         return f"Joint trainings compared{where}"
 
-    def mark(self, method: str, task: str) -> str:
-        """ "-" or "+" where a score is worse or better than that of equal weights."""
-        return MARKS[self.method(method).test.equal.tasks[task].verdict] if method != EQUAL else ""
+    @property
+    def tested(self) -> list[Baseline | Training]:
+        """All that is compared with the specialists: what stands beside the methods, then the methods."""
+        return [*self.baselines, *self.methods]
 
-    def is_equal(self, one: Training) -> bool:
+    def is_equal(self, one: Baseline | Training) -> bool:
         """Whether tuned weights came out as equal ones, so that the two are one model."""
-        weights = one.settings.get("weights")
+        weights = one.settings.get("weights") if isinstance(one, Training) else None
         alike = isinstance(weights, Mapping) and len(set(weights.values())) == 1
         return one.name == "tuned" and alike and EQUAL in [m.name for m in self.methods]
 
     def check_names(self) -> None:
         """A ValueError where a part lacks a task, a seed or a choice."""
-        tasks, seeds, test = set(self.definitions), len(self.seeds), [one.test for one in self.methods]
-        if not self.methods or not seeds or len({one.name for one in self.methods}) < len(self.methods):
+        tasks, seeds, test = set(self.definitions), len(self.seeds), [one.test for one in self.tested]
+        if not self.methods or not seeds or len({one.name for one in self.tested}) < len(self.tested):
             raise ValueError("a method or a seed is missing, or a method is there twice")
         if any(sum(tried.chosen for tried in one.tried) != 1 for one in self.methods):
             raise ValueError("a method does not have exactly one chosen setting")

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from allround.core.progress import make_console
-from allround.core.words import count, duration, gibibytes, percent, printable, rate, shown, span_text
+from allround.core.words import count, duration, gibibytes, percent, printable, rate, shown, size_text, span_text
 from allround.evaluation.score_table import Score, ScoreTable
+from allround.evaluation.scoreboard import MARKS
 from allround.evaluation.tables import (
     column_groups,
     console_table,
@@ -16,7 +17,15 @@ from allround.evaluation.tables import (
     markdown_text,
     wrapped,
 )
-from allround.evaluation.training.results import EQUAL, SPECIALISTS, Estimate, TrainingResults
+from allround.evaluation.training.results import (
+    EQUAL,
+    SPECIALISTS,
+    Baseline,
+    Estimate,
+    Training,
+    TrainingCost,
+    TrainingResults,
+)
 from allround.evaluation.training.words import how, legend, memory_words, task_legend, words
 from allround.tasks.metric import better
 
@@ -30,7 +39,7 @@ def markdown(results: TrainingResults) -> str:
     lines += ["", "## Methods", "", *markdown_table(*methods_table(results))]
     lines += ["", markdown_text(legend(results)), "", markdown_text(memory_words(results))]
     lines += ["", "## Task by task", ""]
-    head = ["task", "metric", "test rows", SPECIALISTS, *(one.name for one in results.methods)]
+    head = ["task", "metric", "test rows", SPECIALISTS, *(one.name for one in results.tested)]
     body = [[t, d.metric, str(results.rows[t]), *task_cells(results, t)] for t, d in results.definitions.items()]
     lines += [*markdown_table(head, body), "", markdown_text(task_legend(results))]
     lines += ["", "## What was tried on validation rows", "", *markdown_table(*tried_table(results))]
@@ -44,19 +53,21 @@ def markdown(results: TrainingResults) -> str:
 def methods_table(results: TrainingResults) -> tuple[list[str], list[list[str]]]:
     """Head and body of the table of methods, specialists first."""
     head = ["method", "mean retention", f"vs {EQUAL}", "worst task", "learning rate", "validation", "choices",
-            "training", "steps", "backward passes a step", "peak memory"]  # fmt: skip
+            "training", "steps", "backward passes a step", "peak memory", "further task"]  # fmt: skip
     cost = results.reference.cost
     rates = sorted(set(results.reference.rates.values()))
     spread = rate(rates[0]) if len(rates) == 1 else f"{rate(rates[0])} to {rate(rates[-1])}"
     body = [[SPECIALISTS, "100", "", "", spread, "100", str(cost.choices), duration(cost.seconds),
-             count(cost.steps), f"{cost.backward_passes:.3g}", gibibytes(cost.peak_memory)]]  # fmt: skip
+             count(cost.steps), f"{cost.backward_passes:.3g}", gibibytes(cost.peak_memory),
+             stored_text(cost)]]  # fmt: skip
+    for beside in results.baselines:
+        body.append([beside.name, *_tested(beside), "", "", str(beside.cost.choices), duration(beside.cost.seconds), "",
+                     "", "", stored_text(beside.cost)])  # fmt: skip
     for one in results.methods:
-        test, worst, cost = one.test, one.test.worst, one.cost
+        cost = one.cost
         body.append([
             one.name + ("*" if one is results.best and len(results.methods) > 1 else ""),
-            test.mean.share if test.mean else "",
-            test.equal.mean.points if test.equal.mean and one.name != EQUAL else "",
-            f"{percent(test.retention[worst].value)} {worst}" if worst else "",
+            *_tested(one),
             rate(one.learning_rate),
             percent(one.validation_mean),
             str(cost.choices),
@@ -64,15 +75,33 @@ def methods_table(results: TrainingResults) -> tuple[list[str], list[list[str]]]
             count(cost.steps),
             f"{cost.backward_passes:.3g}",
             gibibytes(cost.peak_memory),
+            stored_text(cost),
         ])  # fmt: skip
+    if not any(row[-1] for row in body):
+        return head[:-1], [row[:-1] for row in body]
     return head, body
+
+
+def _tested(one: Baseline | Training) -> list[str]:
+    """Mean retention on test, the difference from equal weights, and the task that keeps least."""
+    test, worst = one.test, one.test.worst
+    return [
+        test.mean.share if test.mean else "",
+        test.equal.mean.points if test.equal.mean and one.name != EQUAL else "",
+        f"{percent(test.retention[worst].value)} {worst}" if worst else "",
+    ]
+
+
+def stored_text(cost: TrainingCost) -> str:
+    """What one further task would store."""
+    return "" if cost.further is None else size_text(cost.further)
 
 
 def score_table(results: TrainingResults) -> ScoreTable:
     """Scores on test, means over the seeds: the specialists and every method on every task, and mean retention."""
     sides = {task: better(definition.metric) for task, definition in results.definitions.items()}
     alone: tuple[str, Mapping[str, Estimate], Score | None] = (SPECIALISTS, results.reference.scores, Score(1.0))
-    listed = [alone, *((one.name, one.test.scores, _entry(one.test.mean, "higher")) for one in results.methods)]
+    listed = [alone, *((one.name, one.test.scores, _entry(one.test.mean, "higher")) for one in results.tested)]
     rows = [(name, [*(_entry(scores[t], sides[t]) for t in sides), mean]) for name, scores, mean in listed]
     columns = [f"{task} ({definition.metric})" for task, definition in results.definitions.items()]
     return ScoreTable([*columns, "mean retention"], rows)
@@ -83,14 +112,16 @@ def _entry(found: Estimate | None, side: str) -> Score | None:
 
 
 def task_cells(results: TrainingResults, task: str) -> list[str]:
-    """The score of the specialist on a task, then each method's retention of it."""
+    """The score of the specialist on a task, then what of it each other system keeps, with "-" or "+" where its score
+    is worse or better than that of equal weights."""
     metric = results.definitions[task].metric
     found = results.reference.scores[task]
     cells = [shown(found.value, better(metric)) + span_text(found.low, found.high, better=better(metric))]
-    for one in results.methods:
+    for one in results.tested:
         kept = one.test.retention.get(task)
         text = kept.share if kept else "undefined"
-        cells.append(f"{text} {results.mark(one.name, task)}".strip())
+        mark = MARKS[one.test.equal.tasks[task].verdict] if one.name != EQUAL else ""
+        cells.append(f"{text} {mark}".strip())
     return cells
 
 
@@ -135,7 +166,8 @@ def print_results(results: TrainingResults, console: Console | None = None) -> N
     console = console or make_console()
     head, body = methods_table(results)
     body = [[wrapped(printable(row[0])), *map(printable, row[1:])] for row in body]
-    first_out = ("steps", "choices", "peak memory", "validation", "learning rate", "backward passes a step")
+    first_out = ("steps", "choices", "peak memory", "further task", "validation", "learning rate",
+                 "backward passes a step")  # fmt: skip
     kept = fitting_columns(head, body, console.width, first_out=first_out)
     table = console_table()
     for i in kept:
@@ -156,7 +188,7 @@ def _print_tasks(results: TrainingResults, console: Console) -> None:
     from rich.text import Text
 
     left = max(len(task) for task in results.definitions) + 8
-    names = [SPECIALISTS, *(one.name for one in results.methods)]
+    names = [SPECIALISTS, *(one.name for one in results.tested)]
     cells = {task: [cell.split(" [")[0] + cell.partition("]")[2] for cell in task_cells(results, task)]
              for task in results.definitions}  # fmt: skip
     for number, block in enumerate(column_groups(names, console.width - left, least=8)):

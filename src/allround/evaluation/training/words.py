@@ -24,7 +24,7 @@ def words(results: TrainingResults) -> list[str]:
 
 def _beside_equal(results: TrainingResults) -> list[str]:
     """Each method compared with equal weights: those without a difference in one sentence, the others one by one."""
-    others = [one for one in results.methods if one.name != EQUAL]
+    others = [one for one in results.tested if one.name != EQUAL]
     twins = [one.name for one in others if results.is_equal(one)]
     lines, alike = [], []
     for one in others:
@@ -72,7 +72,7 @@ def _best_words(results: TrainingResults) -> str:
 def _specialist_words(results: TrainingResults) -> str:
     """Whether joint training loses against a model for each task."""
     groups: dict[str, list[str]] = {}
-    for one in results.methods:
+    for one in results.tested:
         if one.test.mean is not None and not results.is_equal(one):
             said = one.test.specialists.verdict
             found = f" ({one.test.mean.share}%)" if said != "no difference found" else ""
@@ -108,10 +108,9 @@ def _unmoved_words(results: TrainingResults) -> str:
 
 def _choice_words(results: TrainingResults) -> str:
     tried = sum(one.cost.choices for one in results.methods)
-    return (
-        f"{plural(results.choices, 'setting')} were compared on validation rows: {tried} of joint training, "
-        f"{results.reference.cost.choices} of the {SPECIALISTS}."
-    )
+    parts = [f"{tried} of joint training", f"{results.reference.cost.choices} of the {SPECIALISTS}"]
+    parts += [f"{one.cost.choices} of {one.title}" for one in results.baselines]
+    return f"{plural(results.choices, 'setting')} were compared on validation rows: {', '.join(parts)}."
 
 
 def how(results: TrainingResults) -> str:
@@ -159,6 +158,12 @@ def legend(results: TrainingResults) -> str:
         "mean retention, in points. Validation: mean retention on the validation rows. Choices: settings compared "
         "there. Training: one training; for the specialists, all of them."
     ]
+    if any(one.cost.further is not None for one in results.methods):
+        parts.append(
+            "Further task: what one more task would store, its head and modules of its own beside the encoder as it "
+            f"is; of the {SPECIALISTS}, a model of its own."
+        )
+    parts += [f"{one.name}: {one.title}." for one in results.baselines]
     if len(results.methods) > 1:
         parts.append("* best on validation.")
     return " ".join(parts)
