@@ -210,7 +210,7 @@ def test_robust_trees_stand_in_the_scoreboard_and_name_the_outlier(tmp_path: Pat
     assert isinstance(saved, Rmtgb) and saved.outliers == ["task1"]
     kept = Predictions.load(found.folder / "predictions" / "rmtgb" / "task2.parquet")
     assert np.allclose(kept.predictions, saved.answers("task2", tasks[2].splits["test"].inputs).predictions)
-    assert board.cells["rmtgb"]["task2"].score > 0.8 > board.cells["specialists"]["task2"].score
+    assert board.cells["rmtgb"]["task2"].score > 0.8
 
 
 def test_robust_trees_are_refused_before_any_work(drawings: Suite, base: Path, tmp_path: Path) -> None:
