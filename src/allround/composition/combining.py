@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from allround.composition.modules.bank import Gate, ModuleBank
+from allround.composition.router import RouteRows, taken_state
 from allround.core import registry
 from allround.models.batch import Answers, Batch
 from allround.models.systems.multi_task_model import MultiTaskModel
 
 
-class Combine(ABC):
+class Combine:
     """Answers a batch of rows of one task, by the weights that a router gives the modules.
 
     A plain one lets each layer add the modules' changes, each times its weight.
@@ -27,6 +28,22 @@ class Combine(ABC):
     mixes: ClassVar[bool] = True
     #: Whether the two factors of low-rank changes are averaged each by itself.
     apart: ClassVar[bool] = False
+
+    def fit(self, bank: ModuleBank, tasks: Mapping[str, RouteRows], seed: int) -> None:
+        """Fit it on training rows of the tasks. Most have nothing to fit. The bank's encoder is left as it was."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What was fitted, as tensors."""
+        return {}
+
+    def restore(self, bank: ModuleBank, state: Mapping[str, Tensor]) -> None:
+        """Take up a state. Errors: ValueError for tensors that are none of its own."""
+        taken_state(state)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it stores."""
+        return sum(t.numel() for t in self.state().values())
 
     def weighed(self, weights: Tensor) -> Tensor:
         """The weights that are used, from those that a router gives: (*, modules)."""

@@ -5,30 +5,75 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from allround.composition.modules.bank import ModuleBank
+from allround.composition.modules.layer import LinearLayer
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.models.batch import Features
+from allround.models.batch import Batch, Features, TaskLoss, taken
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded
+from allround.tasks.values import Row
 
 
 @dataclass(frozen=True)
 class RouteRows:
     """Rows of one task that a router is fitted on: of training, never of test.
 
-    module: the number of the module that was tuned on the task; None where there is none. prepared: for the bank's
-    encoder. targets: encoded labels, for routers that need them.
+    model: the base with the heads of all tasks. module: the number of the module that was tuned on the task; None where
+    there is none. targets: encoded.
     """
 
-    definition: Definition
+    model: MultiTaskModel
+    task: str
     module: int | None
-    prepared: Sequence[Any]
-    targets: Any = None
+    inputs: Sequence[Row]
+    targets: Encoded
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def definition(self) -> Definition:
+        return self.model.definition(self.task)
+
+    @cached_property
+    def prepared(self) -> list[Any]:
+        """The rows for the base, without their targets."""
+        return self.model.prepare(self.task, self.inputs)
+
+    @cached_property
+    def labelled(self) -> list[Any]:
+        """The rows for the base, as it learns from them."""
+        return self.model.prepare(self.task, self.inputs, self.targets)
+
+    def batch(self, rows: Sequence[int], *, targets: bool = False) -> Batch:
+        """Some of the rows, ascending, on the base's device. targets: with what their losses need."""
+        kept = self.labelled if targets else self.prepared
+        asked = {self.task: range(len(rows))}
+        values = {self.task: taken(self.targets, rows)} if targets else None
+        return self.model.collate([kept[row] for row in rows], asked, values).to(self.model.device)
+
+    def losses(self, rows: Sequence[int]) -> TaskLoss:
+        """The loss on some of the rows, ascending, with its graph."""
+        return self.model.losses(self.batch(rows, targets=True))[self.task]
+
+    def apart(self, rows: Sequence[int]) -> Tensor:
+        """The loss of each of some rows, ascending, by itself: (n,)."""
+        batch = self.batch(rows, targets=True)
+        features, head = self.model.features(batch), self.model.head(self.task)
+        found = []
+        for place, row in enumerate(rows):
+            targets = head.tensor(taken(self.targets, [row])).to(self.model.device)
+            one = head.loss(features.take([place], batch.size).of(self.task), targets)
+            found.append(one.mean.float() if one.count else features.values.new_zeros(()))
+        return torch.stack(found)
 
 
 @dataclass
@@ -52,11 +97,11 @@ class Router(ABC):
 
     name: ClassVar[str]
     #: Where it decides: once for a row ("row"), or at each layer for each place ("place").
-    level: ClassVar[str] = "row"
+    level: str = "row"
     #: Whether it gives weights to several modules of a row; else to one.
-    mixes: ClassVar[bool] = True
+    mixes: bool = True
     #: Whether it is told which task a row is of.
-    told: ClassVar[bool] = False
+    told: bool = False
 
     def __init__(self) -> None:
         self.count = 0
@@ -124,7 +169,7 @@ def labelled_vectors(bank: ModuleBank, tasks: Mapping[str, RouteRows]) -> tuple[
     """The base's vectors of all rows of tasks that have a module, and the number of that module for each."""
     vectors, modules = [], []
     for rows in tasks.values():
-        if rows.module is not None and len(rows.prepared):
+        if rows.module is not None and len(rows):
             made = base_vectors(bank, rows)
             vectors.append(made)
             modules.append(torch.full((len(made),), rows.module))
@@ -144,3 +189,31 @@ def taken_state(state: Mapping[str, Tensor], **shapes: tuple[int | None, ...]) -
         if len(found) != len(shape) or any(w is not None and w != f for w, f in zip(shape, found, strict=True)):
             raise ValueError(f"'{name}' has the shape {found}, and not {shape}")
     return [state[name].float() for name in shapes]
+
+
+def taken_layers(
+    bank: ModuleBank, state: Mapping[str, Tensor], **others: tuple[int | None, ...]
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Tensors (modules, width) of linear layers, each called `layer.` and its name, and those of a state beside them.
+    Errors: ValueError."""
+    layers = {name: name.removeprefix("layer.") for name in state if name not in others}
+    shapes: dict[str, tuple[int | None, ...]] = {}
+    for name, layer in layers.items():
+        found = bank.layers.get(layer)
+        if not isinstance(found, LinearLayer):
+            raise ValueError(f"'{layer}' is no linear layer that modules change")
+        shapes[name] = (len(bank), found.inputs)
+    tensors = taken_state(state, **shapes, **others)
+    return dict(zip(layers.values(), tensors, strict=False)), tensors[len(layers) :]
+
+
+def top_softmax(scores: Tensor, top: int) -> Tensor:
+    """Softmax over the `top` largest of each row (0: all); the others are zero.
+
+    >>> top_softmax(torch.tensor([[0.0, 1.0, 1.0]]), 2).tolist()
+    [[0.0, 0.5, 0.5]]
+    """
+    if not 0 < top < scores.shape[-1]:
+        return scores.softmax(-1)
+    values, places = scores.topk(top, -1)
+    return torch.zeros_like(scores).scatter_(-1, places, values.softmax(-1))

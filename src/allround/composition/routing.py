@@ -13,6 +13,7 @@ from allround.composition.systems.routed import Member, Routed, bank_of
 from allround.core.errors import AllroundError
 from allround.core.seeds import seed_of
 from allround.models.base import load_encoder
+from allround.models.batch import taken
 from allround.models.encoder import Encoder
 from allround.models.head import HeadState
 from allround.models.systems.multi_task_model import MultiTaskModel
@@ -55,9 +56,11 @@ def make_routed(
     model.eval()
     bank = bank_of(model.encoder, members, base)
     module_of = {task: number for number, one in enumerate(members) for task in one.tasks}
-    chosen = make_router(router, router_settings)
-    chosen.fit(bank, {n: _rows(model, t, module_of.get(n), rows, seed) for n, t in tasks.items()}, seed)
-    return Routed(model, members, chosen, make_combine(combine, combine_settings), bank,
+    chosen, combining = make_router(router, router_settings), make_combine(combine, combine_settings)
+    found = {name: _rows(model, task, module_of.get(name), rows, seed) for name, task in tasks.items()}
+    chosen.fit(bank, found, seed)
+    combining.fit(bank, found, seed)
+    return Routed(model, members, chosen, combining, bank,
                   router_settings=router_settings, combine_settings=combine_settings)  # fmt: skip
 
 
@@ -66,7 +69,4 @@ def _rows(model: MultiTaskModel, task: Task, module: int | None, most: int, seed
     split = task.splits["train"]
     numbers = np.random.default_rng(seed_of(seed, "route", task.name)).permutation(len(split.inputs))[:most]
     kept = sorted(numbers.tolist())
-    definition = model.definition(task.name)
-    inputs = [split.inputs[number] for number in kept]
-    targets = [split.targets[number] for number in kept]
-    return RouteRows(definition, module, model.prepare(task.name, inputs), targets)
+    return RouteRows(model, task.name, module, [split.inputs[row] for row in kept], taken(split.targets, kept))

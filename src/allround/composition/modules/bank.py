@@ -6,7 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from allround.composition.modules.changes import Change, Changes
 from allround.composition.modules.layer import ModularLayer, layer_for
@@ -32,6 +34,10 @@ class ModuleBank:
         self._held: OrderedDict[int, dict[str, Change | None]] = OrderedDict()
         self._weighing: Gate | Tensor | None = None
         self.apart = False
+        #: Which places of the rows that the encoder computes now are words, and no padding: bool (rows, places). None
+        #: where it has not said, as with images.
+        self.words: Tensor | None = None
+        self._looking: RemovableHandle | None = None
         self.layers: dict[str, ModularLayer] = {}
         stored = saved_names(encoder.backbone)
         self._place = {place: name for name, place in stored.items()}
@@ -70,12 +76,22 @@ class ModuleBank:
         elif self.keep is not None:
             self._held.move_to_end(module)
         if tensor not in held:
-            held[tensor] = self.changes[module].get(tensor)
+            with torch.inference_mode(False):  # a pass that learns may read them later
+                held[tensor] = self.changes[module].get(tensor)
         return held[tensor]
 
     def weigh(self, layer: str, values: Tensor) -> Tensor | None:
         """The weights of the modules at a layer; None where the base alone is computed."""
         return self._weighing(layer, values) if callable(self._weighing) else self._weighing
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the places of each row of the pass, padding left out where it is known: (n, *, d) -> (n, d)."""
+        if values.dim() < 3:
+            return values
+        if self.words is None or values.dim() != 3 or self.words.shape != values.shape[:2]:
+            return values.flatten(1, -2).mean(1)
+        words = self.words.to(values.dtype)[..., None]
+        return (values * words).sum(1) / words.sum(1).clamp_min(1)
 
     @contextmanager
     def using(self, weights: Tensor | Gate, *, apart: bool = False) -> Iterator[None]:
@@ -98,8 +114,15 @@ class ModuleBank:
         """Put the modules onto the encoder."""
         for layer, made in self.layers.items():
             replace_module(self.encoder.backbone, layer, made)
+        self._looking = self.encoder.backbone.register_forward_pre_hook(self._look, with_kwargs=True)
 
     def remove(self) -> None:
         """Take the modules off the encoder, until they are attached again."""
         for layer, made in self.layers.items():
             replace_module(self.encoder.backbone, layer, made.base)
+        if self._looking is not None:
+            self._looking.remove()
+
+    def _look(self, network: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
+        mask = named.get("attention_mask")
+        self.words = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None

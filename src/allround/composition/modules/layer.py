@@ -111,6 +111,11 @@ class LinearLayer(ModularLayer):
 
     flipped = False
 
+    @property
+    def inputs(self) -> int:
+        """How many numbers it reads at a place."""
+        return int(self.weight.shape[0 if self.flipped else 1])
+
     def changed(self, found: Tensor, values: Tensor, weights: Tensor) -> Tensor:
         uses = used_by_rows(weights)
         modules = [m for m in uses.any(0).nonzero().squeeze(1).tolist() if m in self.users]

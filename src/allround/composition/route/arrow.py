@@ -10,7 +10,7 @@ from torch import Tensor
 from allround.composition.modules.bank import ModuleBank
 from allround.composition.modules.changes import Change, LowRankChange
 from allround.composition.modules.layer import LinearLayer
-from allround.composition.router import Router, RouteRows, taken_state
+from allround.composition.router import Router, RouteRows, taken_layers, top_softmax
 from allround.core.errors import AllroundError
 from allround.core.registry import method
 
@@ -50,33 +50,17 @@ class Arrow(Router):
                                                          for v in vectors])  # fmt: skip
 
     def state(self) -> dict[str, Tensor]:
-        return dict(self.directions)
+        return {f"layer.{name}": found for name, found in self.directions.items()}
 
     def restore(self, bank: ModuleBank, state: Mapping[str, Tensor]) -> None:
         self.count = len(bank)
-        taken_state(state, **dict.fromkeys(state, (self.count, None)))
-        strange = sorted(set(state) - set(bank.layers))
-        if strange:
-            raise ValueError(f"'{strange[0]}' is no layer that modules change")
-        self.directions = {name: tensor.float() for name, tensor in state.items()}
+        self.directions, _ = taken_layers(bank, state)
 
     def gate(self, layer: str, values: Tensor) -> Tensor:
         if layer not in self.directions:
             return torch.full((len(values), self.count), 1 / self.count, device=values.device)
         scores = (values.float() @ self.directions[layer].to(values.device).T).abs() / self.temperature
         return top_softmax(scores, self.top)
-
-
-def top_softmax(scores: Tensor, top: int) -> Tensor:
-    """Softmax over the `top` largest of each row (0: all); the others are zero.
-
-    >>> top_softmax(torch.tensor([[0.0, 1.0, 1.0]]), 2).tolist()
-    [[0.0, 0.5, 0.5]]
-    """
-    if not 0 < top < scores.shape[-1]:
-        return scores.softmax(-1)
-    values, places = scores.topk(top, -1)
-    return torch.zeros_like(scores).scatter_(-1, places, values.softmax(-1))
 
 
 def _direction(change: Change | None, flipped: bool) -> Tensor | None:

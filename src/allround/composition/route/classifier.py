@@ -13,6 +13,9 @@ from allround.composition.router import Router, RouteRows, Seen, labelled_vector
 from allround.core.registry import method
 from allround.core.seeds import seed_of
 
+#: What is added for a module without rows of its own, so that its probability is zero.
+NEVER = -1e4
+
 
 @method(
     source="the router of Twin-Merging: Lu et al., NeurIPS 2024, arXiv:2406.15479, and LZY-the-boys/Twin-Merging",
@@ -23,7 +26,8 @@ class Classifier(Router):
 
     hidden: width of its hidden layer (0: none). steps: of training with AdamW at the rate 1e-3, on batches of 256 rows.
     Differs from the authors': one hidden layer with GELU in place of two with BatchNorm, since a row's answer must not
-    depend on its batch; a tenth of the training rows says when to stop, and no test rows.
+    depend on its batch; a tenth of the training rows says when to stop, and no test rows. Modules without rows of
+    their own get no weight.
     """
 
     name = "classifier"
@@ -39,8 +43,9 @@ class Classifier(Router):
         generator = torch.Generator().manual_seed(seed_of(seed, "classifier"))
         order = torch.randperm(len(vectors), generator=generator)
         held, train = order[: len(order) // 10], order[len(order) // 10 :]
-        center, scale = vectors[train].mean(0), vectors[train].std(0).clamp_min(1e-6)
-        network = self._network(vectors.shape[1], generator)
+        center, scale = vectors[train].mean(0), vectors[train].std(0, correction=0).clamp_min(1e-6)
+        known = torch.bincount(modules, minlength=self.count) > 0
+        network = self._network(vectors.shape[1], known, generator)
         optimiser = torch.optim.AdamW(list(network.values()), lr=1e-3, weight_decay=0.01)
         ready = (vectors - center) / scale
         best, kept = -1.0, {n: t.detach().clone() for n, t in network.items()}
@@ -58,14 +63,15 @@ class Classifier(Router):
                     best, kept = right, {n: t.detach().clone() for n, t in network.items()}
         self.tensors = {"center": center, "scale": scale, **kept}
 
-    def _network(self, width: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def _network(self, width: int, known: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         sizes = [(self.hidden, width), (self.count, self.hidden)] if self.hidden else [(self.count, width)]
         made: dict[str, Tensor] = {}
         for number, (rows, columns) in enumerate(sizes):
             bound = columns**-0.5
-            values = (torch.rand(rows, columns, generator=generator) * 2 - 1) * bound
+            last = number == len(sizes) - 1  # begins at zero: the order of the modules does not matter
+            values = (torch.rand(rows, columns, generator=generator) * 2 - 1) * bound * (not last)
             made[f"weight{number}"] = nn.Parameter(values)
-            made[f"bias{number}"] = nn.Parameter(torch.zeros(rows))
+            made[f"bias{number}"] = nn.Parameter(torch.where(known, 0.0, NEVER) if last else torch.zeros(rows))
         return made
 
     def state(self) -> dict[str, Tensor]:

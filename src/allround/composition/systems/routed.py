@@ -15,6 +15,7 @@ from allround.checkpoints.weights import Weights
 from allround.composition.combining import Combine, make_combine
 from allround.composition.modules.bank import Gate, ModuleBank
 from allround.composition.modules.changes import Changes
+from allround.composition.modules.layer import EmbeddingLayer
 from allround.composition.router import Router, Seen, make_router, row_vectors
 from allround.core.errors import AllroundError
 from allround.core.files import check_name
@@ -34,8 +35,8 @@ from allround.tasks.definition import Definition
 from allround.tasks.modality import modality_of
 from allround.tasks.values import Row
 
-#: Where the modules lie in the folder, and what the router has learned.
-MODULES, ROUTER = "modules", "router.safetensors"
+#: Where the modules lie in the folder, and what the router and the combination have learned.
+MODULES, ROUTER, COMBINE = "modules", "router.safetensors", "combine.safetensors"
 
 
 @dataclass(frozen=True)
@@ -249,8 +250,9 @@ class Routed(System):
 
             def look(layer: str, values: Tensor, seen: list[Tensor] = seen, count: int = len(numbers)) -> Tensor:
                 weights = self.combine.weighed(self.router.gate(layer, values))
-                if len(weights) % count == 0:
-                    each = weights.flatten(1, -2).mean(1) if weights.dim() > 2 else weights
+                # What all rows share, such as the table of positions, says nothing of a row.
+                if not isinstance(self.bank.layers[layer], EmbeddingLayer) and len(weights) % count == 0:
+                    each = self.bank.mean(weights) if weights.dim() > 2 else weights
                     seen.append(each.view(-1, count, each.shape[-1]).mean(0))
                 return weights
 
@@ -273,7 +275,7 @@ class Routed(System):
         kept = list(range(len(self.members))) if tasks is None else list(modules)
         sizes = [self.bank.numbers(number) for number in kept]
         heads = [parameters_of(self.model.head(name)) for name in names]
-        base = parameters_of(self.model.encoder) + self.router.parameters
+        base = parameters_of(self.model.encoder) + self.router.parameters + self.combine.parameters
         used = sum(sizes) if self.combine.mixes and self.router.mixes else max(sizes, default=0)
         stored = base + sum(sizes) + sum(heads)
         return Cost(parameters_stored=stored, parameters_used=base + used + max(heads, default=0))
@@ -288,11 +290,12 @@ class Routed(System):
         write_heads(folder / HEADS, {name: self.model.head(name).stored() for name in self.definitions})
         for member in self.members:
             shutil.copytree(member.folder, folder / MODULES / member.name)
-        state = {name: tensor.contiguous() for name, tensor in self.router.state().items()}
-        if state:
-            from safetensors.torch import save_file
+        for part, file in ((self.router, ROUTER), (self.combine, COMBINE)):
+            state = {name: tensor.contiguous() for name, tensor in part.state().items()}
+            if state:
+                from safetensors.torch import save_file
 
-            save_file(state, folder / ROUTER, {"format": "pt"})
+                save_file(state, folder / file, {"format": "pt"})
         about = {
             "modules": {member.name: list(member.tasks) for member in self.members},
             "router": self.router.name,
@@ -319,11 +322,12 @@ class Routed(System):
         model.eval()
         members = [Member(n, folder / MODULES / n, tuple(tasks)) for n, tasks in about.modules.items()]
         bank = bank_of(model.encoder, members, folder / "encoder")
-        state = Weights(folder / ROUTER) if (folder / ROUTER).is_file() else {}
-        try:
-            router.restore(bank, {name: state[name] if isinstance(state, dict) else state.get(name) for name in state})
-        except ValueError as error:
-            raise AllroundError(asked, f"{ROUTER} is damaged: {error}", "copy the folder again, whole") from error
+        for part, file in ((router, ROUTER), (combine, COMBINE)):
+            state = Weights(folder / file) if (folder / file).is_file() else None
+            try:
+                part.restore(bank, {} if state is None else {name: state.get(name) for name in state})
+            except ValueError as error:
+                raise AllroundError(asked, f"{file} is damaged: {error}", "copy the folder again, whole") from error
         made = cls(model, members, router, combine, bank, router_settings=about.router_settings,
                    combine_settings=about.combine_settings, threshold=about.threshold)  # fmt: skip
         made.facts = {name: value for name, value in facts.items() if name != "routed"}

@@ -1,0 +1,91 @@
+"""Fitting what weighs modules by passes through the base with them, all of which is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from allround.composition.modules.bank import ModuleBank
+from allround.composition.router import RouteRows
+from allround.core.errors import AllroundError
+from allround.models.model import Model
+
+
+@contextmanager
+def frozen(model: Model) -> Iterator[None]:
+    """A model in evaluation whose weights have no gradients, as long as this lasts."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = model.training
+    model.eval()
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        model.train(training)
+
+
+def descend(
+    parameters: Sequence[Tensor],
+    loss: Callable[[], Tensor],
+    *,
+    steps: int,
+    rate: float,
+    warm: float = 0.0,
+    clip: float | None = None,
+) -> None:
+    """Take steps of Adam down a loss, each on rows of its own.
+
+    warm: the share of the steps in which the rate rises to `rate`. clip: the largest norm of a gradient.
+    """
+    optimiser = torch.optim.Adam(parameters, lr=rate)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / max(1.0, warm * steps))
+        optimiser.zero_grad()
+        value = loss()
+        if not value.requires_grad:
+            return  # no module changes anything, so that no weight matters
+        value.backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimiser.step()
+
+
+def drawn(rows: RouteRows, count: int, generator: torch.Generator) -> list[int]:
+    """The numbers of some rows, ascending."""
+    return sorted(torch.randperm(len(rows), generator=generator)[:count].tolist())
+
+
+def owned(tasks: Mapping[str, RouteRows], asked: str) -> dict[int, list[RouteRows]]:
+    """The rows of the tasks of each module that has some. Errors: none has."""
+    found: dict[int, list[RouteRows]] = {}
+    for rows in tasks.values():
+        if rows.module is not None and len(rows):
+            found.setdefault(rows.module, []).append(rows)
+    if not found:
+        raise AllroundError(asked, "none of the tasks has a module of its own",
+                            "give rows of the tasks of the modules")  # fmt: skip
+    return found
+
+
+def check_steps(steps: int, rate: float, batch: int) -> None:
+    """An error unless so many steps can be taken."""
+    if steps < 1 or batch < 1 or not rate > 0:
+        raise AllroundError(f"fit a router in {steps} steps of {batch} rows at the rate {rate}",
+                            "steps and rows must be at least 1, and the rate above 0", "give such numbers")  # fmt: skip
+
+
+def check_places(name: str, bank: ModuleBank) -> None:
+    """An error where rows of a pass are not apart, as in the packed sequences of language models."""
+    if "texts" in bank.encoder.gives:
+        raise AllroundError(
+            f"route by '{name}' on a language model",
+            "it takes the mean over the words of a row, and several rows stand in one sequence there",
+            "use a router such as arrow or classifier",
+        )
