@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from allround.tasks.task import Task
 FAST = {
     "classifier": {"steps": 20, "hidden": 8},
     "phatgoose": {"steps": 2},
+    "regressed_loss": {"rows": 4},
     "entropy_gate": {"steps": 2},
     "learned_gate": {"steps": 2},
 }
@@ -39,7 +40,6 @@ class Library:
     tasks: dict[str, Task]
     heads: dict[str, HeadState]
     members: list[Member]
-    made: dict[tuple[object, ...], Routed] = field(default_factory=dict)
 
     def routed(
         self,

@@ -137,7 +137,9 @@ def test_phatgoose_compares_what_is_normalised(library: Library, system: Routed)
 
     logits = normal(x.numpy()) @ normal(vectors.numpy()).T / np.sqrt(32)
     kept = np.where(logits >= np.sort(logits)[..., -2:-1], np.exp(logits), 0)
-    assert torch.allclose(router.gate(QUERY, x), torch.from_numpy(kept / kept.sum(-1, keepdims=True)), atol=1e-5)
+    assert torch.allclose(
+        router.gate(QUERY, x), torch.from_numpy(kept / kept.sum(-1, keepdims=True)).float(), atol=1e-5
+    )
 
 
 def test_phatgoose_learns_each_gate_on_its_own_rows(library: Library, system: Routed) -> None:
@@ -246,17 +248,17 @@ def entropy_of(system: Routed, router: Router, rows: RouteRows) -> float:
 
 def test_the_entropy_gate_lowers_the_entropy(library: Library, system: Routed) -> None:
     rows = {"mood": rows_of(system, library)["mood"]}
-    begun, fitted = (make_router("entropy_gate", {"steps": n, "rate": 0.01}) for n in (1, 15))
+    begun, fitted = (make_router("entropy_gate", {"steps": n, "rate": 0.01}) for n in (1, 6))
     for router in (begun, fitted):
         router.fit(system.bank, rows, 0)
-    assert entropy_of(system, fitted, rows["mood"]) < entropy_of(system, begun, rows["mood"]) - 0.01
+    assert entropy_of(system, fitted, rows["mood"]) < 0.5 * entropy_of(system, begun, rows["mood"])
 
 
 @pytest.mark.parametrize("per", ["row", "layer"])
 def test_learned_gates_lower_the_loss(per: str, library: Library, system: Routed) -> None:
     rows = {name: one for name, one in rows_of(system, library).items() if name in ("mood", "warmth")}
     losses = []
-    for steps, rate in ((1, 1e-9), (15, 0.05)):
+    for steps, rate in ((1, 1e-9), (6, 0.05)):
         router = make_router("learned_gate", {"per": per, "steps": steps, "rate": rate})
         router.fit(system.bank, rows, 0)
         total = 0.0

@@ -16,6 +16,7 @@ from allround.composition.modules.layer import LinearLayer
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.models.batch import Batch, Features, TaskLoss, taken
+from allround.models.encoder import Encoder
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
@@ -139,15 +140,17 @@ def make_router(name: str, values: Mapping[str, object] | None = None) -> Router
     return made
 
 
-def row_vectors(features: Features, count: int) -> Tensor:
-    """One vector for each of `count` rows: the mean over its words, where a row has one for each.
+def row_vectors(encoder: Encoder, features: Features, count: int) -> Tensor:
+    """One vector for each of `count` rows, of one length for all tasks: the mean over its words, where each has one.
 
-    >>> row_vectors(Features(torch.tensor([[1.0], [3.0], [5.0]]), (2, 1)), 2).tolist()
+    >>> from allround.models.encoders.small_image import SmallImage
+    >>> row_vectors(SmallImage(), Features(torch.tensor([[1.0], [3.0], [5.0]]), (2, 1)), 2).tolist()
     [[2.0], [5.0]]
     """
+    values = encoder.common(features.values)
     if not features.lengths:
-        return features.values
-    parts = features.values.split(list(features.lengths))
+        return values
+    parts = values.split(list(features.lengths))
     return torch.stack([p.mean(0) if len(p) else p.new_zeros(p.shape[-1]) for p in parts[:count]])
 
 
@@ -159,7 +162,7 @@ def base_vectors(bank: ModuleBank, rows: RouteRows, batch_size: int = 64) -> Ten
     bank.encoder.eval()
     found: list[Tensor] = [torch.empty(0)] * len(rows.prepared)
     for numbers, batch in batches(bank.encoder, rows.prepared, rows.definition, batch_size):
-        made = row_vectors(bank.encoder(batch), batch.size).float().cpu()
+        made = row_vectors(bank.encoder, bank.encoder(batch), batch.size).float().cpu()
         for number, vector in zip(numbers, made, strict=True):
             found[number] = vector
     return torch.stack(found)

@@ -186,6 +186,10 @@ class Encoder(nn.Module, ABC):
         """How much work a prepared row is; rows of like length are predicted together."""
         return 1
 
+    def common(self, values: Tensor) -> Tensor:
+        """What means the same for all tasks of vectors (n, features) that it gives, with one length for all."""
+        return values
+
     def cut(self, inputs: Sequence[Row], definition: Definition) -> int:
         """How many of these rows are too long, so that it reads their beginning alone."""
         return 0

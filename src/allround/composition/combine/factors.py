@@ -7,7 +7,7 @@ from allround.core.registry import method
 
 
 @method(source="(sum_e w_e B_e) (sum_e w_e A_e) x, the default of mttl (lora_merge_after=False); PEFT never does it")
-class FactorsApart(Combine):
+class Factors(Combine):
     """Averages A and B apart, which is NOT an average of the modules: B of one meets A of another.
 
     It costs a little less, and is here to be compared. Low-rank modules alone, whose ranks are filled up with zeros.

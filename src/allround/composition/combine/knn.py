@@ -25,7 +25,7 @@ from allround.tasks.kind import kind
     source="Zhang et al., EACL 2024, arXiv:2401.17092, section 3; kNN-LM: Khandelwal et al., ICLR 2020",
     paper="NNOSE: Nearest Neighbor Occupational Skill Extraction",
 )
-class NearestNeighbours(Combine):
+class Knn(Combine):
     """Answers as `outputs` does, with the probabilities share * q + (1 - share) * p: p are those of the task's head,
     and q the labels of the `k` nearest training rows (or words) of the task, by the softmax of -distance² /
     temperature. Vectors are the base's own, scaled to length 1. Tasks without labels are answered as by `outputs`.

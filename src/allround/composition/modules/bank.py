@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from allround.composition.modules.changes import Change, Changes
 from allround.composition.modules.layer import ModularLayer, layer_for
 from allround.core.errors import AllroundError
+from allround.models.batch import Batch
 from allround.models.encoder import Encoder
 from allround.models.pretrained import saved_names
 from allround.models.share.insert import replace_module
@@ -114,7 +115,7 @@ class ModuleBank:
         """Put the modules onto the encoder."""
         for layer, made in self.layers.items():
             replace_module(self.encoder.backbone, layer, made)
-        self._looking = self.encoder.backbone.register_forward_pre_hook(self._look, with_kwargs=True)
+        self._looking = self.encoder.register_forward_pre_hook(self._look)
 
     def remove(self) -> None:
         """Take the modules off the encoder, until they are attached again."""
@@ -123,6 +124,6 @@ class ModuleBank:
         if self._looking is not None:
             self._looking.remove()
 
-    def _look(self, network: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
-        mask = named.get("attention_mask")
-        self.words = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+    def _look(self, encoder: nn.Module, given: tuple[Batch, ...]) -> None:
+        mask = given[0].tensors.get("attention_mask")
+        self.words = mask.bool() if mask is not None and mask.dim() == 2 else None

@@ -59,7 +59,7 @@ class RegressedLoss(Router):
         weight, bias = ridge((found - center) / scale, measured)
         sizes = torch.tensor([float(bank.numbers(module)) for module in range(self.count)])
         self.tensors = {
-            "weight": (weight / scale).float(),
+            "weight": (weight / scale).float().contiguous(),
             "bias": (bias - weight @ (center / scale)).float(),
             "sizes": sizes / sizes.max().clamp_min(1),
         }

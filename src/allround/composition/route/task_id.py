@@ -36,7 +36,7 @@ class TaskId(Router):
 
     def restore(self, bank: ModuleBank, state: Mapping[str, Tensor]) -> None:
         self.count = len(bank)
-        taken_state(state, **dict.fromkeys(state, (1,)))
+        taken_state(state, **dict.fromkeys((name for name in state if name.startswith("task.")), (1,)))
         self.modules = {name.removeprefix("task."): int(number) for name, number in state.items()}
         if not all(0 <= number < self.count for number in self.modules.values()):
             raise ValueError("it names a module that is not there")

@@ -180,8 +180,9 @@ class Routed(System):
         found: list[Tensor] = [torch.empty(0)] * len(prepared)
         for numbers in by_length([self.model.size(row) for row in prepared], batch_size):
             batch = self.model.collate([prepared[n] for n in numbers], {task: range(len(numbers))})
-            features = row_vectors(self.model.features(batch.to(self.model.device)), len(numbers)).float()
-            seen = Seen(features, task if self.router.told else None)
+            features = self.model.features(batch.to(self.model.device))
+            vectors = row_vectors(self.model.encoder, features, len(numbers)).float()
+            seen = Seen(vectors, task if self.router.told else None)
             for number, one in zip(numbers, self.router.weights(seen), strict=True):
                 found[number] = one.cpu()
         return torch.stack(found)

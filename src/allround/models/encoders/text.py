@@ -83,6 +83,11 @@ class Text(Encoder):
             return self.dim + self.hidden
         return self.dim * (4 if definition.pair and self.pairs == "separate" else 1)
 
+    def common(self, values: Tensor) -> Tensor:
+        if values.shape[-1] == 4 * self.dim:  # of a pair: the mean of both texts
+            return (values[:, : self.dim] + values[:, self.dim : 2 * self.dim]) / 2
+        return values[:, : self.dim]
+
     def _reads_first_token(self, definition: Definition) -> bool:
         """Whether the features of a task hold the first token's."""
         apart = definition.pair and self.pairs == "separate"
