@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import statistics
 import subprocess
@@ -60,14 +61,17 @@ def main() -> None:
         size = sum(file.stat().st_size for file in (folder / "lib").rglob("*") if file.is_file())
         print(f"{size / options.modules:,.0f} bytes a module on disk, {library.card('module-0000').bytes:,} of weights")
         command = [sys.executable, "-m", "allround", "library", "list", str(folder / "lib")]
-        times = []
+        times, processor = [], []
         for _ in range(options.repeats):
-            started = time.perf_counter()
+            started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
             ran = subprocess.run(command, capture_output=True, text=True, check=True)
             times.append(time.perf_counter() - started)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            processor.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         lines = ran.stdout.splitlines()
-        print(f"listed in {statistics.median(times):.2f} s (median of {options.repeats}; {min(times):.2f} to "
-              f"{max(times):.2f}), {len(lines)} lines")  # fmt: skip
+        spread = f"{min(times):.2f} to {max(times):.2f}"
+        print(f"listed in {statistics.median(times):.2f} s (median of {options.repeats}; {spread}), "
+              f"{statistics.median(processor):.2f} s of the processor, {len(lines)} lines")  # fmt: skip
         print("\n".join(lines[:3]))
 
 

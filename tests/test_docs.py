@@ -224,7 +224,7 @@ def test_the_page_on_libraries_runs_from_top_to_bottom(tmp_path: Path) -> None:
     printed = run_page("libraries.md", tmp_path)
     assert "dropped loops-again: it is loops" in printed
     assert (tmp_path / "models" / "loops-alone" / "heads.safetensors").is_file()
-    assert (tmp_path / "adapters" / "parity" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "adapters" / "loops" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.slow

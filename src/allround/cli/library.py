@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,8 +89,7 @@ def library_add(
                 typer.echo(f"          {aside}{more} kept, not used: the base has no such tensor")
     if problems.errors:
         typer.echo(f"{len(added)} of {len(modules)} modules were added")
-    result = {"added": {name: asdict(card) for name, card in added.items()},
-              "refused": {error.asked: error.found for error in problems.errors}}  # fmt: skip
+    result = {"added": added, "refused": {error.asked: error.found for error in problems.errors}}
     if problems.errors:
         give(result)
     problems.check(f"add {len(modules)} modules to {library}")
@@ -114,7 +112,7 @@ def library_list(library: LibraryArgument) -> object:
     rows = [("module", "form", "rank", "numbers", "bytes", "tuned on", "most like")] if cards else []
     for name, card in cards.items():
         rows.append((name, card.form, card.rank_words, count(card.numbers), f"{card.bytes:,}", _tasks_text(card.tasks),
-                     _near_text(near.get(name))))  # fmt: skip
+                     _near_text(card, near.get(name))))  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(7)] if rows else []
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -126,10 +124,9 @@ def library_list(library: LibraryArgument) -> object:
     result = {
         "library": library,
         "base": opened.base,
-        "modules": {name: {**asdict(card), "nearest": asdict(one) if (one := near.get(name)) else None}
-                    for name, card in cards.items()},
+        "modules": {name: {"card": card, "nearest": near.get(name)} for name, card in cards.items()},
         "same": groups,
-    }  # fmt: skip
+    }
     if problems.errors:
         give(result)
     problems.check(f"read all modules of {library}")
@@ -157,7 +154,7 @@ def library_show(library: LibraryArgument, module: NameArgument) -> object:
         "holds": f"{percent(card.held)}% of the squared change of the model" if card.held is not None else "",
         "not used": ", ".join(map(printable, card.aside[:5])),
         "licence": printable(card.licence or ""),
-        "most like": _near_text(near),
+        "most like": _near_text(card, near),
     }
     for label, value in facts.items():
         if value:
@@ -165,7 +162,7 @@ def library_show(library: LibraryArgument, module: NameArgument) -> object:
     for name, task in card.tasks.items():
         rows = f", {task.rows:,} training rows" if task.rows is not None else ""
         typer.echo(f"{'task':<12} {_task_text(name, task)}{rows}")
-    return {"name": module, **asdict(card), "nearest": asdict(near) if near else None}
+    return {"name": module, "card": card, "nearest": near}
 
 
 @app.command("drop", epilog="Example: `allround library drop lib topic`")
@@ -259,9 +256,9 @@ def _form(card: Card) -> str:
     return f"{card.tensors} whole tensors"
 
 
-def _near_text(near: Nearest | None) -> str:
+def _near_text(card: Card, near: Nearest | None) -> str:
     if near is None:
-        return ""
+        return "" if card.norm else "it changes nothing"
     return f"{near.name} ({near.cosine:.2f}{', nearly the same' if near.near else ''})"
 
 
