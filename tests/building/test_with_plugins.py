@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, randn, tensor
 
 import allround
 from allround.building import Build, Options, build
+from allround.cli import main
 from allround.core.errors import AllroundError
 from allround.core.plugins import use_plugin
 from allround.core.progress import Progress
@@ -90,18 +92,31 @@ def _encoder(out: Path, system: str) -> Path:
     return next((pieces[-1] / "encoder").rglob("*.safetensors"))
 
 
-def command(*words: str | Path, code: int = 0) -> str:
-    program = [sys.executable, "-c", "from allround.cli import main; main()", *map(str, words)]
-    found = subprocess.run(program, capture_output=True, text=True)
-    assert found.returncode == code, found.stdout + found.stderr
-    return found.stdout + found.stderr
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command line in this process as the program does, and give what it says; it must end with this code."""
+    monkeypatch.setattr("allround.cli.stopping.heed_interruptions", lambda: None)
+
+    def run(*words: str | Path, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["allround", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = "".join(capsys.readouterr())
+        assert int(end.value.code or 0) == code, said
+        return said
+
+    return run
 
 
-def test_the_command_line_takes_plugins(plugin_files: dict[str, Path], tmp_path: Path) -> None:
-    listed = [word for file in plugin_files.values() for word in ("--plugin", file)]
+def test_the_command_line_takes_plugins(
+    plugin_files: dict[str, Path], command: Callable[..., str], tmp_path: Path
+) -> None:
+    listed = [str(word) for file in plugin_files.values() for word in ("--plugin", file)]
     words = command("methods", "list", *listed)
     assert all(f"  {name} " in words for name in plugin_files)
-    assert json.loads(command("methods", "show", "cubed", "--json", *listed))["family"] == "sample"
+    program = [sys.executable, "-m", "allround", "methods", "show", "cubed", "--json", *listed]
+    found = subprocess.run(program, capture_output=True, text=True)
+    assert json.loads(found.stdout)["family"] == "sample", found.stderr
 
 
 def _weights(folder: Path, value: Tensor) -> Path:
@@ -110,7 +125,7 @@ def _weights(folder: Path, value: Tensor) -> Path:
     return folder
 
 
-def test_a_merge_by_a_plugin(plugin_files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_merge_by_a_plugin(plugin_files: dict[str, Path], command: Callable[..., str], tmp_path: Path) -> None:
     base = _weights(tmp_path / "base", tensor([1.0, 2.0]))
     models = [_weights(tmp_path / f"m{i}", tensor([1.0 + i, 4.0])) for i in range(2)]
     file = plugin_files["halved"]
