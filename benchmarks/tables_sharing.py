@@ -1,7 +1,7 @@
 """What tasks on tables gain by sharing: schools, landmines and the census, beside boosted trees and linear models.
 
 python benchmarks/tables_sharing.py (school | landmine) [--seeds 0 1 2] [--systems NAME ...]
-python benchmarks/tables_sharing.py census [--rows 20000] [--seeds 0] [--systems NAME ...] [--rates 5e-4 1e-3 2e-3]
+python benchmarks/tables_sharing.py census [--seeds 0 1 2] [--systems NAME ...] [--rates 5e-4 1e-3 2e-3] [--rows N]
 
 All read ALLROUND_DATA. Of schools (139 tasks, error of exam scores) and landmines (29 tasks, AUROC, the mean over
 tasks), a fifth of the rows of each task is for validation and a fifth for test, drawn by the seed. Systems: `linear` (a
@@ -9,10 +9,11 @@ linear model for each task), `pooled` (boosted trees on all rows), `task_column`
 `rmtgb` (robust multi-task boosting), `network` (small_table tuned on all rows, with the task as a column). Prints a
 score for each seed, and the mean with half the width of a 95% interval over seeds where there are two or more.
 
-Of the census (three targets), so many rows are for training, and a tenth as many for validation; the test rows are
-30,000. Systems: `trees` (for each target), `specialists`, `hard`, any way to share (`mmoe:experts=4`), and `multitab`.
-Networks take the best of the rates on validation. Prints AUROC on test rows with a 95% interval of a bootstrap over
-rows, seconds of processor time and parameters.
+Of the census (three targets; all of its rows, unless --rows says fewer), a tenth of the training rows is for
+validation. Systems: `trees` (for each target), `specialists`, `hard`, `wide` (hard with as wide an encoder as makes up
+for the parameters that others add), any way to share (`mmoe`), whose modules are as large as --added says, and
+`multitab`. Networks take the best of the rates on validation, on fewer rows. Prints AUROC on test rows with a 95%
+interval of a bootstrap over rows, and of the mean over seeds, seconds of processor time and parameters.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata
+from scipy.stats import t as student
 
 from allround.core.registry import spelled
 from allround.models.base import open_encoder
@@ -43,6 +45,7 @@ from allround.tasks.kind import kind
 from allround.tasks.make import make_task
 from allround.tasks.task import Task
 from allround.training.settings import Settings
+from allround.training.share_size import fitted
 from allround.training.sharing import shared_by
 from allround.training.trainer import train
 
@@ -50,8 +53,7 @@ from allround.training.trainer import train
 TABLES = {"school": ("target_0", "regression"), "landmine": ("target_label", "classification")}
 SYSTEMS = ("linear", "pooled", "task_column", "rmtgb", "network")
 TARGETS = ("income_over_50k", "never_married", "college")
-CENSUS = ("trees", "specialists", "hard", "mmoe:experts=4", "ple:experts=2", "multitab")
-TEST_ROWS = 30_000
+CENSUS = ("trees", "specialists", "hard", "wide", "mmoe", "ple", "adatt", "cross_stitch", "dselect_k", "multitab")
 
 
 def folder(name: str) -> Path:
@@ -91,7 +93,7 @@ def scored(name: str, found: dict[str, np.ndarray], tasks: dict[str, Task]) -> f
     if name == "school":
         wanted = {n: np.asarray(kind("regression").decode(y, tasks[n].definition), float) for n, y in wanted.items()}
         return float(np.sqrt(np.mean(np.concatenate([found[n] - wanted[n] for n in tasks]) ** 2)))
-    return float(np.mean([roc_auc_score(wanted[n], found[n]) for n in tasks if 0 < wanted[n].mean() < 1]))
+    return float(np.mean([auroc(wanted[n], found[n]) for n in tasks if 0 < wanted[n].mean() < 1]))
 
 
 def run_tasks(name: str, seed: int, systems: Sequence[str]) -> dict[str, float]:
@@ -138,74 +140,118 @@ def run_tasks(name: str, seed: int, systems: Sequence[str]) -> dict[str, float]:
 # -- one table with three targets ----------------------------------------------------------------------------------
 
 
-def census(rows: int, seed: int) -> list[Task]:
-    frame = pandas.read_parquet(folder("census") / "train.parquet").sample(rows + rows // 10, random_state=seed)
-    held = pandas.read_parquet(folder("census") / "test.parquet").sample(TEST_ROWS, random_state=seed)
-    data = {"train": frame[:rows], "validation": frame[rows:], "test": held}
+def census(seed: int, rows: int | None) -> list[Task]:
+    """Nine tenths of the training rows for training, the others for validation; all test rows."""
+    frame = pandas.read_parquet(folder("census") / "train.parquet").sample(frac=1.0, random_state=seed)[:rows]
+    held = pandas.read_parquet(folder("census") / "test.parquet")
+    cut = int(0.9 * len(frame))
+    data = {"train": frame[:cut], "validation": frame[cut:], "test": held}
     inputs = [column for column in frame.columns if column not in TARGETS]
     return [make_task(n, kind="classification", inputs=inputs, target=n, data=data, table="census", metric="auroc")
             for n in TARGETS]  # fmt: skip
 
 
-def tuned(base: MultiTaskModel, tasks: list[Task], share: str, rates: Sequence[float], seed: int) -> MultiTaskModel:
-    """A model trained on tasks, at the best of the rates on validation."""
-    best: tuple[float, MultiTaskModel] | None = None
-    name, values = spelled("share", share)
-    for rate in rates:
+class Census:
+    """The systems of the comparison on the rows of one seed."""
+
+    def __init__(self, seed: int, rows: int | None, asked: argparse.Namespace) -> None:
+        self.tasks, self.seed, self.asked = census(seed, rows), seed, asked
+        self._bases: dict[str, MultiTaskModel] = {}
+
+    def base(self, name: str, settings: dict[str, object]) -> MultiTaskModel:
+        key = f"{name} {settings}"
+        if key not in self._bases:
+            made = MultiTaskModel(open_encoder(name, self.tasks, self.seed, settings), {})
+            for task in self.tasks:
+                some = task.limit({"train": 5000, "validation": 2000}, self.seed)
+                made.add_task(task.definition, fit_head(made.encoder, some).state)
+            self._bases[key] = made
+        return self._bases[key]
+
+    def train(self, name: str, tasks: list[Task], rate: float) -> tuple[MultiTaskModel, float]:
+        """A network trained at a rate, and its mean score on validation."""
+        table, settings, share, values = "small_table", {}, "hard", {}
+        if name == "multitab":
+            table = "multitab"
+        elif name == "wide":
+            settings = {"width": self.asked.wide}
+        elif name != "specialists":
+            share, values = spelled("share", name)
+        base = self.base(table, settings)
         model = MultiTaskModel(copy.deepcopy(base.encoder), {})
         for task in tasks:
             model.add_task(task.definition, base.head(task.name).stored())
-        settings = Settings(share=name, share_settings={**values, **({"rate": rate} if name != "hard" else {})},
-                            learning_rate=rate if name == "hard" else None, mix="all", epochs=4, batch_size=256,
-                            heads="tuned", device="cpu", precision="fp32")  # fmt: skip
-        model, settings = shared_by(model, settings, tasks, seed)
-        course = train(model, tasks, settings, seed=seed)
-        mean = max(float(np.mean(list(one["scores"].values()))) for one in course.evaluations)
-        if best is None or mean > best[0]:
-            best = mean, model
-    assert best is not None
-    return best[1]
+        if share != "hard":
+            definitions = [task.definition for task in tasks]
+            values = {**fitted(share, values, base.encoder, definitions, self.asked.added), "rate": rate}
+        chosen = Settings(share=share, share_settings=values, learning_rate=rate, mix="all",
+                          epochs=self.asked.epochs, batch_size=self.asked.batch_size, heads="tuned",
+                          device="cpu", precision="fp32")  # fmt: skip
+        model, chosen = shared_by(model, chosen, tasks, self.seed)
+        course = train(model, tasks, chosen, seed=self.seed)
+        return model, max(float(np.mean(list(one["scores"].values()))) for one in course.evaluations)
+
+    def system(self, name: str, rate: float) -> tuple[dict[str, System], int]:
+        """What answers each task, and how many numbers it stores."""
+        if name == "trees":
+            trees = Trees({task.name: fit_trees(task, seed=self.seed)[0] for task in self.tasks})
+            return {task.name: trees for task in self.tasks}, trees.cost().parameters_stored
+        if name == "specialists":
+            each = {task.name: self.train(name, [task], rate)[0] for task in self.tasks}
+            return dict(each), sum(one.cost().parameters_stored for one in each.values())
+        made = self.train(name, self.tasks, rate)[0]
+        return {task.name: made for task in self.tasks}, made.cost().parameters_stored
 
 
 def interval(wanted: np.ndarray, found: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """AUROC with a 95% interval of 200 bootstraps over rows."""
     rng = np.random.default_rng(seed)
     drawn = [rng.integers(0, len(wanted), len(wanted)) for _ in range(200)]
-    low, high = np.quantile([roc_auc_score(wanted[rows], found[rows]) for rows in drawn], [0.025, 0.975])
-    return float(roc_auc_score(wanted, found)), float(low), float(high)
+    low, high = np.quantile([auroc(wanted[rows], found[rows]) for rows in drawn], [0.025, 0.975])
+    return auroc(wanted, found), float(low), float(high)
 
 
-def run_census(rows: int, seed: int, systems: Sequence[str], rates: Sequence[float]) -> None:
-    tasks = census(rows, seed)
-    made: dict[str, MultiTaskModel] = {}
+def auroc(wanted: np.ndarray, found: np.ndarray) -> float:
+    ranks = rankdata(found)
+    positive = int(wanted.sum())
+    above = ranks[wanted == 1].sum() - positive * (positive + 1) / 2
+    return float(above / (positive * (len(wanted) - positive)))
 
-    def base(name: str) -> MultiTaskModel:
-        if name not in made:
-            made[name] = MultiTaskModel(open_encoder(name, tasks, seed, {}), {})
-            for task in tasks:
-                made[name].add_task(task.definition, fit_head(made[name].encoder, task).state)
-        return made[name]
 
-    for name in systems:
-        started = time.process_time()
-        of: dict[str, System]
-        if name == "trees":
-            trees = Trees({task.name: fit_trees(task, seed=seed)[0] for task in tasks})
-            of, size = {task.name: trees for task in tasks}, trees.cost().parameters_stored
-        elif name == "specialists":
-            each = {task.name: tuned(base("small_table"), [task], "hard", rates, seed) for task in tasks}
-            of, size = dict(each), sum(one.cost().parameters_stored for one in each.values())
-        else:
-            table, share = ("multitab", "hard") if name == "multitab" else ("small_table", name)
-            joint = tuned(base(table), tasks, share, rates, seed)
-            of, size = {task.name: joint for task in tasks}, joint.cost().parameters_stored
-        for task in tasks:
-            test = task.splits["test"]
-            said = outputs(of[task.name], task.name, test.inputs)
-            score, low, high = interval(np.asarray(test.targets), said, seed)
-            print(
-                f"census {rows} seed {seed} {name:16s} {task.name:16s} {score:.4f} [{low:.4f}, {high:.4f}]", flush=True
-            )
-        print(f"    {time.process_time() - started:.0f} s of processor time; {size:,} parameters", flush=True)
+def run_census(asked: argparse.Namespace) -> None:
+    names = asked.systems or CENSUS
+    rates: dict[str, float] = {}
+    few = Census(asked.seeds[0], asked.rate_rows, asked)
+    for name in names:
+        if name != "trees":
+            kept = {rate: few.train(name, few.tasks[:1] if name == "specialists" else few.tasks, rate)[1]
+                    for rate in asked.rates}  # fmt: skip
+            rates[name] = max(kept, key=kept.__getitem__)
+            tried = ", ".join(f"{rate:g} {score:.4f}" for rate, score in kept.items())
+            print(f"census {name:12s} rate {rates[name]:g} (validation, {asked.rate_rows:,} rows: {tried})", flush=True)
+    found: dict[tuple[str, str], list[float]] = {}
+    for seed in asked.seeds:
+        whole = Census(seed, asked.rows, asked)
+        for name in names:
+            started = time.process_time()
+            of, size = whole.system(name, rates.get(name, 0.0))
+            took = time.process_time() - started
+            for task in whole.tasks:
+                test = task.splits["test"]
+                said = outputs(of[task.name], task.name, test.inputs)
+                score, low, high = interval(np.asarray(test.targets), said, seed)
+                found.setdefault((name, task.name), []).append(score)
+                print(f"census seed {seed} {name:12s} {task.name:16s} {score:.4f} [{low:.4f}, {high:.4f}]", flush=True)
+            print(f"census seed {seed} {name:12s} {took:.0f} s of processor time; {size:,} parameters", flush=True)
+    for (name, task), scores in found.items():
+        half = f" +- {t_half(scores):.4f}" if len(scores) > 1 else ""
+        print(f"census {name:12s} {task:16s} {np.mean(scores):.4f}{half} over {len(scores)} seeds")
+
+
+def t_half(scores: Sequence[float]) -> float:
+    """Half the width of a 95% interval of the mean, by Student's t."""
+    values = np.asarray(scores)
+    return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def main() -> None:
@@ -213,17 +259,21 @@ def main() -> None:
     parser.add_argument("table", choices=[*TABLES, "census"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--systems", nargs="+")
-    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--rate-rows", type=int, default=40_000)
     parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
+    parser.add_argument("--added", type=int, default=150_000)
+    parser.add_argument("--wide", type=int, default=300)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=512)
     asked = parser.parse_args()
     if asked.table == "census":
-        for seed in asked.seeds:
-            run_census(asked.rows, seed, asked.systems or CENSUS, asked.rates)
+        run_census(asked)
         return
     every = [run_tasks(asked.table, seed, asked.systems or SYSTEMS) for seed in asked.seeds]
     for name in every[0]:
         scores = np.array([one[name] for one in every])
-        half = f" +- {1.96 * scores.std(ddof=1) / np.sqrt(len(scores)):.4f}" if len(scores) > 1 else ""
+        half = f" +- {t_half(scores.tolist()):.4f}" if len(scores) > 1 else ""
         print(f"{asked.table} {name:12s} {scores.mean():.4f}{half}")
 
 
