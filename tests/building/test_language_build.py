@@ -229,3 +229,28 @@ def test_predict_writes_texts_to_the_screen_and_into_files(made: Build, tmp_path
     assert CliRunner().invoke(app, [*files, "--prefix", "new_"]).exit_code == 0
     lines = list(map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines()))
     assert [one["new_prediction"] for one in lines] == wanted and [one["note"] for one in lines] == texts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2", "gpt_neox", "gpt2", "gemma"])
+def test_other_families_go_through_build_merge_and_predict(suite: Suite, family: str, tmp_path: Path) -> None:
+    """Llama and T5 are looked at more closely in test_language.py."""
+    base = save_model(tmp_path / "base", family)
+    settings = Settings(epochs=1, batch_size=8, precision="fp32", tune="lora")
+    options = Options(settings=settings, workers=1, methods=("average", "ties"), balance=(), trials=1, resamples=100,
+                      baselines=False)  # fmt: skip
+    built = build(suite, out=tmp_path / "run", base=base, options=options)
+    systems = set(built.scoreboard.cells)
+    assert {"base", "probe", "specialists", "joint", "average", "ties"} <= systems
+    pieces = tmp_path / "run" / "pieces"
+    specialists = [str(next(pieces.glob(f"specialist-{task}-*")) / "encoder") for task in ("topic", "sum")]
+    result = CliRunner().invoke(
+        app, ["merge", str(base), *specialists, "-m", "average", "-o", str(tmp_path / "merged")]
+    )
+    assert result.exit_code == 0, result.output
+    merged = load(built.best)
+    said = merged.predict("sum", ["3 + 4", "8 + 9"])
+    assert len(said) == 2 and all(isinstance(one, str) for one in said)
+    assert set(merged.predict("topic", ["parcel 3", "parcel 8"])) <= {"a", "b"}
+    alone = [merged.predict("sum", [text])[0] for text in ("3 + 4", "8 + 9")]
+    assert said == alone, "rows in one batch are answered as alone"

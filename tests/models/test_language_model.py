@@ -20,6 +20,7 @@ from allround.models.language.rows import TokenRow, make_tree
 from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
 from allround.tasks.make import make_task
 from allround.tasks.prompt import Demonstration, Prompt
 
@@ -293,3 +294,37 @@ def test_a_head_without_weights_is_scored_as_it_is(llama):
     held = task.splits["validation"]
     right = model.answers("topic", held.inputs).predictions == held.targets
     assert fitted.tried == {0.0: pytest.approx(right.mean())}
+
+
+def test_balanced_by_tokens_a_step_is_the_mean_over_all_answer_tokens(llama):
+    """The counts that `normalised:by=token` multiplies by are those of the answers' real tokens, so that a step of two
+    tasks is MFTCoder's mean over all tokens."""
+    from allround.training.balance.normalised import Normalised
+    from allround.training.balancing import Outline, StepView
+
+    note = replace(TOPIC, name="note", kind="text", labels=(), metric="exact_match",
+                   prompt=Prompt(("Note: {message}\nIn short:",), max_new_tokens=16))  # fmt: skip
+    answers = {"topic": np.array([1, 2, 0, 1]), "note": np.array(["lost", "late, again", "no", "nobody has seen it"],
+                                                                 dtype=object)}  # fmt: skip
+    model = MultiTaskModel(llama, {"topic": TOPIC, "note": note})
+    made = {}
+    with torch.inference_mode():
+        for task, targets in answers.items():
+            encoded = kind(model.definition(task).kind).encode(list(targets), note) if task == "note" else targets
+            batch = model.collate(model.prepare(task, ROWS, encoded), {task: range(4)}, {task: encoded})
+            made[task] = model.losses(batch)[task]
+    total, count = 0.0, 0
+    for row, (message,) in enumerate(ROWS):
+        for prompt, answer in (
+            (f"Message: {message}\nTopic:", CHOICES[answers["topic"][row]]),
+            (f"Note: {message}\nIn short:", answers["note"][row]),
+        ):
+            whole = prompt.startswith("Note")
+            total -= log_likelihood(llama, prompt, spoken(llama, answer), end=whole)
+            count += len(llama.tokenizer(spoken(llama, answer), add_special_tokens=False)["input_ids"]) + whole
+    losses = torch.tensor([float(made[task].mean) for task in answers], dtype=torch.float64)
+    terms = torch.tensor([made[task].count for task in answers], dtype=torch.float64)
+    assert int(terms.sum()) == count
+    seen = StepView(torch.arange(2), losses, torch.tensor([4.0, 4.0], dtype=torch.float64), terms)
+    weights = Normalised(Outline(("topic", "note"), (4, 4), (4, 4)), by="token").weigh(seen)
+    assert float((weights * losses).sum() / weights.sum()) == pytest.approx(total / count, abs=1e-4)
