@@ -1,0 +1,1 @@
+"""Choosing among the modules of a library: groups of modules that are alike, and modules for a new task."""

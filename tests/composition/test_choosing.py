@@ -1,0 +1,84 @@
+"""Groups of modules, and what they are merged into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from allround.checkpoints.weights import Weights
+from allround.composition.choosing.clusters import group_modules, merge_groups, write_adapter
+from allround.composition.choosing.likeness import cosines
+from allround.composition.modules.changes import Changes, LowRankChange
+from allround.composition.systems.routed import Member
+from allround.core.errors import AllroundError
+
+NAMES = ("a.weight", "b.weight")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base of two matrices, and five modules of two sorts: three near one direction, two near another."""
+    made = tmp_path_factory.mktemp("choosing")
+    (made / "base").mkdir()
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"a.weight": (5, 4), "b.weight": (3, 5)}
+    save_file({name: torch.randn(shape, generator=draw) for name, shape in shapes.items()},
+              made / "base" / "model.safetensors")  # fmt: skip
+
+    def factors(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.randn(2, columns, generator=draw), torch.randn(rows, 2, generator=draw)
+
+    sorts = [{name: factors(*shape) for name, shape in shapes.items()} for _ in range(2)]
+    turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    for number, sort in enumerate((0, 1, 0, 0, 1)):
+        changes = {}
+        for name, (down, up) in sorts[sort].items():
+            shake = 0.05 * torch.randn(up.shape, generator=draw)
+            # Module 2 has the same change in other factors; cosines must not see that.
+            changes[name] = LowRankChange(
+                *((turn @ down, (up + shake) @ turn.T) if number == 2 else (down, up + shake))
+            )
+        write_adapter(made / f"m{number}", changes)
+    return made
+
+
+def modules(folder: Path) -> list[Changes]:
+    return [Changes(Weights(folder / "base"), folder / f"m{number}") for number in range(5)]
+
+
+def test_cosines_are_those_of_the_whole_changes(folder: Path) -> None:
+    found = cosines(modules(folder))
+    whole = []
+    for module in modules(folder):
+        parts = [module.get(name).whole(module.base.get(name)).flatten() for name in NAMES]  # type: ignore[union-attr]
+        whole.append(torch.cat(parts).double())
+    wanted = torch.stack([torch.stack([torch.cosine_similarity(a, b, dim=0) for b in whole]) for a in whole])
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_modules_that_change_alike_come_into_one_group(folder: Path) -> None:
+    assert group_modules(modules(folder), 2) == [0, 1, 0, 0, 1]
+    assert group_modules(modules(folder), 5) == [0, 1, 2, 3, 4]
+    with pytest.raises(AllroundError, match="there cannot be so many"):
+        group_modules(modules(folder), 6)
+
+
+def test_a_group_is_merged_into_the_mean_of_its_changes(folder: Path, tmp_path: Path) -> None:
+    members = [Member(f"m{number}", folder / f"m{number}", (f"t{number}",)) for number in range(5)]
+    base = Weights(folder / "base")
+    first, second = merge_groups(base, members, [0, 1, 0, 0, 1], tmp_path / "exact")
+    assert first.tasks == ("t0", "t2", "t3") and second.tasks == ("t1", "t4")
+    for name in NAMES:
+        weight = base.get(name)
+        wanted = torch.stack([modules(folder)[n].get(name).whole(weight) for n in (0, 2, 3)]).mean(0)  # type: ignore[union-attr]
+        merged = Changes(base, first.folder).get(name)
+        assert isinstance(merged, LowRankChange) and merged.rank == 6
+        assert torch.allclose(merged.whole(weight), wanted, atol=1e-5)
+        u, s, vh = torch.linalg.svd(wanted)
+        small, _ = merge_groups(base, members, [0, 1, 0, 0, 1], tmp_path / f"cut-{name}", rank=1)
+        lesser = Changes(base, small.folder).get(name)
+        assert lesser is not None
+        assert torch.allclose(lesser.whole(weight), s[0] * u[:, :1] @ vh[:1], atol=1e-5), "the best of rank one"
