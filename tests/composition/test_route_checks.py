@@ -93,9 +93,7 @@ def numbers(found: Answers) -> np.ndarray:
 
 def weights(system: Routed, task: str, rows: list[Any]) -> Tensor:
     """The weights of the modules for rows; the mean over places and layers, where the router decides there."""
-    prepared = system.model.prepare(task, rows)
-    with torch.inference_mode():
-        return (system.weights_of if system.router.level == "row" else system._mean_gates)(task, prepared, 64)
+    return system.module_weights(task, rows)
 
 
 # -- the checks ----------------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def learning_time(
     for name, task in tasks.items():
         rows = {s: len(task.splits[s]) for s in FEWEST}
         used = min(learning.rows, rows[learning.split])
-        seen = learning.all_steps * min(learning.batch, used)
+        seen = learning.all_steps * min(learning.step_rows, used)
         once = seen * speed[name]["train"] + (used + rows["validation"]) * speed[name]["predict"]
         seconds += trials * once + (rows["validation"] + rows["test"]) * speed[name]["predict"]
     return seconds / workers

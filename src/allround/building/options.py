@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -25,15 +26,16 @@ class Constraints:
     """What the best single model must satisfy; all of it is judged on validation.
 
     worst: smallest retention that every task must have. keep: the same for single tasks. max_parameters: most
-    parameters that the model may store. single: one set of weights for all tasks; otherwise the specialists, baselines
-    and ensembles may be chosen too. guards: smallest share of the base's score that must be kept on each task whose
-    role is guard.
+    parameters that the model may store. single: one model for all tasks; otherwise the specialists, baselines and
+    ensembles may be chosen too. one_set: one set of weights for all rows, which routed systems have not. guards:
+    smallest share of the base's score that must be kept on each task whose role is guard.
     """
 
     worst: float | None = None
     keep: Mapping[str, float] = field(default_factory=dict)
     max_parameters: int | None = None
     single: bool = True
+    one_set: bool = False
     guards: float | None = None
 
     def __post_init__(self) -> None:
@@ -84,7 +86,8 @@ class Constraints:
 
     def words(self) -> str:
         """The constraints as a sentence, or nothing."""
-        parts = [f"every task retains at least {100 * self.worst:g}%"] if self.worst is not None else []
+        parts = ["one set of weights for all rows"] if self.one_set else []
+        parts += [f"every task retains at least {100 * self.worst:g}%"] if self.worst is not None else []
         parts += [f"{task} retains at least {100 * least:g}%" for task, least in self.keep.items()]
         if self.guards is not None:
             parts.append(f"every guard keeps at least {100 * self.guards:g}% of the base's score")
@@ -94,27 +97,79 @@ class Constraints:
 
 
 @dataclass(frozen=True)
+class RouterChoice:
+    """A routed system as it was asked for. merge: the merge that is its base, with what each specialist has beyond it
+    as a module (the way of Twin-Merging); None for the base that the specialists were tuned from."""
+
+    router: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    combine: str = "outputs"
+    combine_settings: Mapping[str, object] = field(default_factory=dict)
+    merge: str | None = None
+
+    @classmethod
+    def read(cls, text: str) -> RouterChoice:
+        """From `ROUTER[@MERGE][+COMBINATION]`, router and combination with settings behind a colon.
+
+        >>> choice = RouterChoice.read("arrow:top=2@ties+pick")
+        >>> choice.merge, choice.combine, choice.words
+        ('ties', 'pick', 'arrow:top=2@ties+pick')
+        """
+        first, _, combine = text.partition("+")
+        router, at, merge = first.partition("@")
+        name, settings = registry.spelled("route", router)
+        found, values = registry.spelled("combine", combine) if combine.strip() else ("outputs", {})
+        if at and merge.strip() not in registry.names("learn"):
+            registry.find("merge", merge.strip())
+        return cls(name, settings, found, values, merge.strip() if at else None)
+
+    @property
+    def words(self) -> str:
+        """As it is written."""
+        found = _spelled(self.router, self.settings)
+        found += "" if self.merge is None else f"@{self.merge}"
+        if self.combine != "outputs" or self.combine_settings:
+            found += f"+{_spelled(self.combine, self.combine_settings)}"
+        return found
+
+    @property
+    def system(self) -> str:
+        """What a build calls the system, also as the name of a folder.
+
+        >>> RouterChoice.read("arrow:top=2+pick").system
+        'routed-arrow-top=2-pick'
+        """
+        return "routed-" + re.sub(r"[^A-Za-z0-9._=-]+", "-", self.words).strip("-")
+
+
+def _spelled(name: str, values: Mapping[str, object]) -> str:
+    return name + (":" + ";".join(f"{key}={value}" for key, value in values.items()) if values else "")
+
+
+@dataclass(frozen=True)
 class Options:
     """How to build.
 
     seeds: how many, from `seed` on; with more than one all is built with each, and a budget is shared among them.
     folds: test every row once, in so many builds, and make the model in one more; 0 for none. methods: merge methods
-    and presets of learned merges; `None` for those that are worth trying. trials: most settings tried for each. joint:
-    whether to train the joint model. balance: further joint models, with a batch of every task in each step, by
-    balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying. share: further joint
-    models by ways to share, written alike, such as `mmoe:experts=4`. baselines: score what works without a network too:
-    a linear model for each task and, unless `trees` is false, boosted trees where all tasks are on tables. rmtgb:
-    robust trees that the tasks share too, where all read the same columns. reference: what retention is measured
-    against, one of `REFERENCES`. ensemble: try the mean of the answers of specialists, joint models and trees too.
-    sizes: make a `small_table` in a few sizes, and take the best on validation. head: the sort of all heads, see
-    `allround.methods("head")`; `None` is what the base would choose. specialists: models that are already tuned, by
-    task: folders or Hub ids of what allround, transformers, sentence-transformers, SetFit or PEFT saved. budget:
-    minutes, or `None`. workers: processes, `None` for one a core. ray: the address of a Ray cluster that does the work
-    (HOST:PORT, or `auto` for the one that this machine belongs to); its machines must share the run folder. calibrate:
-    how scores are corrected on validation: `temperature`, `isotonic` or `none`. coverage: the share of rows whose
-    target the sets of answers shall hold, such as 0.9; left out, there are no sets. track: names of trackers
-    (tensorboard, mlflow, wandb), which write into the folder `track` of the run. adapt: training rows of each held-out
-    task that base, joint model and the best single model are adapted to it on; `None` leaves that out.
+    and presets of learned merges; `None` for those that are worth trying. trials: most settings tried for each.
+    joint: whether to train the joint model. balance: further joint models, with a batch of every task in each step,
+    by balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying. share: further joint
+    models by ways to share, written alike, such as `mmoe:experts=4`. routers: systems of the base with a module of
+    each specialist and a router, as `ROUTER` or `ROUTER+COMBINATION` with settings written alike, such as
+    `classifier` or `arrow:top=2+pick`. baselines: score what works without a network too: a linear model for each
+    task and, unless `trees` is false, boosted trees where all tasks are on tables. rmtgb: robust trees that the tasks
+    share too, where all read the same columns. reference: what retention is measured against, one of `REFERENCES`.
+    ensemble: try the mean of the answers of specialists, joint models and trees too. sizes: make a `small_table` in a
+    few sizes, and take the best on validation. head: the sort of all heads, see `allround.methods("head")`; `None` is
+    what the base would choose. specialists: models that are already tuned, by task: folders or Hub ids of what
+    allround, transformers, sentence-transformers, SetFit or PEFT saved. budget: minutes, or `None`. workers:
+    processes, `None` for one a core. ray: the address of a Ray cluster that does the work (HOST:PORT, or `auto` for
+    the one that this machine belongs to); its machines must share the run folder. calibrate: how scores are corrected
+    on validation: `temperature`, `isotonic` or `none`. coverage: the share of rows whose target the sets of answers
+    shall hold, such as 0.9; left out, there are no sets. track: names of trackers (tensorboard, mlflow, wandb), which
+    write into the folder `track` of the run. adapt: training rows of each held-out task that base, joint model and
+    the best single model are adapted to it on; `None` leaves that out.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -132,6 +187,7 @@ class Options:
     sizes: bool = False
     balance: tuple[str, ...] | None = None
     share: tuple[str, ...] = ()
+    routers: tuple[str, ...] = ()
     head: str | None = None
     specialists: Mapping[str, str] = field(default_factory=dict)
     budget: float | None = None
@@ -152,6 +208,14 @@ class Options:
         for name in self.methods or ():
             if name not in registry.names("learn"):
                 registry.find("merge", name)
+        for choice in self.router_choices():
+            tried = [*self.chosen("merge"), *self.chosen("learn")]
+            if choice.merge is not None and choice.merge not in tried:
+                raise AllroundError(
+                    f"route by '{choice.words}'",
+                    f"the merge '{choice.merge}' is not among those that are tried",
+                    suggestion(choice.merge, tried),
+                )
         for joint in self.joints():
             if joint.name == TUNED:
                 raise AllroundError(
@@ -204,6 +268,10 @@ class Options:
         if names is None:
             names = tuple(entry.name for entry in registry.entries("balance") if entry.facts["build"])
         return [*map(read_joint, names), *map(read_share, self.share)]
+
+    def router_choices(self) -> list[RouterChoice]:
+        """The routed systems that are tried."""
+        return [RouterChoice.read(text) for text in self.routers]
 
     def learned(self, definitions: Iterable[Definition]) -> list[str]:
         """The presets of learned merges that are tried: by themselves none where a task is one of the

@@ -38,6 +38,7 @@ from allround.building.stages.report import (
     write_predictions,
     write_report,
 )
+from allround.building.stages.routed import routed_candidates, routing_facts
 from allround.building.stages.scoring import score
 from allround.building.stages.sizes import check_sizes, choose_size
 from allround.building.stages.tuning import joint_candidates, sharing_of, specialists_candidate, tune
@@ -283,6 +284,10 @@ def _build(
             validation |= validation_scores(shop, refitted, judged, device)
             candidates += [*merged, *refitted]
             trials = [trial for merge in (*fixed, *learned) for trial in merge.trials]
+            routed = routed_candidates(shop, start, specialists, [*fixed, *learned], options.router_choices(),
+                                       scope.every.folders, device)  # fmt: skip
+            validation |= validation_scores(shop, routed, judged, device)
+            candidates += routed
 
         every = [*candidates, *reference.candidates]
         choice = choose(shop, every, validation, judge, options.constraints, len(trials))
@@ -307,6 +312,6 @@ def _build(
     write_report(
         shop, f"{suite.name} on {base.name}", scope, precision, trials, choice, scored, check, size=base.chosen,
         prompts=[] if prompts is None else prompt_facts(prompts, tuned), prompt_scores=put,
-        sharing=sharing_of(tuned),
+        sharing=sharing_of(tuned), routing=routing_facts(shop, scope.every, candidates),
     )  # fmt: skip
     return Build(shop.out, shop.out / BEST, shop.out / REPORT, scored.board)

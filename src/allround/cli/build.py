@@ -116,6 +116,14 @@ def build(
         ),
     ] = None,
     share: ShareOption = None,
+    routers: Annotated[
+        str | None,
+        typer.Option(
+            help="Systems of the base with a module of each specialist and a router that picks for each row, with "
+            "commas between, such as classifier,arrow:top=2+pick: a router, and how the modules are combined "
+            "(`allround methods list --family route`, `--family combine`)."
+        ),
+    ] = None,
     head: Annotated[
         str | None,
         typer.Option(help="The sort of the heads, such as linear or mlp. Default: as the base has them."),
@@ -154,6 +162,10 @@ def build(
     any_system: Annotated[
         bool,
         typer.Option("--any-system", help="Let specialists, baselines and ensembles win too, not only single models."),
+    ] = False,
+    one_set: Annotated[
+        bool,
+        typer.Option("--one-set-of-weights", help="Let no routed system win, which gives each row weights of its own."),
     ] = False,
     calibrate: CalibrateOption = "temperature",
     coverage: Annotated[
@@ -197,6 +209,7 @@ def build(
         head=head,
         balance=None if balance is None else () if balance == "none" else tuple(methods_of(balance, "--balance")),
         share=tuple(methods_of(share, "--share")) if share is not None else (),
+        routers=tuple(methods_of(routers, "--routers")) if routers is not None else (),
         specialists=pairs_of(specialist, "--specialist", str),
         adapt=adapt,
         budget=budget,
@@ -209,8 +222,9 @@ def build(
             worst,
             pairs_of([one for one in keep or () if "=" in one], "--keep", float),
             max_parameters,
-            not any_system,
-            share_of([one for one in keep or () if "=" not in one], "--keep"),
+            single=not any_system,
+            one_set=one_set,
+            guards=share_of([one for one in keep or () if "=" not in one], "--keep"),
         ),
     )
     chosen: Suite | str = suite

@@ -160,6 +160,8 @@ def _line(made: Answered, place: int, *, alone: bool) -> str:
     """A row's answers in a line; those of several tasks are parted by tabs."""
     if made.notes[place] is not None and all(one.predictions[place] is None for one in made.tasks.values()):
         return f"no answer: {made.notes[place]}"
+    if made.found is not None and (told := made.found[place]) is not None and told.task is not None:
+        return f"{told.task} ({100 * told.confidence:.1f}%): {_answer(made.tasks[told.task], place)}"
     return "\t".join(("" if alone else f"{name}: ") + _answer(one, place) for name, one in made.tasks.items())
 
 

@@ -25,7 +25,10 @@ def predict(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="The task, or several, separated by commas. Default: all whose input columns are there."),
+        typer.Option(
+            help="The task, or several, separated by commas. Default: all whose input columns are there; of a routed "
+            "system the one that it finds for each row."
+        ),
     ] = None,
     input_file: Annotated[
         str | None,
@@ -70,7 +73,9 @@ def predict(
     from allround.cli.words import split
     from allround.models.prediction.answerer import Asking
 
-    asking = Asking(tuple(split(task, "--task")) or None, scores, top, strict, prefix, batch_size, sets)
+    asking = Asking(
+        tuple(split(task, "--task")) or None, scores, top, strict, prefix, batch_size, sets, find=task is None
+    )
     if output is not None:
         answer_file(model, inputs or [], input_file, format, output, asking, as_json=as_json, force=force)
     else:

@@ -69,7 +69,7 @@ class Combine:
         return lambda layer, values: self.weighed(weighing(layer, values))
 
 
-def make_combine(name: str, values: dict[str, object] | None = None) -> Combine:
+def make_combine(name: str, values: Mapping[str, object] | None = None) -> Combine:
     """A combination by its name, with its settings."""
     entry = registry.find("combine", name)
     made: Combine = entry.load()(**entry.resolve(values or {}))

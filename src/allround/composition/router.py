@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -19,7 +19,8 @@ from allround.models.batch import Batch, Features, TaskLoss, taken
 from allround.models.encoder import Encoder
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
-from allround.tasks.kind import Encoded
+from allround.tasks.kind import Encoded, kind
+from allround.tasks.prompt import Prompt
 from allround.tasks.values import Row
 
 
@@ -133,6 +134,19 @@ class Router(ABC):
         return sum(t.numel() for t in self.state().values())
 
 
+def read_plainly(encoder: Encoder, definition: Definition, rows: Sequence[Row]) -> tuple[Definition, list[Any]]:
+    """Rows prepared so that the encoder gives each a vector that says nothing of the task, and the task that reads them
+    so: without its instruction, and for language models with the inputs alone in place of its prompt."""
+    if kind(definition.kind).per_token:
+        return definition, encoder.prepare(rows, definition)
+    prompt = None
+    if "texts" in encoder.gives:
+        prompt = Prompt(("\n".join(f"{{{name}}}" for name in definition.inputs),), chat="no")
+    reading = replace(definition, kind="classification", metric="accuracy", labels=("0", "1"), center=0.0, scale=1.0,
+                      instruction=None, prompt=prompt, head="linear", weights=(), focal=0.0, harness="")  # fmt: skip
+    return reading, encoder.prepare(rows, reading)
+
+
 def make_router(name: str, values: Mapping[str, object] | None = None) -> Router:
     """A router by its name, with its settings, not fitted yet."""
     entry = registry.find("route", name)
@@ -160,8 +174,9 @@ def base_vectors(bank: ModuleBank, rows: RouteRows, batch_size: int = 64) -> Ten
     from allround.models.running import batches
 
     bank.encoder.eval()
-    found: list[Tensor] = [torch.empty(0)] * len(rows.prepared)
-    for numbers, batch in batches(bank.encoder, rows.prepared, rows.definition, batch_size):
+    reading, prepared = read_plainly(bank.encoder, rows.definition, rows.inputs)
+    found: list[Tensor] = [torch.empty(0)] * len(prepared)
+    for numbers, batch in batches(bank.encoder, prepared, reading, batch_size):
         made = row_vectors(bank.encoder, bank.encoder(batch), batch.size).float().cpu()
         for number, vector in zip(numbers, made, strict=True):
             found[number] = vector

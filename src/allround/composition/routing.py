@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from allround.composition.combining import make_combine
 from allround.composition.router import RouteRows, make_router
@@ -16,8 +17,10 @@ from allround.models.base import load_encoder
 from allround.models.batch import taken
 from allround.models.encoder import Encoder
 from allround.models.head import HeadState
+from allround.models.prediction.answerer import TaskFound
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.task import Task
+from allround.tasks.values import Row
 
 #: Training rows of each task that a router is fitted on, unless it is told otherwise.
 ROWS = 1000
@@ -70,3 +73,58 @@ def _rows(model: MultiTaskModel, task: Task, module: int | None, most: int, seed
     numbers = np.random.default_rng(seed_of(seed, "route", task.name)).permutation(len(split.inputs))[:most]
     kept = sorted(numbers.tolist())
     return RouteRows(model, task.name, module, [split.inputs[row] for row in kept], taken(split.targets, kept))
+
+
+def own_module_found(system: Routed, task: Task, split: str) -> NDArray[np.bool_] | None:
+    """For each row of a task, whether the largest weight goes to the task's own module; None where it has none, or
+    where the router is told."""
+    module = system.module_of.get(task.name)
+    inputs = task.splits[split].inputs
+    if module is None or system.router.told or not len(inputs):
+        return None
+    found = system.module_weights(task.name, inputs)
+    return np.asarray(found.argmax(1) == module)
+
+
+def fit_threshold(system: Routed, tasks: Mapping[str, Task], keep: float = 0.95) -> float:
+    """How certain a task must be for a row to be of one, so that this share of the validation rows keeps a task.
+
+    Sets the system's threshold. Each task counts alike, whatever its rows. Errors: a share outside 0 to 1; no task that
+    has a module.
+    """
+    if not 0 < keep <= 1:
+        raise AllroundError(f"keep a task for {keep} of the rows", "it is no share above 0 and up to 1",
+                            "give one such as 0.95")  # fmt: skip
+    sure, weight = [], []
+    for name in system.module_of:
+        rows = list(tasks[name].splits["validation"].inputs) if name in tasks else []
+        if rows:
+            sure += [one.confidence for one in _without_threshold(system, rows)]
+            weight += [1 / len(rows)] * len(rows)
+    if not sure:
+        raise AllroundError("fit a threshold", "no task of a module has validation rows", "give rows of the tasks")
+    order = np.argsort(sure)[::-1]
+    share = np.cumsum(np.asarray(weight)[order]) / np.sum(weight)
+    place = min(int(np.searchsorted(share, keep - 1e-9)), len(order) - 1)
+    # Less by a hair, so that a row that is computed in another batch is not lost by rounding.
+    system.threshold = float(np.asarray(sure)[order][place]) - 1e-5
+    return system.threshold
+
+
+def _without_threshold(system: Routed, rows: Sequence[Row]) -> list[TaskFound]:
+    before, system.threshold = system.threshold, None
+    try:
+        return system.find_tasks(rows)
+    finally:
+        system.threshold = before
+
+
+def sent_nowhere(system: Routed, rows: Sequence[Row]) -> float:
+    """The share of rows that are of no task: of rows out of scope their recall, of others what is lost.
+
+    Errors: no rows; a system without a threshold.
+    """
+    if system.threshold is None or not rows:
+        found = "there are no rows" if not rows else "the system has no threshold, so that every row is of a task"
+        raise AllroundError("count rows that are of no task", found, "give rows, and fit a threshold first")
+    return float(np.mean([one.task is None for one in system.find_tasks(rows)]))

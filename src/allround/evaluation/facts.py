@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from allround.core.schema import STRICT
 from allround.evaluation.errors import TaskErrors
 from allround.evaluation.prompt_scores import PromptScores
+from allround.evaluation.routing import RoutingFacts
 from allround.evaluation.sharing import SharingFacts
 
 
@@ -102,7 +103,7 @@ class ReportFacts(MachineFacts, total=False):
     commands, python: how to use the saved model. choices: what was tried on validation rows. precision: of matrix
     products in training. size: how that of the base was chosen. seconds_total: of the whole run. peak_memory: bytes.
     errors: of the best system, by task. prompts: as a language model read them. prompt_scores: of tasks with several.
-    sharing: of joint models that share by a plan.
+    sharing: of joint models that share by a plan. routing: of routed systems.
     """
 
     title: str
@@ -119,3 +120,4 @@ class ReportFacts(MachineFacts, total=False):
     prompts: Sequence[PromptFacts]
     prompt_scores: Sequence[PromptScores]
     sharing: Sequence[SharingFacts]
+    routing: Sequence[RoutingFacts]

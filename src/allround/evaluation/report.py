@@ -88,6 +88,7 @@ def html(board: Scoreboard, *, extra: ReportFacts | None = None) -> str:
         prompts=given.get("prompts"),
         prompt_scores=given.get("prompt_scores"),
         sharing=[(one, _uses_picture(one)) for one in given.get("sharing") or ()],
+        routing=given.get("routing"),
         calibration_head=calibration_head,
         calibration_rows=calibration_rows,
         calibration_legend=calibration_legend(board),

@@ -16,7 +16,7 @@ from typing import Any
 from allround.checkpoints.header import FLOATS, SIZES
 from allround.core.errors import AllroundError
 from allround.core.files import disk_errors, read_settings
-from allround.core.words import count, duration
+from allround.core.words import count, duration, size_text
 from allround.merging.blocks import block_length
 from allround.merging.folder import encoder_settings
 from allround.merging.named_base import named_base
@@ -120,8 +120,8 @@ def check_space(plan: Plan, out: Path) -> None:
     needed = plan.bytes + 50_000_000
     if free < needed:
         raise AllroundError(
-            f"write {size(plan.bytes)} of weights to {out}",
-            f"{size(free)} are free there",
+            f"write {size_text(plan.bytes)} of weights to {out}",
+            f"{size_text(free)} are free there",
             "free some space, choose another --out, or store less: --dtype bfloat16",
         )
 
@@ -225,10 +225,11 @@ def describe(plan: Plan, out: Path | None, threads: int) -> list[str]:
     taken = estimate(plan, threads)
     lines += [
         "",
-        f"output    {size(plan.bytes)} in {len(plan.shards)} file{'s' * (len(plan.shards) != 1)}"
+        f"output    {size_text(plan.bytes)} in {len(plan.shards)} file{'s' * (len(plan.shards) != 1)}"
         + (f", to {out}" if out else ""),
-        f"takes     about {duration(max(1, taken.seconds))}, {size(taken.memory)} of memory, with {threads} thread"
-        f"{'s' * (threads != 1)}; {size(taken.read)} to read, {passes_of(plan)} pass{'es' * (passes_of(plan) != 1)}",
+        f"takes     about {duration(max(1, taken.seconds))}, {size_text(taken.memory)} of memory, with {threads} thread"
+        f"{'s' * (threads != 1)}; {size_text(taken.read)} to read, {passes_of(plan)} "
+        f"pass{'es' * (passes_of(plan) != 1)}",
     ]
     lines += [f"note      {note}" for note in [*plan.notes, *compare_files(plan)]]
     return lines
@@ -241,15 +242,3 @@ def _about(source: Any) -> str:
 
 def _values(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in values.items())
-
-
-def size(number: float) -> str:
-    """Bytes in words.
-
-    >>> size(1_400_000_000)
-    '1.4 GB'
-    """
-    for limit, word in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= limit:
-            return f"{number / limit:.1f} {word}"
-    return f"{number:.0f} bytes"

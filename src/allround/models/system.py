@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from allround.models.batch import Answers
     from allround.models.cost import Cost
+    from allround.models.prediction.answerer import TaskFound
 
 #: Rows that are read before the first of them are answered, so that rows of like length can go together.
 WINDOW = 8192
@@ -116,6 +117,20 @@ class System(Predicts, ABC):
                 f"name one of: {', '.join(self.definitions)}",
             )
         return next(iter(self.definitions))
+
+    @property
+    def finds_tasks(self) -> bool:
+        """Whether it can tell which task a row is of."""
+        return False
+
+    def find_tasks(self, rows: Sequence[Row], tasks: Sequence[str] | None = None) -> list[TaskFound]:
+        """Which task each row is of, for a system that can tell. tasks: those that come into question; by default all
+        that read so many columns. Errors: a system that cannot tell."""
+        raise AllroundError(
+            "find the task of a row",
+            f"the {self.noun} cannot tell which task is meant",
+            f"name one of: {', '.join(self.definitions)}",
+        )
 
     @property
     def noun(self) -> str:

@@ -15,6 +15,9 @@ from allround.core.words import percent
 #: Roles of systems that are not single models, and are named where they do better.
 BEYOND = ("baseline", "trees", "ensemble")
 
+#: The role of systems that give each row weights of its own.
+ROUTED = "routed"
+
 #: Validation scores by candidate and by task.
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -47,7 +50,8 @@ def choose(
     tried: int,
 ) -> Choice:
     """Choose the best single model. tried: settings of merges that were compared on the way, for the words."""
-    single = {c.name: c for c in candidates if c.single or not constraints.single}
+    allowed = [c for c in candidates if not (constraints.one_set and c.role == ROUTED)]
+    single = {c.name: c for c in allowed if c.single or not constraints.single}
     best, words = judge.choose(
         {name: validation[name] for name in single},
         {name: c.cost().parameters_stored for name, c in single.items()},

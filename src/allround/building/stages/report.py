@@ -29,6 +29,7 @@ from allround.evaluation.facts import PromptFacts, ReportFacts
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.prompt_scores import PromptScores
 from allround.evaluation.report import html
+from allround.evaluation.routing import RoutingFacts
 from allround.evaluation.scoreboard import FILES, Scoreboard
 from allround.evaluation.sharing import SharingFacts
 from allround.tasks.suite import Suite
@@ -84,12 +85,13 @@ def write_report(
     shop: Workshop, title: str, scope: Scope, precision: Precision, trials: Sequence[Trial], choice: Choice,
     scored: Scored, check: DataCheck, *, size: str | None = None, prompts: Sequence[PromptFacts] = (),
     prompt_scores: Sequence[PromptScores] = (), sharing: Sequence[SharingFacts] = (),
+    routing: Sequence[RoutingFacts] = (),
 ) -> None:  # fmt: skip
     """Write the chosen model, the scoreboard and the report, and what the report can be made from again.
 
     trials: settings of merges that were compared. check: of the data of all tasks. size: how that of the base was
     chosen, in words. prompts: as a language model read them. prompt_scores: of tasks that have several. sharing: of
-    joint models that share by a plan.
+    joint models that share by a plan. routing: of routed systems.
     """
     out, board, tasks = shop.out, scored.board, scope.every.tasks
     save_best(out / BEST, choice.best, board, scored.calibrations, force=shop.force)
@@ -116,6 +118,7 @@ def write_report(
     plain |= {"prompts": [asdict(one) for one in prompts]} if prompts else {}
     plain |= {"prompt_scores": [asdict(one) for one in prompt_scores]} if prompt_scores else {}
     plain |= {"sharing": [asdict(one) for one in sharing]} if sharing else {}
+    plain |= {"routing": [asdict(one) for one in routing]} if routing else {}
     write_report_files(out, board, dict(extra) | plain, force=shop.force)
     shop.progress.note(FINISHED)
 

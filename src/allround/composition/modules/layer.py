@@ -209,15 +209,20 @@ class EmbeddingLayer(ModularLayer):
 
 
 class NormLayer(ModularLayer):
-    """Layer normalisation, whose scale and shift change."""
+    """Normalisation of layers or of groups of channels, whose scale and shift change."""
 
     def change(self, module: int, values: Tensor, found: Tensor) -> Tensor | None:
-        layer = cast(nn.LayerNorm, self.base)
+        layer = self.base
         scale, shift = self.whole(module, "weight"), self.whole(module, "bias")
         if scale is None and shift is None:
             return None
         made = torch.zeros_like(found)
-        if scale is not None:
+        if isinstance(layer, nn.GroupNorm):  # channels are the second dimension
+            scale, shift = (None if t is None else t.view(-1, *[1] * (found.dim() - 2)) for t in (scale, shift))
+            if scale is not None:
+                made = F.group_norm(values, layer.num_groups, None, None, layer.eps) * scale
+        elif scale is not None:
+            layer = cast(nn.LayerNorm, layer)
             made = F.layer_norm(values, layer.normalized_shape, None, None, layer.eps) * scale
         return made if shift is None else made + shift
 
@@ -235,7 +240,7 @@ def layer_for(layer: nn.Module) -> type[ModularLayer] | None:
         return ConvolutionLayer
     if isinstance(layer, nn.Embedding) and layer.max_norm is None:
         return EmbeddingLayer
-    if isinstance(layer, nn.LayerNorm):
+    if isinstance(layer, nn.LayerNorm | nn.GroupNorm):
         return NormLayer
     if type(layer).__name__ == "Conv1D" and getattr(layer, "nf", None) is not None:  # of transformers
         return FlippedLayer

@@ -74,7 +74,7 @@ def _direction(change: Change | None, flipped: bool) -> Tensor | None:
         if change.factor is not None and not flipped:
             up = change.factor[:, None] * up
         _, _, vh = torch.linalg.svd(up @ r.T, full_matrices=False)
-        return q @ vh[0]
+        return torch.as_tensor(q @ vh[0])
     values = change.values.T if flipped else change.values
     _, _, vh = torch.linalg.svd(values, full_matrices=False)
     return torch.as_tensor(vh[0])

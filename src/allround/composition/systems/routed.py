@@ -16,7 +16,7 @@ from allround.composition.combining import Combine, make_combine
 from allround.composition.modules.bank import Gate, ModuleBank
 from allround.composition.modules.changes import Changes
 from allround.composition.modules.layer import EmbeddingLayer
-from allround.composition.router import Router, Seen, make_router, row_vectors
+from allround.composition.router import Router, Seen, make_router, read_plainly, row_vectors
 from allround.core.errors import AllroundError
 from allround.core.files import check_name
 from allround.core.registry import method
@@ -28,7 +28,8 @@ from allround.models.encoder import Encoder
 from allround.models.head import NotFinite
 from allround.models.head_files import HEADS, read_heads, write_heads
 from allround.models.model import parameters_of
-from allround.models.running import by_length, not_finite
+from allround.models.prediction.answerer import TaskFound
+from allround.models.running import batches, by_length, not_finite
 from allround.models.system import System, check_rows, windows
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
@@ -47,16 +48,6 @@ class Member:
     name: str
     folder: Path
     tasks: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Routing:
-    """Where a row was sent. task: None where the system abstains. shares: of each task that the row may belong to, in
-    the order of the system's tasks."""
-
-    task: str | None
-    confidence: float
-    shares: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -126,25 +117,22 @@ class Routed(System):
         self.definition(task)
         for some in windows(rows):
             check_rows(self.definition(task), some)
-            prepared = self.model.prepare(task, some)
-            yield self.answer_prepared(task, prepared, batch_size=batch_size, scores=scores)
+            yield self._answered(task, some, batch_size, scores)
 
     @torch.inference_mode()
-    def answer_prepared(
-        self, task: str, prepared: Sequence[Any], *, batch_size: int = 64, scores: bool = False
-    ) -> Answers:
-        """The answers to rows that are prepared for the base."""
+    def _answered(self, task: str, rows: Sequence[Row], batch_size: int, scores: bool) -> Answers:
         self.model.eval()
-        weights = self.weights_of(task, prepared, batch_size) if self.router.level == "row" else None
+        prepared = self.model.prepare(task, rows)
+        weights = self.row_weights(task, rows, batch_size) if self.router.level == "row" else None
         found: list[Answers] = []
         order: list[int] = []
         odd: list[int] = []
         for numbers in self._batches(prepared, weights, batch_size):
             batch = self.model.collate([prepared[n] for n in numbers], {task: range(len(numbers))})
             batch = batch.to(self.model.device)
-            weighing: Tensor | Gate = self.router.gate if weights is None else weights[numbers].to(self.model.device)
-            if weights is not None and self._packed:
-                weighing = weighing[:1]  # type: ignore[index]
+            weighing: Tensor | Gate = self.router.gate
+            if weights is not None:
+                weighing = weights[numbers[:1] if self._packed else numbers].to(self.model.device)
             order += numbers
             try:
                 wanted = self.wants_scores(task, scores)
@@ -152,7 +140,7 @@ class Routed(System):
             except NotFinite as error:
                 odd += [numbers[row] for row in error.rows]
         if odd:
-            raise not_finite(self.model.encoder, self.definition(task), sorted(odd), len(prepared))
+            raise not_finite(self.model.encoder, self.definition(task), sorted(odd), len(rows))
         places = sorted(range(len(order)), key=order.__getitem__)
         return self.finished(task, Answers.join(found).take(places), scores)
 
@@ -173,16 +161,24 @@ class Routed(System):
         for some in by_length(sizes, batch_size):
             yield sorted(some, key=lambda row: (best[row], row))
 
+    def module_weights(self, task: str, rows: Sequence[Row], batch_size: int = 64) -> Tensor:
+        """How much each module has to say about rows, (n, modules): the weights of a router of rows, or the mean of a
+        gate's over all layers and places. task: says which columns the rows are, and, of a gate, how they are read."""
+        self.model.eval()
+        if self.router.level == "row":
+            return self.row_weights(task, rows, batch_size)
+        return self._mean_gates(task, rows, batch_size)
+
     @torch.inference_mode()
-    def weights_of(self, task: str, prepared: Sequence[Any], batch_size: int = 64) -> Tensor:
-        """The weights of the modules for rows, (n, modules), of a router that decides once for a row. task: says how
-        the rows were prepared, and nothing else."""
-        found: list[Tensor] = [torch.empty(0)] * len(prepared)
-        for numbers in by_length([self.model.size(row) for row in prepared], batch_size):
-            batch = self.model.collate([prepared[n] for n in numbers], {task: range(len(numbers))})
-            features = self.model.features(batch.to(self.model.device))
-            vectors = row_vectors(self.model.encoder, features, len(numbers)).float()
-            seen = Seen(vectors, task if self.router.told else None)
+    def row_weights(self, task: str, rows: Sequence[Row], batch_size: int = 64) -> Tensor:
+        """The weights of the modules for rows, (n, modules), of a router that decides once for a row. task: says which
+        columns the rows are, and nothing else, unless the router is told."""
+        encoder = self.model.encoder
+        reading, prepared = read_plainly(encoder, self.definition(task), rows)
+        found: list[Tensor] = [torch.empty(0)] * len(rows)
+        for numbers, batch in batches(encoder, prepared, reading, batch_size):
+            features = row_vectors(encoder, encoder(batch), len(numbers)).float()
+            seen = Seen(features, task if self.router.told else None)
             for number, one in zip(numbers, self.router.weights(seen), strict=True):
                 found[number] = one.cpu()
         return torch.stack(found)
@@ -199,22 +195,22 @@ class Routed(System):
             and all(modality_of(definition).fits(value) for value in row)
         ]
 
+    @property
+    def finds_tasks(self) -> bool:
+        return not self.router.told
+
     @torch.inference_mode()
-    def route(self, rows: Sequence[Row], *, batch_size: int = 64) -> list[Routing]:
+    def find_tasks(self, rows: Sequence[Row], tasks: Sequence[str] | None = None) -> list[TaskFound]:
         """Which task each row is of, by the shares that the router gives the modules of the tasks.
 
-        Errors: a row that no task reads.
+        Errors: a row that no task reads; a router that is told the task.
         """
-        if self.router.told:
-            raise AllroundError(
-                "find the task of a row",
-                f"the router '{self.router.name}' is told the task of each row",
-                f"name one of: {', '.join(self.definitions)}",
-            )
+        if not self.finds_tasks:
+            return super().find_tasks(rows, tasks)
         self.model.eval()
         together: dict[tuple[str, ...], list[int]] = {}
         for number, row in enumerate(rows):
-            names = tuple(self.candidates(row))
+            names = tuple(name for name in self.candidates(row) if tasks is None or name in tasks)
             if not names:
                 raise AllroundError(
                     "find the task of a row",
@@ -222,30 +218,29 @@ class Routed(System):
                     f"give what one of them reads: {', '.join(self.definitions)}",
                 )
             together.setdefault(names, []).append(number)
-        found: dict[int, Routing] = {}
+        found: dict[int, TaskFound] = {}
         for names, numbers in together.items():
-            prepared = self.model.prepare(names[0], [rows[number] for number in numbers])
-            shares = self._shares(names, prepared, batch_size)
-            for number, share in zip(numbers, shares.tolist(), strict=True):
+            shared = self._shares(names, [rows[number] for number in numbers])
+            for number, share in zip(numbers, shared.tolist(), strict=True):
                 best = max(range(len(names)), key=share.__getitem__)
                 sure = self.threshold is None or share[best] >= self.threshold
-                shared = dict(zip(names, share, strict=True))
-                found[number] = Routing(names[best] if sure else None, share[best], shared)
+                shares = dict(zip(names, share, strict=True))
+                found[number] = TaskFound(names[best] if sure else None, share[best], shares)
         return [found[number] for number in range(len(rows))]
 
-    def _shares(self, names: Sequence[str], prepared: Sequence[Any], batch_size: int) -> Tensor:
+    def _shares(self, names: Sequence[str], rows: Sequence[Row]) -> Tensor:
         """How much of the routing of rows goes to each of some tasks, (n, tasks), each row's summing to one."""
-        if self.router.level == "row":
-            weights = self.weights_of(names[0], prepared, batch_size)
-        else:
-            weights = self._mean_gates(names[0], prepared, batch_size)
+        weights = self.module_weights(names[0], rows)
         own = weights[:, [self.module_of[name] for name in names]].clamp_min(0)
         return own / own.sum(1, keepdim=True).clamp_min(1e-12)
 
-    def _mean_gates(self, task: str, prepared: Sequence[Any], batch_size: int) -> Tensor:
+    @torch.inference_mode()
+    def _mean_gates(self, task: str, rows: Sequence[Row], batch_size: int) -> Tensor:
         """The mean weights over all layers and places, of a router that decides there."""
+        prepared = self.model.prepare(task, rows)
         found: list[Tensor] = [torch.empty(0)] * len(prepared)
-        for numbers in by_length([self.model.size(row) for row in prepared], batch_size):
+        alone = 1 if self._packed else batch_size  # rows in one sequence could not be told apart
+        for numbers in by_length([self.model.size(row) for row in prepared], alone):
             batch = self.model.collate([prepared[n] for n in numbers], {task: range(len(numbers))})
             seen: list[Tensor] = []
 
@@ -291,12 +286,7 @@ class Routed(System):
         write_heads(folder / HEADS, {name: self.model.head(name).stored() for name in self.definitions})
         for member in self.members:
             shutil.copytree(member.folder, folder / MODULES / member.name)
-        for part, file in ((self.router, ROUTER), (self.combine, COMBINE)):
-            state = {name: tensor.contiguous() for name, tensor in part.state().items()}
-            if state:
-                from safetensors.torch import save_file
-
-                save_file(state, folder / file, {"format": "pt"})
+        self.write_states(folder)
         about = {
             "modules": {member.name: list(member.tasks) for member in self.members},
             "router": self.router.name,
@@ -305,6 +295,15 @@ class Routed(System):
             "threshold": self.threshold,
         }
         self.write_manifest(folder, routed=about)
+
+    def write_states(self, folder: Path) -> None:
+        """Write what the router and the combination have learned, where they have."""
+        from safetensors.torch import save_file
+
+        for part, file in ((self.router, ROUTER), (self.combine, COMBINE)):
+            state = {name: tensor.cpu().contiguous() for name, tensor in part.state().items()}
+            if state:
+                save_file(state, folder / file, {"format": "pt"})
 
     @classmethod
     def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> Routed:
@@ -324,15 +323,20 @@ class Routed(System):
         members = [Member(n, folder / MODULES / n, tuple(tasks)) for n, tasks in about.modules.items()]
         bank = bank_of(model.encoder, members, folder / "encoder")
         for part, file in ((router, ROUTER), (combine, COMBINE)):
-            state = Weights(folder / file) if (folder / file).is_file() else None
             try:
-                part.restore(bank, {} if state is None else {name: state.get(name) for name in state})
+                part.restore(bank, read_state(folder / file))
             except ValueError as error:
                 raise AllroundError(asked, f"{file} is damaged: {error}", "copy the folder again, whole") from error
         made = cls(model, members, router, combine, bank, router_settings=about.router_settings,
                    combine_settings=about.combine_settings, threshold=about.threshold)  # fmt: skip
         made.facts = {name: value for name, value in facts.items() if name != "routed"}
         return made
+
+
+def read_state(file: Path) -> dict[str, Tensor]:
+    """What a router has learned; nothing where there is no file, since some learn nothing."""
+    weights = Weights(file) if file.is_file() else None
+    return {} if weights is None else {name: weights.get(name) for name in weights}
 
 
 def bank_of(encoder: Encoder, members: Sequence[Member], base: Path, *, keep: int | None = None) -> ModuleBank:

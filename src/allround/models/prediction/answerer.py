@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,10 +13,25 @@ from allround.tasks.definition import Definition
 from allround.tasks.values import Row
 
 
+@dataclass(frozen=True)
+class TaskFound:
+    """Which task a row is of, for a system that can tell. task: None where it is too uncertain. shares: of each task
+    that the row may be of; they sum to one."""
+
+    task: str | None
+    confidence: float
+    shares: Mapping[str, float]
+
+
 class Answerer(Protocol):
     """The part of a system that prediction uses."""
 
     definitions: dict[str, Definition]
+
+    @property
+    def finds_tasks(self) -> bool: ...
+
+    def find_tasks(self, rows: Sequence[Row], tasks: Sequence[str] | None = None) -> list[TaskFound]: ...
 
     def definition(self, task: str) -> Definition: ...
 
@@ -33,7 +48,8 @@ class Asking:
 
     tasks: None for all whose columns are there. scores: the probability of each label too. top: only of the most
     probable ones. strict: an empty or broken cell is an error. prefix: what the names of new columns begin with. sets:
-    the labels, or the interval, that hold the right answer as often as was asked for when the system was made.
+    the labels, or the interval, that hold the right answer as often as was asked for when the system was made. find: a
+    system that can tell which task a row is of answers that one alone.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -43,6 +59,7 @@ class Asking:
     prefix: str = ""
     batch_size: int = 64
     sets: bool = False
+    find: bool = False
 
     def __post_init__(self) -> None:
         if self.top is not None and self.top < 1:

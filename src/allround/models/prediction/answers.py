@@ -11,13 +11,13 @@ from allround.core.errors import AllroundError
 from allround.core.words import plural
 from allround.models.batch import Answers
 from allround.models.calibration import sets_of
-from allround.models.prediction.answerer import Answerer, Asking
+from allround.models.prediction.answerer import Answerer, Asking, TaskFound
 from allround.models.prediction.cells import Inputs, read_inputs
 from allround.tasks.choices import in_words, labels_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.sources.stream import Window
-from allround.tasks.values import Target
+from allround.tasks.values import Row, Target
 
 #: The probabilities of labels, the most probable first; for tasks per word one for each word.
 Ranked = dict[str, float] | list[dict[str, float]]
@@ -44,11 +44,13 @@ class TaskAnswers:
 
 @dataclass
 class Answered:
-    """A window with its answers. notes: why a row has no answer, or what in it is unlike the training rows."""
+    """A window with its answers. notes: why a row has no answer, or what in it is unlike the training rows. found:
+    which task each row is of, where the system was asked to tell; only that task's answer is given then."""
 
     window: Window
     tasks: dict[str, TaskAnswers]
     notes: list[str | None]
+    found: list[TaskFound | None] | None = None
 
 
 @dataclass
@@ -142,12 +144,16 @@ def _answered(
     reasons: dict[int, dict[str, list[str]]] = {}
     empty: set[int] = set()
     lacking: set[int] = set()
+    told = TasksTold(len(window)) if asking.find and system.finds_tasks and len(tasks) > 1 else None
     for alike in together.values():
         read = read_inputs(system.definition(alike[0]), window)
         if asking.strict:
             _check_whole(read, window, alike, source)
-        made = _of_tasks(system, alike, read, asking)
-        found.update({task: _spread(system, task, made.get(task), read, window, asking) for task in alike})
+        if told is not None:
+            told.read(alike, read)
+        else:
+            made = _of_tasks(system, alike, read, asking)
+            found.update({task: _spread(system, task, made.get(task), read, window, asking) for task in alike})
         empty.update(read.empty)
         lacking.update(read.empty, read.broken)
         for place, reason in {
@@ -156,6 +162,14 @@ def _answered(
             **{p: "; ".join(odd) for p, odd in read.odd.items()},
         }.items():
             reasons.setdefault(place, {}).setdefault(reason, []).extend(alike)
+    if told is not None:
+        for task, read in told.decide(system).items():
+            made = _of_tasks(system, [task], read, asking)
+            found[task] = _spread(system, task, made.get(task), read, window, asking)
+        # What a row lacks for other tasks than its own is nobody's concern.
+        known = {place for place, one in enumerate(told.found) if one is not None}
+        reasons = {place: why for place, why in reasons.items() if place not in known}
+        empty, lacking = empty - known, lacking - known
     notes: list[str | None] = [None] * len(window)
     for place, by_reason in sorted(reasons.items()):
         some = any(len(named) < len(tasks) for named in by_reason.values())
@@ -168,7 +182,45 @@ def _answered(
     counts.empty += len(empty)
     counts.broken += len(lacking - empty)
     counts.odd += len(reasons.keys() - lacking)
-    return Answered(window, {task: found[task] for task in tasks}, notes)
+    if told is not None:
+        for place, one in enumerate(told.found):
+            if one is not None and one.task is None:
+                notes[place] = f"of no task that is known ({_most_likely(one)})"
+    return Answered(window, {task: found[task] for task in tasks}, notes, None if told is None else told.found)
+
+
+def _most_likely(found: TaskFound) -> str:
+    return f"most likely {max(found.shares, key=lambda name: found.shares[name])}, {100 * found.confidence:.1f}%"
+
+
+class TasksTold:
+    """Which task each row of a window is of, by a system that can tell."""
+
+    def __init__(self, rows: int) -> None:
+        self.found: list[TaskFound | None] = [None] * rows
+        self._read: list[tuple[list[str], Inputs]] = []
+
+    def read(self, tasks: list[str], read: Inputs) -> None:
+        """Rows as some tasks read them."""
+        self._read.append((tasks, read))
+
+    def decide(self, system: Answerer) -> dict[str, Inputs]:
+        """The rows of each task. Where a row has the columns of tasks that read differently, those that read the most
+        of them come into question."""
+        names = [task for tasks, _ in self._read for task in tasks]
+        rows: dict[int, Row] = {}
+        for _, read in sorted(self._read, key=lambda pair: -len(system.definition(pair[0][0]).inputs)):
+            for place, row in zip(read.places, read.rows, strict=True):
+                rows.setdefault(place, row)
+        places = sorted(rows)
+        for place, one in zip(places, system.find_tasks([rows[place] for place in places], names), strict=True):
+            self.found[place] = one
+        return {task: self._of(task, read) for tasks, read in self._read for task in tasks}
+
+    def _of(self, task: str, read: Inputs) -> Inputs:
+        pairs = [(place, row) for place, row in zip(read.places, read.rows, strict=True)
+                 if (one := self.found[place]) is not None and one.task == task]  # fmt: skip
+        return Inputs([row for _, row in pairs], [place for place, _ in pairs])
 
 
 def _check_whole(read: Inputs, window: Window, tasks: Sequence[str], source: str) -> None:

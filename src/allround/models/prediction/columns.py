@@ -25,13 +25,22 @@ class AnswerColumns:
     For a system of one task, or where one task is asked for: `prediction`, `confidence`. For several: `TASK_prediction`
     and so on. The last is `note`. nested: the probabilities of labels are one dictionary a row, in `scores`; otherwise
     each label has a column `score_LABEL`, and of the top ones `label_1`, `score_1` and so on. Sets of labels are in
-    `set`, the ends of intervals in `low` and `high`.
+    `set`, the ends of intervals in `low` and `high`. found: the system tells which task a row is of: that is in `task`,
+    how sure it is in `task_confidence`, and the answers of the other tasks are empty.
     """
 
-    def __init__(self, tasks: Mapping[str, TaskAnswers], asking: Asking, *, alone: bool, nested: bool) -> None:
+    def __init__(
+        self,
+        tasks: Mapping[str, TaskAnswers],
+        asking: Asking,
+        *,
+        alone: bool,
+        nested: bool,
+        found: bool = False,
+    ) -> None:
         self.definitions = {name: made.definition for name, made in tasks.items()}
         self.with_sets = {name for name, made in tasks.items() if made.sets is not None}
-        self.asking, self.alone, self.nested = asking, alone, nested
+        self.asking, self.alone, self.nested, self.found = asking, alone, nested, found
 
     def check(self, names: Iterable[str], source: str) -> None:
         """An error where the table has a column of a name that an answer would have."""
@@ -39,7 +48,8 @@ class AnswerColumns:
         for definition in self.definitions.values():
             for name, _ in self._types(definition):
                 self._check(name, there, source)
-        self._check(self.note, there, source)
+        for name in (*self._task_columns(), self.note):
+            self._check(name, there, source)
 
     def _check(self, name: str, there: set[str], source: str) -> None:
         if name in there:
@@ -56,6 +66,9 @@ class AnswerColumns:
     def values(self, answered: Answered) -> dict[str, Sequence[object]]:
         """The columns of a window."""
         found: dict[str, Sequence[object]] = {}
+        if answered.found is not None:
+            told = [(None, None) if one is None else (one.task, one.confidence) for one in answered.found]
+            found.update(zip(self._task_columns(), zip(*told, strict=True), strict=True))
         for made in answered.tasks.values():
             names = [name for name, _ in self._types(made.definition)]
             found.update(zip(names, self._columns(made), strict=True))
@@ -67,7 +80,12 @@ class AnswerColumns:
 
         arrow = {"text": pa.string(), "number": pa.float64(), "list": pa.list_(pa.string())}
         found = {name: arrow[sort] for d in self.definitions.values() for name, sort in self._types(d)}
-        return {**found, self.note: arrow["text"]}
+        told = dict(zip(self._task_columns(), (arrow["text"], arrow["number"]), strict=False))
+        return {**told, **found, self.note: arrow["text"]}
+
+    def _task_columns(self) -> list[str]:
+        """The columns of the task that a row is of, where the system tells it."""
+        return [f"{self.asking.prefix}task", f"{self.asking.prefix}task_confidence"] if self.found else []
 
     def _types(self, definition: Definition) -> Iterator[tuple[str, str]]:
         """The names of a task's columns, and what is in them."""

@@ -20,8 +20,9 @@ class Predicts:
     `set`, the labels that hold the right one as often as the build was asked for, or `low` and `high` of a number.
 
     The new columns are `prediction` and `confidence` of one task that is asked for, or of a system's only one, and
-    `TASK_prediction`, `TASK_confidence` of several; then `note`. A row with an empty cell that a task needs, or with a
-    cell that it cannot read, has empty answers, and its note says why.
+    `TASK_prediction`, `TASK_confidence` of several; then `note`. Where no task is named, a routed system says which
+    one a row is of, in `task` and `task_confidence`, and answers that one alone. A row with an empty cell that a task
+    needs, or with a cell that it cannot read, has empty answers, and its note says why.
     """
 
     def predict_rows(
@@ -108,4 +109,4 @@ def _asking(
     from allround.models.prediction.answerer import Asking
 
     names = (tasks,) if isinstance(tasks, str) else None if tasks is None else tuple(tasks)
-    return Asking(names, scores, top, strict, prefix, batch_size, sets)
+    return Asking(names, scores, top, strict, prefix, batch_size, sets, find=names is None)

@@ -43,7 +43,7 @@ def with_columns(
     for made in answer_windows(system, windows, asking, source, counts):
         if columns is None:
             alone = stands_alone(asking, system.definitions)
-            columns = AnswerColumns(made.tasks, asking, alone=alone, nested=nested)
+            columns = AnswerColumns(made.tasks, asking, alone=alone, nested=nested, found=made.found is not None)
             if check:
                 columns.check(made.window.names, source)
         yield made, columns

@@ -1,0 +1,164 @@
+"""Routed systems as jobs make and open them: modules of specialists, routers, and predictions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+
+from allround.building.jobs.predict import PREDICTIONS
+from allround.building.jobs.rows import stored_task
+from allround.checkpoints.adapter_config import is_adapter
+from allround.checkpoints.source import Source
+from allround.checkpoints.weights import Weights
+from allround.composition.combining import make_combine
+from allround.composition.router import make_router
+from allround.composition.routing import ROWS, make_routed, own_module_found
+from allround.composition.systems.routed import COMBINE, ROUTER, Member, Routed, bank_of, read_state
+from allround.core.pieces import Piece
+from allround.evaluation.predict import predict_split
+from allround.evaluation.predictions import score
+from allround.merging.extract import extract_lora
+from allround.models.adapted import open_weights
+from allround.models.base import load_encoder
+from allround.models.device import pick_device
+from allround.models.head_files import HEADS, read_heads
+from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.tasks.task import Task
+
+#: Where the module lies in its piece.
+MODULE = "module"
+
+
+class Parts(TypedDict):
+    """What a routed system is made of, in plain values.
+
+    base: the folder of the encoder. modules: for each task the folder of its module. router: the piece with its state.
+    """
+
+    base: str
+    modules: dict[str, str]
+    router: str
+    name: str
+    settings: dict[str, Any]
+    combine: str
+    combine_settings: dict[str, Any]
+
+
+def make_module(piece: Piece, base: str, specialist: str, rank: int, own: bool) -> None:
+    """What takes the base to a specialist, as an adapter: its own where it has one of this base, else one of a rank
+    that is cut from the difference.
+
+    own: the specialist was tuned from this base. A specialist with the weights of the base has no module.
+    """
+    started = time.perf_counter()
+    with piece.make() as (folder, facts):
+        tuned = Path(specialist) / "encoder"
+        if own and is_adapter(tuned):
+            (folder / MODULE).mkdir()
+            for path in sorted(tuned.glob("adapter_*")):
+                shutil.copyfile(path, folder / MODULE / path.name)
+            facts["held"] = 1.0
+        elif same_weights(Weights(base), open_weights(tuned)):
+            facts["held"] = 1.0
+        else:
+            made = extract_lora(str(tuned), base, folder / MODULE, rank)
+            for path in (folder / MODULE).iterdir():  # the listing of an output folder is none of a module
+                if not path.name.startswith("adapter_"):
+                    path.unlink()
+            facts["held"] = made.share
+        made_of = list((folder / MODULE).iterdir()) if (folder / MODULE).is_dir() else []
+        facts["bytes"] = sum(path.stat().st_size for path in made_of)
+        facts["seconds"] = time.perf_counter() - started
+
+
+def same_weights(one: Source, other: Source) -> bool:
+    """Whether two models hold the same numbers."""
+    return all(name in other and torch.equal(one.get(name), other.get(name).to(one.get(name).dtype)) for name in one)
+
+
+def fit_router(
+    piece: Piece,
+    base: str,
+    modules: Mapping[str, str],
+    heads: Mapping[str, str],
+    tasks: Mapping[str, str],
+    name: str,
+    settings: Mapping[str, object],
+    combine: str,
+    combine_settings: Mapping[str, object],
+    seed: int,
+    device: str,
+) -> None:
+    """Fit a router on training rows of the tasks; how often it finds the task's module is seen on validation rows."""
+    started = time.perf_counter()
+    data = {n: stored_task(folder) for n, folder in tasks.items()}
+    with piece.make() as (folder, facts):
+        own = {n: read_heads(Path(heads[n]) / HEADS)[n] for n in data}
+        made = make_routed(Path(base), _members(modules), data, own, router=name, router_settings=settings,
+                           combine=combine, combine_settings=combine_settings, seed=seed,
+                           encoder=load_encoder(base).to(pick_device(device)))  # fmt: skip
+        made.write_states(folder)
+        facts["stored"] = made.cost().parameters_stored
+        facts["used"] = made.cost().parameters_used
+        facts["examples"] = sum(min(ROWS, len(task.splits["train"])) for task in data.values())
+        facts["seconds"] = time.perf_counter() - started
+
+
+def _members(modules: Mapping[str, str]) -> list[Member]:
+    return [Member(task, Path(folder), (task,)) for task, folder in modules.items()]
+
+
+def open_routed(parts: Parts, heads: Mapping[str, str], tasks: Sequence[Task]) -> Routed:
+    """A routed system from its parts. heads: the folder of each task's head."""
+    model = MultiTaskModel(load_encoder(parts["base"]), {})
+    for task in tasks:
+        model.add_heads({task.name: task.definition}, read_heads(Path(heads[task.name]) / HEADS))
+    members = _members(parts["modules"])
+    bank = bank_of(model.eval().encoder, members, Path(parts["base"]))
+    router = make_router(parts["name"], parts["settings"])
+    combine = make_combine(parts["combine"], parts["combine_settings"])
+    router.restore(bank, read_state(Path(parts["router"]) / ROUTER))
+    combine.restore(bank, read_state(Path(parts["router"]) / COMBINE))
+    return Routed(model, members, router, combine, bank,
+                  router_settings=parts["settings"], combine_settings=parts["combine_settings"])  # fmt: skip
+
+
+def predict_routed(
+    pieces: Sequence[Mapping[str, Piece]],
+    source: str,
+    own: Sequence[Mapping[str, str]],
+    tasks: Mapping[str, str],
+    split: str,
+    device: str,
+) -> None:
+    """Predictions of a routed system; a piece for each task, which also says how often the row's own module was found.
+
+    source: the JSON of its parts. own: the folder of each task's head. The other arguments are those of
+    `jobs.predict.predict`.
+    """
+    parts: Parts = json.loads(source)
+    listed = {name: stored_task(folder) for name, folder in tasks.items()}
+    for made, heads in zip(pieces, own, strict=True):
+        if all(made[name].done for name in tasks):
+            continue
+        system = open_routed(parts, heads, list(listed.values())).to(pick_device(device))
+        for name, task in listed.items():
+            if made[name].done:
+                continue
+            predicted = predict_split(system, task, split)
+            with made[name].make() as (folder, facts):
+                predicted.write(folder / PREDICTIONS)
+                facts["score"] = score(predicted)
+                facts["seconds"] = predicted.seconds
+                facts["rows"] = len(predicted)
+                sent = own_module_found(system, task, split)
+                if sent is not None:
+                    facts["routed"] = float(sent.mean())
+                    if task.definition.metric == "accuracy":
+                        facts["alone"] = float((sent & (predicted.predictions == predicted.targets)).mean())

@@ -1,0 +1,211 @@
+"""Routed systems: the base, what each specialist changes of it as a module, and a router that picks for each row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from allround.building.candidates import Answerer, Candidate, ModelCandidate
+from allround.building.jobs import routed as jobs
+from allround.building.jobs.rows import stored_task
+from allround.building.options import RouterChoice
+from allround.building.stages.choice import ROUTED
+from allround.building.stages.data import Data
+from allround.building.stages.heads import Start
+from allround.building.stages.merges import MergeResult
+from allround.building.stages.predicting import prediction_pieces
+from allround.building.workshop import Work, Workshop, keys, seconds
+from allround.core.errors import AllroundError
+from allround.core.jobs import call
+from allround.core.pieces import Piece
+from allround.core.seeds import seed_of
+from allround.core.words import duration, listed, percent, plural, size_text
+from allround.evaluation.routing import RoutingFacts
+from allround.models.cost import Cost
+from allround.tasks.definition import Definition
+
+#: Rank of the modules that are cut from specialists whose weights were tuned as a whole.
+RANK = 16
+
+
+@dataclass(frozen=True)
+class RoutedCandidate:
+    """A routed system, by the folders of its pieces. heads: of each task."""
+
+    name: str
+    title: str
+    base: Piece
+    modules: Mapping[str, Piece]
+    router: Piece
+    choice: RouterChoice
+    heads: Mapping[str, Path]
+    folders: Mapping[str, str]
+    effort: Cost = field(default_factory=Cost)
+    role: str = ROUTED
+    single: bool = True
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        return {**self.choice.settings, "combine": self.choice.combine}
+
+    @property
+    def keys(self) -> Mapping[str, object]:
+        made = [self.base.key, *keys(self.modules).values(), self.router.key, self.choice.combine]
+        return {name: [*made, str(folder.name)] for name, folder in self.heads.items()}
+
+    @property
+    def parts(self) -> jobs.Parts:
+        return {
+            "base": str(self.base.folder / "encoder"),
+            "modules": {name: str(piece.folder / jobs.MODULE) for name, piece in self.modules.items()},
+            "router": str(self.router.folder),
+            "name": self.choice.router,
+            "settings": dict(self.choice.settings),
+            "combine": self.choice.combine,
+            "combine_settings": dict(self.choice.combine_settings),
+        }
+
+    def answerers(self) -> list[Answerer]:
+        return [Answerer(jobs.predict_routed, json.dumps(self.parts), {n: str(f) for n, f in self.heads.items()})]
+
+    def cost(self, examples_per_second: float | None = None) -> Cost:
+        facts = self.router.facts
+        return replace(self.effort, parameters_stored=facts["stored"], parameters_used=facts["used"],
+                       examples_per_second=examples_per_second)  # fmt: skip
+
+    def write(self, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> None:
+        heads = {name: str(self.heads[name]) for name in definitions}
+        made = jobs.open_routed(self.parts, heads, [stored_task(self.folders[name]) for name in definitions])
+        made.facts = dict(facts)
+        made.write(folder)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What the modules of routed systems change: a piece with an encoder, and the module of each task that has one."""
+
+    piece: Piece
+    modules: Mapping[str, Piece]
+
+
+def routed_candidates(
+    shop: Workshop,
+    start: Start,
+    specialists: ModelCandidate,
+    merges: Sequence[MergeResult],
+    choices: Sequence[RouterChoice],
+    places: Mapping[str, str],
+    device: str,
+) -> list[RoutedCandidate]:
+    """Make a module of each specialist, fit each router on training rows, and say what they take.
+
+    places: the folders of all tasks.
+    """
+    if not choices:
+        return []
+    bases = _bases(shop, start, specialists, merges, [choice.merge for choice in choices])
+    heads = {name: str(folder) for name, folder in specialists.heads.items()}
+    routers: dict[str, tuple[RouterChoice, Piece]] = {}
+    work: list[Work] = []
+    for choice in choices:
+        base = bases[choice.merge]
+        piece = shop.pieces.piece(f"router-{choice.system}", base=base.piece.key, modules=keys(base.modules),
+                                  heads=dict(specialists.keys), tasks=start.data.content, router=choice.router,
+                                  settings=dict(choice.settings), combine=choice.combine,
+                                  combine_settings=dict(choice.combine_settings), seed=shop.seed)  # fmt: skip
+        parts = {name: str(one.folder / jobs.MODULE) for name, one in base.modules.items()}
+        job = call(jobs.fit_router, piece=piece, base=str(base.piece.folder / "encoder"), modules=parts, heads=heads,
+                   tasks=dict(start.data.folders), name=choice.router, settings=dict(choice.settings),
+                   combine=choice.combine, combine_settings=dict(choice.combine_settings),
+                   seed=seed_of(shop.seed, "route"), device=device)  # fmt: skip
+        routers[choice.system] = choice, piece
+        work.append((piece, job))
+    tally = shop.do("fitting routers", work)
+    took = ", ".join(f"{name} ({duration(piece.facts['seconds'])})" for name, (_, piece) in routers.items())
+    shop.say(f"{plural(len(routers), 'router')} fitted: {took}", tally)
+    taken = {one.method: one.seconds for one in merges}
+    found = []
+    for name, (choice, piece) in routers.items():
+        base = bases[choice.merge]
+        of = "the base" if choice.merge is None else f"the merge by {choice.merge}"
+        effort = Cost(
+            training_seconds=specialists.effort.training_seconds + seconds(base.modules) + piece.facts["seconds"],
+            training_examples=specialists.effort.training_examples + piece.facts["examples"],
+            merge_seconds=taken.get(choice.merge or "", 0.0),
+        )
+        title = f"{of} with a module for each task, routed by {choice.words}"
+        found.append(
+            RoutedCandidate(name, title, base.piece, base.modules, piece, choice, specialists.heads, places, effort)
+        )
+    return found
+
+
+def _bases(
+    shop: Workshop,
+    start: Start,
+    specialists: ModelCandidate,
+    merges: Sequence[MergeResult],
+    wanted: Sequence[str | None],
+) -> dict[str | None, _Base]:
+    """What routed systems begin from, each with a module for every task."""
+    merged = {one.method: one.piece for one in merges}
+    found: dict[str | None, _Base] = {}
+    work: list[Work] = []
+    for merge in dict.fromkeys(wanted):
+        piece = start.base.piece if merge is None else merged[merge]
+        modules: dict[str, Piece] = {}
+        for task in start.data.tasks:
+            modules[task] = shop.pieces.piece(f"module-{task}", base=piece.key, specialist=specialists.keys[task],
+                                              rank=RANK)  # fmt: skip
+            job = call(jobs.make_module, piece=modules[task], base=str(piece.folder / "encoder"),
+                       specialist=str(specialists.encoders[task]), rank=RANK, own=merge is None)  # fmt: skip
+            work.append((modules[task], job))
+        found[merge] = _Base(piece, modules)
+    tally = shop.do("modules of the specialists", work)
+    for merge, base in found.items():
+        unchanged = [task for task, one in base.modules.items() if not one.facts["bytes"]]
+        if unchanged:
+            shop.say(f"no module for {listed(unchanged)}: tuning has left the base as it was", style="yellow")
+        base = found[merge] = _Base(base.piece, {t: p for t, p in base.modules.items() if t not in unchanged})
+        if not base.modules:
+            raise AllroundError(
+                "route between modules of the specialists",
+                "none of the specialists differs from what they start from",
+                "train longer, or leave --routers out",
+            )
+        stored = sum(one.facts["bytes"] for one in base.modules.values()) // len(base.modules)
+        held = min(one.facts["held"] for one in base.modules.values())
+        lossy = f"; they hold at least {percent(held)}% of the squared change to each specialist" if held < 1 else ""
+        of = "" if merge is None else f", from the merge by {merge} on"
+        shop.say(f"{plural(len(base.modules), 'module')} of {size_text(stored)} a task{of}{lossy}", tally)
+    return found
+
+
+def routing_facts(shop: Workshop, data: Data, candidates: Sequence[Candidate]) -> list[RoutingFacts]:
+    """How routed systems sent the test rows, from what their predictions say."""
+    found = []
+    for one in candidates:
+        if not isinstance(one, RoutedCandidate):
+            continue
+        pieces = prediction_pieces(shop.pieces, one, data, "test")
+        facts = {name: piece.facts for name, piece in pieces.items() if piece.facts.get("routed") is not None}
+        if not facts:
+            continue
+        found.append(
+            RoutingFacts(
+                one.name,
+                one.choice.words,
+                sum(piece.facts["bytes"] for piece in one.modules.values()) // len(one.modules),
+                folder_size(one.base.folder / "encoder"),
+                {name: float(each["routed"]) for name, each in facts.items()},
+                {name: float(each["alone"]) for name, each in facts.items() if each.get("alone") is not None},
+            )
+        )
+    return found
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
