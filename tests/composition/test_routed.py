@@ -128,7 +128,7 @@ def test_combinations_against_merged_weights(parts: Path, text_suite: Suite) -> 
     logits = routed(parts, text_suite, "uniform", "logits").answers("mood", rows, scores=True)
     mean = torch.stack([other.outputs("mood", rows).logits for other in others]).mean(0)
     assert np.allclose(logits.scores, mean.softmax(-1).numpy(), atol=1e-5)
-    apart = routed(parts, text_suite, "uniform", "factors_apart").answers("mood", rows, scores=True)
+    apart = routed(parts, text_suite, "uniform", "factors").answers("mood", rows, scores=True)
     assert not np.allclose(apart.scores, even.scores, atol=1e-3), "factors apart are another model"
 
 

@@ -134,18 +134,6 @@ def gibibytes(size: int | None) -> str:
     return "" if size is None else f"{size / 2**30:.2f} GiB"
 
 
-def size_text(size: int) -> str:
-    """Bytes in few letters.
-
-    >>> size_text(788_000_000), size_text(1500), size_text(12)
-    ('788.0 MB', '1.5 kB', '12 B')
-    """
-    for unit, one in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= one:
-            return f"{size / one:.1f} {unit}"
-    return f"{size} B"
-
-
 def plural(number: int, noun: str) -> str:
     """A number of things.
 

@@ -1,4 +1,4 @@
-"""factors_apart: the A and the B of low-rank changes are averaged each by itself."""
+"""factors: the A and the B of low-rank changes are averaged each by itself."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ class Factors(Combine):
     It costs a little less, and is here to be compared. Low-rank modules alone, whose ranks are filled up with zeros.
     """
 
-    name = "factors_apart"
+    name = "factors"
     apart = True
