@@ -42,7 +42,7 @@ class EntropyGate(Router):
     level = "place"
 
     def __init__(
-        self, *, scale: float = 0.3, shared: bool = False, steps: int = 200, rate: float = 1e-3, batch: int = 8
+        self, *, scale: float = 0.3, shared: bool = False, steps: int = 100, rate: float = 1e-3, batch: int = 8
     ) -> None:
         super().__init__()
         check_steps(steps, rate, batch)

@@ -31,7 +31,7 @@ class LearnedGate(Router):
 
     name = "learned_gate"
 
-    def __init__(self, *, per: str = "row", steps: int = 200, rate: float = 1e-2, batch: int = 8) -> None:
+    def __init__(self, *, per: str = "row", steps: int = 100, rate: float = 1e-2, batch: int = 8) -> None:
         super().__init__()
         check_steps(steps, rate, batch)
         if per not in ("row", "layer"):

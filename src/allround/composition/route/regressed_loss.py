@@ -1,4 +1,4 @@
-"""regressed_loss: the module whose loss on a row is foretold to be the smallest, and cheap modules first if asked."""
+"""regressed_loss: the module whose loss on a row is predicted to be the smallest, and cheap modules first if asked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PENALTIES = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)
 )
 class RegressedLoss(Router):
     """Measures the loss of each module on training rows, regresses it on the base's vectors, and gives a row the module
-    of the smallest foretold loss plus `size` times the module's share of the largest module's numbers.
+    of the smallest predicted loss plus `size` times the module's share of the largest module's numbers.
 
     rows: of each task; the loss of each of them is measured with each module and the task's own head.
     Differs: a ridge regression in place of a small language model, its penalty chosen by leaving one row out; of the
@@ -88,14 +88,14 @@ class RegressedLoss(Router):
 
     def weights(self, seen: Seen) -> Tensor:
         own = {name: tensor.to(seen.features.device) for name, tensor in self.tensors.items()}
-        foretold = seen.features @ own["weight"].T + own["bias"] + self.size * own["sizes"]
-        return torch.zeros_like(foretold).scatter_(1, foretold.argmin(1, keepdim=True), 1.0)
+        predicted = seen.features @ own["weight"].T + own["bias"] + self.size * own["sizes"]
+        return torch.zeros_like(predicted).scatter_(1, predicted.argmin(1, keepdim=True), 1.0)
 
 
 def ridge(vectors: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Linear functions of vectors (n, d) that are near to targets (n, k): their weights (k, d) and biases (k,).
 
-    The penalty on the weights is the one of `PENALTIES` under which each row is best foretold by the others.
+    The penalty on the weights is the one of `PENALTIES` under which each row is best predicted by the others.
     """
     middle, mean = vectors.mean(0), targets.mean(0)
     left, values, right = torch.linalg.svd(vectors - middle, full_matrices=False)
