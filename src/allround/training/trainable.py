@@ -23,7 +23,10 @@ def add_adapter(model: Model, settings: Settings) -> PeftModel:
         ) from error
     backbone = model.backbone
     rank = settings.lora_rank or model.lora_rank
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=model.adapted_layers())
+    names = model.adapted_layers()
+    # Layers of GPT-2 hold their weights as (in, out).
+    flipped = bool(names) and all(type(backbone.get_submodule(name)).__name__ == "Conv1D" for name in names)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, fan_in_fan_out=flipped)
     with warnings.catch_warnings():  # peft asks transformers for an attribute by its old name
         warnings.simplefilter("ignore", FutureWarning)
         made: PeftModel = get_peft_model(backbone, config)
