@@ -157,8 +157,8 @@ def rows_stand_alone(subject: Subject) -> None:
             assert np.abs(together - alone).max() < 1e-4, f"{task} by {name}: alone"
     if not subject.system.router.told:
         rows = subject.rows("mood")
-        for row, found in zip(rows, subject.system.route(rows), strict=True):
-            (alone_,) = subject.system.route([row])
+        for row, found in zip(rows, subject.system.find_tasks(rows), strict=True):
+            (alone_,) = subject.system.find_tasks([row])
             assert alone_.shares == pytest.approx(dict(found.shares), abs=1e-4), "the route of a row"
 
 

@@ -67,6 +67,7 @@ def learn_command(
         raise AllroundError(f"learn on the split '{split}'", "there is no such split", suggestion(split, SPLITS))
     learning.check_split(split)
     sizes = [len(tasks.tasks[one].splits[split]) for one in tasks_of(paths[0], paths[1:], tasks)]
+    learning = learning.with_(batch=learning.batch or rows_in_step(paths[0]))
     for line in describe(learning, sizes, split):
         typer.echo(line, err=not dry_run)
     if dry_run:
@@ -121,6 +122,19 @@ def read_learning(
     if rows is not None:
         values["rows"] = rows
     return paths, preset(name, values), seed
+
+
+def rows_in_step(base: str) -> int:
+    """How many rows of each task a step takes where nobody says, for this base."""
+    from allround.merging.learn.learning import BATCH
+    from allround.models.base import find_folder
+    from allround.models.language.loading import is_language_model
+
+    if not is_language_model(find_folder(base)):
+        return BATCH
+    from allround.models.encoders.language_model import LanguageModel
+
+    return LanguageModel.learn_batch
 
 
 def describe(learning: Learning, sizes: Sequence[int], split: str) -> list[str]:

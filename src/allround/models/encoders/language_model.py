@@ -55,7 +55,7 @@ class LanguageModel(Encoder):
     gives = ("vectors", "scores", "texts")
     learning_rate = 5e-5
     lora_rate = 1e-3
-    learn_batch = 8
+    learn_batch: int = 8
     lora_rank = 16
     epochs = 3
     least_steps = 80
