@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from allround.composition.residuals.write import open_specialist, write_store
+from allround.composition.routing import make_routed
 from allround.composition.systems.residual_store import ResidualStore
+from allround.composition.systems.routed import Member
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
@@ -129,6 +131,26 @@ def residual_store(given: Given) -> tuple[System, Suite]:
     return load(given.folder / "store"), given.digits
 
 
+def routed(given: Given) -> tuple[System, Suite]:
+    base = given.folder / "routed-base"
+    base.mkdir()
+    given.image.save(base)
+    members, heads = [], {}
+    for seed, name in enumerate(given.digits.tasks):
+        encoder = copy.deepcopy(given.image)
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                torch.manual_seed(seed)
+                parameter.add_(0.02 * torch.randn(parameter.shape))
+        folder = given.folder / f"module-{name}"
+        folder.mkdir()
+        encoder.save(folder)
+        members.append(Member(name, folder, (name,)))
+        heads[name] = model(encoder, given.digits, [name], seed).head(name).stored()
+    made = make_routed(base, members, given.digits.tasks, heads, router="classifier", router_settings={"steps": 20})
+    return made, given.digits
+
+
 def rmtgb(given: Given) -> tuple[System, Suite]:
     petal = given.tables.tasks["petal"]
     suite = Suite("two", [petal, replace(petal, definition=petal.definition.with_facts({"name": "again"}))])
@@ -143,6 +165,7 @@ MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
     "ensemble": ensemble,
     "rmtgb": rmtgb,
     "residual_store": residual_store,
+    "routed": routed,
 }
 
 

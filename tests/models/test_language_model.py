@@ -319,9 +319,8 @@ def test_balanced_by_tokens_a_step_is_the_mean_over_all_answer_tokens(llama):
             (f"Message: {message}\nTopic:", CHOICES[answers["topic"][row]]),
             (f"Note: {message}\nIn short:", answers["note"][row]),
         ):
-            whole = prompt.startswith("Note")
-            total -= log_likelihood(llama, prompt, spoken(llama, answer), end=whole)
-            count += len(llama.tokenizer(spoken(llama, answer), add_special_tokens=False)["input_ids"]) + whole
+            total -= log_likelihood(llama, prompt, spoken(llama, answer), end=True)
+            count += len(llama.tokenizer(spoken(llama, answer), add_special_tokens=False)["input_ids"]) + 1
     losses = torch.tensor([float(made[task].mean) for task in answers], dtype=torch.float64)
     terms = torch.tensor([made[task].count for task in answers], dtype=torch.float64)
     assert int(terms.sum()) == count

@@ -105,15 +105,15 @@ def duration(seconds: float) -> str:
 
 
 def size_text(number: float) -> str:
-    """Bytes in words.
+    """Bytes in few letters.
 
     >>> size_text(1_400_000_000), size_text(1500), size_text(12)
-    ('1.4 GB', '1.5 kB', '12 bytes')
+    ('1.4 GB', '1.5 kB', '12 B')
     """
     for limit, word in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if number >= limit:
             return f"{number / limit:.1f} {word}"
-    return f"{number:.0f} bytes"
+    return f"{number:.0f} B"
 
 
 def rate(value: float) -> str:
