@@ -265,14 +265,15 @@ class Routed(System):
         return self
 
     def cost(self, tasks: Iterable[str] | None = None) -> Cost:
-        """tasks: of others, neither heads nor modules count. Used is what the costliest row can use."""
+        """tasks: of others, no heads count, and where rows use one module each no modules. Used is what the costliest
+        row can use."""
         names = list(self.definitions if tasks is None else tasks)
-        modules = dict.fromkeys(self.module_of[name] for name in names if name in self.module_of)
-        kept = list(range(len(self.members))) if tasks is None else list(modules)
-        sizes = [self.bank.numbers(number) for number in kept]
+        mixes = self.combine.mixes and self.router.mixes
+        own = dict.fromkeys(self.module_of[name] for name in names if name in self.module_of)
+        sizes = [self.bank.numbers(n) for n in (range(len(self.members)) if mixes or tasks is None else own)]
         heads = [parameters_of(self.model.head(name)) for name in names]
         base = parameters_of(self.model.encoder) + self.router.parameters + self.combine.parameters
-        used = sum(sizes) if self.combine.mixes and self.router.mixes else max(sizes, default=0)
+        used = sum(sizes) if mixes else max(sizes, default=0)
         stored = base + sum(sizes) + sum(heads)
         return Cost(parameters_stored=stored, parameters_used=base + used + max(heads, default=0))
 
