@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from allround.checkpoints.weights import Weights
-from allround.composition.choosing.clusters import group_modules, merge_groups, write_adapter
-from allround.composition.choosing.likeness import cosines
+from allround.composition.choosing.clusters import cosines, group_modules, merge_groups, write_adapter
 from allround.composition.modules.changes import Changes, LowRankChange
 from allround.composition.systems.routed import Member
 from allround.core.errors import AllroundError

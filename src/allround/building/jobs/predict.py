@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from allround.building.jobs.assemble import with_heads
 from allround.building.jobs.rows import prepared_rows, stored_task
@@ -52,10 +54,15 @@ def _predict_alike(todo: Sequence[tuple[Piece, MultiTaskModel]], task_folder: st
     found = predict_alike([model for _, model in todo], stored_task(task_folder), split, prepared=rows)
     for (piece, _), predicted in zip(todo, found, strict=True):
         with piece.make() as (folder, facts):
-            predicted.write(folder / PREDICTIONS)
-            facts["score"] = score(predicted)
-            facts["seconds"] = predicted.seconds
-            facts["rows"] = len(predicted)
+            keep_predictions(predicted, folder, facts)
+
+
+def keep_predictions(predicted: Predictions, folder: Path, facts: dict[str, Any]) -> None:
+    """Put predictions, and what is known of them, into a piece that is being made."""
+    predicted.write(folder / PREDICTIONS)
+    facts["score"] = score(predicted)
+    facts["seconds"] = predicted.seconds
+    facts["rows"] = len(predicted)
 
 
 def loaded_predictions(piece: Piece) -> Predictions:

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 import torch
 
-from allround.building.jobs.predict import PREDICTIONS
+from allround.building.jobs.predict import keep_predictions
 from allround.building.jobs.rows import stored_task
 from allround.checkpoints.adapter_config import is_adapter
 from allround.checkpoints.source import Source
@@ -22,7 +22,6 @@ from allround.composition.routing import ROWS, make_routed, own_module_found
 from allround.composition.systems.routed import COMBINE, ROUTER, Member, Routed, bank_of, read_state
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
-from allround.evaluation.predictions import score
 from allround.merging.extract import extract_lora
 from allround.models.adapted import open_weights
 from allround.models.base import load_encoder
@@ -153,10 +152,7 @@ def predict_routed(
                 continue
             predicted = predict_split(system, task, split)
             with made[name].make() as (folder, facts):
-                predicted.write(folder / PREDICTIONS)
-                facts["score"] = score(predicted)
-                facts["seconds"] = predicted.seconds
-                facts["rows"] = len(predicted)
+                keep_predictions(predicted, folder, facts)
                 sent = own_module_found(system, task, split)
                 if sent is not None:
                     facts["routed"] = float(sent.mean())

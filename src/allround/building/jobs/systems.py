@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from allround.building.jobs.assemble import assemble
-from allround.building.jobs.predict import PREDICTIONS
+from allround.building.jobs.predict import keep_predictions
 from allround.building.jobs.rows import stored_task
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
-from allround.evaluation.predictions import score
 from allround.models.boosting import fit_trees
 from allround.models.device import pick_device
 from allround.models.plain.fit import fit_linear
@@ -101,10 +100,7 @@ def predict_parts(
             system = members[0] if len(members) == 1 else Ensemble(members)
             predicted = predict_split(system, task, split)
             with made[name].make() as (folder, facts):
-                predicted.write(folder / PREDICTIONS)
-                facts["score"] = score(predicted)
-                facts["seconds"] = predicted.seconds
-                facts["rows"] = len(predicted)
+                keep_predictions(predicted, folder, facts)
 
 
 def read_parts(text: str) -> list[Part]:

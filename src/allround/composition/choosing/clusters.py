@@ -11,7 +11,7 @@ from torch import Tensor
 
 from allround.checkpoints.adapter_config import CONFIG
 from allround.checkpoints.source import Source
-from allround.composition.choosing.likeness import cosines
+from allround.composition.library.sketching import product
 from allround.composition.modules.changes import Changes, LowRankChange, stacked
 from allround.composition.systems.routed import Member
 from allround.core.errors import AllroundError
@@ -36,6 +36,16 @@ def group_modules(modules: Sequence[Changes], count: int, seed: int = 0) -> list
     found = KMeans(count, n_init=10, random_state=seed % 2**32).fit_predict(places).tolist()
     order = list(dict.fromkeys(found))
     return [order.index(group) for group in found]
+
+
+def cosines(modules: Sequence[Changes]) -> Tensor:
+    """The cosine between the changes of each two modules, over all tensors: (modules, modules)."""
+    found = torch.zeros(len(modules), len(modules), dtype=torch.float64)
+    for row, one in enumerate(modules):
+        for column in range(row, len(modules)):
+            found[row, column] = found[column, row] = product(one, modules[column])
+    norms = found.diagonal().clamp_min(1e-30).sqrt()
+    return found / norms / norms[:, None]
 
 
 def merge_groups(

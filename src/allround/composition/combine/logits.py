@@ -38,7 +38,7 @@ class Logits(Combine):
         head = model.output_head(task)
         total: Tensor | None = None
         lengths: tuple[int, ...] = ()
-        eye = torch.eye(len(bank))
+        eye = torch.eye(len(bank), device=weighing.device)
         left = 1 - weighing.sum(-1)  # the rest is the base's
         passes = [(None, torch.arange(len(weighing)))] if bool((left.abs() > 1e-6).any()) else []
         for module, _ in [*passes, *used(weighing)]:
@@ -49,7 +49,7 @@ class Logits(Combine):
             share = left if module is None else weighing[:, module]
             lengths = features.lengths
             if lengths:
-                share = share.repeat_interleave(torch.tensor(lengths))
+                share = share.repeat_interleave(torch.tensor(lengths, device=share.device))
             part = share.view(-1, *[1] * (outputs.dim() - 1)) * outputs
             total = part if total is None else total + part
         assert total is not None

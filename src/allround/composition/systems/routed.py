@@ -335,7 +335,7 @@ class Routed(System):
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """What a router has learned; nothing where there is no file, since some learn nothing."""
+    """What a router has learned. Some learn nothing and have no file."""
     weights = Weights(file) if file.is_file() else None
     return {} if weights is None else {name: weights.get(name) for name in weights}
 
