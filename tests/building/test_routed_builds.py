@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.models.language import save_model
 from typer.testing import CliRunner
 
 from allround.building import Build, Constraints, Options, build
 from allround.building.options import RouterChoice
-from allround.building.stages.routed import RoutedCandidate
+from allround.building.stages.routed import Module, RoutedCandidate
 from allround.cli.app import app
+from allround.composition.library.library import Library
 from allround.composition.systems.routed import Routed
 from allround.core.errors import AllroundError
 from allround.core.pieces import Piece
@@ -70,7 +72,7 @@ def test_saved_it_answers_without_a_task(built: Build, some: Suite, tmp_path: Pa
 
     tasks = list(some.tasks)
     routers = [path for path in pieces.glob("router-routed-classifier-steps=60-*") if "average" not in path.name]
-    modules = {task: one for task in tasks if (one := _module(pieces, task)) is not None}
+    modules = {task: Module(one, (task,)) for task in tasks if (one := _module(pieces, task)) is not None}
     made = RoutedCandidate(
         "routed", "", piece("base"), modules, Piece(routers[0], {}), RouterChoice.read("classifier:steps=60"),
         {task: piece(f"specialist-{task}").folder for task in tasks},
@@ -107,3 +109,59 @@ def test_asked_for_wrongly() -> None:
         Options(routers=("arow",))
     with pytest.raises(AllroundError, match="not among those that are tried"):
         Options(routers=("arrow@ties",), methods=("average",))
+
+
+# -- with a library ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def library(built: Build, hf_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """The specialist of mood with its head, an adapter alone that was tuned on topics, and one of no task."""
+    made = Library.create(tmp_path_factory.mktemp("library") / "lib", hf_folder)
+    mood, topics, alike = (next((built.folder / "pieces").glob(f"specialist-{name}-*"))
+                           for name in ("mood", "topics", "alike"))  # fmt: skip
+    made.add(mood, "feeling")
+    made.add(topics / "adapter", "themes", tasks=["topics"])
+    made.add(alike / "adapter", "pairs")
+    return made
+
+
+def test_modules_of_a_library_are_specialists_and_members(
+    built: Build, some: Suite, library: Library, hf_folder: Path, tmp_path: Path
+) -> None:
+    settings = Settings(epochs=1, keep="last", device="cpu", precision="fp32")
+    options = Options(settings=settings, methods=("average",), library=str(library.folder), joint=False, balance=(),
+                      routers=("task_id", "arrow"), baselines=False, trials=1, workers=1, resamples=100)  # fmt: skip
+    made = build(some, out=tmp_path / "run", options=options, progress=Progress(None))
+    notes = made.scoreboard.notes["tasks"]
+    assert "a module of the library: feeling; its head is kept" in notes["mood"][0]
+    assert "a module of the library: themes, a PEFT adapter; a head is fitted anew" in notes["topics"][0]
+    assert "alike" not in notes, "no card names that task, so that the build tunes its specialist"
+    cells, before = made.scoreboard.cells, built.scoreboard.cells
+    assert cells["specialists"]["mood"].score == pytest.approx(before["specialists"]["mood"].score)
+    for task, cell in cells["specialists"].items():
+        assert cells["routed-task_id"][task].score == pytest.approx(cell.score, abs=1e-6), "modules taken as they are"
+    facts = json.loads((made.folder / "report.json").read_text())["routing"]
+    assert [one["further"] for one in facts] == [["pairs"]]
+    assert "1 module of the library that is of none of the tasks: pairs" in made.report.read_text()
+    given = json.loads(next((made.folder / "pieces").glob("specialist-mood-*/piece.json")).read_text())["facts"]
+    assert given["examples"] == {"mood": 0} and given["head"] == "its own"
+
+
+def test_libraries_that_do_not_fit(some: Suite, library: Library, tmp_path: Path) -> None:
+    from allround.building.run import forecast_build
+
+    options = Options(library=str(library.folder), methods=())
+    with pytest.raises(AllroundError, match="small_text has other weights") as error:
+        save_model(tmp_path / "small_text", "llama")
+        forecast_build(some, base=tmp_path / "small_text", options=options)
+    assert "leave --base out" in error.value.do
+    with pytest.raises(AllroundError, match="is made anew by each build"):
+        forecast_build(some, base="small_image", options=options)
+    with pytest.raises(AllroundError, match="in 2 folds with a library"):
+        forecast_build(some, options=Options(library=str(library.folder), folds=2))
+    again = Library.create(tmp_path / "lib", library.base_folder)
+    for name in ("feeling", "themes"):
+        again.add(library.folder / "modules" / name, tasks=["mood"])
+    with pytest.raises(AllroundError, match="the modules feeling and themes were both tuned on the task 'mood'"):
+        forecast_build(some, options=Options(library=str(again.folder)))

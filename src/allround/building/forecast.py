@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allround.building.budget import adapting_time, estimate
+from allround.building.given import GivenSpecialists
 from allround.building.options import Options
 from allround.building.search import most_trials
 from allround.building.stages.adapt import put_off, to_adapt
@@ -64,8 +65,15 @@ class Forecast:
     budget: float | None
 
 
-def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encoder: Mapping[str, object]) -> Forecast:
-    """Say what a build with these options would make. Nothing is written but to a temporary folder, which goes."""
+def forecast(
+    suite: Suite,
+    base: str | Path | nn.Module,
+    options: Options,
+    encoder: Mapping[str, object],
+    given: GivenSpecialists,
+) -> Forecast:
+    """Say what a build with these options and given specialists would make. Nothing is written but to a
+    temporary folder, which goes."""
     every, suite = suite, suite.to_train
     with tempfile.TemporaryDirectory(prefix="allround-") as place:
         shop = Workshop(Path(place), Progress(quiet=True), seed=options.seed, workers=1, in_process=True)
@@ -111,11 +119,11 @@ def forecast(suite: Suite, base: str | Path | nn.Module, options: Options, encod
     adapted = {} if options.adapt is None else to_adapt(every.tasks)
     if options.adapt is not None:
         total += adapting_time(adapted, speed, rows=options.adapt, passes=passes, workers=workers)
-    trainings = [f"specialist of {task}" for task in suite.tasks if task not in options.specialists]
+    trainings = [f"specialist of {task}" for task in suite.tasks if task not in given.tasks]
     trainings += [*(["joint"] if options.joint else []), *(joint.system for joint in scope.joints)]
     trainings += [f"base, joint model and the best single model adapted to {name}" for name in adapted]
     answers = _ANSWER * (rows["validation"] + rows["test"]) * (3 + len(trainings) + 2 * len(merges))
-    models = sizes + len(options.specialists) + len(merges)  # those that are stored whole
+    models = sizes + len(given.tasks) + len(merges)  # those that are stored whole
     pieces = model * models + tuned * (len(trainings) - len(adapted)) + stored + answers
     # Beside the pieces lie the best model and the predictions; several seeds have a best model of all.
     disk = options.times * (pieces + model + answers) + (model if options.times > 1 else 0)

@@ -42,7 +42,7 @@ class GivenSpecialist:
     folder: what was given, on this machine. ours: whether allround saved it. order: the numbers of its head's outputs
     in the order of the task's labels, where that head is kept; None: a head is fitted anew on its frozen encoder.
     classifier: of transformers, whose head that is. modules: whether the layers after its network are its own.
-    words: what a user should know of it.
+    module: whether it is a module of a library; `folder` is that of the module. words: what a user should know of it.
     """
 
     folder: str
@@ -51,6 +51,7 @@ class GivenSpecialist:
     order: tuple[int, ...] | None = None
     modules: bool = False
     classifier: Classifier | None = None
+    module: bool = False
 
     def to_json(self) -> dict[str, object]:
         """As plain values, which a job takes into another process."""
@@ -59,20 +60,31 @@ class GivenSpecialist:
 
 @dataclass(frozen=True)
 class GivenSpecialists:
-    """Those of a build by task. encoder: settings of the build's encoder that they need."""
+    """Those of a build by task. encoder: settings of the build's encoder that they need. further: modules of a library
+    that are of no task of the build, by their names: the folders of their weights."""
 
     tasks: Mapping[str, GivenSpecialist] = field(default_factory=dict)
     encoder: Mapping[str, object] = field(default_factory=dict)
+    further: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folders(self) -> list[str]:
         """Where they lie."""
-        return [one.folder for one in self.tasks.values()]
+        return [*(one.folder for one in self.tasks.values()), *self.further.values()]
+
+    @property
+    def modules(self) -> list[str]:
+        """The tasks whose specialist is a module of a library."""
+        return [task for task, one in self.tasks.items() if one.module]
 
     @property
     def notes(self) -> dict[str, str]:
         """What a user should know of each."""
-        return {n: f"the specialist was given ({Path(one.folder).name}): {one.words}" for n, one in self.tasks.items()}
+        return {
+            task: f"the specialist is a module of the library: {one.words}"
+            if one.module else f"the specialist was given ({Path(one.folder).name}): {one.words}"
+            for task, one in self.tasks.items()
+        }  # fmt: skip
 
 
 def read_given(
@@ -88,7 +100,7 @@ def read_given(
     """
     if not given:
         return GivenSpecialists()
-    reader = _Reader(base, encoder)
+    reader = GivenReader(base, encoder)
     found: dict[str, GivenSpecialist] = {}
     wrong: list[tuple[str, str, str]] = []
     for task, name in given.items():
@@ -133,7 +145,7 @@ def _root(name: str) -> Path:
     return path if (path / MANIFEST).is_file() or is_adapter(path) else find_folder(name, "specialist")
 
 
-class _Reader:
+class GivenReader:
     """Looks at folders of specialists, beside one base."""
 
     def __init__(self, base: object, encoder: Mapping[str, object]) -> None:

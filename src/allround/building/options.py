@@ -17,6 +17,8 @@ from allround.training.settings import Settings
 
 #: What retention can be measured against: on each task the better of specialist and base, or the specialist.
 REFERENCES = ("best", "specialists")
+#: The routers that are tried where a library is given: one that learns from rows, and one that needs none.
+ROUTERS = ("classifier", "arrow")
 #: The largest retention that can be asked for; more is a typo (2 for 2%, say).
 MOST = 1.5
 
@@ -157,7 +159,9 @@ class Options:
     by balancers as `NAME` or `NAME:key=value;key=value`; `None` for those that are worth trying. share: further joint
     models by ways to share, written alike, such as `mmoe:experts=4`. routers: systems of the base with a module of
     each specialist and a router, as `ROUTER` or `ROUTER+COMBINATION` with settings written alike, such as
-    `classifier` or `arrow:top=2+pick`. baselines: score what works without a network too: a linear model for each
+    `classifier` or `arrow:top=2+pick`; `None` for `ROUTERS` where there is a library, and for none otherwise. library:
+    a library of modules of the base; a module whose card names a task is the specialist of it, and all others are
+    further modules of routed systems. baselines: score what works without a network too: a linear model for each
     task and, unless `trees` is false, boosted trees where all tasks are on tables. rmtgb: robust trees that the tasks
     share too, where all read the same columns. reference: what retention is measured against, one of `REFERENCES`.
     ensemble: try the mean of the answers of specialists, joint models and trees too. sizes: make a `small_table` in a
@@ -187,7 +191,8 @@ class Options:
     sizes: bool = False
     balance: tuple[str, ...] | None = None
     share: tuple[str, ...] = ()
-    routers: tuple[str, ...] = ()
+    routers: tuple[str, ...] | None = None
+    library: str | None = None
     head: str | None = None
     specialists: Mapping[str, str] = field(default_factory=dict)
     budget: float | None = None
@@ -271,7 +276,8 @@ class Options:
 
     def router_choices(self) -> list[RouterChoice]:
         """The routed systems that are tried."""
-        return [RouterChoice.read(text) for text in self.routers]
+        names = (ROUTERS if self.library is not None else ()) if self.routers is None else self.routers
+        return [RouterChoice.read(text) for text in names]
 
     def learned(self, definitions: Iterable[Definition]) -> list[str]:
         """The presets of learned merges that are tried: by themselves none where a task is one of the

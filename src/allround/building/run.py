@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from allround.building.candidates import Candidate, EnsembleCandidate
 from allround.building.forecast import Forecast, forecast
 from allround.building.given import GivenSpecialists, read_given
+from allround.building.library import base_of_library, with_library
 from allround.building.options import Options
 from allround.building.repeats import Repeat, build_repeats, fold_repeats, seed_repeats
 from allround.building.result import Build
@@ -45,6 +46,7 @@ from allround.building.stages.tuning import joint_candidates, sharing_of, specia
 from allround.building.stages.unseen import answer_unseen
 from allround.building.tracking import TRACKED, check_trackers, tracking
 from allround.building.workshop import Workshop, run_folder
+from allround.composition.library.library import Library
 from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
 from allround.core.progress import Progress
@@ -79,7 +81,8 @@ def build(
     """Build the best single model for a suite, and prove per task how good it is.
 
     suite: a `Suite`, the path of a suite file, or the name of a built-in suite. base: a folder, an installed or Hub
-    name, a built-in encoder, or an `allround.models.encoders.module.Module`; left out, the suite's own. encoder:
+    name, a built-in encoder, or an `allround.models.encoders.module.Module`; left out, the library's, or the suite's
+    own. encoder:
     settings of the encoder, such as `{"max_length": 64}`. out: the run folder; run again with the same arguments
     after a kill, it takes up what is finished. What earlier builds wrote there is replaced, and what others put there
     is not, unless `force` says so.
@@ -136,7 +139,7 @@ def forecast_build(
     options = options or Options()
     suite = as_suite(suite, data_dir=data_dir, only=only, limit=limit)
     start, specialists = _checked(suite, base, options, encoder or {})
-    return forecast(suite, start, options, {**(encoder or {}), **specialists.encoder})
+    return forecast(suite, start, options, {**(encoder or {}), **specialists.encoder}, specialists)
 
 
 def _build_one(
@@ -180,7 +183,9 @@ def _checked(
     """The base, given or the suite's own, and the specialists that are given. An error for what cannot be built, before
     any work."""
     quiet_libraries()
-    base = base if base is not None else suite.base
+    library = None if options.library is None else Library.open(options.library)
+    if base is None:
+        base = suite.base if library is None else base_of_library(library)
     if base is None:
         raise AllroundError(
             f"build the suite '{suite.name}'",
@@ -210,14 +215,15 @@ def _checked(
     for name in options.learned(task.definition for task in trained):
         preset(name).check(task.definition for task in trained)
     pick_device(options.settings.device)
-    if options.folds and options.specialists:
+    if options.folds and (options.specialists or library is not None):
         raise AllroundError(
-            f"build in {options.folds} folds with given specialists",
-            "they may have seen the rows that they would be tested on",
-            "leave `folds` or the specialists out",
+            f"build in {options.folds} folds with {'given specialists' if library is None else 'a library'}",
+            "these models may have seen the rows that they would be tested on",
+            "leave `folds` out, or train all specialists in the build",
         )
     definitions = {task.name: task.definition for task in trained}
-    return base, read_given(options.specialists, definitions, base, encoder)
+    given = read_given(options.specialists, definitions, base, encoder)
+    return base, given if library is None else with_library(given, library, definitions, base, encoder)
 
 
 def _build(
@@ -285,7 +291,7 @@ def _build(
             candidates += [*merged, *refitted]
             trials = [trial for merge in (*fixed, *learned) for trial in merge.trials]
             routed = routed_candidates(shop, start, specialists, [*fixed, *learned], options.router_choices(),
-                                       scope.every.folders, device)  # fmt: skip
+                                       scope.every.folders, device, given)  # fmt: skip
             validation |= validation_scores(shop, routed, judged, device)
             candidates += routed
 

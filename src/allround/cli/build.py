@@ -121,7 +121,15 @@ def build(
         typer.Option(
             help="Systems of the base with a module of each specialist and a router that picks for each row, with "
             "commas between, such as classifier,arrow:top=2+pick: a router, and how the modules are combined "
-            "(`allround methods list --family route`, `--family combine`)."
+            "(`allround methods list --family route`, `--family combine`), or none. Default: classifier and arrow "
+            "with --library, none without."
+        ),
+    ] = None,
+    library: Annotated[
+        Path | None,
+        typer.Option(
+            help="A library of modules (`allround library create`). A module that was tuned on a task of the suite is "
+            "its specialist; routed systems use the others too. Its base is the build's."
         ),
     ] = None,
     head: Annotated[
@@ -209,7 +217,8 @@ def build(
         head=head,
         balance=None if balance is None else () if balance == "none" else tuple(methods_of(balance, "--balance")),
         share=tuple(methods_of(share, "--share")) if share is not None else (),
-        routers=tuple(methods_of(routers, "--routers")) if routers is not None else (),
+        routers=None if routers is None else () if routers == "none" else tuple(methods_of(routers, "--routers")),
+        library=None if library is None else str(library),
         specialists=pairs_of(specialist, "--specialist", str),
         adapt=adapt,
         budget=budget,

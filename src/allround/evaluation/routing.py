@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from allround.core.schema import STRICT
-from allround.core.words import percent, size_text
+from allround.core.words import listed, percent, plural, size_text
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class RoutingFacts:
 
     way: router and combination. bytes: of a module, as a mean. base_bytes: of the base. found: by task, the share of
     rows whose largest weight goes to the task's own module. alone: by task, the share of rows that are answered right
-    where the router chooses the head too; only of tasks that are scored by accuracy.
+    where the router chooses the head too; only of tasks that are scored by accuracy. further: names of modules of a
+    library that are of no task of the build.
     """
 
     __pydantic_config__ = STRICT
@@ -26,6 +27,7 @@ class RoutingFacts:
     base_bytes: int
     found: Mapping[str, float]
     alone: Mapping[str, float]
+    further: Sequence[str] = ()
 
     @property
     def words(self) -> str:
@@ -39,7 +41,11 @@ class RoutingFacts:
         """
         mean = percent(sum(self.found.values()) / len(self.found))
         share = percent(self.bytes / self.base_bytes)
+        beside = ""
+        if self.further:
+            of = "that is of none of the tasks" if len(self.further) == 1 else "that are of none of the tasks"
+            beside = f" It also has {plural(len(self.further), 'module')} of the library {of}: {listed(self.further)}."
         return (
             f"It finds the module of the row's own task for {mean}% of the test rows, as a mean over tasks, and stores "
-            f"{size_text(self.bytes)} for each further task, {share}% of the base."
+            f"{size_text(self.bytes)} for each further task, {share}% of the base.{beside}"
         )

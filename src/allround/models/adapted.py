@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Container, Mapping
 from pathlib import Path, PurePosixPath
 
 from allround.checkpoints.adapted import Adapted
@@ -98,13 +99,25 @@ def open_weights(folder: Path) -> Source:
     return Weights(folder) if base is None else Adapted(Weights(base), Adapter(folder))
 
 
+def copy_adapter(folder: Path, out: Path) -> None:
+    """Copy the configuration and the weights of an adapter into a new folder."""
+    out.mkdir()
+    for path in sorted(folder.glob("adapter_*")):
+        shutil.copyfile(path, out / path.name)
+
+
 def put_on(encoder: Encoder, folder: Path, base: Path) -> None:
     """Add an adapter to the weights of its base, in place."""
     source = Adapted(Weights(base), Adapter(folder))
-    parameters = dict(encoder.backbone.named_parameters())
+    put_changed(encoder, source, source.edits)
+
+
+def put_changed(encoder: Encoder, source: Source, changed: Container[str]) -> None:
+    """Give an encoder of the base the weights of a source, in place. changed: the tensors of it that may differ."""
+    tensors = {**dict(encoder.backbone.named_parameters()), **dict(encoder.backbone.named_buffers())}
     for name, stored in saved_names(encoder.backbone).items():
-        if name in parameters and stored in source.edits:
-            flat = parameters[name].detach().view(-1)
+        if name in tensors and stored in changed:
+            flat = tensors[name].detach().view(-1)
             for start in range(0, len(flat), _STRETCH):
                 stop = min(start + _STRETCH, len(flat))
                 flat[start:stop] = source.read(stored, start, stop).to(flat.dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,16 +13,18 @@ import torch
 from allround.building.jobs.predict import keep_predictions
 from allround.building.jobs.rows import stored_task
 from allround.checkpoints.adapter_config import is_adapter
+from allround.checkpoints.replaced import REPLACED
 from allround.checkpoints.source import Source
 from allround.checkpoints.weights import Weights
 from allround.composition.combining import make_combine
+from allround.composition.modules.changes import Changes
 from allround.composition.router import make_router
 from allround.composition.routing import ROWS, make_routed, own_module_found
 from allround.composition.systems.routed import COMBINE, ROUTER, Member, Routed, bank_of, read_state
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
 from allround.merging.extract import extract_lora
-from allround.models.adapted import open_weights
+from allround.models.adapted import copy_adapter, open_weights
 from allround.models.base import load_encoder
 from allround.models.device import pick_device
 from allround.models.head_files import HEADS, read_heads
@@ -37,11 +38,12 @@ MODULE = "module"
 class Parts(TypedDict):
     """What a routed system is made of, in plain values.
 
-    base: the folder of the encoder. modules: for each task the folder of its module. router: the piece with its state.
+    base: the folder of the encoder. modules: by name the folder of each and its tasks, of which a module of a library
+    may have none. router: the piece with its state.
     """
 
     base: str
-    modules: dict[str, str]
+    modules: dict[str, tuple[str, Sequence[str]]]
     router: str
     name: str
     settings: dict[str, Any]
@@ -49,24 +51,22 @@ class Parts(TypedDict):
     combine_settings: dict[str, Any]
 
 
-def make_module(piece: Piece, base: str, specialist: str, rank: int, own: bool) -> None:
+def make_module(piece: Piece, base: str, tuned: str, rank: int, own: bool) -> None:
     """What takes the base to a specialist, as an adapter: its own where it has one of this base, else one of a rank
     that is cut from the difference.
 
-    own: the specialist was tuned from this base. A specialist with the weights of the base has no module.
+    tuned: the specialist's encoder, or the weights of a module in a library. own: it was tuned from this base. A
+    specialist with the weights of the base has no module.
     """
-    started = time.perf_counter()
+    started, place = time.perf_counter(), Path(tuned)
     with piece.make() as (folder, facts):
-        tuned = Path(specialist) / "encoder"
-        if own and is_adapter(tuned):
-            (folder / MODULE).mkdir()
-            for path in sorted(tuned.glob("adapter_*")):
-                shutil.copyfile(path, folder / MODULE / path.name)
+        if own and is_adapter(place):
+            copy_adapter(place, folder / MODULE)
             facts["held"] = 1.0
-        elif same_weights(Weights(base), open_weights(tuned)):
+        elif same_weights(Weights(base), source := _opened(place, base)):
             facts["held"] = 1.0
         else:
-            made = extract_lora(str(tuned), base, folder / MODULE, rank)
+            made = extract_lora(source, base, folder / MODULE, rank)
             for path in (folder / MODULE).iterdir():  # the listing of an output folder is none of a module
                 if not path.name.startswith("adapter_"):
                     path.unlink()
@@ -74,6 +74,11 @@ def make_module(piece: Piece, base: str, specialist: str, rank: int, own: bool) 
         made_of = list((folder / MODULE).iterdir()) if (folder / MODULE).is_dir() else []
         facts["bytes"] = sum(path.stat().st_size for path in made_of)
         facts["seconds"] = time.perf_counter() - started
+
+
+def _opened(tuned: Path, base: str) -> Source:
+    """The weights of a tuned encoder, or of the base with a module of a library in it."""
+    return Changes(Weights(base), tuned).tuned if (tuned / REPLACED).is_file() else open_weights(tuned)
 
 
 def same_weights(one: Source, other: Source) -> bool:
@@ -84,7 +89,7 @@ def same_weights(one: Source, other: Source) -> bool:
 def fit_router(
     piece: Piece,
     base: str,
-    modules: Mapping[str, str],
+    modules: Mapping[str, tuple[str, Sequence[str]]],
     heads: Mapping[str, str],
     tasks: Mapping[str, str],
     name: str,
@@ -109,8 +114,8 @@ def fit_router(
         facts["seconds"] = time.perf_counter() - started
 
 
-def _members(modules: Mapping[str, str]) -> list[Member]:
-    return [Member(task, Path(folder), (task,)) for task, folder in modules.items()]
+def _members(modules: Mapping[str, tuple[str, Sequence[str]]]) -> list[Member]:
+    return [Member(name, Path(folder), tuple(tasks)) for name, (folder, tasks) in modules.items()]
 
 
 def open_routed(parts: Parts, heads: Mapping[str, str], tasks: Sequence[Task]) -> Routed:
