@@ -81,6 +81,8 @@ from allround.tasks.spec import read_suite
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 from allround.training.unfinished import UnfinishedTraining
+from allround.transfer.files import read_matrices, write_matrices
+from allround.transfer.matrix import TaskMatrix
 
 sys.path.insert(0, str(Path(__file__).parent / "evaluation"))
 
@@ -291,6 +293,14 @@ def sketch(folder: Path) -> Path:
     return folder / "sketch.npy"
 
 
+def transfer(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        write_matrices(folder / name, [TaskMatrix("gain", ("a", "b"), ("t",), np.array([[1.0], [2.0]]))])
+        return folder / name
+
+    return make
+
+
 def readers(shared: Shared) -> list[Reader]:
     """The table. Whoever adds a reader of files adds it here."""
     suite = "tasks:\n  mood: {source: mood.csv, kind: classification, inputs: text, target: label}\n"
@@ -479,6 +489,9 @@ def readers(shared: Shared) -> list[Reader]:
                ("evaluation/scoreboard/board.py",)),
         Reader("comparison", "json", saved(comparison, "comparison.json"),
                lambda path: TrainingComparison.load(path.parent), ("evaluation/training/comparison.py",)),
+        Reader("matrices of transfer", "csv", transfer("m.csv"), read_matrices, ("transfer/files.py",)),
+        Reader("matrices of transfer as Parquet", "parquet", transfer("m.parquet"), read_matrices,
+               ("transfer/files.py",)),
         Reader("diff", "json", differences, lambda path: Diff.load(path.parent), ("merging/diff/result.py",)),
         Reader("predictions", "parquet", predictions, Predictions.load, ("evaluation/predictions.py",)),
         Reader("model", "json", model("allround.json"), lambda path: read_manifest(path.parent),

@@ -66,6 +66,7 @@ PAPERS = (
     "Sparsely Activated Mixture-of-Experts are Robust Multi-Task Learners",
     "Super-NaturalInstructions: Generalization via Declarative Instructions on 1600+ NLP Tasks",
     "Task Adaptive Parameter Sharing for Multi-Task Learning",
+    "TaskWeb: Selecting Better Source Tasks for Multi-task NLP",
     "Task Arithmetic Through The Lens Of One-Shot Federated Learning",
     "TaskExpert: Dynamically Assembling Multi-Task Representations with Memorial Mixture-of-Experts",
     "Tint Your Models Task-wise for Improved Multi-task Model Merging",

@@ -142,6 +142,38 @@ class Route(Declaration):
     exempt: Exempt = {}
 
 
+class Estimate(Declaration):
+    """How much a source task is expected to help a target task."""
+
+    #: What it looks at of the two tasks: numbers of rows, features of the base, heads fitted on it, labels of training
+    #: rows, gradients of the base, specialists, or measured transfer between other tasks.
+    needs: tuple[Literal["rows", "features", "heads", "labels", "gradients", "models", "runs"], ...] = Field(
+        min_length=1
+    )
+    #: Whether the value is the same in both directions.
+    symmetric: bool = False
+    #: Whether no other task is a better source for a task than the task itself.
+    self_best: bool = False
+    better: Literal["higher", "lower"] = "higher"
+    #: Whether `allround relate` computes it without being told to.
+    cheap: bool = False
+    exempt: Exempt = {}
+
+
+class Blend(Declaration):
+    """What is expected of all pairs, from several estimates and measured transfer to other targets."""
+
+    #: Measured transfer, estimates of it, or both.
+    needs: tuple[Literal["measured", "estimates"], ...] = Field(min_length=1)
+
+
+class Affinity(Declaration):
+    """How well each task does in groups that were not trained, from groups that were."""
+
+    #: The largest groups that it reads; all where it is None.
+    largest: int | None = None
+
+
 class Metric(Declaration):
     """A score."""
 
@@ -188,6 +220,10 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "gate": Declaration,
     "route": Route,
     "combine": Declaration,
+    "estimate": Estimate,
+    "blend": Blend,
+    "affinity": Affinity,
+    "group": Declaration,
     "kind": Declaration,
     "likelihood": Likelihood,
     "head": Head,

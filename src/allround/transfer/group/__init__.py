@@ -1,0 +1,1 @@
+"""Ways to group tasks for joint models."""
