@@ -220,7 +220,6 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "gate": Declaration,
     "route": Route,
     "combine": Declaration,
-    "estimate": Estimate,
     "blend": Blend,
     "affinity": Affinity,
     "group": Declaration,

@@ -23,7 +23,6 @@ FAMILIES: dict[str, str] = {
     "gate": "models/share/gate",
     "route": "composition/route",
     "combine": "composition/combine",
-    "estimate": "transfer/estimate",
     "blend": "transfer/blend",
     "affinity": "transfer/affinity",
     "group": "transfer/group",
@@ -43,7 +42,6 @@ FAMILIES: dict[str, str] = {
 _WORDS = {
     "route": "router",
     "combine": "combination",
-    "estimate": "estimator",
     "blend": "blend of estimates",
     "group": "way to group tasks",
     "share": "way to share",

@@ -60,4 +60,4 @@ def standardised(values: Values) -> Values:
     count = np.maximum(known.sum(0), 1)
     gaps = values - np.where(known, values, 0).sum(0) / count
     spread = np.sqrt(np.square(np.where(known, gaps, 0)).sum(0) / count)
-    return gaps / np.where(spread > 0, spread, 1)
+    return np.asarray(gaps / np.where(spread > 0, spread, 1))

@@ -39,7 +39,8 @@ def pick_sources(matrix: TaskMatrix, targets: Sequence[str], count: int) -> list
     low = np.where(known, gains, np.inf).min(0)
     high = np.where(known, gains, -np.inf).max(0)
     scaled = np.where(known, (gains - low) / np.where(high > low, high - low, 1), 0)
-    served, chosen = np.zeros(len(targets)), []
+    served = np.zeros(len(targets))
+    chosen: list[int] = []
     for _ in range(min(count, len(gains))):
         added = np.maximum(scaled, served).sum(1) - served.sum()
         added[chosen] = -np.inf
@@ -95,7 +96,8 @@ def likeness(matrix: TaskMatrix) -> Values:
     both = np.stack([ranks, ranks.T])
     known = ~np.isnan(both)
     counts = known.sum(0)
-    return np.divide(np.where(known, both, 0).sum(0), counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+    sums = np.where(known, both, 0).sum(0)
+    return np.asarray(np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=counts > 0))
 
 
 def linkage_of(alike: Values) -> Values:

@@ -105,8 +105,8 @@ def score(
     rows = []
     for column in range(len(targets)):
         known = ~np.isnan(guess[:, column]) & ~np.isnan(truth[:, column]) & ~np.isnan(worth[:, column])
-        columns = (one[known, column] for one in (guess, truth, worth))
-        rows.append(_score_one(*columns, ks, regret) if known.sum() > 1 else [np.nan] * (len(ks) + 3))
+        g, t, w = (one[known, column] for one in (guess, truth, worth))
+        rows.append(_score_one(g, t, w, ks, regret) if known.sum() > 1 else [np.nan] * (len(ks) + 3))
     table = np.array(rows).T
     return TransferScore(
         estimate.name,
@@ -205,11 +205,11 @@ def _score_one(guess: Values, truth: Values, worth: Values, ks: Sequence[int], h
     spearman = float(ranks[0] @ ranks[1] / spread) if spread else 0.0
     regrets = []
     for k in ks:
-        first = (np.arange(count) < k) / min(k, count)
-        best, chosen = worth @ _shared(truth, first), worth @ _shared(guess, first)
+        first = np.array([1 / min(k, count)] * min(k, count) + [0.0] * (count - k))
+        best, chosen = float(worth @ _shared(truth, first)), float(worth @ _shared(guess, first))
         scale = {"difference": 1.0, "gain": 1 + best, "score": abs(best)}[how]
-        regrets.append(float((best - chosen) / scale))
-    gap = float(worth.max() - worth @ _shared(guess, (np.arange(count) < 1) * 1.0))
+        regrets.append((best - chosen) / scale)
+    gap = float(worth.max() - worth @ _shared(guess, np.eye(1, count)[0]))
     return [ndcg, spearman, gap, *regrets]
 
 

@@ -70,7 +70,7 @@ def _predicted(
     sums = weights.sum(1)
     found = np.divide((weights * np.nan_to_num(table)).sum(1), sums, out=np.full(len(sums), np.nan), where=sums > 0)
     found[[name == target for name in sources]] = np.nan
-    return found
+    return np.asarray(found)
 
 
 def _chosen(measured: TaskMatrix, about: TaskMatrix | None, top: int) -> float:

@@ -30,7 +30,7 @@ def regression(estimates: Sequence[TaskMatrix], measured: TaskMatrix, *, penalty
     """
     first = estimates[0]
     tables = np.stack([np.nan_to_num(standardised(one.gains)) for one in estimates])
-    known = np.stack([~np.isnan(one.gains) for one in estimates]).any(0)
+    known = np.any([~np.isnan(one.gains) for one in estimates], axis=0).reshape(first.values.shape)
     shared = [name for name in first.sources if name in measured.sources]
     rows = [first.sources.index(name) for name in shared]
     values = np.full(first.values.shape, np.nan)
