@@ -15,6 +15,7 @@ from allround.transfer.matrix import TaskMatrix
 
 #: Columns of a file. Those before `source` are the same in all rows of a matrix.
 COLUMNS = ("name", "kind", "higher_is_better", "symmetric", "seconds", "seeds", "source", "target", "value", "error")
+_TEXTS = ("name", "kind", "seeds", "source", "target")
 #: Bytes of a file, and tasks of a matrix: more than anybody compares.
 _MAX_BYTES, _MAX_TASKS = 100 << 20, 5_000
 
@@ -78,21 +79,29 @@ def read_matrices(path: Path | str) -> dict[str, TaskMatrix]:
                 if path.stat().st_size > _MAX_BYTES:
                     raise AllroundError(asked, f"it has more than {_MAX_BYTES:,} bytes", "check that this is the file")
                 texts = pyarrow.csv.ConvertOptions(
-                    column_types={name: pa.string() for name in ("name", "kind", "seeds", "source", "target")},
+                    column_types={name: pa.string() for name in _TEXTS},
                     strings_can_be_null=False,
                 )
                 table = pyarrow.csv.read_csv(file, convert_options=texts)
+            names, rows = table.column_names, table.to_pylist()  # texts that are not UTF-8 show here
         except (pa.ArrowException, OSError, ValueError) as error:
             said = (str(error) or type(error).__name__).splitlines()[0][:200]
-            raise AllroundError(asked, f"it is no such file: {said}", "make it again: allround relate") from error
-    if tuple(table.column_names) != COLUMNS:
+            raise AllroundError(
+                asked, f"it is no such file: {said}", "write it again: allround.transfer.files.write_matrices"
+            ) from error
+    if tuple(names) != COLUMNS:
         raise AllroundError(
             asked,
-            f"its columns are {', '.join(table.column_names[:12])}",
+            f"its columns are {', '.join(names[:12])}",
             f"give a file with the columns {', '.join(COLUMNS)}",
         )
+    odd = [name for name in _TEXTS if not pa.types.is_string(table.schema.field(name).type)]
+    if odd:
+        raise AllroundError(
+            asked, f"its column '{odd[0]}' holds no texts", "write it again: allround.transfer.files.write_matrices"
+        )
     groups: dict[object, list[dict[str, Any]]] = {}
-    for row in table.to_pylist():
+    for row in rows:
         groups.setdefault(row["name"], []).append(row)
     return {str(name): _matrix(str(name), rows, asked) for name, rows in groups.items()}
 
@@ -129,7 +138,9 @@ def _matrix(name: str, rows: Sequence[dict[str, Any]], asked: str) -> TaskMatrix
             tuple(int(seed) for seed in (first["seeds"] or "").split()),
         )
     except (TypeError, ValueError, OverflowError) as error:
-        raise AllroundError(asked, f"'{name}' is damaged: {error}", "make the file again: allround relate") from error
+        raise AllroundError(
+            asked, f"'{name}' is damaged: {error}", "write it again: allround.transfer.files.write_matrices"
+        ) from error
 
 
 def _ending(path: Path, what: str) -> str:
