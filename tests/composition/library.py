@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from allround.models.head import HeadState
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.task import Task
 
+#: Layers of a BERT that modules change.
+BERT = ("query", "intermediate.dense", "output.dense")
 #: Few steps: what routers learn is looked at elsewhere.
 FAST = {
     "classifier": {"steps": 20, "hidden": 8},
@@ -48,6 +50,7 @@ class Library:
         *,
         members: Sequence[Member] | None = None,
         wrap: Callable[[Router], Router] = lambda router: router,
+        combine_settings: Mapping[str, object] | None = None,
         **settings: object,
     ) -> Routed:
         made = make_routed(
@@ -58,13 +61,14 @@ class Library:
             router=router,
             combine=combine,
             router_settings={**FAST.get(router, {}), **settings},
+            combine_settings=combine_settings,
             encoder=copy.deepcopy(self.encoder),
         )
         made.router = wrap(made.router)
         return made
 
 
-def make_library(base: Path, place: Path, tasks: Sequence[Task]) -> Library:
+def make_library(base: Path, place: Path, tasks: Sequence[Task], targets: tuple[str, ...] = BERT) -> Library:
     """Tasks with training rows alone, heads that answer at random, and a module for each task but the last."""
     encoder = load_encoder(base)
     # There are no rows but those of training that a router could look at.
@@ -74,10 +78,12 @@ def make_library(base: Path, place: Path, tasks: Sequence[Task]) -> Library:
     heads = {}
     for name in kept:
         state = model.head(name).stored()
-        heads[name] = HeadState({k: 0.5 * torch.randn(v.shape, generator=generator) for k, v in state.items()})
+        heads[name] = HeadState(
+            {k: 0.5 * torch.randn(v.shape, generator=generator) for k, v in state.items()}, state.sort
+        )
     members = []
     for number, name in enumerate(list(kept)[:-1]):
-        write_adapter(encoder.backbone, place / name, rank=2 + number % 2, seed=number)
+        write_adapter(encoder.backbone, place / name, rank=2 + number % 2, seed=number, targets=targets)
         members.append(Member(name, place / name, (name,)))
     return Library(base, encoder, kept, heads, members)
 
@@ -89,7 +95,7 @@ def write_adapter(
     rank: int,
     seed: int,
     scale: float = 0.3,
-    targets: tuple[str, ...] = ("query", "intermediate.dense", "output.dense"),
+    targets: tuple[str, ...] = BERT,
 ) -> None:
     """Write low-rank changes as PEFT does."""
     generator = torch.Generator().manual_seed(seed)

@@ -12,6 +12,7 @@ from allround.composition.modules.bank import Gate, ModuleBank
 from allround.composition.router import RouteRows, taken_state
 from allround.core import registry
 from allround.models.batch import Answers, Batch
+from allround.models.encoder import Encoder
 from allround.models.systems.multi_task_model import MultiTaskModel
 
 
@@ -28,6 +29,8 @@ class Combine:
     mixes: ClassVar[bool] = True
     #: Whether the two factors of low-rank changes are averaged each by itself.
     apart: ClassVar[bool] = False
+    #: A larger model that answers in the base's place, where the combination has one.
+    larger: Encoder | None = None
 
     def fit(self, bank: ModuleBank, tasks: Mapping[str, RouteRows], seed: int) -> None:
         """Fit it on training rows of the tasks. Most have nothing to fit. The bank's encoder is left as it was."""
@@ -44,6 +47,10 @@ class Combine:
     def parameters(self) -> int:
         """How many numbers it stores."""
         return sum(t.numel() for t in self.state().values())
+
+    def take(self, larger: Encoder, base: Encoder) -> None:
+        """Use a larger model. Errors: a combination that has no use for one; a model that does not fit the base."""
+        raise ValueError(f"the combination '{self.name}' takes no larger model")
 
     def weighed(self, weights: Tensor) -> Tensor:
         """The weights that are used, from those that a router gives: (*, modules)."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from allround.composition.modules.bank import ModuleBank
+from allround.composition.modules.bank import Gate, ModuleBank
 from allround.composition.router import RouteRows
 from allround.core.errors import AllroundError
 from allround.models.model import Model
@@ -60,6 +60,18 @@ def descend(
 def drawn(rows: RouteRows, count: int, generator: torch.Generator) -> list[int]:
     """The numbers of some rows, ascending."""
     return sorted(torch.randperm(len(rows), generator=generator)[:count].tolist())
+
+
+def weighed_loss(bank: ModuleBank, rows: RouteRows, some: Sequence[int], weighing: Tensor | Gate) -> Tensor:
+    """The mean loss of some rows, ascending, which use the modules by their weights (n, modules) or by a gate."""
+    if isinstance(weighing, Tensor) and "texts" in bank.encoder.gives:
+        found = []  # several rows would stand in one sequence, which has one set of weights
+        for row, weights in zip(some, weighing, strict=True):
+            with bank.using(weights[None]):
+                found.append(rows.losses([row]))
+        return torch.stack([one.sum for one in found]).sum() / max(1, sum(one.count for one in found))
+    with bank.using(weighing):
+        return rows.losses(some).mean
 
 
 def owned(tasks: Mapping[str, RouteRows], asked: str) -> dict[int, list[RouteRows]]:

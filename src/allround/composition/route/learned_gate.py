@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from allround.composition.gating import check_steps, descend, drawn, frozen, owned
+from allround.composition.gating import check_steps, descend, drawn, frozen, owned, weighed_loss
 from allround.composition.modules.bank import ModuleBank
 from allround.composition.modules.layer import LinearLayer
 from allround.composition.router import Router, RouteRows, Seen, base_vectors, taken_layers, taken_state
@@ -57,9 +57,8 @@ class LearnedGate(Router):
             parts = []
             for name, rows in used.items():
                 some = drawn(rows, self.batch, draws[name])
-                row = self.weights(Seen(vectors[name][some].to(model.device))) if vectors else None
-                with bank.using(self.gate if row is None else row):
-                    parts.append(rows.losses(some).mean)
+                weights = self.weights(Seen(vectors[name][some].to(model.device))) if vectors else None
+                parts.append(weighed_loss(bank, rows, some, self.gate if weights is None else weights))
             return torch.stack(parts).sum()
 
         with frozen(model):

@@ -38,6 +38,8 @@ from allround.tasks.values import Row
 
 #: Where the modules lie in the folder, and what the router and the combination have learned.
 MODULES, ROUTER, COMBINE = "modules", "router.safetensors", "combine.safetensors"
+#: Where a larger model lies that the modules' changes are added to, and what names it in the settings.
+LARGER = "larger"
 
 
 @dataclass(frozen=True)
@@ -262,6 +264,8 @@ class Routed(System):
 
     def to(self, device: torch.device | str) -> Routed:
         self.model.to(device)
+        if self.combine.larger is not None:
+            self.combine.larger.to(device)
         return self
 
     def cost(self, tasks: Iterable[str] | None = None) -> Cost:
@@ -273,6 +277,7 @@ class Routed(System):
         sizes = [self.bank.numbers(n) for n in (range(len(self.members)) if mixes or tasks is None else own)]
         heads = [parameters_of(self.model.head(name)) for name in names]
         base = parameters_of(self.model.encoder) + self.router.parameters + self.combine.parameters
+        base += 0 if self.combine.larger is None else parameters_of(self.combine.larger)
         used = sum(sizes) if mixes else max(sizes, default=0)
         stored = base + sum(sizes) + sum(heads)
         return Cost(parameters_stored=stored, parameters_used=base + used + max(heads, default=0))
@@ -288,11 +293,16 @@ class Routed(System):
         for member in self.members:
             shutil.copytree(member.folder, folder / MODULES / member.name)
         self.write_states(folder)
+        settings = {name: dict(values) for name, values in self.settings.items()}
+        if self.combine.larger is not None:  # it is part of the folder, wherever it came from
+            (folder / LARGER).mkdir()
+            self.combine.larger.save(folder / LARGER)
+            settings["combine_settings"].pop(LARGER, None)
         about = {
             "modules": {member.name: list(member.tasks) for member in self.members},
             "router": self.router.name,
             "combine": self.combine.name,
-            **self.settings,
+            **settings,
             "threshold": self.threshold,
         }
         self.write_manifest(folder, routed=about)
@@ -323,6 +333,8 @@ class Routed(System):
         model.eval()
         members = [Member(n, folder / MODULES / n, tuple(tasks)) for n, tasks in about.modules.items()]
         bank = bank_of(model.encoder, members, folder / "encoder")
+        if (folder / LARGER).is_dir():
+            combine.take(load_encoder(folder / LARGER), model.encoder)
         for part, file in ((router, ROUTER), (combine, COMBINE)):
             try:
                 part.restore(bank, read_state(folder / file))

@@ -22,6 +22,7 @@ from allround.models.language.network import LanguageNetwork
 from allround.models.language.rendering import Renderer
 from allround.models.language.requests import Requester, RequestRow, answered, collate
 from allround.models.language.rows import TokenRow, make_tree
+from allround.models.language.voices import Chorus, Fuse, Voice
 from allround.models.language.writing import write, write_tokens
 from allround.models.running import batches, by_length
 from allround.tasks.definition import Definition
@@ -172,6 +173,14 @@ class LanguageModel(Encoder):
         if batch.lengths:
             return Features(found.unsqueeze(-1), batch.lengths)
         return Features(_scores(found, tensors))
+
+    def written_by(self, voices: Sequence[Voice], batch: Batch, fuse: Fuse) -> Features:
+        """What several models write together: features of a batch whose answers are written."""
+        first, *others = voices
+        with first.using():
+            texts = write(first.net, batch.tensors, self.tokenizer, self._ending(batch.tensors),
+                          Chorus(others, batch.tensors, fuse))  # fmt: skip
+        return Features(batch.tensors["mask"].new_zeros(batch.size, 1, dtype=torch.float32), texts=texts)
 
     def _ending(self, tensors: Mapping[str, Tensor]) -> Ending:
         return self.asker.endings[int(tensors["write"])]

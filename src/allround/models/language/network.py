@@ -202,7 +202,7 @@ class LanguageNetwork(nn.Module):
         if start is not None:
             known = self.network.base_model(input_ids=start, use_cache=True).past_key_values
             known.batch_repeat_interleave(len(ids))
-            more[self._cache_name] = known
+            more[self.cache_name] = known
         made = self.network.base_model(
             input_ids=ids,
             position_ids=positions,
@@ -221,7 +221,7 @@ class LanguageNetwork(nn.Module):
         return torch.zeros_like(seen, dtype=kind).masked_fill(~seen, torch.finfo(kind).min)
 
     @cached_property
-    def _cache_name(self) -> str:
+    def cache_name(self) -> str:
         """What the network calls the keys and values of what it has read; versions of transformers differ."""
         known = inspect.signature(self.network.base_model.forward).parameters
         return "cache" if "cache" in known else "past_key_values"

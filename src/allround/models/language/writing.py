@@ -10,16 +10,23 @@ from torch import Tensor
 
 from allround.models.language.asking import Ending
 from allround.models.language.network import LanguageNetwork
+from allround.models.language.voices import Chorus
 
 #: Tokens at the end of what was written in which a text that ends it is looked for, beside those of the text itself.
 _LOOK = 8
 
 
-def write(net: LanguageNetwork, tensors: Mapping[str, Tensor], tokenizer: Any, ending: Ending) -> tuple[str, ...]:
-    """What the model writes behind each prompt, without what ends it and white space around it; tensors as in
+def write(
+    net: LanguageNetwork,
+    tensors: Mapping[str, Tensor],
+    tokenizer: Any,
+    ending: Ending,
+    chorus: Chorus | None = None,
+) -> tuple[str, ...]:
+    """What the model writes behind each prompt, without what ends it and white space around it; arguments as in
     `write_tokens`."""
     ends, texts = _ends(net, ending), []
-    for row in write_tokens(net, tensors, tokenizer, ending):
+    for row in write_tokens(net, tensors, tokenizer, ending, chorus):
         tokens = row[:-1] if row and row[-1] in ends else row
         text = str(tokenizer.decode(tokens, skip_special_tokens=True))
         cuts = [text.find(stop) for stop in ending.stop if stop in text]
@@ -30,13 +37,18 @@ def write(net: LanguageNetwork, tensors: Mapping[str, Tensor], tokenizer: Any, e
 
 @torch.inference_mode()
 def write_tokens(
-    net: LanguageNetwork, tensors: Mapping[str, Tensor], tokenizer: Any, ending: Ending
+    net: LanguageNetwork,
+    tensors: Mapping[str, Tensor],
+    tokenizer: Any,
+    ending: Ending,
+    chorus: Chorus | None = None,
 ) -> list[list[int]]:
     """The tokens that the model writes behind each prompt, with that which ends them where one does.
 
-    tensors: `ids` and `mask` of the prompts, padded on the left (of an encoder-decoder model on the right).
+    tensors: `ids` and `mask` of the prompts, padded on the left (of an encoder-decoder model on the right). chorus:
+    other models that have a say in each token.
     """
-    from transformers import GenerationConfig, StoppingCriteriaList
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     ids, mask = tensors["ids"], tensors["mask"]
     start = 1 if net.two_parts else ids.shape[1]
@@ -53,7 +65,13 @@ def write_tokens(
     stops = StoppingCriteriaList([_Stops(tokenizer, ending.stop, start)] if ending.stop else [])
     was_training = net.training
     net.eval()
-    made = net.network.generate(input_ids=ids, attention_mask=mask, generation_config=plain, stopping_criteria=stops)
+    made = net.network.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=plain,
+        stopping_criteria=stops,
+        logits_processor=LogitsProcessorList([] if chorus is None else [chorus]),
+    )
     net.train(was_training)
     rows: list[list[int]] = made[:, start:].tolist()
     return [row[: next((at + 1 for at, token in enumerate(row) if token in ends), len(row))] for row in rows]
