@@ -54,6 +54,7 @@ PAPERS = (
     "Muppet: Massive Multi-task Representations with Pre-Finetuning",
     "NNOSE: Nearest Neighbor Occupational Skill Extraction",
     "No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces",
+    "On Giant's Shoulders: Effortless Weak to Strong by Dynamic Logits Fusion",
     "Order Matters in the Presence of Dataset Imbalance for Multilingual Learning",
     "Parameter Competition Balancing for Model Merging",
     "Parameter-efficient Multi-task Fine-tuning for Transformers via Shared Hypernetworks",

@@ -136,7 +136,10 @@ def averaged(anchor: Tensor, base: Tensor, experts: Sequence[Tensor], shares: Te
     >>> averaged(torch.zeros(1, 2), torch.ones(1, 2), [torch.tensor([[3.0, 1.0]])], torch.tensor([[0.5]]))
     tensor([[1., 0.]])
     """
-    return anchor + sum(share[:, None] * (one - base) for share, one in zip(shares.T, experts, strict=True))
+    found = anchor
+    for share, one in zip(shares.T, experts, strict=True):
+        found = found + share[:, None] * (one - base)
+    return found
 
 
 @contextmanager
