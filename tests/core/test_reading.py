@@ -141,6 +141,8 @@ ALLOWED = {
     ("core/reading.py", "ParquetFile"): "of an open file",
     ("tasks/sources/stream.py", "ParquetFile"): "of an open file",
     ("evaluation/predictions.py", "read_table"): "of an open file",
+    ("transfer/files.py", "read_table"): "of an open file",
+    ("transfer/files.py", "read_csv"): "of an open file",
     ("checkpoints/weights.py", "torch.load"): "after check_file",
     ("training/unfinished.py", "torch.load"): "after check_file",
     ("models/encoders/image.py", "from_pretrained"): "load_encoder has called check_folder",

@@ -53,8 +53,8 @@ def rows_of(suite: Suite, task: str, count: int = 12) -> list[Row]:
 
 def same(one: Answers, other: Answers) -> bool:
     pairs = list(zip(one.predictions, other.predictions, strict=True))
-    sure = [other.confidence is None] if one.confidence is None else [one.confidence == pytest.approx(other.confidence)]
-    return all(sure) and all(np.allclose(a, b, atol=1e-4) for a, b in pairs)
+    sure = None if one.confidence is None else pytest.approx(one.confidence, 1e-4)
+    return bool(other.confidence == sure) and all(np.allclose(a, b, atol=1e-4) for a, b in pairs)
 
 
 # Scores.

@@ -88,8 +88,8 @@ def score(
     >>> truth = TaskMatrix.of_pairs("gain", {("a", "t"): 0.3, ("b", "t"): 0.1, ("c", "t"): 0.2})
     >>> guess = TaskMatrix.of_pairs("size", {("a", "t"): 2.0, ("b", "t"): 3.0, ("c", "t"): 1.0})
     >>> found = score(guess, truth, ks=(1, 2))
-    >>> round(found.ndcg[0], 4), round(found.regret[1][0], 4), round(found.regret[2][0], 4), round(found.spearman[0], 4)
-    (0.6756, 0.2, 0.05, -0.5)
+    >>> [round(float(value[0]), 4) for value in (found.ndcg, found.regret[1], found.regret[2], found.spearman)]
+    [0.7364, 0.2, 0.05, -0.5]
     """
     counted = measured if counted is None else counted.take(measured.sources, measured.targets)
     targets = [name for name in measured.targets if name in estimate.targets]
