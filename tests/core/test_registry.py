@@ -77,6 +77,7 @@ PAPERS = (
     "Understanding and Improving Information Transfer in Multi-Task Learning",
     "Uni-Perceiver v2: A Generalist Model for Large-Scale Vision and Vision-Language Tasks",
     "Uni-Perceiver-MoE: Learning Sparse Generalist Models with Conditional MoEs",
+    "What to Pre-Train on? Efficient Intermediate Task Selection",
     "ZipIt! Merging Models from Different Tasks without Training",
     "tasksource: Structured Dataset Preprocessing Annotations for Frictionless Extreme Multi-Task Learning and "
     "Evaluation",

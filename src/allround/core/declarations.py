@@ -220,6 +220,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "gate": Declaration,
     "route": Route,
     "combine": Declaration,
+    "estimate": Estimate,
     "blend": Blend,
     "affinity": Affinity,
     "group": Declaration,

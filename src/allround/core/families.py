@@ -23,6 +23,7 @@ FAMILIES: dict[str, str] = {
     "gate": "models/share/gate",
     "route": "composition/route",
     "combine": "composition/combine",
+    "estimate": "transfer/estimate",
     "blend": "transfer/blend",
     "affinity": "transfer/affinity",
     "group": "transfer/group",
@@ -42,6 +43,7 @@ FAMILIES: dict[str, str] = {
 _WORDS = {
     "route": "router",
     "combine": "combination",
+    "estimate": "estimator of transfer",
     "blend": "blend of estimates",
     "group": "way to group tasks",
     "share": "way to share",

@@ -87,7 +87,7 @@ def fit_outputs(
     values = list(start)
     for penalty in sorted(PENALTIES, reverse=True):
         # From strong to weak, each from where the last ended: the path is short.
-        values = _minimise(head, outputs, start if anew else values, targets, penalty)
+        values = minimise(head, outputs, start if anew else values, targets, penalty)
         with torch.no_grad():
             keep(*values)
         tried[penalty] = score()
@@ -97,9 +97,10 @@ def fit_outputs(
     return tried
 
 
-def _minimise(
+def minimise(
     head: OutputHead, outputs: Callable[..., Tensor], start: Sequence[Tensor], targets: Tensor, penalty: float
 ) -> list[Tensor]:
+    """The tensors that minimise a head's loss plus penalty / 2 * sum of squares, by L-BFGS. See `fit_outputs`."""
     values = [value.clone().requires_grad_() for value in start]
     optimiser = torch.optim.LBFGS(
         values, max_iter=100, tolerance_grad=1e-5, tolerance_change=1e-7, line_search_fn="strong_wolfe"
