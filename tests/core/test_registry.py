@@ -30,6 +30,7 @@ PAPERS = (
     "Cross-Task Generalization via Natural Language Crowdsourcing Instructions",
     "Customizable Combination of Parameter-Efficient Modules for Multi-Task Learning",
     "DivMerge: A divergence-based model merging method for multi-tasking",
+    "Divergence-Based Domain Transferability for Zero-Shot Classification",
     "Editing Models with Task Arithmetic",
     "Eliciting and Understanding Cross-Task Skills with Task-Level Mixture-of-Experts",
     "Exploring the Benefits of Training Expert Language Models over Instruction Tuning",

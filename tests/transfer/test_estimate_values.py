@@ -7,7 +7,13 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
+from allround.transfer.estimate.cka import score as cka
+from allround.transfer.estimate.divergence import coral, jensen_shannon, mmd, wasserstein
+from allround.transfer.estimate.h_score import score as h_score
+from allround.transfer.estimate.leep import score as leep
 from allround.transfer.estimate.logme import score as logme
+from allround.transfer.estimate.nce import score as nce
+from allround.transfer.estimate.transrate import score as transrate
 from allround.transfer.matrix import Values
 from allround.transfer.view import Classes
 
@@ -58,3 +64,108 @@ def test_logme_with_fewer_rows_than_features() -> None:
     assert logme(x, target) < 0
     left, lengths, _ = np.linalg.svd(x, full_matrices=False)
     assert logme(left * lengths, target) == pytest.approx(logme(x, target), abs=1e-9), "directions no row has are free"
+
+
+# -- the reference code of the Transfer-Learning-Library and of LogME --------------------------------------------------
+
+#: Twelve rows with four features, of three classes, and a source's probabilities of three labels. The numbers below
+#: came from the functions of the same names in thuml/Transfer-Learning-Library (tllib/ranking), run on these.
+ROW, COLUMN = np.mgrid[:12, :4]
+FEATURES = (3 * ROW + 5 * COLUMN) % 7 - 3 + (0.1 * ROW * (COLUMN + 1)) % 1.3
+CLASSES = np.arange(12) % 3
+POWERS = np.exp(FEATURES[:, :3] / 2)
+PROBABILITIES = POWERS / POWERS.sum(1, keepdims=True)
+
+
+def test_the_numbers_of_the_reference_code() -> None:
+    assert h_score(FEATURES, CLASSES, shrunk=False) == pytest.approx(0.674084102581961)
+    assert leep(PROBABILITIES, CLASSES) == pytest.approx(-1.0705844937774378)
+    assert nce(PROBABILITIES.argmax(1), CLASSES) == pytest.approx(-1.0607767324412265)
+    assert transrate(FEATURES, CLASSES, 1e-4) == pytest.approx(0.5464209531204958)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "reference"), [(50, 384, -0.8510438), (300, 384, -0.8294307), (600, 40, -0.7734727)]
+)
+def test_logme_is_above_the_first_code_of_its_authors_and_near(n: int, d: int, reference: float) -> None:
+    """`_fit_icml` of thuml/LogME, which stops when the ratio of precisions changes by less than 1 %."""
+    draw = np.random.default_rng(n)
+    y = draw.integers(0, 3, n)
+    x = draw.normal(size=(n, d))
+    x[:, 0] += y
+    found = logme(x, (y[:, None] == np.arange(3)).astype(float))
+    assert 0 <= found - reference < 0.01
+
+
+# -- traps -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_label_of_the_source_that_no_row_gets_changes_nothing() -> None:
+    """The reference code divides zero by zero there, and LEEP is NaN."""
+    more = np.column_stack([PROBABILITIES, np.zeros(12)])
+    assert leep(more, CLASSES) == pytest.approx(leep(PROBABILITIES, CLASSES), abs=1e-12)
+
+
+def test_a_class_that_no_row_has_changes_nothing() -> None:
+    """The reference code counts classes up to the largest: LogME gains 1.55 for a column of zeros."""
+    skipped = np.array([0, 2, 5])[CLASSES]
+    for score in (
+        lambda y: h_score(FEATURES, y, shrunk=True),
+        lambda y: leep(PROBABILITIES, y),
+        lambda y: nce(PROBABILITIES.argmax(1), y),
+        lambda y: transrate(FEATURES, y, 1e-4),
+    ):
+        assert score(skipped) == score(CLASSES)
+
+
+def test_h_score_of_few_rows_needs_shrinkage() -> None:
+    """With at least as many features as rows, the plain score is the number of classes less one, whatever they are."""
+    x, y = rows(20, 60, classes=3)
+    guessed = np.random.default_rng(5).permutation(y)
+    assert h_score(x, guessed, shrunk=False) == pytest.approx(2) == h_score(x, y, shrunk=False)
+    assert h_score(x, y, shrunk=True) < 1
+
+
+# -- between the inputs of two tasks -----------------------------------------------------------------------------------
+
+
+def test_divergences_by_hand() -> None:
+    apart = np.array([[-1.0], [1.0]]), np.array([[1.0], [5.0]])
+    assert coral(*apart) == pytest.approx((1 - 4) ** 2 / 4)
+    assert wasserstein(*apart) == pytest.approx(np.sqrt(3**2 + (1 - 2) ** 2)), "of N(0, 1) and N(3, 4)"
+    low, high = np.linspace(0, 1, 20)[:, None], np.linspace(5, 6, 20)[:, None]
+    assert jensen_shannon(low, high) == pytest.approx(1), "one bit where they have nothing in common"
+    assert jensen_shannon(low, low) == 0 == mmd(low, low)
+
+
+def test_mmd_is_that_of_whole_kernels() -> None:
+    x, y = RNG.normal(size=(7, 3)), 1 + RNG.normal(size=(5, 3))
+    both = np.concatenate([x, y])
+    squares = np.square(both[:, None] - both[None]).sum(-1)
+    kernel = np.exp(-squares / squares.mean())
+    found = kernel[:7, :7].mean() + kernel[7:, 7:].mean() - 2 * kernel[:7, 7:].mean()
+    assert mmd(x, y) == pytest.approx(np.sqrt(found))
+
+
+def test_wasserstein_with_fewer_rows_than_features_knows_what_is_the_same() -> None:
+    x = RNG.normal(size=(6, 20))
+    assert wasserstein(x, x) < 1e-6 < 1 < wasserstein(x, x + 1)
+
+
+def test_cka_is_that_of_whole_kernels() -> None:
+    x, y = RNG.normal(size=(9, 4)), RNG.normal(size=(9, 20))
+
+    def hsic(a: Values, b: Values) -> float:
+        k, m, n = a @ a.T, b @ b.T, len(a)
+        np.fill_diagonal(k, 0)
+        np.fill_diagonal(m, 0)
+        return float(np.trace(k @ m) + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * k.sum(0) @ m.sum(0) / (n - 2))
+
+    assert cka(x, y) == pytest.approx(hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y)))
+
+
+def test_cka_of_unrelated_features_is_near_zero() -> None:
+    """The plain estimate is near one where there are more features than rows."""
+    found = [cka(np.random.default_rng(s).normal(size=(12, 100)), np.random.default_rng(99 + s).normal(size=(12, 100)))
+             for s in range(20)]  # fmt: skip
+    assert abs(np.mean(found)) < 0.1

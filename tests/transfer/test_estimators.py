@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,12 @@ from allround.transfer.matrix import TaskMatrix, Values
 from allround.transfer.view import TaskRows, TransferView, fit_linear
 
 NAMES = registry.names("estimate")
+#: Each with its defaults, and with settings that change the formula.
+SPELLED = (
+    *NAMES,
+    *(f"divergence:kind={kind}" for kind in ("coral", "js", "wasserstein")),
+    "h_score:shrunk=false",
+)
 COLUMNS = tuple("abcdef")
 #: Three questions about the same sort of rows, of which the first two are nearly the same one; rows of another sort;
 #: and a number, and several labels.
@@ -133,8 +139,9 @@ def degenerate(models: bool) -> dict[str, TransferView]:
 
 
 def called(name: str) -> tuple[Estimator, Entry]:
-    entry = registry.find("estimate", name)
-    return entry.load(), entry
+    method, settings = registry.spelled("estimate", name)
+    entry = registry.find("estimate", method)
+    return partial(entry.load(), **settings), entry
 
 
 def views(entry: Entry) -> list[bool]:
@@ -209,7 +216,7 @@ ALWAYS = (
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SPELLED)
 def test_each_has_the_properties(name: str) -> None:
     run, entry = called(name)
     for models in views(entry):

@@ -133,11 +133,21 @@ class TransferView:
                     found[row, column] = value(*parts)
         return found
 
-    def between(self, value: Callable[[Any, Any], float], of: Callable[[str], Any]) -> Values:
+    def between(
+        self, value: Callable[[Any, Any], float], of: Callable[[str], Any], *, symmetric: bool = True
+    ) -> Values:
         """(sources, targets): `value` of what `of` gives for each of the two, asked once a task; NaN where that is
-        None."""
+        None. symmetric: whether it is the same in both directions, and is asked for in one alone."""
         known = {name: of(name) for name in dict.fromkeys((*self.sources, *self.targets))}
-        return self.table(value, lambda source, target: (known[source], known[target]))
+        found: dict[Any, float] = {}
+
+        def one(source: str, target: str) -> float:
+            key = frozenset((source, target)) if symmetric else (source, target)
+            if key not in found:
+                found[key] = value(known[source], known[target])
+            return found[key]
+
+        return self.table(one, lambda s, t: (None if known[s] is None else s, None if known[t] is None else t))
 
     # -- rows and labels -----------------------------------------------------------------------------------------------
 
@@ -157,11 +167,12 @@ class TransferView:
         return ". ".join(part for part in parts if part)
 
     def classes(self, task: str) -> Classes | None:
-        """The class of each row, (n,); None where rows have no class, or several."""
+        """The class of each row, (n,); None where rows have no class, or several, or all the same."""
         rules = kind(self.definition(task).kind)
-        if task not in self.rows or not rules.fixed_labels or not rules.exclusive:
+        if task not in self.rows or not rules.fixed_labels or not rules.exclusive or not self.rows[task].inputs:
             return None
-        return np.concatenate([np.atleast_1d(target) for target in self.rows[task].targets]).astype(np.int64)
+        found = np.concatenate([np.atleast_1d(target) for target in self.rows[task].targets]).astype(np.int64)
+        return found if (found != found[0]).any() else None
 
     def columns(self, task: str) -> Values | None:
         """What a linear model would predict, (n, k): 0 and 1 for each label that some rows have and others have not;
@@ -170,7 +181,7 @@ class TransferView:
         rules = kind(self.definition(task).kind)
         if classes is not None:
             found = (classes[:, None] == np.unique(classes)).astype(np.float64)
-        elif task not in self.rows or rules.for_language_models:
+        elif task not in self.rows or rules.for_language_models or (rules.exclusive and not rules.numeric):
             return None
         else:
             found = np.array(self.rows[task].targets, dtype=np.float64).reshape(len(self.rows[task].inputs), -1)

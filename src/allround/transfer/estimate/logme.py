@@ -63,13 +63,15 @@ def _evidence(variances: Values, projected: Values, rest: float, n: int, middle:
     """The largest log evidence of a column over both precisions, for each row: the precision of the noise has a closed
     form, so that their ratio is all that is searched for."""
 
-    def lost(log_ratio: float) -> float:
-        shrunk = 1 / (1 + variances * np.exp(-log_ratio))
-        squares = max(float(projected @ shrunk) + rest, 1e-12 * n)
-        return float(0.5 * np.log(squares / n) + 0.5 + 0.5 * np.log(2 * np.pi) - 0.5 * np.log(shrunk).sum() / n)
+    def lost(log_ratios: Values) -> Values:
+        shrunk = 1 / (1 + variances * np.exp(-log_ratios)[:, None])
+        squares = np.maximum(shrunk @ projected + rest, 1e-12 * n)
+        return np.asarray(0.5 * (np.log(squares / n) + 1 + np.log(2 * np.pi) - np.log(shrunk).sum(1) / n))
 
     grid = middle + _GRID
-    best = int(np.argmin([lost(one) for one in grid]))
+    best = int(lost(grid).argmin())
     around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    return -min(float(minimize_scalar(lost, bounds=around, method="bounded", options={"xatol": 1e-6}).fun),
-                lost(grid[best]))  # fmt: skip
+    found = minimize_scalar(
+        lambda one: float(lost(np.array([one]))[0]), bounds=around, method="bounded", options={"xatol": 1e-6}
+    )
+    return -min(float(found.fun), float(lost(grid[[best]])[0]))
