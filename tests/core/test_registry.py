@@ -18,6 +18,7 @@ PAPERS = (
     "Robust-Multi-Task Gradient Boosting",
     "12-in-1: Multi-Task Vision and Language Representation Learning",
     "A Hierarchical Multi-task Approach for Learning Embeddings from Semantic Tasks",
+    "A picture of the space of typical learnable tasks",
     "ATM: Improving Model Merging by Alternating Tuning and Merging",
     "AdaMerging: Adaptive Model Merging for Multi-Task Learning",
     "AdaRank: Adaptive Rank Pruning for Enhanced Model Merging",

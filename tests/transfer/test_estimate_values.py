@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
 from allround.transfer.estimate.cka import score as cka
+from allround.transfer.estimate.delta_cosine import cosines
+from allround.transfer.estimate.delta_overlap import signs
 from allround.transfer.estimate.divergence import coral, jensen_shannon, mmd, wasserstein
 from allround.transfer.estimate.h_score import score as h_score
+from allround.transfer.estimate.inpca import distance, embedding, imprinted
 from allround.transfer.estimate.leep import score as leep
 from allround.transfer.estimate.logme import score as logme
 from allround.transfer.estimate.nce import score as nce
+from allround.transfer.estimate.task2vec import distance as task2vec
 from allround.transfer.estimate.transrate import score as transrate
+from allround.transfer.headed_base import fisher, fit_linear
 from allround.transfer.matrix import Values
 from allround.transfer.view import Classes
 
@@ -169,3 +175,66 @@ def test_cka_of_unrelated_features_is_near_zero() -> None:
     found = [cka(np.random.default_rng(s).normal(size=(12, 100)), np.random.default_rng(99 + s).normal(size=(12, 100)))
              for s in range(20)]  # fmt: skip
     assert abs(np.mean(found)) < 0.1
+
+
+# -- models' answers ---------------------------------------------------------------------------------------------------
+
+#: Four models' probabilities of three classes for two rows.
+ANSWERS = np.array([
+    [[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]],
+    [[0.6, 0.2, 0.2], [0.1, 0.8, 0.1]],
+    [[0.0, 0.0, 1.0], [0.3, 0.3, 0.4]],
+    [[0.3, 0.3, 0.4], [0.25, 0.5, 0.25]],
+])  # fmt: skip
+
+
+def test_inpca_is_that_of_the_authors_code() -> None:
+    """`compute_inpca_h5` of grasp-lyrl/picture_of_space_of_tasks, on these, with the mean over rows."""
+    found = np.array([[distance(one, other) for other in ANSWERS] for one in ANSWERS])
+    assert found[0].tolist() == pytest.approx([0, 0.144411612, 6.91168943, 0.201586519])
+    places, lengths = embedding(found, 3)
+    assert lengths.tolist() == pytest.approx([3.45829127, -1.47652086, 0.0244976926])
+    assert np.abs(places[:, 0]).tolist() == pytest.approx([1.30208244, 0.0406441769, 1.32701690, 0.0157097103])
+    squares = np.square(places[:, None] - places[None]) @ np.sign(lengths)
+    assert np.allclose(squares, found, atol=1e-7), "with its imaginary axes the picture is exact"
+
+
+def test_heads_of_class_means_by_hand() -> None:
+    found = imprinted(np.array([[0.0], [2.0], [5.0], [7.0]]), np.array([0, 0, 1, 1]), 1.0)
+    assert found[1, 0] == pytest.approx(1 / (1 + np.exp(-(16 - 1) / 1))), "the means are 1 and 6, the spread is 1"
+
+
+# -- Task2Vec ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_distance_of_task2vec_is_that_of_the_authors_code() -> None:
+    """`cosine` in task_similarity.py of awslabs/aws-cv-task2vec."""
+    one, other = np.array([1, 4, 0.5, 2]), np.array([2, 1, 0.5, 0.1])
+    assert task2vec(one, other) == pytest.approx(0.4285181061436083, abs=1e-7)
+
+
+def test_the_information_of_features_is_that_of_a_softmax() -> None:
+    """By algebra: diag(W' (diag(p) - p p') W), mean over rows; and the mean over answers drawn from the model."""
+    from allround.tasks.definition import Definition
+
+    x, y = rows(30, 4)
+    task = Definition("t", "classification", ("x",), "table", "accuracy", ("a", "b", "c"))
+    head = fit_linear(task, torch.from_numpy(x).float(), y)
+    weight = head.state_dict()["weight"].double().numpy()
+    p = head(torch.from_numpy(x).float()).softmax(1).detach().double().numpy()
+    expected = np.mean([np.diag(weight.T @ (np.diag(row) - np.outer(row, row)) @ weight) for row in p], 0)
+    found = fisher(head, torch.from_numpy(x))
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    halves = [fisher(head, torch.from_numpy(part)) for part in (x[:10], x[10:])]
+    assert torch.allclose((halves[0] * 10 + halves[1] * 20) / 30, found), "each row counts by itself"
+
+
+# -- changes of weights ------------------------------------------------------------------------------------------------
+
+
+def test_changes_by_hand() -> None:
+    changes = torch.tensor([[3.0, -1.0, 0.5, 0.0], [3.0, 1.0, 0.0, 0.1]]).double()
+    assert cosines((changes @ changes.T).numpy())[0, 1] == pytest.approx(8 / np.sqrt(10.25 * 10.01))
+    kept = signs(changes, 0.5)
+    assert kept.tolist() == [[1, -1, 0, 0], [1, 1, 0, 0]], "of two entries one is shared, the other has another sign"
+    assert signs(torch.zeros(1, 3), 1.0).tolist() == [[0, 0, 0]], "what was not changed is no change"

@@ -24,8 +24,9 @@ from allround.tasks.suite import Suite
 from allround.tasks.task import Split, Task
 from allround.transfer.costs import Costs
 from allround.transfer.estimating import estimate, estimates
+from allround.transfer.headed_base import fit_linear, norm_of, product_of
 from allround.transfer.matrix import TaskMatrix, Values
-from allround.transfer.view import TaskRows, TransferView, fit_linear
+from allround.transfer.view import TaskRows, TransferView
 
 NAMES = registry.names("estimate")
 #: Each with its defaults, and with settings that change the formula.
@@ -33,6 +34,7 @@ SPELLED = (
     *NAMES,
     *(f"divergence:kind={kind}" for kind in ("coral", "js", "wasserstein")),
     "h_score:shrunk=false",
+    "delta_overlap:keep=1.0",
 )
 COLUMNS = tuple("abcdef")
 #: Three questions about the same sort of rows, of which the first two are nearly the same one; rows of another sort;
@@ -419,6 +421,65 @@ def test_time_is_counted_with_what_is_used() -> None:
     assert costs.timed(lambda: 1)[1] < 0.01
 
 
+# -- gradients and weights ---------------------------------------------------------------------------------------------
+
+
+def test_gradients_are_those_of_the_loss() -> None:
+    """The change of each loss by a small step is the inner product of two gradients."""
+    made = view(SUITE[:3])
+    before, one, other = made.losses(), made.gradient("east"), made.gradient("north")
+    assert one is not None and other is not None
+    steepest = max(norm_of(g) for name in TASKS[:3] if (g := made.gradient(name)) is not None)
+    rate = 1e-3 * norm_of(list(BASE.parameters())) / steepest
+    after = made.losses_after("east", 1e-3)
+    assert after is not None
+    assert before["north"] - after["north"] == pytest.approx(rate * product_of(one, other), rel=0.1, abs=1e-5)
+    assert made.losses() == before and not any(p.grad is not None for p in BASE.parameters())
+
+
+def test_a_step_for_a_task_lowers_its_own_loss() -> None:
+    found = called("tag_affinity")[0](known("plain", False))
+    assert (found.diagonal() > 0).all()
+    assert found[1, 0] > found[2, 0], "a step for `easterly` helps `east` more than one for `north`"
+
+
+def test_the_base_stays_as_it_is() -> None:
+    before = {name: value.clone() for name, value in BASE.state_dict().items()}
+    estimates(view(models=True))
+    assert all(torch.equal(value, before[name]) for name, value in BASE.state_dict().items())
+    assert all(parameter.requires_grad for parameter in BASE.parameters())
+
+
+def test_changes_are_compared_by_hand() -> None:
+    """Specialists that moved the base's first layer by (1, 0), (1, 1) and not at all, and one of another base."""
+
+    def moved(steps: list[float]) -> MultiTaskModel:
+        network = Net()
+        with torch.no_grad():
+            for place, step in enumerate(steps):
+                network.first.bias[place] += step
+        return MultiTaskModel(Module(network, dim=6), {"t": SUITE[0].definition})
+
+    other = MultiTaskModel(Module(nn.Linear(6, 6), dim=6), {"t": SUITE[0].definition})
+    models = {"a": moved([1, 0]), "b": moved([1, 1]), "c": moved([0, 0]), "d": other}
+    rows = {name: view().rows["east"] for name in models}
+    made = TransferView(rows, BASE, models=models)
+    found = estimate("delta_cosine", made)
+    assert found.value("a", "b") == pytest.approx(np.sqrt(0.5), abs=1e-6)
+    assert estimate("delta_overlap:keep=0.25", made).value("a", "b") == pytest.approx(np.sqrt(0.5), abs=1e-6)
+    assert np.isnan(found.value("a", "c")) and np.isnan(found.value("a", "d"))
+    with pytest.raises(AllroundError, match="the share must be above 0"):
+        estimate("delta_overlap:keep=0", made)
+
+
+def test_popularity_looks_at_nothing_measured_of_the_target() -> None:
+    made, run = view(), called("popularity")[0]
+    turned = TransferView(made.rows, runs=RUNS.mapped(lambda gains: np.where(np.arange(6) == 2, -9, gains)))
+    assert np.array_equal(run(made)[:, 2], run(turned)[:, 2], equal_nan=True)
+    new = TransferView({**made.rows, "new": made.rows["east"]}, runs=RUNS, targets=["new"])
+    assert run(new)[0, 0] == pytest.approx(np.nanmean(GAINS[0])) and np.isnan(run(new)[-1, 0])
+
+
 def test_a_suite_is_a_view_in_one_line(text_suite: Suite, bert_folder: Any) -> None:
     """Pairs and words too: the pairs' features are the mean of both texts, and each word counts."""
     from allround.models.base import load_encoder
@@ -431,7 +492,7 @@ def test_a_suite_is_a_view_in_one_line(text_suite: Suite, bert_folder: Any) -> N
     words = sum(map(len, made.rows["names"].targets))
     classes = made.classes("names")
     assert names.shape == (words, 32) and classes is not None and classes.shape == (words,)
-    for name in ("text_embedding", "text_embedding:of=description", "logme"):
+    for name in ("text_embedding", "text_embedding:of=description", "logme", "gradient_cosine", "tag_affinity"):
         assert np.isfinite(estimate(name, made).values[~np.eye(5, dtype=bool)]).all(), name
     assert kind(made.definition("names").kind).per_token
 

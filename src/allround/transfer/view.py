@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,7 @@ from torch import Tensor
 
 from allround.core.errors import AllroundError, suggestion
 from allround.models.encoder import LINEAR, Encoder
-from allround.models.fitting import minimise
-from allround.models.head import OutputHead, make_head
+from allround.models.head import OutputHead
 from allround.models.running import features_of
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
@@ -23,12 +22,12 @@ from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 from allround.tasks.values import Row
 from allround.transfer.costs import Costs
+from allround.transfer.deltas import alike, deltas
+from allround.transfer.headed_base import HeadedBase, fisher, fit_linear, norm_of
 from allround.transfer.matrix import TaskMatrix, Values
 
 #: The class of each row.
 Classes = npt.NDArray[np.int64]
-#: Penalty on the squared weights of a head that is fitted on the base, on standardised features.
-PENALTY = 0.1
 
 
 @dataclass(frozen=True)
@@ -149,6 +148,11 @@ class TransferView:
 
         return self.table(one, lambda s, t: (None if known[s] is None else s, None if known[t] is None else t))
 
+    def of_models(self, names: Sequence[str], values: Values) -> Values:
+        """(sources, targets) from values of pairs of specialists, (names, names); NaN for tasks without one."""
+        places = {name: place for place, name in enumerate(names)}
+        return self.table(lambda s, t: float(values[s, t]), lambda s, t: (places.get(s), places.get(t)))
+
     # -- rows and labels -----------------------------------------------------------------------------------------------
 
     def definition(self, task: str) -> Definition:
@@ -268,28 +272,81 @@ class TransferView:
             model = self.models[source]
             head = model.head(_own(model, source).name)
             return head if isinstance(head, OutputHead) else None
-        return self.costs.once(("head", source), lambda: self._fit(source))
+        return self._base_head(source)
 
-    def _fit(self, task: str) -> OutputHead | None:
-        features = self.common(task)
-        if features is None or kind(self.definition(task).kind).for_language_models:
+    def _base_head(self, task: str, *, whole: bool = False) -> OutputHead | None:
+        """A linear head fitted on a task's rows: on the features that mean the same for all tasks, or on the whole."""
+
+        def fit() -> OutputHead | None:
+            features = self.features(task) if whole else self.common(task)
+            if features is None or not len(features) or kind(self.definition(task).kind).for_language_models:
+                return None
+            return fit_linear(self.definition(task), torch.from_numpy(features).float(), self.rows[task].targets)
+
+        return self.costs.once(("head", task, whole), fit)
+
+    # -- gradients and changes of weights ------------------------------------------------------------------------------
+
+    def fisher(self, task: str) -> Values | None:
+        """The Fisher information of each of the base's common features in answering a task's rows, (d,)."""
+        features, head = self.common(task), self._base_head(task)
+        if features is None or head is None:
             return None
-        return fit_linear(self.definition(task), torch.from_numpy(features).float(), self.rows[task].targets)
+        return self.costs.once(("fisher", task), lambda: fisher(head, torch.from_numpy(features)).numpy())
 
+    def gradient(self, task: str) -> list[Tensor] | None:
+        """The gradient of a task's loss with respect to each parameter of the base, its head being fitted.
 
-def fit_linear(definition: Definition, features: Tensor, targets: Encoded, penalty: float = PENALTY) -> OutputHead:
-    """A linear head that minimises the task's loss on some features, plus penalty / 2 * squared weights.
+        The gradients of all tasks are kept: as much memory for each as the base takes."""
+        if task not in self._headed.rows:
+            return None
+        return self.costs.once(("gradient", task), lambda: self._headed.gradient(task))
 
-    Shapes: features (n, d), standardised before the fit.
-    """
-    head = make_head(LINEAR, replace(definition, head=""), features.shape[1])
-    assert isinstance(head, OutputHead)
-    mean, spread = features.mean(0), features.std(0, correction=0).clamp_min(1e-4)
-    x = (features - mean) / spread
-    start = [x.new_zeros(head.outputs, x.shape[1]), x.new_zeros(head.outputs)]
-    weight, bias = minimise(head, lambda w, b: x @ w.T + b, start, head.tensor(targets), penalty)
-    head.load_state_dict({"weight": weight / spread, "bias": bias - weight @ (mean / spread)})
-    return head.eval()
+    def losses(self) -> dict[str, float]:
+        """The loss of each target at the base, its head being fitted; of those that have one."""
+        return self.costs.once("losses", self._target_losses)
+
+    def losses_after(self, source: str, length: float) -> dict[str, float] | None:
+        """The loss of each target after the base took a step of a common rate against the gradient of a source.
+
+        length: of the longest of all sources' steps, as a share of the norm of the base's parameters."""
+        gradient = self.gradient(source)
+        if gradient is None:
+            return None
+
+        def rate() -> float:
+            gradients = [found for name in self.sources if (found := self.gradient(name)) is not None]
+            steepest = max(map(norm_of, gradients))
+            return length * norm_of(self._headed.parameters) / steepest if steepest > 0 else 0.0
+
+        def after() -> dict[str, float]:
+            with self._headed.moved(gradient, self.costs.once(("rate", length), rate)):
+                return self._target_losses()
+
+        return self.costs.once(("losses", source, length), after)
+
+    def _target_losses(self) -> dict[str, float]:
+        return {target: self._headed.loss(target) for target in self.targets if target in self._headed.rows}
+
+    def deltas(self) -> tuple[list[str], Iterator[Tensor]]:
+        """The specialists that have the base's parameters, and for each stretch of these what each of them changed:
+        (specialists, entries)."""
+        encoder = self.encoder
+        if encoder is None:
+            return [], iter(())
+        encoders = {name: model.encoder for name, model in self.models.items()}
+        names = alike(encoder, encoders)
+        return names, deltas(encoder, {name: encoders[name] for name in names})
+
+    @property
+    def _headed(self) -> HeadedBase:
+        def make() -> HeadedBase:
+            assert self.encoder is not None
+            heads = {name: head for name in self.rows if (head := self._base_head(name, whole=True)) is not None}
+            rows = {name: (self.rows[name].inputs, self.rows[name].targets) for name in heads}
+            return HeadedBase(self.encoder, heads, rows, self.batch_size)
+
+        return self.costs.once("headed", make)
 
 
 def _own(model: MultiTaskModel, source: str) -> Definition:

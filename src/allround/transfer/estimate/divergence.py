@@ -69,7 +69,7 @@ def mmd(one: Values, other: Values) -> float:
 
 def coral(one: Values, other: Values) -> float:
     """The distance of the covariances. Shapes: (n, d), (m, d)."""
-    return float(np.square(_covariance(one) - _covariance(other)).sum()) / (4 * one.shape[1] ** 2)
+    return float(np.square((_covariance(one) - _covariance(other)) / (2 * one.shape[1])).sum())
 
 
 def jensen_shannon(one: Values, other: Values) -> float:
