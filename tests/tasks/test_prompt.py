@@ -55,6 +55,8 @@ def _of(task):
         ({"choices": {"late": " "}}, "a choice is blank"),
         ({"choices": {"late": "lost"}}, "two labels have the same choice, 'lost'"),
         ({"choices": {"gone": "x"}}, "names the label 'gone'"),
+        ({"choices": ["late", "lost"]}, "`choices` is ['late', 'lost']"),
+        ({"choices": {"late": 1}}, "`choices` is {'late': 1}"),
         ({"choices": "options"}, "`choices` names the column 'options', which is no input"),
         ({"shots": 99}, "`shots` is 99, and there are"),
         ({"stop": ""}, "`stop` holds an empty text"),
@@ -67,6 +69,13 @@ def test_what_makes_no_prompt_is_refused(words, found):
         parcels(**words)
     assert found in error.value.found
     assert error.value.do
+
+
+@pytest.mark.parametrize("choices", [["low", "high"], {"low": "l"}])
+def test_numbers_have_no_choices(choices):
+    rows = [{"text": f"row {row}", "much": float(row)} for row in range(20)]
+    with pytest.raises(AllroundError, match="targets of the kind regression have no labels"):
+        make_task("much", kind="regression", inputs="text", target="much", data={"train": rows}, choices=choices)
 
 
 def test_a_suite_file_says_the_same_words():

@@ -56,7 +56,7 @@ def make_prompt(
     templates, choices = said.pop("prompt", ()), said.pop("choices", None)
     shots, stop = said.pop("shots", 0), said.pop("stop", ())
     options = choices if isinstance(choices, str) else ""
-    spoken = () if choices is None or options else _choices(question, cast("Mapping", choices), labels, named)
+    spoken = () if choices is None or options else _choices(question, choices, labels, named)
     made = Prompt(
         templates=(templates,) if isinstance(templates, str) else tuple(cast("Sequence[str]", templates)),
         options=options,
@@ -80,10 +80,13 @@ def check_head(question: Question, name: str | None) -> str:
     return name or ""
 
 
-def _choices(
-    question: Question, given: Mapping[str | int | float | bool, str], labels: Sequence[str], named: Mapping[str, str]
-) -> tuple[str, ...]:
+def _choices(question: Question, given: object, labels: Sequence[str], named: Mapping[str, str]) -> tuple[str, ...]:
     """What the model says for each label. given: by the name of a label, or by its raw value."""
+    if not labels:
+        raise question.fail(f"`choices` is given, and targets of the kind {question.kind} have no labels",
+                            "leave `choices` out")  # fmt: skip
+    if not isinstance(given, Mapping) or not all(isinstance(text, str) for text in given.values()):
+        raise question.fail(f"`choices` is {given!r}", "give what the model says for each label: {label: words}")
     known = {named.get(str(label), str(label)): text for label, text in given.items()}
     odd = [label for label in known if label not in labels]
     if odd:
