@@ -165,3 +165,44 @@ def test_libraries_that_do_not_fit(some: Suite, library: Library, tmp_path: Path
         again.add(library.folder / "modules" / name, tasks=["mood"])
     with pytest.raises(AllroundError, match="the modules feeling and themes were both tuned on the task 'mood'"):
         forecast_build(some, options=Options(library=str(again.folder)))
+
+
+# -- routers that find nothing to decide by ----------------------------------------------------------------------------
+
+
+def test_modules_of_convolutions_are_whole_tensors(digits_suite: Suite, tmp_path: Path) -> None:
+    settings = Settings(epochs=2, keep="last", device="cpu", precision="fp32")
+    options = Options(settings=settings, methods=(), routers=("task_id", "classifier:steps=20", "learned_gate:steps=2"),
+                      joint=False, balance=(), baselines=False, trials=1, workers=1, resamples=100)  # fmt: skip
+    suite = Suite("shapes", [digits_suite["digit"], digits_suite["ink"]])
+    made = build(suite, out=tmp_path / "run", base="small_image", options=options, progress=Progress(None))
+    cells = made.scoreboard.cells
+    assert {"routed-task_id", "routed-classifier-steps=20", "routed-learned_gate-steps=2"} <= set(cells)
+    for task, cell in cells["specialists"].items():
+        assert cells["routed-task_id"][task].score == pytest.approx(cell.score, abs=1e-6), "nothing was cut away"
+    assert next((made.folder / "pieces").glob("module-digit-*/module/replaced.safetensors")).is_file()
+    asked = Options(settings=settings, methods=(), routers=("arrow",), workers=1)
+    with pytest.raises(AllroundError, match="the encoder has no linear layer"):
+        build(suite, out=tmp_path / "other", base="small_image", options=asked, progress=Progress(None))
+    assert not list((tmp_path / "other" / "pieces").glob("specialist-*")), "refused before anything is tuned"
+
+
+def test_a_router_that_cannot_route_is_left_out(some: Suite, hf_folder: Path, tmp_path: Path) -> None:
+    from tests.composition.library import write_adapter
+
+    from allround.models.base import load_encoder
+
+    library = Library.create(tmp_path / "lib", hf_folder)
+    network = load_encoder(hf_folder).backbone
+    for seed, task in enumerate(("mood", "topics")):
+        write_adapter(network, tmp_path / task, rank=2, seed=seed, targets=("query",))
+        library.add(tmp_path / task, task, tasks=[task])
+    settings = Settings(epochs=1, keep="last", device="cpu", precision="fp32")
+    options = Options(settings=settings, methods=(), library=str(library.folder), joint=False, balance=(),
+                      routers=("uniform", "entropy_gate"), baselines=False, trials=1, workers=1, resamples=100)  # fmt: skip
+    suite = Suite("words", [some["mood"], some["topics"]])
+    made = build(suite, out=tmp_path / "run", options=options, progress=Progress(None))
+    assert "routed-uniform" in made.scoreboard.cells and "routed-entropy_gate" not in made.scoreboard.cells
+    words = "routed-entropy_gate is left out: no module changes a feed-forward part of the encoder"
+    assert made.scoreboard.notes["routing"] == [words]
+    assert words in made.report.read_text() and words in (made.folder / "scoreboard.md").read_text()

@@ -13,7 +13,7 @@ from tests.composition.library import Library, make_library
 from torch import Tensor, nn
 
 from allround.composition.combining import make_combine
-from allround.composition.modules.bank import ModuleBank
+from allround.composition.modules.bank import Gate, ModuleBank
 from allround.composition.modules.layer import LinearLayer
 from allround.composition.route.regressed_loss import PENALTIES, ridge
 from allround.composition.router import Router, RouteRows, Seen, base_vectors, make_router
@@ -252,6 +252,30 @@ def test_the_entropy_gate_lowers_the_entropy(library: Library, system: Routed) -
     for router in (begun, fitted):
         router.fit(system.bank, rows, 0)
     assert entropy_of(system, fitted, rows["mood"]) < 0.5 * entropy_of(system, begun, rows["mood"])
+
+
+def test_the_entropy_gate_does_not_give_one_answer_to_all(library: Library, system: Routed) -> None:
+    system = copy.deepcopy(system)
+    rows = rows_of(system, library)["mood"]
+    even = torch.full((1, 3), 0.3)
+    head, before = system.model.output_head("mood"), mean_answer(system, even, rows).log()
+    with torch.no_grad():
+        head.bias.copy_(head.bias - before)  # so that answers are undecided on the whole
+    shares = {}
+    for hold in (0.0, 3.0):
+        router = make_router("entropy_gate", {"steps": 30, "rate": 0.01, "hold": hold})
+        router.fit(system.bank, {"mood": rows}, 0)
+        shares[hold] = mean_answer(system, router.gate, rows)
+    start = mean_answer(system, even, rows)
+    assert start.min() > 0.1
+    assert shares[0.0].min() < 1e-3, "the authors' loss has its least where all rows have one answer"
+    assert (shares[3.0] - start).abs().max() < 0.05
+
+
+def mean_answer(system: Routed, weighing: Tensor | Gate, rows: RouteRows) -> Tensor:
+    with torch.inference_mode(), system.bank.using(weighing):
+        features = system.bank.encoder(rows.batch(range(len(rows)))).values
+        return system.model.output_head(rows.task)(features).softmax(-1).mean(0)
 
 
 @pytest.mark.parametrize("per", ["row", "layer"])

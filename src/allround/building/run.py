@@ -39,7 +39,7 @@ from allround.building.stages.report import (
     write_predictions,
     write_report,
 )
-from allround.building.stages.routed import routed_candidates, routing_facts
+from allround.building.stages.routed import check_routers, routed_candidates, routing_facts
 from allround.building.stages.scoring import score
 from allround.building.stages.sizes import check_sizes, choose_size
 from allround.building.stages.tuning import joint_candidates, sharing_of, specialists_candidate, tune
@@ -238,6 +238,7 @@ def _build(
     """The stages, from the rows to the report."""
     candidates: list[Candidate]
     trials: list[Trial] = []
+    left_out: list[str] = []
     with shop:
         announce(shop, suite, f"seed {shop.seed}")
         check.tasks(shop.progress, suite.tasks)
@@ -249,6 +250,7 @@ def _build(
             base = choose_size(shop, str(base_name), rows.trained, shop.seed, device=device, head=head)
         else:
             base = make_base(shop, base_name, rows.trained, encoder, shop.seed)
+        check_routers(base, options.router_choices())
         check.lengths(shop.progress, base.piece, rows.tasks)
         precision = decide_precision(shop, options.settings)
         scope = plan_work(shop, base, whole_scope(options, rows, precision.settings), options.budget)
@@ -290,8 +292,8 @@ def _build(
             validation |= validation_scores(shop, refitted, judged, device)
             candidates += [*merged, *refitted]
             trials = [trial for merge in (*fixed, *learned) for trial in merge.trials]
-            routed = routed_candidates(shop, start, specialists, [*fixed, *learned], options.router_choices(),
-                                       scope.every.folders, device, given)  # fmt: skip
+            routed, left_out = routed_candidates(shop, start, specialists, [*fixed, *learned], options.router_choices(),
+                                                 scope.every.folders, device, given)  # fmt: skip
             validation |= validation_scores(shop, routed, judged, device)
             candidates += routed
 
@@ -300,7 +302,7 @@ def _build(
         about = provenance(shop, suite, base, scope.every, scope.settings)
         scored = score(
             shop, candidates, scope, validation, choice, reference, options, provenance=about, notes=given.notes,
-            rising=tuned.rising,
+            rising=tuned.rising, routing=left_out,
         )  # fmt: skip
         put: list[PromptScores] = []
         if base.speaks:

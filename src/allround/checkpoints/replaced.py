@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,3 +84,21 @@ def differing(base: Source, tuned: Source, names: Sequence[tuple[str, str]], ste
                 found.append(name)
                 break
     return found
+
+
+def write_tensors(path: Path, tuned: Source, names: Mapping[str, str], asked: str) -> None:
+    """Write tensors of a model as they are. names: what they are called in the file -> in the model.
+
+    Errors: numbers that are not finite.
+    """
+    from allround.checkpoints.finite import count_odd, odd_words
+    from allround.checkpoints.write import write_weights
+
+    def read(there: str) -> Tensor:
+        values = tuned.get(there)
+        if count_odd(values):
+            raise AllroundError(asked, f"'{there}' in it holds {odd_words(values)}", "tune it again, or leave it out")
+        return values
+
+    plan = {name: (tuned.dtype(there), tuned.shape(there)) for name, there in names.items()}
+    write_weights(path, plan, ((name, read(there)) for name, there in names.items()), {"format": "pt"})

@@ -91,13 +91,3 @@ def check_steps(steps: int, rate: float, batch: int) -> None:
     if steps < 1 or batch < 1 or not rate > 0:
         raise AllroundError(f"fit a router in {steps} steps of {batch} rows at the rate {rate}",
                             "steps and rows must be at least 1, and the rate above 0", "give such numbers")  # fmt: skip
-
-
-def check_places(name: str, bank: ModuleBank) -> None:
-    """An error where rows of a pass are not apart, as in the packed sequences of language models."""
-    if "texts" in bank.encoder.gives:
-        raise AllroundError(
-            f"route by '{name}' on a language model",
-            "it takes the mean over the words of a row, and several rows stand in one sequence there",
-            "use a router such as arrow or classifier",
-        )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from allround.composition.modules.bank import ModuleBank
-from allround.composition.modules.layer import LinearLayer
+from allround.composition.modules.layer import LinearLayer, layer_for
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.models.batch import Batch, Features, TaskLoss, taken
@@ -90,6 +90,10 @@ class Seen:
     task: str | None = None
 
 
+class CannotRoute(AllroundError):
+    """A router finds nothing in an encoder, or in what modules change of it, that it could decide by."""
+
+
 class Router(ABC):
     """Weighs the modules of a bank: for a row at once, or for each place of a row at each layer.
 
@@ -108,8 +112,21 @@ class Router(ABC):
     def __init__(self) -> None:
         self.count = 0
 
+    def check(self, encoder: Encoder) -> None:
+        """An error, `CannotRoute`, where an encoder has nothing that it decides by, whatever modules change."""
+        sorts = (layer_for(layer) for layer in encoder.backbone.modules())
+        if self.level == "place" and not any(sort is not None and issubclass(sort, LinearLayer) for sort in sorts):
+            raise self.cannot("the encoder has no linear layer")
+
+    def cannot(self, found: str) -> CannotRoute:
+        """An error that says why it cannot route."""
+        return CannotRoute(f"route by '{self.name}'", found, "use a router of rows, such as classifier or uniform")
+
     def fit(self, bank: ModuleBank, tasks: Mapping[str, RouteRows], seed: int) -> None:
-        """Fit it on rows of the tasks. The bank's encoder is left as it was."""
+        """Fit it on rows of the tasks. The bank's encoder is left as it was. Errors: `CannotRoute`."""
+        self.check(bank.encoder)
+        if self.level == "place" and not any(isinstance(layer, LinearLayer) for layer in bank.layers.values()):
+            raise self.cannot("no module changes a linear layer")
         self.count = len(bank)
 
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ class _Extraction:
 
     def run(self) -> None:
         for name in self.names:
-            module, _, end = name.rpartition(".")
+            module = name.rpartition(".")[0]
             change = self._change(name)
             total = float(change.double().square().sum())
             if not math.isfinite(total):
@@ -165,10 +165,10 @@ class _Extraction:
             if total == 0:
                 continue
             self.squares[name] = total
-            embedding = bool(_EMBEDDING.fullmatch(module.rpartition(".")[2]))
-            if change.ndim != 2 or end != "weight" or not module or "/" in name or (embedding and not self.embeddings):
+            if not takes_factors(name, change.shape, self.embeddings):
                 self.rest[name] = total
                 continue
+            embedding = _is_embedding(module)
             flip = embedding or (self.flipped and module.rpartition(".")[2] in FLIPPED_LAYERS)
             b, a, kept = self._cut(change.T if flip else change, total)
             self.factors[module] = b.cpu(), a.cpu()
@@ -279,7 +279,7 @@ class _Extraction:
     def _tensors(self) -> Iterable[tuple[str, Tensor]]:
         start = "base_model.model."
         for module, (b, a) in self.factors.items():
-            if _EMBEDDING.fullmatch(module.rpartition(".")[2]):
+            if _is_embedding(module):
                 yield f"{start}{module}.lora_embedding_A", a.contiguous()
                 yield f"{start}{module}.lora_embedding_B", b.contiguous()
             else:
@@ -287,6 +287,21 @@ class _Extraction:
                 yield f"{start}{module}.lora_B.weight", b.contiguous()
         for name, key in self.full.items():
             yield start + key, self.tuned.get(self.names[name])
+
+
+def takes_factors(name: str, shape: Sequence[int], embeddings: bool = False) -> bool:
+    """Whether an adapter holds the change of a tensor by two factors. embeddings: those of an embedding too.
+
+    >>> takes_factors("layer.0.query.weight", (8, 8)), takes_factors("layers.0.weight", (8, 8, 3, 3))
+    (True, False)
+    """
+    module, _, end = name.rpartition(".")
+    fits = len(shape) == 2 and end == "weight" and bool(module) and "/" not in name
+    return fits and (embeddings or not _is_embedding(module))
+
+
+def _is_embedding(module: str) -> bool:
+    return bool(_EMBEDDING.fullmatch(module.rpartition(".")[2]))
 
 
 def _decompose(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:

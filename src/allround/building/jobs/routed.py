@@ -13,17 +13,18 @@ import torch
 from allround.building.jobs.predict import keep_predictions
 from allround.building.jobs.rows import stored_task
 from allround.checkpoints.adapter_config import is_adapter
-from allround.checkpoints.replaced import REPLACED
+from allround.checkpoints.header import FLOATS
+from allround.checkpoints.replaced import REPLACED, differing, write_tensors
 from allround.checkpoints.source import Source
 from allround.checkpoints.weights import Weights
 from allround.composition.combining import make_combine
 from allround.composition.modules.changes import Changes
-from allround.composition.router import make_router
+from allround.composition.router import CannotRoute, make_router
 from allround.composition.routing import ROWS, make_routed, own_module_found
 from allround.composition.systems.routed import COMBINE, ROUTER, Member, Routed, bank_of, read_state
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
-from allround.merging.extract import extract_lora
+from allround.merging.extract import extract_lora, takes_factors
 from allround.models.adapted import copy_adapter, open_weights
 from allround.models.base import load_encoder
 from allround.models.device import pick_device
@@ -52,8 +53,8 @@ class Parts(TypedDict):
 
 
 def make_module(piece: Piece, base: str, tuned: str, rank: int, own: bool) -> None:
-    """What takes the base to a specialist, as an adapter: its own where it has one of this base, else one of a rank
-    that is cut from the difference.
+    """What takes the base to a specialist: its own adapter where it has one of this base, else one of a rank that is
+    cut from the difference, or the tensors that differ where convolutions do.
 
     tuned: the specialist's encoder, or the weights of a module in a library. own: it was tuned from this base. A
     specialist with the weights of the base has no module.
@@ -66,14 +67,30 @@ def make_module(piece: Piece, base: str, tuned: str, rank: int, own: bool) -> No
         elif same_weights(Weights(base), source := _opened(place, base)):
             facts["held"] = 1.0
         else:
-            made = extract_lora(source, base, folder / MODULE, rank)
-            for path in (folder / MODULE).iterdir():  # the listing of an output folder is none of a module
-                if not path.name.startswith("adapter_"):
-                    path.unlink()
-            facts["held"] = made.share
+            facts["held"] = _write_module(folder / MODULE, Weights(base), source, rank)
         made_of = list((folder / MODULE).iterdir()) if (folder / MODULE).is_dir() else []
         facts["bytes"] = sum(path.stat().st_size for path in made_of)
         facts["seconds"] = time.perf_counter() - started
+
+
+def _write_module(folder: Path, base: Source, tuned: Source, rank: int) -> float:
+    """What takes a base to a tuned model, into a new folder; the share of the squared change that it holds.
+
+    It is an adapter of a rank where linear layers changed, and the tensors that differ where there are none, or where
+    convolutions changed, of which an adapter would hold nothing.
+    """
+    changed = differing(base, tuned, [(name, name) for name in base if base.dtype(name) in FLOATS])
+    shapes = {name: base.shape(name) for name in changed}
+    linear = any(takes_factors(name, shape) for name, shape in shapes.items())
+    if not linear or any(len(shape) > 2 for shape in shapes.values()):
+        folder.mkdir()
+        write_tensors(folder / REPLACED, tuned, {name: name for name in changed}, f"make a module of {tuned.path}")
+        return 1.0
+    made = extract_lora(tuned, base, folder, rank)
+    for path in folder.iterdir():  # the listing of an output folder is none of a module
+        if not path.name.startswith("adapter_"):
+            path.unlink()
+    return made.share
 
 
 def _opened(tuned: Path, base: str) -> Source:
@@ -99,14 +116,19 @@ def fit_router(
     seed: int,
     device: str,
 ) -> None:
-    """Fit a router on training rows of the tasks; how often it finds the task's module is seen on validation rows."""
+    """Fit a router on training rows of the tasks; or say why it cannot route between these modules (`refused`)."""
     started = time.perf_counter()
     data = {n: stored_task(folder) for n, folder in tasks.items()}
     with piece.make() as (folder, facts):
+        facts["seconds"] = facts["examples"] = 0
         own = {n: read_heads(Path(heads[n]) / HEADS)[n] for n in data}
-        made = make_routed(Path(base), _members(modules), data, own, router=name, router_settings=settings,
-                           combine=combine, combine_settings=combine_settings, seed=seed,
-                           encoder=load_encoder(base).to(pick_device(device)))  # fmt: skip
+        try:
+            made = make_routed(Path(base), _members(modules), data, own, router=name, router_settings=settings,
+                               combine=combine, combine_settings=combine_settings, seed=seed,
+                               encoder=load_encoder(base).to(pick_device(device)))  # fmt: skip
+        except CannotRoute as error:
+            facts["refused"] = error.found
+            return
         made.write_states(folder)
         facts["stored"] = made.cost().parameters_stored
         facts["used"] = made.cost().parameters_used

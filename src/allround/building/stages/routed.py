@@ -12,6 +12,7 @@ from allround.building.given import GivenSpecialists
 from allround.building.jobs import routed as jobs
 from allround.building.jobs.rows import stored_task
 from allround.building.options import RouterChoice
+from allround.building.stages.base import Base
 from allround.building.stages.choice import ROUTED
 from allround.building.stages.data import Data
 from allround.building.stages.heads import Start
@@ -19,6 +20,7 @@ from allround.building.stages.merges import MergeResult
 from allround.building.stages.predicting import prediction_pieces
 from allround.building.workshop import Work, Workshop
 from allround.composition.library.card import WEIGHTS
+from allround.composition.router import make_router
 from allround.core.errors import AllroundError
 from allround.core.files import hash_folder
 from allround.core.jobs import call
@@ -26,6 +28,7 @@ from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
 from allround.core.words import duration, listed, percent, plural, size_text
 from allround.evaluation.routing import RoutingFacts
+from allround.models.base import load_encoder
 from allround.models.cost import Cost
 from allround.tasks.definition import Definition
 
@@ -115,6 +118,15 @@ class _Base:
         return [one.piece for one in self.modules.values() if one.tasks]
 
 
+def check_routers(base: Base, choices: Sequence[RouterChoice]) -> None:
+    """An error for a router that finds nothing in the base that it could decide by."""
+    routers = [make_router(choice.router, choice.settings) for choice in choices]
+    if any(router.level == "place" for router in routers):
+        encoder = load_encoder(base.encoder)
+        for router in routers:
+            router.check(encoder)
+
+
 def routed_candidates(
     shop: Workshop,
     start: Start,
@@ -124,14 +136,15 @@ def routed_candidates(
     places: Mapping[str, str],
     device: str,
     given: GivenSpecialists,
-) -> list[RoutedCandidate]:
-    """Make a module of each specialist, fit each router on training rows, and say what they take.
+) -> tuple[list[RoutedCandidate], list[str]]:
+    """Make a module of each specialist, fit each router on training rows, and say what they take. Also which routers
+    cannot route between these modules, in words.
 
     places: the folders of all tasks. given: modules of a library are taken as they are, those of no task too, beside
     the others of this base.
     """
     if not choices:
-        return []
+        return [], []
     bases = _bases(shop, start, specialists, merges, [choice.merge for choice in choices], given)
     heads = {name: str(folder) for name, folder in specialists.heads.items()}
     routers: dict[str, tuple[RouterChoice, Piece]] = {}
@@ -153,8 +166,12 @@ def routed_candidates(
     took = ", ".join(f"{name} ({duration(piece.facts['seconds'])})" for name, (_, piece) in routers.items())
     shop.say(f"{plural(len(routers), 'router')} fitted: {took}", tally)
     taken = {one.method: one.seconds for one in merges}
-    found = []
+    found, left_out = [], []
     for name, (choice, piece) in routers.items():
+        if "refused" in piece.facts:
+            left_out.append(f"{name} is left out: {piece.facts['refused']}")
+            shop.say(left_out[-1], style="yellow")
+            continue
         base = bases[choice.merge]
         of = "the base" if choice.merge is None else f"the merge by {choice.merge}"
         effort = Cost(
@@ -168,7 +185,7 @@ def routed_candidates(
         found.append(
             RoutedCandidate(name, title, base.piece, base.modules, piece, choice, specialists.heads, places, effort)
         )
-    return found
+    return found, left_out
 
 
 def _bases(

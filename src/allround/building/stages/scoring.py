@@ -63,11 +63,12 @@ def score(
     provenance: Mapping[str, object],
     notes: Mapping[str, str] | None = None,
     rising: Sequence[str] = (),
+    routing: Sequence[str] = (),
 ) -> Scored:
     """Predict the test rows once with every candidate, and score them.
 
     Scores are corrected by what was fitted on the validation rows of tasks that training may see. notes: of tasks,
-    beside those of their data. rising: of specialists that were trained too short.
+    beside those of their data. rising: of specialists that were trained too short. routing: of routers left out.
     """
     data = scope.every
     predict(
@@ -109,6 +110,8 @@ def score(
         said["tasks"] = of_tasks
     if rising:
         said["training"] = list(rising)
+    if routing:
+        said["routing"] = list(routing)
     if scope.budget:
         said["budget"] = scope.budget
     if choice.words:

@@ -7,19 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from torch import Tensor
-
 from allround.checkpoints.adapted import Adapted
 from allround.checkpoints.adapter import Adapter
 from allround.checkpoints.adapter_config import CONFIG, is_adapter
 from allround.checkpoints.finite import count_odd, odd_words
 from allround.checkpoints.header import FLOATS
 from allround.checkpoints.quantised import check_not_quantised
-from allround.checkpoints.replaced import REPLACED, differing
-from allround.checkpoints.source import Source
+from allround.checkpoints.replaced import REPLACED, differing, write_tensors
 from allround.checkpoints.tokens import moved_tokens
 from allround.checkpoints.weights import Weights
-from allround.checkpoints.write import write_weights
 from allround.composition.library.card import (
     ADAPTER,
     CARD,
@@ -269,9 +265,9 @@ def _take_model(given: Given, folder: Path, base: Weights, rank: int | None) -> 
         held = made.share
     else:
         held = None
-        _write_tensors(folder / WEIGHTS / REPLACED, tuned, {name: pairs[name] for name in changed}, asked)
+        write_tensors(folder / WEIGHTS / REPLACED, tuned, {name: pairs[name] for name in changed}, asked)
     if extra:
-        _write_tensors(folder / ASIDE, tuned, {name: name for name in extra}, asked)
+        write_tensors(folder / ASIDE, tuned, {name: name for name in extra}, asked)
     return extra, held
 
 
@@ -298,16 +294,3 @@ def _paired(asked: str, base: Weights, tuned: Weights) -> tuple[dict[str, str], 
     used = set(pairs.values())
     extra = (n for n in tuned if n not in used and tuned.dtype(n) in FLOATS and not names.is_tied(n))
     return pairs, tuple(extra)
-
-
-def _write_tensors(path: Path, tuned: Source, names: Mapping[str, str], asked: str) -> None:
-    """Write tensors of a model as they are. names: what they are called in the file -> in the model."""
-
-    def read(there: str) -> Tensor:
-        values = tuned.get(there)
-        if count_odd(values):
-            raise AllroundError(asked, f"'{there}' in it holds {odd_words(values)}", "tune it again, or leave it out")
-        return values
-
-    plan = {name: (tuned.dtype(there), tuned.shape(there)) for name, there in names.items()}
-    write_weights(path, plan, ((name, read(there)) for name, there in names.items()), {"format": "pt"})

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from allround.composition.gating import check_places, check_steps, descend, drawn, frozen, owned
-from allround.composition.modules.bank import ModuleBank
+from allround.composition.gating import check_steps, descend, drawn, frozen, owned
+from allround.composition.modules.bank import Gate, ModuleBank
 from allround.composition.modules.layer import LinearLayer
 from allround.composition.router import Router, RouteRows, taken_state
 from allround.core.errors import AllroundError
 from allround.core.registry import method
 from allround.core.seeds import seed_of
+from allround.models.encoder import Encoder
 from allround.models.share.sites import blocks_of
 
 #: The tensors of a gate: a hidden layer, and one that gives the weights.
@@ -34,19 +36,32 @@ class EntropyGate(Router):
     no labels.
 
     shared: one gate for all feed-forward parts, as in E-WEMoE. steps: of Adam, each on `batch` rows of each task.
-    Differs: the authors fit on the test rows of each task, weigh a whole batch alike by default, count padding as
-    words, and take 1,000 steps at the rate 1e-4 with 16 rows. E-WEMoE prunes the modules too; here they stay whole.
+    hold: how much it costs that the mean answer to a batch leaves that of task arithmetic: the loss of a task is the
+    mean entropy + hold * KL(mean answer || mean answer at `scale`). Without it the least entropy is one answer to all.
+    Differs: the authors hold nothing, fit on the test rows of each task, weigh a whole batch alike by default, count
+    padding as words, and take 1,000 steps at the rate 1e-4 with 16 rows. E-WEMoE prunes the modules too; here they stay
+    whole.
     """
 
     name = "entropy_gate"
     level = "place"
 
     def __init__(
-        self, *, scale: float = 0.3, shared: bool = False, steps: int = 100, rate: float = 1e-3, batch: int = 8
+        self,
+        *,
+        scale: float = 0.3,
+        shared: bool = False,
+        steps: int = 40,
+        rate: float = 1e-3,
+        batch: int = 8,
+        hold: float = 3.0,
     ) -> None:
         super().__init__()
         check_steps(steps, rate, batch)
+        if hold < 0:
+            raise AllroundError(f"hold mean answers with the weight {hold}", "it must be at least 0", "give 0 or more")
         self.scale, self.shared, self.steps, self.rate, self.batch = scale, shared, steps, rate, batch
+        self.hold = hold
         self.gates: dict[str, Tensor] = {}
         self._take_up(None)
 
@@ -56,32 +71,37 @@ class EntropyGate(Router):
         self.first = first_layers(bank) if bank is not None else {}
         self._now: dict[str, Tensor] = {}
 
+    def check(self, encoder: Encoder) -> None:
+        super().check(encoder)
+        if "texts" in encoder.gives:  # the mean over the words of a row is taken, and a pass has them in one sequence
+            raise self.cannot("several rows of a language model stand in one sequence")
+
     def fit(self, bank: ModuleBank, tasks: Mapping[str, RouteRows], seed: int) -> None:
         super().fit(bank, tasks, seed)
-        check_places(self.name, bank)
         self._take_up(bank)
         if not self.first:
-            raise AllroundError(f"route by '{self.name}'", "no module changes a feed-forward part of the encoder",
-                                "use a router such as arrow or classifier")  # fmt: skip
+            raise self.cannot("no module changes a feed-forward part of the encoder")
         used = {name: rows for name, rows in tasks.items() if len(rows) and _undecided(rows)}
         if not used:
-            raise AllroundError(f"route by '{self.name}'", "none of the tasks has labels to be undecided between",
-                                "use a router such as arrow or classifier")  # fmt: skip
+            raise self.cannot("none of the tasks has labels to be undecided between")
         generator = torch.Generator().manual_seed(seed_of(seed, self.name))
         model = next(iter(used.values())).model
         self.gates = {name: t.to(model.device).requires_grad_() for name, t in self._begun(tasks, generator).items()}
         draws = {name: torch.Generator().manual_seed(seed_of(seed, self.name, name)) for name in used}
 
+        even = torch.full((1, self.count), self.scale, device=model.device)
+
         def loss() -> Tensor:
             parts = []
             for name, rows in used.items():
-                batch = rows.batch(drawn(rows, self.batch, draws[name]))
-                with bank.using(self.gate):
-                    features = model.features(batch).of(name).values
-                head = model.output_head(name)
-                found = head.likelihood.log_probabilities(head(features).float())
-                assert found is not None
+                some = drawn(rows, self.batch, draws[name])
+                found = _answers(rows, some, bank, self.gate)
                 parts.append(-(found.exp() * found).sum(-1).mean())
+                if self.hold:
+                    with torch.no_grad():
+                        held = _mean(_answers(rows, some, bank, lambda _, values: even.expand(len(values), -1)))
+                    mean = _mean(found)
+                    parts.append(self.hold * (mean.exp() * (mean - held)).sum(-1).mean())
             return torch.stack(parts).sum()
 
         with frozen(model):
@@ -146,6 +166,21 @@ def first_layers(bank: ModuleBank) -> dict[str, str]:
         own = [name for name in dict.fromkeys(names) if isinstance(bank.layers.get(name), LinearLayer)]
         found |= dict.fromkeys(own, own[0]) if own else {}
     return found
+
+
+def _answers(rows: RouteRows, some: Sequence[int], bank: ModuleBank, gate: Gate) -> Tensor:
+    """The logarithms of what a head gives the labels for rows: (n, *, labels)."""
+    with bank.using(gate):
+        features = rows.model.features(rows.batch(some)).of(rows.task).values
+    head = rows.model.output_head(rows.task)
+    found = head.likelihood.log_probabilities(head(features).float())
+    assert found is not None
+    return found
+
+
+def _mean(answers: Tensor) -> Tensor:
+    """The logarithm of the mean answer to rows: (n, *, labels) -> (*, labels)."""
+    return answers.logsumexp(0) - math.log(len(answers))
 
 
 def _undecided(rows: RouteRows) -> bool:

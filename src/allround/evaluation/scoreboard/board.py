@@ -36,7 +36,7 @@ class Scoreboard(Scores):
 
     `cells[system][task]`; mean, worst and validation by system. Scores are of `split`; `validation` has the scores
     that choices were made by. `comparisons` are with the reference and with the best system. notes: {"tasks": {task:
-    [warning]}, "training": [words], "prompts": [words], "budget": words, "choice": words}.
+    [warning]}, "training": [words], "routing": [words], "prompts": [words], "budget": words, "choice": words}.
     """
 
     @classmethod

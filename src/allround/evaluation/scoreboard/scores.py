@@ -168,13 +168,14 @@ class AdaptedScore:
 
 
 class Notes(TypedDict, total=False):
-    """Warnings of each task, specialists that were trained too short, scores of tasks with several prompts, how the
-    budget was shared and the best system chosen, in words."""
+    """Warnings of each task, specialists that were trained too short, routers that were left out, scores of tasks with
+    several prompts, how the budget was shared and the best system chosen, in words."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 
     tasks: dict[str, list[str]]
     training: list[str]
+    routing: list[str]
     prompts: list[str]
     budget: list[str] | str
     choice: str

@@ -48,8 +48,13 @@ def markdown(board: Scores) -> str:
     lines += ["", "## How this was measured", "", markdown_text(method(board))]
     warnings = board.notes.get("tasks") or {}
     extra = [f"{task}: {text}" for task, texts in warnings.items() for text in _texts(texts)]
-    extra += _texts(board.notes.get("training")) + _texts(board.notes.get("prompts"))
-    extra += _texts(board.notes.get("budget"))
+    said = (
+        board.notes.get("training"),
+        board.notes.get("routing"),
+        board.notes.get("prompts"),
+        board.notes.get("budget"),
+    )
+    extra += [words for texts in said for words in _texts(texts)]
     if extra:
         lines += ["", "## Notes", "", *(f"- {markdown_text(line)}" for line in extra)]
     return "\n".join(lines) + "\n"
