@@ -199,7 +199,8 @@ def test_a_router_that_cannot_route_is_left_out(some: Suite, hf_folder: Path, tm
         library.add(tmp_path / task, task, tasks=[task])
     settings = Settings(epochs=1, keep="last", device="cpu", precision="fp32")
     options = Options(settings=settings, methods=(), library=str(library.folder), joint=False, balance=(),
-                      routers=("uniform", "entropy_gate"), baselines=False, trials=1, workers=1, resamples=100)  # fmt: skip
+                      routers=("uniform", "entropy_gate"), baselines=False, trials=1, workers=1,
+                      resamples=100)  # fmt: skip
     suite = Suite("words", [some["mood"], some["topics"]])
     made = build(suite, out=tmp_path / "run", options=options, progress=Progress(None))
     assert "routed-uniform" in made.scoreboard.cells and "routed-entropy_gate" not in made.scoreboard.cells
