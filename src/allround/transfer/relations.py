@@ -211,7 +211,7 @@ class Relations:
         write_texts(folder, dict(zip(FILES, texts, strict=False)), command, force=force)
         for name in FILES[len(texts) :]:
             with output_file(Path(folder) / name, command, force=force) as new:
-                write_matrices(new, self._matrices(), ending=Path(name).suffix)
+                write_matrices(new, self._matrices())
 
     def _matrices(self) -> list[TaskMatrix]:
         return [*([] if self.measured is None else [self.measured]), *self.estimates, *self.blends]
