@@ -11,6 +11,7 @@
     ar.train("suite.yml", base="all-MiniLM-L6-v2", out="models/joint")                    # one joint model
     ar.merge(["models/topic", "models/mood"], base="models/base", out="models/both")      # or state dicts in memory
     ar.evaluate("models/both", "suite.yml").print()
+    ar.relate("suite.yml", base="all-MiniLM-L6-v2", out="runs/related").print()           # who helps whom
 
 `help(ar.build)` and its like say more; `ar.methods()` lists the methods, and `ar.use_plugin("mine.py")` adds one.
 """
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from allround.core.version import __version__
 
 if TYPE_CHECKING:
-    from allround.building import Build, Constraints, Options, build, compare_training, evaluate, train, tune
+    from allround.building import Build, Constraints, Options, build, compare_training, evaluate, relate, train, tune
     from allround.composition.library.library import Library
     from allround.core.errors import AllroundError
     from allround.core.plugins import use_plugin
@@ -56,6 +57,7 @@ __all__ = [
     "make_task",
     "merge",
     "methods",
+    "relate",
     "train",
     "tune",
     "use_plugin",
@@ -77,6 +79,7 @@ _HOMES = {
     "build": "allround.building",
     "compare_training": "allround.building",
     "evaluate": "allround.building",
+    "relate": "allround.building",
     "load": "allround.models.system",
     "make_task": "allround.tasks.make",
     "merge": "allround.merging.call",

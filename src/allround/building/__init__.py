@@ -2,8 +2,9 @@
 
 from allround.building.compare import compare_training
 from allround.building.options import Constraints, Options
+from allround.building.relate import relate
 from allround.building.result import Build
 from allround.building.run import build
 from allround.building.single import evaluate, train, tune
 
-__all__ = ["Build", "Constraints", "Options", "build", "compare_training", "evaluate", "train", "tune"]
+__all__ = ["Build", "Constraints", "Options", "build", "compare_training", "evaluate", "relate", "train", "tune"]

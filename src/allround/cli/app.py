@@ -26,6 +26,7 @@ COMMANDS = (
     "train",
     "compare-training",
     "tune",
+    "relate",
     "merge",
     "stats",
     "align",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -45,9 +45,12 @@ class Effect:
 
 @dataclass(frozen=True)
 class Judged:
-    """How good an estimate was. hits: targets whose first source was the best one measured, out of `targets`, with a
-    95 % interval of their share. beside_random: the difference of its NDCG from that of a random order, and beside_popularity
-    from that of ranking sources by what they did for other targets; None for these two themselves."""
+    """How good an estimate was.
+
+    hits: targets whose first source was the best one measured, out of `targets`; share: the 95 % interval of their
+    share. beside_random: the difference of its NDCG from that of a random order; beside_popularity: from that of
+    ranking sources by what they did for other targets; None for these two themselves.
+    """
 
     score: TransferScore
     hits: int
@@ -97,11 +100,11 @@ class Relations:
         truth = self.measured.take(self.tasks, self.tasks)
         for name in registry.names("blend"):
             if "measured" in registry.find("blend", name).needs and len(self.tasks) > 2:
-                found.append(leave_one_out(lambda seen, _, name=name: self._blend(name, seen), truth, name))
+                found.append(leave_one_out(self._blend_by(name), truth, name))
         return tuple(found)
 
-    def _blend(self, name: str, seen: TaskMatrix) -> TaskMatrix:
-        return blend(name, self.estimates, seen)
+    def _blend_by(self, name: str) -> Callable[[TaskMatrix, str], TaskMatrix]:
+        return lambda seen, _: blend(name, self.estimates, seen)
 
     @cached_property
     def judged(self) -> list[Judged]:
@@ -245,4 +248,5 @@ def _scores(one: Judged) -> dict[str, object]:
     gaps = {what: None if gap is None else {"mean": gap.mean, "low": gap.low, "high": gap.high}
             for what, gap in (("random", one.beside_random), ("popularity", one.beside_popularity))}  # fmt: skip
     return {"name": one.score.name, **{name: None if np.isnan(v) else v for name, v in means.items()},
-            "best_found": one.hits, "targets": one.targets, "ndcg_beside": gaps, "seconds": one.score.seconds}  # fmt: skip
+            "best_found": one.hits, "targets": one.targets, "ndcg_beside": gaps,
+            "seconds": one.score.seconds}  # fmt: skip

@@ -135,10 +135,13 @@ class Runs:
     def make(self, runs: Iterable[Run], title: str) -> None:
         """Make runs, and the specialists that they start from, where they are not there yet."""
         wanted = list(dict.fromkeys(runs))
-        starts = dict.fromkeys(run.start for run in wanted if run.start is not None and not self.done(run))
-        if starts:
-            self.shop.do("specialists", [self.specialist(task) for task in starts])
+        self.make_specialists(run.start for run in wanted if run.start is not None and not self.done(run))
         self.shop.do(title, [self.work(run) for run in wanted])
+
+    def make_specialists(self, tasks: Iterable[str]) -> None:
+        """Make the specialists of some tasks, where they are not there yet."""
+        if wanted := dict.fromkeys(tasks):
+            self.shop.do("specialists", [self.specialist(task) for task in wanted])
 
     def seconds(self, run: Run) -> float:
         """What a run took."""

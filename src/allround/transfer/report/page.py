@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from markupsafe import Markup
@@ -27,7 +28,7 @@ def html(found: Relations) -> str:
         title = "Estimates against what was measured"
         drawn.append((title, pictures.plot_estimates, pictures.estimates_caption(found)))
     figures = [
-        (title, page_picture(lambda width, draw=draw: draw(found, width=width), title, pictures.WIDTH), caption)
+        (title, page_picture(partial(_drawn, draw, found), title, pictures.WIDTH), caption)
         for title, draw, caption in drawn
     ]
     return page.render(
@@ -43,3 +44,7 @@ def html(found: Relations) -> str:
         light_colours=Markup(page_colours()),
         dark_colours=Markup(page_colours(dark=True)),
     )
+
+
+def _drawn(draw: Callable[..., Picture], found: Relations, width: float) -> Picture:
+    return draw(found, width=width)

@@ -99,8 +99,8 @@ def matrix_caption(found: Relations) -> str:
 def map_caption(found: Relations) -> str:
     by = "what was measured" if found.measured is not None else "all estimates together"
     return (
-        f"How alike tasks are by {by}, as well as a plane can show it (classical scaling). One colour for each group of "
-        "tasks that belong together."
+        f"How alike tasks are by {by}, as well as a plane can show it (classical scaling). One colour for each group "
+        "of tasks that belong together."
     )
 
 
@@ -200,8 +200,9 @@ def _draw_map(made: Picture, found: Relations, x: float, y: float, width: float)
     points = places(found)
     points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
     room = np.maximum(points.max(0) - points.min(0), 1e-6)
-    for axis, limits in enumerate((axes.set_xlim, axes.set_ylim)):
-        limits(points[:, axis].min() - 0.05 * room[axis], points[:, axis].max() + 0.05 * room[axis])
+    low, high = points.min(0) - 0.05 * room, points.max(0) + 0.05 * room
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(low[1], high[1])
     for number, group in enumerate(found.clusters):
         for task in group:
             place = points[found.tasks.index(task)]
@@ -216,7 +217,9 @@ def _draw_estimates(made: Picture, found: Relations, x: float, y: float, width: 
     margin = min(0.4 * width, 14 + max(text_width(shortened(one.score.name, 24), 12) for one in rows))
     axes = add_axes(made, x + margin, y + 6, x + width - 10, y + 6 + 24 * len(rows))
     random = next((one.score.mean("ndcg") for one in rows if one.score.name == "random"), 0.0)
-    ends = [random + side for one in rows if one.beside_random for side in (one.beside_random.low, one.beside_random.high)]
+    ends = [
+        random + side for one in rows if one.beside_random for side in (one.beside_random.low, one.beside_random.high)
+    ]
     values = [one.score.mean("ndcg") for one in rows if not np.isnan(one.score.mean("ndcg"))]
     grid(axes, ticks(max(0.0, min([*ends, *values])), min(1.05, max([*ends, *values]))), across=False)
     axes.axvline(random, color=colour("soft"), linewidth=1, dashes=(4, 3), zorder=0.6)

@@ -19,6 +19,8 @@ from allround.transfer.score import ScoreDifference
 if TYPE_CHECKING:
     from rich.console import Console
 
+#: Columns that are left out first where a console is narrow.
+_FIRST_OUT = ("time", "vs popularity", "Spearman", "of the first 3")
 _MARKS = {"better": "+", "worse": "−", "none": ""}
 
 
@@ -102,16 +104,14 @@ def _difference(gap: ScoreDifference | None) -> str:
 def facts(found: Relations) -> list[tuple[str, str]]:
     """What was looked at, what was left out, and why."""
     listed = [(name, text) for name, text in found.facts.items()]
-    took = sum(one.seconds for one in found.estimates)
-    listed.append(("estimates", f"{', '.join(one.name for one in found.estimates)}; {duration(took)} in all"))
     return listed + [(f"without {name}", reason) for name, reason in found.left_out.items()]
 
 
 def print_relations(found: Relations, console: Console | None = None) -> None:
     """Print the advice, what was measured, and how good the estimates were."""
     console = console or make_console()
-    tables = [("Expected: places of the sources (rows) for each target (columns)", expected_table(found, found.together),
-               EXPECTED)]  # fmt: skip
+    title = "Expected: places of the sources (rows) for each target (columns)"
+    tables = [(title, expected_table(found, found.together), EXPECTED)]
     if found.measured is not None:
         tables = [
             ("Measured gains", measured_table(found), legend(found)),
@@ -119,7 +119,7 @@ def print_relations(found: Relations, console: Console | None = None) -> None:
         ]
     for title, (head, body), below in tables:
         console.print(f"\n{title}", style="bold")
-        kept = fitting_columns(head, body, console.width, first_out=["time", "vs popularity", "Spearman", "of the first 3"])  # fmt: skip
+        kept = fitting_columns(head, body, console.width, first_out=_FIRST_OUT)
         table = console_table()
         for place in kept:
             table.add_column(wrapped(head[place]) if place else head[place], justify="right" if place else "left")

@@ -44,10 +44,10 @@ def estimators_legend(found: Relations) -> str:
     """What the columns of the table of estimates are."""
     return (
         "Each estimate ranks the sources of each target; the scores compare its order with the measured one, a target "
-        "at a time, and are means over targets. NDCG: 1 is the measured order. Regret: what is lost, in points, by the "
-        "first source, or by the mean of the first 3, against the best. Best found: targets whose first source is the "
-        "best one measured. 'vs random': the difference of NDCG, by a bootstrap over targets, at a level that holds for "
-        "all estimates together. Blends that learn from measured transfer saw that to the other targets only."
+        "at a time, and are means over targets. NDCG: 1 is the measured order. Regret: what is lost, in points, by "
+        "the first source, or by the mean of the first 3, against the best. Best found: targets whose first source is "
+        "the best one measured. 'vs random': the difference of NDCG, by a bootstrap over targets, at a level that holds "
+        "for all estimates together. Blends that learn from measured transfer saw that to the other targets only."
     )
 
 
@@ -95,16 +95,14 @@ def _trust(found: Relations) -> list[str]:
     lines = [
         f"Of {plural(len(real), 'estimate')}, {first.score.name} ordered the sources best (NDCG "
         f"{first.score.mean('ndcg'):.2f}); its first source was the best one measured for {first.hits} of "
-        f"{plural(first.targets, 'target')}. It was picked out of {len(real)} on these same targets, so it looks better "
-        "than it is."
+        f"{plural(first.targets, 'target')}. It was picked out of {len(real)} on these same targets, so it looks "
+        "better than it is."
     ]
     sure = _names([one for one in real if one.beside_random is not None and one.beside_random.low > 0])
     if sure:
         lines.append(f"Better than a random order: {listed(sure)}; for the others no difference from it was found.")
     else:
-        lines.append(
-            "No estimate was found to be better than a random order: with so few targets, take them as hints."
-        )
+        lines.append("No estimate was found to be better than a random order: with so few targets, take them as hints.")
     return lines
 
 
