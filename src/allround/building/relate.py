@@ -146,7 +146,7 @@ def relate(
 def _estimate(
     shop: Workshop, start: Start, runs: Runs | None, names: Sequence[str] | None, rows: int | None
 ) -> tuple[list[TaskMatrix], dict[str, str], float]:
-    """What estimators expect, which had to be left out, and the seconds that it took. runs: whose specialists are looked at."""
+    """What estimators expect, which were left out, and the seconds it took. runs: whose specialists are looked at."""
     alone = {} if runs is None else {name: runs.specialist(name)[0] for name in start.data.tasks}
     wanted = list(names) if names is not None else registry.names("estimate")
     piece = shop.pieces.piece(

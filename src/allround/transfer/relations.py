@@ -108,10 +108,11 @@ class Relations:
 
     @cached_property
     def judged(self) -> list[Judged]:
-        """How good each estimate was, the best NDCG first; nothing where nothing was measured."""
-        if self.measured is None:
+        """How good each estimate was on the targets whose sources gain differently, the best NDCG first; nothing where
+        nothing was measured."""
+        if self.measured is None or not (truth := _ordered(self.measured)).targets:
             return []
-        scores = score_all([*self.estimates, *self.blends], self.measured, ks=(1, 3))
+        scores = score_all([*self.estimates, *self.blends], truth, ks=(1, 3))
         known = {one.name: one for one in scores}
         level = 1 - (1 - LEVEL) / max(1, len(scores) - 1)
         found = []
@@ -223,6 +224,14 @@ class Relations:
 def matrices_of(folder: Path | str) -> dict[str, TaskMatrix]:
     """The matrices that `Relations.save` wrote into a folder, by their names."""
     return read_matrices(Path(folder) / FILES[-1])
+
+
+def _ordered(measured: TaskMatrix) -> TaskMatrix:
+    """What was measured of targets whose sources gain differently."""
+    columns = {target: measured.gains[:, column] for column, target in enumerate(measured.targets)}
+    return measured.take(
+        targets=[name for name, found in columns.items() if len(np.unique(found[~np.isnan(found)])) > 1]
+    )
 
 
 def _share(hits: int, count: int) -> tuple[float, float]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 #: Columns that are left out first where a console is narrow.
-_FIRST_OUT = ("time", "vs popularity", "Spearman", "of the first 3")
+_FIRST_OUT = ("time", "vs popularity", "of all, %", "Spearman", "regret@3")
 _MARKS = {"better": "+", "worse": "−", "none": ""}
 
 
@@ -69,8 +69,8 @@ def places_of(matrix: TaskMatrix) -> list[list[str]]:
 
 def judged_table(found: Relations) -> tuple[list[str], list[list[str]]]:
     """A row for each estimate, the best first."""
-    head = ["estimate", "NDCG", "vs random", "vs popularity", "regret of the first", "of the first 3", "Spearman",
-            "best found", "time"]  # fmt: skip
+    head = ["estimate", "NDCG", "vs random", "vs popularity", "regret@1", "regret@3", "Spearman",
+            "best found", "of all, %", "time"]  # fmt: skip
     scale = 100 if all(better(found.metrics[task]) == "higher" for task in found.tasks) else 1
     return head, [_row(one, scale) for one in found.judged]
 
@@ -86,7 +86,8 @@ def _row(one: Judged, scale: int) -> list[str]:
         _number(scale * score.mean("regret@1")),
         _number(scale * score.mean("regret@3")),
         _number(score.mean("spearman")),
-        f"{one.hits} of {one.targets} [{100 * low:.0f}, {100 * high:.0f}]%" if score.name != "random" else "",
+        f"{one.hits} of {one.targets}" if score.name != "random" else "",
+        f"{100 * one.hits / one.targets:.0f} [{100 * low:.0f}, {100 * high:.0f}]" if score.name != "random" else "",
         duration(score.seconds) if score.seconds else "",
     ]
 

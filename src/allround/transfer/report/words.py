@@ -20,7 +20,7 @@ GAINS = {
 def words(found: Relations) -> list[str]:
     """The advice: what helped, which tasks are alike, which estimates to trust."""
     lines = [*(_measured(found) if found.measured is not None else _estimated(found)), *_groups(found)]
-    return lines + (_trust(found) if found.judged else [])
+    return lines + _trust(found)
 
 
 def gain_text(found: Relations, effect: Effect) -> str:
@@ -44,10 +44,11 @@ def estimators_legend(found: Relations) -> str:
     """What the columns of the table of estimates are."""
     return (
         "Each estimate ranks the sources of each target; the scores compare its order with the measured one, a target "
-        "at a time, and are means over targets. NDCG: 1 is the measured order. Regret: what is lost, in points, by "
-        "the first source, or by the mean of the first 3, against the best. Best found: targets whose first source is "
-        "the best one measured. 'vs random': the difference of NDCG, by a bootstrap over targets, at a level that holds "
-        "for all estimates together. Blends that learn from measured transfer saw that to the other targets only."
+        "at a time, and are means over targets. NDCG: 1 is the measured order. regret@1: what is lost, in points, by "
+        "taking the first source and not the best; regret@3: by the mean of the first 3 against that of the best 3. "
+        "Best found: targets whose first source is the best one measured, and the 95% interval of their share. 'vs "
+        "random': the difference of NDCG, by a bootstrap over targets, at a level that holds for all estimates "
+        "together. Blends that learn from measured transfer saw that to the other targets only."
     )
 
 
@@ -88,9 +89,11 @@ def _groups(found: Relations) -> list[str]:
 
 
 def _trust(found: Relations) -> list[str]:
-    real = [one for one in found.judged if one.score.name not in ("random", "popularity")]
-    if not real:
+    if found.measured is None or not found.effects:
         return []
+    if not found.judged:
+        return ["All sources of a target gain the same, so that no estimate can be judged by them."]
+    real = [one for one in found.judged if one.score.name not in ("random", "popularity")]
     first = real[0]
     lines = [
         f"Of {plural(len(real), 'estimate')}, {first.score.name} ordered the sources best (NDCG "
