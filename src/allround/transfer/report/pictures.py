@@ -26,7 +26,7 @@ from allround.evaluation.pictures import (
 from allround.transfer.blending import ranked
 from allround.transfer.relations import Relations
 from allround.transfer.report.tables import places_of
-from allround.transfer.report.words import gain_text, legend
+from allround.transfer.report.words import gain_text, legend, marked
 
 #: Width of a picture on a screen, in points.
 WIDTH = 520.0
@@ -156,7 +156,7 @@ def _cells(found: Relations) -> tuple[list[list[str]], list[list[float]], list[l
     if found.measured is not None:
         known = {(one.source, one.target): one for one in found.effects}
         most = max((abs(one.gain) for one in found.effects), default=0.0) or 1.0
-        texts = [[gain_text(found, known[s, t]) if (s, t) in known else "" for t in order] for s in order]
+        texts = [[marked(found, known[s, t]) if (s, t) in known else "" for t in order] for s in order]
         strengths = [[known[s, t].gain / most if (s, t) in known else 0.0 for t in order] for s in order]
         said = {"better": "helps", "worse": "hurts", "none": "no difference found"}
         words = [[f"{s} to {t}: {gain_text(found, known[s, t])}, {said[known[s, t].verdict]}" if (s, t) in known else ""

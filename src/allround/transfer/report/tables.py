@@ -13,7 +13,7 @@ from allround.tasks.metric import better
 from allround.transfer.blending import ranked
 from allround.transfer.matrix import TaskMatrix
 from allround.transfer.relations import Judged, Relations
-from allround.transfer.report.words import estimators_legend, gain_text, legend, words
+from allround.transfer.report.words import estimators_legend, legend, marked, words
 from allround.transfer.score import ScoreDifference
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 #: Columns that are left out first where a console is narrow.
 _FIRST_OUT = ("time", "vs popularity", "of all, %", "Spearman", "regret@3")
-_MARKS = {"better": "+", "worse": "−", "none": ""}
 
 
 def markdown(found: Relations) -> str:
@@ -47,7 +46,7 @@ EXPECTED = (
 
 def measured_table(found: Relations) -> tuple[list[str], list[list[str]]]:
     """Gains: a row for each source, a column for each target."""
-    known = {(one.source, one.target): gain_text(found, one) + _MARKS[one.verdict] for one in found.effects}
+    known = {(one.source, one.target): marked(found, one) for one in found.effects}
     return ["source", *found.order], [[s, *(known.get((s, t), "") for t in found.order)] for s in found.order]
 
 

@@ -30,12 +30,17 @@ def gain_text(found: Relations, effect: Effect) -> str:
     return f"{effect.gain:+.3g}".replace("-", "−")
 
 
+def marked(found: Relations, effect: Effect) -> str:
+    """A gain, with a mark where it differs from 0."""
+    return gain_text(found, effect) + ("" if effect.verdict == "none" else "*")
+
+
 def legend(found: Relations) -> str:
     """What the numbers of measured gains are."""
     what = GAINS.get(found.measure or "", "training on another task too")
     return (
         f"What a target (column) gains by {what} (row), in points of its metric on validation rows; where lower is "
-        f"better, in the metric's own unit. + and − mark gains that differ from 0 at a level of {LEVEL:.0%} that holds "
+        f"better, in the metric's own unit. * marks gains that differ from 0 at a level of {LEVEL:.0%} that holds "
         f"for all {len(found.effects)} pairs together. One seed: another seed would give other numbers."
     )
 
