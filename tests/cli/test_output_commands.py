@@ -78,6 +78,7 @@ FOLDERS: dict[str, str] = {
     "train": "suite --base base --epochs 1",
     "tune": "suite species --base base --epochs 1",
     "compare-training": "suite --base base --methods equal --seeds 1 --trials 1 --sweep 0 --epochs 1 --workers 1",
+    "relate": "suite --base base --estimators sizes,logme --workers 1",
     "loop": "atm suite --base base --rounds 1 --epochs 1 --workers 1",
     "merge": "base @species @batch --method average",
     "align": "@species @batch --by weights",
@@ -95,7 +96,7 @@ FILES: dict[str, tuple[str, str]] = {
     "report": ("scores --table csv", "table.csv"),
 }
 #: What goes on in its own folder, beside whatever else is there.
-WORKING = ("build", "compare-training")
+WORKING = ("build", "compare-training", "relate")
 #: What writes files into a folder, beside whatever else is there; and one of them.
 INTO = {"diff": "diff.json", "evaluate": "scoreboard.json"}
 
@@ -165,7 +166,7 @@ def test_an_output_of_a_command(command: str, made: dict[str, Path], tmp_path: P
         target.write_text("the user's words")
         refused("the file there was changed since it was written")
     elif command in WORKING:
-        page = place / {"build": "report.html", "compare-training": "comparison.md"}[command]
+        page = place / {"build": "report.html", "compare-training": "comparison.md", "relate": "relations.md"}[command]
         whole = page.read_text()
         page.write_text("the user's words")
         refused("the file there was changed since it was written")
@@ -211,7 +212,7 @@ def test_unfinished_work_that_is_not_its_own(command: str, made: dict[str, Path]
 def test_two_at_once(command: str, made: dict[str, Path], tmp_path: Path) -> None:
     """The second is refused before it does any work, and leaves what the first is writing alone."""
     out, work = tmp_path / "out", tmp_path / "out.unfinished"
-    first = {"train": work, "tune": work, "loop": work, "build": out, "compare-training": out}
+    first = {"train": work, "tune": work, "loop": work} | dict.fromkeys(WORKING, out)
     with locked_folder(first.get(command, tmp_path / ".out.partial"), out, command):
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(AllroundError, match="another process is writing it at this moment"):

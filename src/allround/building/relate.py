@@ -25,8 +25,9 @@ from allround.models.device import pick_device
 from allround.tasks.suite import Suite, as_suite
 from allround.training.settings import Settings
 from allround.transfer.blending import blend
+from allround.transfer.findings import TOGETHER
 from allround.transfer.matrix import TaskMatrix
-from allround.transfer.relations import FILES, TOGETHER, Relations
+from allround.transfer.relations import FILES, Relations
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,12 +12,12 @@ from allround.core.words import plural
 from allround.evaluation.page_pictures import page_picture
 from allround.evaluation.pages import breakable, template
 from allround.evaluation.pictures import Picture, page_colours, page_style
-from allround.transfer.relations import Relations
+from allround.transfer.findings import Findings
 from allround.transfer.report import pictures, tables
 from allround.transfer.report.words import estimators_legend, words
 
 
-def html(found: Relations) -> str:
+def html(found: Findings) -> str:
     """The advice, pictures, how good each estimate was, every estimate, and how it was made."""
     page = template(Path(__file__).with_name("page.html.j2"), {"breakable": breakable}, {"plural": plural})
     drawn: list[tuple[str, Callable[..., Picture], str]] = [
@@ -46,5 +46,5 @@ def html(found: Relations) -> str:
     )
 
 
-def _drawn(draw: Callable[..., Picture], found: Relations, width: float) -> Picture:
+def _drawn(draw: Callable[..., Picture], found: Findings, width: float) -> Picture:
     return draw(found, width=width)

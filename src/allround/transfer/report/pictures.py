@@ -24,7 +24,7 @@ from allround.evaluation.pictures import (
     write,
 )
 from allround.transfer.blending import ranked
-from allround.transfer.relations import Relations
+from allround.transfer.findings import Findings
 from allround.transfer.report.tables import places_of
 from allround.transfer.report.words import gain_text, legend, marked
 
@@ -34,7 +34,7 @@ _TREE, _HEAD = 64.0, 78.0
 
 
 @style()
-def plot_matrix(found: Relations, *, width: float = WIDTH) -> Picture:
+def plot_matrix(found: Findings, *, width: float = WIDTH) -> Picture:
     """Sources in rows and targets in columns, like tasks beside each other, with their tree."""
     made = picture(width, _matrix_height(found, width))
     _draw_matrix(made, found, 0, 0, width)
@@ -42,7 +42,7 @@ def plot_matrix(found: Relations, *, width: float = WIDTH) -> Picture:
 
 
 @style()
-def plot_map(found: Relations, *, width: float = WIDTH) -> Picture:
+def plot_map(found: Findings, *, width: float = WIDTH) -> Picture:
     """Tasks as points of a plane, like ones near each other."""
     made = picture(width, 0.62 * width)
     _draw_map(made, found, 0, 0, width)
@@ -50,7 +50,7 @@ def plot_map(found: Relations, *, width: float = WIDTH) -> Picture:
 
 
 @style()
-def plot_estimates(found: Relations, *, width: float = WIDTH) -> Picture:
+def plot_estimates(found: Findings, *, width: float = WIDTH) -> Picture:
     """The NDCG of each estimate beside that of a random order."""
     made = picture(width, 44 + 24 * len(found.judged))
     _draw_estimates(made, found, 0, 0, width)
@@ -58,7 +58,7 @@ def plot_estimates(found: Relations, *, width: float = WIDTH) -> Picture:
 
 
 @style()
-def plot(found: Relations) -> Picture:
+def plot(found: Findings) -> Picture:
     """All of them below each other, with what they show."""
     parts = [(matrix_title(found), _matrix_height(found, WIDTH), _draw_matrix, matrix_caption(found)),
              ("A map of the tasks", 0.62 * WIDTH, _draw_map, map_caption(found))]  # fmt: skip
@@ -79,16 +79,16 @@ def plot(found: Relations) -> Picture:
     return made
 
 
-def svg(found: Relations) -> str:
+def svg(found: Findings) -> str:
     """`plot` as a file of its own."""
     return svg_text(plot(found), found.title)
 
 
-def matrix_title(found: Relations) -> str:
+def matrix_title(found: Findings) -> str:
     return "Expected places of the sources" if found.measured is None else "Measured gains"
 
 
-def matrix_caption(found: Relations) -> str:
+def matrix_caption(found: Findings) -> str:
     """What the matrix shows."""
     tree = "Right: the tree of the tasks by average linkage, in whose order they stand."
     if found.measured is not None:
@@ -96,7 +96,7 @@ def matrix_caption(found: Relations) -> str:
     return f"Rows are sources, columns targets; 1: the source to tune on first, by all estimates together. {tree}"
 
 
-def map_caption(found: Relations) -> str:
+def map_caption(found: Findings) -> str:
     by = "what was measured" if found.measured is not None else "all estimates together"
     return (
         f"How alike tasks are by {by}, as well as a plane can show it (classical scaling). One colour for each group "
@@ -104,26 +104,26 @@ def map_caption(found: Relations) -> str:
     )
 
 
-def estimates_caption(found: Relations) -> str:
+def estimates_caption(found: Findings) -> str:
     return (
         "NDCG of each estimate's order of the sources, mean over targets. Dashed: a random order. Lines: the interval "
         "of the difference from it, at a level that holds for all estimates together."
     )
 
 
-def _margin(found: Relations) -> float:
+def _margin(found: Findings) -> float:
     return min(150.0, 10 + max(text_width(shortened(task, 20), 12) for task in found.tasks))
 
 
-def _side(found: Relations, width: float) -> float:
+def _side(found: Findings, width: float) -> float:
     return (width - _margin(found) - _TREE) / max(1, len(found.tasks))
 
 
-def _matrix_height(found: Relations, width: float) -> float:
+def _matrix_height(found: Findings, width: float) -> float:
     return _HEAD + min(38.0, _side(found, width)) * len(found.tasks) + 10
 
 
-def _draw_matrix(made: Picture, found: Relations, x: float, y: float, width: float) -> None:
+def _draw_matrix(made: Picture, found: Findings, x: float, y: float, width: float) -> None:
     tasks, left, wide = found.order, x + _margin(found), _side(found, width)
     high, count = min(38.0, wide), len(tasks)
     top = y + _HEAD
@@ -150,7 +150,7 @@ def _draw_matrix(made: Picture, found: Relations, x: float, y: float, width: flo
         _draw_tree(add_axes(made, left + wide * count + 8, top, x + width, top + high * count), found)
 
 
-def _cells(found: Relations) -> tuple[list[list[str]], list[list[float]], list[list[str]]]:
+def _cells(found: Findings) -> tuple[list[list[str]], list[list[float]], list[list[str]]]:
     """The text, the strength from -1 to 1, and the words of each pair, in the order of the tasks."""
     order = found.order
     if found.measured is not None:
@@ -170,7 +170,7 @@ def _cells(found: Relations) -> tuple[list[list[str]], list[list[float]], list[l
     return texts, strengths, words
 
 
-def _draw_tree(axes: Axes, found: Relations) -> None:
+def _draw_tree(axes: Axes, found: Findings) -> None:
     from scipy.cluster.hierarchy import dendrogram
 
     made = dendrogram(found.tree, no_plot=True)
@@ -181,7 +181,7 @@ def _draw_tree(axes: Axes, found: Relations) -> None:
         axes.plot(np.array(heights) / high * 0.96, places, color=colour("soft"), linewidth=1.25, clip_on=False)
 
 
-def places(found: Relations) -> np.ndarray:
+def places(found: Findings) -> np.ndarray:
     """(n, 2): the tasks as points of a plane by classical scaling; their distance is 1 less their scaled likeness."""
     apart = ~np.eye(len(found.tasks), dtype=bool)
     alike = found.alike
@@ -194,7 +194,7 @@ def places(found: Relations) -> np.ndarray:
     return np.asarray(vectors[:, ::-1][:, :2] * np.sqrt(np.maximum(values[::-1][:2], 0)))
 
 
-def _draw_map(made: Picture, found: Relations, x: float, y: float, width: float) -> None:
+def _draw_map(made: Picture, found: Findings, x: float, y: float, width: float) -> None:
     height = 0.62 * width
     axes = add_axes(made, x + 40, y + 14, x + width - 90, y + height - 14)
     points = places(found)
@@ -212,7 +212,7 @@ def _draw_map(made: Picture, found: Relations, x: float, y: float, width: float)
                           color=colour("ink"), annotation_clip=False)  # fmt: skip
 
 
-def _draw_estimates(made: Picture, found: Relations, x: float, y: float, width: float) -> None:
+def _draw_estimates(made: Picture, found: Findings, x: float, y: float, width: float) -> None:
     rows = found.judged
     margin = min(0.4 * width, 14 + max(text_width(shortened(one.score.name, 24), 12) for one in rows))
     axes = add_axes(made, x + margin, y + 6, x + width - 10, y + 6 + 24 * len(rows))

@@ -11,8 +11,8 @@ from allround.core.words import duration, printable
 from allround.evaluation.tables import console_table, fitting_columns, markdown_table, markdown_text, wrapped
 from allround.tasks.metric import better
 from allround.transfer.blending import ranked
+from allround.transfer.findings import Findings, Judged
 from allround.transfer.matrix import TaskMatrix
-from allround.transfer.relations import Judged, Relations
 from allround.transfer.report.words import estimators_legend, legend, marked, words
 from allround.transfer.score import ScoreDifference
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FIRST_OUT = ("time", "vs popularity", "of all, %", "Spearman", "regret@3")
 
 
-def markdown(found: Relations) -> str:
+def markdown(found: Findings) -> str:
     """Everything as Markdown."""
     lines = [f"# {markdown_text(found.title)}", "", *(f"- {markdown_text(line)}" for line in words(found))]
     if found.measured is not None:
@@ -44,13 +44,13 @@ EXPECTED = (
 )
 
 
-def measured_table(found: Relations) -> tuple[list[str], list[list[str]]]:
+def measured_table(found: Findings) -> tuple[list[str], list[list[str]]]:
     """Gains: a row for each source, a column for each target."""
     known = {(one.source, one.target): marked(found, one) for one in found.effects}
     return ["source", *found.order], [[s, *(known.get((s, t), "") for t in found.order)] for s in found.order]
 
 
-def expected_table(found: Relations, matrix: TaskMatrix) -> tuple[list[str], list[list[str]]]:
+def expected_table(found: Findings, matrix: TaskMatrix) -> tuple[list[str], list[list[str]]]:
     """Places: a row for each source, a column for each target."""
     known = [name for name in found.order if name in matrix.sources]
     known += [name for name in matrix.sources if name not in known]
@@ -66,7 +66,7 @@ def places_of(matrix: TaskMatrix) -> list[list[str]]:
     return [["" if np.isnan(place) else f"{place:g}" for place in row] for row in places]
 
 
-def judged_table(found: Relations) -> tuple[list[str], list[list[str]]]:
+def judged_table(found: Findings) -> tuple[list[str], list[list[str]]]:
     """A row for each estimate, the best first."""
     head = ["estimate", "NDCG", "vs random", "vs popularity", "regret@1", "regret@3", "Spearman",
             "best found", "of all, %", "time"]  # fmt: skip
@@ -101,13 +101,13 @@ def _difference(gap: ScoreDifference | None) -> str:
     return f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]".replace("-", "−")
 
 
-def facts(found: Relations) -> list[tuple[str, str]]:
+def facts(found: Findings) -> list[tuple[str, str]]:
     """What was looked at, what was left out, and why."""
     listed = [(name, text) for name, text in found.facts.items()]
     return listed + [(f"without {name}", reason) for name, reason in found.left_out.items()]
 
 
-def print_relations(found: Relations, console: Console | None = None) -> None:
+def print_relations(found: Findings, console: Console | None = None) -> None:
     """Print the advice, what was measured, and how good the estimates were."""
     console = console or make_console()
     title = "Expected: places of the sources (rows) for each target (columns)"

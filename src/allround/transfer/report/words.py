@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from allround.core.words import listed, percent, plural
 from allround.evaluation.intervals import LEVEL
 from allround.tasks.metric import better
-from allround.transfer.relations import Effect, Judged, Relations
+from allround.transfer.findings import Effect, Findings, Judged
 
 #: What is measured, by the name of the measure: what a gain is of.
 GAINS = {
@@ -17,25 +17,25 @@ GAINS = {
 }
 
 
-def words(found: Relations) -> list[str]:
+def words(found: Findings) -> list[str]:
     """The advice: what helped, which tasks are alike, which estimates to trust."""
     lines = [*(_measured(found) if found.measured is not None else _estimated(found)), *_groups(found)]
     return lines + _trust(found)
 
 
-def gain_text(found: Relations, effect: Effect) -> str:
+def gain_text(found: Findings, effect: Effect) -> str:
     """A gain in points of a task's metric, or in its own unit where lower is better."""
     if better(found.metrics[effect.target]) == "higher":
         return percent(effect.gain, signed=True).replace("-", "−")
     return f"{effect.gain:+.3g}".replace("-", "−")
 
 
-def marked(found: Relations, effect: Effect) -> str:
+def marked(found: Findings, effect: Effect) -> str:
     """A gain, with a mark where it differs from 0."""
     return gain_text(found, effect) + ("" if effect.verdict == "none" else "*")
 
 
-def legend(found: Relations) -> str:
+def legend(found: Findings) -> str:
     """What the numbers of measured gains are."""
     what = GAINS.get(found.measure or "", "training on another task too")
     return (
@@ -45,7 +45,7 @@ def legend(found: Relations) -> str:
     )
 
 
-def estimators_legend(found: Relations) -> str:
+def estimators_legend(found: Findings) -> str:
     """What the columns of the table of estimates are."""
     return (
         "Each estimate ranks the sources of each target; the scores compare its order with the measured one, a target "
@@ -57,7 +57,7 @@ def estimators_legend(found: Relations) -> str:
     )
 
 
-def _measured(found: Relations) -> list[str]:
+def _measured(found: Findings) -> list[str]:
     what = GAINS.get(found.measure or "", "training on another task too")
     sure = {side: [one for one in found.effects if one.verdict == side] for side in ("better", "worse", "none")}
     count = len(found.effects)
@@ -74,7 +74,7 @@ def _measured(found: Relations) -> list[str]:
     return lines
 
 
-def _estimated(found: Relations) -> list[str]:
+def _estimated(found: Findings) -> list[str]:
     firsts = [f"{task}: {', '.join(found.best(task, 3))}" for task in found.tasks]
     return [
         f"Nothing was trained: {plural(len(found.estimates), 'estimate')} say which pairs of tasks to try first, not "
@@ -83,7 +83,7 @@ def _estimated(found: Relations) -> list[str]:
     ]
 
 
-def _groups(found: Relations) -> list[str]:
+def _groups(found: Findings) -> list[str]:
     several = [group for group in found.clusters if len(group) > 1]
     alone = [group[0] for group in found.clusters if len(group) == 1]
     if len(found.clusters) < 2 or not several:
@@ -93,7 +93,7 @@ def _groups(found: Relations) -> list[str]:
     return [f"Tasks that belong together: {'; '.join(parts)}{rest}."]
 
 
-def _trust(found: Relations) -> list[str]:
+def _trust(found: Findings) -> list[str]:
     if found.measured is None or not found.effects:
         return []
     if not found.judged:
