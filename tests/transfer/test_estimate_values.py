@@ -21,7 +21,7 @@ from allround.transfer.estimate.task2vec import distance as task2vec
 from allround.transfer.estimate.transrate import score as transrate
 from allround.transfer.headed_base import fisher, fit_linear
 from allround.transfer.matrix import Values
-from allround.transfer.view import Classes
+from allround.transfer.task_rows import Classes
 
 RNG = np.random.default_rng(11)
 

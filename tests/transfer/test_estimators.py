@@ -26,7 +26,8 @@ from allround.transfer.costs import Costs
 from allround.transfer.estimating import estimate, estimates
 from allround.transfer.headed_base import fit_linear, norm_of, product_of
 from allround.transfer.matrix import TaskMatrix, Values
-from allround.transfer.view import TaskRows, TransferView
+from allround.transfer.task_rows import TaskRows, text_of
+from allround.transfer.view import TransferView
 
 NAMES = registry.names("estimate")
 #: Each with its defaults, and with settings that change the formula.
@@ -317,19 +318,22 @@ def test_a_look_at_the_test_rows_is_found() -> None:
 # -- the view ----------------------------------------------------------------------------------------------------------
 
 
-def test_related_questions_are_found() -> None:
-    """`easterly` is a better source for `east` than `north` is, by every estimator that looks at labels."""
-    for name in NAMES:
-        _, entry = called(name)
-        if {"labels", "gradients"} & set(entry.needs):
-            found = estimate(name, known("plain", "models" in entry.needs)).take(TASKS[:3], TASKS[:3])
-            if not np.isnan(found.values[1:, 0]).any() and "models" not in entry.needs:
-                assert found.best("east")[0] == "easterly", name
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if {"labels", "gradients"} & set(registry.find("estimate", n).needs)]
+)
+def test_related_questions_are_found(name: str) -> None:
+    """`easterly` is a better source for `east` than `north` is, for every estimator that looks at labels."""
+    assert estimate(name, known("plain", False)).take(TASKS[:3], TASKS[:3]).best("east")[0] == "easterly"
+
+
+def test_a_seed_decides_which_rows_are_looked_at() -> None:
+    one, again, other = (view(SUITE[:2], limit=9, seed=seed).rows["east"].inputs for seed in (1, 1, 2))
+    assert one == again != other
 
 
 def test_what_a_view_says_of_rows() -> None:
     made = view()
-    assert made.size("east") == 40 and made.text("east") == "east. maybe, no, yes"
+    assert made.size("east") == 40 and text_of(made.definition("east")) == "east. maybe, no, yes"
     classes, columns = made.classes("east"), made.columns("east")
     assert classes is not None and columns is not None
     assert np.array_equal(columns.argmax(1), classes) and (columns.sum(1) == 1).all()
@@ -367,6 +371,9 @@ def test_what_a_view_cannot_do_is_said() -> None:
         estimate("text_embedding", TransferView.of(SUITE))
     with pytest.raises(AllroundError, match="no training rows of it"):
         TransferView.of(SUITE, BASE, targets=["easst"])
+    two = MultiTaskModel(BASE, {one.name: one.definition for one in SUITE[:2]})
+    with pytest.raises(AllroundError, match="has 2 tasks and cannot tell which one is meant"):
+        TransferView.of(SUITE, BASE, models={"north": two})
     with pytest.raises(AllroundError, match="did you mean 'logme'"):
         estimates(view(), ["logm"])
     with pytest.raises(AllroundError, match="there is no such vector"):

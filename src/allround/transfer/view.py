@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from allround.models.head import OutputHead
 from allround.models.running import features_of
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
-from allround.tasks.kind import Encoded, kind
+from allround.tasks.kind import kind
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 from allround.tasks.values import Row
@@ -25,19 +24,7 @@ from allround.transfer.costs import Costs
 from allround.transfer.deltas import alike, deltas
 from allround.transfer.headed_base import HeadedBase, fisher, fit_linear, norm_of
 from allround.transfer.matrix import TaskMatrix, Values
-
-#: The class of each row.
-Classes = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class TaskRows:
-    """Training rows of a task, their encoded targets, and how many training rows the task has in all."""
-
-    definition: Definition
-    inputs: Sequence[Row]
-    targets: Encoded
-    size: int
+from allround.transfer.task_rows import Classes, TaskRows, text_of
 
 
 class TransferView:
@@ -48,7 +35,8 @@ class TransferView:
 
     rows: by task. base: a frozen encoder, or a model whose encoder it is. models: specialists by the source that they
     were tuned on, from the same base where weights are compared. runs: measured transfer between other tasks.
-    sources, targets: all tasks where they are None. Errors: a target without rows; a source without rows and model.
+    sources, targets: all tasks where they are None. Errors: a target without rows; a source without rows and model; a
+    model of several tasks, of which none is called as its source.
 
     Where a task is per word, words stand for rows: `n` below counts them. An array is None where it cannot be made,
     such as the class of each row of a regression; `unread` says why the rows of a task cannot be read.
@@ -86,6 +74,8 @@ class TransferView:
                 raise AllroundError(
                     f"estimate transfer of the task '{odd[0]}'", f"there are {what}", suggestion(odd[0], there)
                 )
+        for name, model in self.models.items():
+            _own(model, name)
         self.batch_size = batch_size
         self.costs = Costs()
         self.unread: dict[str, str] = {}
@@ -163,36 +153,13 @@ class TransferView:
         """How many training rows a task has in all."""
         return self.rows[task].size if task in self.rows else None
 
-    def text(self, task: str) -> str:
-        """What a task says of itself: its name, instruction, prompt and labels."""
-        d = self.definition(task)
-        prompt = d.prompt.templates[0] if d.prompt is not None and d.prompt.templates else None
-        parts = (d.name.replace("_", " "), d.instruction, prompt, ", ".join(d.labels))
-        return ". ".join(part for part in parts if part)
-
     def classes(self, task: str) -> Classes | None:
-        """The class of each row, (n,); None where rows have no class, or several, or all the same."""
-        rules = kind(self.definition(task).kind)
-        if task not in self.rows or not rules.fixed_labels or not rules.exclusive or not self.rows[task].inputs:
-            return None
-        found = np.concatenate([np.atleast_1d(target) for target in self.rows[task].targets]).astype(np.int64)
-        return found if (found != found[0]).any() else None
+        """As `TaskRows.classes`; None for a source without rows."""
+        return self.rows[task].classes if task in self.rows else None
 
     def columns(self, task: str) -> Values | None:
-        """What a linear model would predict, (n, k): 0 and 1 for each label that some rows have and others have not;
-        numbers standardised; None where nothing of this sort differs between rows."""
-        classes = self.classes(task)
-        rules = kind(self.definition(task).kind)
-        if classes is not None:
-            found = (classes[:, None] == np.unique(classes)).astype(np.float64)
-        elif task not in self.rows or rules.for_language_models or (rules.exclusive and not rules.numeric):
-            return None
-        else:
-            found = np.array(self.rows[task].targets, dtype=np.float64).reshape(len(self.rows[task].inputs), -1)
-        found = found[:, (found != found[:1]).any(0)]
-        if rules.numeric:
-            found = (found - found.mean(0)) / found.std(0)
-        return found if found.size else None
+        """As `TaskRows.columns`; None for a source without rows."""
+        return self.rows[task].columns if task in self.rows else None
 
     # -- features ------------------------------------------------------------------------------------------------------
 
@@ -208,7 +175,7 @@ class TransferView:
 
     def described(self, task: str) -> Values | None:
         """The base's features of what a task says of itself, (d,); None where the base does not read texts."""
-        encoder, text = self.encoder, self.text(task)
+        encoder, text = self.encoder, text_of(self.definition(task))
         if encoder is None or "text" not in encoder.modalities:
             return None
         about = Definition(f"what {task} says", "regression", ("text",), "text", "rmse", head=LINEAR)

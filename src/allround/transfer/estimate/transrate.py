@@ -6,7 +6,8 @@ import numpy as np
 
 from allround.core.registry import method
 from allround.transfer.matrix import Values
-from allround.transfer.view import Classes, TransferView
+from allround.transfer.task_rows import Classes
+from allround.transfer.view import TransferView
 
 
 @method(
