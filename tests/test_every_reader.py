@@ -83,6 +83,7 @@ from allround.tasks.task import Task
 from allround.training.unfinished import UnfinishedTraining
 from allround.transfer.files import read_matrices, write_matrices
 from allround.transfer.matrix import TaskMatrix
+from allround.transfer.relations import matrices_of
 
 sys.path.insert(0, str(Path(__file__).parent / "evaluation"))
 
@@ -492,6 +493,8 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("matrices of transfer", "csv", transfer("m.csv"), read_matrices, ("transfer/files.py",)),
         Reader("matrices of transfer as Parquet", "parquet", transfer("m.parquet"), read_matrices,
                ("transfer/files.py",)),
+        Reader("matrices of relations", "parquet-", transfer("matrices.parquet"),
+               lambda path: matrices_of(path.parent), ("transfer/files.py",)),
         Reader("diff", "json", differences, lambda path: Diff.load(path.parent), ("merging/diff/result.py",)),
         Reader("predictions", "parquet", predictions, Predictions.load, ("evaluation/predictions.py",)),
         Reader("model", "json", model("allround.json"), lambda path: read_manifest(path.parent),

@@ -40,7 +40,8 @@ class Judged:
 
     hits: targets whose first source was the best one measured, out of `targets`; share: the 95 % interval of their
     share. beside_random: the difference of its NDCG from that of a random order; beside_popularity: from that of
-    ranking sources by what they did for other targets; None for these two themselves.
+    ranking sources by what they did for other targets; None for these two themselves, and where both were scored on no
+    target in common.
     """
 
     score: TransferScore
@@ -109,7 +110,7 @@ class Findings:
             gaps = gaps[~np.isnan(gaps)]
             hits = int((gaps <= 1e-12).sum())
             beside = [
-                None if one.name in ("random", other) else compare(one, known[other], "ndcg", level=level)
+                None if one.name in ("random", other) else _compare(one, known[other], level)
                 for other in ("random", "popularity")
             ]
             found.append(Judged(one, hits, len(gaps), _share(hits, len(gaps)), *beside))
@@ -172,6 +173,15 @@ def _ordered(measured: TaskMatrix) -> TaskMatrix:
     return measured.take(
         targets=[name for name, found in columns.items() if len(np.unique(found[~np.isnan(found)])) > 1]
     )
+
+
+def _compare(one: TransferScore, other: TransferScore, level: float) -> ScoreDifference | None:
+    """The difference of NDCG; None where no target has both."""
+    first, second = (
+        {target for target, value in zip(found.targets, found.ndcg, strict=True) if not np.isnan(value)}
+        for found in (one, other)
+    )
+    return compare(one, other, "ndcg", level=level) if first & second else None
 
 
 def _share(hits: int, count: int) -> tuple[float, float]:

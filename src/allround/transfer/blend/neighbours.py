@@ -64,7 +64,7 @@ def _predicted(
     near = np.array([alike.get(name, np.nan) for name in measured.targets])
     if np.isnan(near).all():
         near = np.zeros(len(near))
-    weights = np.exp((near - np.nanmax(near)) / temperature)
+    weights = np.exp((near - np.nanmax(near, initial=-np.inf)) / temperature)
     table = standardised(measured.take(sources).gains)
     weights = np.where(np.isnan(table) | np.isnan(weights), 0, weights)
     sums = weights.sum(1)

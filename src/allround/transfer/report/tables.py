@@ -77,6 +77,7 @@ def judged_table(found: Findings) -> tuple[list[str], list[list[str]]]:
 def _row(one: Judged, scale: int) -> list[str]:
     score = one.score
     low, high = one.share
+    counted = one.targets and score.name != "random"
     return [
         score.name,
         _number(score.mean("ndcg")),
@@ -85,8 +86,8 @@ def _row(one: Judged, scale: int) -> list[str]:
         _number(scale * score.mean("regret@1")),
         _number(scale * score.mean("regret@3")),
         _number(score.mean("spearman")),
-        f"{one.hits} of {one.targets}" if score.name != "random" else "",
-        f"{100 * one.hits / one.targets:.0f} [{100 * low:.0f}, {100 * high:.0f}]" if score.name != "random" else "",
+        f"{one.hits} of {one.targets}" if counted else "",
+        f"{100 * one.hits / one.targets:.0f} [{100 * low:.0f}, {100 * high:.0f}]" if counted else "",
         duration(score.seconds) if score.seconds else "",
     ]
 
