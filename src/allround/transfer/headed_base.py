@@ -18,7 +18,7 @@ from allround.models.running import by_length
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-from allround.tasks.values import Row
+from allround.transfer.task_rows import TaskRows
 
 #: Penalty on the squared weights of a head that is fitted on the base, on standardised features.
 PENALTY = 0.1
@@ -27,7 +27,7 @@ PENALTY = 0.1
 class HeadedBase:
     """A copy of a base with heads; nothing of it is trained, and a step is taken back at once.
 
-    heads: by task, linear and fitted. rows: the inputs and targets of each of these tasks. All losses and gradients are
+    heads: by task, linear and fitted. rows: of each of these tasks. All losses and gradients are
     means over the single losses of a task's rows, so that they do not depend on the size of batches; without dropout.
     """
 
@@ -35,7 +35,7 @@ class HeadedBase:
         self,
         encoder: Encoder,
         heads: Mapping[str, OutputHead],
-        rows: Mapping[str, tuple[Sequence[Row], Encoded]],
+        rows: Mapping[str, TaskRows],
         batch_size: int,
     ) -> None:
         self.model = MultiTaskModel(deepcopy(encoder), {})
@@ -85,8 +85,8 @@ class HeadedBase:
                     parameter.copy_(value)
 
     def _batches(self, task: str) -> Iterator[Batch]:
-        inputs, targets = self.rows[task]
-        ready = self.model.prepare(task, inputs, targets)
+        targets = self.rows[task].targets
+        ready = self.model.prepare(task, self.rows[task].inputs, targets)
         for places in by_length([self.model.size(row) for row in ready], self.batch_size):
             some = [ready[place] for place in places]
             yield self.model.collate(some, {task: range(len(some))}, {task: taken(targets, places)})

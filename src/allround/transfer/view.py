@@ -22,7 +22,7 @@ from allround.tasks.task import Task
 from allround.tasks.values import Row
 from allround.transfer.costs import Costs
 from allround.transfer.deltas import alike, deltas
-from allround.transfer.headed_base import HeadedBase, fisher, fit_linear, norm_of
+from allround.transfer.headed_base import HeadedBase, fisher, fit_linear
 from allround.transfer.matrix import TaskMatrix, Values
 from allround.transfer.task_rows import Classes, TaskRows, text_of
 
@@ -261,39 +261,24 @@ class TransferView:
             return None
         return self.costs.once(("fisher", task), lambda: fisher(head, torch.from_numpy(features)).numpy())
 
-    def gradient(self, task: str) -> list[Tensor] | None:
-        """The gradient of a task's loss with respect to each parameter of the base, its head being fitted.
+    def gradient(self, task: str, rows: int) -> list[Tensor] | None:
+        """The gradient of a task's loss with respect to each parameter of the base, as `headed` gives it.
 
         The gradients of all tasks are kept: as much memory for each as the base takes."""
-        if task not in self._headed.rows:
-            return None
-        return self.costs.once(("gradient", task), lambda: self._headed.gradient(task))
+        base = self.headed(rows)
+        return self.costs.once(("gradient", task, rows), lambda: base.gradient(task)) if task in base.rows else None
 
-    def losses(self) -> dict[str, float]:
-        """The loss of each target at the base, its head being fitted; of those that have one."""
-        return self.costs.once("losses", self._target_losses)
+    def headed(self, rows: int) -> HeadedBase:
+        """The base with linear heads, fitted on all rows of the view; it looks at no more than so many of each task."""
 
-    def losses_after(self, source: str, length: float) -> dict[str, float] | None:
-        """The loss of each target after the base took a step of a common rate against the gradient of a source.
+        def make() -> HeadedBase:
+            assert self.encoder is not None
+            heads = {name: head for name in self.rows if (head := self._base_head(name, whole=True)) is not None}
+            return HeadedBase(
+                self.encoder, heads, {name: self.rows[name].some(rows) for name in heads}, self.batch_size
+            )
 
-        length: of the longest of all sources' steps, as a share of the norm of the base's parameters."""
-        gradient = self.gradient(source)
-        if gradient is None:
-            return None
-
-        def rate() -> float:
-            gradients = [found for name in self.sources if (found := self.gradient(name)) is not None]
-            steepest = max(map(norm_of, gradients))
-            return length * norm_of(self._headed.parameters) / steepest if steepest > 0 else 0.0
-
-        def after() -> dict[str, float]:
-            with self._headed.moved(gradient, self.costs.once(("rate", length), rate)):
-                return self._target_losses()
-
-        return self.costs.once(("losses", source, length), after)
-
-    def _target_losses(self) -> dict[str, float]:
-        return {target: self._headed.loss(target) for target in self.targets if target in self._headed.rows}
+        return self.costs.once(("headed", rows), make)
 
     def deltas(self) -> tuple[list[str], Iterator[Tensor]]:
         """The specialists that have the base's parameters, and for each stretch of these what each of them changed:
@@ -304,16 +289,6 @@ class TransferView:
         encoders = {name: model.encoder for name, model in self.models.items()}
         names = alike(encoder, encoders)
         return names, deltas(encoder, {name: encoders[name] for name in names})
-
-    @property
-    def _headed(self) -> HeadedBase:
-        def make() -> HeadedBase:
-            assert self.encoder is not None
-            heads = {name: head for name in self.rows if (head := self._base_head(name, whole=True)) is not None}
-            rows = {name: (self.rows[name].inputs, self.rows[name].targets) for name in heads}
-            return HeadedBase(self.encoder, heads, rows, self.batch_size)
-
-        return self.costs.once("headed", make)
 
 
 def _own(model: MultiTaskModel, source: str) -> Definition:

@@ -17,17 +17,19 @@ from allround.transfer.view import TransferView
     needs=("gradients", "labels"),
     symmetric=True,
     self_best=True,
+    cheap=True,
 )
-def gradient_cosine(view: TransferView) -> Values:
+def gradient_cosine(view: TransferView, *, rows: int = 100) -> Values:
     """Compare tasks by the gradients of their losses at the base, each with a linear head that is fitted already.
 
     Formula: value(s, t) = cos(g_s, g_t); g is the gradient with respect to all parameters of the base, mean over rows
+    rows: of each task, at most, chosen by their content from those of the view; all of these are in the heads.
 
     >>> import torch
     >>> round(cosine([torch.ones(2), torch.zeros(1)], [torch.ones(2), torch.ones(1)]), 4)
     0.8165
     """
-    return view.between(cosine, view.gradient)
+    return view.between(cosine, lambda task: view.gradient(task, rows))
 
 
 def cosine(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:

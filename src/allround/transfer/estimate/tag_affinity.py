@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from allround.core.registry import method
+from allround.transfer.headed_base import norm_of
 from allround.transfer.matrix import Values
 from allround.transfer.view import TransferView
 
@@ -13,14 +12,14 @@ from allround.transfer.view import TransferView
     source="task affinity: Fifty et al., NeurIPS 2021, arXiv:2109.04617; google-research/tag",
     needs=("gradients", "labels"),
 )
-def tag_affinity(view: TransferView, *, length: float = 1e-4) -> Values:
+def tag_affinity(view: TransferView, *, length: float = 1e-4, rows: int = 100) -> Values:
     """Take one step of the base for the source, and see what it does to the target, whose head stays as it is.
 
     Formula: value(s, t) = 1 - L_t(w - r g_s) / L_t(w); g_s is the gradient of the source's loss with respect to w, the
     parameters of the base, and r one rate for all sources
-    length: of the longest of all steps r g_s, as a share of the length of w.
+    length: of the longest of all steps r g_s, as a share of the length of w. rows: as of `gradient_cosine`.
     Differs: the paper averages over the steps of a joint training of all tasks, and divides by r; here there is one
-    step, at the base, with linear heads that are fitted on it, over all rows.
+    step, at the base, with linear heads that are fitted on it.
 
     >>> from allround.tasks.suite import Suite
     >>> from allround.models.encoders.small_image import SmallImage
@@ -28,10 +27,17 @@ def tag_affinity(view: TransferView, *, length: float = 1e-4) -> Values:
     >>> bool((tag_affinity(view).diagonal() > 0).all())
     True
     """
-    before = view.losses()
+    base = view.headed(rows)
+    gradients = {name: found for name in view.sources if (found := view.gradient(name, rows)) is not None}
+    steepest = max(map(norm_of, gradients.values()), default=0.0)
+    if steepest == 0:
+        return view.table(float, lambda source, target: [None])
+    rate = length * norm_of(base.parameters) / steepest
+    before = {target: base.loss(target) for target in view.targets if target in base.rows}
 
-    def value(source: str, target: str) -> float:
-        after = view.losses_after(source, length)
-        return 1 - after[target] / before[target] if after is not None and before.get(target) else float("nan")
+    def changes(source: str) -> dict[str, float]:
+        with base.moved(gradients[source], rate):
+            return {target: 1 - base.loss(target) / loss for target, loss in before.items() if loss > 0}
 
-    return np.array([[value(source, target) for target in view.targets] for source in view.sources])
+    made = {source: changes(source) for source in gradients}
+    return view.table(float, lambda source, target: [made.get(source, {}).get(target)])
