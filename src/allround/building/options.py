@@ -164,7 +164,8 @@ class Options:
     further modules of routed systems. baselines: score what works without a network too: a linear model for each
     task and, unless `trees` is false, boosted trees where all tasks are on tables. rmtgb: robust trees that the tasks
     share too, where all read the same columns. reference: what retention is measured against, one of `REFERENCES`.
-    ensemble: try the mean of the answers of specialists, joint models and trees too. sizes: make a `small_table` in a
+    ensemble: try the mean of the answers of specialists, joint models and trees too. groups: a joint model for
+    each of so many groups of tasks, put together by estimates of transfer, or `auto`. sizes: make a `small_table` in a
     few sizes, and take the best on validation. head: the sort of all heads, see `allround.methods("head")`; `None` is
     what the base would choose. specialists: models that are already tuned, by task: folders or Hub ids of what
     allround, transformers, sentence-transformers, SetFit or PEFT saved. budget: minutes, or `None`. workers:
@@ -193,6 +194,7 @@ class Options:
     share: tuple[str, ...] = ()
     routers: tuple[str, ...] | None = None
     library: str | None = None
+    groups: int | str | None = None
     head: str | None = None
     specialists: Mapping[str, str] = field(default_factory=dict)
     budget: float | None = None
@@ -221,6 +223,12 @@ class Options:
                     f"the merge '{choice.merge}' is not among those that are tried",
                     suggestion(choice.merge, tried),
                 )
+        if self.groups not in (None, "auto") and not (isinstance(self.groups, int) and self.groups > 1):
+            raise AllroundError(
+                f"build joint models for {self.groups} groups of tasks",
+                "it must be a number above 1, or auto",
+                "give 2 or more, or auto, which chooses on validation",
+            )
         for joint in self.joints():
             if joint.name == TUNED:
                 raise AllroundError(

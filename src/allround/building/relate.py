@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allround.building.jobs.estimate import estimate_transfer, estimated
 from allround.building.options import Options
 from allround.building.saving import CONFIG
 from allround.building.stages.base import decide_precision, is_module, make_base
 from allround.building.stages.data import DataCheck, announce, keep_rows
-from allround.building.stages.heads import Start, fit_heads
+from allround.building.stages.estimates import estimate
+from allround.building.stages.heads import fit_heads
 from allround.building.stages.report import keep_config, provenance
 from allround.building.stages.transfer import Runs, gains_of, measure_transfer
 from allround.building.workshop import Workshop, run_folder
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.jobs import call, quiet_libraries
+from allround.core.jobs import quiet_libraries
 from allround.core.outputs import check_texts
 from allround.core.progress import FINISHED, Progress
 from allround.core.words import duration, plural
@@ -26,7 +26,6 @@ from allround.tasks.suite import Suite, as_suite
 from allround.training.settings import Settings
 from allround.transfer.blending import blend
 from allround.transfer.findings import TOGETHER
-from allround.transfer.matrix import TaskMatrix
 from allround.transfer.relations import FILES, Relations
 
 if TYPE_CHECKING:
@@ -104,23 +103,25 @@ def relate(
             options = Options(settings=settings, seed=seed, workers=workers)
             chosen = decide_precision(shop, options.settings).settings if measure or specialists else settings
             start = fit_heads(shop, data, made_base, chosen.device) if measure or specialists else None
-            found, left_out, took = _estimate(shop, Start(data, made_base, {}), None, estimators, rows)
+            said = [estimate(shop, data, made_base, {}, estimators, rows)]
             measured = None
             if start is not None:
                 runs = Runs(shop, start, chosen)
                 if measure is not None:
-                    expected = blend(TOGETHER, found) if found else None
+                    expected = blend(TOGETHER, said[0].matrices) if said[0].matrices else None
                     measured = measure_transfer(runs, measure, estimates=expected, minutes=budget)
                 if specialists or measure == "pairs":
                     runs.make_specialists(list(data.tasks))
-                    more, _, longer = _estimate(shop, start, runs, estimators, rows)
-                    found, took = [*found, *more], took + longer
+                    alone = {name: runs.specialist(name)[0] for name in data.tasks}
+                    said.append(estimate(shop, data, made_base, alone, estimators, rows))
+            found = [one for each in said for one in each.matrices]
             about = {
                 "suite": f"{suite.name}, {plural(len(data.tasks), 'task')}",
                 "base": made_base.name,
                 "training rows": ", ".join(f"{n} {len(t.splits['train'])}" for n, t in data.tasks.items())
                 + ("" if rows is None else f"; estimators look at up to {rows} of each"),
-                "estimates": f"{', '.join(one.name for one in found)}; {duration(took)} in all",
+                "estimates": ", ".join(one.name for one in found)
+                + f"; {duration(sum(each.seconds for each in said))} in all",
                 "seed": str(seed),
             }
             if measured is not None:
@@ -131,7 +132,7 @@ def relate(
             related = Relations(
                 f"How the tasks of {suite.name} relate",
                 tuple(found),
-                left_out,
+                said[0].left_out,
                 measured,
                 {name: task.definition.metric for name, task in data.tasks.items()},
                 about,
@@ -142,28 +143,3 @@ def relate(
         related.save(out, "relate", force=force)
         shop.progress.note(FINISHED)
     return related
-
-
-def _estimate(
-    shop: Workshop, start: Start, runs: Runs | None, names: Sequence[str] | None, rows: int | None
-) -> tuple[list[TaskMatrix], dict[str, str], float]:
-    """What estimators expect, which were left out, and the seconds it took. runs: whose specialists are looked at."""
-    alone = {} if runs is None else {name: runs.specialist(name)[0] for name in start.data.tasks}
-    wanted = list(names) if names is not None else registry.names("estimate")
-    piece = shop.pieces.piece(
-        "estimates",
-        base=start.base.piece.key,
-        tasks={name: task.content for name, task in start.data.tasks.items()},
-        specialists={name: one.key for name, one in alone.items()},
-        estimators=wanted,
-        rows=rows,
-        seed=shop.seed,
-    )
-    job = call(estimate_transfer, piece=piece, encoder=start.base.encoder, tasks=list(start.data.folders.values()),
-               specialists={name: str(one.folder) for name, one in alone.items()}, names=wanted, limit=rows,
-               seed=shop.seed)  # fmt: skip
-    tally = shop.do("estimates" if runs is None else "estimates by specialists", [(piece, job)])
-    found, left_out = estimated(piece)
-    what = plural(len(found), "estimate") + ("" if runs is None else " by specialists")
-    shop.say(f"{what} made ({duration(piece.facts['seconds'])})", tally)
-    return found, left_out, float(piece.facts["seconds"])

@@ -21,6 +21,7 @@ from allround.building.stages.base import decide_precision, is_module, make_base
 from allround.building.stages.baselines import TREES, baseline_candidates, check_robust, robust_candidate
 from allround.building.stages.choice import choose, make_judge
 from allround.building.stages.data import DataCheck, announce, keep_rows
+from allround.building.stages.groups import grouped_candidates
 from allround.building.stages.heads import base_candidate, fit_heads, fit_probes, probe_candidate
 from allround.building.stages.learned import merge_learned
 from allround.building.stages.merges import MergeInputs, merge_candidates, merge_fixed
@@ -281,6 +282,10 @@ def _build(
         reference = make_reference(shop, options.reference, untuned, specialists, data, validation, scope.unseen.tasks)
         validation |= reference.scores(validation)
         judge = make_judge(shop, judged, reference.name, validation)
+
+        grouped = unseen.answered(grouped_candidates(shop, start, tuned, scope.settings, judge, options.groups))
+        validation |= validation_scores(shop, grouped, judged, device)
+        candidates += grouped
 
         if len(data.tasks) > 1:
             inputs = MergeInputs(start, tuned.specialists)

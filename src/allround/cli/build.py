@@ -102,6 +102,13 @@ def build(
             "specialist and base on validation."
         ),
     ] = "best",
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            help="Also train a joint model for each of so many groups of tasks, put together by estimates of transfer; "
+            "auto: the number is chosen on validation. Default: none."
+        ),
+    ] = None,
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Also score the mean of what specialists, joint model and trees answer.")
     ] = False,
@@ -212,6 +219,7 @@ def build(
         trees=trees,
         rmtgb=rmtgb,
         reference=reference,
+        groups=int(groups) if groups is not None and groups.isdecimal() else groups,
         ensemble=ensemble,
         sizes=sizes,
         head=head,

@@ -13,7 +13,7 @@ from allround.building.workshop import Workshop
 from allround.core.words import percent
 
 #: Roles of systems that are not single models, and are named where they do better.
-BEYOND = ("baseline", "trees", "ensemble")
+BEYOND = ("baseline", "trees", "ensemble", "groups")
 
 #: The role of systems that give each row weights of its own.
 ROUTED = "routed"

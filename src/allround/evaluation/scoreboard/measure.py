@@ -103,6 +103,9 @@ def measure_runs(
     simple = [system.name for system in systems if system.role in SIMPLE]
     tuned = next((system.name for system in systems if system.role == "specialists"), None)
     pairs += [(s, tuned) for s in simple if reference and tuned and tuned not in (reference, best)]
+    joint = next((system.name for system in systems if system.role == "joint"), None)
+    grouped = [(system.name, joint) for system in systems if reference and joint and system.role == "groups"]
+    pairs += [pair for pair in grouped if pair not in pairs]
     return Scores(
         definitions=dict(definitions),
         systems=systems,

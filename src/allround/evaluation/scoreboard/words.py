@@ -115,7 +115,7 @@ def _other_sentences(board: Scores) -> list[str]:
     found: list[str] = []
     for c in board.comparisons:
         other = board.system(c.system)
-        if c.other != board.best or other.role not in ("baseline", "trees", "ensemble"):
+        if c.other != board.best or other.role not in ("baseline", "trees", "ensemble", "groups"):
             continue
         tasks = {said: [task for task, verdict in c.tasks.items() if verdict == said] for said in MARKS}
         verb, who = ("score", "they ") if other.role == "trees" else ("scores", "it ")
@@ -129,6 +129,16 @@ def _other_sentences(board: Scores) -> list[str]:
         if tasks["no difference found"]:
             phrases.append(f"no difference was found on {listed(tasks['no difference found'])}")
         found.append(f"{other.title[:1].upper()}{other.title[1:]}: {'; '.join(phrases)}.")
+    return found + _groups_sentences(board)
+
+
+def _groups_sentences(board: Scores) -> list[str]:
+    """Whether a joint model for each group of tasks does better than one for all."""
+    found = []
+    for c in board.comparisons:
+        grouped, joint = board.system(c.system), board.system(c.other)
+        if grouped.role == "groups" and joint.role == "joint":
+            found.append(f"{grouped.title[:1].upper()}{grouped.title[1:]}. Against {joint.name}: {c.mean_words}.")
     return found
 
 
