@@ -115,7 +115,7 @@ def _other_sentences(board: Scores) -> list[str]:
     found: list[str] = []
     for c in board.comparisons:
         other = board.system(c.system)
-        if c.other != board.best or other.role not in ("baseline", "trees", "ensemble", "groups"):
+        if c.other != board.best or other.role not in ("baseline", "trees", "ensemble"):
             continue
         tasks = {said: [task for task, verdict in c.tasks.items() if verdict == said] for said in MARKS}
         verb, who = ("score", "they ") if other.role == "trees" else ("scores", "it ")
