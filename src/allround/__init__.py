@@ -12,6 +12,7 @@
     ar.merge(["models/topic", "models/mood"], base="models/base", out="models/both")      # or state dicts in memory
     ar.evaluate("models/both", "suite.yml").print()
     ar.relate("suite.yml", base="all-MiniLM-L6-v2", out="runs/related").print()           # who helps whom
+    ar.sources(["models/topic", "models/mood"], "new.yml").print()                        # which to tune first
 
 `help(ar.build)` and its like say more; `ar.methods()` lists the methods, and `ar.use_plugin("mine.py")` adds one.
 """
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from allround.tasks.suite import Suite
     from allround.tasks.task import Task
     from allround.training.settings import Settings
+    from allround.transfer.sources import sources
 
 __all__ = [
     "AllroundError",
@@ -58,6 +60,7 @@ __all__ = [
     "merge",
     "methods",
     "relate",
+    "sources",
     "train",
     "tune",
     "use_plugin",
@@ -84,6 +87,7 @@ _HOMES = {
     "make_task": "allround.tasks.make",
     "merge": "allround.merging.call",
     "methods": "allround.core.registry",
+    "sources": "allround.transfer.sources",
     "train": "allround.building",
     "tune": "allround.building",
     "use_plugin": "allround.core.plugins",

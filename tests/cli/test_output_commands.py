@@ -94,6 +94,7 @@ FILES: dict[str, tuple[str, str]] = {
     "stats": ("@species suite --kind gram --rows 8", "gram.safetensors"),
     "predict": ("@species --input data", "answers.jsonl"),
     "report": ("scores --table csv", "table.csv"),
+    "sources": ("@batch --for suite --task species", "estimates.csv"),
 }
 #: What goes on in its own folder, beside whatever else is there.
 WORKING = ("build", "compare-training", "relate")

@@ -27,6 +27,7 @@ COMMANDS = (
     "compare-training",
     "tune",
     "relate",
+    "sources",
     "merge",
     "stats",
     "align",

@@ -29,7 +29,7 @@ def write_matrices(path: Path | str, matrices: Iterable[TaskMatrix]) -> None:
     import pyarrow.parquet
 
     path, matrices = Path(path), list(matrices)
-    ending = _ending(path, "write")
+    ending = check_ending(path, "write")
     names = [matrix.name for matrix in matrices]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -65,7 +65,7 @@ def read_matrices(path: Path | str) -> dict[str, TaskMatrix]:
     """What `write_matrices` wrote: matrices by their names, in their order. Errors: anything else."""
     path = Path(path)
     asked = f"read the matrices of transfer in {path}"
-    ending = _ending(path, "read")
+    ending = check_ending(path, "read")
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
@@ -143,7 +143,8 @@ def _matrix(name: str, rows: Sequence[dict[str, Any]], asked: str) -> TaskMatrix
         ) from error
 
 
-def _ending(path: Path, what: str) -> str:
+def check_ending(path: Path, what: str) -> str:
+    """The ending of a file of matrices. Errors: another one."""
     if path.suffix not in (".parquet", ".csv"):
         raise AllroundError(
             f"{what} matrices of transfer: {path}",

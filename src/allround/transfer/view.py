@@ -209,7 +209,9 @@ class TransferView:
         about = self.rows[task].definition
         # an encoder with parts of each task's own has those of the source's task
         about = replace(about, name=_own(self.models[by], by).name) if by is not None and encoder.by_task else about
-        found = self.costs.once(("features", task, by), lambda: self._read(encoder, about, self.rows[task].inputs))
+        # sources of one model with an encoder for all tasks see the same
+        seen = by if encoder.by_task else id(encoder)
+        found = self.costs.once(("features", task, seen), lambda: self._read(encoder, about, self.rows[task].inputs))
         return found if whole or found is None else np.asarray(encoder.common(torch.from_numpy(found)))
 
     def _read(self, encoder: Encoder, definition: Definition, inputs: Sequence[Row]) -> Values | None:
