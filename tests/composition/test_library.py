@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -451,6 +452,68 @@ def test_a_module_is_whole_or_not_there(made: Path, tmp_path: Path, monkeypatch:
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def test_killed_while_adding_the_library_is_whole(made: Path, tmp_path: Path) -> None:
+    before = Library.create(tmp_path / "whole", made / "base")
+    before.add(made / "given" / "plain", "first")
+    kept = contents(before.folder)
+    moments = added_in_a_fork(before.folder, made / "given" / "dora")
+    whole = contents(before.folder)
+    found = set()
+    for moment in range(1, moments + 1, max(1, moments // 12)):
+        library = Library.create(tmp_path / f"killed{moment}", made / "base")
+        library.add(made / "given" / "plain", "first")
+        assert added_in_a_fork(library.folder, made / "given" / "dora", moment) == 0, "it was killed"
+        again = Library.open(library.folder)
+        there = {name: data for name, data in contents(library.folder).items() if not name.startswith(".")}
+        assert there == (whole if "second" in again else kept), f"moment {moment} of {moments}"
+        found.add("second" in again)
+        if "second" not in again:
+            again.add(made / "given" / "dora", "second")
+        again.add(made / "given" / "plain", "third")
+        again.drop("third")
+        assert contents(library.folder) == whole, f"what was left is swept, moment {moment} of {moments}"
+    assert False in found, "some kill came before the module was there"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of the modules of a library, hidden ones among them, but locks."""
+    place = folder / "modules"
+    return {str(path.relative_to(place)): path.read_bytes() for path in sorted(place.rglob("*"))
+            if path.is_file() and path.name != LOCK}  # fmt: skip
+
+
+def added_in_a_fork(library: Path, module: Path, moment: int = 0) -> int:
+    """Add a module in a process of its own, which is killed as it touches files below the library so often; 0 then.
+
+    moment: 0 lets it end; how often it touched files comes back.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        touched = 0
+
+        def look(event: str, given: tuple[object, ...]) -> None:
+            nonlocal touched
+            watched = event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
+            if watched and str(library) in " ".join(map(str, given)):
+                touched += 1
+                if touched == moment:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(look)
+        try:
+            Library.open(library).add(module, "second")
+            os.write(writer, touched.to_bytes(4, "big"))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    _, status = os.waitpid(child, 0)
+    with open(reader, "rb") as told:
+        said = told.read()
+    assert os.WIFSIGNALED(status) == (moment > 0)
+    return int.from_bytes(said, "big")
 
 
 def test_the_commands(made: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
 from allround.checkpoints.weights import Weights
+from allround.composition.modules import layer
 from allround.composition.modules.bank import ModuleBank
 from allround.composition.modules.changes import Changes
 from allround.core.errors import AllroundError
@@ -126,6 +127,19 @@ def test_rows_mix_modules_as_merged_weights_do(folder: Path) -> None:
                     state[tensor].data.add_(share * change.whole(base.get(tensor)))
         with torch.inference_mode():
             assert torch.allclose(found[row], merged(ids[row : row + 1]).last_hidden_state[0], atol=1e-5), row
+
+
+def test_many_modules_are_computed_in_groups(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["plain", "rslora", "plain", "embedding", "plain"]
+    network, ids = bert(), torch.randint(1, 50, (3, 7), generator=torch.Generator().manual_seed(2))
+    bank = bank_of(folder, network, names)
+    weights = torch.rand(3, len(names), generator=torch.Generator().manual_seed(3))
+    found = []
+    for together in (64, 2, 1):
+        monkeypatch.setattr(layer, "TOGETHER", together)
+        with torch.inference_mode(), bank.using(weights):
+            found.append(network(ids).last_hidden_state)
+    assert torch.allclose(found[0], found[1], atol=1e-5) and torch.allclose(found[0], found[2], atol=1e-5)
 
 
 def test_layers_that_hold_their_weight_the_other_way_round(tmp_path: Path) -> None:

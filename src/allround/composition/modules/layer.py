@@ -14,6 +14,9 @@ from allround.composition.modules.changes import Change, LowRankChange, WholeCha
 from allround.core.errors import AllroundError
 from allround.models.share.insert import Replaced
 
+#: So many low-rank changes of a layer are computed as one. More would take memory, and no less time.
+TOGETHER = 64
+
 
 class Holder(Protocol):
     """What a layer asks for weights and for changes: the bank."""
@@ -122,26 +125,30 @@ class LinearLayer(ModularLayer):
         apart = self.bank.apart
         if not apart and (len(modules) < 2 or int(uses[:, modules].sum()) * 2 < len(weights) * len(modules)):
             return super().changed(found, values, weights)
-        low = self._low_rank(modules)
-        if low is None and apart:
-            raise AllroundError(
-                "average the factors of modules each by itself",
-                f"at the layer {self.name} not all of them are plain low-rank changes",
-                "combine by outputs",
-            )
-        if low is None or not low:
-            return super().changed(found, values, weights)
         # Rows use most of the modules: their factors as one change make a few large products of many small ones.
-        width = max(one.rank for one in low.values())
-        down, up = stacked(low, width if apart else None)
-        if self.flipped:
-            down, up = up.T, down.T
-        owner = torch.tensor([m for m, one in low.items() for _ in range(width if apart else one.rank)])
-        weighed = _places(weights, values)[..., owner.to(weights.device)]
-        inner = F.linear(values, down) * weighed
-        if apart:
-            inner = inner.unflatten(-1, (len(low), width)).sum(-2).repeat(*[1] * (inner.dim() - 1), len(low)) * weighed
-        return found + F.linear(inner, up)
+        total = found
+        for some in [modules] if apart else [modules[n : n + TOGETHER] for n in range(0, len(modules), TOGETHER)]:
+            low = self._low_rank(some)
+            if low is None and apart:
+                raise AllroundError(
+                    "average the factors of modules each by itself",
+                    f"at the layer {self.name} not all of them are plain low-rank changes",
+                    "combine by outputs",
+                )
+            if not low:
+                return super().changed(found, values, weights)
+            width = max(one.rank for one in low.values())
+            down, up = stacked(low, width if apart else None)
+            if self.flipped:
+                down, up = up.T, down.T
+            owner = torch.tensor([m for m, one in low.items() for _ in range(width if apart else one.rank)])
+            weighed = _places(weights, values)[..., owner.to(weights.device)]
+            inner = F.linear(values, down) * weighed
+            if apart:
+                mean = inner.unflatten(-1, (len(low), width)).sum(-2)
+                inner = mean.repeat(*[1] * (inner.dim() - 1), len(low)) * weighed
+            total = total + F.linear(inner, up)
+        return total
 
     def _low_rank(self, modules: Sequence[int]) -> dict[int, LowRankChange] | None:
         """The changes of modules, where these are plain low-rank changes of the weight and nothing else."""

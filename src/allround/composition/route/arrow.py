@@ -40,14 +40,14 @@ class Arrow(Router):
 
     def fit(self, bank: ModuleBank, tasks: Mapping[str, RouteRows], seed: int) -> None:
         super().fit(bank, tasks, seed)
-        for name, layer in bank.layers.items():
-            if isinstance(layer, LinearLayer):
-                changes = [bank.read(module, name, "weight") for module in range(self.count)]
-                width = next((d for d in (_direction(one, layer.flipped) for one in changes) if d is not None), None)
-                if width is not None:
-                    vectors = [_direction(one, layer.flipped) for one in changes]
-                    self.directions[name] = torch.stack([width.new_zeros(len(width)) if v is None else v
-                                                         for v in vectors])  # fmt: skip
+        self.directions = {}
+        for module in range(self.count):  # one after the other, so that a large library is never held whole
+            for name, layer in bank.layers.items():
+                if not isinstance(layer, LinearLayer) or module not in layer.users:
+                    continue
+                found = _direction(bank.read(module, name, "weight"), layer.flipped)
+                if found is not None:
+                    self.directions.setdefault(name, torch.zeros(self.count, layer.inputs))[module] = found
 
     def state(self) -> dict[str, Tensor]:
         return {f"layer.{name}": found for name, found in self.directions.items()}
