@@ -12,12 +12,13 @@ from allround.transfer.view import TransferView
     source="task affinity: Fifty et al., NeurIPS 2021, arXiv:2109.04617; google-research/tag",
     needs=("gradients", "labels"),
 )
-def tag_affinity(view: TransferView, *, length: float = 1e-4, rows: int = 100) -> Values:
+def tag_affinity(view: TransferView, *, share: float = 0.02, rows: int = 100) -> Values:
     """Take one step of the base for the source, and see what it does to the target, whose head stays as it is.
 
     Formula: value(s, t) = 1 - L_t(w - r g_s) / L_t(w); g_s is the gradient of the source's loss with respect to w, the
     parameters of the base, and r one rate for all sources
-    length: of the longest of all steps r g_s, as a share of the length of w. rows: as of `gradient_cosine`.
+    share: r is such that no step for a source is expected to lower its own loss by more, to first order. rows: as of
+    `gradient_cosine`.
     Differs: the paper averages over the steps of a joint training of all tasks, and divides by r; here there is one
     step, at the base, with linear heads that are fitted on it.
 
@@ -29,10 +30,9 @@ def tag_affinity(view: TransferView, *, length: float = 1e-4, rows: int = 100) -
     """
     base = view.headed(rows)
     gradients = {name: found for name in view.sources if (found := view.gradient(name, rows)) is not None}
-    steepest = max(map(norm_of, gradients.values()), default=0.0)
-    if steepest == 0:
-        return view.table(float, lambda source, target: [None])
-    rate = length * norm_of(base.parameters) / steepest
+    own = {name: base.loss(name) for name in gradients}
+    slope = max((norm_of(gradients[name]) ** 2 / loss for name, loss in own.items() if loss > 0), default=0.0)
+    rate = share / slope if slope > 0 else 0.0
     before = {target: base.loss(target) for target in view.targets if target in base.rows}
 
     def changes(source: str) -> dict[str, float]:
