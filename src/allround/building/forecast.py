@@ -121,6 +121,7 @@ def forecast(
         total += adapting_time(adapted, speed, rows=options.adapt, passes=passes, workers=workers)
     trainings = [f"specialist of {task}" for task in suite.tasks if task not in given.tasks]
     trainings += [*(["joint"] if options.joint else []), *(joint.system for joint in scope.joints)]
+    trainings += [f"joint models of {count} groups" for count in scope.groups]
     trainings += [f"base, joint model and the best single model adapted to {name}" for name in adapted]
     answers = _ANSWER * (rows["validation"] + rows["test"]) * (3 + len(trainings) + 2 * len(merges))
     models = sizes + len(given.tasks) + len(merges)  # those that are stored whole

@@ -283,7 +283,7 @@ def _build(
         validation |= reference.scores(validation)
         judge = make_judge(shop, judged, reference.name, validation)
 
-        grouped = unseen.answered(grouped_candidates(shop, start, tuned, scope.settings, judge, options.groups))
+        grouped = unseen.answered(grouped_candidates(shop, start, tuned, scope.settings, judge, scope.groups))
         validation |= validation_scores(shop, grouped, judged, device)
         candidates += grouped
 

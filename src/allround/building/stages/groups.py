@@ -9,6 +9,7 @@ from allround.building.candidates import ModelCandidate
 from allround.building.judge import Judge
 from allround.building.stages.estimates import estimate
 from allround.building.stages.heads import Start
+from allround.building.stages.plan import GROUPS
 from allround.building.stages.tuning import Tuned, joint_piece
 from allround.building.workshop import Work, Workshop
 from allround.core.pieces import Piece
@@ -19,28 +20,21 @@ from allround.transfer.blending import blend
 from allround.transfer.deciding import cluster_tasks, likeness
 from allround.transfer.findings import TOGETHER
 
-#: What a scoreboard calls the system, and its role.
-GROUPS = "groups"
-#: The most groups that are tried where their number is not given: each number takes about one more joint training.
-MOST_GROUPS = 4
-
 Groups = tuple[tuple[str, ...], ...]
 
 
 def grouped_candidates(
-    shop: Workshop, start: Start, tuned: Tuned, settings: Settings, judge: Judge, groups: str | int | None
+    shop: Workshop, start: Start, tuned: Tuned, settings: Settings, judge: Judge, counts: Sequence[int]
 ) -> list[ModelCandidate]:
     """The best system of a joint model for each group of tasks, with one encoder for each group.
 
     Tasks are put into groups by what all estimates together expect of each pair, those of specialists among them. The
-    model of a task that is alone is its specialist. groups: how many, or `auto`: 2 to `MOST_GROUPS` are tried, and the
-    number is chosen on validation. No candidate where groups is None.
+    model of a task that is alone is its specialist. counts: the numbers of groups that are tried, of which validation
+    chooses one; no candidate where there are none.
     """
-    tasks = list(start.data.tasks)
-    if groups is None or len(tasks) < 3:
+    if not counts:
         return []
-    counts = range(2, min(MOST_GROUPS, len(tasks) - 1) + 1) if groups == "auto" else [min(int(groups), len(tasks))]
-    tried = [tuple(groups) for groups in dict.fromkeys(map(tuple, _groups(shop, start, tuned, counts)))]
+    tried = list(dict.fromkeys(_groups(shop, start, tuned, counts)))
     models = _train(shop, start, tuned, settings, tried)
     means = {each: judge.mean(_validation(models, each)) for each in tried}
     best = max(tried, key=lambda each: means[each])

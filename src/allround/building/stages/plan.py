@@ -26,6 +26,10 @@ from allround.training.settings import Settings
 
 #: What a plan and a report call fitting heads anew on merged encoders.
 REFITTED = "heads fitted anew"
+#: What a plan and a scoreboard call joint models of groups of tasks.
+GROUPS = "groups"
+#: The most groups that are tried where their number is not given: each number takes about one more joint training.
+MOST_GROUPS = 4
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Scope:
 
     data, unseen: the tasks that training may see, and the others. settings: of all training, their precision decided.
     trials: most settings tried for each merge method. merges, learned: merge methods, and presets of learned merges.
-    joint: whether the plain joint model is trained. joints: further joint models. head: the sort of all heads that are
+    joint: whether the plain joint model is trained. joints: further joint models. groups: numbers of groups that joint
+    models of groups of tasks are tried for. head: the sort of all heads that are
     fitted. refit: whether heads are fitted anew on the best merges. budget: what a budget allows, in words.
     """
 
@@ -46,6 +51,7 @@ class Scope:
     learned: tuple[str, ...]
     joint: bool
     joints: tuple[Joint, ...]
+    groups: tuple[int, ...] = ()
     head: str | None = None
     refit: bool = True
     budget: str | None = None
@@ -75,8 +81,20 @@ def whole_scope(options: Options, data: Data, settings: Settings) -> Scope:
         learned=tuple(options.learned(data.trained.definitions.values())),
         joint=options.joint,
         joints=tuple(options.joints()) if len(data.trained.tasks) > 1 else (),
+        groups=group_counts(options.groups, len(data.trained.tasks)),
         head=options.head,
     )
+
+
+def group_counts(asked: int | str | None, tasks: int) -> tuple[int, ...]:
+    """The numbers of groups that are tried: that which was asked for, or with `auto` 2 to `MOST_GROUPS`.
+
+    >>> group_counts("auto", 8), group_counts("auto", 3), group_counts(3, 8), group_counts(2, 2)
+    ((2, 3, 4), (2,), (3,), ())
+    """
+    if asked is None or tasks < 3:
+        return ()
+    return tuple(range(2, min(MOST_GROUPS, tasks - 1) + 1)) if asked == "auto" else (min(int(asked), tasks),)
 
 
 def plan_work(shop: Workshop, base: Base, whole: Scope, minutes: float | None) -> Scope:
@@ -95,6 +113,7 @@ def plan_work(shop: Workshop, base: Base, whole: Scope, minutes: float | None) -
         trials=whole.trials,
         methods={"merge": list(whole.merges), "learn": list(whole.learned)},
         joints=[joint.name for joint in whole.joints],
+        **({"groups": whole.groups} if whole.groups else {}),
         **of_sort(whole.head),
     )
     if not shop.have(decided):
@@ -115,6 +134,7 @@ def plan_work(shop: Workshop, base: Base, whole: Scope, minutes: float | None) -
         trials=plan.trials,
         learned=tuple(name for name in whole.learned if name not in plan.left_out),
         joints=tuple(joint for joint in whole.joints if joint.system not in plan.left_out),
+        groups=() if GROUPS in plan.left_out else whole.groups,
         refit=REFITTED not in plan.left_out,
         budget=plan.words,
     )
@@ -165,6 +185,8 @@ def extra_costs(
     took; 0 where none has weights."""
     more = joint_time(tasks, speed, passes=passes, workers=workers)
     costs = {joint.system: more for joint in whole.joints}
+    if whole.groups:
+        costs[GROUPS] = more * len(whole.groups)
     for name in whole.learned:
         trials = most_trials(registry.find("learn", name), whole.trials)
         costs[name] = learning_time(tasks, speed, preset(name), trials=trials, workers=workers)
