@@ -98,6 +98,26 @@ def test_conflicts_of_three_models_compare_with_random_signs_of_those_that_chang
     assert w.chance == pytest.approx((0.75 + 3 * 0.5) / 4)
 
 
+def test_conflicts_of_each_pair_by_hand(tmp_path: Path) -> None:
+    # The root mean squares are sqrt(17/5), 1, 1, sqrt(1/5): of the first only what is above 0.18 counts, so not 0.1.
+    one, two = torch.tensor([4.0, 1.0, 0.1, 0.0, 0.0]), torch.tensor([1.0, -1.0, -1.0, 1.0, 1.0])
+    three, four = torch.tensor([-1.0, -1.0, 1.0, 1.0, -1.0]), torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0])
+    base = {"w": torch.ones(5), "v": torch.ones(2)}
+    found = compared(tmp_path, base, {"w": one}, {"w": two, "v": torch.ones(2)},
+                     {"w": three, "v": torch.tensor([1.0, -1.0])}, {"w": four})  # fmt: skip
+    # 1 and 2 share two entries of w and oppose in one; 2 and 3 share five of w and two of v, and oppose in 3 and 1.
+    wanted = [[None, 1 / 2, 2 / 2, None], [1 / 2, None, 4 / 7, 0.0], [2 / 2, 4 / 7, None, 1.0], [None, 0.0, 1.0, None]]
+    assert found.conflicts == [pytest.approx(row) for row in wanted]
+    assert found.to_json()["conflicts"] == found.conflicts
+    assert found.cosines[1][2] == pytest.approx((-1 + 1 - 1 + 1 - 1 + 1 - 1) / 7)
+    # Above the diagonal the cosine, below it the conflict, on the page and on the console.
+    text = io.StringIO()
+    found.print(Console(file=text, width=80))
+    row = next(line for line in text.getvalue().split("below the diagonal")[1].splitlines() if line.strip()[:1] == "3")
+    assert row.split() == ["3", "100%", "57%", "1.00", "-0.38"]
+    assert '<th scope="row">3</th><td>100%</td><td>57%</td><td>1.00</td><td>-0.38</td>' in found.html()
+
+
 def test_rank_of_a_rank_one_and_of_an_orthogonal_change(tmp_path: Path) -> None:
     found = compared(tmp_path, {"w": torch.ones(32, 32)}, {"w": 0.01 * RANK_ONE}, {"w": 0.1 * ORTHOGONAL})
     w = part(found, "w")

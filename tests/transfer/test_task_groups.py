@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,15 @@ from allround.transfer.deciding import (
     keep_or_drop,
     likeness,
     linkage_of,
+    mixture_weights,
+    pick_covering,
     pick_sources,
 )
 from allround.transfer.group.exhaustive import best_choices
 from allround.transfer.grouping import GroupRuns, all_groups, choose_groups, foretell, served
 from allround.transfer.matrix import TaskMatrix
 
+NAN = float("nan")
 DATA = Path(os.environ.get("ALLROUND_DATA") or "/nowhere") / "transfer"
 
 
@@ -126,6 +131,59 @@ def test_sources_that_together_serve_several_targets() -> None:
     assert pick_sources(gains, ["t"], 5) == ["a", "b", "c"], "no more than there are"
     with pytest.raises(AllroundError, match="no such choice"):
         pick_sources(gains, ["t"], 0)
+
+
+def test_tasks_that_look_like_the_target_and_span_its_rows_by_hand() -> None:
+    rows = {
+        "t": np.array([[2.0, 2.0], [2.0, -2.0]]),
+        "b": np.array([[2.0, 3.0], [2.0, -2.0]]),
+        "a": np.array([[1.0, 0.0], [3.0, 0.0], [2.0, 1.0], [2.0, -1.0]]),
+        "c": np.array([[1.0, 4.0], [1.0, 2.0]]),
+    }
+    found = pick_covering(rows, "t", ridge=0)
+    assert [one.task for one in found] == ["a", "b"], "with c the mean lies off the target's rows"
+    # a: mean (2, 0), covariance I/2, and rows of t are 2 away. With b, whose mean is (2, 1/2): variances 1/4 and
+    # (1/2 + 25/4) / 2 + 1/16 = 55/16, and rows are 7/4 and 9/4 away along the second.
+    assert [one.consistency for one in found] == pytest.approx([1, 2 / math.sqrt(4.25)])
+    assert [one.coverage for one in found] == pytest.approx([1 / 8, 2 * 55 / 16 / (49 / 16 + 81 / 16)])
+    assert [one.task for one in pick_covering({"t": rows["t"], "a": rows["a"], "copy": rows["a"]}, "t")] == ["a"]
+    assert len(pick_covering(rows, "t", ridge=0, growth=7)) == 1, "b multiplies the coverage by 6.8"
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        ({"a": np.ones((2, 2))}, "it has no features"),
+        ({"t": np.ones((2, 2))}, "there is no other task"),
+        ({"t": np.ones((2, 2)), "a": np.ones((2, 3))}, r"'a' have the shape \(2, 3\)"),
+        ({"t": np.ones((2, 2)), "a": np.full((2, 2), np.nan)}, "not finite"),
+    ],
+)
+def test_features_that_cannot_be_compared_are_refused(features: dict[str, np.ndarray], words: str) -> None:
+    with pytest.raises(AllroundError, match=words):
+        pick_covering(features, "t")
+
+
+def test_how_often_to_draw_each_source_by_hand() -> None:
+    values = [[NAN], [3.0], [1.0], [-1.0], [NAN]]
+    measured = TaskMatrix("gain", ("t", "a", "b", "c", "d"), ("t",), values, kind="measured")
+    # Mean 1, standard deviation sqrt(8/3): a is 2 / sqrt(8/3) above b, and c, which hurts, is not drawn.
+    step = 2 / math.sqrt(8 / 3)
+    assert mixture_weights(measured, "t") == pytest.approx(
+        {"a": math.exp(step) / (math.exp(step) + 1), "b": 1 / (math.exp(step) + 1), "c": 0.0}
+    )
+    halved = mixture_weights(measured, "t", temperature=2.0)
+    assert halved["a"] / halved["b"] == pytest.approx(math.exp(step / 2))
+    estimate = replace(measured, kind="estimate")
+    three = math.exp(step) + 1 + math.exp(-step)
+    assert mixture_weights(estimate, "t")["c"] == pytest.approx(math.exp(-step) / three), "its zero means nothing"
+    same = TaskMatrix("gain", ("a", "b"), ("t", "u"), [[0.5, -1.0], [0.5, -2.0]], kind="measured")
+    assert mixture_weights(same, "t") == {"a": 0.5, "b": 0.5}
+    assert mixture_weights(same, "u") == {"a": 0.0, "b": 0.0}, "all hurt: the target alone"
+    losses = replace(estimate, higher_is_better=False)
+    assert mixture_weights(losses, "t")["c"] > mixture_weights(losses, "t")["a"]
+    with pytest.raises(AllroundError, match="it must be above 0"):
+        mixture_weights(measured, "t", temperature=0.0)
 
 
 def test_an_estimate_does_not_say_which_tasks_to_drop() -> None:

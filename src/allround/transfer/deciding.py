@@ -1,13 +1,14 @@
-"""Decisions from what is known of transfer: which sources, which clusters, which auxiliary tasks."""
+"""Decisions from what is known of transfer: which sources, how often each, which clusters, which auxiliary
+tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from allround.core.errors import AllroundError
+from allround.core.errors import AllroundError, suggestion
 from allround.transfer.matrix import TaskMatrix, Values
 
 
@@ -20,6 +21,16 @@ class Kept:
     gain: float
     keep: bool
     sure: bool
+
+
+@dataclass(frozen=True)
+class Covering:
+    """A task that was chosen for its features. consistency: the cosine of its mean with the target's. coverage: of the
+    target by this task and those that were chosen before it."""
+
+    task: str
+    consistency: float
+    coverage: float
 
 
 def pick_sources(matrix: TaskMatrix, targets: Sequence[str], count: int) -> list[str]:
@@ -48,6 +59,88 @@ def pick_sources(matrix: TaskMatrix, targets: Sequence[str], count: int) -> list
         chosen.append(best)
         served = np.maximum(served, scaled[best])
     return [matrix.sources[row] for row in chosen]
+
+
+def pick_covering(
+    features: Mapping[str, Values], target: str, *, growth: float = 0.05, ridge: float = 0.01
+) -> list[Covering]:
+    """Tasks to tune on before a target, by their features alone: those that look like it, and together span its rows.
+
+    Each task is a Gaussian, the mean and covariance of its features. Tasks come in the order of the cosine of their
+    means with the target's (consistency), and are taken until one raises the coverage by less than the share `growth`
+    (diversity), as Xu et al. have it (ICLR 2024, arXiv:2402.15017). The authors' code does not hold that selection; the
+    coverage is our own: one over the mean squared Mahalanobis distance of the target's rows from the Gaussian of the
+    chosen tasks' mixture, in which each task has the same weight.
+
+    features: of each task, the target too, (n, d) of a frozen base. ridge: added to the diagonal of covariances, as a
+    share of the mean variance, since rows may be fewer than features.
+
+    Errors: a target without features; other widths, fewer than 2 rows or numbers that are not finite; no other task.
+
+    >>> rows = {"t": [[2, 2], [2, -2]], "near": [[1, 0], [3, 0], [2, 1], [2, -1]], "wide": [[2, 3], [2, -2]]}
+    >>> [one.task for one in pick_covering({name: np.array(one) for name, one in rows.items()}, "t")]
+    ['near', 'wide']
+    """
+    asked = f"choose tasks that cover '{target}'"
+    if target not in features:
+        raise AllroundError(asked, "it has no features", suggestion(target, list(features)))
+    rows = {name: np.asarray(found, dtype=np.float64) for name, found in features.items()}
+    aim = rows.pop(target)
+    for name, found in {target: aim, **rows}.items():
+        if found.ndim != 2 or len(found) < 2 or found.shape[1:] != aim.shape[1:] or not np.isfinite(found).all():
+            raise AllroundError(
+                asked,
+                f"the features of '{name}' have the shape {found.shape}, or hold a number that is not finite",
+                f"give 2 rows or more of the same {aim.shape[-1]} finite numbers for each task",
+            )
+    if not rows:
+        raise AllroundError(asked, "there is no other task", "give the features of one or more")
+    means = {name: found.mean(0) for name, found in rows.items()}
+    spreads = {name: np.cov(found.T, bias=True).reshape(2 * aim.shape[1:]) for name, found in rows.items()}
+    centre = aim.mean(0)
+    alike = {n: float(m @ centre / max(np.linalg.norm(m) * np.linalg.norm(centre), 1e-12)) for n, m in means.items()}
+
+    def coverage(names: Sequence[str]) -> float:
+        mean = np.mean([means[name] for name in names], 0)
+        spread = np.mean([spreads[n] + np.outer(means[n] - mean, means[n] - mean) for n in names], 0)
+        spread += np.eye(len(mean)) * max(ridge * np.trace(spread) / len(mean), 1e-12)
+        gaps = aim - mean
+        return 1 / max(float((gaps * np.linalg.solve(spread, gaps.T).T).sum(1).mean()), 1e-12)
+
+    chosen: list[Covering] = []
+    for name in sorted(rows, key=lambda name: -alike[name]):
+        covered = coverage([*(one.task for one in chosen), name])
+        if chosen and covered < (1 + growth) * chosen[-1].coverage:
+            break
+        chosen.append(Covering(name, alike[name], covered))
+    return chosen
+
+
+def mixture_weights(matrix: TaskMatrix, target: str, *, temperature: float = 1.0) -> dict[str, float]:
+    """How often to draw each source beside a target, the weights of all sources summing to 1: source -> weight.
+
+    Formula: w_s = exp(z_s / temperature) / sum exp(z / temperature), z the gains for the target with mean 0 and
+    standard deviation 1 over its sources. A source with a measured gain below 0 has the weight 0, and all have it where
+    all gains are. Our own: papers with learned mixtures train for their weights; this needs a matrix alone. A lower
+    temperature trusts the matrix more; a high one draws all sources alike.
+
+    Sources of unknown value, and the target itself, are left out. Errors: a temperature that is not above 0; an unknown
+    target.
+
+    >>> m = TaskMatrix("gain", ("a", "b", "c"), ("t",), [[0.3], [0.1], [-0.1]], kind="measured")
+    >>> {name: round(weight, 3) for name, weight in mixture_weights(m, "t").items()}
+    {'a': 0.773, 'b': 0.227, 'c': 0.0}
+    """
+    if not temperature > 0:
+        raise AllroundError(f"weigh the sources of '{target}' at the temperature {temperature:g}",
+                            "it must be above 0", "give a positive temperature, such as 1")  # fmt: skip
+    names = [name for name in matrix.best(target) if name != target]
+    gains = matrix.take(names, [target]).gains[:, 0]
+    spread = gains.std() if len(names) else 0.0
+    scores = (gains - gains.mean()) / spread / temperature if spread > 0 else np.zeros(len(names))
+    scores[(gains < 0) & (matrix.kind == "measured")] = -np.inf
+    weights = np.exp(scores - scores.max()) if np.isfinite(scores).any() else np.zeros(len(names))
+    return dict(zip(names, (weights / max(weights.sum(), 1.0)).tolist(), strict=True))
 
 
 def keep_or_drop(matrix: TaskMatrix, target: str) -> list[Kept]:

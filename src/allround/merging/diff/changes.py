@@ -89,9 +89,10 @@ class Changes:
     """How checkpoints differ from their base, as plain data; the k models are in the order they were given in.
 
     base, models: short names. paths: the base's and the models'. cosines: between the changes, (k, k), over all
-    weights that both models have. kept: what of each change is left along its own direction when all are averaged.
-    likeness: cosine between the weights of the base and of each model. differences: what differs besides weights, as
-    `Mismatch`.
+    weights that both models have. conflicts: (k, k), of the entries that both models of a pair change noticeably the
+    share that they change in opposite directions; None on the diagonal, and where there is no such entry. kept: what of
+    each change is left along its own direction when all are averaged. likeness: cosine between the weights of the base
+    and of each model. differences: what differs besides weights, as `Mismatch`.
     """
 
     __pydantic_config__ = STRICT
@@ -103,6 +104,7 @@ class Changes:
     groups: list[Part]
     tensors: list[Part]
     cosines: list[list[float | None]]
+    conflicts: list[list[float | None]]
     kept: list[float | None]
     likeness: list[float | None]
     differences: list[Mismatch]

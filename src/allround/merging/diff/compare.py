@@ -107,14 +107,14 @@ class _Comparison:
                     )
             gram, changed, largest = gram + found[0], changed + found[1], np.maximum(largest, found[2])
         norms = np.sqrt(gram.diagonal()[1:])
-        noticed, clash = np.zeros(k + 1), np.zeros(3)
+        noticed, clash, pairs = np.zeros(k + 1), np.zeros(3), np.zeros((2, k, k))
         if (norms > 0).sum() > 1:
             for start, stop in cuts:
                 if len(cuts) > 1:
                     rows = reader.repaired(start, stop) if reader.odd else reader.read(start, stop)
                 assert rows is not None
-                counts, sums = count_second(rows, NOTICEABLE * norms / math.sqrt(size))
-                noticed, clash = noticed + counts, clash + sums
+                counts, sums, both = count_second(rows, NOTICEABLE * norms / math.sqrt(size))
+                noticed, clash, pairs = noticed + counts, clash + sums, pairs + both
         spectra = []
         shape = self.base.shape(name)
         if self.largest and len(shape) == 2 and min(shape) > 1 and not reader.odd:
@@ -125,10 +125,10 @@ class _Comparison:
                     if norms[row] > 0:
                         rank, held_by = reader.spectrum(row, shape, float(largest[row]))
                         spectra.append(Spectrum(number, rank, held_by, min(shape)))
-        return self._sums(size, list(present), gram, changed, largest, noticed, clash), spectra
+        return self._sums(size, list(present), gram, changed, largest, noticed, clash, pairs), spectra
 
     def _sums(self, size: int, at: list[int], gram: np.ndarray, changed: np.ndarray, largest: np.ndarray,
-              noticed: np.ndarray, clash: np.ndarray) -> Sums:  # fmt: skip
+              noticed: np.ndarray, clash: np.ndarray, pairs: np.ndarray) -> Sums:  # fmt: skip
         sums = Sums.empty(len(self.models))
         sums.tensors, sums.entries, sums.base = 1, size, float(gram[0, 0])
         sums.has[at], sums.bases[at], sums.dots[at] = size, gram[0, 0], gram[0, 1:]
@@ -136,6 +136,7 @@ class _Comparison:
         sums.gram[np.ix_(at, at)] = gram[1:, 1:]
         sums.beside[np.ix_(at, at)] = gram.diagonal()[1:, None]
         sums.noticed[: len(noticed)], sums.clash = noticed, clash
+        sums.pairs[np.ix_((0, 1), at, at)] = pairs
         return sums
 
     def _sum_up(self, found: list[tuple[Sums, list[Spectrum]]]) -> Diff:
@@ -164,6 +165,7 @@ class _Comparison:
             [sums.part(name, ranks) for name, (sums, ranks) in sorted(groups.items(), key=lambda g: group_order(g[0]))],
             tensors,
             total.cosines(),
+            total.conflicts(),
             [ratio(total.gram[i].sum() / k, norms[i]) for i in range(k)],
             [ratio(total.bases[i] + total.dots[i], whole[i]) for i in range(k)],
             [self._mismatch(one) for one in self.unlike],

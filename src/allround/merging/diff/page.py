@@ -11,7 +11,7 @@ from allround.evaluation.pages import template
 from allround.evaluation.pictures import page_colours, page_style, svg_text
 from allround.merging.diff.changes import HELD, NOTICEABLE, Changes
 from allround.merging.diff.picture import plot, said
-from allround.merging.diff.tables import by_kind
+from allround.merging.diff.tables import by_kind, pairs_table
 from allround.merging.diff.words import verdict
 
 
@@ -27,6 +27,7 @@ def html(found: Changes) -> str:
         dark=Markup(page_colours(dark=True)),
         title=found.title,
         several=len(found.models) > 1,
+        pairs=pairs_table(found),
         differences=list(by_kind(found.differences)),
         noticeable=share_text(NOTICEABLE),
         held=share_text(HELD),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-_FORMAT = "allround diff 1"
+_FORMAT = "allround diff 2"
 #: No norm is larger, and its square is still a number.
 _LARGEST = 1e150
 #: What a diff is saved as.
@@ -31,9 +31,10 @@ class Diff(Changes):
     """What `diff` found. Everything in it is plain data; the k models are in the order they were given in.
 
     base, models: short names. paths: the base's and the models'. cosines: between the changes, (k, k), over all
-    weights that both models have. kept: what of each change is left along its own direction when all are averaged.
-    likeness: cosine between the weights of the base and of each model. differences: what differs besides weights, as
-    `Mismatch`.
+    weights that both models have. conflicts: (k, k), of the entries that both models of a pair change noticeably the
+    share that they change in opposite directions; None on the diagonal, and where there is no such entry. kept: what of
+    each change is left along its own direction when all are averaged. likeness: cosine between the weights of the base
+    and of each model. differences: what differs besides weights, as `Mismatch`.
     """
 
     def to_json(self) -> dict[str, object]:
@@ -50,6 +51,7 @@ class Diff(Changes):
         made = checked(cls, given, asked, "make it again")
         models, parts = len(made.models), [made.total, *made.groups, *made.tensors]
         lists: list[Sequence[object]] = [made.paths[1:], made.cosines, made.kept, made.likeness, *made.cosines]
+        lists += [made.conflicts, *made.conflicts]
         lists += [part for one in parts for part in (one.norm, one.relative, one.changed, one.largest)]
         some = [part for one in parts for part in (one.rank, one.held_by, one.most, one.side)]
         if any(len(part) != models for part in lists) or any(len(part) not in (0, models) for part in some):

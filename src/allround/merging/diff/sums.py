@@ -41,12 +41,14 @@ class Sums:
     noticed: np.ndarray
     #: Conflicting entries, |sum of changes|, sum of magnitudes.
     clash: np.ndarray
+    #: (2, k, k): entries that both models of a pair change noticeably, and those in opposite directions.
+    pairs: np.ndarray
 
     @classmethod
     def empty(cls, k: int) -> Sums:
         row, square = np.zeros(k), np.zeros((k, k))
         rows = row, row.copy(), row.copy(), row.copy(), row.copy()
-        return cls(0, 0, 0.0, *rows, square, square.copy(), np.zeros(k + 1), np.zeros(3))
+        return cls(0, 0, 0.0, *rows, square, square.copy(), np.zeros(k + 1), np.zeros(3), np.zeros((2, k, k)))
 
     def add(self, other: Sums) -> None:
         for name in self.__dataclass_fields__:
@@ -58,6 +60,11 @@ class Sums:
         k = len(self.has)
         return [[ratio(self.gram[i, j], math.sqrt(self.beside[i, j] * self.beside[j, i])) for j in range(k)]
                 for i in range(k)]  # fmt: skip
+
+    def conflicts(self) -> list[list[float | None]]:
+        both, opposed = self.pairs
+        k = len(self.has)
+        return [[ratio(opposed[i, j], both[i, j]) for j in range(k)] for i in range(k)]
 
     def part(
         self,

@@ -28,7 +28,7 @@ def print_changes(found: Changes, console: Console | None = None) -> None:
         console.print(Text(printable(f"- {line}")))
     tables = [models_table(found), groups_table(found, console.width)]
     if 2 < len(found.models) <= (console.width - 6) // 7:
-        tables.append(cosines_table(found))
+        tables.append(pairs_table(found))
     for title, head, body in tables:
         console.print()
         console.print(Text(title, style="bold"))
@@ -100,10 +100,14 @@ def groups_table(found: Changes, width: int) -> Table:
     return f"{what}, and how the changes agree" if k > 1 else "Change by layer", head, body
 
 
-def cosines_table(found: Changes) -> Table:
-    k = len(found.models)
-    body = [[str(i + 1), *(cosine_text(c) for c in row)] for i, row in enumerate(found.cosines)]
-    return "Cosine between the changes", ["", *(str(i + 1) for i in range(k))], body
+def pairs_table(found: Changes) -> Table:
+    """Of each pair of models the cosine of their changes, and below the diagonal the share of opposite signs."""
+    k = range(len(found.models))
+    body = [
+        [str(i + 1), *(share_text(found.conflicts[i][j]) if j < i else cosine_text(found.cosines[i][j]) for j in k)]
+        for i in k
+    ]
+    return "Cosine between the changes; below the diagonal, sign conflicts", ["", *(str(i + 1) for i in k)], body
 
 
 def legend(found: Changes) -> list[str]:
