@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.composition.library import write_adapter as write_lora
 
 from allround.checkpoints.weights import Weights
+from allround.composition.choosing import few_rows
 from allround.composition.choosing.clusters import cosines, group_modules, merge_groups, write_adapter
+from allround.composition.choosing.few_rows import choose_modules
+from allround.composition.library.library import Library
 from allround.composition.modules.changes import Changes, LowRankChange
 from allround.composition.systems.routed import Member
 from allround.core.errors import AllroundError
+from allround.models.base import load_encoder
+from allround.tasks.suite import Suite
 
 NAMES = ("a.weight", "b.weight")
 
@@ -81,3 +88,34 @@ def test_a_group_is_merged_into_the_mean_of_its_changes(folder: Path, tmp_path: 
         lesser = Changes(base, small.folder).get(name)
         assert lesser is not None
         assert torch.allclose(lesser.whole(weight), s[0] * u[:, :1] @ vh[:1], atol=1e-5), "the best of rank one"
+
+
+def test_modules_are_chosen_by_few_rows_and_unlikeness(
+    text_suite: Suite, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library.create(tmp_path / "lib", bert_folder)
+    network = load_encoder(bert_folder).backbone
+    for name, seed in (("a", 0), ("b", 0), ("c", 1), ("d", 2)):  # b changes what a does
+        write_lora(network, tmp_path / name, rank=2, seed=seed)
+        library.add(tmp_path / name, name)
+    made = choose_modules(library, text_suite["mood"], 2, rows=16)
+    assert set(made.losses) == {"a", "b", "c", "d"} and made.losses["a"] == pytest.approx(made.losses["b"], abs=1e-5)
+    # By a stand-in for the losses: a is best, its twin is second, and c is taken in place of the twin.
+    losses = [0.1, 0.2, 0.3, 0.9]
+    monkeypatch.setattr(few_rows, "_losses", lambda *_: (losses, 1.0))
+    assert choose_modules(library, text_suite["mood"], 2, rows=16).chosen[0] == "a"
+    assert "b" not in choose_modules(library, text_suite["mood"], 2, rows=16).chosen
+    assert choose_modules(library, text_suite["mood"], 1, rows=16).chosen == ("a",)
+    with pytest.raises(AllroundError, match="the library has 4"):
+        choose_modules(library, text_suite["mood"], 5)
+    with pytest.raises(AllroundError, match="of the kind token_classification"):
+        choose_modules(library, text_suite["names"], 1)
+
+
+def test_held_out_losses_tell_features_that_say_the_target() -> None:
+    draw = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    told, noise = labels[:, None] + 0.1 * draw.normal(size=(40, 3)), draw.normal(size=(40, 3))
+    assert few_rows._held_out(told, labels, 5) < 0.2 < np.log(2) * 0.9 < few_rows._held_out(noise, labels, 5)
+    numbers = labels + 0.5
+    assert few_rows._held_out(told, numbers, 5) < 0.1 < 0.8 < few_rows._held_out(noise, numbers, 5)

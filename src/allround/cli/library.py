@@ -1,4 +1,4 @@
-"""The commands library create, add, list, show, drop, rename, dedupe, materialise and export."""
+"""The commands library create, add, list, show, choose, drop, rename, dedupe, materialise and export."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from allround.cli.help import GROUP, Group
-from allround.cli.options import ForceOption, OutOption
+from allround.cli.options import DataOption, ForceOption, OutOption, SuiteArgument, load_suite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -163,6 +163,33 @@ def library_show(library: LibraryArgument, module: NameArgument) -> object:
         rows = f", {task.rows:,} training rows" if task.rows is not None else ""
         typer.echo(f"{'task':<12} {_task_text(name, task)}{rows}")
     return {"name": module, "card": card, "nearest": near}
+
+
+@app.command("choose", epilog="Example: `allround library choose lib digits --task digit --count 2`")
+def library_choose(
+    library: LibraryArgument,
+    suite: SuiteArgument,
+    task: Annotated[str, typer.Option(help="The new task, one of the suite's.")],
+    *,
+    count: Annotated[int, typer.Option(help="How many modules to choose.")] = 1,
+    rows: Annotated[int, typer.Option(help="Training rows of the task to choose by.")] = 32,
+    data_dir: DataOption = None,
+    seed: Annotated[int, typer.Option(help="Draws the rows.")] = 0,
+    base: WhereOption = None,
+) -> object:
+    """Choose modules for a new task, by a few labelled rows of it and by how unlike the modules are."""
+    from allround.composition.choosing.few_rows import choose_modules
+    from allround.composition.library.library import Library
+    from allround.core.jobs import quiet_libraries
+
+    quiet_libraries()
+    opened = Library.open(library, base)
+    found = choose_modules(opened, load_suite(suite, data_dir, task)[task], count, rows=rows, seed=seed)
+    typer.echo(f"chosen    {', '.join(found.chosen)}, by {rows} rows of {task}")
+    for name in sorted(found.losses, key=found.losses.__getitem__):
+        typer.echo(f"loss      {found.losses[name]:.3f}  {name}")
+    typer.echo(f"loss      {found.base:.3f}  the base alone")
+    return {"library": library, "task": task, "chosen": found.chosen, "losses": found.losses, "base": found.base}
 
 
 @app.command("drop", epilog="Example: `allround library drop lib topic`")
