@@ -251,7 +251,8 @@ def _build(
             base = choose_size(shop, str(base_name), rows.trained, shop.seed, device=device, head=head)
         else:
             base = make_base(shop, base_name, rows.trained, encoder, shop.seed)
-        check_routers(base, options.router_choices())
+        if options.routers is not None:  # one that is tried by default is left out instead
+            check_routers(base, options.router_choices())
         check.lengths(shop.progress, base.piece, rows.tasks)
         precision = decide_precision(shop, options.settings)
         scope = plan_work(shop, base, whole_scope(options, rows, precision.settings), options.budget)

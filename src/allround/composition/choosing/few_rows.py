@@ -46,8 +46,9 @@ def choose_modules(library: Library, task: Task, count: int, *, rows: int = 32, 
     least loss, twice as many as are asked for and at most 12, those of which the sum of |cosine| of the changes of each
     two is least are chosen, and that with the least loss is always among them.
 
-    Rocket (arXiv:2408.15915) chooses so, by the accuracy and perplexity of language models. Differs: a head is fitted,
-    since modules of encoders have none for a new task, and cosines are those of the changes, not of their factors.
+    After Rocket ("Leveraging Open Knowledge for Advancing Task Expertise in Large Language Models"), which chooses by
+    accuracy and perplexity of language models, and by likeness. Differs: a head is fitted, since modules of encoders
+    have none for a new task; cosines are those of the changes, not of their factors; and nothing is trained after it.
     Errors: tasks of other kinds than classification and regression; fewer than two rows of a label.
     """
     asked = f"choose {count} of the modules of {library.folder} for the task '{task.name}'"
