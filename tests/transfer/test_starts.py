@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+import allround
 from allround import sources
 from allround.cli.app import app
 from allround.core.errors import AllroundError
@@ -66,11 +67,11 @@ def found(models: Mapping[str, Path], digits: Suite) -> Starts:
 
 
 def test_models_are_ranked_by_what_they_make_of_the_new_rows(found: Starts, models: Mapping[str, Path]) -> None:
-    assert found.task == "parity" and list(found.starts) == ["good", "spoilt", "dead", "joint:digit", "joint:ink"]
+    assert found.task == "parity" and list(found.starts) == ["good", "spoilt", "dead", "joint"]
     assert {"logme", "leep", "nce", "h_score", "transrate"} <= {one.name for one in found.estimates}
     assert "sizes" in found.left_out and "features of a base" in found.left_out["text_embedding"]
     order = found.best()
-    assert set(order[:2]) == {str(models["good"]), str(models["joint"])}, "a start is named once, with two tasks too"
+    assert set(order[:2]) == {str(models["good"]), str(models["joint"])}
     assert order[-1] == str(models["dead"])
     assert found.best(1) == order[:1]
 
@@ -81,10 +82,26 @@ def test_one_by_one_models_get_what_they_get_together(found: Starts, models: Map
     for one in alone.estimates:
         whole = next(other for other in found.estimates if other.name == one.name)
         assert one.values[0, 0] == pytest.approx(whole.value("spoilt", "parity"), rel=1e-9), one.name
-    # what looks at features alone is the same for both tasks of a model
-    logme = next(one for one in found.estimates if one.name == "logme")
-    assert logme.value("joint:digit", "parity") == logme.value("joint:ink", "parity")
     assert np.array_equal(found.together.values, blend("rank_sum", found.estimates).values, equal_nan=True)
+
+
+def test_a_model_of_several_tasks_counts_with_its_best(
+    found: Starts, models: Mapping[str, Path], digits: Suite, tmp_path: Path
+) -> None:
+    whole = allround.load(models["joint"])
+    assert isinstance(whole, MultiTaskModel)
+    alone = []
+    for task in ("digit", "ink"):
+        one = MultiTaskModel(whole.encoder, {})
+        one.add_task(whole.definition(task), whole.head(task).stored())
+        one.save(tmp_path / task)
+        alone.append(tmp_path / task)
+    apart = sources(alone, digits["parity"], rows=100)
+    for one in apart.estimates:
+        joint = next(other for other in found.estimates if other.name == one.name).value("joint", "parity")
+        assert joint == pytest.approx(np.nanmax(one.values) if one.higher_is_better else np.nanmin(one.values)), (
+            one.name
+        )
 
 
 def test_the_order_of_models_does_not_matter(found: Starts, models: Mapping[str, Path], digits: Suite) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,10 +42,12 @@ def sources(
     whose tasks are the sources. task: the new task, or a suite that has one; only: its name where a suite has several.
     base: what the tasks of a suite are looked at with; by default what the suite names. Models need none; with one,
     estimators that look at it apply too. estimators: as in `relate`. rows: training rows of each task that are looked
-    at, drawn by `seed`. Only training rows are read, and nothing is trained. Models are opened one at a time.
+    at, drawn by `seed`. Only training rows are read, and nothing is trained. Models are opened one at a time; one with
+    several tasks counts with that task which says most of the new one.
 
     Errors: no model or task; a folder that holds no such model; a suite without a base; no estimator that applies.
     """
+    begun = time.perf_counter()
     new = _task(task, data_dir, only)
     asked = f"rank starts for the task '{new.name}'"
     for name in estimators or ():
@@ -53,12 +56,14 @@ def sources(
         raise AllroundError(asked, f"rows is {rows}", "give 1 or more rows")
     suite = _suite(starts, data_dir)
     if suite is not None:
-        return _of_tasks(suite, new, base, estimators, rows, seed, asked)
+        found = _of_tasks(suite, new, base, estimators, rows, seed, asked)
+        return replace(found, seconds=time.perf_counter() - begun)
     folders = [Path(one) for one in starts] if isinstance(starts, Sequence) else []
     if not folders:
         raise AllroundError(asked, "there is no model", "give folders of models, or a suite")
     encoder = None if base is None else open_encoder(str(base), [new], seed, {})
-    return _of_models(folders, new, encoder, estimators, rows, seed, asked)
+    found = _of_models(folders, new, encoder, estimators, rows, seed, asked)
+    return replace(found, seconds=time.perf_counter() - begun)
 
 
 def _task(given: Task | Suite | str | Path, data_dir: Path | str | None, only: str | None) -> Task:
@@ -130,11 +135,12 @@ def _of_models(
                 f"{folder} is a system of the sort '{model.sort}', which no training starts from",
                 "leave it out; give models with one encoder",
             )
-        models = dict(_by_task(name, model, new.name))
-        starts |= dict.fromkeys(models, str(folder))
+        models = dict(_by_task(name, model))
+        starts[name] = str(folder)
         view = TransferView.of([new], base, limit=rows, seed=seed, models=models, sources=list(models),
                                targets=[new.name])  # fmt: skip
-        made.append(estimates(view, names))
+        found = estimates(view, names)
+        made.append(replace(found, matrices=tuple(_best_of(one, name) for one in found.matrices)))
     order = dict.fromkeys(one.name for found in made for one in found.matrices)
     wanted = [name for name in (names or registry.names("estimate")) if name in order]
     left_out = {name: why for found in made for name, why in found.left_out.items() if name not in order}
@@ -157,12 +163,18 @@ def _named(folders: Sequence[Path], task: str) -> dict[str, Path]:
     return {name: given[folder] for name, folder in zip(names, whole, strict=True)}
 
 
-def _by_task(name: str, model: MultiTaskModel, new: str) -> Iterator[tuple[str, MultiTaskModel]]:
-    """A model as a source with each of its tasks; all share the encoder."""
+def _by_task(name: str, model: MultiTaskModel) -> Iterator[tuple[str, MultiTaskModel]]:
+    """A model with each of its tasks alone; all share the encoder."""
     for task, definition in model.definitions.items():
         one = MultiTaskModel(model.encoder, {})
         one.add_heads({task: definition}, {task: model.head(task).stored()})
-        yield (name if len(model.definitions) == 1 else f"{name}:{task}"), one.eval()
+        yield f"{name}:{task}", one.eval()
+
+
+def _best_of(found: TaskMatrix, name: str) -> TaskMatrix:
+    """What a model is expected to give with that of its tasks which says most of the new one."""
+    best = np.nanmax(found.gains, axis=0, keepdims=True)
+    return replace(found, sources=(name,), values=best if found.higher_is_better else -best, symmetric=False)
 
 
 def _stacked(name: str, made: Sequence[Estimates], sources: list[str]) -> TaskMatrix:
@@ -172,8 +184,7 @@ def _stacked(name: str, made: Sequence[Estimates], sources: list[str]) -> TaskMa
         source: value for one in parts for source, value in zip(one.sources, one.values[:, 0].tolist(), strict=True)
     }
     values = np.array([[known.get(source, np.nan)] for source in sources])
-    return replace(parts[0], sources=tuple(sources), values=values, symmetric=False,
-                   seconds=sum(one.seconds for one in parts))  # fmt: skip
+    return replace(parts[0], sources=tuple(sources), values=values, seconds=sum(one.seconds for one in parts))
 
 
 def _starts(

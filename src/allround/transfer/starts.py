@@ -37,9 +37,9 @@ class Starts:
     found = allround.sources(["models/topic", "models/mood"], "new.yml")
     found.best(5)
 
-    starts: the model folder of each source, or the task of a suite whose specialist would be the start; a model with
-    several tasks is a source with each of them. estimates: a row for each source, one column, the task. left_out:
-    estimators that said nothing, and why.
+    starts: the folder of each model, or the task of a suite whose specialist would be the start, by the name of the
+    source. estimates: a row for each source, one column, the task. left_out: estimators that said nothing, and why.
+    seconds: what all of it took.
     """
 
     task: str
@@ -47,6 +47,7 @@ class Starts:
     estimates: tuple[TaskMatrix, ...]
     left_out: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    seconds: float = 0.0
 
     @cached_property
     def together(self) -> TaskMatrix:
@@ -54,17 +55,16 @@ class Starts:
         return blend(TOGETHER, self.estimates)
 
     def best(self, count: int | None = None) -> list[str]:
-        """The different starts, the best first: folders of models, or tasks. count: at most so many."""
-        return list(dict.fromkeys(self.starts[name] for name in self.together.best(self.task)))[:count]
+        """The starts, the best first: folders of models, or tasks. count: at most so many."""
+        return [self.starts[name] for name in self.together.best(self.task, count)]
 
     def words(self, top: int = 5) -> list[str]:
         """Which to try first, by what, and how good such a ranking is."""
-        seconds = sum(one.seconds for one in self.estimates)
         known = self.together.best(self.task)
         lines = [
-            f"Try first for {self.task}: {listed(self.best(top))}.",
+            f"Try first for {self.task}: {listed(known[:top])}.",
             f"{plural(len(known), 'source')} ranked by {plural(len(self.estimates), 'estimate')} together "
-            f"({duration(seconds)}).",
+            f"({duration(self.seconds)}).",
         ]
         unknown = [name for name in self.starts if name not in known]
         if unknown:
@@ -103,7 +103,7 @@ class Starts:
             "best": self.best(),
             "sources": [{**dict(zip(head, row, strict=True)), "start": self.starts[row[0]]} for row in body],
             "left_out": dict(self.left_out),
-            "seconds": sum(one.seconds for one in self.estimates),
+            "seconds": self.seconds,
         }
 
     def save(self, path: Path | str, command: str = "Starts.save", *, force: bool = False) -> None:
