@@ -144,6 +144,15 @@ def test_the_page_on_python_runs_and_is_short(tmp_path: Path) -> None:
     assert set(allround.load(tmp_path / "models" / "merged").definitions) == {"diagnosis", "area"}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
+def test_the_page_on_relations_runs(tmp_path: Path) -> None:
+    printed = run_page("relations.md", tmp_path)
+    assert "Nothing was trained:" in printed and "Of 6 measured pairs of tasks" in printed
+    assert "2 sources ranked by" in printed and "10 sources ranked by 3 estimates together" in printed
+    assert (tmp_path / "runs" / "related" / "relations.html").is_file()
+
+
 @pytest.mark.usefixtures("one_core")
 def test_the_examples_of_the_page_on_architecture_work(tmp_path: Path) -> None:
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")

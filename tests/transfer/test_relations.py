@@ -30,7 +30,7 @@ GAINS = [[NAN, 0.10, -0.27], [0.27, NAN, 0.05], [0.25, 0.20, NAN]]
 GOOD = [[NAN, 1.0, 3.0], [2.0, NAN, 2.0], [1.0, 2.0, NAN]]
 
 
-def matrix(name: str, values: list[list[float]], tasks: tuple[str, ...] = ABC, **more: Any) -> TaskMatrix:
+def matrix(name: str, values: Any, tasks: tuple[str, ...] = ABC, **more: Any) -> TaskMatrix:
     return TaskMatrix(name, tasks, tasks, np.array(values), **more)
 
 
@@ -91,6 +91,26 @@ def test_random_and_popularity_stand_beside_every_estimate(found: Relations) -> 
     assert good.mean == pytest.approx(judged["good"].score.mean("ndcg") - judged["random"].score.mean("ndcg"))
     order = [one.score.mean("ndcg") for one in found.judged]
     assert order == sorted(order, reverse=True)
+
+
+def test_few_targets_make_no_estimate_sure() -> None:
+    """Three targets are all on one side in one of four cases by chance alone, whatever a bootstrap over them says."""
+    for count, sure in ((3, False), (12, True)):
+        tasks = tuple("abcdefghijkl"[:count])
+        values = np.where(np.eye(count, dtype=bool), np.nan, np.arange(count)[:, None] + np.eye(count, k=1))
+        found = relations(
+            matrix("pairs", values, tasks, errors=0 * values, kind="measured"), matrix("copy", values, tasks)
+        )
+        copy = next(one for one in found.judged if one.score.name == "copy")
+        assert copy.beside_random is not None and copy.beside_random.low > 0 and copy.sure is sure
+        assert ("Better than a random order: " in words(found)[-1]) is sure
+
+
+def test_an_estimate_that_orders_no_target_is_left_out() -> None:
+    one = matrix("one", [[NAN, NAN, NAN], [1.0, NAN, NAN], [NAN, 2.0, NAN]])
+    found = relations(matrix("pairs", GAINS, kind="measured"), matrix("good", GOOD), one)
+    names = [each.score.name for each in found.judged]
+    assert "one" not in names and {"good", "random", "popularity"} <= set(names)
 
 
 def test_a_target_whose_sources_gain_the_same_judges_nothing() -> None:

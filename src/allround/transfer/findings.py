@@ -39,15 +39,17 @@ class Judged:
     """How good an estimate was.
 
     hits: targets whose first source was the best one measured, out of `targets`; share: the 95 % interval of their
-    share. beside_random: the difference of its NDCG from that of a random order; beside_popularity: from that of
-    ranking sources by what they did for other targets; None for these two themselves, and where both were scored on no
-    target in common.
+    share. sure: whether it is better than a random order, at a level that holds for all estimates together; never with
+    so few targets that chance alone may put all of them on one side. beside_random: the difference of its NDCG from
+    that of a random order; beside_popularity: from that of ranking sources by what they did for other targets; None for
+    these two themselves, and where both were scored on no target in common.
     """
 
     score: TransferScore
     hits: int
     targets: int
     share: tuple[float, float]
+    sure: bool
     beside_random: ScoreDifference | None
     beside_popularity: ScoreDifference | None
 
@@ -113,7 +115,9 @@ class Findings:
                 None if one.name in ("random", other) else _compare(one, known[other], level)
                 for other in ("random", "popularity")
             ]
-            found.append(Judged(one, hits, len(gaps), _share(hits, len(gaps)), *beside))
+            if len(gaps) or one.name == "popularity":
+                sure = beside[0] is not None and beside[0].low > 0 and 2.0 ** (1 - len(gaps)) <= 1 - level
+                found.append(Judged(one, hits, len(gaps), _share(hits, len(gaps)), sure, *beside))
         return sorted(found, key=lambda one: -np.nan_to_num(one.score.mean("ndcg"), nan=-1))
 
     @cached_property

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 #: How good such a ranking was where it was measured; the figures are those of the page of benchmarks.
 MEASURED = (
-    "No estimate is sure: tune from each of these for a few minutes, and compare. The page 'Which tasks help each "
-    "other' says how good such rankings were."
+    "No estimate is sure: tune from each of these for a few minutes, and compare. The page 'Should these tasks be "
+    "trained together?' says how good such rankings were."
 )
 
 

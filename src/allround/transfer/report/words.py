@@ -96,9 +96,9 @@ def _groups(found: Findings) -> list[str]:
 def _trust(found: Findings) -> list[str]:
     if found.measured is None or not found.effects:
         return []
-    if not found.judged:
-        return ["All sources of a target gain the same, so that no estimate can be judged by them."]
     real = [one for one in found.judged if one.score.name not in ("random", "popularity")]
+    if not real:
+        return ["All sources of a target gain the same, so that no estimate can be judged by them."]
     first = real[0]
     lines = [
         f"Of {plural(len(real), 'estimate')}, {first.score.name} ordered the sources best (NDCG "
@@ -106,7 +106,7 @@ def _trust(found: Findings) -> list[str]:
         f"{plural(first.targets, 'target')}. It was picked out of {len(real)} on these same targets, so it looks "
         "better than it is."
     ]
-    sure = _names([one for one in real if one.beside_random is not None and one.beside_random.low > 0])
+    sure = _names([one for one in real if one.sure])
     if sure:
         lines.append(f"Better than a random order: {listed(sure)}; for the others no difference from it was found.")
     else:
