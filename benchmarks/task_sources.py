@@ -3,21 +3,19 @@
     python benchmarks/task_sources.py RUN
 
 RUN is a folder of `allround relate SUITE --measure pairs`, finished. For each task the specialists of all others are
-ranked as `allround sources` ranks saved models, once as they are and once beside the base, and so are the other tasks
-without any specialist. The truth is what the task gained on validation rows by being tuned after each. Intervals are
-of a bootstrap over targets: 95%.
+ranked as `allround sources` ranks saved models. The truth is what the task gained on validation rows by being tuned
+after each. Intervals are of a bootstrap over targets: 95%.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 from allround.transfer.matrix import TaskMatrix
 from allround.transfer.relations import matrices_of
@@ -32,26 +30,12 @@ def main(run: Path) -> None:
     truth = matrices_of(run)["pairs"]
     tasks = [Task.load(_piece(run, f"data-{name}")) for name in truth.targets]
     models = {name: _piece(run, f"specialist-{name}") for name in truth.sources}
-    base = _piece(run, "base") / "encoder"
     known = int((~np.isnan(truth.values)).sum())
     print(f"{known} of {len(tasks) * (len(tasks) - 1)} pairs measured, {len(tasks)} targets")
-    by_folder = {str(folder): name for name, folder in models.items()}
-
-    def of_models(task: Task, beside: Path | None) -> Starts:
-        return sources([folder for name, folder in models.items() if name != task.name], task, base=beside)
-
-    ways: dict[str, Callable[[Task], Starts]] = {
-        "models": lambda task: of_models(task, None),
-        "models and base": lambda task: of_models(task, base),
-        "tasks": lambda task: sources(
-            Suite("others", [one for one in tasks if one.name != task.name]), task, base=base
-        ),
-    }
-    for way, rank in ways.items():
-        begun = time.perf_counter()
-        found = {task.name: rank(task) for task in tasks}
-        print(f"\n{way}: {(time.perf_counter() - begun) / len(tasks):.1f} s a target\n")
-        show(score_all(_joined(found, by_folder, truth), truth))
+    begun = time.perf_counter()
+    found = [sources([folder for name, folder in models.items() if name != task.name], task) for task in tasks]
+    print(f"{(time.perf_counter() - begun) / len(tasks):.1f} s to rank the {len(models) - 1} models of a target\n")
+    show(score_all(_joined(found, {str(folder): name for name, folder in models.items()}, truth), truth))
 
 
 def show(scores: list[TransferScore]) -> None:
@@ -63,15 +47,14 @@ def show(scores: list[TransferScore]) -> None:
         print(f"| {one.name} | {cells[0]} | {gap} | {' | '.join(cells[1:])} |")
 
 
-def _joined(found: dict[str, Starts], by_folder: dict[str, str], truth: TaskMatrix) -> list[TaskMatrix]:
+def _joined(found: Sequence[Starts], by_folder: dict[str, str], truth: TaskMatrix) -> list[TaskMatrix]:
     """For each estimate, and all together, one matrix from those of the targets."""
     values: dict[str, np.ndarray] = {}
-    for column, starts in enumerate(found.values()):
+    for column, starts in enumerate(found):
         for one in (starts.together, *starts.estimates):
             table = values.setdefault(one.name, np.full(truth.values.shape, np.nan))
             for source, gain in zip(one.sources, one.gains[:, 0], strict=True):
-                start = starts.starts[source]
-                table[truth.sources.index(by_folder.get(start, start)), column] = gain
+                table[truth.sources.index(by_folder[starts.starts[source]]), column] = gain
     return [TaskMatrix(name, truth.sources, truth.targets, table) for name, table in values.items()]
 
 
