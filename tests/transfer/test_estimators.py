@@ -38,6 +38,8 @@ SPELLED = (
     "delta_overlap:keep=1.0",
     "gradient_cosine:rows=20",
     "tag_affinity:rows=20",
+    "experts_retrieval:votes=true",
+    "data_map:epochs=1",
 )
 COLUMNS = tuple("abcdef")
 #: Three questions about the same sort of rows, of which the first two are nearly the same one; rows of another sort;
@@ -321,7 +323,12 @@ def test_a_look_at_the_test_rows_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in NAMES if {"labels", "gradients"} & set(registry.find("estimate", n).needs)]
+    "name",
+    [
+        n
+        for n in NAMES
+        if {"labels", "gradients"} & (needs := set(registry.find("estimate", n).needs)) and "models" not in needs
+    ],
 )
 def test_related_questions_are_found(name: str) -> None:
     """`easterly` is a better source for `east` than `north` is, for every estimator that looks at labels."""

@@ -121,11 +121,15 @@ def product_of(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     return sum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True))
 
 
-def fisher(head: OutputHead, features: Tensor) -> Tensor:
-    """The Fisher information of each feature, mean over rows: the squared derivative of log p(y | x), expected over the
-    head's own answers. Shapes: features (n, d) -> (d,). Each row's gradient is squared by itself."""
+def fisher(head: OutputHead, features: Tensor, targets: Encoded | None = None) -> Tensor:
+    """The Fisher information of each feature, mean over rows: the squared derivative of log p(y | x), for the rows'
+    targets; or expected over the head's own answers where these are None. Shapes: features (n, d) -> (d,). Each row's
+    gradient is squared by itself."""
     features = features.float().requires_grad_(True)
     outputs = head(features)
+    if targets is not None:
+        loss = head.likelihood.loss(outputs, head.tensor(targets)) * len(features)
+        return torch.autograd.grad(loss, features)[0].double().square().mean(0)
     logs = head.likelihood.log_probabilities(outputs)
     if logs is None:  # a normal distribution of variance one
         terms = [(outputs[:, place], torch.ones(len(outputs))) for place in range(outputs.shape[1])]

@@ -182,6 +182,14 @@ class TransferView:
         found = self.costs.once(("described", text), lambda: self._read(encoder, about, [(text,)]))
         return None if found is None else found[0]
 
+    def head(self, source: str, task: str) -> tuple[OutputHead, Tensor] | None:
+        """The head of a source, and the features of a task's rows for it, (n, d); None where it cannot read these."""
+        # a head of the base reads what means the same for all tasks; that of a specialist reads what it was tuned on
+        features = self.features(task, source) if source in self.models else self.common(task)
+        if features is None or (head := self._head(source)) is None or features.shape[1] != head.width:
+            return None
+        return head, torch.from_numpy(features).float()
+
     def outputs(self, source: str, task: str) -> Values | None:
         """What the head of a source gives for a task's rows, (n, k): of a specialist, or fitted on the base."""
         return self.costs.once(("outputs", source, task), lambda: self._outputs(source, task))
@@ -228,12 +236,11 @@ class TransferView:
         return np.asarray(features_of(encoder, prepared, definition, self.batch_size).values.double())
 
     def _outputs(self, source: str, task: str) -> Values | None:
-        # a head of the base reads what means the same for all tasks; that of a specialist reads what it was tuned on
-        features = self.features(task, source) if source in self.models else self.common(task)
-        if features is None or (head := self._head(source)) is None or features.shape[1] != head.width:
+        if (found := self.head(source, task)) is None:
             return None
+        head, features = found
         with torch.no_grad():
-            return np.asarray(head(torch.from_numpy(features).float()).double())
+            return np.asarray(head(features).double())
 
     def _head(self, source: str) -> OutputHead | None:
         """The head of a source: its specialist's, or a linear one on the common features of the base."""
@@ -256,12 +263,16 @@ class TransferView:
 
     # -- gradients and changes of weights ------------------------------------------------------------------------------
 
-    def fisher(self, task: str) -> Values | None:
-        """The Fisher information of each of the base's common features in answering a task's rows, (d,)."""
+    def fisher(self, task: str, *, observed: bool = False) -> Values | None:
+        """The Fisher information of each of the base's common features in answering a task's rows, (d,). observed: by
+        the answers that the rows have, and not by those that the head expects."""
         features, head = self.common(task), self._base_head(task)
         if features is None or head is None:
             return None
-        return self.costs.once(("fisher", task), lambda: fisher(head, torch.from_numpy(features)).numpy())
+        targets = self.rows[task].targets if observed else None
+        return self.costs.once(
+            ("fisher", task, observed), lambda: fisher(head, torch.from_numpy(features), targets).numpy()
+        )
 
     def gradient(self, task: str, rows: int) -> list[Tensor] | None:
         """The gradient of a task's loss with respect to each parameter of the base, as `headed` gives it.
