@@ -15,8 +15,8 @@ from allround.transfer.view import TransferView
 
 
 @method(
-    source="comparing activations of single-task models: Pugantsov and McCreadie, ECIR 2022, arXiv:2202.01096; gradient "
-    "times input: Shrikumar et al., 2016, arXiv:1605.01713",
+    source="comparing activations of single-task models: Pugantsov and McCreadie, ECIR 2022, arXiv:2202.01096; "
+    "gradient times input: Shrikumar et al., 2016, arXiv:1605.01713",
     needs=("heads",),
     self_best=True,
     cheap=True,

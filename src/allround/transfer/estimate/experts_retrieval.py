@@ -52,6 +52,6 @@ def experts_retrieval(view: TransferView, *, votes: bool = False) -> Values:
 
 
 def nearness(rows: Values, known: Values) -> Values:
-    """The cosine of each row with the nearest of the known ones; 0 for a row of zeros. Shapes: (n, d), (m, d) -> (n,)."""
+    """The cosine of each row with the nearest known one; 0 for a row of zeros. Shapes: (n, d), (m, d) -> (n,)."""
     one, other = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300) for x in (rows, known))
     return np.concatenate([(one[start : start + _ROWS] @ other.T).max(1) for start in range(0, len(one), _ROWS)])
