@@ -87,5 +87,5 @@ def _scores(one: Judged) -> dict[str, object]:
     gaps = {what: None if gap is None else {"mean": gap.mean, "low": gap.low, "high": gap.high}
             for what, gap in (("random", one.beside_random), ("popularity", one.beside_popularity))}  # fmt: skip
     return {"name": one.score.name, **{name: None if np.isnan(v) else v for name, v in means.items()},
-            "best_found": one.hits, "targets": one.targets, "ndcg_beside": gaps,
+            "best_found": one.hits, "targets": one.targets, "better_than_random": one.sure, "ndcg_beside": gaps,
             "seconds": one.score.seconds}  # fmt: skip
