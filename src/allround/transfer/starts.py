@@ -23,10 +23,10 @@ from allround.transfer.report.tables import places_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: How good such a ranking was where it was measured; the figures are those of the page of benchmarks.
-MEASURED = (
-    "No estimate is sure: tune from each of these for a few minutes, and compare. The page 'Should these tasks be "
-    "trained together?' says how good such rankings were."
+#: What a ranking is worth.
+WORTH = (
+    "No estimate is sure: tune from each of these for a few minutes, and compare. allround relate --measure pairs says "
+    "how good each estimate is on tasks like yours."
 )
 
 
@@ -70,7 +70,7 @@ class Starts:
         if unknown:
             lines.append(f"Nothing can be said of {listed(unknown)}: they do not read the rows of {self.task}, or no "
                          "estimate applies to them.")  # fmt: skip
-        return [*lines, *self.notes, MEASURED]
+        return [*lines, *self.notes, WORTH]
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """The place of each source by all estimates together, and by each, the best first."""
