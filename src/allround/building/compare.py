@@ -28,6 +28,7 @@ from allround.core.outputs import check_texts, write_texts
 from allround.core.progress import FINISHED, Progress
 from allround.core.seeds import seed_of
 from allround.core.words import duration, plural
+from allround.evaluation.pages import settings_text
 from allround.evaluation.training import EQUAL, FILES, TrainingComparison
 from allround.models.base import load_encoder
 from allround.models.device import pick_device
@@ -193,8 +194,7 @@ def _sized(shop: Workshop, joint: Joint, base: Base, data: Data, added: int) -> 
     encoder = load_encoder(base.encoder)
     values = fitted(joint.share, joint.share_settings, encoder, definitions, added)
     found = added_by(joint.share, values, encoder, definitions)
-    listed = ", ".join(f"{name}={value}" for name, value in values.items())
-    shop.say(f"{joint.name} adds {found:,} parameters: {listed}")
+    shop.say(f"{joint.name} adds {found:,} parameters: {settings_text(values)}")
     return replace(joint, changes={**joint.changes, "share_settings": values})
 
 

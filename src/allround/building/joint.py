@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from allround.building.alike import share_spelled
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.tasks.task import Task
@@ -96,12 +97,12 @@ def read_joint(text: str) -> Joint:
 
 
 def read_share(text: str) -> Joint:
-    """A joint training with equal weights that shares by a preset, from `NAME` or `NAME:key=value;key=value`.
+    """A joint training with equal weights that shares by a preset, from what `share_spelled` reads.
 
     >>> read_share("mmoe:experts=4").changes
     {'share': 'mmoe', 'share_settings': {'experts': 4}}
     """
-    name, values = registry.spelled("share", text)
+    name, values = share_spelled(text)
     return Joint(text.strip(), "equal", {}, {"share": name, "share_settings": values})
 
 

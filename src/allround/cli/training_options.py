@@ -129,11 +129,19 @@ def _parameter(name: str, type_: object, option: OptionInfo, default: str | bool
     return inspect.Parameter(name, _KIND, default=default, annotation=Annotated[type_, option])
 
 
+def _spelled(family: str, text: str) -> tuple[str, dict[str, object]]:
+    if family != "share":
+        return registry.spelled(family, text)
+    from allround.building.alike import share_spelled
+
+    return share_spelled(text)
+
+
 def _settings(given: dict[str, Any]) -> Settings:
     """Settings with what was given; a flag that is not given, and a list without entries, change nothing."""
     for family in ("sample", "balance", "share"):
         if given.get(family) is not None:
-            given[family], given[f"{family}_settings"] = registry.spelled(family, given[family])
+            given[family], given[f"{family}_settings"] = _spelled(family, given[family])
     for field, type_ in {"task_rates": float, "batch_sizes": int}.items():
         if field in given:
             given[field] = pairs_of(given[field], f"--{_NAMES[field].replace('_', '-')}", type_)

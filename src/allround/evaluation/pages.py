@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from allround.core.words import listed
+
 if TYPE_CHECKING:
     from jinja2 import Template
     from markupsafe import Markup
@@ -34,14 +36,21 @@ def settings_text(settings: Mapping[str, object] | str | None) -> str:
 
     >>> settings_text({"scale": 0.3, "keep": 2}), settings_text(None)
     ('scale 0.3, keep 2', 'defaults')
+    >>> settings_text({"share_settings": {"skills": 2, "start": {"mood": [1.0, 0.0], "topic": [0.0, 1.0]}}})
+    'share_settings (skills 2, start of mood and topic)'
     """
     if not settings:
         return "defaults"
     if isinstance(settings, str):
         return settings
-    return ", ".join(
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
-    )
+    return ", ".join(_setting_text(name, value) for name, value in settings.items())
+
+
+def _setting_text(name: str, value: object) -> str:
+    if isinstance(value, Mapping):
+        long = any(isinstance(one, list | tuple) for one in value.values())
+        return f"{name} of {listed(list(value))}" if long else f"{name} ({settings_text(value)})"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def breakable(name: str) -> Markup:

@@ -14,6 +14,7 @@ from allround.training.balancing import Outline, make_balancer, per_task
 from allround.training.gradients import check_parts
 from allround.training.mix import parse_mix
 from allround.training.settings import Settings
+from allround.training.sharing import check_start, plan_of
 
 
 def check_tasks(model: Model, tasks: Sequence[Task]) -> None:
@@ -48,6 +49,7 @@ def check_settings(settings: Settings, tasks: Sequence[Task]) -> None:
     entry, outline = registry.find("balance", settings.balance), outline_of(tasks)
     balancer = make_balancer(settings.balance, settings.balance_settings, outline)
     check_parts(entry, settings.flat, settings.accumulate)
+    check_start(plan_of(settings.share, settings.share_settings), [task.name for task in tasks])
     per_task(settings.task_rates, outline, "learning rate factors")
     known = {n for t in tasks for n in (t.name, t.table, t.definition.kind) if n}
     for name in settings.batch_sizes:

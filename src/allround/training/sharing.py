@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
+from allround.evaluation.pages import settings_text
 from allround.evaluation.sharing import SharingFacts
 from allround.models.encoders.sharing import Sharing
 from allround.models.fitting import fit_head
@@ -39,6 +41,25 @@ def plan_of(name: str, values: Mapping[str, object] | None = None) -> Plan:
     return made
 
 
+def check_start(plan: Plan, tasks: Iterable[str]) -> None:
+    """Refuse numbers for gates to begin with that lack a task, or do not fit the modules."""
+    for mixing in plan.mixings:
+        for task in tasks if mixing.start else ():
+            asked = f"begin the gates of task '{task}' from given numbers"
+            if task not in mixing.start:
+                raise AllroundError(
+                    asked,
+                    f"there are none for it, only for {', '.join(mixing.start)}",
+                    "give numbers for each task; for `alike`, run `allround relate` on all tasks of the suite",
+                )
+            uses = mixing.start[task]
+            if len(uses) != mixing.shared or not all(math.isfinite(use) and 0 <= use <= 1 for use in uses):
+                raise AllroundError(
+                    asked, f"they are {list(uses)}, for {mixing.shared} modules that tasks share",
+                    "give one number for each of these modules, from 0 to 1",
+                )  # fmt: skip
+
+
 def share(model: MultiTaskModel, plan: Plan) -> MultiTaskModel:
     """A model with the encoder and tasks of another, that shares as a plan says; the same model for an empty plan.
 
@@ -53,6 +74,7 @@ def share(model: MultiTaskModel, plan: Plan) -> MultiTaskModel:
             "add a way to share to the model", "it shares in one way already", "start from another base"
         )
     definitions = model.definitions
+    check_start(plan, definitions)
     unknown = [name for level in plan.levels for name in level.ends if name not in definitions]
     if unknown:
         raise AllroundError(
@@ -126,7 +148,7 @@ def sharing_facts(model: Model, tasks: Sequence[Task], system: str, settings: Se
     encoder = model.encoder
     rows = {t.name: encoder.prepare(t.splits["validation"].inputs[:USED_ROWS], t.definition) for t in tasks}
     uses = module_uses(encoder, rows, model.definitions)
-    listed = ", ".join(f"{name}={value}" for name, value in settings.share_settings.items())
-    way = f"{settings.share} ({listed})" if listed else settings.share
+    listed = settings_text(settings.share_settings)
+    way = f"{settings.share} ({listed})" if settings.share_settings else settings.share
     return SharingFacts(system, way, tuple(uses), tuple(dead_modules(uses)), tuple(twin_modules(encoder)),
                         tuple(encoder.tree()), further_task(model))  # fmt: skip

@@ -225,6 +225,19 @@ def cluster_tasks(alike: Values, count: int) -> list[int]:
     return [order.index(label) for label in found]
 
 
+def cluster_count(alike: Values) -> int:
+    """How many clusters tasks fall into: the tree of average linkage, cut where its joints lie furthest apart; one
+    cluster of one or two tasks.
+
+    >>> cluster_count(np.array([[1, 0.9, 0.1], [0.9, 1, 0.2], [0.1, 0.2, 1]]))
+    2
+    """
+    if len(alike) < 3:
+        return 1
+    heights = [0.0, *linkage_of(alike)[:, 2].tolist()]
+    return len(alike) - int(np.argmax(np.diff(heights)))
+
+
 def fuzzy_membership(alike: Values, count: int, *, sharpness: float = 1.07) -> Values:
     """How much each task belongs to each of `count` clusters: (n, count), rows sum to 1.
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
 from allround.core import registry
 from allround.transfer.blending import blend
-from allround.transfer.deciding import cluster_tasks, likeness, linkage_of
+from allround.transfer.deciding import cluster_count, cluster_tasks, likeness, linkage_of
 from allround.transfer.matrix import TaskMatrix, Values
 from allround.transfer.score import ScoreDifference, TransferScore, compare, leave_one_out, score_all
 
@@ -159,10 +158,7 @@ class Findings:
     @cached_property
     def clusters(self) -> list[list[str]]:
         """Groups of like tasks: the tree, cut where its joints lie furthest apart."""
-        heights = [0.0, *self.tree[:, 2].tolist()]
-        gaps = [after - before for before, after in pairwise(heights)]
-        count = len(self.tasks) - int(np.argmax(gaps)) if len(self.tasks) > 2 else 1
-        labels = cluster_tasks(self.alike, count)
+        labels = cluster_tasks(self.alike, cluster_count(self.alike))
         return [[t for t, one in zip(self.tasks, labels, strict=True) if one == label] for label in sorted(set(labels))]
 
     def best(self, target: str, count: int | None = 3) -> list[str]:

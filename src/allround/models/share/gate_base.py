@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from allround.core.errors import AllroundError
+
+#: A use that a gate begins with is at least this far from 0 and from 1, so that training can still change it.
+MARGIN = 0.1
 
 
 class Gate(nn.Module, ABC):
@@ -30,6 +36,17 @@ class Gate(nn.Module, ABC):
         While the model is not training they depend on nothing random.
         """
 
+    def begin(self, uses: Sequence[float]) -> None:
+        """Begin with using each module that is not the task's own so much: from 0 (hardly) to 1 (surely).
+
+        Errors: a gate that cannot begin from such numbers.
+        """
+        raise AllroundError(
+            f"begin a gate of the sort '{type(self).__name__}' from given numbers",
+            "its weights follow from what it reads",
+            "take a way to share whose tasks have weights of their own, such as poly",
+        )
+
     def __getstate__(self) -> dict[str, object]:
         """What a copy gets: all but what was remembered of the last batch, which hangs on the graph of that batch."""
         return {name: None if isinstance(value, Tensor) else value for name, value in self.__dict__.items()}
@@ -41,6 +58,15 @@ class Gate(nn.Module, ABC):
     def progressed(self, share: float) -> None:
         """Told how much of the training is done."""
         self.share = share
+
+
+def bounded(uses: Sequence[float]) -> Tensor:
+    """Uses of modules, within `MARGIN` of neither 0 nor 1.
+
+    >>> bounded([0.0, 0.3, 1.0]).tolist() == torch.tensor([0.1, 0.3, 0.9]).tolist()
+    True
+    """
+    return torch.tensor(list(uses)).clamp(MARGIN, 1 - MARGIN)
 
 
 def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator | None = None) -> Tensor:

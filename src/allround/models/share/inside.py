@@ -69,7 +69,7 @@ class Inside(Mixture):
         sizes = [self.bank(owner).count for owner in owners]
         start = sum(sizes[: owners.index(reader)]) if reader in owners and reader != SHARED else 0
         own = range(start, start + self.bank(reader).count) if reader in owners and reader != SHARED else range(0)
-        self.gates[reader] = part("gate", self.mixing.gate, sum(sizes), self.gate_width, tuple(own))
+        self._put_gate(reader, self.mixing.gate, sum(sizes), tuple(own))
 
     def gate(self, reader: str) -> Gate:
         tied = self._apart[1]

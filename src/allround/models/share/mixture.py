@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from allround.models.named import NamedModules
 from allround.models.share.bank_base import Bank
 from allround.models.share.gate_base import Gate
-from allround.models.share.plan import Mixing, part
+from allround.models.share.plan import Choice, Mixing, part
 
 #: The owner of what belongs to all tasks; no task can have that name.
 SHARED = "@shared"
@@ -53,7 +53,13 @@ class Mixture(nn.Module):
             start = sum(sizes[: owners.index(owner)]) if owner in owners else 0
             own = tuple(range(start, start + self.bank(owner).count)) if owner in owners else ()
             gate = self.mixing.shared_gate if shared and self.mixing.shared_gate else self.mixing.gate
-            self.gates[reader] = part("gate", gate, sum(sizes) + self.further, self.gate_width, own)
+            self._put_gate(reader, gate, sum(sizes) + self.further, own)
+
+    def _put_gate(self, reader: str, sort: Choice, count: int, own: tuple[int, ...]) -> None:
+        gate: Gate = part("gate", sort, count, self.gate_width, own)
+        if reader in self.mixing.start:
+            gate.begin(self.mixing.start[reader])
+        self.gates[reader] = gate
 
     def _sees(self, reader: str) -> tuple[str, ...]:
         owners = tuple(self.banks)

@@ -25,6 +25,8 @@ class Mixing:
     owners: who has modules: "shared" (all tasks together), "tasks" (each its own), or "tasks+shared". count: modules of
     each task; shared: of all together. sees: what a task's gate chooses from: "all" modules, its "own+shared", or its
     "own"; the gate of the shared stream sees all. shared_gate: that gate, where it is of another sort than a task's.
+    start: how much a task uses each of the shared modules as training begins, from 0 to 1; the gates of tasks that are
+    not there begin as their sort does.
 
     Of modules inside the encoder: gates: whether each task has its "own" gate, or all have one in "common", which reads
     the task's vector. reads: what gates read: "vectors" (where the modules are), the "task" (its vector), or "both".
@@ -39,6 +41,7 @@ class Mixing:
     shared: int = 1
     sees: Literal["all", "own+shared", "own"] = "all"
     shared_gate: Choice | None = None
+    start: Mapping[str, Sequence[float]] = field(default_factory=dict)
     gates: Literal["own", "common"] = "own"
     reads: Literal["vectors", "task", "both"] = "vectors"
     stages: bool = False
@@ -153,6 +156,11 @@ class Plan:
     def empty(self) -> bool:
         """Whether tasks share the encoder as it is."""
         return not self.inserts and not self.levels and self.tree is None
+
+    @property
+    def mixings(self) -> tuple[Mixing, ...]:
+        """Those of inserts, then those of levels."""
+        return (*(one.mixing for one in self.inserts), *(one.mixing for one in self.levels))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from allround.core.registry import method
 from allround.models.share.plan import Choice, Insert, Mixing, Plan
 
@@ -19,13 +21,17 @@ def mhr(
     site: str = "linear",
     alpha: float = 16.0,
     rate: float = 1e-3,
+    start: Mapping[str, Sequence[float]] | None = None,
 ) -> Plan:
     """As poly, but what A reads and what B gives are cut into `heads` parts, and a task weighs its skills for each of
     them apart.
+
+    start: the probability of each skill for each task as training begins; near one half for all where it is None.
+    `--share mhr:alike=PATH` takes it from what `allround relate` found.
 
     A new task is adapted to by its weights alone (MHR-z) or from the mean of the skills (MHR-mu):
     `allround.training.adapting.adapt`. Differs: changes are scaled by `alpha` / `rank`, for the authors 1 / rank.
     """
     gate = Choice("skills", {"heads": heads, "relaxed": relaxed})
     bank = Choice("lora", {"rank": rank, "alpha": alpha, "mix": "factors", "heads": heads})
-    return Plan(inserts=(Insert(site, Mixing(bank, gate, shared=skills)),), frozen=True, rate=rate)
+    return Plan(inserts=(Insert(site, Mixing(bank, gate, shared=skills, start=start or {})),), frozen=True, rate=rate)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from allround.core.registry import method
-from allround.models.share.gate_base import Gate, uniform
+from allround.models.share.gate_base import Gate, bounded, uniform
 
 #: What keeps a sum that is divided by from being zero.
 TINY = 1e-12
@@ -56,6 +57,14 @@ class Free(Gate):
         else:
             numbers = torch.full((count,), 1 / count if form == "plain" else 0.0)
         self.numbers = nn.Parameter(numbers[:, None].repeat(1, channels) if channels else numbers)
+
+    def begin(self, uses: Sequence[float]) -> None:
+        made = bounded(uses)
+        if self.form != "plain":
+            made = made.log() if self.form == "softmax" else made.logit()
+        places = [place for place in range(self.count) if place not in self.own]
+        with torch.no_grad():
+            self.numbers[places] = made[:, None] if self.channels else made
 
     def forward(self, values: Tensor) -> Tensor:
         if self.form == "plain":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from allround.core.registry import method
 from allround.models.share.gate.free import TINY
-from allround.models.share.gate_base import Gate, uniform
+from allround.models.share.gate_base import Gate, bounded, uniform
 
 
 @method(
@@ -31,6 +33,10 @@ class Skills(Gate):
         self.heads, self.relaxed = heads, relaxed
         self.numbers = nn.Parameter(uniform((heads, count - len(own)), 1e-3))
         self.register_buffer("order", torch.tensor(_order(count, own)), persistent=False)
+
+    def begin(self, uses: Sequence[float]) -> None:
+        with torch.no_grad():
+            self.numbers[:] = bounded(uses).logit()
 
     def forward(self, values: Tensor) -> Tensor:
         numbers: Tensor = self.numbers
