@@ -41,7 +41,8 @@ def main(run: Path) -> None:
 def show(scores: list[TransferScore]) -> None:
     """A row for each estimate: its means with intervals, in points, and the difference from a random order."""
     print("| ranking | NDCG x 100 | vs random | regret at 1 | at 3 | at 5 |\n|---|---|---|---|---|---|")
-    for one in sorted(scores, key=lambda one: -np.nan_to_num(one.mean("ndcg"), nan=-1)):
+    known = [one for one in scores if not np.isnan(one.ndcg).all()]
+    for one in sorted(known, key=lambda one: -one.mean("ndcg")):
         cells = [_interval(one.values(metric)) for metric in METRICS]
         gap = "" if one.name == "random" else _beside(one, scores[0])
         print(f"| {one.name} | {cells[0]} | {gap} | {' | '.join(cells[1:])} |")
