@@ -512,8 +512,14 @@ def test_a_suite_is_a_view_in_one_line(text_suite: Suite, bert_folder: Any) -> N
     words = sum(map(len, made.rows["names"].targets))
     classes = made.classes("names")
     assert names.shape == (words, 32) and classes is not None and classes.shape == (words,)
-    for name in ("text_embedding", "text_embedding:of=description", "logme", "gradient_cosine", "tag_affinity"):
+    for name in ("text_embedding", "text_embedding:of=description", "logme", "gradient_cosine", "tag_affinity",
+                 "taskemb", "attribution", "experts_retrieval"):  # fmt: skip
         assert np.isfinite(estimate(name, made).values[~np.eye(5, dtype=bool)]).all(), name
+    answered = [one for one in made.sources if made.classes(one) is not None]
+    for name in ("fute", "data_map"):
+        found = estimate(name, made).take(answered, answered).values
+        assert np.isfinite(found[~np.eye(len(answered), dtype=bool)]).all(), name
+    assert "names" in answered and "alike" in answered
     assert kind(made.definition("names").kind).per_token
 
 
