@@ -25,6 +25,7 @@ def task2vec(view: TransferView) -> Values:
     exact, where the paper draws them. The authors' code squares the mean gradient of a batch, so that its embedding
     depends on the size of batches; here each row's gradient is squared.
 
+    >>> import numpy as np
     >>> round(distance(np.array([1.0, 3.0]), np.array([1.0, 1.0])), 4)
     0.1318
     """
