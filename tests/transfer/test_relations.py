@@ -178,7 +178,7 @@ def test_groups_are_of_tasks_that_help_each_other() -> None:
     found = relations(known, other)
     assert found.clusters == [["a", "b"], ["x", "y"]] and found.tree.shape == (3, 4)
     assert [set(found.order[:2]), set(found.order[2:])] in ([{"a", "b"}, {"x", "y"}], [{"x", "y"}, {"a", "b"}])
-    assert "Tasks that belong together: a and b; x and y." in words(found)
+    assert "Closest to each other: a and b; x and y." in words(found)
     # where a pair was not measured, the estimates say it
     assert replace(found, measured=known.mapped(lambda v: np.where(v == 0.9, np.nan, v))).clusters == [
         ["a", "x"],

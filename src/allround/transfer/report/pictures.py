@@ -100,7 +100,7 @@ def map_caption(found: Findings) -> str:
     by = "what was measured" if found.measured is not None else "all estimates together"
     return (
         f"How alike tasks are by {by}, as well as a plane can show it (classical scaling). One colour for each group "
-        "of tasks that belong together."
+        "of tasks that are closest to each other."
     )
 
 

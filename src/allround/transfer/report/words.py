@@ -90,7 +90,10 @@ def _groups(found: Findings) -> list[str]:
         return []
     parts = [f"{listed(group)}" for group in several]
     rest = f"; {listed(alone)} {'stands' if len(alone) == 1 else 'stand'} alone" if alone else ""
-    return [f"Tasks that belong together: {'; '.join(parts)}{rest}."]
+    lines = [f"Closest to each other: {'; '.join(parts)}{rest}."]
+    if found.effects and not any(one.verdict == "better" for one in found.effects):
+        lines.append("These are groups of small differences: no task was found to help another one.")
+    return lines
 
 
 def _trust(found: Findings) -> list[str]:
