@@ -67,8 +67,8 @@ def relate(
 ) -> object:
     """Say which tasks help each other: by cheap estimates, and measured by short trainings where you ask for it.
 
-    The page shows who helps whom, which tasks are closest to each other, and, where it was measured, how often each estimate
-    was right. Killed and run again, it goes on from what is finished. Test rows are not looked at.
+    The page shows who helps whom, which tasks are closest to each other, and, where it was measured, how often each
+    estimate was right. Killed and run again, it goes on from what is finished. Test rows are not looked at.
     """
     from allround.building.relate import relate as run
 
