@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allround.building.options import Options
 from allround.building.saving import CONFIG
 from allround.building.stages.base import decide_precision, is_module, make_base
 from allround.building.stages.data import DataCheck, announce, keep_rows
@@ -100,8 +99,7 @@ def relate(
             DataCheck().tasks(shop.progress, suite.tasks)
             data = keep_rows(shop, suite.tasks)
             made_base = make_base(shop, base, data, encoder or {}, seed)
-            options = Options(settings=settings, seed=seed, workers=workers)
-            chosen = decide_precision(shop, options.settings).settings if measure or specialists else settings
+            chosen = decide_precision(shop, settings).settings if measure or specialists else settings
             start = fit_heads(shop, data, made_base, chosen.device) if measure or specialists else None
             said = [estimate(shop, data, made_base, {}, estimators, rows)]
             measured = None
