@@ -10,7 +10,7 @@ import pytest
 from allround.building.stages.base import make_base
 from allround.building.stages.data import keep_rows
 from allround.building.stages.heads import fit_heads
-from allround.building.stages.transfer import Run, Runs, gains_of, measure_transfer
+from allround.building.stages.transfer import Runs, measure_transfer
 from allround.building.workshop import Workshop
 from allround.core.errors import AllroundError
 from allround.core.progress import Progress
@@ -18,6 +18,7 @@ from allround.evaluation.predictions import score
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
 from allround.transfer.matrix import TaskMatrix
+from allround.transfer.measures import Run, find_measure
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,17 @@ def test_a_run_of_several_tasks_serves_all_of_them(runs: Runs) -> None:
     assert rest.value("digit", "segments") == pytest.approx(whole["segments"] - left["segments"])
 
 
+def test_in_subsets_each_member_has_its_part(runs: Runs) -> None:
+    """With three tasks the groups are all pairs. The scores of digit are fitted by hand: alone, and with each other."""
+    found = measure_transfer(runs, "subsets")
+    scores = [runs.work(Run(tasks))[0].facts["validation"]["digit"]
+              for tasks in (("digit",), ("digit", "segments"), ("digit", "ink"))]  # fmt: skip
+    present = np.array([[0, 0], [1, 0], [0, 1]]) - 1 / 3
+    parts = np.linalg.solve(present.T @ present + 0.1 * np.eye(2), present.T @ scores)
+    assert [found.value("segments", "digit"), found.value("ink", "digit")] == pytest.approx(parts.tolist())
+    assert found.errors is not None and np.isfinite(found.errors[~np.eye(3, dtype=bool)]).all()
+
+
 def test_with_little_time_the_most_promising_pair_is_measured_first(tmp_path: Path, digits_suite: Suite) -> None:
     runs = opened(tmp_path, digits_suite.part(["digit", "segments"]))
     promising = TaskMatrix("guess", ("digit", "segments"), ("digit", "segments"), [[np.nan, 1.0], [0.0, np.nan]])
@@ -96,4 +108,4 @@ def test_answers_of_a_run_are_those_that_its_score_is_of(runs: Runs) -> None:
 )
 def test_what_cannot_be_measured_is_said(measure: str, tasks: list[str], found: str) -> None:
     with pytest.raises(AllroundError, match=found):
-        gains_of(measure, tasks)
+        find_measure(measure, tasks)

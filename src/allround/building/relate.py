@@ -12,7 +12,7 @@ from allround.building.stages.data import DataCheck, announce, keep_rows
 from allround.building.stages.estimates import estimate
 from allround.building.stages.heads import fit_heads
 from allround.building.stages.report import keep_config, provenance
-from allround.building.stages.transfer import Runs, gains_of, measure_transfer
+from allround.building.stages.transfer import Runs, measure_transfer
 from allround.building.workshop import Workshop, run_folder
 from allround.core import registry
 from allround.core.errors import AllroundError
@@ -25,6 +25,7 @@ from allround.tasks.suite import Suite, as_suite
 from allround.training.settings import Settings
 from allround.transfer.blending import blend
 from allround.transfer.findings import TOGETHER
+from allround.transfer.measures import find_measure
 from allround.transfer.relations import FILES, Relations
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ def relate(
     estimators: methods of the family `estimate`, also with settings such as `divergence:kind=coral`; all whose needs
     are met where it is None. rows: training rows of each task that they look at. specialists: tune one for each task
     first, and let estimators look at them too; with measure="pairs" they are there anyway. measure: `pairs` (tune on
-    one task, then another), `joint` (train two together) or `leave-one-out` (train all, and all but one), each against
-    training without the other task, scored on validation rows. budget: minutes for measuring; they go where they may
+    one task, then another), `joint` (train two together), `leave-one-out` (train all, and all but one), each against
+    training without the other task, or `subsets` (train random groups of half of the tasks, and fit what each member
+    adds), scored on validation rows. budget: minutes for measuring; they go where they may
     still change which source is best for a target. settings: of all trainings. Test rows are not looked at.
 
     Everything is kept in `out`: run again after a kill, or with more to measure, it takes up what is there.
@@ -79,7 +81,7 @@ def relate(
             "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image, small_table or multitab",
         )
     if measure is not None:
-        gains_of(measure, list(suite.tasks))
+        find_measure(measure, list(suite.tasks))
     for name, value in (("budget", budget), ("rows", rows)):
         if value is not None and not value > 0:
             raise AllroundError(asked, f"{name} is {value:g}", f"give a {name} above 0")

@@ -47,8 +47,8 @@ def relate(
     measure: Annotated[
         str | None,
         typer.Option(
-            help="Measure by short trainings: pairs (tune on one task, then another), joint (two together) or "
-            "leave-one-out (all, and all but one). Default: nothing."
+            help="Measure by short trainings: pairs (tune on one task, then another), joint (two together), "
+            "leave-one-out (all, and all but one) or subsets (random groups of half of them). Default: nothing."
         ),
     ] = None,
     budget: Annotated[

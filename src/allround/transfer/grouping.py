@@ -89,6 +89,21 @@ class GroupRuns:
         return TaskMatrix("pairs", self.tasks, self.tasks, gains, kind="measured")
 
 
+def member_parts(members: Members, penalty: float) -> tuple[Values, Values]:
+    """What each member adds to the values of groups, fitted by ridge regression; the constant is not penalised.
+
+    members: (G, m). Returns the parts, (m, G), and what the fit leaves, (G, G); both are to be multiplied by the values
+    of the groups, (G,).
+
+    >>> parts, left = member_parts(np.array([[False, False], [True, False], [True, True]]), 0.0)
+    >>> (parts @ [1.0, 3.0, 2.0]).round(6).tolist(), bool(np.allclose(left, 0))
+    ([2.0, -1.0], True)
+    """
+    gaps = members - members.mean(0)
+    parts = np.linalg.pinv(gaps.T @ gaps + penalty * np.eye(members.shape[1])) @ gaps.T
+    return parts, np.eye(len(members)) - 1 / len(members) - gaps @ parts
+
+
 @dataclass(frozen=True)
 class Groups:
     """A choice of groups. groups: of tasks; a task may be in several. serves: the number of the group whose model

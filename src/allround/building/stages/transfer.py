@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
@@ -14,79 +13,14 @@ from allround.building.joint import specialist_settings
 from allround.building.stages.heads import Start
 from allround.building.stages.tuning import specialist_piece
 from allround.building.workshop import Workshop
-from allround.core.errors import AllroundError, suggestion
 from allround.core.jobs import Job, call
 from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
 from allround.evaluation.intervals import Bootstrap
 from allround.training.settings import Settings
 from allround.transfer.matrix import TaskMatrix
+from allround.transfer.measures import MEASURES, Run, find_measure, spread
 from allround.transfer.spend import expected_improvement
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training that is measured: the tasks that it trains on together, and the task whose specialist it starts from.
-
-    start: None for the base.
-    """
-
-    tasks: tuple[str, ...]
-    start: str | None = None
-
-    @property
-    def name(self) -> str:
-        """What its piece is called."""
-        return "run-" + "+".join(self.tasks) + ("" if self.start is None else f"-after-{self.start}")
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What a task gains: its score in one run less that in another, both on the same validation rows.
-
-    run, beside: the two. task: whose score. source: what the gain is put down to.
-    """
-
-    source: str
-    task: str
-    run: Run
-    beside: Run
-
-
-def pair_gains(tasks: Sequence[str]) -> list[Gain]:
-    """Of tuning on one task before another: for each ordered pair."""
-    return [Gain(s, t, Run((t,), s), Run((t,))) for t in tasks for s in tasks if s != t]
-
-
-def joint_gains(tasks: Sequence[str]) -> list[Gain]:
-    """Of training two tasks together: for each ordered pair, from one run a pair."""
-    return [Gain(s, t, Run(pair), Run((t,))) for pair in combinations(tasks, 2) for s, t in (pair, (pair[1], pair[0]))]
-
-
-def left_out_gains(tasks: Sequence[str]) -> list[Gain]:
-    """Of a task being there when all train together: for each ordered pair, from one run a task and one of all."""
-    whole = tuple(tasks)
-    rest = {s: tuple(t for t in tasks if t != s) for s in tasks}
-    return [Gain(s, t, Run(whole), Run(rest[s])) for s in tasks for t in rest[s]]
-
-
-#: What can be measured, by the name that a user gives.
-MEASURES: dict[str, Callable[[Sequence[str]], list[Gain]]] = {
-    "pairs": pair_gains,
-    "joint": joint_gains,
-    "leave-one-out": left_out_gains,
-}
-
-
-def gains_of(measure: str, tasks: Sequence[str]) -> list[Gain]:
-    """All gains of a measure. Errors: no measure of that name; too few tasks."""
-    if measure not in MEASURES:
-        raise AllroundError(f"measure '{measure}'", "there is no such measure", suggestion(measure, MEASURES))
-    least = 3 if measure == "leave-one-out" else 2
-    if len(tasks) < least:
-        raise AllroundError(f"measure {measure}", f"there are {len(tasks)} tasks, and it takes {least}",
-                            f"give {least} tasks or more")  # fmt: skip
-    return MEASURES[measure](tasks)
 
 
 @dataclass(frozen=True)
@@ -147,28 +81,27 @@ class Runs:
         """What a run took."""
         return float(self.work(run)[0].facts["seconds"])
 
-    def compare(self, gains: Sequence[Gain], *, resamples: int = 1000) -> Bootstrap:
-        """The scores of all runs of some gains, paired by rows. Systems are called as the runs are."""
-        wanted = {(run, gain.task) for gain in gains for run in (gain.run, gain.beside)}
-        found = {(run.name, task): measured_answers(self.work(run)[0], task) for run, task in sorted(wanted, key=str)}
-        return Bootstrap.make(found, seed=self.shop.seed, resamples=resamples)
-
-    def matrix(self, measure: str, gains: Sequence[Gain]) -> TaskMatrix:
-        """What tasks gain, for those gains whose runs are made; NaN for the others. Higher is better, whatever the
-        metric of a task; standard errors are those of a bootstrap over validation rows, paired."""
+    def matrix(self, measure: str, made: Sequence[Run], *, resamples: int = 1000) -> TaskMatrix:
+        """What tasks gain, as far as runs that were made say it; NaN for other pairs. Higher is better, whatever the
+        metric of a task. Standard errors are those of a bootstrap over validation rows, paired; where a line was fitted
+        to the scores of runs, how far they scatter around it counts too."""
         tasks = list(self.start.data.tasks)
         values, errors = (np.full((len(tasks), len(tasks)), np.nan) for _ in range(2))
-        known = [gain for gain in gains if self.done(gain.run) and self.done(gain.beside)]
-        scores = self.compare(known)
-        for gain in known:
+        gains = MEASURES[measure].gains(tasks, made)
+        wanted = {(run, gain.task) for gain in gains for run in gain.factors}
+        found = {(run.name, task): measured_answers(self.work(run)[0], task) for run, task in sorted(wanted, key=str)}
+        scores = Bootstrap.make(found, seed=self.shop.seed, resamples=resamples)
+        for gain in gains:
             place = tasks.index(gain.source), tasks.index(gain.task)
-            values[place] = scores.task_difference(gain.run.name, gain.beside.name, gain.task).value
-            apart = scores.resampled[gain.run.name, gain.task] - scores.resampled[gain.beside.name, gain.task]
-            errors[place] = float(np.nanstd(apart, ddof=1))
-        taken = {run for gain in known for run in (gain.run, gain.beside)}
+            keys, factors = [(run.name, gain.task) for run in gain.factors], np.array([*gain.factors.values()])
+            points = np.array([scores.points[key] for key in keys])
+            values[place] = (1 if scores.better[gain.task] == "higher" else -1) * factors @ points
+            rows = float(np.nanstd(factors @ np.stack([scores.resampled[key] for key in keys]), ddof=1))
+            trainings = 0.0 if gain.left is None else spread(gain.left, points) * float(np.linalg.norm(factors))
+            errors[place] = np.hypot(rows, trainings)
         return TaskMatrix(
             measure, tuple(tasks), tuple(tasks), values, errors, kind="measured",
-            seconds=sum(map(self.seconds, taken)), seeds=(self.shop.seed,),
+            seconds=sum(self.seconds(run) for run in {run for run, _ in wanted}), seeds=(self.shop.seed,),
         )  # fmt: skip
 
 
@@ -182,19 +115,22 @@ def measure_transfer(
     measured already corrects them. Runs that an earlier call made are taken as they are.
     """
     tasks = list(runs.start.data.tasks)
-    gains = gains_of(measure, tasks)
+    found, title = find_measure(measure, tasks), f"measuring {measure}"
+    first, further = found.first(tasks), found.further(tasks, runs.shop.seed)
     if minutes is None:
-        runs.make([run for gain in gains for run in (gain.beside, gain.run)], f"measuring {measure}")
-        return runs.matrix(measure, gains)
+        runs.make([*first, *further], title)
+        return runs.matrix(measure, [*first, *further])
     end = time.perf_counter() + 60 * minutes
-    runs.make([gain.beside for gain in gains], f"measuring {measure}")
+    runs.make(first, title)
     expected = np.zeros((len(tasks), len(tasks))) if estimates is None else estimates.take(tasks, tasks).gains
-    while time.perf_counter() < end:
-        found = runs.matrix(measure, gains)
-        worth = expected_improvement(expected, found.values)
-        left = sorted((gain for gain in gains if not runs.done(gain.run)),
-                      key=lambda gain: -worth[tasks.index(gain.source), tasks.index(gain.task)])  # fmt: skip
-        if not left:
-            break
-        runs.make([gain.run for gain in left[: runs.shop.at_once]], f"measuring {measure}")
-    return runs.matrix(measure, gains)
+    while True:
+        made = [*first, *filter(runs.done, further)]
+        matrix = runs.matrix(measure, made)
+        left = [run for run in further if run not in made]
+        if not left or time.perf_counter() >= end:
+            return matrix
+        worth = expected_improvement(expected, matrix.values)
+        places = {run: {(tasks.index(gain.source), tasks.index(gain.task))
+                        for gain in found.gains(tasks, [*made, run])} for run in left}  # fmt: skip
+        left.sort(key=lambda run: -sum(worth[place] for place in places[run]))
+        runs.make(left[: runs.shop.at_once], title)

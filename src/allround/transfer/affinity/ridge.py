@@ -6,7 +6,7 @@ import numpy as np
 
 from allround.core.errors import AllroundError
 from allround.core.registry import method
-from allround.transfer.grouping import GroupRuns, Members
+from allround.transfer.grouping import GroupRuns, Members, member_parts
 from allround.transfer.matrix import Values
 
 
@@ -30,9 +30,7 @@ def ridge(runs: GroupRuns, groups: Members, *, penalty: float = 0.1) -> Values:
             raise AllroundError("foretell groups by 'ridge'", f"'{runs.tasks[task]}' was never measured",
                                 "measure it in one group at least")  # fmt: skip
         other = np.arange(len(runs.tasks)) != task
-        inputs, values = runs.members[rows][:, other].astype(float), runs.values[rows, task]
-        middle, mean = inputs.mean(0), values.mean()
-        gaps = inputs - middle
-        weights = np.linalg.pinv(gaps.T @ gaps + penalty * np.eye(len(middle))) @ gaps.T @ (values - mean)
-        found[:, task] = mean + (groups[:, other] - middle) @ weights
+        inputs, values = runs.members[rows][:, other], runs.values[rows, task]
+        weights = member_parts(inputs, penalty)[0] @ values
+        found[:, task] = values.mean() + (groups[:, other] - inputs.mean(0)) @ weights
     return found

@@ -14,6 +14,7 @@ GAINS = {
     "pairs": "tuning on one task before another",
     "joint": "training two tasks together",
     "leave-one-out": "having one more task in a joint training of all",
+    "subsets": "having one more task in a joint training of some",
 }
 
 
