@@ -102,13 +102,7 @@ def compare_training(
             f"it has only one task: {', '.join(suite.tasks)}",
             "give two tasks or more (--only names those that are used)",
         )
-    base = base if base is not None else suite.base
-    if base is None:
-        raise AllroundError(
-            f"compare joint trainings on '{suite.name}'",
-            "no base was given, and the suite names none",
-            "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image, small_table or multitab",
-        )
+    base = suite.own_base(f"compare joint trainings on '{suite.name}'") if base is None else base
     for joint in joints:
         check_settings(joint_settings(joint, settings), list(suite.tasks.values()))
     pick_device(settings.device)

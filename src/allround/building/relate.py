@@ -73,13 +73,7 @@ def relate(
     asked = f"relate the tasks of '{suite.name}'"
     if len(suite.tasks) < 2:
         raise AllroundError(asked, f"it has only one task: {', '.join(suite.tasks)}", "give two tasks or more")
-    base = base if base is not None else suite.base
-    if base is None:
-        raise AllroundError(
-            asked,
-            "no base was given, and the suite names none",
-            "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image, small_table or multitab",
-        )
+    base = suite.own_base(asked) if base is None else base
     if measure is not None:
         find_measure(measure, list(suite.tasks))
     for name, value in (("budget", budget), ("rows", rows)):

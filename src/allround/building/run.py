@@ -186,13 +186,7 @@ def _checked(
     quiet_libraries()
     library = None if options.library is None else Library.open(options.library)
     if base is None:
-        base = suite.base if library is None else base_of_library(library)
-    if base is None:
-        raise AllroundError(
-            f"build the suite '{suite.name}'",
-            "no base was given, and the suite names none",
-            "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image, small_table or multitab",
-        )
+        base = suite.own_base(f"build the suite '{suite.name}'") if library is None else base_of_library(library)
     trained = suite.to_train
     options.constraints.check({task.name: task.definition.role for task in suite})
     texts = [task.name for task in trained if kind(task.definition.kind).written] if options.ensemble else []

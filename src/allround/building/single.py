@@ -140,13 +140,11 @@ def _tune(
 ) -> Scoreboard:
     settings = settings or Settings()
     check_method(calibrate)
-    base = str(base) if base is not None else suite.base
+    base = str(suite.own_base(f"{command} on '{suite.name}'") if base is None else base)
     out = check_out(out, command, force=force, inputs=[base], data=suite.files)
     scratch = out.parent / f"{out.name}.unfinished"
     first = Processes(cpu=pick_device(settings.device).type == "cpu").number == 0
     progress = progress or Progress(quiet=not first)
-    if base is None:
-        raise AllroundError(f"tune on '{suite.name}'", "no base was given, and the suite names none", "give --base")
     tasks = list(suite.to_train)
     check_settings(settings, tasks)
     check_trackers(track)

@@ -105,6 +105,16 @@ class Suite:
         tasks = [task.with_role(HELD_OUT) if task.name in names else task for task in self]
         return Suite(self.name, tasks, description=self.description, base=self.base, files=self.files)
 
+    def own_base(self, asked: str) -> str:
+        """The base that the suite names, where none was given. asked: for the error, where it names none."""
+        if self.base is None:
+            raise AllroundError(
+                asked,
+                f"no base was given, and the suite '{self.name}' names none",
+                "give --base: a model folder, a Hub id, all-MiniLM-L6-v2, small_image, small_table or multitab",
+            )
+        return self.base
+
     @property
     def to_train(self) -> Suite:
         """The suite with the tasks alone that training may see. Errors: there are none."""

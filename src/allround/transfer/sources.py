@@ -105,13 +105,9 @@ def _of_tasks(
     """The tasks of a suite as sources."""
     known = [task for task in suite.to_train.tasks.values() if task.name != new.name]
     notes = (f"{new.name} of '{suite.name}' is left out: it is called as the new task.",) if new.name in suite else ()
-    base = base if base is not None else suite.base
     if not known:
         raise AllroundError(asked, f"'{suite.name}' has no other task", "give a suite with other tasks")
-    if base is None:
-        raise AllroundError(
-            asked, f"no base was given, and '{suite.name}' names none", "give --base, such as all-MiniLM-L6-v2"
-        )
+    base = suite.own_base(asked) if base is None else base
     tasks = [*known, new]
     view = TransferView.of(tasks, open_encoder(str(base), tasks, seed, {}), limit=rows, seed=seed,
                            sources=[task.name for task in known], targets=[new.name])  # fmt: skip

@@ -19,7 +19,6 @@ from allround.building.stages.data import keep_rows
 from allround.building.stages.heads import Start, fit_heads
 from allround.building.workshop import Workshop, run_folder
 from allround.core import registry
-from allround.core.errors import AllroundError
 from allround.core.growing import remove_work
 from allround.core.jobs import quiet_libraries
 from allround.core.outputs import check_out, output_folder
@@ -75,10 +74,7 @@ def run_loop(
     A folder that is there is replaced only where `loop` wrote it and nothing was changed since, or with `force`.
     """
     quiet_libraries()
-    base = base if base is not None else suite.base
-    if base is None:
-        raise AllroundError(f"tune and merge on '{suite.name}'", "no base was given, and the suite names none",
-                            "give --base")  # fmt: skip
+    base = suite.own_base(f"tune and merge on '{suite.name}'") if base is None else base
     out = check_out(out, "loop", force=force, inputs=[base], data=suite.files)
     settings = settings or Settings()
     pick_device(settings.device)
