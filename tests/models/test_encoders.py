@@ -763,6 +763,16 @@ def test_numbers_are_cut_at_quantiles_of_the_training_rows(table_suite: Suite) -
     assert found[:, -1].tolist() == [0.0, 1.0, 0.0] and not found[1, 4:-1].any()
 
 
+def test_frequent_numbers_leave_the_stretches_to_the_others() -> None:
+    """Quantiles of all rows would give zeros 15 of 17 edges, and leave two stretches to the other numbers."""
+    zeros, others = [0.0] * 900, [float(number) for number in range(100, 200)]
+    edges = column_for("gains", zeros + others)["edges"]
+    assert np.allclose(edges, [0, *np.linspace(100, 199, 16)]), "zero, and fifteen stretches of the others"
+    two = column_for("x", [*zeros, *[50.0] * 900, *others, 300.0], stretches=4)["edges"]
+    assert two == [0, 50, 100, 150, 300], "the median of the 101 others is 150"
+    assert column_for("x", [0.0] * 9 + [1.0, 2.0, 3.0], stretches=1)["edges"] == [0, 3]
+
+
 def test_a_table_encoder_of_an_earlier_version_answers_as_it_did(table_suite: Suite, tmp_path: Path) -> None:
     """The features were computed by the version before numbers were cut into stretches."""
     columns = [{"name": "a", "mean": 1.0, "scale": 2.0}, {"name": "c", "categories": ["x", "y"]}]

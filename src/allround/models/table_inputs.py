@@ -128,12 +128,16 @@ def column_for(
 
 
 def _stretches(values: np.ndarray, count: int) -> dict[str, Any]:
-    """The mean and scale of numbers, and the edges of stretches with as many of them in each; of few different numbers,
-    the numbers themselves."""
+    """The mean and scale of numbers, and the edges of stretches: numbers that are more frequent than a stretch is long,
+    and between them quantiles of all others. Of few different numbers, the numbers themselves."""
     there = values[np.isfinite(values)]
     if not len(there):
         return {"mean": 0.0, "scale": 1.0, "edges": []}
-    edges = np.unique(there) if count else there[:0]
-    if len(edges) > count + 1:
-        edges = np.unique(np.quantile(there, np.linspace(0, 1, count + 1)))
+    edges, held = np.unique(there, return_counts=True)
+    if not count:
+        edges = edges[:0]
+    elif len(edges) > count + 1:
+        often = edges[held * count > len(there)]
+        cuts = np.quantile(there[~np.isin(there, often)], np.linspace(0, 1, count - len(often) + 1))
+        edges = np.unique([*often, *cuts])
     return {"mean": float(there.mean()), "scale": float(there.std()) or 1.0, "edges": edges.tolist()}

@@ -40,9 +40,10 @@ class SmallTable(Encoder):
 
     Shapes: rows of the columns it was made for -> features (n, width + inputs): the last hidden layer beside the
     inputs, so that linear heads start no worse than a linear model. A number is standardised, and beside that cut at
-    quantiles of its training values: each stretch says which part of it lies below the number, from -0.5 to 0.5. A date
-    is read as the numbers of `date_numbers`. A missing value becomes the mean (numbers) or no category, and is flagged
-    by an input of its own. Encoders of earlier versions, whose columns have no `edges`, read numbers without stretches.
+    frequent values and at quantiles of the others: each stretch says which part of it lies below the number, from -0.5
+    to 0.5. A date is read as the numbers of `date_numbers`. A missing value becomes the mean (numbers) or no category,
+    and is flagged by an input of its own. Encoders of earlier versions, whose columns have no `edges`, read numbers
+    without stretches.
     """
 
     name = "small_table"
