@@ -15,6 +15,9 @@ from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
+    "Coverage-based Example Selection for In-Context Learning",
+    "Language Models can Exploit Cross-Task In-context Learning for Data-Scarce Novel Tasks",
+    "Unified Demonstration Retriever for In-Context Learning",
     "Robust-Multi-Task Gradient Boosting",
     "12-in-1: Multi-Task Vision and Language Representation Learning",
     "A Hierarchical Multi-task Approach for Learning Embeddings from Semantic Tasks",

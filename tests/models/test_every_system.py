@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.models.language import save_model
 
 from allround.composition.residuals.write import open_specialist, write_store
 from allround.composition.routing import make_routed
+from allround.composition.systems.demonstrated import demonstrate
 from allround.composition.systems.residual_store import ResidualStore
 from allround.composition.systems.routed import Member
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
+from allround.models.base import load_encoder
 from allround.models.batch import Answers
 from allround.models.boosting import fit_trees
 from allround.models.calibration import confidence
@@ -37,6 +40,7 @@ from allround.models.systems.rmtgb import Rmtgb
 from allround.models.systems.trees import Trees
 from allround.models.systems.zipped import Zipped, copies
 from allround.tasks.kind import kind
+from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
 from allround.tasks.values import Row
 
@@ -157,6 +161,15 @@ def rmtgb(given: Given) -> tuple[System, Suite]:
     return Rmtgb(fit_robust(list(suite), settings=RobustSettings(shared=6, grouped=2, own=2))[0]), suite
 
 
+def demonstrated(given: Given) -> tuple[System, Suite]:
+    data = {"train": [{"m": f"parcel {n}", "t": "ab"[n % 2]} for n in range(6)],
+            "test": [{"m": f"late parcel {n} again", "t": "a"} for n in range(12)]}  # fmt: skip
+    tasks = [make_task(name, kind="classification", data=data, inputs="m", target="t") for name in ("one", "two")]
+    encoder = load_encoder(save_model(given.folder / "language", "llama"))
+    made = MultiTaskModel(encoder, {task.name: task.definition for task in tasks})
+    return demonstrate(made, tasks, "coverage:count=2"), Suite("texts", tasks)
+
+
 MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
     "multi_task_model": multi_task_model,
     "zipped": zipped,
@@ -166,6 +179,7 @@ MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
     "rmtgb": rmtgb,
     "residual_store": residual_store,
     "routed": routed,
+    "demonstrated": demonstrated,
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from allround.checkpoints.adapter import Adapter
 from allround.checkpoints.adapter_config import is_adapter
+from allround.composition.systems.demonstrated import demonstrate
 from allround.core.errors import AllroundError
 from allround.core.words import listed
 from allround.models.base import check_is_model, find_folder, load_encoder
@@ -125,6 +126,18 @@ def with_own_words(system: System, suite: Suite, say: Callable[[str], None]) -> 
         model.add_task(definition)
         say(f"{definition.name}: answered in the model's own words, as nothing was trained on it")
     return model.eval()
+
+
+def with_demonstrations(system: System, suite: Suite, way: str) -> System:
+    """A language model that is shown training rows of the suite before each question. way: of `demonstrate`.
+    Errors: what is no language model."""
+    if not isinstance(system, MultiTaskModel):
+        raise AllroundError(
+            f"show a model demonstrations by '{way}'",
+            f"it is a system of the sort '{system.sort}'",
+            "give a language model, such as smollm2-135m, or one that allround tuned or merged",
+        )
+    return demonstrate(system, list(suite), way)
 
 
 def _fit(model: MultiTaskModel, tasks: Sequence[Task], say: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from allround.building.benchmarks import Benchmark, by_metric, with_benchmarks
 from allround.building.following import Following
-from allround.building.opening import open_for, with_own_words
+from allround.building.opening import open_for, with_demonstrations, with_own_words
 from allround.building.prompts import scores_by_prompt
 from allround.building.saving import CONFIG, cell_facts
 from allround.building.tracking import check_trackers, tracking
@@ -235,6 +235,7 @@ def evaluate(
     tasks: Sequence[Benchmark] = (),
     split: str = "test",
     fit_heads: bool = False,
+    demonstrations: str | None = None,
     out: Path | str | None = None,
     errors: Path | str | None = None,
     progress: Progress | None = None,
@@ -244,11 +245,12 @@ def evaluate(
 
     model: what allround saved, or a folder or Hub id of transformers, sentence-transformers or PEFT: a classifier's
     head serves the tasks whose labels it has. fit_heads: fit heads on the suite's training rows for tasks without one;
-    a line, and the notes of the scoreboard, say which is which. out: also write the scoreboard into this folder; files
-    that are there are replaced only where `evaluate` wrote them and they are unchanged, or with `force`. errors: write
-    what the model gets wrong into this folder, as CSV files. tasks: of the lm-evaluation-harness, beside those of the
-    suite: `lm-eval:NAME`, `lm-eval:FILE.yaml`, a dictionary, or what `harness_task` made; language models answer them,
-    and each of their metrics is a row of the scoreboard.
+    a line, and the notes of the scoreboard, say which is which. demonstrations: how training rows of the suite are
+    chosen that a language model is shown before each question, such as "coverage:count=4". out: also write the
+    scoreboard into this folder; files that are there are replaced only where `evaluate` wrote them and they are
+    unchanged, or with `force`. errors: write what the model gets wrong into this folder, as CSV files. tasks: of the
+    lm-evaluation-harness, beside those of the suite: `lm-eval:NAME`, `lm-eval:FILE.yaml`, a dictionary, or what
+    `harness_task` made; language models answer them, and each of their metrics is a row of the scoreboard.
     """
     suite = with_benchmarks(suite, tasks)
     if errors is not None:
@@ -266,6 +268,8 @@ def evaluate(
         for line in said:
             progress.say(line)
     model = with_own_words(model, suite, said.append)
+    if demonstrations is not None:
+        model = with_demonstrations(model, suite, demonstrations)
     lacking = [name for name in suite.tasks if name not in model.definitions]
     if lacking:
         shared = [name for name in suite.tasks if name in model.definitions]

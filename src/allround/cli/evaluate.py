@@ -42,6 +42,13 @@ def evaluate(
         bool,
         typer.Option("--fit-heads", help="Fit heads on training rows for tasks that the model has none for."),
     ] = False,
+    demonstrations: Annotated[
+        str | None,
+        typer.Option(
+            help="Show a language model training rows of the suite before each question, chosen for it: NAME, or "
+            "NAME:key=value;key=value, such as coverage:count=4 (see `allround methods demonstrations`)."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write scoreboard and predictions here.")] = None,
     errors: Annotated[
         Path | None,
@@ -61,7 +68,7 @@ def evaluate(
     rows = pairs_of(limit, "--limit", int) or None
     own = load_suite(suite, data_dir, only, limit) if suite is not None else None
     asked = with_benchmarks(own, parts_of(tasks, "--tasks"), rows)
-    board = run(model, asked, split=split, fit_heads=fit_heads, out=out,
+    board = run(model, asked, split=split, fit_heads=fit_heads, demonstrations=demonstrations, out=out,
                 errors=errors, progress=Progress(), force=force)  # fmt: skip
     board.print()
     for line in board.notes.get("prompts", ()):

@@ -220,6 +220,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "gate": Declaration,
     "route": Route,
     "combine": Declaration,
+    "demonstrations": Declaration,
     "estimate": Estimate,
     "blend": Blend,
     "affinity": Affinity,

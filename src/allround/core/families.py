@@ -23,6 +23,7 @@ FAMILIES: dict[str, str] = {
     "gate": "models/share/gate",
     "route": "composition/route",
     "combine": "composition/combine",
+    "demonstrations": "composition/demonstrations",
     "estimate": "transfer/estimate",
     "blend": "transfer/blend",
     "affinity": "transfer/affinity",
@@ -43,6 +44,7 @@ FAMILIES: dict[str, str] = {
 _WORDS = {
     "route": "router",
     "combine": "combination",
+    "demonstrations": "way to choose demonstrations",
     "estimate": "estimator of transfer",
     "blend": "blend of estimates",
     "group": "way to group tasks",

@@ -24,12 +24,16 @@ NO_CONTENT = "N/A"
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A worked example that stands in front of the question: the inputs of a row as text, and its answer."""
+    """A worked example that stands in front of the question: the inputs of a row as text, and its answer.
+
+    question: the whole question, where the row is one of another task.
+    """
 
     __pydantic_config__ = STRICT
 
     inputs: tuple[str, ...]
     answer: str
+    question: str = ""
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,17 @@ def question_text(definition: Definition, values: Sequence[str], label: str = ""
     return f"{definition.instruction}\n{text}" if definition.instruction and prompt.templates else text
 
 
+def worked_examples(definition: Definition, label: str = "") -> list[tuple[str, str]]:
+    """The question and the answer of each worked example of a task's prompt."""
+    shots = prompt_of(definition).demonstrations
+    return [(shot.question or question_text(definition, shot.inputs, label), shot.answer) for shot in shots]
+
+
 def plain_text(definition: Definition, values: Sequence[str], label: str = "") -> str:
     """System message, worked examples and question, a blank line between each."""
     prompt = prompt_of(definition)
-    asked = [(question_text(definition, shot.inputs, label), shot.answer) for shot in prompt.demonstrations]
     blocks = [prompt.system] if prompt.system else []
-    return "\n\n".join([*blocks, *(text + spaced(text, said) for text, said in asked),
+    return "\n\n".join([*blocks, *(text + spaced(text, said) for text, said in worked_examples(definition, label)),
                         question_text(definition, values, label)])  # fmt: skip
 
 
@@ -57,16 +62,20 @@ def example_text(definition: Definition, row: Row, target: Target) -> tuple[str,
     >>> example_text(d, ("Is it?",), "yes")
     ('X: Is it?\\nAnswer:', 'yes')
     """
-    prompt, values = prompt_of(definition), [shown(value) for value in row]
-    spoken = dict(zip(definition.labels, prompt.choices or plain_choices(definition.labels), strict=True))
+    values = [shown(value) for value in row]
     if kind(definition.kind).indicators:
         first = definition.labels[0]
-        return plain_text(definition, values, spoken[first]), "yes" if first in cast("list[str]", target) else "no"
+        spoken = (prompt_of(definition).choices or plain_choices(definition.labels))[0]
+        return plain_text(definition, values, spoken), "yes" if first in cast("list[str]", target) else "no"
+    return plain_text(definition, values), answer_text(definition, row, target)
+
+
+def answer_text(definition: Definition, row: Row, target: Target) -> str:
+    """What a model should say to a row; of a task with one answer a row."""
+    prompt = prompt_of(definition)
     if prompt.options:
         choices = cast("list[str]", row[definition.inputs.index(prompt.options)])
-        said = next(one for place, one in enumerate(choices) if letter(place) == target)
-    elif isinstance(target, str) and target in spoken:
-        said = spoken[target]
-    else:
-        said = kind(definition.kind).spoken(target)
-    return plain_text(definition, values), said
+        return next(one for place, one in enumerate(choices) if letter(place) == target)
+    if isinstance(target, str) and target in definition.labels:
+        return (prompt.choices or plain_choices(definition.labels))[definition.labels.index(target)]
+    return kind(definition.kind).spoken(target)

@@ -132,10 +132,7 @@ class Asker:
             trees = tuple(self._tree(definition, one.text, YES_NO) for one in made)
             texts, ids = tuple(one.text for one in made), tuple(tuple(one.ids) for one in made)
             return AskedRow(ids, texts, trees, (1, 1), cut=any(one.cut for one in made))
-        if prompt.options:
-            answers = tuple(str(one) for one in cast(list[str], row[definition.inputs.index(prompt.options)]))
-        else:
-            answers = prompt.choices or plain_choices(definition.labels)
+        answers = _answers(definition, row)
         one = self._with_room(definition, row, answers)
         plain: tuple[tuple[int, ...], ...] = ()
         if prompt.against == "content_free":
@@ -146,8 +143,17 @@ class Asker:
         return AskedRow((tuple(one.ids),), (one.text,), (tree,), tuple(map(len, answers)), plain, cut=one.cut)
 
     def _with_room(self, definition: Definition, row: Row, answers: Sequence[str], label: str = "") -> Rendered:
-        room = 0 if self.renderer.bare else 1 + max(len(self.renderer.answer("", answer)) for answer in answers)
-        return self.renderer.render(definition, row, room=room, label=label)
+        return self.renderer.render(definition, row, room=self._room(answers), label=label)
+
+    def _room(self, answers: Sequence[str]) -> int:
+        return 0 if self.renderer.bare else 1 + max(len(self.renderer.answer("", answer)) for answer in answers)
+
+    def fits(self, definition: Definition, head: str, row: Row) -> bool:
+        """Whether the whole prompt of a row, with its worked examples, can be read beside an answer; of a task with one
+        prompt a row."""
+        written = 0 if self.renderer.bare else prompt_of(definition).max_new_tokens
+        room = written if head == "generate" else self._room(_answers(definition, row))
+        return self.renderer.fits(definition, row, room)
 
     def _nothing(self) -> tuple[int, ...]:
         """The shortest prompt: the mark of a text's beginning, or of an end."""
@@ -244,6 +250,14 @@ class Asker:
         if ending not in self.endings:
             self.endings.append(ending)
         return self.endings.index(ending)
+
+
+def _answers(definition: Definition, row: Row) -> tuple[str, ...]:
+    """What is compared for a row: its own choices, or those of the task."""
+    prompt = prompt_of(definition)
+    if prompt.options:
+        return tuple(str(one) for one in cast(list[str], row[definition.inputs.index(prompt.options)]))
+    return prompt.choices or plain_choices(definition.labels)
 
 
 def with_options(

@@ -10,7 +10,7 @@ from allround.core.errors import AllroundError
 from allround.core.locks import Lock
 from allround.tasks.definition import Definition
 from allround.tasks.prompt import NO_CONTENT, shown
-from allround.tasks.prompt_text import plain_text, prompt_of, question_text, spaced
+from allround.tasks.prompt_text import plain_text, prompt_of, question_text, spaced, worked_examples
 from allround.tasks.values import Row
 
 #: Characters before an answer that decide how its beginning is cut into tokens.
@@ -79,6 +79,11 @@ class Renderer:
             ids = self.tokens(text, special=not self.chats(definition))
         return Rendered(text, ids, cut)
 
+    def fits(self, definition: Definition, row: Row, room: int) -> bool:
+        """Whether the whole prompt of a row can be read beside so many tokens of an answer."""
+        text = self._text(definition, [shown(value) for value in row], "")
+        return len(self.tokens(text, special=not self.chats(definition))) + room <= self.longest
+
     def _shorter(self, text: str, over: int) -> str:
         """A text without its last `over` tokens or more."""
         with self._lock:
@@ -91,9 +96,8 @@ class Renderer:
         if not self.chats(definition):
             return plain_text(definition, values, label)
         question = question_text(definition, values, label)
-        asked = [(question_text(definition, shot.inputs, label), shot.answer) for shot in prompt.demonstrations]
         messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
-        for text, answer in asked:
+        for text, answer in worked_examples(definition, label):
             messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
         return self._chat(definition.name, [*messages, {"role": "user", "content": question}])
 

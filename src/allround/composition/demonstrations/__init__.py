@@ -1,0 +1,1 @@
+"""Ways to choose the worked examples that a language model is shown before a question."""
