@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from allround.composition.demonstrating import Example
+from allround.composition.examples import Example
 from allround.core.errors import AllroundError
 from allround.models.batch import Answers, taken
 from allround.models.encoders.language_model import LanguageModel

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from allround.composition.demonstrating import Bank, Demonstrations, best
+from allround.composition.demonstrating import Demonstrations, best
+from allround.composition.examples import Bank
 from allround.composition.text_reading import TextReader
 from allround.core.errors import AllroundError
 from allround.core.registry import method

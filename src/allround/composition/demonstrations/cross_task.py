@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from allround.composition.demonstrating import Bank, Demonstrations, Example, best, row_text
+from allround.composition.demonstrating import Demonstrations, best
+from allround.composition.examples import Bank, Example, row_text
 from allround.composition.presenting import Presenter
 from allround.core.errors import AllroundError
 from allround.core.registry import method

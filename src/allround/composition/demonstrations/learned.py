@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from allround.composition.demonstrating import Bank, Demonstrations, Example, best
+from allround.composition.demonstrating import Demonstrations, best
+from allround.composition.examples import Bank, Example
 from allround.composition.presenting import Presenter
 from allround.composition.text_reading import TextReader
 from allround.core.errors import AllroundError

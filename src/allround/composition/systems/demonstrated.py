@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from allround.checkpoints.weights import Weights
-from allround.composition.demonstrating import Bank, Demonstrations, Example, make_demonstrations, row_text
+from allround.composition.demonstrating import Demonstrations, make_demonstrations
+from allround.composition.examples import Bank, Example, row_text
 from allround.composition.presenting import Presenter
 from allround.composition.text_reading import TextReader
 from allround.core import registry
