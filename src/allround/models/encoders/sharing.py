@@ -187,7 +187,8 @@ class Sharing(Encoder):
         return _side_by_side([found._replace(values=made[task]) for task in asked], asked)
 
     def penalties(self) -> dict[str, dict[str, Tensor]]:
-        """What gates add: of those inside the encoder the mean over the layers of an insert, behind it the sum."""
+        """What gates add, of those inside the encoder the mean over the layers of an insert, behind it the sum; and
+        what a tree of stages adds."""
         found: dict[str, dict[str, Tensor]] = {}
         for task in self._asked:
             terms: dict[tuple[str, str], list[Tensor]] = {}

@@ -16,8 +16,8 @@ def debiased_cka(a: Tensor, b: Tensor) -> Tensor:
     >>> round(float(debiased_cka(rows, 2 * rows.flip(1))), 6)
     1.0
     """
-    own = torch.sqrt((_criterion(a, a) * _criterion(b, b)).clamp_min(0))
-    return torch.where(own > 0, _criterion(a, b) / own.clamp_min(1e-300), 0.0)
+    own = _criterion(a, a) * _criterion(b, b)
+    return torch.where(own > 0, _criterion(a, b) / own.clamp_min(torch.finfo(own.dtype).tiny).sqrt(), 0.0)
 
 
 def _criterion(a: Tensor, b: Tensor) -> Tensor:

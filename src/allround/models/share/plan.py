@@ -121,20 +121,24 @@ class Branching:
     """A tree of the encoder's own stages: copies of each, of which a task goes through one at a stage.
 
     by: how the tree is found: "choice", each stage and task chooses the copy before it; "similarity", each task has
-    copies of its own, and those that come to give the same become one. until: the share of the training after which
+    copies of its own, and those that come to give alike things become one. until: the share of the training after which
     the tree stays as it is. copies: of each stage, with "choice"; 0 for as many as tasks, at most 6. shared: the share
-    of the training in which each reads the mean of all that it can choose from. hot, cold: the temperature of choices
-    at first and in the end. threshold: the mean similarity from which copies become one. rows: that it is measured on.
+    of the training before which all share one copy. hot, cold: the temperature of choices at first and in the end.
+    threshold: the mean similarity from which copies become one. rows: that it is measured on. align: weight of the loss
+    that makes copies alike before they are compared. distil: passes over these rows in which a joint copy learns what
+    its members gave.
     """
 
     by: Literal["choice", "similarity"]
-    until: float = 0.6
+    until: float = 0.3
     copies: int = 0
     shared: float = 0.1
-    hot: float = 5.0
+    hot: float = 2.0
     cold: float = 0.5
     threshold: float = 0.8
     rows: int = 256
+    align: float = 0.2
+    distil: int = 4
 
 
 @dataclass(frozen=True)

@@ -47,16 +47,25 @@ class Tree(nn.Module, ABC):
     def progressed(self, share: float) -> None:
         """Told how much of the training is done."""
 
+    def penalty(self, task: str) -> Tensor | None:
+        """What the last forward pass adds to the loss of a task."""
+        return None
+
     def forward(self, values: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """What the last stage gives to tasks. Tasks whose paths begin alike share the work."""
+        """What the last stage gives to tasks."""
         paths = self.paths()
+        made = self.along(values, [paths[task] for task in tasks])
+        return {task: made[paths[task]] for task in tasks}
+
+    def along(self, values: Tensor, paths: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
+        """What the copies along some paths give, by the part of the path behind them. Paths that begin alike share the
+        work."""
         made: dict[tuple[int, ...], Tensor] = {(): values}
-        for task in tasks:
-            path = paths[task]
+        for path in paths:
             for end in range(1, len(path) + 1):
                 if path[:end] not in made:
                     made[path[:end]] = self.copy_of(end - 1, path[end - 1])(made[path[: end - 1]])
-        return {task: made[paths[task]] for task in tasks}
+        return made
 
     def found(self) -> FoundTree:
         """The tree as it is now, with the copies that a task goes through and no others.
