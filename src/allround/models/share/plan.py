@@ -123,7 +123,8 @@ class Branching:
     by: how the tree is found: "choice", each stage and task chooses the copy before it; "similarity", each task has
     copies of its own, and those that come to give alike things become one. until: the share of the training after which
     the tree stays as it is. copies: of each stage, with "choice"; 0 for as many as tasks, at most 6. shared: the share
-    of the training before which all share one copy. hot, cold: the temperature of choices at first and in the end.
+    of the training before which all share one copy. prior: the logit of that copy as choices begin; those of the others
+    are 0. hot, cold: the temperature of choices at first and in the end.
     threshold: the mean similarity from which copies become one. rows: that it is measured on. align: weight of the loss
     that makes copies alike before they are compared. distil: passes over these rows in which a joint copy learns what
     its members gave.
@@ -133,6 +134,7 @@ class Branching:
     until: float = 0.3
     copies: int = 0
     shared: float = 0.1
+    prior: float = 2.0
     hot: float = 2.0
     cold: float = 0.5
     threshold: float = 0.8

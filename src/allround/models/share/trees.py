@@ -58,7 +58,8 @@ class ChosenTree(SearchedTree):
         super().__init__(plan, stages, tasks, count)
         sizes = [*[count] * (len(stages) - 1), len(tasks)]
         # Of the copies of the second stage and later ones, then of the tasks.
-        self.logits = nn.ParameterList([torch.zeros(size, count) for size in sizes])
+        first = plan.prior * F.one_hot(torch.tensor(0), count)
+        self.logits = nn.ParameterList([first.repeat(size, 1) for size in sizes])
         self.register_buffer("parted", torch.tensor(plan.shared == 0))
 
     def choices(self) -> list[nn.Parameter]:
@@ -88,7 +89,7 @@ class ChosenTree(SearchedTree):
             self.get_buffer("parted").fill_(True)
 
     def forward(self, values: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Before the first draw all logits are equal, and the first of equal ones is the encoder's own stage."""
+        """Before the first draw all paths go through the encoder's own stages."""
         if not self.training or not self.draws:
             return super().forward(values, tasks)
         read = values.unsqueeze(0).expand(self.count, *values.shape)
