@@ -11,7 +11,7 @@ from allround.models.share.plan import Branching, Plan
     paper="Multi-Task Structural Learning using Local Task Similarity induced Neuron Creation and Removal",
     exempt={"learns": "it needs an encoder that is a sequence of stages, which a transformer is not"},
 )
-def mtsl(*, threshold: float = 0.8, until: float = 0.3, rows: int = 256, align: float = 0.2, distil: int = 4) -> Plan:
+def mtsl(*, threshold: float = 0.8, until: float = 0.15, rows: int = 256, align: float = 0.2, distil: int = 4) -> Plan:
     """Each task has all stages of the encoder for itself. Stage by stage, tasks that share what is before a stage are
     grouped by how alike its copies are on `rows` training inputs. A group goes on with one copy: the mean of the
     weights, trained to give what each member gave through a gate of that member on its channels.
