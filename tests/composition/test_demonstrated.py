@@ -14,6 +14,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from tests.models.language import save_model
 from typer.testing import CliRunner
 
+from allround.building import Options, build
 from allround.building.single import evaluate
 from allround.cli.app import app
 from allround.composition.demonstrating import Demonstrations, make_demonstrations
@@ -31,6 +32,7 @@ from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
+from allround.training.settings import Settings
 
 WORDS = ["parcel", "late", "lost", "again", "seen", "question", "answer", "came"]
 #: A cheap setting of each way.
@@ -277,10 +279,36 @@ def test_the_retriever_learns_what_helps_and_never_gets_worse(
 def test_evaluate_shows_demonstrations(tmp_path: Path, tasks: list[Task]) -> None:
     folder = save_model(tmp_path / "model", "llama")
     suite = Suite("two", tasks[:2])
-    plain, shown = (evaluate(folder, suite, demonstrations=way) for way in (None, "coverage:count=2"))
+    plain = evaluate(folder, suite)
+    shown = evaluate(folder, suite, demonstrations="coverage:count=2", save=tmp_path / "kept")
     assert set(shown.scores()) == set(plain.scores())
+    kept = load(tmp_path / "kept")
+    assert isinstance(kept, Demonstrated)
+    rows = tasks[0].splits["test"]
+    right = float(np.mean(np.asarray(kept.answers("topic", rows.inputs).predictions) == rows.targets))
+    assert shown.scores()["model"]["topic"] == pytest.approx(right)
     with pytest.raises(AllroundError, match="did you mean 'coverage'"):
         evaluate(folder, suite, demonstrations="coverag")
+
+
+def test_a_build_has_systems_with_demonstrations(tmp_path: Path, tasks: list[Task]) -> None:
+    base = save_model(tmp_path / "base", "llama")
+    ways = ("similarity:count=2", "cross_task")
+    options = Options(settings=Settings(epochs=1, batch_size=8, tune="lora", lora_rank=2), methods=(), joint=False,
+                      demonstrations=ways, balance=(), baselines=False, workers=1, resamples=100)  # fmt: skip
+    suite = Suite("three", [*tasks[:2], _task("later", ["a", "b"] * 3, kind="classification", prompt="{m}")])
+    made = build(suite.holding_out("later"), out=tmp_path / "run", base=base, options=options)
+    systems = {one.name: one for one in made.scoreboard.systems}
+    for name in ("demonstrated-similarity-count=2", "demonstrated-cross_task"):
+        assert set(made.scoreboard.cells[name]) == {"topic", "say", "later"}
+        assert systems[name].cost.parameters_stored == systems["base"].cost.parameters_stored
+    model = MultiTaskModel(load_encoder(base), {task.name: task.definition for task in suite})
+    for way in ways:
+        rows = suite["later"].splits["test"]
+        shown = demonstrate(model, tasks[:2], way).answers("later", rows.inputs).predictions
+        name = f"demonstrated-{way.replace(':', '-')}"
+        right = float(np.mean(np.asarray(shown) == rows.targets))
+        assert made.scoreboard.scores()[name]["later"] == pytest.approx(right), "no example is of a held-out task"
 
 
 def test_other_models_are_refused(tasks: list[Task]) -> None:

@@ -161,7 +161,8 @@ class Options:
     each specialist and a router, as `ROUTER` or `ROUTER+COMBINATION` with settings written alike, such as
     `classifier` or `arrow:top=2+pick`; `None` for `ROUTERS` where there is a library, and for none otherwise. library:
     a library of modules of the base; a module whose card names a task is the specialist of it, and all others are
-    further modules of routed systems. baselines: score what works without a network too: a linear model for each
+    further modules of routed systems. demonstrations: the base, a language model, shown training rows that these
+    ways choose, such as `coverage:count=4`. baselines: score what works without a network too: a linear model for each
     task and, unless `trees` is false, boosted trees where all tasks are on tables. rmtgb: robust trees that the tasks
     share too, where all read the same columns. reference: what retention is measured against, one of `REFERENCES`.
     ensemble: try the mean of the answers of specialists, joint models and trees too. groups: a joint model for
@@ -194,6 +195,7 @@ class Options:
     share: tuple[str, ...] = ()
     routers: tuple[str, ...] | None = None
     library: str | None = None
+    demonstrations: tuple[str, ...] = ()
     groups: int | str | None = None
     head: str | None = None
     specialists: Mapping[str, str] = field(default_factory=dict)
@@ -215,6 +217,8 @@ class Options:
         for name in self.methods or ():
             if name not in registry.names("learn"):
                 registry.find("merge", name)
+        for way in self.demonstrations:
+            registry.spelled("demonstrations", way)
         for choice in self.router_choices():
             tried = [*self.chosen("merge"), *self.chosen("learn")]
             if choice.merge is not None and choice.merge not in tried:

@@ -21,6 +21,7 @@ from allround.building.stages.base import decide_precision, is_module, make_base
 from allround.building.stages.baselines import TREES, baseline_candidates, check_robust, robust_candidate
 from allround.building.stages.choice import choose, make_judge
 from allround.building.stages.data import DataCheck, announce, keep_rows
+from allround.building.stages.demonstrated import demonstrated_candidates
 from allround.building.stages.groups import grouped_candidates
 from allround.building.stages.heads import base_candidate, fit_heads, fit_probes, probe_candidate
 from allround.building.stages.learned import merge_learned
@@ -267,9 +268,10 @@ def _build(
             [base_candidate(start), *probed, specialists_candidate(start, tuned)]
         )
         joints = unseen.answered(joint_candidates(start, tuned))
+        shown = demonstrated_candidates(shop, start, untuned, options.demonstrations, scope.every.folders, device)
         baselines = baseline_candidates(shop, scope.every, trees=options.trees) if options.baselines else []
         robust = [robust_candidate(shop, data)] if options.rmtgb else []
-        candidates = [untuned, *probed, specialists, *joints, *baselines, *robust]
+        candidates = [untuned, *shown, *probed, specialists, *joints, *baselines, *robust]
         if options.ensemble:
             trees = [one for one in baselines if one.name == TREES]
             candidates.append(EnsembleCandidate([specialists, *joints, *trees]))

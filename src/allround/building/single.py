@@ -236,6 +236,7 @@ def evaluate(
     split: str = "test",
     fit_heads: bool = False,
     demonstrations: str | None = None,
+    save: Path | str | None = None,
     out: Path | str | None = None,
     errors: Path | str | None = None,
     progress: Progress | None = None,
@@ -246,9 +247,10 @@ def evaluate(
     model: what allround saved, or a folder or Hub id of transformers, sentence-transformers or PEFT: a classifier's
     head serves the tasks whose labels it has. fit_heads: fit heads on the suite's training rows for tasks without one;
     a line, and the notes of the scoreboard, say which is which. demonstrations: how training rows of the suite are
-    chosen that a language model is shown before each question, such as "coverage:count=4". out: also write the
-    scoreboard into this folder; files that are there are replaced only where `evaluate` wrote them and they are
-    unchanged, or with `force`. errors: write what the model gets wrong into this folder, as CSV files. tasks: of the
+    chosen that a language model is shown before each question, such as "coverage:count=4". save: keep the
+    model as it was scored, with heads and demonstrations, in this folder. out: also write the scoreboard into this
+    folder; files that are there are replaced only where `evaluate` wrote them and they are unchanged, or with `force`.
+    errors: write what the model gets wrong into this folder, as CSV files. tasks: of the
     lm-evaluation-harness, beside those of the suite: `lm-eval:NAME`, `lm-eval:FILE.yaml`, a dictionary, or what
     `harness_task` made; language models answer them, and each of their metrics is a row of the scoreboard.
     """
@@ -285,6 +287,8 @@ def evaluate(
     board = board_of(model, suite, split, "model", None, said, keep=predictions, each_metric=True)
     if put := scores_by_prompt(model, suite, split, predictions):
         board = replace(board, notes={**board.notes, "prompts": [one.words for one in put]})
+    if save is not None:
+        model.save(save, force=force)
     if errors is not None:
         found = {
             name: errors_of(task.as_defined(model.definition(name)), predictions["model", name])

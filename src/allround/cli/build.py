@@ -132,6 +132,13 @@ def build(
             "with --library, none without."
         ),
     ] = None,
+    demonstrations: Annotated[
+        str | None,
+        typer.Option(
+            help="The base, a language model, shown training rows that these ways choose for each question, with "
+            "commas between, such as random,coverage:count=4 (`allround methods list --family demonstrations`)."
+        ),
+    ] = None,
     library: Annotated[
         Path | None,
         typer.Option(
@@ -227,6 +234,7 @@ def build(
         share=tuple(methods_of(share, "--share")) if share is not None else (),
         routers=None if routers is None else () if routers == "none" else tuple(methods_of(routers, "--routers")),
         library=None if library is None else str(library),
+        demonstrations=() if demonstrations is None else tuple(methods_of(demonstrations, "--demonstrations")),
         specialists=pairs_of(specialist, "--specialist", str),
         adapt=adapt,
         budget=budget,

@@ -46,8 +46,12 @@ def evaluate(
         str | None,
         typer.Option(
             help="Show a language model training rows of the suite before each question, chosen for it: NAME, or "
-            "NAME:key=value;key=value, such as coverage:count=4 (see `allround methods demonstrations`)."
+            "NAME:key=value;key=value, such as coverage:count=4 (`allround methods list --family demonstrations`)."
         ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Also save the model as it was scored, with its heads and demonstrations, into this folder."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write scoreboard and predictions here.")] = None,
     errors: Annotated[
@@ -68,7 +72,7 @@ def evaluate(
     rows = pairs_of(limit, "--limit", int) or None
     own = load_suite(suite, data_dir, only, limit) if suite is not None else None
     asked = with_benchmarks(own, parts_of(tasks, "--tasks"), rows)
-    board = run(model, asked, split=split, fit_heads=fit_heads, demonstrations=demonstrations, out=out,
+    board = run(model, asked, split=split, fit_heads=fit_heads, demonstrations=demonstrations, save=save, out=out,
                 errors=errors, progress=Progress(), force=force)  # fmt: skip
     board.print()
     for line in board.notes.get("prompts", ()):
