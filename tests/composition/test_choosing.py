@@ -9,16 +9,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.composition.library import write_adapter as write_lora
+from tests.models.language import save_model
 
 from allround.checkpoints.weights import Weights
-from allround.composition.choosing import few_rows
+from allround.composition.choosing import few_rows, mixing
 from allround.composition.choosing.clusters import cosines, group_modules, merge_groups, write_adapter
 from allround.composition.choosing.few_rows import choose_modules
+from allround.composition.choosing.mixing import ModuleMix, mix_modules, search
 from allround.composition.library.library import Library
 from allround.composition.modules.changes import Changes, LowRankChange
 from allround.composition.systems.routed import Member
 from allround.core.errors import AllroundError
 from allround.models.base import load_encoder
+from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
 
 NAMES = ("a.weight", "b.weight")
@@ -112,10 +116,62 @@ def test_modules_are_chosen_by_few_rows_and_unlikeness(
         choose_modules(library, text_suite["names"], 1)
 
 
+def test_a_mix_is_searched_without_gradients(
+    text_suite: Suite, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library.create(tmp_path / "lib", bert_folder)
+    network = load_encoder(bert_folder).backbone
+    for seed, name in enumerate("ab"):
+        write_lora(network, tmp_path / name, rank=2, seed=seed)
+        library.add(tmp_path / name, name)
+    made = mix_modules(library, text_suite["mood"], rows=16, steps=6)
+    assert set(made.weights) == {"a", "b"} and made.loss <= made.base
+    assert made == mix_modules(library, text_suite["mood"], rows=16, steps=6), "the same rows and trials"
+    weights = {"a": 0.5, "b": -1.25}
+    ModuleMix(weights, 0.0, 0.0, 1).write(library, tmp_path / "mix")
+    library.add(tmp_path / "mix", "mix")
+    base = Weights(bert_folder)
+    changes = {name: library.changes(name) for name in ("a", "b", "mix")}
+    for name in changes["mix"]:
+        one, other, mixed = (changes[n].get(name).whole(base.get(name)) for n in ("a", "b", "mix"))
+        assert torch.allclose(mixed, 0.5 * one - 1.25 * other, atol=1e-5)
+    monkeypatch.setattr(mixing, "_loss_of", lambda *_: lambda given: 1.0 + float(np.abs(given).sum()))
+    kept = mix_modules(library, text_suite["mood"], rows=16, steps=20)
+    assert kept.loss == kept.base == 1.0 and not any(kept.weights.values()), "the base was best"
+    with pytest.raises(AllroundError, match="all weights are zero"):
+        kept.write(library, tmp_path / "none")
+
+
+def test_the_search_finds_the_least_of_a_bowl_within_its_bounds() -> None:
+    """sum (w - t)^2 + 0.3 mean |w| is least at t - 0.05 sign(t) with 3 weights, worked by hand; outside the bounds at
+    the bound."""
+    target = np.array([0.8, -0.6, 4.0])
+    best, value, first, tried = search(lambda w: float(((w - target) ** 2).sum()), 3, steps=120, bound=1.5, penalty=0.3)
+    np.testing.assert_allclose(best, [0.75, -0.55, 1.5], atol=0.02)
+    assert first == pytest.approx((target**2).sum()) and value < first and tried <= 121
+
+
+def test_language_models_are_mixed_by_their_own_words(tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", "llama")
+    library = Library.create(tmp_path / "lib", base)
+    network = load_encoder(base).backbone
+    write_lora(network, tmp_path / "a", rank=2, seed=0, targets=("q_proj", "down_proj"))
+    library.add(tmp_path / "a", "a")
+    rows = [{"m": f"parcel {n}", "t": ["late", "lost"][n % 2]} for n in range(4)]
+    task = make_task("say", data={"train": rows}, inputs="m", target="t", kind="text", prompt="{m} =")
+    made = mix_modules(library, task, rows=4, steps=3)
+    model = MultiTaskModel(load_encoder(base), {"say": task.definition}).eval()
+    split = task.splits["train"]
+    batch = model.collate(
+        model.prepare("say", split.inputs, split.targets), {"say": range(len(split))}, {"say": split.targets}
+    )
+    assert made.base == pytest.approx(float(model.losses(batch)["say"].mean.detach()), abs=1e-4)
+
+
 def test_held_out_losses_tell_features_that_say_the_target() -> None:
     draw = np.random.default_rng(0)
     labels = np.arange(40) % 2
     told, noise = labels[:, None] + 0.1 * draw.normal(size=(40, 3)), draw.normal(size=(40, 3))
-    assert few_rows._held_out(told, labels, 5) < 0.2 < np.log(2) * 0.9 < few_rows._held_out(noise, labels, 5)
+    assert few_rows.held_out_loss(told, labels, 5) < 0.2 < np.log(2) * 0.9 < few_rows.held_out_loss(noise, labels, 5)
     numbers = labels + 0.5
-    assert few_rows._held_out(told, numbers, 5) < 0.1 < 0.8 < few_rows._held_out(noise, numbers, 5)
+    assert few_rows.held_out_loss(told, numbers, 5) < 0.1 < 0.8 < few_rows.held_out_loss(noise, numbers, 5)

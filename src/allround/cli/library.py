@@ -1,4 +1,4 @@
-"""The commands library create, add, list, show, choose, drop, rename, dedupe, materialise and export."""
+"""The commands library create, add, list, show, choose, mix, drop, rename, dedupe, materialise and export."""
 
 from __future__ import annotations
 
@@ -190,6 +190,44 @@ def library_choose(
         typer.echo(f"loss      {found.losses[name]:.3f}  {name}")
     typer.echo(f"loss      {found.base:.3f}  the base alone")
     return {"library": library, "task": task, "chosen": found.chosen, "losses": found.losses, "base": found.base}
+
+
+@app.command("mix", epilog="Example: `allround library mix lib digits --task digit --out adapters/digit`")
+def library_mix(
+    library: LibraryArgument,
+    suite: SuiteArgument,
+    task: Annotated[str, typer.Option(help="The new task, one of the suite's.")],
+    *,
+    rows: Annotated[int, typer.Option(help="Training rows of the task to weigh by.")] = 32,
+    steps: Annotated[int, typer.Option(help="How many mixes to try.")] = 40,
+    rank: Annotated[int | None, typer.Option(help="Cut the mix to this rank. Default: the sum of the ranks.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the mix as one adapter into this new folder.")
+    ] = None,
+    data_dir: DataOption = None,
+    seed: Annotated[int, typer.Option(help="Draws the rows.")] = 0,
+    base: WhereOption = None,
+) -> object:
+    """Weigh all modules for a new task, by a few labelled rows of it and without gradients."""
+    from allround.composition.choosing.mixing import mix_modules
+    from allround.composition.library.library import Library
+    from allround.core.errors import AllroundError
+    from allround.core.jobs import quiet_libraries
+
+    quiet_libraries()
+    if out is not None and out.exists():
+        raise AllroundError(f"write a mix into {out}", "the folder is there already", "give a new one")
+    opened = Library.open(library, base)
+    found = mix_modules(opened, load_suite(suite, data_dir, task)[task], rows=rows, steps=steps, seed=seed)
+    for name in sorted(found.weights, key=lambda name: -abs(found.weights[name])):
+        typer.echo(f"weight    {found.weights[name]:6.3f}  {name}")
+    typer.echo(f"loss      {found.loss:.3f}  the mix, on {rows} rows of {task}; {found.tried} mixes were tried")
+    typer.echo(f"loss      {found.base:.3f}  the base alone")
+    if out is not None:
+        found.write(opened, out, rank=rank)
+        typer.echo(f"adapter   {out}")
+    return {"library": library, "task": task, "weights": found.weights, "loss": found.loss, "base": found.base,
+            "tried": found.tried, "adapter": out}  # fmt: skip
 
 
 @app.command("drop", epilog="Example: `allround library drop lib topic`")

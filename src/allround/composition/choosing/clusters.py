@@ -68,7 +68,15 @@ def merge_groups(
 
 
 def mean_change(modules: Sequence[Changes], rank: int | None = None) -> dict[str, LowRankChange]:
-    """The mean of low-rank changes, by tensor. rank: cut to the largest singular values."""
+    """The mean of low-rank changes, as `summed_change` gives it."""
+    return summed_change(modules, [1 / len(modules)] * len(modules), rank)
+
+
+def summed_change(
+    modules: Sequence[Changes], weights: Sequence[float], rank: int | None = None
+) -> dict[str, LowRankChange]:
+    """The sum of low-rank changes, each times its weight, by tensor. rank: cut to the largest singular values.
+    Errors: modules that change more than weights by plain low-rank factors."""
     found: dict[str, LowRankChange] = {}
     for name in dict.fromkeys(name for module in modules for name in module):
         changes: dict[int, LowRankChange] = {}
@@ -82,9 +90,8 @@ def mean_change(modules: Sequence[Changes], rank: int | None = None) -> dict[str
                     f"{module.folder} changes '{name}' otherwise than by plain low-rank factors",
                     "leave it in a group of its own, or make a plain adapter of it: allround extract-lora",
                 )
-            changes[number] = change
+            changes[number] = LowRankChange(change.down, change.up * weights[number])
         down, up = stacked(changes)
-        up = up / len(modules)
         found[name] = LowRankChange(*(cut(down, up, rank) if rank is not None and rank < len(down) else (down, up)))
     return found
 

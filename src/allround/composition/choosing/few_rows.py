@@ -20,7 +20,7 @@ from allround.models.running import features_of
 
 if TYPE_CHECKING:
     from allround.composition.library.library import Library
-    from allround.tasks.task import Task
+    from allround.tasks.task import Split, Task
 
 #: Parts that held-out losses are taken over, at most.
 FOLDS = 5
@@ -52,19 +52,12 @@ def choose_modules(library: Library, task: Task, count: int, *, rows: int = 32, 
     Errors: tasks of other kinds than classification and regression; fewer than two rows of a label.
     """
     asked = f"choose {count} of the modules of {library.folder} for the task '{task.name}'"
-    kind = task.definition.kind
-    if kind not in ("classification", "regression"):
-        raise AllroundError(asked, f"the task is of the kind {kind}", "give one of: classification, regression")
     if not 1 <= count <= len(library):
         raise AllroundError(asked, f"the library has {len(library)}", f"give 1 to {len(library)}")
-    split = task.splits["train"]
-    order = np.random.default_rng(seed_of(seed, "choose", task.name)).permutation(len(split.inputs))[:rows]
-    targets = np.asarray(split.targets)[order]
-    folds = min(FOLDS, *np.unique(targets, return_counts=True)[1].tolist()) if kind == "classification" else FOLDS
-    if len(order) < folds or folds < 2 or len(np.unique(targets)) < 2:
-        raise AllroundError(asked, f"of the {len(order)} rows too few are of one label", "take more rows")
-    names = list(library)
-    losses, base = _losses(library, names, task, [split.inputs[row] for row in order], targets, folds)
+    few = few_rows(task, rows, seed)
+    folds, names = folds_of(task, few, asked), list(library)
+    targets = np.asarray(few.targets)
+    losses, base = _losses(library, names, task, few.inputs, targets, folds)
     found = dict(zip(names, losses, strict=True))
     pool = sorted(names, key=found.__getitem__)[: min(max(2 * count, count + 1), max(POOL, count))]
     first, *rest = pool
@@ -78,6 +71,24 @@ def choose_modules(library: Library, task: Task, count: int, *, rows: int = 32, 
     return ModuleChoice((first, *best), found, base)
 
 
+def few_rows(task: Task, rows: int, seed: int) -> Split:
+    """So many training rows of a task, drawn by the seed."""
+    split = task.splits["train"]
+    return split.take(np.random.default_rng(seed_of(seed, "choose", task.name)).permutation(len(split))[:rows].tolist())
+
+
+def folds_of(task: Task, few: Split, asked: str) -> int:
+    """In how many parts rows are held out. Errors: a kind that no head is fitted for here; too few rows of a label."""
+    kind = task.definition.kind
+    if kind not in ("classification", "regression"):
+        raise AllroundError(asked, f"the task is of the kind {kind}", "give one of: classification, regression")
+    targets = np.asarray(few.targets)
+    folds = min(FOLDS, *np.unique(targets, return_counts=True)[1].tolist()) if kind == "classification" else FOLDS
+    if len(few) < folds or folds < 2 or len(np.unique(targets)) < 2:
+        raise AllroundError(asked, f"of the {len(few)} rows too few are of one label", "take more rows")
+    return folds
+
+
 @torch.inference_mode()
 def _losses(
     library: Library, names: Sequence[str], task: Task, inputs: Sequence[Any], targets: NDArray[Any], folds: int
@@ -88,16 +99,16 @@ def _losses(
     encoder = load_encoder(library.base_folder)
     bank = bank_of(encoder, [library.member(name) for name in names], library.base_folder, keep=1)
     prepared = encoder.prepare(inputs, task.definition)
-    base = _held_out(features_of(encoder, prepared, task.definition).values.numpy(), targets, folds)
+    base = held_out_loss(features_of(encoder, prepared, task.definition).values.numpy(), targets, folds)
     found = []
     for column in torch.eye(len(names)):
         with bank.using(column[None]):
             features = features_of(encoder, prepared, task.definition).values.numpy()
-        found.append(_held_out(features, targets, folds))
+        found.append(held_out_loss(features, targets, folds))
     return found, base
 
 
-def _held_out(features: NDArray[Any], targets: NDArray[Any], folds: int) -> float:
+def held_out_loss(features: NDArray[Any], targets: NDArray[Any], folds: int) -> float:
     """The loss of a linear head on rows that it was not fitted on."""
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
