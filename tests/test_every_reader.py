@@ -39,6 +39,7 @@ from allround.checkpoints.adapter import Adapter
 from allround.checkpoints.tied import config_of
 from allround.checkpoints.tokens import moved_tokens
 from allround.checkpoints.weights import Weights
+from allround.composition.examples import EXAMPLES, Bank, Example, read_examples, write_examples
 from allround.composition.library.card import Card, TunedTask, read_card, write_card
 from allround.composition.library.known import tasks_in
 from allround.composition.library.library import Library
@@ -289,6 +290,11 @@ def card(folder: Path) -> Path:
     return folder / "card.json"
 
 
+def examples(folder: Path) -> Path:
+    write_examples(folder, Bank([Example("mood", ("fine",), "good"), Example("mood", ("bad",), "poor")]))
+    return folder / EXAMPLES
+
+
 def sketch(folder: Path) -> Path:
     write_sketch(folder, np.ones((32, 32), np.float32))
     return folder / "sketch.npy"
@@ -510,6 +516,9 @@ def readers(shared: Shared) -> list[Reader]:
                ("composition/library/card.py",)),
         Reader("sketch of a module", "bytes", sketch, lambda path: read_sketch(path.parent),
                ("composition/library/likeness.py",)),
+        Reader("examples to show", "jsonl", examples,
+               lambda path: read_examples(path.parent, {"mood": shared.words["mood"].definition}),
+               ("composition/examples.py",)),
         Reader("tasks of a module", "json", tasks, lambda path: tasks_in(path.parent),
                ("composition/library/known.py",), absent=True),
         Reader("task", "json", task("definition.json"), lambda path: Task.load(path.parent), ("tasks/task.py",)),

@@ -20,8 +20,9 @@ from allround.cli.app import app
 from allround.composition.demonstrating import Demonstrations, make_demonstrations
 from allround.composition.demonstrations.coverage import greedy
 from allround.composition.demonstrations.learned import Learned, ranking_loss
+from allround.composition.examples import EXAMPLES
 from allround.composition.presenting import Presenter
-from allround.composition.systems.demonstrated import EXAMPLES, LEARNED, Demonstrated, demonstrate
+from allround.composition.systems.demonstrated import LEARNED, Demonstrated, demonstrate
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.models.base import load_encoder

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from allround.core.schema import STRICT
+from allround.core.errors import AllroundError
+from allround.core.reading import parse_json, read_text
+from allround.core.schema import STRICT, fitted
+from allround.tasks.definition import Definition
 from allround.tasks.prompt import shown
 from allround.tasks.values import Row
 
@@ -58,3 +63,27 @@ class Bank:
 
     def texts(self, numbers: Sequence[int]) -> list[str]:
         return [self.examples[number].text for number in numbers]
+
+
+#: The file of a bank.
+EXAMPLES = "demonstrations.jsonl"
+
+
+def write_examples(folder: Path, bank: Bank) -> None:
+    """Write a bank into a folder, an example a line."""
+    lines = [json.dumps(asdict(one), ensure_ascii=False) for one in bank.examples]
+    (folder / EXAMPLES).write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def read_examples(folder: Path, definitions: Mapping[str, Definition]) -> Bank:
+    """The inverse of `write_examples`. Errors: what is no example of these tasks."""
+    lines = [line for line in read_text(folder / EXAMPLES, what="file of examples").split("\n") if line.strip()]
+    try:
+        bank = Bank([fitted(Example, parse_json(line)) for line in lines])
+        for one in bank.examples:
+            if one.task not in definitions or len(one.inputs) != len(definitions[one.task].inputs):
+                raise ValueError(f"an example is of the task {one.task!r} with {len(one.inputs)} inputs")
+    except ValueError as error:
+        raise AllroundError(f"read the examples in {folder}", f"{EXAMPLES} is damaged: {error}",
+                            "copy the folder again, whole") from error  # fmt: skip
+    return bank

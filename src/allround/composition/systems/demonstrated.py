@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ import torch
 
 from allround.checkpoints.weights import Weights
 from allround.composition.demonstrating import Demonstrations, make_demonstrations
-from allround.composition.examples import Bank, Example, row_text
+from allround.composition.examples import Bank, Example, read_examples, row_text, write_examples
 from allround.composition.presenting import Presenter
 from allround.composition.text_reading import TextReader
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.reading import read_text
 from allround.core.registry import method
 from allround.core.schema import STRICT, fitted
 from allround.core.seeds import seed_of
@@ -39,8 +37,8 @@ from allround.tasks.values import Row
 
 #: Training rows of each task that may be shown, unless it is told otherwise.
 ROWS = 1000
-#: What the folder holds beside the model: the examples, what was learned, and the encoder that reads texts.
-EXAMPLES, LEARNED, READER = "demonstrations.jsonl", "demonstrations.safetensors", "reader"
+#: What the folder holds beside model and examples: what was learned, and the encoder that reads texts.
+LEARNED, READER = "demonstrations.safetensors", "reader"
 
 
 @dataclass(frozen=True)
@@ -128,8 +126,7 @@ class Demonstrated(System):
         """Write the examples, and what was learned of them."""
         from safetensors.torch import save_file
 
-        lines = [json.dumps(asdict(one), ensure_ascii=False) for one in self.way.bank.examples]
-        (folder / EXAMPLES).write_text("\n".join([*lines, ""]), encoding="utf-8")
+        write_examples(folder, self.way.bank)
         state = {name: tensor.cpu().contiguous() for name, tensor in self.way.state().items()}
         if state:
             save_file(state, folder / LEARNED, {"format": "pt"})
@@ -156,19 +153,12 @@ def read_way(
     way: Demonstrations, folder: Path, reader: Encoder, definitions: Mapping[str, Definition], asked: str
 ) -> None:
     """Give a way to choose the examples and the state that `write_way` wrote."""
-    file = EXAMPLES
+    way.begin(read_examples(folder, definitions), TextReader(reader))
     try:
-        lines = read_text(folder / EXAMPLES).splitlines()
-        bank = Bank([fitted(Example, json.loads(line)) for line in lines])
-        for one in bank.examples:
-            if one.task not in definitions or len(one.inputs) != len(definitions[one.task].inputs):
-                raise ValueError(f"an example is of the task '{one.task}' with {len(one.inputs)} inputs")
-        way.begin(bank, TextReader(reader))
-        file = LEARNED
         weights = Weights(folder / LEARNED) if (folder / LEARNED).is_file() else None
         way.restore({} if weights is None else {name: weights.get(name) for name in weights})
-    except (ValueError, TypeError, RecursionError) as error:
-        raise AllroundError(asked, f"{file} is damaged: {error}", "copy the folder again, whole") from error
+    except ValueError as error:
+        raise AllroundError(asked, f"{LEARNED} is damaged: {error}", "copy the folder again, whole") from error
 
 
 def demonstrate(
