@@ -35,6 +35,7 @@ COMMANDS = (
     "diff",
     "extract-lora",
     "loop",
+    "stream",
     "compress",
     "materialise",
     "library",

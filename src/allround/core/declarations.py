@@ -174,6 +174,12 @@ class Affinity(Declaration):
     largest: int | None = None
 
 
+class Strategy(Declaration):
+    """How a model learns what comes one after another."""
+
+    exempt: Exempt = {}
+
+
 class Metric(Declaration):
     """A score."""
 
@@ -225,6 +231,9 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "blend": Blend,
     "affinity": Affinity,
     "group": Declaration,
+    "memory": Declaration,
+    "head_policy": Declaration,
+    "strategy": Strategy,
     "kind": Declaration,
     "likelihood": Likelihood,
     "head": Head,

@@ -28,6 +28,9 @@ FAMILIES: dict[str, str] = {
     "blend": "transfer/blend",
     "affinity": "transfer/affinity",
     "group": "transfer/group",
+    "memory": "continual/memory",
+    "head_policy": "continual/head",
+    "strategy": "continual/strategies",
     "kind": "tasks/kinds",
     "likelihood": "models/likelihoods",
     "head": "models/heads",
@@ -51,6 +54,8 @@ _WORDS = {
     "share": "way to share",
     "merge": "merge method",
     "learn": "learned merge",
+    "memory": "way to remember rows",
+    "head_policy": "way to make heads",
     "balance": "balancer",
     "sample": "sampling method",
 }

@@ -62,6 +62,7 @@ class PartLosses:
     ) -> None:
         self.model, self.tasks, self.processes, self.products = model, list(tasks), processes, products
         self.terms, self.features = list(terms), features
+        self.shown = features or any(term.reads_features for term in self.terms)
 
     def own_rows(self, part: Part) -> list[int]:
         """The rows of a part that this process computes."""
@@ -82,9 +83,9 @@ class PartLosses:
                 targets = {self.tasks[t].name: self._targets(part, t, [rows[i] for i in mine[t]]) for t in mine}
                 asked = {self.tasks[t].name: mine[t] for t in mine}
                 batch = self.model.collate([feed.rows[i] for i in rows], asked, targets).to(device)
-                found = self.model.features(batch) if self.features else None
+                found = self.model.features(batch) if self.shown else None
                 made = {n: self._with_terms(n, one, batch, found) for n, one in self.model.losses(batch, found).items()}
-                features = found.values if found is not None else features
+                features = found.values if found is not None and self.features else features
             elif self.features:
                 features = torch.zeros(0, self.model.width(first), device=device)
         losses = []

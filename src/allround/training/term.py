@@ -7,7 +7,7 @@ are terms. A term is one file in `training/terms`, or an object given to `train(
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -26,6 +26,9 @@ class Term:
     with unfinished training, and given back when the training goes on, after `before` was called again.
     """
 
+    #: Whether `task_loss` is to be given the features of the batch, whatever the balancer looks at.
+    reads_features: ClassVar[bool] = False
+
     def __init__(self) -> None:
         self.state: dict[str, dict[str, Tensor]] = {}
 
@@ -35,7 +38,7 @@ class Term:
     def task_loss(self, model: Model, task: str, batch: Batch, features: Features | None) -> Tensor | None:
         """What to add to the loss of a task on a batch: () with a graph, or None. The balancer weighs it with the loss.
 
-        features: of the batch, where the balancer looks at them.
+        features: of the batch, where the balancer or a term looks at them.
         """
         return None
 

@@ -1,0 +1,148 @@
+"""One course of a strategy through a stream: arrival after arrival, each answered before the next one comes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from allround.building.jobs.rows import stored_task
+from allround.continual.learning import Learner
+from allround.continual.rows import Memory
+from allround.continual.strategy import Strategy, strategy_of
+from allround.continual.stream import Arrival
+from allround.core.files import read_json, write_json
+from allround.core.growing import remove_empty
+from allround.core.pieces import Piece
+from allround.evaluation.predict import predict_split
+from allround.evaluation.predictions import Predictions, score
+from allround.models.base import load_encoder
+from allround.models.model import parameters_of
+from allround.models.system import load
+from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.tasks.task import Task
+from allround.training.settings import Settings
+
+#: What is written down after each arrival: scores of the tasks of each arrival so far, bytes and rows that are
+#: remembered, seconds and steps since the start.
+COURSE = ("scores", "bytes", "rows", "seconds", "steps")
+#: What a course holds after an arrival, and in the end.
+MODEL, MEMORY, REMEMBERED, ANSWERS, STATE = "model", "memory", "remembered.safetensors", "answers", "state.json"
+
+
+def run_course(
+    piece: Piece,
+    encoder: str,
+    arrivals: Sequence[tuple[str, Sequence[str]]],
+    strategy: str,
+    values: Mapping[str, object],
+    settings: Mapping[str, object],
+    seed: int,
+    fit: bool,
+) -> None:
+    """Let a strategy learn one arrival after another, and after each answer the test rows of all so far.
+
+    encoder: the folder of the base. arrivals: the name of each and the folders of its tasks. fit: see `Learner.learn`.
+    What is done is kept in the piece's scratch folder after each arrival, so that a killed course goes on there. A
+    strategy is handed the training and validation rows of one arrival at a time, and no test rows.
+    """
+    chosen, plan = Settings.from_json(dict(settings)), strategy_of(strategy, values)
+    scratch = piece.scratch
+    scratch.mkdir(parents=True, exist_ok=True)
+    done, learner = _latest(scratch, encoder, plan)
+    for number in range(done, len(arrivals)):
+        name, folders = arrivals[number]
+        tasks = tuple(map(_without_test, map(stored_task, folders)))
+        base = load_encoder(encoder) if plan.anew else None
+        learner.learn(Arrival(name, tasks), plan, chosen, seed=seed, scratch=scratch / "training", base=base, fit=fit)
+        _keep(scratch, number, learner, _answers(learner.model, arrivals[: number + 1]))
+    with piece.make() as (folder, facts):
+        last = scratch / _name(len(arrivals))
+        shutil.copytree(last, folder, ignore=lambda *_: [STATE], dirs_exist_ok=True)
+        facts.update(read_json(last / STATE))
+    shutil.rmtree(scratch)
+    remove_empty(scratch.parent)
+
+
+def course_answers(piece: Piece, after: int, of: int) -> list[Predictions]:
+    """What the model answered to the test rows of one arrival after another one; a task each."""
+    places = sorted((piece.folder / ANSWERS).glob(f"{after}-{of}-*.parquet"))
+    return [Predictions.load(place) for place in places]
+
+
+def _name(done: int) -> str:
+    return f"after-{done:03d}"
+
+
+def _without_test(task: Task) -> Task:
+    return replace(task, splits={**task.splits, "test": task.splits["test"].take([])})
+
+
+def _answers(
+    model: MultiTaskModel, arrivals: Sequence[tuple[str, Sequence[str]]]
+) -> dict[tuple[int, int], Predictions]:
+    """The answers to the test rows of each arrival, by its number and that of the task in it."""
+    found = {}
+    for number, (_, folders) in enumerate(arrivals):
+        for place, task in enumerate(map(stored_task, folders)):
+            asked = task.as_defined(replace(task.definition, **_facts(model, task)))
+            found[number, place] = predict_split(model, asked, "test")
+    return found
+
+
+def _facts(model: MultiTaskModel, task: Task) -> dict[str, Any]:
+    known = model.definition(task.name)
+    return {"labels": known.labels, "center": known.center, "scale": known.scale, "weights": known.weights}
+
+
+def _keep(scratch: Path, number: int, learner: Learner, answers: Mapping[tuple[int, int], Predictions]) -> None:
+    """Keep what a course has after an arrival, in one step; what it had before is removed then."""
+    new, before = scratch / f".{_name(number + 1)}", scratch / _name(number)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    (new / MODEL).mkdir()
+    learner.model.write(new / MODEL)
+    if learner.memory.tasks:
+        learner.memory.save(new / MEMORY)
+    if learner.remembered:
+        save_file({name: value.contiguous() for name, value in learner.remembered.items()}, new / REMEMBERED)
+    (new / ANSWERS).mkdir()
+    state = read_json(before / STATE) if before.is_dir() else {what: [] for what in COURSE}
+    if before.is_dir():
+        for path in (before / ANSWERS).iterdir():
+            os.link(path, new / ANSWERS / path.name)
+    row: list[list[float]] = [[] for _ in range(number + 1)]
+    for (of, place), one in answers.items():
+        one.write(new / ANSWERS / f"{number}-{of}-{place}.parquet")
+        row[of].append(score(one))
+    state["scores"].append(row)
+    state["bytes"].append(learner.bytes)
+    state["rows"].append(learner.memory.rows)
+    state["seconds"].append(learner.seconds)
+    state["steps"].append(learner.steps)
+    state["stored"] = parameters_of(learner.model)
+    write_json(new / STATE, state)
+    new.rename(scratch / _name(number + 1))
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _latest(scratch: Path, encoder: str, plan: Strategy) -> tuple[int, Learner]:
+    """How many arrivals are learned, and the learner after them."""
+    found = sorted(scratch.glob("after-*"))
+    learner = Learner.begin(load_encoder(encoder), plan)
+    if not found:
+        return 0, learner
+    last = found[-1]
+    model = load(last / MODEL)
+    assert isinstance(model, MultiTaskModel)
+    learner.model, learner.memory = model, Memory.load(last / MEMORY)
+    if (last / REMEMBERED).is_file():
+        learner.recall(load_file(last / REMEMBERED))
+    state = read_json(last / STATE)
+    learner.steps, learner.seconds = state["steps"][-1], state["seconds"][-1]
+    return int(last.name.removeprefix("after-")), learner

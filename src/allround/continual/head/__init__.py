@@ -1,0 +1,1 @@
+"""Ways to make the heads of tasks after an arrival."""

@@ -1,0 +1,191 @@
+"""What happens when something arrives: tasks are trained within a strategy, rows are remembered, heads are made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from allround.continual.heads import HeadPolicy, make_policy
+from allround.continual.rows import Memory, joined, only_training
+from allround.continual.strategy import Strategy
+from allround.continual.stream import Arrival
+from allround.core.errors import AllroundError
+from allround.core.seeds import seed_of
+from allround.models.encoder import Encoder
+from allround.models.fitting import fit_head
+from allround.models.head import HeadState, make_head
+from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
+from allround.tasks.task import Task
+from allround.training.settings import Settings
+from allround.training.term import Term, make_terms
+from allround.training.trainer import train
+
+
+@dataclass
+class Learner:
+    """A model and all that a strategy remembers, between two arrivals.
+
+    guards, policy: objects of the strategy whose `state` is remembered.
+    """
+
+    model: MultiTaskModel
+    memory: Memory
+    guards: list[Term]
+    policy: HeadPolicy | None
+    steps: int = 0
+    seconds: float = 0.0
+    facts: dict[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, encoder: Encoder, strategy: Strategy) -> Learner:
+        """Before the first arrival. The encoder becomes a part of the model."""
+        policy = None if strategy.head == "trained" else make_policy(strategy.head, strategy.head_settings)
+        return cls(MultiTaskModel(encoder, {}).eval(), Memory(), make_terms(strategy.guards), policy)
+
+    @property
+    def remembered(self) -> dict[str, Tensor]:
+        """The tensors that guards and the way to make heads remember, by names that tell them apart."""
+        owners: Mapping[str, Term | HeadPolicy] = {
+            **{f"guard {number}": guard for number, guard in enumerate(self.guards)},
+            **({} if self.policy is None else {"head": self.policy}),
+        }
+        return {f"{owner}|{name}|{part}": value for owner, one in owners.items()
+                for name, parts in one.state.items() for part, value in parts.items()}  # fmt: skip
+
+    def recall(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what `remembered` gave."""
+        for key, value in tensors.items():
+            owner, name, part = key.split("|", 2)
+            one = self.policy if owner == "head" else self.guards[int(owner.split()[1])]
+            assert one is not None
+            one.state.setdefault(name, {})[part] = value
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that are remembered beside the model: rows, and tensors."""
+        return self.memory.bytes + sum(value.numel() * value.element_size() for value in self.remembered.values())
+
+    def learn(
+        self,
+        arrival: Arrival,
+        strategy: Strategy,
+        settings: Settings,
+        *,
+        seed: int = 0,
+        scratch: Path | None = None,
+        base: Encoder | None = None,
+        fit: bool = False,
+    ) -> None:
+        """Learn what an arrival brings. base: the encoder to begin from, where the strategy begins anew. fit: fit the
+        heads of new tasks on the encoder as it is before it is tuned. Where labels come later it is better left: a head
+        that is fitted on few labels has large weights, which further labels have to outgrow."""
+        started = time.perf_counter()
+        arrived = [self.with_labels(task) for task in arrival.tasks]
+        tasks = self.to_train(arrived)
+        if strategy.anew:
+            if base is None:
+                raise AllroundError(f"learn '{arrival.name}' from the base", "no base was given", "give base=")
+            self.model = MultiTaskModel(base, {}).eval()
+        for task in tasks if strategy.anew else arrived:
+            self.add_head(task, fit=fit and strategy.head == "trained")
+        if strategy.changes == "all":
+            chosen = replace(settings, heads="tuned", keep="last", mix="all" if len(tasks) > 1 else "one")
+            course = train(self.model, tasks, chosen, seed=seed_of(seed, arrival.name), scratch=scratch,
+                           terms=self.guards)  # fmt: skip
+            self.steps += course.steps
+        if strategy.memory == "all":
+            self.memory = Memory({task.name: task_rows(task) for task in tasks} | {
+                name: task for name, task in self.memory.tasks.items() if name not in {t.name for t in tasks}})  # fmt: skip
+        elif strategy.memory != "none":
+            self.memory = self.memory.with_arrival(
+                arrived, self.model, strategy.memory, strategy.bytes, seed=seed, name=arrival.name
+            )
+        if self.policy is not None:
+            for task in arrived:
+                self.set_head(task.definition, self.policy.make(self.model, task, self.memory))
+        self.model.eval()
+        self.seconds += time.perf_counter() - started
+
+    def with_labels(self, task: Task) -> Task:
+        """A task that arrived, with the labels that the model knows of it first, and its new ones behind."""
+        known = self.model.definitions.get(task.name)
+        if known is None:
+            return task
+        if (known.kind, known.inputs, known.modality) != (
+            task.definition.kind,
+            task.definition.inputs,
+            task.definition.modality,
+        ):
+            raise AllroundError(
+                f"learn more of '{task.name}'",
+                f"the model knows it as a task of the kind {known.kind} on {', '.join(known.inputs)}, and this one is of "
+                f"the kind {task.definition.kind} on {', '.join(task.definition.inputs)}",
+                "give the new task another name",
+            )
+        if not kind(known.kind).fixed_labels:
+            return task.as_defined(replace(task.definition, center=known.center, scale=known.scale))
+        labels = (*known.labels, *(label for label in task.definition.labels if label not in known.labels))
+        return task.as_defined(replace(task.definition, labels=labels, weights=()))
+
+    def to_train(self, arrived: Sequence[Task]) -> list[Task]:
+        """What arrived together with what is remembered: rows of one task in one, where remembered rows are repeated
+        until each label comes as often as a new one does on average; tasks of the memory alone behind."""
+        found = []
+        for task in arrived:
+            old = self.memory.tasks.get(task.name)
+            found.append(task if old is None else with_old_rows(task, old.as_defined(task.definition)))
+        names = {task.name for task in arrived}
+        for name, old in self.memory.tasks.items():
+            if name not in names:
+                rows = old.splits["train"]
+                found.append(replace(old, splits={**old.splits, "validation": rows}))
+        return found
+
+    def add_head(self, task: Task, *, fit: bool) -> None:
+        """A head for a task that is new, fitted on the encoder as it is; for one that has new labels, its head with
+        rows for these."""
+        known = self.model.definitions.get(task.name)
+        if known is None:
+            definition = replace(task.definition, head="")
+            state = fit_head(self.model.encoder, task).state if fit else None
+            self.model.add_task(definition, state)
+        elif known.labels != task.definition.labels:
+            self.set_head(task.definition, self.model.head(task.name).stored())
+
+    def set_head(self, definition: Definition, state: HeadState) -> None:
+        """Give a task a head; where it has fewer outputs than the definition, the further ones begin untrained."""
+        width = self.model.encoder.features(definition)
+        fresh = make_head(state.sort, definition, width, None).stored()
+        if "hidden_weight" in state:  # whose number of units is its own
+            fresh = HeadState({**state, "weight": fresh["weight"].new_zeros(len(fresh["weight"]), state["weight"].shape[1]),
+                               "bias": fresh["bias"]}, state.sort)  # fmt: skip
+        for name, value in state.items():
+            fresh[name][tuple(slice(size) for size in value.shape)] = value
+        fresh.sort = state.sort
+        self.model.definitions.pop(definition.name, None)
+        self.model.add_task(replace(definition, head=""), fresh)
+
+
+def task_rows(task: Task) -> Task:
+    """A task with its training rows alone, as a memory holds them."""
+    split = task.splits["train"]
+    return only_training(task, replace(split, rows=None, keys=(), slices={}))
+
+
+def with_old_rows(task: Task, old: Task) -> Task:
+    """A task with remembered rows among its training rows, repeated: see `Learner.to_train`."""
+    new, kept = task.splits["train"], replace(old.splits["train"], slices={})
+    times = 1
+    if kind(task.definition.kind).fixed_labels and not kind(task.definition.kind).lists:
+        per_new = len(new) / max(1, len(set(map(int, new.targets))))
+        per_old = len(kept) / max(1, len(set(map(int, kept.targets))))
+        times = max(1, round(per_new / max(per_old, 1e-9)))
+    repeated = kept.take([*range(len(kept))] * times)
+    both = joined(replace(new, slices={}, rows=None, keys=()), repeated)
+    return replace(task, splits={**task.splits, "train": both}, table=None)

@@ -1,0 +1,1 @@
+"""Ways to choose the rows that a memory keeps."""

@@ -1,0 +1,42 @@
+"""What a strategy is: which weights an arrival may change, what is remembered, what guards the old, how heads come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from allround.core import registry
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """The parts that a strategy is made of.
+
+    changes: what an arrival may change: the encoder and the heads of its tasks ("all"), or heads alone ("heads"): then
+    what old tasks answer stays as it was to the bit, unless they share a head with the new ones.
+    anew: each arrival begins from the base, with all rows that are remembered.
+    memory: a method of the family `memory`, or "all", "none". bytes: of its rows at most; None for no limit.
+    guards: terms that hold the old behaviour, with their settings. What they remember counts as memory too.
+    head: a method of the family `head_policy`, which makes the heads after an arrival, with its settings; "trained"
+    leaves them as they were trained.
+    """
+
+    changes: Literal["all", "heads"] = "all"
+    anew: bool = False
+    memory: str = "none"
+    bytes: int | None = None
+    guards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    head: str = "trained"
+    head_settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def strategy_of(name: str, values: Mapping[str, object] | None = None) -> Strategy:
+    """The strategy of a preset. Errors: no such preset; parameters that it does not have.
+
+    >>> strategy_of("none").memory
+    'none'
+    """
+    entry = registry.find("strategy", name)
+    made: Strategy = entry.load()(**entry.resolve(values or {}))
+    return made
