@@ -135,7 +135,7 @@ def stream(
         with shop:
             first = streams[0]
             announce(shop, suite, f"{plural(len(first.arrivals), 'arrival')} in {plural(orders, 'order')}, "
-                     f"{plural(len(names), 'strategy')}, {plural(seeds, 'seed')}")  # fmt: skip
+                     f"{len(names)} strategies, {plural(seeds, 'seed')}")  # fmt: skip
             DataCheck().tasks(shop.progress, suite.tasks)
             data = keep_rows(shop, {name: suite[name] for name in ([task] if task else suite.tasks)})
             made = make_base(shop, base, data, encoder or {}, 0)
@@ -198,8 +198,9 @@ def _results(
             for of, values in enumerate(row):
                 signs = [1 if better(task.definition.metric) == "higher" else -1 for task in one.arrivals[of].tasks]
                 scores[after, of] = float(np.mean([s * v for s, v in zip(signs, values, strict=True)]))
-        made.append(Course(text, order, seed, tuple(a.name for a in one.arrivals), scores, facts["bytes"], facts["rows"],
-                           facts["seconds"], facts["steps"], facts["stored"]))  # fmt: skip
+        names = tuple(arrival.name for arrival in one.arrivals)
+        taken = {what: facts[what] for what in ("bytes", "rows", "seconds", "steps", "stored")}
+        made.append(Course(text, order, seed, names, scores, **taken))
     metrics = sorted({task.definition.metric for arrival in first.arrivals for task in arrival.tasks})
     rows = {
         split: sum(len(task.splits[split]) for a in first.arrivals for task in a.tasks) for split in ("train", "test")
@@ -212,8 +213,8 @@ def _results(
         "courses": f"{plural(counts[0], 'seed')} x {plural(counts[1], 'order')}",
     }
     notes = [f"{name}: {note}" for name, task in data.tasks.items() for note in task.notes]
-    return StreamResults(f"Strategies on the stream {first.name}", first.scenario, tuple(made), listed(metrics), about, notes,
-                         provenance(shop, suite, base, data, settings))  # fmt: skip
+    title, made_by = f"Strategies on the stream {first.name}", provenance(shop, suite, base, data, settings)
+    return StreamResults(title, first.scenario, tuple(made), listed(metrics), about, notes, made_by)
 
 
 def _plain(found: StreamResults) -> dict[str, object]:

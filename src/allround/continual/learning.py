@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from allround.continual.heads import HeadPolicy, make_policy
-from allround.continual.rows import Memory, joined, only_training
+from allround.continual.rows import Memory, joined
 from allround.continual.strategy import Strategy
 from allround.continual.stream import Arrival
 from allround.core.errors import AllroundError
@@ -31,16 +31,17 @@ from allround.training.trainer import train
 class Learner:
     """A model and all that a strategy remembers, between two arrivals.
 
-    guards, policy: objects of the strategy whose `state` is remembered.
+    guards, policy: objects of the strategy whose `state` is remembered. trained: heads as they were trained, where
+    others took their place in the model; the next arrival goes on with them.
     """
 
     model: MultiTaskModel
     memory: Memory
     guards: list[Term]
     policy: HeadPolicy | None
+    trained: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     steps: int = 0
     seconds: float = 0.0
-    facts: dict[str, object] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, encoder: Encoder, strategy: Strategy) -> Learner:
@@ -51,20 +52,22 @@ class Learner:
     @property
     def remembered(self) -> dict[str, Tensor]:
         """The tensors that guards and the way to make heads remember, by names that tell them apart."""
-        owners: Mapping[str, Term | HeadPolicy] = {
-            **{f"guard {number}": guard for number, guard in enumerate(self.guards)},
-            **({} if self.policy is None else {"head": self.policy}),
-        }
-        return {f"{owner}|{name}|{part}": value for owner, one in owners.items()
-                for name, parts in one.state.items() for part, value in parts.items()}  # fmt: skip
+        owners = {f"guard {number}": guard.state for number, guard in enumerate(self.guards)}
+        owners |= {"head": self._of_policy, "trained": self.trained}
+        return {f"{owner}|{name}|{part}": value for owner, state in owners.items()
+                for name, parts in state.items() for part, value in parts.items()}  # fmt: skip
+
+    @property
+    def _of_policy(self) -> dict[str, dict[str, Tensor]]:
+        return {} if self.policy is None else self.policy.state
 
     def recall(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what `remembered` gave."""
         for key, value in tensors.items():
             owner, name, part = key.split("|", 2)
-            one = self.policy if owner == "head" else self.guards[int(owner.split()[1])]
-            assert one is not None
-            one.state.setdefault(name, {})[part] = value
+            states = {"head": self._of_policy, "trained": self.trained}
+            state = states[owner] if owner in states else self.guards[int(owner.split()[1])].state
+            state.setdefault(name, {})[part] = value
 
     @property
     def bytes(self) -> int:
@@ -86,8 +89,10 @@ class Learner:
         heads of new tasks on the encoder as it is before it is tuned. Where labels come later it is better left: a head
         that is fitted on few labels has large weights, which further labels have to outgrow."""
         started = time.perf_counter()
+        for name, tensors in self.trained.items():
+            self.set_head(self.model.definitions[name], HeadState(tensors))
         arrived = [self.with_labels(task) for task in arrival.tasks]
-        tasks = self.to_train(arrived)
+        tasks = self.to_train(arrived, repeat=strategy.bytes is not None)
         if strategy.anew:
             if base is None:
                 raise AllroundError(f"learn '{arrival.name}' from the base", "no base was given", "give base=")
@@ -95,18 +100,18 @@ class Learner:
         for task in tasks if strategy.anew else arrived:
             self.add_head(task, fit=fit and strategy.head == "trained")
         if strategy.changes == "all":
-            chosen = replace(settings, heads="tuned", keep="last", mix="all" if len(tasks) > 1 else "one")
+            several = {"mix": "all", "sample": "uniform"} if len(tasks) > 1 else {}
+            chosen = settings.with_(heads="tuned", keep="last", **several)
             course = train(self.model, tasks, chosen, seed=seed_of(seed, arrival.name), scratch=scratch,
                            terms=self.guards)  # fmt: skip
             self.steps += course.steps
-        if strategy.memory == "all":
-            self.memory = Memory({task.name: task_rows(task) for task in tasks} | {
-                name: task for name, task in self.memory.tasks.items() if name not in {t.name for t in tasks}})  # fmt: skip
-        elif strategy.memory != "none":
+        if strategy.memory != "none":
             self.memory = self.memory.with_arrival(
                 arrived, self.model, strategy.memory, strategy.bytes, seed=seed, name=arrival.name
             )
         if self.policy is not None:
+            if strategy.changes == "all":
+                self.trained = {name: dict(self.model.head(name).stored()) for name in self.model.definitions}
             for task in arrived:
                 self.set_head(task.definition, self.policy.make(self.model, task, self.memory))
         self.model.eval()
@@ -117,29 +122,27 @@ class Learner:
         known = self.model.definitions.get(task.name)
         if known is None:
             return task
-        if (known.kind, known.inputs, known.modality) != (
-            task.definition.kind,
-            task.definition.inputs,
-            task.definition.modality,
-        ):
+        new = task.definition
+        if (known.kind, known.inputs, known.modality) != (new.kind, new.inputs, new.modality):
             raise AllroundError(
                 f"learn more of '{task.name}'",
-                f"the model knows it as a task of the kind {known.kind} on {', '.join(known.inputs)}, and this one is of "
-                f"the kind {task.definition.kind} on {', '.join(task.definition.inputs)}",
+                f"the model knows it as {known.kind} of {', '.join(known.inputs)}, and this is {new.kind} of "
+                f"{', '.join(new.inputs)}",
                 "give the new task another name",
             )
         if not kind(known.kind).fixed_labels:
-            return task.as_defined(replace(task.definition, center=known.center, scale=known.scale))
-        labels = (*known.labels, *(label for label in task.definition.labels if label not in known.labels))
-        return task.as_defined(replace(task.definition, labels=labels, weights=()))
+            return task.as_defined(replace(new, center=known.center, scale=known.scale))
+        labels = (*known.labels, *(label for label in new.labels if label not in known.labels))
+        return task.as_defined(replace(new, labels=labels, weights=()))
 
-    def to_train(self, arrived: Sequence[Task]) -> list[Task]:
-        """What arrived together with what is remembered: rows of one task in one, where remembered rows are repeated
-        until each label comes as often as a new one does on average; tasks of the memory alone behind."""
+    def to_train(self, arrived: Sequence[Task], *, repeat: bool) -> list[Task]:
+        """What arrived together with what is remembered: rows of one task in one; tasks of the memory alone behind.
+
+        repeat: repeat remembered rows until each of their labels comes as often as a new one does on average."""
         found = []
         for task in arrived:
             old = self.memory.tasks.get(task.name)
-            found.append(task if old is None else with_old_rows(task, old.as_defined(task.definition)))
+            found.append(task if old is None else with_old_rows(task, old.as_defined(task.definition), repeat=repeat))
         names = {task.name for task in arrived}
         for name, old in self.memory.tasks.items():
             if name not in names:
@@ -161,28 +164,21 @@ class Learner:
     def set_head(self, definition: Definition, state: HeadState) -> None:
         """Give a task a head; where it has fewer outputs than the definition, the further ones begin untrained."""
         width = self.model.encoder.features(definition)
-        fresh = make_head(state.sort, definition, width, None).stored()
+        fresh = make_head(state.sort, definition, width).stored()
         if "hidden_weight" in state:  # whose number of units is its own
-            fresh = HeadState({**state, "weight": fresh["weight"].new_zeros(len(fresh["weight"]), state["weight"].shape[1]),
-                               "bias": fresh["bias"]}, state.sort)  # fmt: skip
+            fresh["weight"] = fresh["weight"].new_zeros(len(fresh["weight"]), state["weight"].shape[1])
+            fresh.update({name: state[name] for name in ("hidden_weight", "hidden_bias")})
         for name, value in state.items():
             fresh[name][tuple(slice(size) for size in value.shape)] = value
-        fresh.sort = state.sort
         self.model.definitions.pop(definition.name, None)
         self.model.add_task(replace(definition, head=""), fresh)
 
 
-def task_rows(task: Task) -> Task:
-    """A task with its training rows alone, as a memory holds them."""
-    split = task.splits["train"]
-    return only_training(task, replace(split, rows=None, keys=(), slices={}))
-
-
-def with_old_rows(task: Task, old: Task) -> Task:
-    """A task with remembered rows among its training rows, repeated: see `Learner.to_train`."""
+def with_old_rows(task: Task, old: Task, *, repeat: bool) -> Task:
+    """A task with remembered rows among its training rows: see `Learner.to_train`."""
     new, kept = task.splits["train"], replace(old.splits["train"], slices={})
     times = 1
-    if kind(task.definition.kind).fixed_labels and not kind(task.definition.kind).lists:
+    if repeat and kind(task.definition.kind).fixed_labels and not kind(task.definition.kind).lists:
         per_new = len(new) / max(1, len(set(map(int, new.targets))))
         per_old = len(kept) / max(1, len(set(map(int, kept.targets))))
         times = max(1, round(per_new / max(per_old, 1e-9)))

@@ -26,12 +26,15 @@ def words(found: StreamResults) -> list[str]:
         mean = found.mean(best, "final")
         lines.append(f"Of the strategies that do not keep all rows, {best} ends best: {_points(mean)}, with "
                      f"{size_text(found.cost(best, 'bytes'))} remembered.")  # fmt: skip
-    for name in found.strategies:
-        if name not in REFERENCES and "ridge" in found.strategies:
-            gap = found.difference(name, "ridge")
-            said = {"better": "better than", "worse": "worse than"}.get(verdict(gap), "no difference found from")
-            lines.append(f"{name}: {said} ridge ({_signed(gap)} points).")
     courses = len(found.of(found.strategies[0]))
+    rivals = [name for name in found.strategies if name not in REFERENCES] if "ridge" in found.strategies else []
+    for name in rivals:
+        gap = found.difference(name, "ridge")
+        said = {"better": "better than ridge", "worse": "worse than ridge"}.get(
+            verdict(gap), "no difference from ridge"
+        )
+        known = f"{said}, " if courses > 1 else ""
+        lines.append(f"{name}: {known}{_signed(gap)} points{'' if courses > 1 else ' against ridge'}.")
     if courses < 2:
         lines.append("There is one seed and one order only: another order may give another ranking. Give --seeds 3 "
                      "--orders 3 before you believe a difference.")  # fmt: skip
@@ -44,9 +47,9 @@ def table(found: StreamResults) -> tuple[list[str], list[list[str]]]:
     body = []
     for name in found.strategies:
         values = [_points(found.mean(name, measure), long=measure == "final") for measure in MEASURES]
-        stored = found.of(name)[0].stored
-        body.append([name, *values, size_text(found.cost(name, "bytes")), f"{found.cost(name, 'rows'):,.0f}", count(stored),
-                     f"{found.cost(name, 'steps'):,.0f}", duration(found.cost(name, "seconds"))])  # fmt: skip
+        rows, steps = (f"{found.cost(name, what):,.0f}" for what in ("rows", "steps"))
+        body.append([name, *values, size_text(found.cost(name, "bytes")), rows, count(found.of(name)[0].stored), steps,
+                     duration(found.cost(name, "seconds"))])  # fmt: skip
     return head, body
 
 

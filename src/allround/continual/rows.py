@@ -88,7 +88,7 @@ class Memory:
         for task in arrived:
             split = task.splits["train"]
             view = ArrivedRows(task, model, seed_of(seed, name))
-            ranking: Ranking = registry.load("memory", way)(view)  # type: ignore[assignment,operator]
+            ranking: Ranking = registry.load("memory", way)(view)
             marks = {GROUP: list(ranking.groups), RANK: [f"{rank:.17g}" for rank in ranking.ranks],
                      ARRIVAL: [name] * len(split)}  # fmt: skip
             new = replace(split, rows=None, keys=(), slices=marks)

@@ -16,7 +16,7 @@ class Strategy:
     changes: what an arrival may change: the encoder and the heads of its tasks ("all"), or heads alone ("heads"): then
     what old tasks answer stays as it was to the bit, unless they share a head with the new ones.
     anew: each arrival begins from the base, with all rows that are remembered.
-    memory: a method of the family `memory`, or "all", "none". bytes: of its rows at most; None for no limit.
+    memory: a method of the family `memory`, or "none". bytes: of its rows at most; None keeps all of them.
     guards: terms that hold the old behaviour, with their settings. What they remember counts as memory too.
     head: a method of the family `head_policy`, which makes the heads after an arrival, with its settings; "trained"
     leaves them as they were trained.

@@ -8,10 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from allround.core.errors import AllroundError, suggestion
+from allround.core.errors import AllroundError
 from allround.core.seeds import seed_of
 from allround.core.words import listed
-from allround.tasks.kind import kind
 from allround.tasks.task import Split, Task
 
 #: What is known of a row at test time: the task that it belongs to; nothing, as all arrivals have the same labels;
@@ -77,7 +76,9 @@ def split_labels(task: Task, per: int, scenario: Scenario, *, order: int = 0) ->
     if per < 1 or len(labels) % per or (per < 2 and scenario != "class"):
         least = 1 if scenario == "class" else 2
         fine = [n for n in range(least, len(labels)) if len(labels) % n == 0]
-        raise AllroundError(asked, f"it has {len(labels)} labels", f"give a number that divides them: {listed(fine)}")
+        raise AllroundError(
+            asked, f"it has {len(labels)} labels", f"give a number that divides them: {listed([str(n) for n in fine])}"
+        )
     if order:
         labels = [
             labels[n] for n in np.random.default_rng(seed_of(order, "labels", task.name)).permutation(len(labels))
@@ -133,8 +134,11 @@ def rotated(task: Task, arrivals: int, degrees: float = 180.0) -> Stream:
 
 def _images_changed(task: Task, arrivals: int, word: str, change) -> Stream:  # type: ignore[no-untyped-def]
     if task.definition.modality != "image":
-        raise AllroundError(f"make a stream of {word} images of '{task.name}'",
-                            f"its inputs are of the modality {task.definition.modality}", "give a task on images")  # fmt: skip
+        raise AllroundError(
+            f"make a stream of {word} images of '{task.name}'",
+            f"its inputs are of the modality {task.definition.modality}",
+            "give a task on images",
+        )
     _check_two(task.name, arrivals, "arrival")
 
     def changed(split: Split, number: int) -> Split:

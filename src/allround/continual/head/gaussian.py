@@ -18,8 +18,8 @@ from allround.tasks.task import Task
 class Gaussian(HeadPolicy):
     """Linear discriminant analysis of the features of the encoder as it is.
 
-    Formula: w_c = S^-1 m_c, b_c = log(n_c / n) - m_c^T S^-1 m_c / 2, m_c being the mean of label c, and S the covariance
-    within labels plus `ridge` times its mean variance
+    Formula: w_c = S^-1 m_c, b_c = log(n_c / n) - m_c^T S^-1 m_c / 2, m_c being the mean of label c, and S the
+    covariance within labels plus `ridge` times its mean variance
     Differs: the covariance is that of all rows so far, not a running estimate.
 
     ridge: share of the mean variance.

@@ -84,4 +84,5 @@ def solve(gram: np.ndarray, cross: np.ndarray, squares: float, rows: float) -> n
             best, found = error, shrunk
     if best == np.inf:
         found = turned / (values + PENALTIES[-1] * mean)[:, None]
-    return vectors @ found
+    weights: np.ndarray = vectors @ found
+    return weights

@@ -29,7 +29,8 @@ def herded(features: np.ndarray) -> list[int]:
     [2, 1, 3, 0]
     """
     mean, total = features.mean(0), np.zeros(features.shape[1])
-    left, order = list(range(len(features))), []
+    left: list[int] = list(range(len(features)))
+    order: list[int] = []
     while left:
         gaps = np.linalg.norm(mean - (total + features[left]) / (len(order) + 1), axis=1)
         best = left.pop(int(gaps.argmin()))

@@ -9,4 +9,4 @@ from allround.core.registry import method
 @method(source="cumulative training, as in Avalanche: Lomonaco et al., CVPR workshops 2021")
 def cumulative() -> Strategy:
     """Keep all rows, and tune the model on all of them after each arrival, from where it is."""
-    return Strategy(memory="all")
+    return Strategy(memory="reservoir")

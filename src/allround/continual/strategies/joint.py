@@ -9,4 +9,4 @@ from allround.core.registry import method
 @method(source="joint training, the upper reference of van de Ven and Tolias, arXiv:1904.07734")
 def joint() -> Strategy:
     """Keep all rows, and train from the base on all of them after each arrival: no limit of memory nor of time."""
-    return Strategy(anew=True, memory="all")
+    return Strategy(anew=True, memory="reservoir")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @method(
-    source="Kirkpatrick et al., PNAS 2017, arXiv:1612.00796, equation 3; the Fisher information as in Martens, JMLR 2020",
+    source="Kirkpatrick et al., PNAS 2017, arXiv:1612.00796, equation 3; the Fisher information: Martens, JMLR 2020",
     paper="Overcoming catastrophic forgetting in neural networks",
 )
 class Ewc(Term):
@@ -30,8 +30,8 @@ class Ewc(Term):
 
     Formula: penalty = weight / 2 * sum over earlier trainings a and weights i of F_a,i (w_i - w_a,i)^2
 
-    is added. It is kept as two tensors for each weight however many trainings there were: the sum over a of F_a, and the
-    mean of w_a weighted by F_a; the penalty differs from the formula by a constant.
+    is added. It is kept as two tensors for each weight, however many trainings there were: the sum over a of F_a, and
+    the mean of w_a weighted by F_a; the penalty differs from the formula by a constant.
 
     F is the mean over rows of squared gradients of log p(y | x), row by row. labels: "sampled" draws y from the model's
     own answer, "exact" takes all labels with their probabilities, "true" the target of the row (the empirical Fisher

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 @method(
-    source="Li and Hoiem, ECCV 2016, arXiv:1606.09282, equation 2; vl_nnsoftmaxdiff.m of lizhitwo/LearningWithoutForgetting",
+    source="Li and Hoiem, ECCV 2016, arXiv:1606.09282, equation 2; vl_nnsoftmaxdiff.m of "
+    "lizhitwo/LearningWithoutForgetting",
     paper="Learning without Forgetting",
 )
 class Lwf(Term):
@@ -59,9 +60,8 @@ class Lwf(Term):
             old_features = self._old.features(batch)
         found = []
         for name, outputs in self._known.items():
-            head, old = model.head(name), self._old.head(name)
-            fits = isinstance(head, OutputHead) and isinstance(old, OutputHead) and not head.per_token
-            if not fits or model.width(name) != features.values.shape[-1] or features.lengths:
+            head, old = model.output_head(name), self._old.output_head(name)
+            if head.per_token or features.lengths or model.width(name) != features.values.shape[-1]:
                 continue
             new_z, old_z = head(features.values)[:, :outputs], old(old_features.values)[:, :outputs]
             found.append(self.distance(new_z, old_z, labels=head.likelihood.log_probabilities(old_z) is not None))
@@ -78,6 +78,6 @@ class Lwf(Term):
     def after(self, model: Model) -> None:
         assert isinstance(model, MultiTaskModel)
         # Only how many outputs each head had: the old weights are those that the next training begins with.
-        self.state = {name: {"": torch.zeros(head.outputs)} for name, head in
-                      ((name, model.head(name)) for name in model.definitions) if isinstance(head, OutputHead)}  # fmt: skip
+        heads = {name: model.head(name) for name in model.definitions}
+        self.state = {n: {"": torch.zeros(head.outputs)} for n, head in heads.items() if isinstance(head, OutputHead)}
         self._old = None

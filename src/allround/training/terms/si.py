@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @method(source="Zenke, Poole and Ganguli, ICML 2017, arXiv:1703.04200, equations 3 to 5")
 class Si(Term):
-    """Formula: penalty = weight * sum over weights i of O_i (w_i - w'_i)^2, w' being the weights after the last training
-    with this object, and O_i the sum over trainings of path_i / ((w_i - start_i)^2 + damping)
+    """Formula: penalty = weight * sum over weights i of O_i (w_i - w'_i)^2, w' being the weights after the last
+    training with this object, and O_i the sum over trainings of path_i / ((w_i - start_i)^2 + damping)
 
-    path_i is the sum over steps of minus the gradient of the tasks' loss times the change of w_i, and counts where it is
-    above 0. With AdamW the penalty is scaled as every gradient is.
+    path_i is the sum over steps of minus the gradient of the tasks' loss times the change of w_i, and counts where it
+    is above 0. With AdamW the penalty is scaled as every gradient is.
     """
 
     def __init__(self, *, weight: float = 1.0, damping: float = 0.1) -> None:

@@ -1,0 +1,164 @@
+"""Every strategy: what it promises of old answers and of its memory, and courses that go on after a kill."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from allround.building.stream import stream
+from allround.continual import learning
+from allround.continual.learning import Learner
+from allround.continual.strategy import strategy_of
+from allround.continual.stream import Arrival, of_tasks, renamed, split_labels
+from allround.core import registry
+from allround.core.errors import AllroundError
+from allround.core.progress import Progress
+from allround.models.encoders.small_image import SmallImage
+from allround.tasks.suite import Suite
+from allround.training.settings import Settings
+
+QUICK = Settings(epochs=1, batch_size=16, learning_rate=1e-3, device="cpu", precision="fp32")
+STRATEGIES = registry.names("strategy")
+
+
+def learned(name: str, encoder: SmallImage, arrivals: tuple[Arrival, ...], fit: bool) -> Learner:
+    plan = strategy_of(name)
+    learner = Learner.begin(copy.deepcopy(encoder), plan)
+    for arrival in arrivals:
+        learner.learn(arrival, plan, QUICK, base=copy.deepcopy(encoder), fit=fit)
+    return learner
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_labels_that_come_later_are_learned(name: str, small_image: SmallImage, digits_suite: Suite) -> None:
+    arrivals = split_labels(digits_suite["digit"], 5, "class").arrivals
+    learner, plan = learned(name, small_image, arrivals, fit=False), strategy_of(name)
+    assert learner.model.definitions["digit"].labels == digits_suite["digit"].definition.labels
+    split = digits_suite["digit"].splits["validation"]
+    answers = np.asarray(learner.model.answers("digit", split.inputs).predictions)
+    assert set(answers.tolist()) <= set(range(10))
+    if plan.memory == "none":
+        assert learner.memory.rows == 0
+    elif plan.bytes is None:
+        assert learner.memory.rows == len(digits_suite["digit"].splits["train"])
+    else:
+        assert 0 < learner.memory.bytes <= plan.bytes
+    assert learner.bytes >= learner.memory.bytes
+
+
+@pytest.mark.parametrize("name", [n for n in STRATEGIES if strategy_of(n).changes == "heads"])
+def test_answers_to_old_tasks_stay_to_the_bit_where_only_heads_change(
+    name: str, small_image: SmallImage, digits_suite: Suite
+) -> None:
+    first, second = of_tasks("two", [digits_suite["digit"], renamed(digits_suite["digit"], "again")]).arrivals
+    before = learned(name, small_image, (first,), fit=True)
+    after = learned(name, small_image, (first, second), fit=True)
+    rows = digits_suite["digit"].splits["test"].inputs
+    assert torch.equal(before.model.outputs("digit", rows).logits, after.model.outputs("digit", rows).logits)
+
+
+def test_remembered_tasks_are_learned_on_beside_new_ones(small_image: SmallImage, digits_suite: Suite) -> None:
+    arrivals = of_tasks("digits", list(digits_suite)).arrivals
+    learner = learned("er", small_image, arrivals, fit=True)
+    assert set(learner.memory.tasks) == set(digits_suite.tasks)
+    trained = learner.to_train([digits_suite["ink"]], repeat=True)
+    assert [task.name for task in trained] == ["ink", "digit", "segments"]
+    assert len(trained[0].splits["train"]) > len(digits_suite["ink"].splits["train"])
+
+
+def test_remembered_rows_are_repeated_until_labels_are_even(digits_suite: Suite) -> None:
+    first, second = (one.tasks[0] for one in split_labels(digits_suite["digit"], 5, "class").arrivals)
+    whole = second.as_defined(digits_suite["digit"].definition)
+    few = first.as_defined(digits_suite["digit"].definition)
+    few = few.limit({"train": 5})
+    found = learning.with_old_rows(whole, few, repeat=True).splits["train"].targets
+    per_new = len(second.splits["train"]) / 5
+    assert sum(y < 5 for y in found) == 5 * round(per_new)
+    assert sum(y < 5 for y in learning.with_old_rows(whole, few, repeat=False).splits["train"].targets) == 5
+
+
+def test_a_task_of_another_sort_under_a_known_name_is_refused(small_image: SmallImage, digits_suite: Suite) -> None:
+    learner = learned("none", small_image, (Arrival("one", (digits_suite["digit"],)),), fit=True)
+    with pytest.raises(AllroundError, match="the model knows it as classification"):
+        learner.with_labels(renamed(digits_suite["ink"], "digit"))
+
+
+def ran(suite: Suite, out: Path, base: Path, **more: Any) -> Any:
+    given = {"strategies": ["er", "icarl", "ewc", "si"], "task": "digit", "labels": 5, "settings": QUICK, "base": base,
+             "workers": 1, "progress": Progress(quiet=True)} | more  # fmt: skip
+    return stream(suite, out=out, **given)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, small_image: SmallImage) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "base"
+    folder.mkdir()
+    small_image.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, digits_suite: Suite, base: Path) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("stream")
+    return folder, ran(digits_suite, folder, base, orders=2)
+
+
+def test_a_stream_has_a_row_for_each_strategy_and_its_references(whole: tuple[Path, Any]) -> None:
+    folder, found = whole
+    assert set(found.strategies) == {"er", "icarl", "ewc", "si", "none", "ridge", "joint"}
+    for course in found.courses:
+        assert np.isnan(course.scores[0, 1]) and np.isfinite(course.scores[1]).all()
+        assert len(course.bytes) == 2 and course.seconds[1] > course.seconds[0] > 0
+    assert found.cost("none", "bytes") == 0 and found.cost("joint", "rows") == 60
+    mean = found.mean("ridge", "final")
+    assert mean.low is not None and mean.low <= mean.value, "two orders give an interval"
+    about = json.loads((folder / "stream.json").read_text())
+    assert about["scenario"] == "class" and len(about["courses"]) == 14
+    assert "| ridge |" in (folder / "stream.md").read_text()
+
+
+def test_a_killed_stream_ends_with_the_same_bytes(
+    whole: tuple[Path, Any], digits_suite: Suite, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before every second arrival and in the middle of others, by an error where a signal would end it."""
+    calls, learn = [0], Learner.learn
+
+    def dying(self: Learner, *args: Any, **more: Any) -> None:
+        calls[0] += 1
+        if calls[0] % 2 == 0:
+            raise KeyboardInterrupt
+        learn(self, *args, **more)
+
+    monkeypatch.setattr(Learner, "learn", dying)
+    for _ in range(60):
+        try:
+            found = ran(digits_suite, tmp_path / "out", base)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert calls[0] > 14
+    folder, _ = whole
+    for name in ("er", "icarl", "ewc", "si", "ridge", "joint"):
+        one, other = (next((place / "pieces").glob(f"course-{name}-0-0-*")) for place in (folder, tmp_path / "out"))
+        files = sorted(path.relative_to(one) for path in one.rglob("*") if path.suffix in (".safetensors", ".arrow"))
+        assert files and all((one / file).read_bytes() == (other / file).read_bytes() for file in files), name
+    assert not list((tmp_path / "out" / "pieces").glob("unfinished/*")) and found.courses
+
+
+def test_what_cannot_be_run_is_said_first(digits_suite: Suite, base: Path, tmp_path: Path) -> None:
+    for words, asked in (
+        ("use the strategy 'erm'", {"strategies": ["erm"]}),
+        ("--seeds is 0", {"seeds": 0}),
+        ("no base was given", {"base": None, "suite": Suite("mine", list(digits_suite))}),
+        ("bytez", {"strategies": ["er:bytez=3"]}),
+    ):
+        given = {"suite": digits_suite, "out": tmp_path / "out", "base": base} | asked
+        with pytest.raises(AllroundError) as caught:
+            ran(**given)  # type: ignore[arg-type]
+        assert words in str(caught.value) and not (tmp_path / "out").exists(), caught.value
