@@ -153,6 +153,13 @@ def test_the_page_on_relations_runs(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "related" / "relations.html").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
+def test_the_page_on_streams_runs(tmp_path: Path) -> None:
+    printed = run_page("streams.md", tmp_path)
+    assert all(f"\n{name} " in printed for name in ("er", "ewc", "lwf", "ridge", "joint", "none"))
+
+
 @pytest.mark.usefixtures("one_core")
 def test_the_examples_of_the_page_on_architecture_work(tmp_path: Path) -> None:
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@
     ar.merge(["models/topic", "models/mood"], base="models/base", out="models/both")      # or state dicts in memory
     ar.evaluate("models/both", "suite.yml").print()
     ar.relate("suite.yml", base="all-MiniLM-L6-v2", out="runs/related").print()           # who helps whom
+    ar.stream("suite.yml", base="all-MiniLM-L6-v2", out="runs/stream")                    # one task after another
     ar.sources(["models/topic", "models/mood"], "new.yml").print()                        # which to tune first
 
 `help(ar.build)` and its like say more; `ar.methods()` lists the methods, and `ar.use_plugin("mine.py")` adds one.
@@ -24,7 +25,18 @@ from typing import TYPE_CHECKING, Any
 from allround.core.version import __version__
 
 if TYPE_CHECKING:
-    from allround.building import Build, Constraints, Options, build, compare_training, evaluate, relate, train, tune
+    from allround.building import (
+        Build,
+        Constraints,
+        Options,
+        build,
+        compare_training,
+        evaluate,
+        relate,
+        stream,
+        train,
+        tune,
+    )
     from allround.composition.library.library import Library
     from allround.core.errors import AllroundError
     from allround.core.plugins import use_plugin
@@ -61,6 +73,7 @@ __all__ = [
     "methods",
     "relate",
     "sources",
+    "stream",
     "train",
     "tune",
     "use_plugin",
@@ -88,6 +101,7 @@ _HOMES = {
     "merge": "allround.merging.call",
     "methods": "allround.core.registry",
     "sources": "allround.transfer.sources",
+    "stream": "allround.building",
     "train": "allround.building",
     "tune": "allround.building",
     "use_plugin": "allround.core.plugins",

@@ -79,6 +79,7 @@ FOLDERS: dict[str, str] = {
     "tune": "suite species --base base --epochs 1",
     "compare-training": "suite --base base --methods equal --seeds 1 --trials 1 --sweep 0 --epochs 1 --workers 1",
     "relate": "suite --base base --estimators sizes,logme --workers 1",
+    "stream": "suite --base base --strategies none --epochs 1 --workers 1",
     "loop": "atm suite --base base --rounds 1 --epochs 1 --workers 1",
     "merge": "base @species @batch --method average",
     "align": "@species @batch --by weights",
@@ -97,7 +98,7 @@ FILES: dict[str, tuple[str, str]] = {
     "sources": ("@batch --for suite --task species", "estimates.csv"),
 }
 #: What goes on in its own folder, beside whatever else is there.
-WORKING = ("build", "compare-training", "relate")
+WORKING = ("build", "compare-training", "relate", "stream")
 #: What writes files into a folder, beside whatever else is there; and one of them.
 INTO = {"diff": "diff.json", "evaluate": "scoreboard.json"}
 
@@ -167,7 +168,15 @@ def test_an_output_of_a_command(command: str, made: dict[str, Path], tmp_path: P
         target.write_text("the user's words")
         refused("the file there was changed since it was written")
     elif command in WORKING:
-        page = place / {"build": "report.html", "compare-training": "comparison.md", "relate": "relations.md"}[command]
+        page = (
+            place
+            / {
+                "build": "report.html",
+                "compare-training": "comparison.md",
+                "relate": "relations.md",
+                "stream": "stream.md",
+            }[command]
+        )
         whole = page.read_text()
         page.write_text("the user's words")
         refused("the file there was changed since it was written")

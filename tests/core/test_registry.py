@@ -15,6 +15,8 @@ from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
+    "Overcoming catastrophic forgetting in neural networks",
+    "Learning without Forgetting",
     "Coverage-based Example Selection for In-Context Learning",
     "Language Models can Exploit Cross-Task In-context Learning for Data-Scarce Novel Tasks",
     "Unified Demonstration Retriever for In-Context Learning",

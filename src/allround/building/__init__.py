@@ -6,5 +6,17 @@ from allround.building.relate import relate
 from allround.building.result import Build
 from allround.building.run import build
 from allround.building.single import evaluate, train, tune
+from allround.building.stream import stream
 
-__all__ = ["Build", "Constraints", "Options", "build", "compare_training", "evaluate", "relate", "train", "tune"]
+__all__ = [
+    "Build",
+    "Constraints",
+    "Options",
+    "build",
+    "compare_training",
+    "evaluate",
+    "relate",
+    "stream",
+    "train",
+    "tune",
+]

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from allround.building.jobs.rows import stored_task
+from allround.checkpoints.weights import Weights
 from allround.continual.learning import Learner
 from allround.continual.rows import Memory
 from allround.continual.strategy import Strategy, strategy_of
@@ -142,7 +143,8 @@ def _latest(scratch: Path, encoder: str, plan: Strategy) -> tuple[int, Learner]:
     assert isinstance(model, MultiTaskModel)
     learner.model, learner.memory = model, Memory.load(last / MEMORY)
     if (last / REMEMBERED).is_file():
-        learner.recall(load_file(last / REMEMBERED))
+        kept = Weights(last / REMEMBERED)
+        learner.recall({name: kept.get(name) for name in kept})
     state = read_json(last / STATE)
     learner.steps, learner.seconds = state["steps"][-1], state["seconds"][-1]
     return int(last.name.removeprefix("after-")), learner
