@@ -53,7 +53,7 @@ def test_a_memory_keeps_to_its_bytes_and_holds_rows_that_came(
     known = [(row[0].tobytes(), int(y)) for part in parts  # type: ignore[union-attr]
              for row, y in zip(part.splits["train"].inputs, part.splits["train"].targets, strict=True)]  # fmt: skip
     assert all((row[0].tobytes(), int(y)) in known for row, y in zip(kept.inputs, kept.targets, strict=True))  # type: ignore[union-attr]
-    memory.save(tmp_path / "memory")
+    memory.write(tmp_path / "memory")
     back = Memory.load(tmp_path / "memory")
     assert back.bytes == memory.bytes and back.tasks["digit"].content == memory.tasks["digit"].content
     assert back.tasks["digit"].splits["train"].slices == kept.slices

@@ -15,6 +15,7 @@ from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
+    "Multi-Task Structural Learning using Local Task Similarity induced Neuron Creation and Removal",
     "Overcoming catastrophic forgetting in neural networks",
     "Learning without Forgetting",
     "Coverage-based Example Selection for In-Context Learning",

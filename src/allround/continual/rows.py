@@ -97,7 +97,7 @@ class Memory:
             merged[task.name] = only_training(task, new)
         return Memory(merged) if budget is None else Memory(_within(merged, budget))
 
-    def save(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         for name, task in self.tasks.items():
             (folder / name).mkdir(parents=True)
             task.write(folder / name)

@@ -109,7 +109,7 @@ def _keep(scratch: Path, number: int, learner: Learner, answers: Mapping[tuple[i
     (new / MODEL).mkdir()
     learner.model.write(new / MODEL)
     if learner.memory.tasks:
-        learner.memory.save(new / MEMORY)
+        learner.memory.write(new / MEMORY)
     if learner.remembered:
         save_file({name: value.contiguous() for name, value in learner.remembered.items()}, new / REMEMBERED)
     (new / ANSWERS).mkdir()
