@@ -951,6 +951,7 @@ def test_a_reader_reads_or_says_why_not(name: str, case: str, ends: dict[tuple[s
 
 #: Modules that read files by this package's own functions, and are in no row of the table: why not.
 OTHERS = {
+    "building/jobs/streams.py": "what the same job wrote after the arrival before, in its scratch folder",
     "tasks/harness/configuration.py": "a task file of the lm-evaluation-harness: tests/building/test_benchmarks.py",
     "models/language/gguf.py": "the first four bytes; all else is read by transformers, whose errors are caught",
     "composition/library/adding.py": "files of a module, which Adapter and read_heads read too, and what its card says",
