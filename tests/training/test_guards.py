@@ -116,6 +116,9 @@ def test_lwf_is_the_papers_distance() -> None:
     assert float(Lwf().distance(new, old)) == pytest.approx(wanted)
     assert float(Lwf().distance(old, old)) == pytest.approx(0, abs=1e-7)
     assert float(Lwf().distance(new, old, labels=False)) == 4.0
+    grown = torch.tensor([[0.0, 2.0, 1.0]])
+    r = torch.softmax(grown / 2, 1)[:, :2]
+    assert float(Lwf().distance(grown, old)) == pytest.approx(4 * float((p * (p / r).log()).sum())), "over all labels"
 
 
 @pytest.mark.parametrize(("term", "strength"), [(Ewc, 1e4), (Si, 1e6), (Lwf, 30.0)])

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 )
 class Lwf(Term):
     """Adds to the loss of each batch, for each head that the model had after the last training with this object, the
-    distance of its answers from those that the model as it then was gives to the same rows. A head that has more labels
-    since is held for those that it had.
+    distance of its answers from those that the model as it then was gives to the same rows. Of a head that
+    has more labels since, the old ones are to keep all the probability, as in GMvandeVen/continual-learning.
 
     Formula: weight * T^2 * mean over rows and old heads of KL(softmax(z' / T) || softmax(z / T)), z' being the old
     outputs; for outputs that are no scores of labels, the mean of (z - z')^2
@@ -63,17 +63,17 @@ class Lwf(Term):
             head, old = model.output_head(name), self._old.output_head(name)
             if head.per_token or features.lengths or model.width(name) != features.values.shape[-1]:
                 continue
-            new_z, old_z = head(features.values)[:, :outputs], old(old_features.values)[:, :outputs]
+            new_z, old_z = head(features.values), old(old_features.values)[:, :outputs]
             found.append(self.distance(new_z, old_z, labels=head.likelihood.log_probabilities(old_z) is not None))
         return self.weight * torch.stack(found).mean() if found else None
 
     def distance(self, new: Tensor, old: Tensor, *, labels: bool = True) -> Tensor:
-        """How far outputs are from the old ones, the mean over rows. Shapes: (n, outputs)."""
-        if not labels or new.shape[1] < 2:
-            return (new - old).square().mean()
-        heat = self.temperature
-        return heat**2 * F.kl_div(F.log_softmax(new / heat, 1), F.log_softmax(old / heat, 1), reduction="batchmean",
-                                  log_target=True)  # fmt: skip
+        """How far outputs are from the old ones, the mean over rows. Shapes: (n, outputs) and (n, old outputs)."""
+        known, heat = old.shape[1], self.temperature
+        if not labels or known < 2:
+            return (new[:, :known] - old).square().mean()
+        new_logs = F.log_softmax(new / heat, 1)[:, :known]
+        return heat**2 * F.kl_div(new_logs, F.log_softmax(old / heat, 1), reduction="batchmean", log_target=True)
 
     def after(self, model: Model) -> None:
         assert isinstance(model, MultiTaskModel)
