@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from allround.continual.features import row_features
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.seeds import seed_of
 from allround.models.model import Model
+from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.modality import modality_of
 from allround.tasks.task import SPLITS, Split, Task
@@ -59,9 +61,7 @@ class ArrivedRows:
 
     @cached_property
     def features(self) -> NDArray[np.float64]:
-        """What the model makes of the rows, (n, d); a mean over words where there is a vector for each."""
-        from allround.continual.features import row_features
-
+        """What the model makes of the rows, (n, d)."""
         return row_features(self.model, self.task.name, self.task.splits["train"].inputs)
 
 
@@ -123,7 +123,7 @@ def joined(one: Split, other: Split) -> Split:
     return Split([*one.inputs, *other.inputs], targets, None, slices)
 
 
-def row_bytes(definition, split: Split) -> NDArray[np.int64]:  # type: ignore[no-untyped-def]
+def row_bytes(definition: Definition, split: Split) -> NDArray[np.int64]:
     """What each row takes: its inputs as Arrow holds them, and 8 bytes for each number of its target."""
     rules = modality_of(definition)
     sizes = np.zeros(len(split), dtype=np.int64)
@@ -155,7 +155,3 @@ def _within(tasks: Mapping[str, Task], budget: int) -> dict[str, Task]:
                             "give the memory more bytes")  # fmt: skip
     return {name: only_training(tasks[name], tasks[name].splits["train"].take(sorted(rows)))
             for name, rows in kept.items() if rows}  # fmt: skip
-
-
-#: A method of the family `memory`.
-Way = Callable[[ArrivedRows], Ranking]

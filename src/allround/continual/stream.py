@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
+from PIL.Image import Image, fromarray
 
 from allround.core.errors import AllroundError
 from allround.core.seeds import seed_of
@@ -116,23 +117,23 @@ def renamed(task: Task, name: str) -> Task:
 
 def permuted(task: Task, arrivals: int, seed: int = 0) -> Stream:
     """A stream of the same task on images whose pixels are shuffled, by an order of its own in each arrival but the
-    first (Goodfellow et al., arXiv:1312.6211). Errors: other inputs than images of one size."""
+    first (Goodfellow et al., arXiv:1312.6211). Errors: other inputs than images."""
 
-    def shuffle(pixels: np.ndarray, number: int) -> np.ndarray:
-        if number == 0:
-            return pixels
+    def shuffle(image: Image, number: int) -> Image:
+        pixels = np.asarray(image)
         flat = pixels.reshape(-1, *pixels.shape[2:])
-        return flat[np.random.default_rng(seed_of(seed, "pixels", number)).permutation(len(flat))].reshape(pixels.shape)
+        order = np.random.default_rng(seed_of(seed, "pixels", number)).permutation(len(flat))
+        return fromarray(flat[order].reshape(pixels.shape)) if number else image
 
-    return _images_changed(task, arrivals, "permuted", lambda image, n: _with_pixels(image, lambda p: shuffle(p, n)))
+    return _images_changed(task, arrivals, "permuted", shuffle)
 
 
 def rotated(task: Task, arrivals: int, degrees: float = 180.0) -> Stream:
     """A stream of the same task on images that are turned, evenly from 0 to below `degrees`. Errors: as `permuted`."""
-    return _images_changed(task, arrivals, "rotated", lambda image, n: image.rotate(n * degrees / arrivals))
+    return _images_changed(task, arrivals, "rotated", lambda image, number: image.rotate(number * degrees / arrivals))
 
 
-def _images_changed(task: Task, arrivals: int, word: str, change) -> Stream:  # type: ignore[no-untyped-def]
+def _images_changed(task: Task, arrivals: int, word: str, change: Callable[[Image, int], Image]) -> Stream:
     if task.definition.modality != "image":
         raise AllroundError(
             f"make a stream of {word} images of '{task.name}'",
@@ -142,17 +143,11 @@ def _images_changed(task: Task, arrivals: int, word: str, change) -> Stream:  # 
     _check_two(task.name, arrivals, "arrival")
 
     def changed(split: Split, number: int) -> Split:
-        return replace(split, inputs=[tuple(change(value, number) for value in row) for row in split.inputs])
+        return replace(split, inputs=[(change(cast(Image, row[0]), number),) for row in split.inputs])
 
     made = [replace(task, table=None, splits={s: changed(rows, n) for s, rows in task.splits.items()})
             for n in range(arrivals)]  # fmt: skip
     return Stream(f"{task.name}, {word}", "domain", tuple(Arrival(f"{word} {n}", (one,)) for n, one in enumerate(made)))
-
-
-def _with_pixels(image, change):  # type: ignore[no-untyped-def]
-    from PIL import Image
-
-    return Image.fromarray(change(np.asarray(image)))
 
 
 def _check_two(name: str, count: int, what: str) -> None:
