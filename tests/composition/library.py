@@ -28,6 +28,7 @@ FAST = {
     "classifier": {"steps": 20, "hidden": 8},
     "phatgoose": {"steps": 2},
     "regressed_loss": {"rows": 4},
+    "scorer": {"rows": 4},
     "entropy_gate": {"steps": 2},
     "learned_gate": {"steps": 2},
 }

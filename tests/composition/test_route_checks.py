@@ -283,6 +283,7 @@ class Wrong(Router):
     def __init__(self, router: Router) -> None:
         super().__init__()
         self.router, self.count, self.level, self.name = router, router.count, router.level, router.name  # type: ignore[misc]
+        self.told, self.asks = router.told, router.asks
 
     def state(self) -> dict[str, Tensor]:
         return self.router.state()
@@ -328,6 +329,12 @@ class OddNumbers(Wrong):
         return self.router.weights(seen).log() * 0
 
 
+class OthersAnswers(Wrong):
+    def weights(self, seen: Seen) -> Tensor:
+        order = [*range(1, len(seen.features)), 0]
+        return self.router.weights(replace(seen, answers=[one.take(order) for one in seen.answers]))
+
+
 class NoTwins(Wrong):
     def weights(self, seen: Seen) -> Tensor:
         found = self.router.weights(seen).clone()
@@ -344,6 +351,8 @@ FAULTS: list[tuple[str, str, type[Wrong]]] = [
     ("classifier", "state", Forgetful),
     ("phatgoose", "state", Forgetful),
     ("embedding_retrieval", "finite", OddNumbers),
+    ("scorer", "order", LikesTheFirst),
+    ("scorer", "alone", OthersAnswers),
 ]
 
 

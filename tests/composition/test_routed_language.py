@@ -68,7 +68,7 @@ def numbers(system: Routed, task: str, rows: list[object]) -> np.ndarray | list[
 
 
 ROUTES = [("task_id", "outputs"), ("uniform", "dynamic_logits"), ("classifier", "outputs"), ("classifier", "logits"),
-          ("arrow", "outputs"), ("learned_gate", "pick")]  # fmt: skip
+          ("arrow", "outputs"), ("learned_gate", "pick"), ("scorer", "pick")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("router", "combine"), ROUTES)

@@ -32,6 +32,7 @@ PAPERS = (
     "AdapterFusion: Non-Destructive Task Composition for Transfer Learning",
     "An Efficient General-Purpose Modular Vision Model via Multi-Task Heterogeneous Training",
     "Awaker2.5-VL: Stably Scaling MLLMs with Parameter-Efficient Mixture of Experts",
+    "Cappy: Outperforming and Boosting Large Multi-Task LMs with a Small Scorer",
     "ColD Fusion: Collaborative Descent for Distributed Multitask Finetuning",
     "Concrete Subspace Learning based Interference Elimination for Multi-task Model Fusion",
     "Cross-Task Generalization via Natural Language Crowdsourcing Instructions",

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from allround.composition.module_answers import ModuleAnswers
 from allround.composition.modules.bank import ModuleBank
 from allround.composition.modules.layer import LinearLayer, layer_for
 from allround.core import registry
@@ -83,11 +84,12 @@ class Seen:
     """What a router looks at of a batch of rows.
 
     features: of the base alone, (n, d), the mean over a row's words where it has several vectors. task: that of all
-    rows, for a router that is told.
+    rows, for a router that is told. answers: of each module to these rows, for a router that asks for them.
     """
 
     features: Tensor
     task: str | None = None
+    answers: Sequence[ModuleAnswers] = ()
 
 
 class CannotRoute(AllroundError):
@@ -108,6 +110,8 @@ class Router(ABC):
     mixes: bool = True
     #: Whether it is told which task a row is of.
     told: bool = False
+    #: Whether it looks at what each module answers to a row, and so takes a pass for each.
+    asks: bool = False
 
     def __init__(self) -> None:
         self.count = 0

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from allround.checkpoints.weights import Weights
 from allround.composition.combining import Combine, make_combine
+from allround.composition.module_answers import module_answers
 from allround.composition.modules.bank import Gate, ModuleBank
 from allround.composition.modules.changes import Changes
 from allround.composition.modules.layer import EmbeddingLayer
@@ -177,10 +178,11 @@ class Routed(System):
         columns the rows are, and nothing else, unless the router is told."""
         encoder = self.model.encoder
         reading, prepared = read_plainly(encoder, self.definition(task), rows)
+        asked = module_answers(self.model, self.bank, task, rows, batch_size) if self.router.asks else []
         found: list[Tensor] = [torch.empty(0)] * len(rows)
         for numbers, batch in batches(encoder, prepared, reading, batch_size):
             features = row_vectors(encoder, encoder(batch), len(numbers)).float()
-            seen = Seen(features, task if self.router.told else None)
+            seen = Seen(features, task if self.router.told else None, [one.take(numbers) for one in asked])
             for number, one in zip(numbers, self.router.weights(seen), strict=True):
                 found[number] = one.cpu()
         return torch.stack(found)
@@ -272,7 +274,7 @@ class Routed(System):
         """tasks: of others, no heads count, and where rows use one module each no modules. Used is what the costliest
         row can use."""
         names = list(self.definitions if tasks is None else tasks)
-        mixes = self.combine.mixes and self.router.mixes
+        mixes = (self.combine.mixes and self.router.mixes) or self.router.asks
         own = dict.fromkeys(self.module_of[name] for name in names if name in self.module_of)
         sizes = [self.bank.numbers(n) for n in (range(len(self.members)) if mixes or tasks is None else own)]
         heads = [parameters_of(self.model.head(name)) for name in names]
