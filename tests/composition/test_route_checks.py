@@ -329,10 +329,9 @@ class OddNumbers(Wrong):
         return self.router.weights(seen).log() * 0
 
 
-class OthersAnswers(Wrong):
+class CountsOn(Wrong):
     def weights(self, seen: Seen) -> Tensor:
-        order = [*range(1, len(seen.features)), 0]
-        return self.router.weights(replace(seen, answers=[one.take(order) for one in seen.answers]))
+        return torch.stack([row.roll(place) for place, row in enumerate(self.router.weights(seen))])
 
 
 class NoTwins(Wrong):
@@ -352,7 +351,7 @@ FAULTS: list[tuple[str, str, type[Wrong]]] = [
     ("phatgoose", "state", Forgetful),
     ("embedding_retrieval", "finite", OddNumbers),
     ("scorer", "order", LikesTheFirst),
-    ("scorer", "alone", OthersAnswers),
+    ("scorer", "alone", CountsOn),
 ]
 
 
