@@ -232,12 +232,12 @@ def test_a_group_needs_as_much_in_the_mean() -> None:
     assert trees.groups_of(similar, 0.99) == [[0], [1], [2]]
 
 
-@pytest.mark.parametrize(("name", "seed", "steps"), [("learning_to_branch", 3, 500), ("mtsl", 4, 1000)])
+@pytest.mark.parametrize(("name", "seed", "steps"), [("learning_to_branch", 3, 1250), ("mtsl", 4, 1000)])
 def test_the_tree_of_planted_groups_is_found(name: str, seed: int, steps: int) -> None:
     """Two labels, each with its opposite: tasks of one label belong together.
 
-    Of five seeds (2 to 6) three find it so with the first preset, which joins all tasks with the others; of four (2 to
-    5) three with the second one, which leaves all tasks apart with the other.
+    Of five seeds (2 to 6) two find it so with the first preset, which joins all tasks with one other and parts "b" from
+    "not b" with two; of four (2 to 5) three with the second one, which leaves all tasks apart with the other.
     """
     plan = plan_of(name).tree
     assert plan is not None

@@ -15,9 +15,9 @@ from allround.models.share.plan import Branching, Plan
 def learning_to_branch(
     *,
     copies: int = 0,
-    shared: float = 0.1,
+    shared: float = 0.02,
     prior: float = 2.0,
-    until: float = 0.3,
+    until: float = 0.12,
     hot: float = 2.0,
     cold: float = 0.5,
     rate: float = 2e-2,
