@@ -66,7 +66,7 @@ class Scorer(Router):
     told = True
     asks = True
 
-    def __init__(self, *, rows: int = 100, sure: float = 0.5) -> None:
+    def __init__(self, *, rows: int = 100, sure: float = 1.0) -> None:
         super().__init__()
         if rows < 2 or sure < 0:
             raise AllroundError(f"score answers to {rows} rows with the weight {sure} for confidence",
