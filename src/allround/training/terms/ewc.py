@@ -38,18 +38,21 @@ class Ewc(Term):
     information). Tasks without a probability of each label take the target. Strengths do not carry over between these,
     nor from tools that square gradients of batches.
 
+    relative: divide F_a by its mean over weights, so that `weight` is that of a plain L2 pull on a weight of mean
+    importance. How large F is as a whole depends on how sure the model is: on small errors it almost vanishes.
     rows: of each task at most. With AdamW the penalty is scaled as every gradient is.
     """
 
     def __init__(
         self,
         *,
-        weight: float = 100.0,
+        weight: float = 1.0,
+        relative: bool = True,
         rows: int = 200,
         labels: Literal["sampled", "exact", "true"] = "sampled",
     ) -> None:
         super().__init__()
-        self.weight, self.rows, self.labels = weight, rows, labels
+        self.weight, self.relative, self.rows, self.labels = weight, relative, rows, labels
         self._tasks: list[Task] = []
         self._trained: list[str] = []
 
@@ -69,6 +72,10 @@ class Ewc(Term):
 
     def after(self, model: Model) -> None:
         fisher = fisher_diagonal(model, self._tasks, self._trained, rows=self.rows, labels=self.labels)
+        if self.relative:
+            size = sum(parameter.numel() for name, parameter in model.named_parameters() if name in set(self._trained))
+            mean = sum(float(value.sum()) for value in fisher.values()) / size
+            fisher = {name: value / max(mean, 1e-30) for name, value in fisher.items()}
         sums, centres = self.state.setdefault("fisher", {}), self.state.setdefault("centre", {})
         parameters = dict(model.named_parameters())
         for name, new in fisher.items():
