@@ -7,6 +7,6 @@ from allround.core.registry import method
 
 
 @method(source="Zenke, Poole and Ganguli, ICML 2017, arXiv:1703.04200")
-def si(*, weight: float = 1.0) -> Strategy:
+def si(*, weight: float = 100.0) -> Strategy:
     """Tune the model on each arrival with the guard `si`. weight: see there."""
     return Strategy(guards={"si": {"weight": weight}})

@@ -25,7 +25,7 @@ class Si(Term):
     is above 0. With AdamW the penalty is scaled as every gradient is.
     """
 
-    def __init__(self, *, weight: float = 1.0, damping: float = 0.1) -> None:
+    def __init__(self, *, weight: float = 100.0, damping: float = 0.1) -> None:
         super().__init__()
         self.weight, self.damping = weight, damping
         self._slopes: dict[str, Tensor] = {}
