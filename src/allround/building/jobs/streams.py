@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -116,7 +115,7 @@ def _keep(scratch: Path, number: int, learner: Learner, answers: Mapping[tuple[i
     state = read_json(before / STATE) if before.is_dir() else {what: [] for what in COURSE}
     if before.is_dir():
         for path in (before / ANSWERS).iterdir():
-            os.link(path, new / ANSWERS / path.name)
+            shutil.copyfile(path, new / ANSWERS / path.name)
     row: list[list[float]] = [[] for _ in range(number + 1)]
     for (of, place), one in answers.items():
         one.write(new / ANSWERS / f"{number}-{of}-{place}.parquet")

@@ -37,3 +37,6 @@ class L2Sp(Term):
         shared = model.shared()
         pulls = [(shared[name] - kept[""].to(shared[name])).square().sum() for name, kept in self.state.items()]
         return 0.5 * self.weight * torch.stack(pulls).sum() if pulls else None
+
+    def after(self, model: Model) -> None:
+        self.state = {}  # the next training begins where this one ended
