@@ -153,6 +153,34 @@ def test_a_killed_stream_ends_with_the_same_bytes(
     assert not list((tmp_path / "out" / "pieces").glob("unfinished/*")) and found.courses
 
 
+def test_merge_adds_a_share_of_the_change(small_image: SmallImage, digits_suite: Suite) -> None:
+    """By hand: on the first arrival the model is the base, so that `scale` leads from it to the tuned copy."""
+    digit = digits_suite["digit"]
+
+    def weights(scale: float) -> dict[str, torch.Tensor]:
+        plan = strategy_of("merge", {"scale": scale})
+        learner = Learner.begin(copy.deepcopy(small_image), plan)
+        learner.learn(Arrival("one", (digit,)), plan, QUICK, base=copy.deepcopy(small_image), fit=True)
+        return {name: value.clone() for name, value in learner.model.encoder.named_parameters()}
+
+    base, half, whole = dict(small_image.named_parameters()), weights(0.5), weights(1.0)
+    assert any(not torch.equal(value, base[name]) for name, value in whole.items())
+    for name, value in half.items():
+        assert torch.allclose(value, (base[name] + whole[name]) / 2, atol=1e-6), name
+
+
+def test_a_finished_model_goes_on(small_image: SmallImage, digits_suite: Suite) -> None:
+    """Guards hold what a model that they have not seen in training answers, and rows of its tasks are remembered."""
+    tasks = (digits_suite["digit"], digits_suite["ink"])
+    model = learned("none", small_image, (Arrival("one", (tasks[0],)),), fit=True).model
+    learner = Learner.go_on(model, strategy_of("lwf"))
+    assert set(learner.guards[0].state) == {"digit"} and not learner.memory.rows
+    learner = Learner.go_on(model, strategy_of("er"), [tasks[0]])
+    assert set(learner.memory.tasks) == {"digit"} and 0 < learner.memory.bytes <= 50_000
+    learner.learn(Arrival("two", (tasks[1],)), strategy_of("er"), QUICK, fit=True)
+    assert list(learner.model.definitions) == ["digit", "ink"]
+
+
 def test_what_cannot_be_run_is_said_first(digits_suite: Suite, base: Path, tmp_path: Path) -> None:
     for words, asked in (
         ("use the strategy 'erm'", {"strategies": ["erm"]}),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
+import torch
 from torch import Tensor
 
 from allround.continual.heads import HeadPolicy, make_policy
@@ -49,6 +52,21 @@ class Learner:
         policy = None if strategy.head == "trained" else make_policy(strategy.head, strategy.head_settings)
         return cls(MultiTaskModel(encoder, {}).eval(), Memory(), make_terms(strategy.guards), policy)
 
+    @classmethod
+    def go_on(cls, model: MultiTaskModel, strategy: Strategy, tasks: Sequence[Task] = (), *, seed: int = 0) -> Learner:
+        """Before a further arrival of a finished model. tasks: those that it knows, as far as their rows are at hand;
+        of these is remembered what the strategy remembers of tasks that it learned."""
+        learner = cls.begin(model.encoder, strategy)
+        learner.model = model.eval()
+        for guard in learner.guards:
+            guard.before(model, tasks)
+            guard.after(model)
+        if strategy.memory != "none" and tasks:
+            learner.memory = Memory().with_arrival(
+                tasks, model, strategy.memory, strategy.bytes, seed=seed, name="before"
+            )
+        return learner
+
     @property
     def remembered(self) -> dict[str, Tensor]:
         """The tensors that guards and the way to make heads remember, by names that tell them apart."""
@@ -83,23 +101,33 @@ class Learner:
         seed: int = 0,
         scratch: Path | None = None,
         base: Encoder | None = None,
+        alone: Encoder | None = None,
         fit: bool = False,
     ) -> None:
-        """Learn what an arrival brings. base: the encoder to begin from, where the strategy begins anew. fit: fit the
-        heads of new tasks on the encoder as it is before it is tuned. Where labels come later it is better left: a head
-        that is fitted on few labels has large weights, which further labels have to outgrow."""
+        """Learn what an arrival brings. base: the encoder to begin from, where the strategy begins there. alone: the
+        base tuned on this arrival alone, where that is at hand and the strategy merges it. fit: fit the heads of new
+        tasks on the encoder as it is before it is tuned. Where labels come later it is better left: a head that is
+        fitted on few labels has large weights, which further labels have to outgrow."""
         started = time.perf_counter()
         for name, tensors in self.trained.items():
             self.set_head(self.model.definitions[name], HeadState(tensors))
         arrived = [self.with_labels(task) for task in arrival.tasks]
         tasks = self.to_train(arrived, repeat=strategy.bytes is not None)
+        if strategy.from_base and base is None:
+            raise AllroundError(f"learn '{arrival.name}' from the base", "no base was given", "give base=")
         if strategy.anew:
-            if base is None:
-                raise AllroundError(f"learn '{arrival.name}' from the base", "no base was given", "give base=")
-            self.model = MultiTaskModel(base, {}).eval()
+            self.model = MultiTaskModel(cast(Encoder, base), {}).eval()
+        fit = fit and strategy.head == "trained"
         for task in tasks if strategy.anew else arrived:
-            self.add_head(task, fit=fit and strategy.head == "trained")
-        if strategy.changes == "all":
+            self.add_head(task, fit=fit and strategy.merge is None)
+        if strategy.merge is not None:
+            copy = deepcopy(cast(Encoder, base)) if alone is None else alone
+            if alone is None:
+                self._tune_copy(copy, arrived, settings, seed_of(seed, arrival.name), scratch)
+            add_change(self.model.encoder, cast(Encoder, base), copy, strategy.merge)
+            for task in arrived if fit else ():
+                self.set_head(task.definition, fit_head(self.model.encoder, task).state)
+        elif strategy.changes == "all":
             several = {"mix": "all", "sample": "uniform"} if len(tasks) > 1 else {}
             chosen = settings.with_(heads="tuned", keep="last", **several)
             course = train(self.model, tasks, chosen, seed=seed_of(seed, arrival.name), scratch=scratch,
@@ -116,6 +144,18 @@ class Learner:
                 self.set_head(task.definition, self.policy.make(self.model, task, self.memory))
         self.model.eval()
         self.seconds += time.perf_counter() - started
+
+    def _tune_copy(
+        self, copy: Encoder, arrived: Sequence[Task], settings: Settings, seed: int, scratch: Path | None
+    ) -> None:
+        """Tune a copy of the base on what arrived alone; the model takes over its heads."""
+        model = MultiTaskModel(copy, {})
+        for task in arrived:
+            model.add_task(replace(task.definition, head=""), self.model.head(task.name).stored())
+        self.steps += train(model, arrived, settings.with_(heads="tuned", keep="last"), seed=seed,
+                            scratch=scratch).steps  # fmt: skip
+        for task in arrived:
+            self.set_head(task.definition, model.head(task.name).stored())
 
     def with_labels(self, task: Task) -> Task:
         """A task that arrived, with the labels that the model knows of it first, and its new ones behind."""
@@ -172,6 +212,15 @@ class Learner:
             fresh[name][tuple(slice(size) for size in value.shape)] = value
         self.model.definitions.pop(definition.name, None)
         self.model.add_task(replace(definition, head=""), fresh)
+
+
+@torch.no_grad()
+def add_change(encoder: Encoder, base: Encoder, tuned: Encoder, share: float) -> None:
+    """Add a share of what tuning changed in the base to another encoder of the same form, in place."""
+    before, after = base.state_dict(), tuned.state_dict()
+    for name, value in encoder.state_dict().items():
+        if value.is_floating_point() and name in before and name in after:
+            value += share * (after[name] - before[name]).to(value)
 
 
 def with_old_rows(task: Task, old: Task, *, repeat: bool) -> Task:

@@ -16,6 +16,8 @@ class Strategy:
     changes: what an arrival may change: the encoder and the heads of its tasks ("all"), or heads alone ("heads"): then
     what old tasks answer stays as it was to the bit, unless they share a head with the new ones.
     anew: each arrival begins from the base, with all rows that are remembered.
+    merge: a copy of the base is tuned on an arrival alone, and this share of its change is added to the encoder. None:
+    the encoder itself is tuned.
     memory: a method of the family `memory`, or "none". bytes: of its rows at most; None keeps all of them.
     guards: terms that hold the old behaviour, with their settings. What they remember counts as memory too.
     head: a method of the family `head_policy`, which makes the heads after an arrival, with its settings; "trained"
@@ -24,11 +26,22 @@ class Strategy:
 
     changes: Literal["all", "heads"] = "all"
     anew: bool = False
+    merge: float | None = None
     memory: str = "none"
     bytes: int | None = None
     guards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     head: str = "trained"
     head_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def from_base(self) -> bool:
+        """Whether learning an arrival begins from the base."""
+        return self.anew or self.merge is not None
+
+    @property
+    def exact(self) -> bool:
+        """Whether old tasks with heads of their own are answered as before, to the bit."""
+        return self.changes == "heads" and not self.anew
 
 
 def strategy_of(name: str, values: Mapping[str, object] | None = None) -> Strategy:

@@ -309,13 +309,18 @@ class Bootstrap:
 def _check_paired(task: str, made_by: Mapping[str, Predictions]) -> None:
     (first, reference), *others = made_by.items()
     for system, made in others:
-        if not same_rows(made, reference):
-            raise AllroundError(
-                f"compare '{system}' with '{first}' on the task '{task}'",
-                f"they did not answer the same rows: {len(made)} of '{made.split}' against {len(reference)} of "
-                f"'{reference.split}', or other targets",
-                "predict the same split of the same data with both",
-            )
+        check_same_rows(reference, made, f"compare '{system}' with '{first}' on the task '{task}'")
+
+
+def check_same_rows(one: Predictions, other: Predictions, asked: str) -> None:
+    """An error where two predictions are not of the same rows. asked: what they are wanted for."""
+    if not same_rows(one, other):
+        raise AllroundError(
+            asked,
+            f"they did not answer the same rows: {len(other)} of '{other.split}' against {len(one)} of '{one.split}', "
+            "or other targets",
+            "predict the same split of the same data with both",
+        )
 
 
 def same_rows(one: Predictions, other: Predictions) -> bool:

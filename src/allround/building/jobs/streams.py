@@ -58,7 +58,7 @@ def run_course(
     for number in range(done, len(arrivals)):
         name, folders = arrivals[number]
         tasks = tuple(map(_without_test, map(stored_task, folders)))
-        base = load_encoder(encoder) if plan.anew else None
+        base = load_encoder(encoder) if plan.from_base else None
         learner.learn(Arrival(name, tasks), plan, chosen, seed=seed, scratch=scratch / "training", base=base, fit=fit)
         _keep(scratch, number, learner, _answers(learner.model, arrivals[: number + 1]))
     with piece.make() as (folder, facts):
