@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +291,20 @@ def test_evaluate_shows_demonstrations(tmp_path: Path, tasks: list[Task]) -> Non
     assert shown.scores()["model"]["topic"] == pytest.approx(right)
     with pytest.raises(AllroundError, match="did you mean 'coverage'"):
         evaluate(folder, suite, demonstrations="coverag")
+
+
+def test_examples_are_put_by_the_prompt_of_the_question(tmp_path: Path) -> None:
+    folder, way = save_model(tmp_path / "model", "llama"), "similarity:count=2"
+    task = _task("say", ["12", "19", "7", "late"] * 2, kind="text", prompt=["{m} =", "Say {m}:"], max_new_tokens=4)
+    suite = Suite("several", [task])
+    board = evaluate(folder, suite, demonstrations=way)
+    (said,) = board.notes["prompts"]
+    prompt, alone = task.definition.prompt, []
+    assert prompt is not None
+    for place in range(2):
+        one = replace(task, definition=replace(task.definition, prompt=prompt.using(place)))
+        alone.append(evaluate(folder, Suite("one", [one]), demonstrations=way).scores()["model"]["say"])
+    assert f"mean {100 * np.mean(alone):.1f}" in said
 
 
 def test_a_build_has_systems_with_demonstrations(tmp_path: Path, tasks: list[Task]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from allround.composition.combining import make_combine
 from allround.composition.module_answers import ModuleAnswers, answer_text, module_answers
-from allround.composition.route.scorer import PENALTIES, Pairs, Scorer, agreement, bilinear, solved
+from allround.composition.route import scorer
+from allround.composition.route.scorer import PENALTIES, SURE, Pairs, Scorer, agreement, bilinear, solved
 from allround.composition.router import CannotRoute, RouteRows, Seen, make_router
 from allround.composition.systems.routed import Routed
 from allround.composition.text_reading import TextReader
 from allround.core.errors import AllroundError
+from allround.models.batch import Answers
 from allround.models.encoders.small_image import SmallImage
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
@@ -122,7 +125,8 @@ def test_pairs_are_the_right_answer_another_and_those_of_the_modules(library: Li
 
 
 def said(*answers: tuple[str, float]) -> list[ModuleAnswers]:
-    return [ModuleAnswers([text], [f"mood: {text}"], [sure]) for text, sure in answers]
+    made = Answers(np.zeros(1))
+    return [ModuleAnswers(made, [text], [f"mood: {text}"], [sure]) for text, sure in answers]
 
 
 def test_the_best_answer_wins_and_confidence_between_equals(system: Routed) -> None:
@@ -132,8 +136,8 @@ def test_the_best_answer_wins_and_confidence_between_equals(system: Routed) -> N
     weight[1:, 1] = gap / (gap @ gap)  # the first number of the row is what "good" has more than "bad"
     given = said(("bad", 0.95), ("good", 0.6), ("good", 0.7))
     for sure, first, module in ((0.5, 1.0, 2), (0.5, -1.0, 0), (5.0, 1.0, 0), (0.0, 1.0, 1)):
-        router = make_router("scorer", {"sure": sure})
-        router.restore(system.bank, {"weight": weight})
+        router = make_router("scorer")
+        router.restore(system.bank, {"weight": weight, "sure": torch.tensor([sure])})
         row = torch.zeros(1, 32)
         row[0, 0] = first
         assert int(router.weights(Seen(row, "mood", given)).argmax()) == module, (sure, first)
@@ -153,6 +157,56 @@ def test_it_picks_better_answers_than_any_one_module_on_its_own_rows(library: Li
             for values in (made, *(one.values for one in said))
         )
         assert picked > max(alone) + 0.02, name
+
+
+def test_the_weight_of_confidence_is_chosen_on_validation_rows(
+    library: Library, system: Routed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two modules the first is always right and the second always wrong, with the confidence that is given."""
+    held = rows_of(system, library, "mood")
+    rows = replace(held, validation=held)
+    right = kind(rows.definition.kind).decode(rows.targets, rows.definition)
+    names = rows.definition.labels
+    wrong = [names[(names.index(str(one)) + 1) % len(names)] for one in right]
+
+    def chosen(sureness: tuple[float, float], **settings: float) -> float:
+        def made(model: object, bank: object, task: str, some: list[object]) -> list[ModuleAnswers]:
+            places = [rows.inputs.index(row) for row in some]  # type: ignore[arg-type]
+            return [
+                ModuleAnswers(Answers(np.zeros(len(places))), [said[n] for n in places],
+                              [answer_text(rows.definition, said[n]) for n in places], [one] * len(places))
+                for said, one in zip((right, wrong), sureness, strict=True)
+            ]  # fmt: skip
+
+        monkeypatch.setattr(scorer, "module_answers", made)
+        monkeypatch.setattr(scorer, "bilinear", lambda *_: torch.zeros(33, 33))
+        router = Scorer(rows=6, **settings)
+        router.fit(system.bank, {"mood": rows}, 0)
+        return router.sure
+
+    assert chosen((0.9, 0.5)) == chosen((0.5, 0.9)) == SURE[0], "equal scores: the first module, which is right"
+
+    def ahead(self: Scorer, vectors: Tensor, said: list[ModuleAnswers]) -> tuple[Tensor, Tensor]:
+        scores = torch.tensor([[0.0, 0.3]]).expand(len(vectors), 2)
+        return scores, torch.tensor([one.confidence for one in said]).T
+
+    monkeypatch.setattr(Scorer, "_scores", ahead)
+    assert chosen((0.9, 0.5)) == 1.0, "of those tried the first with which 0.4 of confidence outweighs 0.3"
+    assert chosen((0.9, 0.5), sure=0.25) == 0.25
+
+
+def test_a_picked_module_answers_once(library: Library) -> None:
+    system = library.routed("scorer", "pick")
+    rows = library.tasks["topics"].splits["train"].inputs[:5]
+    passes: list[int] = []
+    handle = system.model.encoder.register_forward_hook(lambda *_: passes.append(1))
+    quick = system.answers("topics", rows, scores=True)
+    assert len(passes) == 1 + len(system.bank), "for the base's vectors, and a pass for each module"
+    handle.remove()
+    system.combine.plain = False  # type: ignore[misc]
+    slow = system.answers("topics", rows, scores=True)
+    assert np.array_equal(quick.predictions, slow.predictions)
+    np.testing.assert_allclose(quick.scores, slow.scores, atol=1e-5)
 
 
 def test_all_modules_count_as_used(library: Library) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from allround.composition.systems.demonstrated import Demonstrated
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.prompt_scores import PromptScores, prompt_scores
@@ -18,20 +19,26 @@ def scores_by_prompt(
 ) -> list[PromptScores]:
     """Score a model with all prompts of each task that has several; nothing for what is no language model.
 
-    made: its predictions with the first prompt, by ("model", task). Prompts are those that the model was saved with.
+    made: its predictions with the first prompt, by ("model", task). Prompts are those that the model was saved with;
+    examples of the task are put by the same prompt as the question, those of other tasks by their first.
     """
-    if not isinstance(model, MultiTaskModel) or "texts" not in model.encoder.gives:
+    plain = model.model if isinstance(model, Demonstrated) else model
+    if not isinstance(plain, MultiTaskModel) or "texts" not in plain.encoder.gives:
         return []
+    heads = {name: plain.head(name).stored() for name in plain.definitions}
     found = []
     for name, task in suite.tasks.items():
-        definition, head = model.definition(name), model.head(name)
+        definition = plain.definition(name)
         prompt = definition.prompt
         if prompt is None or len(prompt.templates) < 2:
             continue
         answers = [made["model", name]]
         for place in range(1, len(prompt.templates)):
-            put = MultiTaskModel(model.encoder, {})
-            put.add_task(replace(definition, prompt=prompt.using(place)), head.stored())
-            answers.append(predict_split(put.to(model.device).eval(), task.as_defined(put.definition(name)), split))
+            asked = replace(definition, prompt=prompt.using(place))
+            put = MultiTaskModel(plain.encoder, {})
+            put.add_heads({**plain.definitions, name: asked}, heads)
+            put = put.to(plain.device).eval()
+            system = Demonstrated(put, model.way, model.settings) if isinstance(model, Demonstrated) else put
+            answers.append(predict_split(system, task.as_defined(asked), split))
         found.append(prompt_scores("model", answers))
     return found

@@ -29,6 +29,8 @@ class Combine:
     mixes: ClassVar[bool] = True
     #: Whether the two factors of low-rank changes are averaged each by itself.
     apart: ClassVar[bool] = False
+    #: Whether a row whose weights are one for a module, and zero for the others, is answered as by that module alone.
+    plain: ClassVar[bool] = False
     #: A larger model that answers in the base's place, where the combination has one.
     larger: Encoder | None = None
 

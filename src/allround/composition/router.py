@@ -30,7 +30,8 @@ class RouteRows:
     """Rows of one task that a router is fitted on: of training, never of test.
 
     model: the base with the heads of all tasks. module: the number of the module that was tuned on the task; None where
-    there is none. targets: encoded.
+    there is none. targets: encoded. validation: rows of validation, by which a setting may be chosen; None where there
+    are none.
     """
 
     model: MultiTaskModel
@@ -38,6 +39,7 @@ class RouteRows:
     module: int | None
     inputs: Sequence[Row]
     targets: Encoded
+    validation: RouteRows | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)

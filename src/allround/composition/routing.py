@@ -43,7 +43,8 @@ def make_routed(
     """Fit a router on training rows of the tasks, and put it before the modules.
 
     base: the folder of the encoder that the modules were tuned from. members: the modules, each with its tasks. heads:
-    of all tasks. rows: of each task at most, drawn by the seed. encoder: the base, where it is loaded already; the
+    of all tasks. rows: of each task at most, drawn by the seed, of training and of validation: by the latter a router
+    may choose a setting. encoder: the base, where it is loaded already; the
     modules are put onto it. Errors: two modules of one task; modules that do not fit the base.
     """
     owners = [task for member in members for task in member.tasks]
@@ -67,12 +68,16 @@ def make_routed(
                   router_settings=router_settings, combine_settings=combine_settings)  # fmt: skip
 
 
-def _rows(model: MultiTaskModel, task: Task, module: int | None, most: int, seed: int) -> RouteRows:
-    """Some training rows of a task, as a router is fitted on them."""
-    split = task.splits["train"]
-    numbers = np.random.default_rng(seed_of(seed, "route", task.name)).permutation(len(split.inputs))[:most]
+def _rows(
+    model: MultiTaskModel, task: Task, module: int | None, most: int, seed: int, split: str = "train"
+) -> RouteRows:
+    """Some rows of a task, as a router is fitted on them."""
+    every = task.splits[split]
+    numbers = np.random.default_rng(seed_of(seed, "route", task.name)).permutation(len(every))[:most]
     kept = sorted(numbers.tolist())
-    return RouteRows(model, task.name, module, [split.inputs[row] for row in kept], taken(split.targets, kept))
+    held = split == "train" and len(task.splits.get("validation", ()))
+    return RouteRows(model, task.name, module, [every.inputs[row] for row in kept], taken(every.targets, kept),
+                     _rows(model, task, module, most, seed, "validation") if held else None)  # fmt: skip
 
 
 def own_module_found(system: Routed, task: Task, split: str) -> NDArray[np.bool_] | None:

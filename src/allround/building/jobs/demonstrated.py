@@ -70,7 +70,7 @@ def predict_demonstrated(
     source: the JSON of its parts, which name its heads. The other arguments are those of `jobs.predict.predict`.
     """
     parts: Parts = json.loads(source)
-    system = open_demonstrated(parts).to(pick_device(device))
+    system = open_demonstrated({**parts, "tasks": {**parts["tasks"], **tasks}}).to(pick_device(device))
     for made in pieces:
         for name in tasks:
             if not made[name].done:

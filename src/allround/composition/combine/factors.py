@@ -14,4 +14,5 @@ class Factors(Combine):
     """
 
     name = "factors"
+    plain = True
     apart = True

@@ -14,3 +14,4 @@ class Outputs(Combine):
     """Adds sum_e w_e d_e(x) at each layer: the same as a model whose weights are merged for this row alone."""
 
     name = "outputs"
+    plain = True

@@ -13,6 +13,7 @@ class Pick(Combine):
     """Uses the module of the largest weight with all of its change; where a router decides at each layer, one there."""
 
     name = "pick"
+    plain = True
     mixes = False
 
     def weighed(self, weights: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from allround.composition.gating import drawn, owned
-from allround.composition.module_answers import answer_text, module_answers
+from allround.composition.module_answers import ModuleAnswers, answer_text, module_answers
 from allround.composition.modules.bank import ModuleBank
 from allround.composition.router import Router, RouteRows, Seen, base_vectors, taken_state
 from allround.composition.text_reading import TextReader
@@ -27,6 +27,8 @@ from allround.tasks.values import Target
 
 #: Strengths of the penalty that are tried.
 PENALTIES = (1e-2, 1e-1, 1.0, 1e1, 1e2)
+#: Weights of the confidence that are tried.
+SURE = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 class Pairs(NamedTuple):
@@ -53,8 +55,9 @@ class Scorer(Router):
     Formula: score = [1, a]' W [1, x]; x is the base's vector of the row, a that of the answer's text. W is fitted with
     squared error to the scores of the right answer, the right answer to another row, and the answer of each module.
     An answer's score is ROUGE-L of its labels, tags or words beside the right ones; of a number, 1 less its error in
-    standard deviations of the task, and at least 0. rows: of each task. A row costs a pass for each module, and the
-    task that is asked for chooses the head, so that the scorer cannot say which task a row is of.
+    standard deviations of the task, and at least 0. rows: of each task. sure: left out, the one of `SURE` whose choices
+    are the most right on so many validation rows of each task, or 1 where there are none. A row costs a pass for each
+    module, and the task that is asked for chooses the head, so that the scorer cannot say which task a row is of.
     Differs: a ridge regression on frozen vectors of row and answer, in place of an encoder that is tuned on both as one
     text; its penalty is chosen on a fifth of the rows. The paper gives the answer to another row 0 in any case, and
     does not look at confidence, which here chooses between modules that agree. Its scorer also answers tasks with no
@@ -66,12 +69,12 @@ class Scorer(Router):
     told = True
     asks = True
 
-    def __init__(self, *, rows: int = 100, sure: float = 1.0) -> None:
+    def __init__(self, *, rows: int = 100, sure: float | None = None) -> None:
         super().__init__()
-        if rows < 2 or sure < 0:
+        if rows < 2 or (sure is not None and sure < 0):
             raise AllroundError(f"score answers to {rows} rows with the weight {sure} for confidence",
                                 "rows must be at least 2, and the weight at least 0", "give such numbers")  # fmt: skip
-        self.rows, self.sure = rows, sure
+        self.rows, self.given, self.sure = rows, sure, 1.0 if sure is None else sure
         self.weight = torch.empty(0, 0)
         self.reader: TextReader | None = None
 
@@ -89,16 +92,36 @@ class Scorer(Router):
         found = [one._replace(row=one.row + start) for one, start in zip(found, starts, strict=False)]
         pairs = Pairs(*(torch.cat(parts) for parts in zip(*found, strict=True)))
         self.weight = bilinear(pairs, seed_of(seed, "scorer"))
+        held = {name: rows.validation for name, rows in tasks.items() if rows.validation is not None}
+        if self.given is None and held:
+            gains = [self._gains(bank, rows, seed_of(seed, "sure", name)) for name, rows in held.items()]
+            self.sure = SURE[int(torch.stack(gains).mean(0).argmax())]
+
+    def _drawn(self, rows: RouteRows, generator: torch.Generator) -> tuple[RouteRows, list[list[Target]]]:
+        """Some rows of a task, and the right answers to each."""
+        chosen = drawn(rows, self.rows, generator)
+        some = replace(rows, inputs=[rows.inputs[row] for row in chosen], targets=taken(rows.targets, chosen))
+        rules = kind(rows.definition.kind)
+        targets = rules.decode(some.targets, rows.definition)
+        # A text may have several right answers; any other list is one answer.
+        return some, [list(one) if rules.written and isinstance(one, list) else [one] for one in targets]
+
+    def _gains(self, bank: ModuleBank, rows: RouteRows, seed: int) -> Tensor:
+        """How right the chosen answers to rows of a task are with each weight of `SURE`."""
+        some, right = self._drawn(rows, torch.Generator().manual_seed(seed))
+        said = module_answers(rows.model, bank, rows.task, some.inputs)
+        scores, sure = self._scores(base_vectors(bank, some), said)
+        scale = rows.definition.scale
+        rows_of = [zip(one.values, right, strict=True) for one in said]
+        agreed = torch.tensor([[rightness(*pair, scale) for pair in pairs] for pairs in rows_of]).T
+        picked = [(scores + weight * sure).argmax(1, keepdim=True) for weight in SURE]
+        return torch.stack([agreed.gather(1, one).mean() for one in picked])
 
     def _pairs(self, bank: ModuleBank, rows: RouteRows, seed: int) -> Pairs:
         """Some rows of a task with the right answer, that to another row, and those of the modules."""
         generator = torch.Generator().manual_seed(seed)
-        chosen = drawn(rows, self.rows, generator)
-        some = replace(rows, inputs=[rows.inputs[row] for row in chosen], targets=taken(rows.targets, chosen))
-        definition, rules = rows.definition, kind(rows.definition.kind)
-        targets = rules.decode(some.targets, definition)
-        # A text may have several right answers; any other list is one answer.
-        right = [list(one) if rules.written and isinstance(one, list) else [one] for one in targets]
+        some, right = self._drawn(rows, generator)
+        definition = rows.definition
         others = torch.randint(len(some), (len(some),), generator=generator).tolist()
         said = module_answers(rows.model, bank, rows.task, some.inputs)
         texts: list[str] = []
@@ -106,10 +129,7 @@ class Scorer(Router):
         row: list[int] = []
         for number, accepted in enumerate(right):
             values = [accepted[0], right[others[number]][0], *(one.values[number] for one in said)]
-            scored = {
-                answer_text(definition, value): max(agreement(value, one, definition.scale) for one in accepted)
-                for value in values
-            }
+            scored = {answer_text(definition, value): rightness(value, accepted, definition.scale) for value in values}
             texts += scored
             scores += scored.values()
             row += [number] * len(scored)
@@ -121,21 +141,29 @@ class Scorer(Router):
         return torch.from_numpy(self.reader.vectors(texts))
 
     def state(self) -> dict[str, Tensor]:
-        return {"weight": self.weight}
+        return {"weight": self.weight, "sure": torch.tensor([self.sure])}
 
     def restore(self, bank: ModuleBank, state: Mapping[str, Tensor]) -> None:
         self.count = len(bank)
         self.reader = TextReader(bank.encoder)
-        (self.weight,) = taken_state(state, weight=(1 + self.reader.width, None))
+        self.weight, sure = taken_state(state, weight=(1 + self.reader.width, None), sure=(1,))
+        self.sure = float(sure)
+
+    def _scores(self, vectors: Tensor, answers: Sequence[ModuleAnswers]) -> tuple[Tensor, Tensor]:
+        """The scores of the modules' answers to rows, and the confidence of each: (n, modules). vectors: (n, d)."""
+        by_row = with_one(vectors) @ self.weight.to(vectors.device).T
+        scores = [(by_row * with_one(self._vectors(one.texts)).to(by_row)).sum(1) for one in answers]
+        return torch.stack(scores, 1), by_row.new_tensor([one.confidence for one in answers]).T
 
     def weights(self, seen: Seen) -> Tensor:
-        by_row = with_one(seen.features) @ self.weight.to(seen.features.device).T
-        columns = []
-        for one in seen.answers:
-            answers = with_one(self._vectors(one.texts)).to(by_row)
-            columns.append((by_row * answers).sum(1) + self.sure * by_row.new_tensor(one.confidence))
-        scores = torch.stack(columns, 1)
+        plain, sure = self._scores(seen.features, seen.answers)
+        scores = plain + self.sure * sure
         return torch.zeros_like(scores).scatter_(1, scores.argmax(1, keepdim=True), 1.0)
+
+
+def rightness(answer: Target, accepted: Sequence[Target], scale: float) -> float:
+    """How right an answer is where several are accepted, from 0 to 1."""
+    return max(agreement(answer, one, scale) for one in accepted)
 
 
 def agreement(answer: Target, target: Target, scale: float) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from allround.checkpoints.weights import Weights
 from allround.composition.combining import Combine, make_combine
-from allround.composition.module_answers import module_answers
+from allround.composition.module_answers import ModuleAnswers, chosen_answers, module_answers
 from allround.composition.modules.bank import Gate, ModuleBank
 from allround.composition.modules.changes import Changes
 from allround.composition.modules.layer import EmbeddingLayer
@@ -125,8 +125,12 @@ class Routed(System):
     @torch.inference_mode()
     def _answered(self, task: str, rows: Sequence[Row], batch_size: int, scores: bool) -> Answers:
         self.model.eval()
+        wanted = self.wants_scores(task, scores)
+        asked = self._asked(task, rows, batch_size, scores=wanted)
+        weights = self._row_weights(task, rows, batch_size, asked) if self.router.level == "row" else None
+        if asked and self.combine.plain and weights is not None and not self.router.mixes:
+            return self.finished(task, chosen_answers(asked, weights.argmax(1).tolist()), scores)
         prepared = self.model.prepare(task, rows)
-        weights = self.row_weights(task, rows, batch_size) if self.router.level == "row" else None
         found: list[Answers] = []
         order: list[int] = []
         odd: list[int] = []
@@ -138,7 +142,6 @@ class Routed(System):
                 weighing = weights[numbers[:1] if self._packed else numbers].to(self.model.device)
             order += numbers
             try:
-                wanted = self.wants_scores(task, scores)
                 found.append(self.combine.answer(self.model, self.bank, task, batch, weighing, scores=wanted))
             except NotFinite as error:
                 odd += [numbers[row] for row in error.rows]
@@ -176,9 +179,19 @@ class Routed(System):
     def row_weights(self, task: str, rows: Sequence[Row], batch_size: int = 64) -> Tensor:
         """The weights of the modules for rows, (n, modules), of a router that decides once for a row. task: says which
         columns the rows are, and nothing else, unless the router is told."""
+        return self._row_weights(task, rows, batch_size, self._asked(task, rows, batch_size))
+
+    def _asked(
+        self, task: str, rows: Sequence[Row], batch_size: int, *, scores: bool = False
+    ) -> Sequence[ModuleAnswers]:
+        """What each module answers to rows, for a router that looks at it."""
+        if not self.router.asks:
+            return ()
+        return module_answers(self.model, self.bank, task, rows, batch_size, scores=scores)
+
+    def _row_weights(self, task: str, rows: Sequence[Row], batch_size: int, asked: Sequence[ModuleAnswers]) -> Tensor:
         encoder = self.model.encoder
         reading, prepared = read_plainly(encoder, self.definition(task), rows)
-        asked = module_answers(self.model, self.bank, task, rows, batch_size) if self.router.asks else []
         found: list[Tensor] = [torch.empty(0)] * len(rows)
         for numbers, batch in batches(encoder, prepared, reading, batch_size):
             features = row_vectors(encoder, encoder(batch), len(numbers)).float()
