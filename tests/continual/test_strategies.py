@@ -74,6 +74,16 @@ def test_remembered_tasks_are_learned_on_beside_new_ones(small_image: SmallImage
     assert len(trained[0].splits["train"]) > len(digits_suite["ink"].splits["train"])
 
 
+def test_rows_that_are_not_replayed_are_shown_to_guards_alone(small_image: SmallImage, digits_suite: Suite) -> None:
+    arrivals = split_labels(digits_suite["digit"], 5, "class").arrivals
+    agem, none, er = (learned(name, small_image, arrivals, fit=False) for name in ("agem", "none", "er"))
+    assert agem.steps == none.steps < er.steps and agem.memory.rows == er.memory.rows
+    (shown,) = agem.guards[0].remembered
+    assert shown.name == "digit" and set(shown.splits["train"].targets) == set(range(5)), "rows before the last arrival"
+    weights = [dict(one.model.named_parameters())["encoder.layers.0.weight"] for one in (agem, none)]
+    assert not torch.equal(*weights)
+
+
 def test_remembered_rows_are_repeated_until_labels_are_even(digits_suite: Suite) -> None:
     first, second = (one.tasks[0] for one in split_labels(digits_suite["digit"], 5, "class").arrivals)
     whole = second.as_defined(digits_suite["digit"].definition)

@@ -112,7 +112,7 @@ class Learner:
         for name, tensors in self.trained.items():
             self.set_head(self.model.definitions[name], HeadState(tensors))
         arrived = [self.with_labels(task) for task in arrival.tasks]
-        tasks = self.to_train(arrived, repeat=strategy.bytes is not None)
+        tasks = self.to_train(arrived, repeat=strategy.bytes is not None) if strategy.replay else arrived
         if strategy.from_base and base is None:
             raise AllroundError(f"learn '{arrival.name}' from the base", "no base was given", "give base=")
         if strategy.anew:
@@ -130,6 +130,8 @@ class Learner:
         elif strategy.changes == "all":
             several = {"mix": "all", "sample": "uniform"} if len(tasks) > 1 else {}
             chosen = settings.with_(heads="tuned", keep="last", **several)
+            for guard in self.guards:
+                guard.remembered = list(self.memory.tasks.values())
             course = train(self.model, tasks, chosen, seed=seed_of(seed, arrival.name), scratch=scratch,
                            terms=self.guards)  # fmt: skip
             self.steps += course.steps

@@ -19,6 +19,7 @@ class Strategy:
     merge: a copy of the base is tuned on an arrival alone, and this share of its change is added to the encoder. None:
     the encoder itself is tuned.
     memory: a method of the family `memory`, or "none". bytes: of its rows at most; None keeps all of them.
+    replay: train on remembered rows together with new ones; else only guards and ways to make heads see them.
     guards: terms that hold the old behaviour, with their settings. What they remember counts as memory too.
     head: a method of the family `head_policy`, which makes the heads after an arrival, with its settings; "trained"
     leaves them as they were trained.
@@ -29,6 +30,7 @@ class Strategy:
     merge: float | None = None
     memory: str = "none"
     bytes: int | None = None
+    replay: bool = True
     guards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     head: str = "trained"
     head_settings: Mapping[str, Any] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from allround.training.gradients import check_parts
 from allround.training.mix import parse_mix
 from allround.training.settings import Settings
 from allround.training.sharing import check_start, plan_of
+from allround.training.term import Term
 
 
 def check_tasks(model: Model, tasks: Sequence[Task]) -> None:
@@ -41,6 +42,17 @@ def check_heads(model: Model, tasks: Sequence[Task], settings: Settings) -> None
             "these heads are untrained: they answer zeros, so nothing would be learned",
             "fit them first (model.add_task(definition, fit_head(model.encoder, task).state)), or let them be tuned: "
             "heads='tuned'",
+        )
+
+
+def check_terms(terms: Sequence[Term], settings: Settings) -> None:
+    """Refuse terms that hold the weights of earlier trainings where each training has weights of its own."""
+    names = [type(term).__name__ for term in terms if term.holds_weights]
+    if names and settings.tune == "lora":
+        raise AllroundError(
+            f"train a LoRA adapter with the term {names[0]}",
+            "it holds weights from one training to the next, and each adapter has weights of its own",
+            "train all weights (tune='all'), or use a guard that holds answers, such as lwf",
         )
 
 

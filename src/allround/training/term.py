@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from allround.core import registry
 
@@ -28,6 +28,11 @@ class Term:
 
     #: Whether `task_loss` is to be given the features of the batch, whatever the balancer looks at.
     reads_features: ClassVar[bool] = False
+    #: Whether it remembers weights by their names from one training to the next; LoRA trains others each time.
+    holds_weights: ClassVar[bool] = False
+    #: Rows of earlier trainings that the term may look at, as training rows of their tasks. Who trains gives them, such
+    #: as the learner of a stream.
+    remembered: Sequence[Task] = ()
 
     def __init__(self) -> None:
         self.state: dict[str, dict[str, Tensor]] = {}
@@ -57,6 +62,18 @@ class Term:
 
         What this changes in the model is not scored on validation: the scores of the training are those before.
         """
+
+
+def followed(model: Model, tasks: Sequence[Task]) -> dict[str, nn.Parameter]:
+    """The parameters that a training on these tasks moves, by name: trained ones that tasks share, and the tasks' own.
+    Heads of other tasks stay as they are."""
+    found = [model.shared(), *(model.own(task.name) for task in tasks)]
+    return {name: p for some in found for name, p in some.items() if p.requires_grad}
+
+
+def known_part(value: Tensor, kept: Tensor) -> Tensor:
+    """The part of a tensor that was there when `kept` was made: heads grow by rows as labels come."""
+    return value[tuple(slice(size) for size in kept.shape)]
 
 
 def make_terms(named: Mapping[str, Mapping[str, Any]]) -> list[Term]:

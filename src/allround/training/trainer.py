@@ -22,7 +22,7 @@ from allround.training.feeds import Feed, enough_epochs, make_feeds
 from allround.training.gradients import Gradients, StepResult
 from allround.training.losses import Part
 from allround.training.optimiser import follow_rate, make_optimiser
-from allround.training.preconditions import check_heads, check_settings, check_tasks, outline_of
+from allround.training.preconditions import check_heads, check_settings, check_tasks, check_terms, outline_of
 from allround.training.processes import Processes
 from allround.training.row_choice import choose_rows
 from allround.training.sampling import Mixture, make_policy
@@ -90,6 +90,7 @@ class TrainingRun:
         check_tasks(model, self.tasks)
         check_settings(settings, self.tasks)
         check_heads(model, self.tasks, settings)
+        check_terms(self.terms, settings)
         self.device = pick_device(settings.device)
         self.processes = Processes(cpu=self.device.type == "cpu")
         first = self.processes.number == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from allround.core.registry import method
 from allround.core.seeds import seed_of
 from allround.models.model import device_of
 from allround.tasks.kind import kind
-from allround.training.term import Term
+from allround.training.term import Term, known_part
 
 if TYPE_CHECKING:
     from allround.models.model import Model
@@ -42,6 +42,8 @@ class Ewc(Term):
     importance. How large F is as a whole depends on how sure the model is: on small errors it almost vanishes.
     rows: of each task at most. With AdamW the penalty is scaled as every gradient is.
     """
+
+    holds_weights: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -87,11 +89,6 @@ class Ewc(Term):
             sums[name] = old + new
             share = torch.where(sums[name] > 0, new / sums[name].clamp_min(1e-38), 0.0)
             centres[name] = centre + share * (here - centre)
-
-
-def known_part(parameter: Tensor, kept: Tensor) -> Tensor:
-    """The part of a tensor that was there when `kept` was made: heads grow by rows as labels come."""
-    return parameter[tuple(slice(size) for size in kept.shape)]
 
 
 def fisher_diagonal(

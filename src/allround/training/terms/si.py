@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from allround.core.registry import method
-from allround.training.term import Term
+from allround.training.term import Term, known_part
 
 if TYPE_CHECKING:
     from allround.models.model import Model
@@ -24,6 +24,8 @@ class Si(Term):
     path_i is the sum over steps of minus the gradient of the tasks' loss times the change of w_i, and counts where it
     is above 0. With AdamW the penalty is scaled as every gradient is.
     """
+
+    holds_weights: ClassVar[bool] = True
 
     def __init__(self, *, weight: float = 100.0, damping: float = 0.1) -> None:
         super().__init__()
@@ -47,8 +49,7 @@ class Si(Term):
                 self._slopes[name], self._old[name] = parameter.grad.clone(), parameter.detach().clone()
             kept = self.state.get("importance", {}).get(name)
             if kept is not None:
-                part = tuple(slice(size) for size in kept.shape)
-                gap = parameter[part] - self.state["centre"][name].to(parameter)
+                gap = known_part(parameter, kept) - self.state["centre"][name].to(parameter)
                 found.append((kept.to(parameter) * gap.square()).sum())
         return self.weight * torch.stack(found).sum() if found else None
 
@@ -66,7 +67,7 @@ class Si(Term):
             path = self.state["path"][name].to(here).clamp_min(0)
             new = path / ((here - start.to(here)).square() + self.damping)
             if name in importance:
-                new[tuple(slice(size) for size in importance[name].shape)] += importance[name].to(new)
+                known_part(new, importance[name]).add_(importance[name].to(new))
             importance[name], centres[name] = new.cpu(), here.cpu().clone()
         del self.state["path"]
         self._slopes, self._old = {}, {}
