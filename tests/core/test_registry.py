@@ -18,6 +18,7 @@ PAPERS = (
     "Multi-Task Structural Learning using Local Task Similarity induced Neuron Creation and Removal",
     "Overcoming catastrophic forgetting in neural networks",
     "Learning without Forgetting",
+    "A Theoretical Analysis of Catastrophic Forgetting through the NTK Overlap Matrix",
     "Coverage-based Example Selection for In-Context Learning",
     "Language Models can Exploit Cross-Task In-context Learning for Data-Scarce Novel Tasks",
     "Unified Demonstration Retriever for In-Context Learning",
