@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -16,13 +17,14 @@ from tests.models.language import save_model
 from typer.testing import CliRunner
 
 from allround.building import Options, build
-from allround.building.single import evaluate
+from allround.building.single import evaluate, train
 from allround.cli.app import app
 from allround.composition.demonstrating import Demonstrations, make_demonstrations
 from allround.composition.demonstrations.coverage import greedy
 from allround.composition.demonstrations.learned import Learned, ranking_loss
-from allround.composition.examples import EXAMPLES
+from allround.composition.examples import EXAMPLES, row_text
 from allround.composition.presenting import Presenter
+from allround.composition.shown_model import ShownModel, others
 from allround.composition.systems.demonstrated import LEARNED, Demonstrated, demonstrate
 from allround.core import registry
 from allround.core.errors import AllroundError
@@ -38,8 +40,8 @@ from allround.training.settings import Settings
 
 WORDS = ["parcel", "late", "lost", "again", "seen", "question", "answer", "came"]
 #: A cheap setting of each way.
-WAYS = ["random", "similarity:count=2", "bm25", "coverage", "coverage:together=false", "cross_task:count=2",
-        "cross_task:pseudo=3;count=2", "learned:queries=8;candidates=2;rounds=2"]  # fmt: skip
+WAYS = ["random", "similarity:count=2", "similarity:count=2;tasks=all", "bm25", "coverage", "coverage:together=false",
+        "cross_task:count=2", "cross_task:pseudo=3;count=2", "learned:queries=8;candidates=2;rounds=2"]  # fmt: skip
 
 
 def _task(name: str, targets: list[object], **facts: object) -> Task:
@@ -305,6 +307,49 @@ def test_examples_are_put_by_the_prompt_of_the_question(tmp_path: Path) -> None:
         one = replace(task, definition=replace(task.definition, prompt=prompt.using(place)))
         alone.append(evaluate(folder, Suite("one", [one]), demonstrations=way).scores()["model"]["say"])
     assert f"mean {100 * np.mean(alone):.1f}" in said
+
+
+@pytest.mark.parametrize("way", ["random:count=3", "similarity:count=2;tasks=all", "bm25:count=2", "coverage:count=2"])
+def test_a_row_is_never_shown_itself_while_it_is_learned(
+    system: Callable[[str], Demonstrated], model: MultiTaskModel, tasks: list[Task], way: str
+) -> None:
+    made = system(way)
+    split = tasks[1].splits["train"]
+    found = others(made.way, "say", [*split.inputs, ("parcel late 99",)])
+    *shown, new = [[one.text for one in some] for some in found]
+    for text, some in zip([row_text(row) for row in split.inputs], shown, strict=True):
+        assert text not in some and len(some) == len(set(some)) == made.way.count
+        every = [made.way.bank.examples[n].text for n in _more(made.way).choose("say", [text])[0]]
+        assert some == [one for one in every if one != text][: made.way.count], "the others stay in their order"
+    assert new == [one.text for one in made.chosen("say", [("parcel late 99",)])[0]] or way.startswith("coverage")
+    learning = ShownModel(made)
+    (row,) = learning.prepare("say", split.inputs[:1], split.targets[:1])
+    asked = made.presenter.prepared("say", split.inputs[:1], [found[0]], split.targets[:1])[0]
+    assert row.prompts == asked.prompts and row.texts == asked.texts
+    assert learning.preparation != model.preparation
+
+
+def _more(way: Demonstrations) -> Demonstrations:
+    more = copy.copy(way)
+    more.count = way.count + 1
+    return more
+
+
+def test_a_model_is_trained_behind_demonstrations_and_saved_with_them(tmp_path: Path, tasks: list[Task]) -> None:
+    base = save_model(tmp_path / "base", "llama")
+    settings = Settings(epochs=1, batch_size=8, tune="lora", lora_rank=2, keep="last")
+    shown = "similarity:count=2;tasks=all"
+    board = train(Suite("two", tasks[:2]), out=tmp_path / "shown", base=base, settings=settings, demonstrations=shown)
+    kept = load(tmp_path / "shown")
+    assert isinstance(kept, Demonstrated) and kept.settings == {"count": 2, "tasks": "all"}
+    rows = tasks[0].splits["test"]
+    right = float(np.mean(np.asarray(kept.answers("topic", rows.inputs).predictions) == rows.targets))
+    assert board.scores()["tuned"]["topic"] == pytest.approx(right)
+    train(Suite("two", tasks[:2]), out=tmp_path / "plain", base=base, settings=settings)
+    plain = load(tmp_path / "plain")
+    assert isinstance(plain, MultiTaskModel)
+    weights = [dict(one.encoder.named_parameters()) for one in (plain, kept.model)]
+    assert any(not torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items()), "learned otherwise"
 
 
 def test_a_build_has_systems_with_demonstrations(tmp_path: Path, tasks: list[Task]) -> None:

@@ -15,6 +15,8 @@ from allround.building.opening import open_for, with_demonstrations, with_own_wo
 from allround.building.prompts import scores_by_prompt
 from allround.building.saving import CONFIG, cell_facts
 from allround.building.tracking import check_trackers, tracking
+from allround.composition.shown_model import ShownModel
+from allround.composition.systems.demonstrated import demonstrate
 from allround.core.errors import AllroundError, suggestion
 from allround.core.growing import remove_work
 from allround.core.outputs import check_out, check_texts, output_folder, work_folder, write_texts
@@ -62,6 +64,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     track: Sequence[str] = (),
     calibrate: str = "temperature",
+    demonstrations: str | None = None,
     force: bool = False,
 ) -> Scoreboard:
     """Train one joint model on all tasks of a suite, save it into the folder `out`, and score it on test.
@@ -73,10 +76,11 @@ def train(
     replaced only where `train` wrote it and nothing was changed since, or with `force`. config: what the command line
     was asked for, which is kept in `out`. callbacks: are told of steps, evaluations and the test scores. track: names
     of trackers (tensorboard, mlflow, wandb), which write into `out`.track. calibrate: how the model's scores are
-    corrected on validation, as in a build.
+    corrected on validation, as in a build. demonstrations: how training rows are chosen that a language model learns
+    behind and is shown from then on, such as "similarity:count=2"; it is saved with them.
     """
     return _tune(as_suite(suite), base, Path(out), settings, seed, encoder, progress, "train", config, callbacks, track,
-                 calibrate, force)  # fmt: skip
+                 calibrate, demonstrations, force)  # fmt: skip
 
 
 def tune(
@@ -93,6 +97,7 @@ def tune(
     callbacks: Sequence[Callback] = (),
     track: Sequence[str] = (),
     calibrate: str = "temperature",
+    demonstrations: str | None = None,
     force: bool = False,
 ) -> Scoreboard:
     """Tune one specialist: for the task of the suite that is named, or for the only one there is. Otherwise as `train`.
@@ -120,7 +125,7 @@ def tune(
         )
     chosen = suite.part([task])
     return _tune(chosen, base, Path(out), settings, seed, encoder, progress, "tune", config, callbacks, track,
-                 calibrate, force)  # fmt: skip
+                 calibrate, demonstrations, force)  # fmt: skip
 
 
 def _tune(
@@ -136,6 +141,7 @@ def _tune(
     callbacks: Sequence[Callback],
     track: Sequence[str],
     calibrate: str,
+    demonstrations: str | None,
     force: bool,
 ) -> Scoreboard:
     settings = settings or Settings()
@@ -176,17 +182,21 @@ def _tune(
         tracked = tracking(track if first else (), out.parent / f"{out.name}.track", out.name, config_of)
         told = [following, *stack.enter_context(tracked), *callbacks]
         name = "joint" if command == "train" else f"specialist-{tasks[0].name}"
-        course = trainer.train(model, tasks, settings, seed=seed, scratch=scratch, adapter=adapter, callbacks=told,
+        learning = model if demonstrations is None else ShownModel(demonstrate(model, tasks, demonstrations, seed=seed))
+        course = trainer.train(learning, tasks, settings, seed=seed, scratch=scratch, adapter=adapter, callbacks=told,
                                name=name)  # fmt: skip
         used = sharing_facts(model, tasks, name, settings)
+        system: System = model  # what is scored and saved; its examples are chosen by the model as it is now
+        if demonstrations is not None:
+            system = demonstrate(model, tasks, demonstrations, seed=seed)
         for words in [*_what_happened(course, settings), *(used.words if used is not None else ())]:
             progress.say(words)
-        fitted = {t.name: fit(predict_split(model, t, "validation"), calibrate) for t in tasks}
+        fitted = {t.name: fit(predict_split(system, t, "validation"), calibrate) for t in tasks}
         calibrations = {name: one for name, one in fitted.items() if one is not None}
         if calibrations:
             listed = ", ".join(f"{name} by {way_of(one)}" for name, one in calibrations.items())
             progress.say(f"scores calibrated on validation: {listed}")
-        board = board_of(model, suite, "test", "tuned", course, calibrations=calibrations)
+        board = board_of(system, suite, "test", "tuned", course, calibrations=calibrations)
         for callback in told if first else ():
             callback.scored(board.scores())
         happened = {
@@ -195,13 +205,13 @@ def _tune(
             "restored": course.restored,
             "examples": course.examples,
         }
-        model.facts = {"made_by": {"base": str(base), "settings": settings.to_json(), "seed": seed, **happened},
+        system.facts = {"made_by": {"base": str(base), "settings": settings.to_json(), "seed": seed, **happened},
                        "scores": {n: cell_facts(d, board.cells["tuned"][n], "test")
                                   for n, d in board.definitions.items()}}  # fmt: skip
         if calibrations:
-            model.facts[KEY] = {name: one.to_json() for name, one in calibrations.items()}
+            system.facts[KEY] = {name: one.to_json() for name, one in calibrations.items()}
         if folder:
-            model.write(folder)
+            system.write(folder)
             if used is not None:
                 (folder / "sharing.csv").write_text(used.csv, encoding="utf-8")
                 (folder / "sharing.svg").write_text(used.svg, encoding="utf-8")

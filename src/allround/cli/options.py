@@ -74,6 +74,15 @@ FocalOption = Annotated[
     float | None,
     typer.Option(help="Train tasks with labels by a focal loss with this exponent, such as 2."),
 ]
+DemonstrationsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Let a language model learn behind training rows that are chosen for each row, and save it with them: "
+        "NAME, or NAME:key=value;key=value, such as similarity:count=2 "
+        "(`allround methods list --family demonstrations`)."
+    ),
+]
+
 CalibrateOption = Annotated[
     str,
     typer.Option(

@@ -11,6 +11,7 @@ from allround.cli.options import (
     CalibrateOption,
     ClassWeightsOption,
     DataOption,
+    DemonstrationsOption,
     FocalOption,
     ForceOption,
     LimitOption,
@@ -43,6 +44,7 @@ def train(
     class_weights: ClassWeightsOption = None,
     focal_gamma: FocalOption = None,
     calibrate: CalibrateOption = "temperature",
+    demonstrations: DemonstrationsOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -56,7 +58,8 @@ def train(
 
     loaded = load_suite(suite, data_dir, only, limit).weighed(class_weights, focal_gamma)
     board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, config=asked_for(),
-                track=split(track, "--track"), calibrate=calibrate, force=force)  # fmt: skip
+                track=split(track, "--track"), calibrate=calibrate, demonstrations=demonstrations,
+                force=force)  # fmt: skip
     if leave_group():
         board.print()
         typer.echo(f"\nmodel   {out}")

@@ -13,6 +13,7 @@ from allround.cli.options import (
     CalibrateOption,
     ClassWeightsOption,
     DataOption,
+    DemonstrationsOption,
     FocalOption,
     ForceOption,
     LimitOption,
@@ -46,6 +47,7 @@ def tune(
     class_weights: ClassWeightsOption = None,
     focal_gamma: FocalOption = None,
     calibrate: CalibrateOption = "temperature",
+    demonstrations: DemonstrationsOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -55,7 +57,8 @@ def tune(
 
     loaded = load_suite(suite, data_dir, task, limit).weighed(class_weights, focal_gamma)
     board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, config=asked_for(),
-                track=split(track, "--track"), calibrate=calibrate, force=force)  # fmt: skip
+                track=split(track, "--track"), calibrate=calibrate, demonstrations=demonstrations,
+                force=force)  # fmt: skip
     board.print()
     typer.echo(f"\nmodel   {out}")
     return {"model": out, "scoreboard": board.to_json()}
