@@ -12,18 +12,21 @@ from tests.composition.library import write_adapter as write_lora
 from tests.models.language import save_model
 
 from allround.checkpoints.weights import Weights
-from allround.composition.choosing import few_rows, mixing
+from allround.composition.choosing import few_rows, judging, mixing
 from allround.composition.choosing.clusters import cosines, group_modules, merge_groups, write_adapter
-from allround.composition.choosing.few_rows import choose_modules
+from allround.composition.choosing.few_rows import choose_modules, gate_modules
 from allround.composition.choosing.mixing import ModuleMix, mix_modules, search
+from allround.composition.choosing.open_rows import nearest
 from allround.composition.library.library import Library
 from allround.composition.modules.changes import Changes, LowRankChange
-from allround.composition.systems.routed import Member
+from allround.composition.systems.routed import Member, bank_of
 from allround.core.errors import AllroundError
 from allround.models.base import load_encoder
+from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
+from allround.tasks.task import Task
 
 NAMES = ("a.weight", "b.weight")
 
@@ -105,13 +108,14 @@ def test_modules_are_chosen_by_few_rows_and_unlikeness(
     made = choose_modules(library, text_suite["mood"], 2, rows=16)
     assert set(made.losses) == {"a", "b", "c", "d"} and made.losses["a"] == pytest.approx(made.losses["b"], abs=1e-5)
     # By a stand-in for the losses: a is best, its twin is second, and c is taken in place of the twin.
-    losses = [0.1, 0.2, 0.3, 0.9]
-    monkeypatch.setattr(few_rows, "_losses", lambda *_: (losses, 1.0))
+    losses = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.9}
+    monkeypatch.setattr(few_rows, "_judged", lambda *_: (losses, {}, 1.0))
     assert choose_modules(library, text_suite["mood"], 2, rows=16).chosen[0] == "a"
     assert "b" not in choose_modules(library, text_suite["mood"], 2, rows=16).chosen
     assert choose_modules(library, text_suite["mood"], 1, rows=16).chosen == ("a",)
     with pytest.raises(AllroundError, match="the library has 4"):
         choose_modules(library, text_suite["mood"], 5)
+    monkeypatch.undo()
     with pytest.raises(AllroundError, match="of the kind token_classification"):
         choose_modules(library, text_suite["names"], 1)
 
@@ -168,10 +172,88 @@ def test_language_models_are_mixed_by_their_own_words(tmp_path: Path) -> None:
     assert made.base == pytest.approx(float(model.losses(batch)["say"].mean.detach()), abs=1e-4)
 
 
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """A library of a tiny language model: one module that changes little, and two that change much."""
+    place = tmp_path_factory.mktemp("spoken")
+    library = Library.create(place / "lib", save_model(place / "base", "llama"))
+    network = load_encoder(library.base_folder).backbone
+    for seed, (name, scale) in enumerate((("a", 0.01), ("b", 0.5), ("c", 0.5))):
+        write_lora(network, place / name, rank=2, seed=seed, scale=scale, targets=("q_proj", "down_proj"))
+        library.add(place / name, name)
+    return library
+
+
+def worked_task(name: str = "say", count: int = 6) -> Task:
+    rows = [{"m": f"{name} parcel {n}", "t": ["late", "lost"][n % 2], "why": f"parcel {n} came again"}
+            for n in range(count)]  # fmt: skip
+    return make_task(name, data={"train": rows, "validation": rows[:2], "test": rows[:2]}, inputs="m", target="t",
+                     kind="classification", prompt="{m} =", choices={"late": "late", "lost": "lost"},
+                     slices=["why"])  # fmt: skip
+
+
+def test_language_models_are_judged_by_worked_reasons_and_answers(spoken: Library) -> None:
+    task = worked_task()
+    plain, made = (choose_modules(spoken, task, 1, rows=6, reasons=why) for why in ("", "why"))
+    train = task.splits["train"]
+    rows = [{"m": row[0], "t": why} for row, why in zip(train.inputs, train.slices["why"], strict=True)]
+    told = make_task(
+        "say",
+        data={"train": rows, "validation": rows[:1], "test": rows[:1]},
+        inputs="m",
+        target="t",
+        kind="text",
+        prompt="{m} =",
+    )
+    split = told.splits["train"]
+    encoder = load_encoder(spoken.base_folder)
+    model = MultiTaskModel(encoder, {"say": told.definition}).eval()
+    prepared = model.prepare("say", split.inputs, split.targets)
+    batch = model.collate(prepared, {"say": range(6)}, {"say": split.targets})
+    assert made.base == pytest.approx(float(model.losses(batch)["say"].mean.detach()), abs=1e-4), "of the reasons"
+    assert plain.base != pytest.approx(made.base, abs=1e-2)
+    answering = MultiTaskModel(encoder, {"say": task.definition}).eval()
+    bank = bank_of(encoder, [spoken.member(name) for name in "abc"], spoken.base_folder)
+    for place, name in enumerate("abc"):
+        with bank.using(torch.eye(3)[place : place + 1]):
+            said = answering.answers("say", train.inputs).predictions
+        right = float(np.mean(np.asarray(said) == train.targets))
+        assert made.scores[name] == plain.scores[name] == pytest.approx(right)
+    assert made.chosen == (few_rows.ranked(made.losses, made.scores)[0],)
+    with pytest.raises(AllroundError, match="keeps no column 'whi'"):
+        choose_modules(spoken, task, 1, reasons="whi")
+
+
+def test_a_gate_over_chosen_modules_learns_from_few_rows_and_open_ones(spoken: Library, tmp_path: Path) -> None:
+    task, other = worked_task(), worked_task("other", 8)
+    made = gate_modules(spoken, task, ("b", "a", "c"), rows=4, others=[other], open_rows=3,
+                        router="learned_gate:per=layer;top=2;steps=4;batch=2")  # fmt: skip
+    assert [member.name for member in made.members] == ["b", "a", "c"] and set(made.definitions) == {"say", "other"}
+    layer = next(iter(made.router.tensors)).removeprefix("layer.")  # type: ignore[attr-defined]
+    read = torch.randn(2, 5, made.bank.layers[layer].inputs, generator=torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
+    weights = made.router.gate(layer, read)
+    assert (weights > 0).sum(-1).eq(2).all() and torch.allclose(weights.sum(-1), torch.ones(2, 5))
+    assert any(bool(tensor.abs().sum(1).gt(0).all()) for tensor in made.router.tensors.values()), "all were tried"  # type: ignore[attr-defined]
+    made.save(tmp_path / "made")
+    rows = task.splits["test"].inputs
+    saved = load(tmp_path / "made").answers("say", rows, scores=True).scores
+    np.testing.assert_allclose(saved, made.answers("say", rows, scores=True).scores, atol=1e-5)
+    with pytest.raises(AllroundError, match="module of its own"):
+        gate_modules(spoken, task, ("a", "b"), router="classifier")
+
+
+def test_open_rows_are_near_and_not_twice() -> None:
+    """On a circle, where two vectors are the same within 0.318 (cos 0.318 = 0.95)."""
+    angles = torch.tensor([0.0, 0.05, 0.5, 0.55, 1.2, 3.0])
+    every = torch.stack([angles.cos(), angles.sin()], 1)
+    wanted = torch.tensor([[1.0, 0.0]])
+    assert nearest(wanted, every, 3) == [2, 4, 5] and nearest(wanted, every, 1) == [2]
+
+
 def test_held_out_losses_tell_features_that_say_the_target() -> None:
     draw = np.random.default_rng(0)
     labels = np.arange(40) % 2
     told, noise = labels[:, None] + 0.1 * draw.normal(size=(40, 3)), draw.normal(size=(40, 3))
-    assert few_rows.held_out_loss(told, labels, 5) < 0.2 < np.log(2) * 0.9 < few_rows.held_out_loss(noise, labels, 5)
+    assert judging.held_out_loss(told, labels, 5) < 0.2 < np.log(2) * 0.9 < judging.held_out_loss(noise, labels, 5)
     numbers = labels + 0.5
-    assert few_rows.held_out_loss(told, numbers, 5) < 0.1 < 0.8 < few_rows.held_out_loss(noise, numbers, 5)
+    assert judging.held_out_loss(told, numbers, 5) < 0.1 < 0.8 < judging.held_out_loss(noise, numbers, 5)

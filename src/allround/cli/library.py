@@ -172,24 +172,55 @@ def library_choose(
     task: Annotated[str, typer.Option(help="The new task, one of the suite's.")],
     *,
     count: Annotated[int, typer.Option(help="How many modules to choose.")] = 1,
-    rows: Annotated[int, typer.Option(help="Training rows of the task to choose by.")] = 32,
+    rows: Annotated[int, typer.Option(help="Training rows of the task to choose by, and to learn from.")] = 32,
+    reasons: Annotated[
+        str,
+        typer.Option(help="Of language models: the column (of the task's `slices`) with worked answers to the rows."),
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Train a router between the chosen modules, and save the system here."),
+    ] = None,
+    router: Annotated[
+        str, typer.Option(help="What weighs them (`allround methods list --family route`).")
+    ] = "learned_gate:per=layer;top=2",
+    open_rows: Annotated[
+        int,
+        typer.Option(
+            "--open", help="Also learn from so many training rows of the suite's other tasks, the nearest ones."
+        ),
+    ] = 0,
     data_dir: DataOption = None,
     seed: Annotated[int, typer.Option(help="Draws the rows.")] = 0,
     base: WhereOption = None,
+    force: ForceOption = False,
 ) -> object:
-    """Choose modules for a new task, by a few labelled rows of it and by how unlike the modules are."""
-    from allround.composition.choosing.few_rows import choose_modules
+    """Choose modules for a new task, by a few labelled rows of it and by how unlike the modules are; with --out also
+    train what weighs them."""
+    from allround.composition.choosing.few_rows import choose_modules, gate_modules
     from allround.composition.library.library import Library
     from allround.core.jobs import quiet_libraries
+    from allround.core.outputs import check_out
 
     quiet_libraries()
+    if out is not None:
+        out = check_out(out, "Routed.save", force=force)
     opened = Library.open(library, base)
-    found = choose_modules(opened, load_suite(suite, data_dir, task)[task], count, rows=rows, seed=seed)
+    loaded = load_suite(suite, data_dir, None if open_rows else task)
+    found = choose_modules(opened, loaded[task], count, rows=rows, reasons=reasons, seed=seed)
     typer.echo(f"chosen    {', '.join(found.chosen)}, by {rows} rows of {task}")
     for name in sorted(found.losses, key=found.losses.__getitem__):
-        typer.echo(f"loss      {found.losses[name]:.3f}  {name}")
+        score = f", score {found.scores[name]:.3f}" if name in found.scores else ""
+        typer.echo(f"loss      {found.losses[name]:.3f}  {name}{score}")
     typer.echo(f"loss      {found.base:.3f}  the base alone")
-    return {"library": library, "task": task, "chosen": found.chosen, "losses": found.losses, "base": found.base}
+    if out is not None:
+        others = [one for one in loaded if one.name != task]
+        made = gate_modules(opened, loaded[task], found.chosen, router=router, rows=rows, others=others,
+                            open_rows=open_rows, seed=seed)  # fmt: skip
+        made.save(out, force=force)
+        typer.echo(f"model     {out}")
+    return {"library": library, "task": task, "chosen": found.chosen, "losses": found.losses, "base": found.base,
+            "scores": found.scores, "model": out}  # fmt: skip
 
 
 @app.command("mix", epilog="Example: `allround library mix lib digits --task digit --out adapters/digit`")

@@ -191,16 +191,21 @@ def row_vectors(encoder: Encoder, features: Features, count: int) -> Tensor:
     return torch.stack([p.mean(0) if len(p) else p.new_zeros(p.shape[-1]) for p in parts[:count]])
 
 
-@torch.inference_mode()
 def base_vectors(bank: ModuleBank, rows: RouteRows, batch_size: int = 64) -> Tensor:
     """What the base alone makes of rows, (n, d), in their order."""
+    return plain_vectors(bank.encoder, rows.definition, rows.inputs, batch_size)
+
+
+@torch.inference_mode()
+def plain_vectors(encoder: Encoder, definition: Definition, rows: Sequence[Row], batch_size: int = 64) -> Tensor:
+    """The vectors that an encoder gives rows when it is told nothing of their task, (n, d), in their order."""
     from allround.models.running import batches
 
-    bank.encoder.eval()
-    reading, prepared = read_plainly(bank.encoder, rows.definition, rows.inputs)
+    encoder.eval()
+    reading, prepared = read_plainly(encoder, definition, rows)
     found: list[Tensor] = [torch.empty(0)] * len(prepared)
-    for numbers, batch in batches(bank.encoder, prepared, reading, batch_size):
-        made = row_vectors(bank.encoder, bank.encoder(batch), batch.size).float().cpu()
+    for numbers, batch in batches(encoder, prepared, reading, batch_size):
+        made = row_vectors(encoder, encoder(batch), batch.size).float().cpu()
         for number, vector in zip(numbers, made, strict=True):
             found[number] = vector
     return torch.stack(found)

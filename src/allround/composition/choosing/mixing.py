@@ -12,18 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from allround.composition.choosing.clusters import summed_change, write_adapter
-from allround.composition.choosing.few_rows import few_rows, folds_of, held_out_loss
+from allround.composition.choosing.judging import few_rows, judge_of
 from allround.composition.systems.routed import bank_of
 from allround.core.errors import AllroundError
-from allround.models.running import features_of
 
 if TYPE_CHECKING:
     from allround.composition.library.library import Library
-    from allround.models.encoders.language_model import LanguageModel
     from allround.tasks.task import Split, Task
-
-#: Rows whose loss is computed at once.
-AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -113,45 +108,13 @@ def _loss_of(
 ) -> Callable[[NDArray[np.float64]], float]:
     """The loss on a few rows as a function of the modules' weights."""
     from allround.models.base import load_encoder
-    from allround.models.encoders.language_model import LanguageModel
-    from allround.models.untrained import needs_training
 
     encoder = load_encoder(library.base_folder)
     bank = bank_of(encoder, [library.member(name) for name in names], library.base_folder)
-    if isinstance(encoder, LanguageModel) and not needs_training(encoder, task.definition):
-        spoken = _spoken_loss(encoder, task, few)
-    else:
-        folds, prepared = folds_of(task, few, asked), encoder.prepare(few.inputs, task.definition)
-
-        def spoken() -> float:
-            made = features_of(encoder, prepared, task.definition).values.numpy()
-            return held_out_loss(made, np.asarray(few.targets), folds)
+    judge = judge_of(encoder, task, few, asked)
 
     def loss(weights: NDArray[np.float64]) -> float:
         with bank.using(torch.tensor(weights, dtype=torch.float32)[None]):
-            return spoken()
-
-    return loss
-
-
-def _spoken_loss(encoder: LanguageModel, task: Task, few: Split) -> Callable[[], float]:
-    """The loss of a language model's own words on a few rows."""
-    from allround.models.batch import taken
-    from allround.models.systems.multi_task_model import MultiTaskModel
-
-    name = task.name
-    model = MultiTaskModel(encoder, {name: task.definition}).eval()
-    prepared = model.prepare(name, few.inputs, few.targets)
-
-    @torch.no_grad()
-    def loss() -> float:
-        total, count = 0.0, 0
-        for start in range(0, len(few), AT_ONCE):
-            numbers = list(range(start, min(start + AT_ONCE, len(few))))
-            asked = {name: range(len(numbers))}
-            batch = model.collate([prepared[n] for n in numbers], asked, {name: taken(few.targets, numbers)})
-            one = model.losses(batch)[name]
-            total, count = total + float(one.sum), count + one.count
-        return total / max(count, 1)
+            return judge.loss()
 
     return loss

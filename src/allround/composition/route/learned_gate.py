@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from allround.composition.gating import check_steps, descend, drawn, frozen, owned, weighed_loss
+from allround.composition.gating import check_steps, descend, drawn, frozen, weighed_loss
 from allround.composition.modules.bank import ModuleBank
 from allround.composition.modules.layer import LinearLayer
-from allround.composition.router import Router, RouteRows, Seen, base_vectors, taken_layers, taken_state
+from allround.composition.router import Router, RouteRows, Seen, base_vectors, taken_layers, taken_state, top_softmax
 from allround.core.errors import AllroundError
 from allround.core.registry import method
 from allround.core.seeds import seed_of
@@ -26,25 +26,32 @@ class LearnedGate(Router):
 
     per: "row" is one gate that reads the base's vector of a row, each number scaled by its spread over training rows;
     "layer" is a gate for each linear layer that modules change, which reads what the layer reads at a place, and
-    normalises it. steps: of Adam, each on `batch` rows of each task at the rate `rate`.
+    normalises it. steps: of Adam, each on `batch` rows of each task at the rate `rate`. top: above 0, the largest so
+    many weigh alone, by a softmax over them; the first half of the steps still weighs all, so that each is tried.
     """
 
     name = "learned_gate"
 
-    def __init__(self, *, per: str = "row", steps: int = 100, rate: float = 1e-2, batch: int = 8) -> None:
+    def __init__(self, *, per: str = "row", steps: int = 100, rate: float = 1e-2, batch: int = 8, top: int = 0) -> None:
         super().__init__()
         check_steps(steps, rate, batch)
         if per not in ("row", "layer"):
             raise AllroundError(f"learn a gate per '{per}'", "there is no such way", "use one of: row, layer")
+        if top < 0:
+            raise AllroundError(f"weigh the {top} best modules", "there cannot be fewer than none",
+                                "give 0 for all, or a number such as 2")  # fmt: skip
         self.level = "row" if per == "row" else "place"
-        self.steps, self.rate, self.batch = steps, rate, batch
+        self.steps, self.rate, self.batch, self.top = steps, rate, batch, top
+        #: How many modules weigh at the moment; 0 are all.
+        self.weighing = top
         #: Of a gate per row: center, scale, weight and bias. Of gates per layer: the weights of each, (modules, width).
         self.tensors: dict[str, Tensor] = {}
 
     def fit(self, bank: ModuleBank, tasks: Mapping[str, RouteRows], seed: int) -> None:
         super().fit(bank, tasks, seed)
-        owned(tasks, f"fit the router '{self.name}'")
         used = {name: rows for name, rows in tasks.items() if len(rows)}
+        if not used:
+            raise AllroundError(f"fit the router '{self.name}'", "there are no rows", "give training rows of the tasks")
         model = next(iter(used.values())).model
         draws = {name: torch.Generator().manual_seed(seed_of(seed, self.name, name)) for name in used}
         vectors = {name: base_vectors(bank, rows) for name, rows in used.items()} if self.level == "row" else {}
@@ -53,7 +60,10 @@ class LearnedGate(Router):
         for name in learned:
             self.tensors[name].requires_grad_()
 
+        steps = iter(range(self.steps))
+
         def loss() -> Tensor:
+            self.weighing = self.top if 2 * next(steps) >= self.steps else 0
             parts = []
             for name, rows in used.items():
                 some = drawn(rows, self.batch, draws[name])
@@ -63,6 +73,7 @@ class LearnedGate(Router):
 
         with frozen(model):
             descend([self.tensors[name] for name in learned], loss, steps=self.steps, rate=self.rate)
+        self.weighing = self.top
         self.tensors = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
 
     def _begun(self, bank: ModuleBank, vectors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -95,11 +106,12 @@ class LearnedGate(Router):
 
     def weights(self, seen: Seen) -> Tensor:
         own = {name: tensor.to(seen.features.device) for name, tensor in self.tensors.items()}
-        return F.linear((seen.features - own["center"]) / own["scale"], own["weight"], own["bias"]).softmax(-1)
+        scores = F.linear((seen.features - own["center"]) / own["scale"], own["weight"], own["bias"])
+        return top_softmax(scores, self.weighing)
 
     def gate(self, layer: str, values: Tensor) -> Tensor:
         weight = self.tensors.get(f"layer.{layer}")
         if weight is None:
             return torch.full((len(values), self.count), 1 / self.count, device=values.device)
         read = F.layer_norm(values.float(), values.shape[-1:])
-        return F.linear(read, weight.to(values.device)).softmax(-1)
+        return top_softmax(F.linear(read, weight.to(values.device)), self.weighing)
