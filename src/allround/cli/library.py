@@ -186,9 +186,7 @@ def library_choose(
     ] = "learned_gate:per=layer;top=2",
     open_rows: Annotated[
         int,
-        typer.Option(
-            "--open", help="Also learn from so many training rows of the suite's other tasks, the nearest ones."
-        ),
+        typer.Option("--open", help="Also learn from so many rows of the suite's other tasks, the nearest ones."),
     ] = 0,
     data_dir: DataOption = None,
     seed: Annotated[int, typer.Option(help="Draws the rows.")] = 0,
