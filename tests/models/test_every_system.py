@@ -19,6 +19,9 @@ from allround.composition.routing import make_routed
 from allround.composition.systems.demonstrated import demonstrate
 from allround.composition.systems.residual_store import ResidualStore
 from allround.composition.systems.routed import Member
+from allround.continual.learner import begin
+from allround.continual.strategy import strategy_of
+from allround.continual.stream import Arrival, of_labels
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
@@ -43,6 +46,7 @@ from allround.tasks.kind import kind
 from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
 from allround.tasks.values import Row
+from allround.training.settings import Settings
 
 
 @dataclass
@@ -155,6 +159,17 @@ def routed(given: Given) -> tuple[System, Suite]:
     return made, given.digits
 
 
+def grown(given: Given) -> tuple[System, Suite]:
+    """Two parts of one task, each with half of its labels, and one of another."""
+    learner, digit = begin(copy.deepcopy(given.image), strategy_of("residual")), given.digits["digit"]
+    learner.strategy = replace(learner.strategy, changes="heads")  # type: ignore[attr-defined]
+    for name, labels in (("low", "01234"), ("high", "56789")):
+        further = [given.digits["ink"]] if name == "high" else []
+        arrival = Arrival(name, (of_labels(digit, list(labels)), *further))
+        learner.learn(arrival, learner.strategy, Settings())  # type: ignore[attr-defined]
+    return learner.system, Suite("two", [digit, given.digits["ink"]])
+
+
 def rmtgb(given: Given) -> tuple[System, Suite]:
     petal = given.tables.tasks["petal"]
     suite = Suite("two", [petal, replace(petal, definition=petal.definition.with_facts({"name": "again"}))])
@@ -180,6 +195,7 @@ MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
     "residual_store": residual_store,
     "routed": routed,
     "demonstrated": demonstrated,
+    "grown": grown,
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from allround.building.jobs.streams import run_course
 from allround.building.saving import CONFIG
@@ -122,9 +123,13 @@ def stream(
         raise AllroundError(asked, f"--seeds is {seeds}", "give 1 or more")
     names = list(dict.fromkeys([*strategies, *REFERENCES]))
     plans = {name: spelled("strategy", name) for name in names}
-    for name, values in plans.values():
-        strategy_of(name, values)
+    parts = {name: strategy_of(name, values) for name, values in plans.values()}
     streams = make_streams(suite, task, scenario=scenario, labels=labels, permute=permute, rotate=rotate, orders=orders)
+    for name, strategy in parts.items():
+        if streams[0].scenario not in strategy.scenarios:
+            raise AllroundError(asked, f"the strategy '{name}' is for the scenario {listed(list(strategy.scenarios))}, "
+                                f"and this stream is of the scenario {streams[0].scenario}",
+                                f"give --scenario {strategy.scenarios[0]}, or leave the strategy out")  # fmt: skip
     settings = settings or Settings()
     pick_device(settings.device)
     with run_folder(out, "stream", force=force):
@@ -193,14 +198,18 @@ def _results(
     for text, order, seed, one, piece in courses:
         facts = piece.facts
         size = len(one.arrivals)
-        scores = np.full((size, size), np.nan)
-        for after, row in enumerate(facts["scores"]):
-            for of, values in enumerate(row):
-                signs = [1 if better(task.definition.metric) == "higher" else -1 for task in one.arrivals[of].tasks]
-                scores[after, of] = float(np.mean([s * v for s, v in zip(signs, values, strict=True)]))
+        signs = [[1 if better(task.definition.metric) == "higher" else -1 for task in a.tasks] for a in one.arrivals]
+        matrices = {what: np.full((size, size), np.nan) for what in ("scores", "oracle", "picked")}
+        for what, matrix in matrices.items():
+            for after, row in enumerate(facts[what]):
+                for of, values in enumerate(row):
+                    factors = signs[of] if what != "picked" else [1] * len(values)
+                    if values:
+                        matrix[after, of] = float(np.mean([s * v for s, v in zip(factors, values, strict=True)]))
         names = tuple(arrival.name for arrival in one.arrivals)
         taken = {what: facts[what] for what in ("bytes", "rows", "seconds", "steps", "stored")}
-        made.append(Course(text, order, seed, names, scores, **taken))
+        made.append(Course(text, order, seed, names, matrices["scores"], **taken,
+                           picked=matrices["picked"], oracle=matrices["oracle"]))  # fmt: skip
     metrics = sorted({task.definition.metric for arrival in first.arrivals for task in arrival.tasks})
     rows = {
         split: sum(len(task.splits[split]) for a in first.arrivals for task in a.tasks) for split in ("train", "test")
@@ -223,23 +232,39 @@ def _plain(found: StreamResults) -> dict[str, object]:
     def number(value: float) -> float | None:
         return None if np.isnan(value) else float(value)
 
+    def rows(matrix: NDArray[np.float64]) -> list[list[float | None]]:
+        return [[number(value) for value in row] for row in matrix]
+
     return {
         "format": "allround stream 1",
         "title": found.title,
         "scenario": found.scenario,
         "metric": found.metric,
         "strategies": {
-            name: {measure: {"mean": one.value, "low": one.low, "high": one.high}
-                   for measure in found.courses[0].measures for one in [found.mean(name, measure)]}
+            name: {
+                measure: {"mean": one.value, "low": one.low, "high": one.high}
+                for measure in found.of(name)[0].measures
+                for one in [found.mean(name, measure)]
+            }
             for name in found.strategies
         },
         "courses": [
-            {"strategy": one.strategy, "order": one.order, "seed": one.seed, "arrivals": list(one.arrivals),
-             "scores": [[number(value) for value in row] for row in one.scores], "bytes": list(one.bytes),
-             "rows": list(one.rows), "seconds": list(one.seconds), "steps": list(one.steps), "stored": one.stored}
+            {
+                "strategy": one.strategy,
+                "order": one.order,
+                "seed": one.seed,
+                "arrivals": list(one.arrivals),
+                "scores": rows(one.scores),
+                "bytes": list(one.bytes),
+                "rows": list(one.rows),
+                "seconds": list(one.seconds),
+                "steps": list(one.steps),
+                "stored": one.stored,
+                **({"picked": rows(one.picked), "oracle": rows(one.oracle)} if one.picks else {}),
+            }
             for one in found.courses
         ],
         "facts": dict(found.facts),
         "notes": list(found.notes),
         "provenance": dict(found.provenance),
-    }  # fmt: skip
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from allround.continual.heads import HeadPolicy, make_policy
+from allround.continual.learner import StreamLearner, with_labels
 from allround.continual.rows import Memory, joined
 from allround.continual.strategy import Strategy
 from allround.continual.stream import Arrival
@@ -21,6 +22,7 @@ from allround.core.seeds import seed_of
 from allround.models.encoder import Encoder
 from allround.models.fitting import fit_head
 from allround.models.head import HeadState, make_head
+from allround.models.system import System
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
@@ -30,33 +32,35 @@ from allround.training.term import Term, make_terms
 from allround.training.trainer import train
 
 
-@dataclass
-class Learner:
-    """A model and all that a strategy remembers, between two arrivals.
+class Learner(StreamLearner):
+    """One encoder, with a head for each task.
 
     guards, policy: objects of the strategy whose `state` is remembered. trained: heads as they were trained, where
     others took their place in the model; the next arrival goes on with them.
     """
 
-    model: MultiTaskModel
-    memory: Memory
-    guards: list[Term]
-    policy: HeadPolicy | None
-    trained: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    steps: int = 0
-    seconds: float = 0.0
+    def __init__(self, encoder: Encoder, strategy: Strategy) -> None:
+        self.model = MultiTaskModel(encoder, {}).eval()
+        self.memory = Memory()
+        self.guards: list[Term] = make_terms(strategy.guards)
+        self.policy: HeadPolicy | None = None
+        if strategy.head != "trained":
+            self.policy = make_policy(strategy.head, strategy.head_settings)
+        self.trained: dict[str, dict[str, Tensor]] = {}
 
-    @classmethod
-    def begin(cls, encoder: Encoder, strategy: Strategy) -> Learner:
-        """Before the first arrival. The encoder becomes a part of the model."""
-        policy = None if strategy.head == "trained" else make_policy(strategy.head, strategy.head_settings)
-        return cls(MultiTaskModel(encoder, {}).eval(), Memory(), make_terms(strategy.guards), policy)
+    @property
+    def system(self) -> MultiTaskModel:
+        return self.model
+
+    def adopt(self, system: System) -> None:
+        assert isinstance(system, MultiTaskModel)
+        self.model = system
 
     @classmethod
     def go_on(cls, model: MultiTaskModel, strategy: Strategy, tasks: Sequence[Task] = (), *, seed: int = 0) -> Learner:
         """Before a further arrival of a finished model. tasks: those that it knows, as far as their rows are at hand;
         of these is remembered what the strategy remembers of tasks that it learned."""
-        learner = cls.begin(model.encoder, strategy)
+        learner = cls(model.encoder, strategy)
         learner.model = model.eval()
         for guard in learner.guards:
             guard.before(model, tasks)
@@ -80,17 +84,11 @@ class Learner:
         return {} if self.policy is None else self.policy.state
 
     def recall(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `remembered` gave."""
         for key, value in tensors.items():
             owner, name, part = key.split("|", 2)
             states = {"head": self._of_policy, "trained": self.trained}
             state = states[owner] if owner in states else self.guards[int(owner.split()[1])].state
             state.setdefault(name, {})[part] = value
-
-    @property
-    def bytes(self) -> int:
-        """Bytes that are remembered beside the model: rows, and tensors."""
-        return self.memory.bytes + sum(value.numel() * value.element_size() for value in self.remembered.values())
 
     def learn(
         self,
@@ -104,14 +102,12 @@ class Learner:
         alone: Encoder | None = None,
         fit: bool = False,
     ) -> None:
-        """Learn what an arrival brings. base: the encoder to begin from, where the strategy begins there. alone: the
-        base tuned on this arrival alone, where that is at hand and the strategy merges it. fit: fit the heads of new
-        tasks on the encoder as it is before it is tuned. Where labels come later it is better left: a head that is
-        fitted on few labels has large weights, which further labels have to outgrow."""
+        """As `StreamLearner.learn`. alone: the base tuned on this arrival alone, where that is at hand and the strategy
+        merges it."""
         started = time.perf_counter()
         for name, tensors in self.trained.items():
             self.set_head(self.model.definitions[name], HeadState(tensors))
-        arrived = [self.with_labels(task) for task in arrival.tasks]
+        arrived = [with_labels(task, self.model.definitions.get(task.name)) for task in arrival.tasks]
         tasks = self.to_train(arrived, repeat=strategy.bytes is not None) if strategy.replay else arrived
         if strategy.from_base and base is None:
             raise AllroundError(f"learn '{arrival.name}' from the base", "no base was given", "give base=")
@@ -158,24 +154,6 @@ class Learner:
                             scratch=scratch).steps  # fmt: skip
         for task in arrived:
             self.set_head(task.definition, model.head(task.name).stored())
-
-    def with_labels(self, task: Task) -> Task:
-        """A task that arrived, with the labels that the model knows of it first, and its new ones behind."""
-        known = self.model.definitions.get(task.name)
-        if known is None:
-            return task
-        new = task.definition
-        if (known.kind, known.inputs, known.modality) != (new.kind, new.inputs, new.modality):
-            raise AllroundError(
-                f"learn more of '{task.name}'",
-                f"the model knows it as {known.kind} of {', '.join(known.inputs)}, and this is {new.kind} of "
-                f"{', '.join(new.inputs)}",
-                "give the new task another name",
-            )
-        if not kind(known.kind).fixed_labels:
-            return task.as_defined(replace(new, center=known.center, scale=known.scale))
-        labels = (*known.labels, *(label for label in new.labels if label not in known.labels))
-        return task.as_defined(replace(new, labels=labels, weights=()))
 
     def to_train(self, arrived: Sequence[Task], *, repeat: bool) -> list[Task]:
         """What arrived together with what is remembered: rows of one task in one; tasks of the memory alone behind.

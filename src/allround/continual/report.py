@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allround.continual.results import MEASURES, StreamResults
+from allround.continual.results import MEASURES, PICKS, StreamResults
 from allround.core.progress import make_console
 from allround.core.words import count, duration, plural, printable, size_text
 from allround.evaluation.intervals import Interval, verdict
@@ -43,10 +43,13 @@ def words(found: StreamResults) -> list[str]:
 
 def table(found: StreamResults) -> tuple[list[str], list[list[str]]]:
     """A row for each strategy."""
-    head = ["strategy", *MEASURES, "remembered", "rows", "stored", "steps", "time"]
+    further = list(PICKS) if any(course.picks for course in found.courses) else []
+    head = ["strategy", *MEASURES, *further, "remembered", "rows", "stored", "steps", "time"]
     body = []
     for name in found.strategies:
         values = [_points(found.mean(name, measure), long=measure == "final") for measure in MEASURES]
+        picks = found.of(name)[0].picks
+        values += [_points(found.mean(name, measure), long=False) if picks else "" for measure in further]
         rows, steps = (f"{found.cost(name, what):,.0f}" for what in ("rows", "steps"))
         body.append([name, *values, size_text(found.cost(name, "bytes")), rows, count(found.of(name)[0].stored), steps,
                      duration(found.cost(name, "seconds"))])  # fmt: skip
@@ -57,10 +60,11 @@ def legend(found: StreamResults) -> str:
     """What the columns are."""
     courses = len(found.of(found.strategies[0]))
     over = f"means over {plural(courses, 'course')}, with 95% intervals (Student's t)" if courses > 1 else "one course"
-    said = "; ".join(f"{name}: {what}" for name, what in MEASURES.items())
+    measures = MEASURES | (PICKS if any(course.picks for course in found.courses) else {})
+    said = "; ".join(f"{name}: {what}" for name, what in measures.items())
     return (
         f"Scores are {found.metric} x 100 on test rows, {over}. {said}. Remembered: rows, statistics and copies of "
-        "weights that are kept beside the model between two arrivals; stored: numbers in the model."
+        "weights that are kept between two arrivals, and what tells a row's arrival; stored: numbers in the system."
     )
 
 

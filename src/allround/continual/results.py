@@ -19,6 +19,11 @@ MEASURES = {
     "forgetting": "the best score that an arrival ever had, less its score in the end; the mean over all but the last",
     "backward": "the score of an arrival in the end, less that right after it came; the mean over all but the last",
 }
+#: What is said beside it of a system that picks the arrival of a row by itself.
+PICKS = {
+    "picked": "the share of rows whose arrival is found, the mean over arrivals after the last one",
+    "oracle": "the final score if the arrival of each row were known",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +31,8 @@ class Course:
     """One strategy through one order of arrivals with one seed.
 
     scores: (T, T), of arrival k (column) after arrival t (row), higher is better; NaN above the diagonal. bytes, rows,
-    seconds, steps: after each arrival. stored: numbers in the model in the end.
+    seconds, steps: after each arrival. stored: numbers in the system in the end. picked, oracle: as `scores`, the share
+    of rows whose arrival is found and the score if it were known; NaN where nothing picks an arrival.
     """
 
     strategy: str
@@ -39,10 +45,17 @@ class Course:
     seconds: Sequence[float]
     steps: Sequence[int]
     stored: int
+    picked: NDArray[np.float64] = field(default_factory=lambda: np.full((1, 1), np.nan))
+    oracle: NDArray[np.float64] = field(default_factory=lambda: np.full((1, 1), np.nan))
+
+    @property
+    def picks(self) -> bool:
+        """Whether the arrival of a row is picked, in the end."""
+        return bool(np.isfinite(self.picked[-1]).any())
 
     @property
     def measures(self) -> dict[str, float]:
-        """The values of `MEASURES`.
+        """The values of `MEASURES`, and of `PICKS` where an arrival is picked.
 
         >>> scores = np.array([[1.0, np.nan], [0.6, 0.8]])
         >>> one = Course("none", 0, 0, ("a", "b"), scores, [0], [0], [1.0], [1], 10)
@@ -57,7 +70,9 @@ class Course:
             "learned": float(diagonal.mean()),
             "forgetting": float((np.nanmax(a[:, :last], 0) - a[last, :last]).mean()),
             "backward": float((a[last, :last] - diagonal[:last]).mean()),
-        }
+            **({"picked": float(np.nanmean(self.picked[-1])), "oracle": float(np.nanmean(self.oracle[-1]))}
+               if self.picks else {}),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

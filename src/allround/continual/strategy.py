@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from allround.continual.stream import SCENARIOS, Scenario
 from allround.core import registry
 
 
@@ -23,6 +24,9 @@ class Strategy:
     guards: terms that hold the old behaviour, with their settings. What they remember counts as memory too.
     head: a method of the family `head_policy`, which makes the heads after an arrival, with its settings; "trained"
     leaves them as they were trained.
+    grow: a method of the family `grow`, what the strategy learns with, with its settings: "same" is one encoder, others
+    add parts. select: a method of the family `select`, which tells the part that a row is for, with its settings.
+    scenarios: those that it can be used in.
     """
 
     changes: Literal["all", "heads"] = "all"
@@ -34,6 +38,11 @@ class Strategy:
     guards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     head: str = "trained"
     head_settings: Mapping[str, Any] = field(default_factory=dict)
+    grow: str = "same"
+    grow_settings: Mapping[str, Any] = field(default_factory=dict)
+    select: str = "even"
+    select_settings: Mapping[str, Any] = field(default_factory=dict)
+    scenarios: tuple[Scenario, ...] = SCENARIOS
 
     @property
     def from_base(self) -> bool:
@@ -43,7 +52,8 @@ class Strategy:
     @property
     def exact(self) -> bool:
         """Whether old tasks with heads of their own are answered as before, to the bit."""
-        return self.changes == "heads" and not self.anew
+        alone = self.changes == "heads" and not self.anew
+        return alone or bool(registry.find("grow", self.grow).facts["exact"])
 
 
 def strategy_of(name: str, values: Mapping[str, object] | None = None) -> Strategy:

@@ -174,6 +174,13 @@ class Affinity(Declaration):
     largest: int | None = None
 
 
+class Grow(Declaration):
+    """What a strategy learns with."""
+
+    #: Whether the answers to a task stay as they were, to the bit, when other tasks arrive.
+    exact: bool = False
+
+
 class Strategy(Declaration):
     """How a model learns what comes one after another."""
 
@@ -233,6 +240,8 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "group": Declaration,
     "memory": Declaration,
     "head_policy": Declaration,
+    "grow": Grow,
+    "select": Declaration,
     "strategy": Strategy,
     "kind": Declaration,
     "likelihood": Likelihood,

@@ -12,25 +12,25 @@ from safetensors.torch import save_file
 
 from allround.building.jobs.rows import stored_task
 from allround.checkpoints.weights import Weights
-from allround.continual.learning import Learner
+from allround.continual.learner import StreamLearner, begin
 from allround.continual.rows import Memory
 from allround.continual.strategy import Strategy, strategy_of
 from allround.continual.stream import Arrival
+from allround.continual.systems.grown import Grown
 from allround.core.files import read_json, write_json
 from allround.core.growing import remove_empty
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions, score
 from allround.models.base import load_encoder
-from allround.models.model import parameters_of
-from allround.models.system import load
-from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.system import System, load
 from allround.tasks.task import Task
 from allround.training.settings import Settings
 
-#: What is written down after each arrival: scores of the tasks of each arrival so far, bytes and rows that are
-#: remembered, seconds and steps since the start.
-COURSE = ("scores", "bytes", "rows", "seconds", "steps")
+#: What is written down after each arrival: scores of the tasks of each arrival so far; of systems that pick the arrival
+#: of a row, how often they are right, and the scores if they were told it; bytes and rows that are remembered, seconds
+#: and steps since the start.
+COURSE = ("scores", "picked", "oracle", "bytes", "rows", "seconds", "steps")
 #: What a course holds after an arrival, and in the end.
 MODEL, MEMORY, REMEMBERED, ANSWERS, STATE = "model", "memory", "remembered.safetensors", "answers", "state.json"
 
@@ -47,9 +47,10 @@ def run_course(
 ) -> None:
     """Let a strategy learn one arrival after another, and after each answer the test rows of all so far.
 
-    encoder: the folder of the base. arrivals: the name of each and the folders of its tasks. fit: see `Learner.learn`.
-    What is done is kept in the piece's scratch folder after each arrival, so that a killed course goes on there. A
-    strategy is handed the training and validation rows of one arrival at a time, and no test rows.
+    encoder: the folder of the base. arrivals: the name of each and the folders of its tasks. fit: see
+    `StreamLearner.learn`. What is done is kept in the piece's scratch folder after each arrival, so that a killed
+    course goes on there. A strategy is handed the training and validation rows of one arrival at a time, and no test
+    rows.
     """
     chosen, plan = Settings.from_json(dict(settings)), strategy_of(strategy, values)
     scratch = piece.scratch
@@ -60,7 +61,8 @@ def run_course(
         tasks = tuple(map(_without_test, map(stored_task, folders)))
         base = load_encoder(encoder) if plan.from_base else None
         learner.learn(Arrival(name, tasks), plan, chosen, seed=seed, scratch=scratch / "training", base=base, fit=fit)
-        _keep(scratch, number, learner, _answers(learner.model, arrivals[: number + 1]))
+        so_far = arrivals[: number + 1]
+        _keep(scratch, number, learner, _answers(learner.system, so_far), _picks(learner.system, so_far))
     with piece.make() as (folder, facts):
         last = scratch / _name(len(arrivals))
         shutil.copytree(last, folder, ignore=lambda *_: [STATE], dirs_exist_ok=True)
@@ -83,30 +85,56 @@ def _without_test(task: Task) -> Task:
     return replace(task, splits={**task.splits, "test": task.splits["test"].take([])})
 
 
-def _answers(
-    model: MultiTaskModel, arrivals: Sequence[tuple[str, Sequence[str]]]
-) -> dict[tuple[int, int], Predictions]:
+def _answers(system: System, arrivals: Sequence[tuple[str, Sequence[str]]]) -> dict[tuple[int, int], Predictions]:
     """The answers to the test rows of each arrival, by its number and that of the task in it."""
     found = {}
     for number, (_, folders) in enumerate(arrivals):
         for place, task in enumerate(map(stored_task, folders)):
-            asked = task.as_defined(replace(task.definition, **_facts(model, task)))
-            found[number, place] = predict_split(model, asked, "test")
+            asked = task.as_defined(replace(task.definition, **_facts(system, task)))
+            found[number, place] = predict_split(system, asked, "test")
     return found
 
 
-def _facts(model: MultiTaskModel, task: Task) -> dict[str, Any]:
-    known = model.definition(task.name)
+def _facts(system: System, task: Task) -> dict[str, Any]:
+    known = system.definition(task.name)
     return {"labels": known.labels, "center": known.center, "scale": known.scale, "weights": known.weights}
 
 
-def _keep(scratch: Path, number: int, learner: Learner, answers: Mapping[tuple[int, int], Predictions]) -> None:
+def _picks(system: System, arrivals: Sequence[tuple[str, Sequence[str]]]) -> dict[str, list[list[float]]]:
+    """For the tasks of each arrival the share of test rows that are taken to be of it, and the score where all are;
+    nothing for a system that is told of, or does not ask for, the arrival of a row."""
+    found: dict[str, list[list[float]]] = {"picked": [], "oracle": []}
+    for number, (_, folders) in enumerate(arrivals):
+        for values in found.values():
+            values.append([])
+        if not isinstance(system, Grown):
+            continue
+        for task in map(stored_task, folders):
+            rows = task.splits["test"].inputs
+            picked = system.picked(task.name, rows) if len(rows) else None
+            if picked is None:
+                continue
+            system.told = number
+            told = predict_split(system, task.as_defined(replace(task.definition, **_facts(system, task))), "test")
+            system.told = None
+            found["picked"][-1].append(sum(one == number for one in picked) / len(picked))
+            found["oracle"][-1].append(score(told))
+    return found
+
+
+def _keep(
+    scratch: Path,
+    number: int,
+    learner: StreamLearner,
+    answers: Mapping[tuple[int, int], Predictions],
+    picks: Mapping[str, list[list[float]]],
+) -> None:
     """Keep what a course has after an arrival, in one step; what it had before is removed then."""
     new, before = scratch / f".{_name(number + 1)}", scratch / _name(number)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     (new / MODEL).mkdir()
-    learner.model.write(new / MODEL)
+    learner.system.write(new / MODEL)
     if learner.memory.tasks:
         learner.memory.write(new / MEMORY)
     if learner.remembered:
@@ -121,26 +149,27 @@ def _keep(scratch: Path, number: int, learner: Learner, answers: Mapping[tuple[i
         one.write(new / ANSWERS / f"{number}-{of}-{place}.parquet")
         row[of].append(score(one))
     state["scores"].append(row)
+    for what, values in picks.items():
+        state[what].append(values)
     state["bytes"].append(learner.bytes)
     state["rows"].append(learner.memory.rows)
     state["seconds"].append(learner.seconds)
     state["steps"].append(learner.steps)
-    state["stored"] = parameters_of(learner.model)
+    state["stored"] = learner.stored
     write_json(new / STATE, state)
     new.rename(scratch / _name(number + 1))
     shutil.rmtree(before, ignore_errors=True)
 
 
-def _latest(scratch: Path, encoder: str, plan: Strategy) -> tuple[int, Learner]:
+def _latest(scratch: Path, encoder: str, plan: Strategy) -> tuple[int, StreamLearner]:
     """How many arrivals are learned, and the learner after them."""
     found = sorted(scratch.glob("after-*"))
-    learner = Learner.begin(load_encoder(encoder), plan)
+    learner = begin(load_encoder(encoder), plan)
     if not found:
         return 0, learner
     last = found[-1]
-    model = load(last / MODEL)
-    assert isinstance(model, MultiTaskModel)
-    learner.model, learner.memory = model, Memory.load(last / MEMORY)
+    learner.adopt(load(last / MODEL))
+    learner.memory = Memory.load(last / MEMORY)
     if (last / REMEMBERED).is_file():
         kept = Weights(last / REMEMBERED)
         learner.recall({name: kept.get(name) for name in kept})

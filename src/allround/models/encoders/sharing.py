@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -286,15 +287,23 @@ class Sharing(Encoder):
 
     # -- on disk -----------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path) -> None:
-        (folder / INNER).mkdir()
+    @contextmanager
+    def plain(self) -> Iterator[Encoder]:
+        """The inner encoder without what a plan put inside it."""
         inserted = {layer: cast(Replaced, self.backbone.get_submodule(layer)) for layer in self.replaced}
         for layer, module in inserted.items():
             replace_module(self.backbone, layer, module.base)
+        self.route.off = True
         try:
-            self.inner.save(folder / INNER)
+            yield self.inner
         finally:
+            self.route.off = False
             attach(self.backbone, inserted, list(inserted))
+
+    def save(self, folder: Path) -> None:
+        (folder / INNER).mkdir()
+        with self.plain() as inner:
+            inner.save(folder / INNER)
         save_tensors(self._added(), folder / ADDED)
         settings: dict[str, Any] = {"plan": self.plan.to_json(), "groups": self.groups, "widths": self.widths}
         if isinstance(self.branches, FoundTree):

@@ -13,10 +13,12 @@ from allround.models.share.mixture import Mixture
 
 
 class Route:
-    """The tasks of the rows of the batch that the encoder computes now: one for all, or one for each."""
+    """The tasks of the rows of the batch that the encoder computes now: one for all, or one for each. off: the encoder
+    computes as if nothing were put into it."""
 
     def __init__(self) -> None:
         self.tasks: tuple[str, ...] = ()
+        self.off = False
 
     def groups(self, rows: int) -> list[tuple[str, list[int]]]:
         """The tasks, and the places of their vectors where the first dimension has `rows` of them.

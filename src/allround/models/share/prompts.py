@@ -28,12 +28,14 @@ class Framed:
     It stands in the place of the network's `forward`, since libraries call that by name.
     """
 
-    def __init__(self, forward: Callable[..., Any], length: int) -> None:
-        self.forward, self.length = forward, length
+    def __init__(self, forward: Callable[..., Any], length: int, route: Route) -> None:
+        self.forward, self.length, self.route = forward, length, route
         #: The mask of the batch that is computed now, as it was given.
         self.mask: Tensor | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.route.off:
+            return self.forward(*args, **kwargs)
         mask = self.mask = kwargs.get("attention_mask")
         if mask is not None:
             ones = mask.new_ones(len(mask), self.length)
@@ -51,6 +53,8 @@ class PutIn:
         self.mixture, self.route, self.frame = mixture, route, frame
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        if self.route.off:
+            return output
         made = self.made(output)
         return torch.cat([output[:, :1], made, output[:, 1:]], 1)
 
@@ -69,6 +73,8 @@ class PutAnew(PutIn):
     def __call__(  # type: ignore[override]
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
+        if self.route.off:
+            return args, kwargs
         hidden = args[0] if args else kwargs["hidden_states"]
         length = self.frame.length
         rest = torch.cat([hidden[:, :1], hidden[:, 1 + length :]], 1)
@@ -94,7 +100,7 @@ def embedding_of(backbone: nn.Module, *, packed: bool) -> nn.Module:
 
 def put_in(backbone: nn.Module, mixtures: list[Inside], route: Route, length: int) -> None:
     """Let a network read vectors that mixtures make: the first behind the embedding, each further one at a block."""
-    frame = Framed(backbone.forward, length)
+    frame = Framed(backbone.forward, length, route)
     backbone.forward = frame
     getattr(backbone, EMBEDDINGS).register_forward_hook(PutIn(mixtures[0], route, frame))
     for block, mixture in zip(blocks_of(backbone)[1:], mixtures[1:], strict=False):

@@ -1,0 +1,1 @@
+"""Ways to grow when something arrives: what a strategy learns with."""

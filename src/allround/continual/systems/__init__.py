@@ -1,0 +1,1 @@
+"""Systems that grow with a stream."""
