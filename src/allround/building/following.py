@@ -1,4 +1,5 @@
-"""A training in this process as the screen follows it: the bar with the time left, and a line for each evaluation."""
+"""A training in this process as the screen follows it: the bar with the time left, a line for each evaluation, and what
+a user should know in the end."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from allround.core.progress import Progress, Stage
 from allround.training.callback import Callback
 from allround.training.course import Course, Evaluation
+from allround.training.settings import Settings
 
 
 class Following(Callback):
@@ -41,3 +43,19 @@ class Following(Callback):
         if self.stage is not None:
             self.stage.__exit__(None, None, None)
             self.stage = None
+
+
+def what_happened(course: Course, settings: Settings) -> list[str]:
+    """What a user should know of a training beside its scores."""
+    weights = course.evaluations[-1].get("weights", {})
+    said = []
+    if settings.balance != "equal" and len(weights) > 1:
+        listed = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+        said.append(f"weights by {settings.balance} since the evaluation before: {listed}")
+    left_out = {name: count for name, count in course.skipped_of.items() if count}
+    if left_out:
+        listed = ", ".join(f"{name} {count} times" for name, count in left_out.items())
+        said.append(f"left out of a step because its loss or gradient was not finite: {listed}")
+    if course.restored:
+        said.append(f"best head given back: {', '.join(course.restored)}")
+    return said

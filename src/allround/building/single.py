@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from allround.building.benchmarks import Benchmark, by_metric, with_benchmarks
-from allround.building.following import Following
+from allround.building.following import Following, what_happened
 from allround.building.opening import open_for, with_demonstrations, with_own_words
 from allround.building.prompts import scores_by_prompt
 from allround.building.saving import CONFIG, cell_facts
@@ -189,7 +189,7 @@ def _tune(
         system: System = model  # what is scored and saved; its examples are chosen by the model as it is now
         if demonstrations is not None:
             system = demonstrate(model, tasks, demonstrations, seed=seed)
-        for words in [*_what_happened(course, settings), *(used.words if used is not None else ())]:
+        for words in [*what_happened(course, settings), *(used.words if used is not None else ())]:
             progress.say(words)
         fitted = {t.name: fit(predict_split(system, t, "validation"), calibrate) for t in tasks}
         calibrations = {name: one for name, one in fitted.items() if one is not None}
@@ -220,22 +220,6 @@ def _tune(
     if first:
         remove_work(scratch)
     return board
-
-
-def _what_happened(course: Course, settings: Settings) -> list[str]:
-    """What a user should know of a training beside its scores."""
-    weights = course.evaluations[-1].get("weights", {})
-    said = []
-    if settings.balance != "equal" and len(weights) > 1:
-        listed = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
-        said.append(f"weights by {settings.balance} since the evaluation before: {listed}")
-    left_out = {name: count for name, count in course.skipped_of.items() if count}
-    if left_out:
-        listed = ", ".join(f"{name} {count} times" for name, count in left_out.items())
-        said.append(f"left out of a step because its loss or gradient was not finite: {listed}")
-    if course.restored:
-        said.append(f"best head given back: {', '.join(course.restored)}")
-    return said
 
 
 def evaluate(
