@@ -175,6 +175,7 @@ def test_an_output_of_a_command(command: str, made: dict[str, Path], tmp_path: P
                 "compare-training": "comparison.md",
                 "relate": "relations.md",
                 "stream": "stream.md",
+                "add-task": "add-task.md",
             }[command]
         )
         whole = page.read_text()

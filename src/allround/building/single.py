@@ -276,7 +276,7 @@ def evaluate(
             + "; or fit heads on the suite's training rows: --fit-heads (fit_heads=True)",
         )
     for task in suite.tasks.values():
-        _check_labels(model, task, what)
+        check_labels(model, task, what)
     predictions: dict[tuple[str, str], Predictions] = {}
     board = board_of(model, suite, split, "model", None, said, keep=predictions, each_metric=True)
     if put := scores_by_prompt(model, suite, split, predictions):
@@ -304,14 +304,15 @@ def judge_of(suite: Suite) -> Callable[[System, str], float]:
                 f"the suite '{suite.name}' has no such task",
                 "give a suite with all tasks of the models, or leave it out",
             )
-        _check_labels(model, suite.tasks[name], "the specialist")
+        check_labels(model, suite.tasks[name], "the specialist")
         found = score(predict_split(model, suite.tasks[name].as_defined(model.definition(name)), "validation"))
         return found if better(model.definition(name).metric) == "higher" else -found
 
     return judge
 
 
-def _check_labels(model: System, task: Task, what: str) -> None:
+def check_labels(model: System, task: Task, what: str) -> None:
+    """An error where a model's labels of a task are not those of its data. what: what messages call the model."""
     labels, name = model.definition(task.name).labels, task.name
     if labels != task.definition.labels:
         odd = sorted(set(task.definition.labels) ^ set(labels))

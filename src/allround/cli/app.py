@@ -36,6 +36,7 @@ COMMANDS = (
     "extract-lora",
     "loop",
     "stream",
+    "add-task",
     "compress",
     "materialise",
     "library",

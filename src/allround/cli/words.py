@@ -73,6 +73,22 @@ def share_of(given: Sequence[str], option: str) -> float | None:
     return found[0] if found else None
 
 
+def part_of_all(text: str, option: str) -> float:
+    """A share, as a number from 0 to 1 or in percent.
+
+    >>> part_of_all("2%", "--max-flips"), part_of_all("0.98", "--keep")
+    (0.02, 0.98)
+    """
+    number, of_hundred, rest = text.strip().partition("%")
+    try:
+        found = float(number) / (100 if of_hundred else 1)
+        if rest or not 0 <= found <= 1:
+            raise ValueError
+    except ValueError:
+        raise AllroundError(f"read {option} {text!r}", "it is not a share", "give such as 0.98 or 98%") from None
+    return found
+
+
 def extras(words: Sequence[str], method: str) -> tuple[list[str], dict[str, Value]]:
     """Split words into paths and the merge method's own options."""
     from allround.core import registry

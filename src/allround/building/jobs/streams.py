@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from allround.building.jobs.rows import stored_task
+from allround.building.jobs.rows import stored_task, without_test
 from allround.checkpoints.weights import Weights
 from allround.continual.learner import StreamLearner, begin
 from allround.continual.rows import Memory
@@ -58,7 +58,7 @@ def run_course(
     done, learner = _latest(scratch, encoder, plan)
     for number in range(done, len(arrivals)):
         name, folders = arrivals[number]
-        tasks = tuple(map(_without_test, map(stored_task, folders)))
+        tasks = tuple(map(without_test, map(stored_task, folders)))
         base = load_encoder(encoder) if plan.from_base else None
         learner.learn(Arrival(name, tasks), plan, chosen, seed=seed, scratch=scratch / "training", base=base, fit=fit)
         so_far = arrivals[: number + 1]
@@ -79,10 +79,6 @@ def course_answers(piece: Piece, after: int, of: int) -> list[Predictions]:
 
 def _name(done: int) -> str:
     return f"after-{done:03d}"
-
-
-def _without_test(task: Task) -> Task:
-    return replace(task, splits={**task.splits, "test": task.splits["test"].take([])})
 
 
 def _answers(system: System, arrivals: Sequence[tuple[str, Sequence[str]]]) -> dict[tuple[int, int], Predictions]:

@@ -20,7 +20,7 @@ from allround.evaluation.scoreboard import Scoreboard
 #: The folder of pieces in a run folder, and where the runs lie that are pooled in it.
 PIECES, REPEATED = "pieces", ("seeds", "folds")
 #: What each command leaves in the end, in the folder where it works.
-_LAST = {"build": REPORT, "compare-training": "comparison.html"}
+_LAST = {"build": REPORT, "compare-training": "comparison.html", "add-task": "add-task.html"}
 #: Bytes at the end of a log in which its last line is looked for.
 _TAIL = 4096
 
