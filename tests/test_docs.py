@@ -107,7 +107,7 @@ def test_the_code_of_the_page_on_python_runs(tmp_path: Path) -> None:
 
 
 #: Commands that train or score on rows: the pages are run with few of them.
-ON_ROWS = {"build", "train", "tune", "loop", "evaluate", "compare-training"}
+ON_ROWS = {"build", "train", "tune", "loop", "evaluate", "compare-training", "add-task"}
 FEW = ["--limit", "train=100", "--limit", "validation=100", "--limit", "test=100"]
 
 
@@ -151,6 +151,16 @@ def test_the_page_on_relations_runs(tmp_path: Path) -> None:
     assert "Nothing was trained:" in printed and "Of 6 measured pairs of tasks" in printed
     assert "2 sources ranked by" in printed and "10 sources ranked by 3 estimates together" in printed
     assert (tmp_path / "runs" / "related" / "relations.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
+def test_the_page_on_a_new_task_runs(tmp_path: Path) -> None:
+    printed = run_page("new-task.md", tmp_path)
+    assert "segments was added by" in printed and "ink was added by" in printed
+    assert set(allround.load(tmp_path / "runs/five/best").definitions) == {
+        "digit", "parity", "loops", "segments", "ink"}  # fmt: skip
+    assert (tmp_path / "runs/four/add-task.html").is_file()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@
     ar.evaluate("models/both", "suite.yml").print()
     ar.relate("suite.yml", base="all-MiniLM-L6-v2", out="runs/related").print()           # who helps whom
     ar.stream("suite.yml", base="all-MiniLM-L6-v2", out="runs/stream")                    # one task after another
+    ar.add_task("runs/digits/best", "new.yml", out="runs/more")                           # one task more
     ar.sources(["models/topic", "models/mood"], "new.yml").print()                        # which to tune first
 
 `help(ar.build)` and its like say more; `ar.methods()` lists the methods, and `ar.use_plugin("mine.py")` adds one.
@@ -26,9 +27,11 @@ from allround.core.version import __version__
 
 if TYPE_CHECKING:
     from allround.building import (
+        AddOptions,
         Build,
         Constraints,
         Options,
+        add_task,
         build,
         compare_training,
         evaluate,
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from allround.transfer.sources import sources
 
 __all__ = [
+    "AddOptions",
     "AllroundError",
     "Build",
     "Constraints",
@@ -64,6 +68,7 @@ __all__ = [
     "System",
     "Task",
     "__version__",
+    "add_task",
     "build",
     "compare_training",
     "evaluate",
@@ -81,6 +86,7 @@ __all__ = [
 
 #: Where each name lives; it is imported when it is first asked for, so that `import allround` takes no time.
 _HOMES = {
+    "AddOptions": "allround.building",
     "AllroundError": "allround.core.errors",
     "Build": "allround.building",
     "Constraints": "allround.building",
@@ -92,6 +98,7 @@ _HOMES = {
     "System": "allround.models.system",
     "Suite": "allround.tasks.suite",
     "Task": "allround.tasks.task",
+    "add_task": "allround.building",
     "build": "allround.building",
     "compare_training": "allround.building",
     "evaluate": "allround.building",

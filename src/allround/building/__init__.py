@@ -1,5 +1,6 @@
 """The main job: from a suite and a base to specialists, candidates, one scoreboard, the best model and a report."""
 
+from allround.building.add_task import AddOptions, add_task
 from allround.building.compare import compare_training
 from allround.building.options import Constraints, Options
 from allround.building.relate import relate
@@ -9,9 +10,11 @@ from allround.building.single import evaluate, train, tune
 from allround.building.stream import stream
 
 __all__ = [
+    "AddOptions",
     "Build",
     "Constraints",
     "Options",
+    "add_task",
     "build",
     "compare_training",
     "evaluate",

@@ -30,6 +30,7 @@ from allround.core.progress import FINISHED, Progress
 from allround.core.registry import spelled
 from allround.core.seeds import seed_of
 from allround.core.words import duration, listed, percent, plural, shown, size_text
+from allround.evaluation.errors import text_of
 from allround.evaluation.gate import gate
 from allround.evaluation.intervals import Bootstrap
 from allround.evaluation.predictions import Predictions, score
@@ -467,7 +468,7 @@ def _check_apart(task: Task, old: _OldTasks) -> None:
         raise AllroundError(
             f"add the task '{task.name}'",
             f"{plural(len(numbers), 'row')} that it would learn from {are} of the old task '{name}', the first one: "
-            f"{str(rows[numbers[0]])[:80]}",
+            f"{text_of(rows[numbers[0]], task.definition.inputs, task.definition.modality)}",
             "take these rows out of its training and validation rows, or test scores would not be honest",
         )
 
