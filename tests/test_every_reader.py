@@ -46,6 +46,7 @@ from allround.composition.library.library import Library
 from allround.composition.library.likeness import read_sketch, write_sketch
 from allround.composition.residuals.store import Store
 from allround.composition.residuals.write import open_specialist, write_store
+from allround.continual.kept_rows import KeptRows
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST, hash_file, read_json
@@ -394,6 +395,12 @@ def readers(shared: Shared) -> list[Reader]:
 
         return make
 
+    def remembered(folder: Path) -> Path:
+        digit = shared.digits.tasks["digit"].limit({"train": 10, "validation": 10, "test": 5})
+        model = MultiTaskModel(shared.image, {"digit": digit.definition})
+        KeptRows().with_tasks([digit], model, 10_000, seed=0).write(folder)
+        return folder / "memory.json"
+
     def configured(path: Path) -> None:
         Configure({"vocab_size": 3})(path.parent)
         config_of(Weights(path.parent / "model.safetensors"))
@@ -524,6 +531,8 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("task", "json", task("definition.json"), lambda path: Task.load(path.parent), ("tasks/task.py",)),
         Reader("rows of a task", "bytes", task("train.arrow"), lambda path: Task.load(path.parent),
                ("tasks/task.py",)),
+        Reader("remembered rows", "json", remembered, lambda path: KeptRows.load(path.parent),
+               ("continual/kept_rows.py",)),
         Reader("piece", "json", piece, read_piece, ("core/pieces.py",), quiet=True),
         Reader("manifest", "json", manifest, lambda path: read_listing(path.parent), ("core/outputs.py",),
                quiet=True),

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import allround.building.jobs.adding as jobs
-from allround.building.add_task import AddOptions, add_task
+from allround.building.add_task import add_task
+from allround.building.adding import AddOptions
 from allround.continual.addition import Addition, TriedWay, choose
 from allround.continual.addition_report import answer, plain, sentences
 from allround.continual.kept_rows import ABOUT, KeptRows

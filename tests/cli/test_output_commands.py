@@ -80,6 +80,7 @@ FOLDERS: dict[str, str] = {
     "compare-training": "suite --base base --methods equal --seeds 1 --trials 1 --sweep 0 --epochs 1 --workers 1",
     "relate": "suite --base base --estimators sizes,logme --workers 1",
     "stream": "suite --base base --strategies none --epochs 1 --workers 1",
+    "add-task": "@species suite --only batch --epochs 1 --workers 1",
     "loop": "atm suite --base base --rounds 1 --epochs 1 --workers 1",
     "merge": "base @species @batch --method average",
     "align": "@species @batch --by weights",
@@ -98,7 +99,7 @@ FILES: dict[str, tuple[str, str]] = {
     "sources": ("@batch --for suite --task species", "estimates.csv"),
 }
 #: What goes on in its own folder, beside whatever else is there.
-WORKING = ("build", "compare-training", "relate", "stream")
+WORKING = ("build", "compare-training", "relate", "stream", "add-task")
 #: What writes files into a folder, beside whatever else is there; and one of them.
 INTO = {"diff": "diff.json", "evaluate": "scoreboard.json"}
 

@@ -1,6 +1,7 @@
 """The main job: from a suite and a base to specialists, candidates, one scoreboard, the best model and a report."""
 
-from allround.building.add_task import AddOptions, add_task
+from allround.building.add_task import add_task
+from allround.building.adding import AddOptions
 from allround.building.compare import compare_training
 from allround.building.options import Constraints, Options
 from allround.building.relate import relate

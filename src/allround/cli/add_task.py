@@ -100,8 +100,8 @@ def add_task(
     Ways are tried from the cheapest on, until one keeps the old tasks and is as good as a specialist. Exit code 0: a
     way passed, and the model is in OUT/best. 3: none passed, and nothing was written.
     """
-    from allround.building.add_task import WAYS, AddOptions
     from allround.building.add_task import add_task as run
+    from allround.building.adding import WAYS, AddOptions
     from allround.continual.addition_report import plain, print_addition
     from allround.tasks.suite import Suite
 
