@@ -15,6 +15,8 @@ from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
+    "Divide and not forget: Ensemble of selectively trained experts in Continual Learning",
+    'Model Zoo: A Growing "Brain" That Learns Continually',
     "Multi-Task Structural Learning using Local Task Similarity induced Neuron Creation and Removal",
     "Overcoming catastrophic forgetting in neural networks",
     "Learning without Forgetting",

@@ -82,7 +82,7 @@ class GrowingLearner(StreamLearner):
         if strategy.memory != "none":
             self.memory = self.memory.with_arrival(whole, self.view(parts), strategy.memory, strategy.bytes, seed=seed,
                                                    name=arrival.name)  # fmt: skip
-        arrived = {before + place: own[part.task] for place, part in enumerate(parts)}
+        arrived = {before + place: own[part.task] for place, part in enumerate(parts) if part.task in own}
         grown.select.arrived(grown, arrived, self.memory, seed_of(seed, "select", arrival.name))
         self.seconds += time.perf_counter() - started
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,8 +25,11 @@ class RowView:
     parts: the numbers of the parts that may answer.
     """
 
-    def __init__(self, system: PartHolder, task: str, rows: Sequence[Row], parts: Sequence[int]) -> None:
+    def __init__(
+        self, system: PartHolder, task: str, rows: Sequence[Row], parts: Sequence[int], batch_size: int = 64
+    ) -> None:
         self.system, self.task, self.rows, self.parts = system, task, rows, tuple(parts)
+        self.batch_size = batch_size
         self._features: dict[int, Tensor] = {}
 
     @cached_property
@@ -52,6 +56,12 @@ class RowView:
         found: Tensor = body.output_head(one.name)(self.features(part))
         return found
 
+    def probabilities(self, part: int) -> Tensor:
+        """What a part answers, (n, labels): the probabilities of its own labels."""
+        one = self.system.parts[part]
+        found = self.system.bodies[one.body].answers(one.name, self.rows, batch_size=self.batch_size, scores=True)
+        return torch.as_tensor(np.asarray(found.scores), dtype=torch.float64)
+
 
 class Select(ABC):
     """Weighs the parts of a system that know a task, for each row.
@@ -75,6 +85,14 @@ class Select(ABC):
     @abstractmethod
     def scores(self, view: RowView) -> Tensor:
         """(n, parts): the logarithms of the weights of `view.parts`, up to a constant of each row."""
+
+    def probabilities(self, view: RowView, part: int) -> Tensor:
+        """The probabilities of the labels of a part, (n, labels), where labels exclude each other: those of its head,
+        among the labels that are the task's."""
+        known = view.system.definitions[view.task].labels
+        given = view.probabilities(part)
+        own = torch.tensor([label in known for label in view.system.definition_of(part).labels])
+        return given * own / (given * own).sum(1, keepdim=True).clamp_min(1e-300)
 
 
 def make_select(name: str, values: Mapping[str, object] | None = None) -> Select:

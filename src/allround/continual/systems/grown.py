@@ -86,41 +86,37 @@ class Grown(PartHolder, System):
 
     @torch.inference_mode()
     def _answered(self, definition: Definition, rows: Sequence[Row], batch_size: int, scores: bool) -> Answers:
-        rules, parts = kind(definition.kind), self.parts_of(definition.name)
-        found = [self._of_part(part, rows, batch_size, scores or mixes(definition)) for part in parts]
-        weights = self.weights(definition.name, rows)
+        parts = self.parts_of(definition.name)
+        view = RowView(self, definition.name, rows, parts, batch_size)
+        weights = self._weights(view)
         if not mixes(definition):
+            bodies = [(self.bodies[self.parts[part].body], self.parts[part].name) for part in parts]
+            found = [body.answers(name, rows, batch_size=batch_size, scores=scores) for body, name in bodies]
             best = weights.argmax(1)
-            order = [int(best[row]) * len(rows) + row for row in range(len(rows))]
-            return Answers.join(found).take(order)
+            return Answers.join(found).take([int(best[row]) * len(rows) + row for row in range(len(rows))])
         table, known = np.zeros((len(rows), len(definition.labels))), np.zeros(len(definition.labels))
-        for place, (part, one) in enumerate(zip(parts, found, strict=True)):
+        for place, part in enumerate(parts):
             labels = self.definition_of(part).labels
-            own = [(n, definition.labels.index(label)) for n, label in enumerate(labels) if label in definition.labels]
-            given = np.asarray(one.scores, dtype=np.float64)[:, [n for n, _ in own]]
-            given = given / np.maximum(given.sum(1, keepdims=True), 1e-300)
-            columns = [column for _, column in own]
-            weight = weights[:, [place]] if self.select.mix == "sum" else np.ones((len(rows), 1))
-            table[:, columns] += weight * given
+            own = [n for n, label in enumerate(labels) if label in definition.labels]
+            columns = [definition.labels.index(labels[n]) for n in own]
+            weight = weights[:, [place]] if self.select.mix == "sum" else 1.0
+            table[:, columns] += weight * self.select.probabilities(view, part).numpy()[:, own]
             known[columns] += 1
         if self.select.mix == "mean":
             table /= np.maximum(known, 1)
-        table /= table.sum(1, keepdims=True)
-        predictions, confidence = rules.decide(table)
+        table /= np.maximum(table.sum(1, keepdims=True), 1e-300)
+        predictions, confidence = kind(definition.kind).decide(table)
         return Answers(predictions, confidence, table if scores else None)
-
-    def _of_part(self, part: int, rows: Sequence[Row], batch_size: int, scores: bool) -> Answers:
-        one = self.parts[part]
-        return self.bodies[one.body].answers(one.name, rows, batch_size=batch_size, scores=scores)
 
     @torch.inference_mode()
     def weights(self, task: str, rows: Sequence[Row]) -> NDArray[np.float64]:
         """How much each of `parts_of(task)` has to say about rows, (n, parts); each row's sum to one."""
-        parts = self.parts_of(task)
-        if len(parts) == 1:
-            return np.ones((len(rows), 1))
-        found = self.select.scores(RowView(self, task, rows, parts)).double().softmax(1)
-        return np.asarray(found.cpu().numpy())
+        return self._weights(RowView(self, task, rows, self.parts_of(task)))
+
+    def _weights(self, view: RowView) -> NDArray[np.float64]:
+        if len(view.parts) == 1:
+            return np.ones((len(view.rows), 1))
+        return np.asarray(self.select.scores(view).double().softmax(1).cpu().numpy())
 
     def picked(self, task: str, rows: Sequence[Row]) -> list[int] | None:
         """The number of the arrival that each row is taken to be of; None where nothing picks one."""

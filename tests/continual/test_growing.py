@@ -1,0 +1,201 @@
+"""Systems that grow with a stream: how parts are weighed, and what each way to grow and to select computes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from allround.continual import gaussians
+from allround.continual.grow.expert import Expert
+from allround.continual.grow.zoo import Zoo
+from allround.continual.growing import GrowingLearner
+from allround.continual.learner import begin
+from allround.continual.selecting import RowView
+from allround.continual.strategy import strategy_of
+from allround.continual.stream import Arrival, of_tasks, renamed, split_labels
+from allround.core.errors import AllroundError
+from allround.models.encoders.small_image import SmallImage
+from allround.models.running import features_of
+from allround.tasks.suite import Suite
+from allround.training.settings import Settings
+
+QUICK = Settings(epochs=1, batch_size=16, learning_rate=1e-3, device="cpu", precision="fp32")
+
+
+def learned(name: str, encoder: SmallImage, arrivals: tuple[Arrival, ...], **values: Any) -> GrowingLearner:
+    plan = strategy_of(name, values)
+    learner = begin(copy.deepcopy(encoder), plan)
+    assert isinstance(learner, GrowingLearner)
+    for arrival in arrivals:
+        learner.learn(arrival, plan, QUICK)
+    return learner
+
+
+@pytest.fixture(scope="module")
+def halves(digits_suite: Suite) -> tuple[Arrival, ...]:
+    return split_labels(digits_suite["digit"], 5, "class").arrivals
+
+
+@pytest.fixture(scope="module")
+def seed(small_image: SmallImage, halves: tuple[Arrival, ...]) -> GrowingLearner:
+    return learned("seed", small_image, halves)
+
+
+def test_seed_answers_as_its_reference_code(
+    seed: GrowingLearner, halves: tuple[Arrival, ...], digits_suite: Suite
+) -> None:
+    """`predict_class_bayes` of grypesc/SEED, with the densities of torch: softmax over the labels of each expert, and
+    for each label the mean over the experts that know it."""
+    system, rows = seed.grown, digits_suite["digit"].splits["test"].inputs
+    assert [(part.arrival, part.body) for part in system.parts] == [(0, 0), (1, 0), (1, 1)]
+    total, known = torch.zeros(len(rows), 10).double(), torch.zeros(10).double()
+    for body, first in ((0, 0), (1, 1)):
+        given = {one.name: one.tasks[0].splits["train"].inputs for one in halves} | {"test": rows}
+        model, name = system.bodies[body], f"digit-{first}"
+        features = {place: features_of(model.encoder, model.prepare(name, some), model.definition(name)).values.double()
+                    for place, some in given.items()}  # fmt: skip
+        columns, densities = [], []
+        for number in range(first, 2):
+            task = halves[number].tasks[0]
+            for place, label in enumerate(task.definition.labels):
+                x = features[halves[number].name][torch.as_tensor(task.splits["train"].targets) == place]
+                covariance = torch.cov(x.T, correction=0)
+                covariance = covariance + 0.01 * covariance.diagonal().mean() * torch.eye(len(covariance)).double()
+                columns.append(digits_suite["digit"].definition.labels.index(label))
+                densities.append(MultivariateNormal(x.mean(0), covariance).log_prob(features["test"]))
+        total[:, columns] += (torch.stack(densities, 1) / 3).softmax(1)
+        known[columns] += 1
+    wanted = total / known
+    scores = np.asarray(system.answers("digit", rows, scores=True).scores)
+    np.testing.assert_allclose(scores, (wanted / wanted.sum(1, keepdim=True)).numpy(), atol=2e-3)
+
+
+def test_divergences_are_those_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = (gaussians.fit(torch.randn(20, 3, generator=generator) * scale, 0.1) for scale in (1.0, 2.0))
+    given = [MultivariateNormal(g.mean, precision_matrix=g.root.T @ g.root) for g in (one, other)]
+    assert gaussians.divergence(one, other) == pytest.approx(float(kl_divergence(*given)), rel=1e-9)
+    assert gaussians.divergence(one, one) == pytest.approx(0, abs=1e-9)
+    x = torch.randn(4, 3, generator=generator).double()
+    gap = given[0].log_prob(x) - one.log_density(x)
+    assert torch.allclose(gap, torch.full((4,), -1.5 * float(np.log(2 * np.pi))).double())
+
+
+def test_the_expert_that_tells_new_labels_apart_is_tuned_and_held(
+    small_image: SmallImage, halves: tuple[Arrival, ...]
+) -> None:
+    """Of an encoder, and of one that sees nothing, the former is taken; the loss on features keeps it near the old."""
+    before = next(iter(small_image.parameters())).detach().clone()
+    moved = {}
+    for alpha in (0.0, 0.99):
+        learner = learned("seed", small_image, halves[:1], experts=1, alpha=alpha, rate=1.0)
+        assert isinstance(learner, Expert)
+        blind = copy.deepcopy(learner.grown.bodies[0])
+        with torch.no_grad():
+            for parameter in blind.encoder.parameters():
+                parameter.mul_(0.01)
+        learner.grown.bodies.insert(0, blind)
+        old = {name: value.clone() for name, value in learner.grown.bodies[1].encoder.state_dict().items()}
+        kept = {name: value.clone() for name, value in blind.encoder.state_dict().items()}
+        body, rows = learner.grown.bodies[1], halves[0].tasks[0].splits["train"].inputs
+        was = features_of(body.encoder, body.prepare("digit-0", rows), body.definition("digit-0")).values.clone()
+        arrived = {"digit": renamed(halves[1].tasks[0], "digit-1")}
+        longer = QUICK.with_(epochs=4, keep="last")
+        parts = learner.extend(arrived, 1, longer, seed=0, scratch=None)
+        assert {part.body for part in parts} == {0, 1}
+        assert all(torch.equal(value, kept[name]) for name, value in blind.encoder.state_dict().items())
+        assert any(not torch.equal(value, old[name]) for name, value in body.encoder.state_dict().items())
+        now = features_of(body.encoder, body.prepare("digit-0", rows), body.definition("digit-0")).values
+        moved[alpha] = float((now - was).square().mean())
+    assert moved[0.99] < moved[0.0] / 2
+    assert torch.equal(before, next(iter(small_image.parameters()))), "experts are copies"
+
+
+def test_models_of_a_zoo_are_never_changed_and_answer_together(small_image: SmallImage, digits_suite: Suite) -> None:
+    digit = digits_suite["digit"]
+    arrivals = of_tasks("three", [renamed(digit, name) for name in ("a", "b", "c")]).arrivals
+    learner = learned("model_zoo", small_image, arrivals[:2], others=1)
+    assert isinstance(learner, Zoo)
+    first = {name: value.clone() for name, value in learner.grown.bodies[0].state_dict().items()}
+    plan = strategy_of("model_zoo", {"others": 1})
+    learner.learn(arrivals[2], plan, QUICK)
+    system = learner.grown
+    assert all(torch.equal(value, first[name]) for name, value in system.bodies[0].state_dict().items())
+    assert [len(body.definitions) for body in system.bodies] == [1, 2, 2]
+    assert 0 < learner.memory.bytes <= plan.bytes  # type: ignore[operator]
+    rows = digit.splits["test"].inputs
+    parts = [system.parts[part] for part in system.parts_of("a")]
+    assert len(parts) > 1
+    each = [np.asarray(system.bodies[part.body].answers(part.name, rows, scores=True).scores) for part in parts]
+    np.testing.assert_allclose(np.asarray(system.answers("a", rows, scores=True).scores), np.mean(each, 0), atol=1e-6)
+
+
+def test_past_tasks_are_drawn_by_how_badly_they_are_known(
+    small_image: SmallImage, digits_suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digit = digits_suite["digit"]
+    learner = learned("model_zoo", small_image, of_tasks("two", [renamed(digit, n) for n in "ab"]).arrivals, others=1)
+    assert isinstance(learner, Zoo)
+    monkeypatch.setattr(learner, "loss", {"a": 0.01, "b": 30.0}.__getitem__)
+    drawn = [learner.drawn({"c": digit}, seed)[0] for seed in range(60)]
+    assert 0.7 < drawn.count("b") / 60 < 1  # by hand: e^1 against e^-1, 0.88
+    monkeypatch.setattr(learner, "loss", {"a": 1.0, "b": 1.0}.__getitem__)
+    assert 0.3 < [learner.drawn({"c": digit}, seed)[0] for seed in range(60)].count("b") / 60 < 0.7
+
+
+def test_keys_are_means_of_labels_under_one_covariance(small_image: SmallImage, halves: tuple[Arrival, ...]) -> None:
+    """By hand, with numpy; and in any order of arrivals."""
+    system = learned("residual", small_image, halves, select="keys").grown
+    rows = halves[0].tasks[0].splits["test"].inputs
+    view = RowView(system, "digit", rows, (0, 1))
+    with system.plain() as encoder:
+        base = [features_of(encoder, encoder.prepare(one.tasks[0].splits["train"].inputs, one.tasks[0].definition),
+                            one.tasks[0].definition).values.double().numpy() for one in halves]  # fmt: skip
+    centred, keys = [], []
+    for x, one in zip(base, halves, strict=True):
+        y = one.tasks[0].splits["train"].targets
+        keys.append(np.stack([x[y == label].mean(0) for label in range(5)]))
+        centred.append(x - keys[-1][y])
+    within = np.concatenate(centred).T @ np.concatenate(centred) / len(np.concatenate(centred))
+    within += 0.01 * within.diagonal().mean() * np.eye(len(within))
+    x = view.base.double().numpy()
+    wanted = [-min((row - key) @ np.linalg.solve(within, row - key) for key in keys[part]) / 2
+              for row in x for part in (0, 1)]  # fmt: skip
+    np.testing.assert_allclose(system.select.scores(view).flatten().numpy(), wanted, rtol=1e-4)
+    again = learned("residual", small_image, halves[::-1], select="keys").grown
+    turned = again.select.scores(RowView(again, "digit", rows, (1, 0)))
+    assert torch.allclose(system.select.scores(view), turned, rtol=1e-6)
+
+
+def test_a_told_arrival_is_the_only_one_that_answers(small_image: SmallImage, halves: tuple[Arrival, ...]) -> None:
+    system = learned("residual", small_image, halves).grown
+    rows = halves[1].tasks[0].splits["test"].inputs
+    system.told = 1
+    scores = np.asarray(system.answers("digit", rows, scores=True).scores)
+    assert (scores[:, :5] == 0).all() and (scores[:, 5:].sum(1) > 0.999).all() and system.picked("digit", rows) is None
+    system.told = None
+    weights = system.weights("digit", rows)
+    assert weights.shape == (len(rows), 2) and np.allclose(weights.sum(1), 1)
+    assert system.picked("digit", rows) == weights.argmax(1).tolist()
+
+
+def test_what_cannot_grow_is_said(small_image: SmallImage, digits_suite: Suite, tmp_path: Path) -> None:
+    for values, words in (
+        ({"share": "mmoe"}, "its tasks share modules"),
+        ({"share": "loraa"}, "there is no way to share"),
+    ):
+        with pytest.raises(AllroundError, match=words):
+            learned("residual", small_image, (), **values)
+    for values in ({"experts": 0}, {"alpha": 1.0}):
+        with pytest.raises(AllroundError, match="make experts"):
+            learned("seed", small_image, (), **values)
+    from allround.building.stream import stream
+
+    with pytest.raises(AllroundError, match="'model_zoo' is for the scenario task"):
+        stream(digits_suite, out=tmp_path / "out", strategies=["model_zoo"], task="digit", labels=5)
