@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-import allround.building.jobs.adding as jobs
 from allround.building.add_task import add_task
 from allround.building.adding import AddOptions
 from allround.continual.addition import Addition, TriedWay, choose
 from allround.continual.addition_report import answer, plain, sentences
 from allround.continual.kept_rows import ABOUT, KeptRows
+from allround.continual.learning import Learner
+from allround.continual.stream import renamed
 from allround.core.errors import AllroundError
 from allround.core.progress import Progress
 from allround.evaluation.predictions import Predictions
@@ -72,7 +73,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory, model: Path, tasks: dict[str
 
 def test_every_way_is_tried_and_one_chosen(whole: tuple[Path, Addition], model: Path, tasks: dict[str, Task]) -> None:
     out, found = whole
-    assert [one.name for one in found.tried] == ["head_only", "merge", "er", "lwf", "joint"] and not found.left_out
+    assert [one.name for one in found.tried] == [
+        "head_only",
+        "residual",
+        "merge",
+        "er",
+        "lwf",
+        "joint",
+    ] and not found.left_out
     assert found.chosen is not None and found.written is not None and found.written.passed and found.tested is not None
     assert [one.task for one in found.tested.old] == ["digit", "ink"] and found.tested.rows == 60
     for one in found.tried:
@@ -98,9 +106,35 @@ def test_head_only_leaves_old_answers_to_the_bit(tmp_path: Path, model: Path, ta
     assert "The answers of the 2 old tasks stay as they were, to the bit" in answer(found)
 
 
+def test_modules_of_one_task_after_another(tmp_path: Path, model: Path, tasks: dict[str, Task]) -> None:
+    """Two tasks with a LoRA each: whatever came before answers as it did, to the bit, alone and in mixed batches."""
+    names, given = ["digit", "ink"], model
+    for name in ("segments", "parity"):
+        out = tmp_path / name
+        found = added(given, suite(tasks, name), out, ways=["residual"])
+        assert found.chosen == "residual" and found.tried[0].stored > 1000
+        before, given = open_model(given), out / "best"
+        after = open_model(given)
+        rows = tasks["digit"].splits["test"].inputs
+        for old in names:
+            one, other = before.answers(old, rows), after.answers(old, rows)
+            assert np.array_equal(np.asarray(one.predictions), np.asarray(other.predictions))
+            assert np.array_equal(np.asarray(one.confidence), np.asarray(other.confidence))
+        names.append(name)
+        mixed = [names[row % len(names)] for row in range(8)]
+        together = after.answer_mixed(mixed, rows[:8])
+        for row, task in enumerate(mixed):
+            alone = after.answers(task, rows[row : row + 1])
+            assert np.allclose(np.asarray(together[row].predictions), np.asarray(alone.predictions), atol=1e-5)
+    head = added(
+        given, Suite("mine", [renamed(tasks["digit"], "again")]), tmp_path / "head", ways=["head_only"], memory_bytes=0
+    )
+    assert head.tried[0].stored < 2000, "it reads the encoder as it is, and has no modules of its own"
+
+
 def test_without_old_rows_only_exact_ways_are_tried(tmp_path: Path, model: Path, tasks: dict[str, Task]) -> None:
     found = added(model, suite(tasks, "segments"), tmp_path / "out", try_all=True)
-    assert [one.name for one in found.tried] == ["head_only"]
+    assert [one.name for one in found.tried] == ["head_only", "residual"]
     assert found.left_out["er"] == (
         "it may change old answers, and no rows of digit and ink are at hand to judge it by"
     )
@@ -112,15 +146,15 @@ def test_a_way_that_does_harm_is_not_written(
     tmp_path: Path, model: Path, tasks: dict[str, Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A planted fault: tuning that also ruins the encoder."""
-    learn = jobs.Learner.learn
+    learn = Learner.learn
 
-    def ruining(self: jobs.Learner, *args: Any, **more: Any) -> None:
+    def ruining(self: Learner, *args: Any, **more: Any) -> None:
         learn(self, *args, **more)
         with torch.no_grad():
             for value in self.model.encoder.parameters():
                 value.normal_(0, 0.05)
 
-    monkeypatch.setattr(jobs.Learner, "learn", ruining)
+    monkeypatch.setattr(Learner, "learn", ruining)
     given = suite(tasks, "segments"), tmp_path / "out", suite(tasks, "digit", "ink")
     found = added(model, *given, ways=["lwf", "er"])
     assert not found.passed and found.chosen is None and not (tmp_path / "out" / "best").exists()
@@ -128,7 +162,7 @@ def test_a_way_that_does_harm_is_not_written(
     assert any("lwf does not pass: digit keeps" in line for line in sentences(found))
     forced = added(model, *given, ways=["lwf", "er"], write_anyway=True)
     assert forced.forced in ("lwf", "er") and not forced.passed and (tmp_path / "out" / "best").is_dir()
-    with pytest.raises(AllroundError, match="it changed weights that it promised to leave"):
+    with pytest.raises(AllroundError, match="it changed answers that it promised to leave"):
         added(model, suite(tasks, "segments"), tmp_path / "other", ways=["head_only"])
 
 
@@ -154,22 +188,22 @@ def test_a_killed_addition_goes_on(
     tmp_path: Path, whole: tuple[Path, Addition], model: Path, tasks: dict[str, Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped before every way once, by an error where a signal would end it."""
-    learn, seen = jobs.Learner.learn, set[str]()
+    learn, seen = Learner.learn, set[str]()
 
-    def dying(self: jobs.Learner, arrival: Any, plan: Any, *args: Any, **more: Any) -> None:
+    def dying(self: Learner, arrival: Any, plan: Any, *args: Any, **more: Any) -> None:
         if str(plan) not in seen:
             seen.add(str(plan))
             raise KeyboardInterrupt
         learn(self, arrival, plan, *args, **more)
 
-    monkeypatch.setattr(jobs.Learner, "learn", dying)
+    monkeypatch.setattr(Learner, "learn", dying)
     for _ in range(10):
         try:
             found = added(model, suite(tasks, "segments"), tmp_path / "out", suite(tasks, "digit", "ink"), try_all=True)
             break
         except KeyboardInterrupt:
             assert not (tmp_path / "out" / "best").exists()
-    assert len(seen) == 5
+    assert len(seen) == 5, "of residual another class learns"
     out, before = whole
     assert found.chosen == before.chosen and [one.score for one in found.tried] == [one.score for one in before.tried]
     for path in (out / "best").rglob("*.safetensors"):
@@ -190,7 +224,7 @@ def test_the_budget_leaves_out_what_takes_too_long(tmp_path: Path, model: Path, 
     [
         ("name", "the model has a task 'digit' already"),
         ("labels", "the model has a task 'digit' already, with other labels"),
-        ("rows", "that it would learn from of the old task 'digit', the first one: image"),
+        ("rows", "that it would learn from are test rows of the old task 'digit', the first one: image"),
         ("several", "the suite has 2 tasks: segments and parity"),
         ("unknown", "the model knows none of its tasks: parity"),
     ],

@@ -16,6 +16,7 @@ from allround.building.words import plain_name
 from allround.building.workshop import Workshop
 from allround.continual.addition import Addition, Tested, TriedWay, choose, relative
 from allround.continual.kept_rows import KeptRows
+from allround.continual.learner import learner_of
 from allround.continual.strategy import Strategy
 from allround.core import registry
 from allround.core.errors import AllroundError
@@ -35,7 +36,7 @@ from allround.tasks.task import Task
 from allround.training.settings import Settings
 
 #: Ways that are tried where none are named, the cheapest first.
-WAYS = ("head_only", "merge", "er", "lwf", "joint")
+WAYS = ("head_only", "residual", "merge", "er", "lwf", "joint")
 #: The folder of the model that is written, and that of the rows that are remembered.
 MODEL, MEMORY = "best", "memory"
 COMMAND = "add-task"
@@ -215,6 +216,9 @@ class Adding:
             enough = next((one for one in self.tried if one.passed and one.reaches(self.options.reach)), None)
             if enough is not None:
                 return f"{enough.name} is good enough"
+        refused = learner_of(plan).refusal(self.known, plan)
+        if refused is not None:
+            return refused
         if not plan.exact:
             lacking = [name for name in self.known.definitions if name not in self.old.tasks]
             if lacking:

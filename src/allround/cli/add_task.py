@@ -52,7 +52,8 @@ def add_task(
         str | None,
         typer.Option(
             help="Ways to try, the cheapest first: strategies with commas between, with settings such as "
-            "er:bytes=20000 (`allround methods list --family strategy`). Default: head_only,merge,er,lwf,joint."
+            "er:bytes=20000 (`allround methods list --family strategy`). Default: "
+            "head_only,residual,merge,er,lwf,joint."
         ),
     ] = None,
     try_all: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.models.encoder import Encoder
 from allround.models.system import System
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.task import Task
@@ -35,6 +36,22 @@ class StreamLearner(ABC):
     memory: Memory
     steps: int = 0
     seconds: float = 0.0
+
+    @classmethod
+    def go_on(
+        cls, model: MultiTaskModel, strategy: Strategy, tasks: Sequence[Task] = (), *, seed: int = 0
+    ) -> StreamLearner:
+        """Before a further arrival of a finished model, which becomes a part of the system.
+
+        tasks: those that the model knows, as far as their rows are at hand; of these is remembered what the strategy
+        remembers of tasks that it learned. Errors: what `refusal` says.
+        """
+        raise AllroundError(f"go on with a {model.noun}", str(cls.refusal(model, strategy)), "use another strategy")
+
+    @classmethod
+    def refusal(cls, model: MultiTaskModel, strategy: Strategy) -> str | None:
+        """Why a strategy cannot go on with a finished model, in words; None where it can."""
+        return "it answers by parts of its own, which a finished model does not have"
 
     @property
     @abstractmethod
@@ -88,6 +105,12 @@ def begin(encoder: Encoder, strategy: Strategy) -> StreamLearner:
     entry = registry.find("grow", strategy.grow)
     made: StreamLearner = entry.load()(encoder, strategy, **entry.resolve(strategy.grow_settings))
     return made
+
+
+def learner_of(strategy: Strategy) -> type[StreamLearner]:
+    """The class of what a strategy learns with."""
+    found: type[StreamLearner] = registry.load("grow", strategy.grow)  # type: ignore[assignment]
+    return found
 
 
 def bytes_of(tensors: Mapping[str, Tensor]) -> int:

@@ -48,6 +48,10 @@ class Learner(StreamLearner):
             self.policy = make_policy(strategy.head, strategy.head_settings)
         self.trained: dict[str, dict[str, Tensor]] = {}
 
+    @classmethod
+    def refusal(cls, model: MultiTaskModel, strategy: Strategy) -> str | None:
+        return None
+
     @property
     def system(self) -> MultiTaskModel:
         return self.model
@@ -58,8 +62,6 @@ class Learner(StreamLearner):
 
     @classmethod
     def go_on(cls, model: MultiTaskModel, strategy: Strategy, tasks: Sequence[Task] = (), *, seed: int = 0) -> Learner:
-        """Before a further arrival of a finished model. tasks: those that it knows, as far as their rows are at hand;
-        of these is remembered what the strategy remembers of tasks that it learned."""
         learner = cls(model.encoder, strategy)
         learner.model = model.eval()
         for guard in learner.guards:

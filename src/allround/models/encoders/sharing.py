@@ -40,7 +40,8 @@ class Sharing(Encoder):
 
     Tasks come in groups: those it is made with, and later ones, which leave the answers to the others as they are.
     widths: lengths of the inner features that the network behind the encoder takes; the first is that of its streams.
-    paths: which copy of each stage a task goes through, where a tree was found already.
+    paths: which copy of each stage a task goes through, where a tree was found already. bare: only tasks that are added
+    by `add_tasks` get modules; all others read the inner encoder as it is, to the bit.
     """
 
     name = "sharing"
@@ -53,8 +54,14 @@ class Sharing(Encoder):
         groups: Sequence[Sequence[str]],
         widths: Sequence[int],
         paths: Mapping[str, Sequence[int]] | None = None,
+        *,
+        bare: bool = False,
     ) -> None:
         super().__init__()
+        beside = all(one.site == "linear" and one.generator is None for one in plan.inserts)
+        if bare and (plan.levels or plan.tree or plan.vectors or not beside):
+            raise ValueError("tasks without modules need a plan whose modules sit beside layers")
+        self.bare = bare
         self.inner, self.plan, self.widths = inner, plan, tuple(widths)
         self.groups: list[tuple[str, ...]] = []
         self.route = Route()
@@ -220,7 +227,7 @@ class Sharing(Encoder):
         return tuple(task for group in self.groups for task in group)
 
     def add_task(self, task: str) -> None:
-        if task not in self.tasks:
+        if task not in self.tasks and not self.bare:
             self.add_tasks([task])
 
     def add_tasks(self, names: Iterable[str]) -> None:
@@ -308,6 +315,8 @@ class Sharing(Encoder):
         settings: dict[str, Any] = {"plan": self.plan.to_json(), "groups": self.groups, "widths": self.widths}
         if isinstance(self.branches, FoundTree):
             settings["paths"] = self.branches.paths()
+        if self.bare:
+            settings["bare"] = True
         write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
 
     def _added(self) -> nn.ModuleDict:
@@ -326,11 +335,12 @@ class Sharing(Encoder):
         try:
             plan = Plan.from_json(settings["plan"])
             groups, widths, paths = settings["groups"], settings["widths"], settings.get("paths")
+            bare = bool(settings.get("bare", False))
         except (KeyError, TypeError, ValueError) as error:
             raise AllroundError(
                 f"load the encoder in {folder}", f"{CONFIG} is damaged: {error}", "copy the folder again, whole"
             ) from error
-        encoder = cls(load_encoder(folder / INNER), plan, groups, widths, paths)
+        encoder = cls(load_encoder(folder / INNER), plan, groups, widths, paths, bare=bare)
         load_tensors(encoder._added(), folder / ADDED)
         return encoder
 

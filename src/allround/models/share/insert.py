@@ -56,6 +56,8 @@ class Inserted(Replaced):
     def forward(self, values: Tensor) -> Tensor:
         found: Tensor = self.base(values)
         mixture, route = self._apart
+        if not any(task in mixture.gates for task in route.tasks):
+            return found
         read = _vectors(self.base, values) if self.reads == "input" else _last(self.base, found)
         return found + _first(self.base, routed(mixture, route, read), found)
 
@@ -66,6 +68,8 @@ def routed(mixture: Mixture, route: Route, read: Tensor) -> Tensor:
         return mixture.mixed(read, route.tasks[0])
     found = read.new_zeros(*read.shape[:-1], mixture.outputs)
     for task, places in route.groups(len(read)):
+        if task not in mixture.gates:  # it reads the layer as it is
+            continue
         rows = torch.tensor(places, device=read.device)
         found = found.index_copy(0, rows, mixture.mixed(read[rows], task).to(found.dtype))
     return found
