@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from allround.building.jobs.streams import run_course
+from allround.building.jobs.streams import measure_overlap, run_course
 from allround.building.saving import CONFIG
+from allround.building.single import floor
 from allround.building.stages.base import Base, decide_precision, is_module, make_base
 from allround.building.stages.data import Data, DataCheck, announce, keep_rows
 from allround.building.stages.report import keep_config, provenance
 from allround.building.workshop import Work, Workshop, run_folder
 from allround.continual.report import REFERENCES, markdown
-from allround.continual.results import Course, StreamResults
+from allround.continual.results import ArrivalOverlap, Course, StreamResults
 from allround.continual.strategy import strategy_of
 from allround.continual.stream import Scenario, Stream, of_tasks, permuted, rotated, split_labels
 from allround.core.errors import AllroundError
@@ -27,13 +29,14 @@ from allround.core.progress import FINISHED, Progress
 from allround.core.registry import spelled
 from allround.core.seeds import seed_of
 from allround.core.words import listed, plural
+from allround.evaluation.predictions import score
 from allround.models.device import pick_device
 from allround.tasks.metric import better
 from allround.tasks.suite import Suite, as_suite
 from allround.training.settings import Settings
 
 #: What is written of a stream.
-FILES = ("stream.json", "stream.md")
+FILES = ("stream.json", "stream.md", "stream.html", "curves.svg")
 
 
 def make_streams(
@@ -147,7 +150,11 @@ def stream(
             chosen = decide_precision(shop, settings).settings
             courses = _run(shop, made, streams, plans, chosen, seeds)
             found = _results(shop, suite, data, made, first, courses, chosen, (seeds, orders))
-        texts = (json_text(_plain(found), allow_nan=False), markdown(found))
+            found = replace(found, overlap=_overlap(shop, made, first))
+        from allround.continual.page import html
+        from allround.continual.pictures import curves_svg
+
+        texts = (json_text(_plain(found), allow_nan=False), markdown(found), html(found), curves_svg(found))
         write_texts(out, dict(zip(FILES, texts, strict=True)), "stream", force=force)
         shop.progress.note(FINISHED)
     return found
@@ -184,6 +191,18 @@ def _run(
     return found
 
 
+def _overlap(shop: Workshop, base: Base, first: Stream) -> ArrivalOverlap:
+    """How alike the arrivals are to the base."""
+    kept = [keep_rows(shop, {task.name: task for task in arrival.tasks}) for arrival in first.arrivals]
+    content = [[task.content for task in arrival.tasks] for arrival in first.arrivals]
+    piece = shop.pieces.piece("overlap", base=base.piece.key, arrivals=content)
+    job = call(measure_overlap, piece=piece, encoder=base.encoder,
+               arrivals=[(arrival.name, list(data.folders.values()))
+                         for arrival, data in zip(first.arrivals, kept, strict=True)])  # fmt: skip
+    shop.do("overlap of the arrivals", [(piece, job)])
+    return ArrivalOverlap(tuple(arrival.name for arrival in first.arrivals), np.array(piece.facts["overlap"]))
+
+
 def _results(
     shop: Workshop,
     suite: Suite,
@@ -206,10 +225,16 @@ def _results(
                     factors = signs[of] if what != "picked" else [1] * len(values)
                     if values:
                         matrix[after, of] = float(np.mean([s * v for s, v in zip(factors, values, strict=True)]))
+        ahead = np.full(size, np.nan)
+        for after, values in enumerate(facts["ahead"][:-1]):
+            if values:
+                floors = [score(floor(task)) for task in one.arrivals[after + 1].tasks]
+                ahead[after + 1] = np.mean([s * (v - f) for s, v, f in zip(signs[after + 1], values, floors,
+                                                                         strict=True)])  # fmt: skip
         names = tuple(arrival.name for arrival in one.arrivals)
         taken = {what: facts[what] for what in ("bytes", "rows", "seconds", "steps", "stored")}
         made.append(Course(text, order, seed, names, matrices["scores"], **taken,
-                           picked=matrices["picked"], oracle=matrices["oracle"]))  # fmt: skip
+                           picked=matrices["picked"], oracle=matrices["oracle"], ahead=ahead))  # fmt: skip
     metrics = sorted({task.definition.metric for arrival in first.arrivals for task in arrival.tasks})
     rows = {
         split: sum(len(task.splits[split]) for a in first.arrivals for task in a.tasks) for split in ("train", "test")
@@ -243,8 +268,10 @@ def _plain(found: StreamResults) -> dict[str, object]:
         "strategies": {
             name: {
                 measure: {"mean": one.value, "low": one.low, "high": one.high}
-                for measure in found.of(name)[0].measures
-                for one in [found.mean(name, measure)]
+                for measure, one in [
+                    *((measure, found.mean(name, measure)) for measure in found.of(name)[0].measures),
+                    ("behind", found.behind(name)),
+                ]
             }
             for name in found.strategies
         },
@@ -260,10 +287,16 @@ def _plain(found: StreamResults) -> dict[str, object]:
                 "seconds": list(one.seconds),
                 "steps": list(one.steps),
                 "stored": one.stored,
+                **({"ahead": [number(value) for value in one.ahead]} if np.isfinite(one.ahead).any() else {}),
                 **({"picked": rows(one.picked), "oracle": rows(one.oracle)} if one.picks else {}),
             }
             for one in found.courses
         ],
+        **(
+            {"overlap": {"arrivals": list(found.overlap.names), "values": rows(found.overlap.values)}}
+            if found.overlap is not None
+            else {}
+        ),
         "facts": dict(found.facts),
         "notes": list(found.notes),
         "provenance": dict(found.provenance),

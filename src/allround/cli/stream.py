@@ -83,5 +83,5 @@ def stream(
                 labels=labels, permute=permuted, rotate=rotated, seeds=seeds, orders=orders, base=base,
                 settings=settings, encoder=encoder, workers=workers, config=asked_for(), force=force)  # fmt: skip
     print_results(found)
-    typer.echo(f"\ntable     {out}/stream.md\nnumbers   {out}/stream.json")
+    typer.echo(f"\npage      {out}/stream.html\ntable     {out}/stream.md\nnumbers   {out}/stream.json")
     return None

@@ -19,6 +19,14 @@ MEASURES = {
     "forgetting": "the best score that an arrival ever had, less its score in the end; the mean over all but the last",
     "backward": "the score of an arrival in the end, less that right after it came; the mean over all but the last",
 }
+#: What is said beside it where each arrival asks what earlier ones asked (Lopez-Paz and Ranzato, NeurIPS 2017, who take
+#: a model before any training in place of the floor).
+AHEAD = {
+    "forward": "the score of an arrival before it is learned, less the floor of its rows; the mean over all but the "
+    "first",
+}
+#: What is said beside it where the course of `joint` is there (Chaudhry et al., ECCV 2018: intransigence).
+BEHIND = {"behind": "the score of joint on an arrival right after it came, less that of the strategy; the mean"}
 #: What is said beside it of a system that picks the arrival of a row by itself.
 PICKS = {
     "picked": "the share of rows whose arrival is found, the mean over arrivals after the last one",
@@ -32,7 +40,8 @@ class Course:
 
     scores: (T, T), of arrival k (column) after arrival t (row), higher is better; NaN above the diagonal. bytes, rows,
     seconds, steps: after each arrival. stored: numbers in the system in the end. picked, oracle: as `scores`, the share
-    of rows whose arrival is found and the score if it were known; NaN where nothing picks an arrival.
+    of rows whose arrival is found and the score if it were known; NaN where nothing picks an arrival. ahead: (T,), of
+    each arrival before it is learned, where it can be answered by then, less the floor; NaN where it cannot.
     """
 
     strategy: str
@@ -47,6 +56,7 @@ class Course:
     stored: int
     picked: NDArray[np.float64] = field(default_factory=lambda: np.full((1, 1), np.nan))
     oracle: NDArray[np.float64] = field(default_factory=lambda: np.full((1, 1), np.nan))
+    ahead: NDArray[np.float64] = field(default_factory=lambda: np.full(1, np.nan))
 
     @property
     def picks(self) -> bool:
@@ -55,7 +65,8 @@ class Course:
 
     @property
     def measures(self) -> dict[str, float]:
-        """The values of `MEASURES`, and of `PICKS` where an arrival is picked.
+        """The values of `MEASURES`, of `AHEAD` where arrivals are answered ahead, and of `PICKS` where an arrival is
+        picked.
 
         >>> scores = np.array([[1.0, np.nan], [0.6, 0.8]])
         >>> one = Course("none", 0, 0, ("a", "b"), scores, [0], [0], [1.0], [1], 10)
@@ -70,6 +81,7 @@ class Course:
             "learned": float(diagonal.mean()),
             "forgetting": float((np.nanmax(a[:, :last], 0) - a[last, :last]).mean()),
             "backward": float((a[last, :last] - diagonal[:last]).mean()),
+            **({"forward": float(np.nanmean(self.ahead))} if np.isfinite(self.ahead).any() else {}),
             **({"picked": float(np.nanmean(self.picked[-1])), "oracle": float(np.nanmean(self.oracle[-1]))}
                if self.picks else {}),
         }  # fmt: skip
@@ -87,6 +99,7 @@ class StreamResults:
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     provenance: Mapping[str, object] = field(default_factory=dict)
+    overlap: ArrivalOverlap | None = None
 
     @cached_property
     def strategies(self) -> list[str]:
@@ -108,9 +121,78 @@ class StreamResults:
                  if (course.order, course.seed) in known]  # fmt: skip
         return _interval([a.measures[measure] - b.measures[measure] for a, b in pairs])
 
+    def behind(self, strategy: str) -> Interval:
+        """The value of `BEHIND`."""
+        known = {(course.order, course.seed): course.scores.diagonal() for course in self.of("joint")}
+        return _interval([float((known[one.order, one.seed] - one.scores.diagonal()).mean())
+                          for one in self.of(strategy)])  # fmt: skip
+
+    def spread(self, strategy: str) -> tuple[float, float] | None:
+        """The standard deviation of the final score over orders, of means over seeds, and that over the seeds of an
+        order, the root of its mean square; None unless there are two of both."""
+        by_order: dict[int, list[float]] = {}
+        for course in self.of(strategy):
+            by_order.setdefault(course.order, []).append(course.measures["final"])
+        if len(by_order) < 2 or min(map(len, by_order.values())) < 2:
+            return None
+        within = np.sqrt(np.mean([np.var(values, ddof=1) for values in by_order.values()]))
+        return float(np.std([np.mean(values) for values in by_order.values()], ddof=1)), float(within)
+
     def cost(self, strategy: str, what: str) -> float:
         """The mean over courses of bytes, rows, seconds or steps in the end."""
         return float(np.mean([getattr(course, what)[-1] for course in self.of(strategy)]))
+
+
+@dataclass(frozen=True, eq=False)
+class ArrivalOverlap:
+    """How alike arrivals are to the base, by `overlap`. names: of arrivals; values: (T, T)."""
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+
+    def drops(self, courses: Sequence[Course]) -> list[tuple[float, float]]:
+        """For each two arrivals, of which the second came later: their overlap, and how much the score on the first
+        fell when the second was learned; the mean over courses in which they came so."""
+        found: dict[tuple[int, int], list[float]] = {}
+        for course in courses:
+            places = [self.names.index(name) for name in course.arrivals if name in self.names]
+            if len(places) < len(course.arrivals):
+                continue
+            for later in range(1, len(places)):
+                for old in range(later):
+                    fell = float(course.scores[later - 1, old] - course.scores[later, old])
+                    found.setdefault((places[old], places[later]), []).append(fell)
+        return [(float(self.values[pair]), float(np.mean(fell))) for pair, fell in sorted(found.items())]
+
+    def correlation(self, courses: Sequence[Course]) -> float | None:
+        """Spearman's, of overlap and drop over pairs of arrivals; None for fewer than three, or no difference."""
+        from scipy.stats import spearmanr
+
+        pairs = np.array(self.drops(courses))
+        if len(pairs) < 3 or np.ptp(pairs, 0).min() < 1e-12:
+            return None
+        return float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
+
+
+def overlap(features: Sequence[NDArray[np.float64]], components: int = 10) -> NDArray[np.float64]:
+    """How much the subspaces of the features of several sets of rows overlap: (T, T), each from 0 to 1.
+
+    features: of each set, (n, d). Formula: ||V_s' V_t||^2 / k, with V (d, k) the first right singular vectors of the
+    centred features; the mean squared cosine of the principal angles.
+    Doan et al., AISTATS 2021, arXiv:2010.04003, section 3: the NTK overlap matrix V_s' V_t. Differs: of the kernel of a
+    linear head, whose gradients are the features, in place of that of all weights; features are
+    centred; and one number of the matrix.
+
+    >>> turned = [np.array([[1.0, 0, 0], [-1, 0, 0]]), np.array([[0.0, 1, 0], [0, -1, 0]])]
+    >>> overlap(turned, 1).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    spans = []
+    for one in features:
+        _, sizes, vectors = np.linalg.svd(one - one.mean(0), full_matrices=False)
+        spans.append(vectors[: max(1, int((sizes > 1e-6 * sizes[0]).sum()))])
+    k = min(components, *map(len, spans))
+    return np.array([[float(np.square(a[:k] @ b[:k].T).sum()) / k for b in spans] for a in spans])
 
 
 def _interval(values: Sequence[float]) -> Interval:

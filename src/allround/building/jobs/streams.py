@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from allround.building.jobs.rows import stored_task, without_test
 from allround.checkpoints.weights import Weights
+from allround.composition.router import plain_vectors
 from allround.continual.learner import StreamLearner, begin
+from allround.continual.results import overlap
 from allround.continual.rows import Memory
 from allround.continual.strategy import Strategy, strategy_of
 from allround.continual.stream import Arrival
@@ -28,9 +31,11 @@ from allround.tasks.task import Task
 from allround.training.settings import Settings
 
 #: What is written down after each arrival: scores of the tasks of each arrival so far; of systems that pick the arrival
-#: of a row, how often they are right, and the scores if they were told it; bytes and rows that are remembered, seconds
-#: and steps since the start.
-COURSE = ("scores", "picked", "oracle", "bytes", "rows", "seconds", "steps")
+#: of a row, how often they are right, and the scores if they were told it; scores of the tasks of the arrival that
+#: comes next, where they can be answered by now; bytes and rows that are remembered, seconds and steps since the start.
+COURSE = ("scores", "picked", "oracle", "ahead", "bytes", "rows", "seconds", "steps")
+#: Rows of an arrival that are compared with those of others.
+OVERLAP = 200
 #: What a course holds after an arrival, and in the end.
 MODEL, MEMORY, REMEMBERED, ANSWERS, STATE = "model", "memory", "remembered.safetensors", "answers", "state.json"
 
@@ -62,13 +67,26 @@ def run_course(
         base = load_encoder(encoder) if plan.from_base else None
         learner.learn(Arrival(name, tasks), plan, chosen, seed=seed, scratch=scratch / "training", base=base, fit=fit)
         so_far = arrivals[: number + 1]
-        _keep(scratch, number, learner, _answers(learner.system, so_far), _picks(learner.system, so_far))
+        further = _picks(learner.system, so_far) | {"ahead": _ahead(learner.system, arrivals[number + 1 : number + 2])}
+        _keep(scratch, number, learner, _answers(learner.system, so_far), further)
     with piece.make() as (folder, facts):
         last = scratch / _name(len(arrivals))
         shutil.copytree(last, folder, ignore=lambda *_: [STATE], dirs_exist_ok=True)
         facts.update(read_json(last / STATE))
     shutil.rmtree(scratch)
     remove_empty(scratch.parent)
+
+
+def measure_overlap(piece: Piece, encoder: str, arrivals: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """How alike the arrivals are to the base, by `overlap` of the features of at most `OVERLAP` of their training rows;
+    nothing where these differ in width."""
+    base = load_encoder(encoder)
+    found = []
+    for _, folders in arrivals:
+        splits = [(task, task.splits["train"].inputs[:OVERLAP]) for task in map(stored_task, folders)]
+        found.append(torch.cat([plain_vectors(base, task.definition, rows) for task, rows in splits if rows]))
+    with piece.make() as (_, facts):
+        facts["overlap"] = overlap([one.double().numpy() for one in found]).tolist()
 
 
 def course_answers(piece: Piece, after: int, of: int) -> list[Predictions]:
@@ -118,12 +136,23 @@ def _picks(system: System, arrivals: Sequence[tuple[str, Sequence[str]]]) -> dic
     return found
 
 
+def _ahead(system: System, arrivals: Sequence[tuple[str, Sequence[str]]]) -> list[float]:
+    """The scores on the test rows of tasks that the system has not learned yet, but asks the same; none where one of
+    them is new, or has new labels."""
+    tasks = [stored_task(folder) for _, folders in arrivals for folder in folders]
+    known = system.definitions
+    if not all(task.name in known and set(task.definition.labels) <= set(known[task.name].labels) for task in tasks):
+        return []
+    asked = [task.as_defined(replace(task.definition, **_facts(system, task))) for task in tasks]
+    return [score(predict_split(system, one, "test")) for one in asked]
+
+
 def _keep(
     scratch: Path,
     number: int,
     learner: StreamLearner,
     answers: Mapping[tuple[int, int], Predictions],
-    picks: Mapping[str, list[list[float]]],
+    further: Mapping[str, Sequence[object]],
 ) -> None:
     """Keep what a course has after an arrival, in one step; what it had before is removed then."""
     new, before = scratch / f".{_name(number + 1)}", scratch / _name(number)
@@ -145,7 +174,7 @@ def _keep(
         one.write(new / ANSWERS / f"{number}-{of}-{place}.parquet")
         row[of].append(score(one))
     state["scores"].append(row)
-    for what, values in picks.items():
+    for what, values in further.items():
         state[what].append(values)
     state["bytes"].append(learner.bytes)
     state["rows"].append(learner.memory.rows)
