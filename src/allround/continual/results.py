@@ -180,8 +180,8 @@ def overlap(features: Sequence[NDArray[np.float64]], components: int = 10) -> ND
     features: of each set, (n, d). Formula: ||V_s' V_t||^2 / k, with V (d, k) the first right singular vectors of the
     centred features; the mean squared cosine of the principal angles.
     Doan et al., AISTATS 2021, arXiv:2010.04003, section 3: the NTK overlap matrix V_s' V_t. Differs: of the kernel of a
-    linear head, whose gradients are the features, in place of that of all weights; features are
-    centred; and one number of the matrix.
+    linear head, whose gradients are the features, in place of that of all weights; features are centred;
+    and one number of the matrix.
 
     >>> turned = [np.array([[1.0, 0, 0], [-1, 0, 0]]), np.array([[0.0, 1, 0], [0, -1, 0]])]
     >>> overlap(turned, 1).tolist()
