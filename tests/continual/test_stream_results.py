@@ -80,11 +80,13 @@ def test_drops_follow_the_order_in_which_arrivals_came() -> None:
     values = np.array([[1.0, 0.2, 0.4], [0.2, 1.0, 0.6], [0.4, 0.6, 1.0]])
     alike = ArrivalOverlap(NAMES, values)
     found = alike.drops([course("none", NONE)])
-    # b came and took 0.3 of a; c came and took 0.4 of a and 0.2 of b
-    assert found == [(0.2, pytest.approx(0.3)), (0.4, pytest.approx(0.4)), (0.6, pytest.approx(0.2))]
-    assert alike.correlation([course("none", NONE)]) == pytest.approx(-0.5)
+    # b came and took 0.3 of a; c came and took 0.2 of b
+    assert found == [(0.2, pytest.approx(0.3)), (0.6, pytest.approx(0.2))]
     turned = Course("none", 1, 0, ("b", "a", "c"), course("none", NONE).scores, [0], [0], [0.0], [0], 1)
-    assert alike.drops([turned]) == [(0.4, pytest.approx(0.2)), (0.2, pytest.approx(0.3)), (0.6, pytest.approx(0.4))]
+    assert alike.drops([turned]) == [(0.4, pytest.approx(0.2)), (0.2, pytest.approx(0.3))], "by old, then new arrival"
+    # (a, b) 0.3 at 0.2; (a, c) 0.2 at 0.4; (b, a) 0.3 at 0.2; (b, c) 0.2 at 0.6: worked by hand with ties
+    assert alike.correlation([course("none", NONE), turned]) == pytest.approx(-0.9428, abs=1e-4)
+    assert alike.correlation([turned]) is None, "two pairs say nothing"
     other = Course("none", 1, 0, ("x", "y", "z"), course("none", NONE).scores, [0], [0], [0.0], [0], 1)
     assert not alike.drops([other]) and alike.correlation([other]) is None
 

@@ -125,7 +125,7 @@ def _figures(found: StreamResults) -> list[_Figure]:
         known = found.overlap.correlation(found.of("none"))
         said = "" if known is None else f" Spearman's rank correlation is {known:+.2f}.".replace("-", "−")
         picture = page_picture(lambda width: plot_overlap(found, width=width), "Overlap and forgetting", WIDTH)
-        caption = f"Each dot is a pair of arrivals, learned by none, which takes no care of the old.{said}"
+        caption = f"Each dot is two arrivals in a row, learned by none, which takes no care of the old.{said}"
         made.append(_Figure("Alike arrivals, and what is forgotten", picture, caption))
     return made
 

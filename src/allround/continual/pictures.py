@@ -107,8 +107,8 @@ def plot_final(found: StreamResults, *, width: float = WIDTH) -> Picture:
 
 @style()
 def plot_overlap(found: StreamResults, *, width: float = WIDTH) -> Picture:
-    """For each two arrivals how much the base sees them alike, and how far the score on the first fell when the second
-    was learned without any care (`none`)."""
+    """For each two arrivals in a row how much the base sees them alike, and how far the score on the first fell when
+    the second was learned without any care (`none`)."""
     assert found.overlap is not None
     pairs = np.array(found.overlap.drops(found.of("none")))
     made = picture(width, _HEIGHT)
@@ -117,7 +117,7 @@ def plot_overlap(found: StreamResults, *, width: float = WIDTH) -> Picture:
     fell = 100 * pairs[:, 1]
     grid(axes, ticks(min(0.0, float(fell.min())), float(fell.max()), 6), across=True, marked=0)
     axes.set_xlabel("overlap of two arrivals to the base, from 0 to 1", color=colour("soft"), fontsize=12, labelpad=6)
-    write(made, 2, 14, "points lost on the one when the other came", ink="soft")
+    write(made, 2, 14, "points lost on the first when the second came", ink="soft")
     axes.plot(pairs[:, 0], fell, "o", color=colour("m0"), markersize=7, alpha=0.75, clip_on=False, zorder=2)
     return made
 

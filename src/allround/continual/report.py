@@ -41,7 +41,7 @@ def summary(found: StreamResults) -> list[str]:
                          f"orders, and by {100 * spread[1]:.1f} over the seeds of an order.")  # fmt: skip
     pairs = [] if found.overlap is None else found.overlap.drops(found.of("none"))
     if found.overlap is not None and (alike := found.overlap.correlation(found.of("none"))) is not None:
-        lines.append(f"How much none forgets of an arrival when another one comes has a rank correlation of "
+        lines.append(f"How much none forgets of an arrival when the next one comes has a rank correlation of "
                      f"{alike:+.2f} with how alike the base sees the two, over {len(pairs)} pairs.")  # fmt: skip
     if len(found.of(best)) < 2:
         lines.append("There is one seed and one order only: another order may give another ranking. Give --seeds 3 "

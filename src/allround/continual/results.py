@@ -151,17 +151,16 @@ class ArrivalOverlap:
     values: NDArray[np.float64]
 
     def drops(self, courses: Sequence[Course]) -> list[tuple[float, float]]:
-        """For each two arrivals, of which the second came later: their overlap, and how much the score on the first
-        fell when the second was learned; the mean over courses in which they came so."""
+        """For each two arrivals of which one came right after the other: their overlap, and how much the score on the
+        first fell as the second was learned; the mean over courses in which they came so. Later arrivals find less
+        left to forget, and would say nothing of how alike the two are."""
         found: dict[tuple[int, int], list[float]] = {}
         for course in courses:
-            places = [self.names.index(name) for name in course.arrivals if name in self.names]
-            if len(places) < len(course.arrivals):
-                continue
-            for later in range(1, len(places)):
-                for old in range(later):
-                    fell = float(course.scores[later - 1, old] - course.scores[later, old])
-                    found.setdefault((places[old], places[later]), []).append(fell)
+            if set(course.arrivals) <= set(self.names):
+                places = [self.names.index(name) for name in course.arrivals]
+                for new in range(1, len(places)):
+                    fell = float(course.scores[new - 1, new - 1] - course.scores[new, new - 1])
+                    found.setdefault((places[new - 1], places[new]), []).append(fell)
         return [(float(self.values[pair]), float(np.mean(fell))) for pair, fell in sorted(found.items())]
 
     def correlation(self, courses: Sequence[Course]) -> float | None:
