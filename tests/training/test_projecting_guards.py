@@ -17,9 +17,9 @@ from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 from allround.training.settings import Settings
-from allround.training.term import Term, followed, make_terms
+from allround.training.term import Term, followed, make_terms, padded
 from allround.training.terms.agem import Agem
-from allround.training.terms.ogd import Ogd, gradients_of_answers, padded
+from allround.training.terms.ogd import Ogd, gradients_of_answers
 from allround.training.trainer import train
 
 QUICK = Settings(
@@ -101,7 +101,8 @@ def outputs_move(model: MultiTaskModel, task: Task, guard: Ogd | None, ink: Task
     of each step with the kept gradients, as shares of the norms."""
     made, terms = copy.deepcopy(model), [] if guard is None else [guard]
     train(made, [task], QUICK, terms=terms)
-    before, kept = made.outputs(task.name, task.splits["train"].inputs).logits, guard and copy.deepcopy(guard.state)
+    before = made.outputs(task.name, task.splits["train"].inputs).logits
+    kept = copy.deepcopy(guard.state["directions"]) if guard is not None else {}
     seen: list[float] = []
 
     class Watch(Term):
@@ -111,8 +112,8 @@ def outputs_move(model: MultiTaskModel, task: Task, guard: Ogd | None, ink: Task
         def stepped(self, model: Model) -> None:
             step = {name: p.detach().double() - self.old[name].double() for name, p in model.shared().items()}
             length = sum(float(one.square().sum()) for one in step.values()) ** 0.5
-            for row in range(len(next(iter(kept["directions"].values()))) if kept else 0):
-                one = {name: kept["directions"][name][row].double() for name in step}
+            for row in range(len(next(iter(kept.values()), ()))):
+                one = {name: kept[name][row].double() for name in step}
                 norm = sum(float(part.square().sum()) for part in one.values()) ** 0.5
                 seen.append(abs(inner(step, one)) / (length * norm))
 

@@ -76,6 +76,13 @@ def known_part(value: Tensor, kept: Tensor) -> Tensor:
     return value[tuple(slice(size) for size in kept.shape)]
 
 
+def padded(kept: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor in a larger shape, with zeros where nothing was kept."""
+    found = kept.new_zeros(shape)
+    known_part(found, kept).copy_(kept)
+    return found
+
+
 def make_terms(named: Mapping[str, Mapping[str, Any]]) -> list[Term]:
     """Terms by the names of their files, with their parameters.
 

@@ -14,7 +14,7 @@ from allround.core.registry import method
 from allround.core.seeds import seed_of
 from allround.models.model import device_of
 from allround.models.systems.multi_task_model import MultiTaskModel
-from allround.training.term import Term, followed, known_part
+from allround.training.term import Term, followed, padded
 
 if TYPE_CHECKING:
     from allround.models.model import Model
@@ -119,10 +119,3 @@ def gradients_of_answers(model: Model, task: Task, parameters: Mapping[str, Tens
         for name, slope in zip(parameters, slopes, strict=True):
             found[name].append(slope.float().cpu())
     return {name: torch.stack(slopes) for name, slopes in found.items()}
-
-
-def padded(kept: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A tensor in a larger shape, with zeros where nothing was kept."""
-    found = kept.new_zeros(shape)
-    known_part(found, kept).copy_(kept)
-    return found
