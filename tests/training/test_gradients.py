@@ -448,7 +448,7 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
-    """For every balancer, and for ways to share: two processes with half of each batch each, against one with all."""
+    """For every balancer, for ways to share, and for guards: two processes with half of each batch each, against one with all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -469,7 +469,8 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     assert alone.returncode == 0, said[0]
     one, two, whole = (torch.load(tmp_path / f"{n}.pt") for n in ("first", "second", "alone"))
     sharing = {"share adapters", "share ple", "share sparse"}
-    assert set(whole) == {*BALANCERS, "flat", "flat+pcgrad", "accumulate", "one", "table", *sharing}
+    guards = {f"guard {name}" for name in registry.names("term")}
+    assert set(whole) == {*BALANCERS, "flat", "flat+pcgrad", "accumulate", "one", "table", *sharing, *guards}
     for name, expected in whole.items():
         assert one[name]["processes"] == 2 and expected["processes"] == 1
         for parameter, value in expected["weights"].items():

@@ -1,4 +1,4 @@
-"""Trains a small model with every balancer, and in some ways to share, and writes the weights.
+"""Trains a small model with every balancer, in some ways to share, and with every guard, and writes the weights.
 
 It is run alone, or as one of several processes.
 """
@@ -22,6 +22,7 @@ from allround.tasks.task import Task
 from allround.training.processes import Processes
 from allround.training.settings import Settings
 from allround.training.sharing import plan_of, share
+from allround.training.term import make_terms
 from allround.training.trainer import train
 
 #: Ways to share without random numbers. Of the experts of `sparse` a row reaches one, so most get no row of a step.
@@ -71,6 +72,26 @@ def result(settings: Settings, table: str | None = None, plan: Plan | None = Non
     }
 
 
+def guarded(settings: Settings, guard: str) -> dict[str, Any]:
+    """One task, then another, with a guard that holds the first."""
+    first, _, second = tasks_of(None)
+    torch.manual_seed(0)
+    model = MultiTaskModel(small([first]), {t.name: t.definition for t in (first, second)})
+    for task in (first, second):
+        nn.init.normal_(model.heads[task.name].weight)
+    terms = make_terms({guard: {}})
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    train(model, [first], settings, seed=0, terms=terms)
+    terms[0].remembered = [first]
+    course = train(model, [second if guard != "center" else first], settings.with_(epochs=4), seed=1, terms=terms)
+    return {
+        "weights": {n: p.detach() for n, p in model.named_parameters()},
+        "before": before,
+        "losses": list(course.evaluations[-1]["losses"].values()),
+        "processes": Processes(cpu=True).count,
+    }
+
+
 def main() -> None:
     torch.set_num_threads(1)
     # Plain descent: what Adam makes of a gradient of almost zero says nothing.
@@ -85,6 +106,8 @@ def main() -> None:
     for name, plan in SHARED.items():
         # Of three rows one process has one, which may have no target of a task.
         found[f"share {name}"] = result(Settings(**{**common, "batch_size": 3, "epochs": 1}), table="all", plan=plan)
+    for guard in registry.names("term"):
+        found[f"guard {guard}"] = guarded(Settings(**common), guard)
     torch.save(found, Path(sys.argv[1]))
 
 

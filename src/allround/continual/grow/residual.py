@@ -38,8 +38,9 @@ class Residual(GrowingLearner):
     """One body whose encoder is shared and frozen. The parts of earlier arrivals are not touched, so that what they
     answer stays as it was to the bit.
 
-    share: "lora", or a method of the family `share` whose modules are each task's own inside a frozen encoder, such as
-    `adapters` or `prompt_tuning:length=8`. rank, rate: of LoRA, its learning rate where the settings name none.
+    share: "lora", or a method of the family `share` that gives each task modules inside a frozen encoder, such as
+    `adapters` or `prompt_tuning:length=8`; later tasks may use those of earlier ones, as with `rank_updates`. rank,
+    rate: of LoRA, its learning rate where the settings name none.
     """
 
     def __init__(
@@ -144,8 +145,9 @@ def refusal(model: MultiTaskModel, plan: Plan) -> str | None:
 
 
 def check_own(plan: Plan, name: str) -> None:
-    """Errors: a plan in which a task has more than modules of its own inside a frozen encoder."""
-    alone = all(one.mixing.owners == "tasks" and one.mixing.sees == "own" for one in plan.inserts)
+    """Errors: a plan in which more than the modules and the gate of a task inside a frozen encoder would learn."""
+    alone = all(one.mixing.owners == "tasks" and one.mixing.gates == "own" and not one.mixing.stages
+                for one in plan.inserts)  # fmt: skip
     if plan.levels or plan.tree or not plan.inserts or not plan.frozen or not alone:
         raise AllroundError(
             f"give each arrival the modules of '{name}'",

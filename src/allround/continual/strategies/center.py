@@ -13,4 +13,4 @@ from allround.core.registry import method
 def center(*, weight: float = 0.01, hold_heads: bool = True) -> Strategy:
     """Tune the model on each arrival with the guard `center`, for the same labels on other rows (the scenario domain).
     A centre for each label is remembered. weight, hold_heads: see there."""
-    return Strategy(guards={"center": {"weight": weight, "hold_heads": hold_heads}})
+    return Strategy(guards={"center": {"weight": weight, "hold_heads": hold_heads}}, scenarios=("domain",))

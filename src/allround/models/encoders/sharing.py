@@ -66,7 +66,7 @@ class Sharing(Encoder):
         self.groups: list[tuple[str, ...]] = []
         self.route = Route()
         self._asked: tuple[str, ...] = ()
-        #: Tasks whose own parts alone learn; None where all that is added does.
+        #: Tasks of which only what came with them learns; None where all that is added does.
         self.learns: tuple[str, ...] | None = None
         self.vectors = TaskVectors(plan.vectors) if plan.vectors is not None else None
         packed = "texts" in inner.gives
@@ -269,6 +269,15 @@ class Sharing(Encoder):
             found |= {f"network.{n}": p for n, p in self.network.own(task).items()}
         return found
 
+    def brought(self, task: str) -> dict[str, nn.Parameter]:
+        """The parameters that came with a task: its own, and its modules, which later tasks may use too."""
+        found = self.own(task)
+        for name in self.parts:
+            banks = self._mixture(name).banks
+            bank = banks[task].named_parameters() if task in banks else ()
+            found |= {f"parts.{name}.banks.{task}.{n}": p for n, p in bank}
+        return found
+
     def tree(self) -> list[str]:
         return self.branches.lines() if self.branches is not None else []
 
@@ -276,7 +285,7 @@ class Sharing(Encoder):
         rate = self.plan.rate or self.learning_rate
         learning = list(self._added().parameters())
         if self.learns is not None:
-            learning = [p for task in self.learns for p in self.own(task).values()]
+            learning = [p for task in self.learns for p in self.brought(task).values()]
         elif self.branches is not None:  # copies of stages learn as the encoder does
             learning = list(self.branches.choices())
         return {id(p): rate / self.learning_rate for p in learning}
