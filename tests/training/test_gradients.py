@@ -448,7 +448,7 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
-    """For every balancer, for ways to share, and for guards: two processes with half of each batch each, against one with all."""
+    """For balancers, ways to share and guards: two processes with half of each batch each, against one with all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

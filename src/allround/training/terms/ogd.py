@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -30,15 +30,16 @@ class Ogd(Term):
     """After a training, gradients of answers to its rows are kept; in later trainings with the same object, each step
     is made orthogonal to all of them.
 
-    Formula: u - Q Q^T u for the step u of the optimiser; the columns of Q are an orthonormal basis of what was kept. A
-    gradient is that of the output of the row's label; of tasks without one label, of the sum of all outputs
+    Formula: g - Q Q^T g for the gradient g, and u - Q Q^T u for the step u that the optimiser makes of it; the columns
+    of Q are an orthonormal basis of what was kept. A gradient is that of the output of the row's label; of tasks
+    without one label, of the sum of all outputs
 
     directions: how many are kept of each task of a training. sample: rows whose gradients the directions are computed
     from, as those in which they are largest (principal components); 0 keeps the gradients of `directions` rows as they
     are. centred: take the mean off the gradients first, as the authors' code does; then the mean itself, which is often
     the largest direction, is not held.
 
-    Differs: the authors project the gradient; the step itself is projected here, as the step of AdamW is not along the
+    Differs: the authors project the gradient alone, and take steps of plain descent; the step of AdamW is not along the
     gradient. Weights of other tasks' heads are left out: a training does not move them.
 
     Remembers `directions` numbers for each weight and task of each training.
@@ -62,18 +63,29 @@ class Ogd(Term):
                        for n, p in parameters.items()]  # fmt: skip
             self._basis = torch.linalg.qr(torch.cat(columns, 1).T).Q
 
+    @torch.no_grad()
     def edit(self, model: Model) -> None:
         if self._basis is not None:
-            self._old = parameters_to_vector(followed(model, self._tasks).values()).detach()
+            parameters = followed(model, self._tasks).values()
+            self._old = parameters_to_vector(parameters)
+            slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            for p, left in zip(parameters, self._orthogonal(parameters_to_vector(slopes), parameters), strict=True):
+                p.grad = left
 
     @torch.no_grad()
     def stepped(self, model: Model) -> None:
-        if self._basis is not None and self._old is not None:
-            parameters = followed(model, self._tasks)
-            step = parameters_to_vector(parameters.values()) - self._old
-            new = self._old + step - self._basis @ (self._basis.T @ step)
-            for p, value in zip(parameters.values(), new.split([p.numel() for p in parameters.values()]), strict=True):
-                p.copy_(value.view_as(p))
+        if self._old is not None:
+            parameters = followed(model, self._tasks).values()
+            step = parameters_to_vector(parameters) - self._old
+            old = self._old.split([p.numel() for p in parameters])
+            for p, before, left in zip(parameters, old, self._orthogonal(step, parameters), strict=True):
+                p.copy_(before.view_as(p) + left)
+
+    def _orthogonal(self, vector: Tensor, parameters: Collection[Tensor]) -> list[Tensor]:
+        """What is left of a vector without what lies along the basis, in the shapes of parameters."""
+        assert self._basis is not None
+        left = (vector - self._basis @ (self._basis.T @ vector)).split([p.numel() for p in parameters])
+        return [part.view_as(p) for part, p in zip(left, parameters, strict=True)]
 
     def after(self, model: Model) -> None:
         self._basis = self._old = None
