@@ -2,10 +2,10 @@
 
     python benchmarks/random_kills.py --kills 100 --seed 0
 
-Commands: build, train, tune, merge, compress, loop, compare-training, stats and zip, each on two small tasks of
-digits with tiny models. For each, one run is left alone. Then the same command is started anew and ended at a random
-moment (SIGKILL mostly, SIGINT and SIGTERM sometimes), once to three times in one folder, and run to its end. Asked of
-the result: every file holds what it holds in the run that was left alone (timings apart), no other file or folder is
+Commands: build, train, tune, merge, compress, loop, compare-training, stats, zip, stream and add-task, each on two
+small tasks of digits with tiny models. For each, one run is left alone. Then the same command is started anew and
+ended at a random moment (SIGKILL mostly, SIGINT and SIGTERM sometimes), once to three times in one folder, and run to
+its end. Asked of the result: every file holds what it holds in the run that was left alone (timings apart), no other file or folder is
 there, hidden ones included, and a user's file beside it is as it was. Runs are forks of one process that has imported
 everything, so that few of the moments fall into imports. Exits with 1 where anything differed.
 """
@@ -37,7 +37,8 @@ QUICK = ["--epochs", "2", "--batch-size", "20"]
 #: What is left to chance or to the clock, by key or by text.
 TIMED = re.compile(r"second|time|date|speed|per_s|memory|took|host|measured", re.IGNORECASE)
 #: Files whose text tells times; only that they are there is compared.
-SPOKEN = {"log.txt", "report.html", "comparison.html", "comparison.svg", "README.md", "scoreboard.md", "comparison.md"}
+SPOKEN = {"log.txt", "report.html", "comparison.html", "comparison.svg", "README.md", "scoreboard.md", "comparison.md",
+          "stream.md", "add-task.md"}  # fmt: skip
 
 
 def commands(inputs: Path, out: Path, workers: int) -> dict[str, list[str]]:
@@ -56,6 +57,10 @@ def commands(inputs: Path, out: Path, workers: int) -> dict[str, list[str]]:
                              "--trials", "1", "--sweep", "0", "-o", str(out)],
         "stats": ["stats", models[0], "digits", "--only", "digit", *ROWS, "--kind", "gram", "-o", f"{out}.safetensors"],
         "zip": ["zip", *models, "--suite", "digits", "--rows", "60", "-o", str(out)],
+        "stream": ["stream", "digits", "--task", "digit", "--labels", "5", "--base", base, *ROWS, *QUICK, *several,
+                   "--strategies", "er:bytes=5000,ewc,lwf", "-o", str(out)],
+        "add-task": ["add-task", models[0], "digits", "--only", "ink", "--old", "digits", "--try-all",
+                     *ROWS, *QUICK, *several, "-o", str(out)],
     }  # fmt: skip
 
 
@@ -200,12 +205,12 @@ def _read(text: str) -> Any:
 
 
 def untimed(value: Any) -> Any:
-    """Plain data without what is named like a time, and without hashes and sizes of what holds times."""
+    """Plain data without what is named like a time, sentences that tell times, and hashes of what holds times."""
     if isinstance(value, Mapping):
         return {
             k: untimed(v)
             for k, v in value.items()
-            if not TIMED.search(str(k)) and k not in ("files", "sha256", "check")
+            if not TIMED.search(str(k)) and k not in ("files", "sha256", "check", "answer")
         }
     if isinstance(value, list):
         return [untimed(one) for one in value]

@@ -23,7 +23,10 @@ from allround.continual.learning import Learner
 from allround.continual.stream import renamed
 from allround.core.errors import AllroundError
 from allround.core.progress import Progress
+from allround.evaluation.calibration import fit
+from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions
+from allround.models.calibration import KEY
 from allround.models.encoders.small_image import SmallImage
 from allround.models.fitting import fit_head
 from allround.models.systems.multi_task_model import MultiTaskModel, open_model
@@ -49,6 +52,9 @@ def model(tmp_path_factory: pytest.TempPathFactory, small_image: SmallImage, tas
     for name in ("digit", "ink"):
         made.add_task(tasks[name].definition, fit_head(made.encoder, tasks[name]).state)
     folder = tmp_path_factory.mktemp("given") / "model"
+    fitted = fit(predict_split(made, tasks["digit"], "validation"), "temperature")
+    assert fitted is not None
+    made.facts = {KEY: {"digit": fitted.to_json()}}
     made.save(folder)
     return folder
 
@@ -104,6 +110,7 @@ def test_head_only_leaves_old_answers_to_the_bit(tmp_path: Path, model: Path, ta
     assert one.scores is not None and other.scores is not None
     assert np.array_equal(np.asarray(one.scores), np.asarray(other.scores))
     assert "The answers of the 2 old tasks stay as they were, to the bit" in answer(found)
+    assert after.calibration("digit") == before.calibration("digit") and after.calibration("segments") is not None
 
 
 def test_modules_of_one_task_after_another(tmp_path: Path, model: Path, tasks: dict[str, Task]) -> None:

@@ -26,9 +26,11 @@ from allround.core.outputs import output_folder
 from allround.core.pieces import Piece
 from allround.core.seeds import seed_of
 from allround.core.words import duration, listed, percent, plural, shown, size_text
+from allround.evaluation.calibration import fit
 from allround.evaluation.gate import gate
 from allround.evaluation.intervals import Bootstrap
 from allround.evaluation.predictions import Predictions, score
+from allround.models.calibration import KEY
 from allround.models.systems.multi_task_model import MultiTaskModel, open_model
 from allround.tasks.metric import better
 from allround.tasks.suite import Suite
@@ -310,16 +312,27 @@ class Adding:
                       drawn.task_difference("model", "specialist", of), drawn.retention("model", of),
                       len(made["model", of]), old)  # fmt: skip
 
+    def _calibrations(self, model: MultiTaskModel, name: str, piece: Piece) -> dict[str, object]:
+        """How scores are corrected: of old tasks as before, where their answers are; else fitted on validation rows."""
+        kept = model.facts.get(KEY, {})
+        assert isinstance(kept, dict)
+        exact = self.plans[name][2].exact
+        tasks = {self.task.name: self.task, **({} if exact else self.old.tasks)}
+        made = self._answers(piece, tasks, "validation")
+        fitted = {task: fit(one, "temperature") for task, one in made.items()}
+        return {**kept, **{task: one.to_json() for task, one in fitted.items() if one is not None}}
+
     def _write(self, name: str, found: Addition) -> None:
         """Write the model, and the rows that are remembered."""
         out, force = self.shop.out, self.shop.force
         piece = self._made(name, self._specialist(), self.options.seed)
         model = open_model(piece.folder / jobs.MODEL)
         model.facts = {
-            **{key: value for key, value in self.known.facts.items() if key not in ("made_by", "scores")},
+            **{key: value for key, value in self.known.facts.items() if key not in ("made_by", "scores", KEY)},
             "made_by": {"system": name, "added": self.task.name, "to": str(self.model),
                         "settings": dict(self.plans[name][1])},
             "provenance": dict(found.provenance),
+            **({KEY: fitted} if (fitted := self._calibrations(model, name, piece)) else {}),
         }  # fmt: skip
         with output_folder(out / MODEL, COMMAND, force=force) as folder:
             model.write(folder)

@@ -18,6 +18,7 @@ from allround.core.growing import remove_empty
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
 from allround.models.base import load_encoder
+from allround.models.calibration import KEY
 from allround.models.device import pick_device
 from allround.models.fitting import fit_head
 from allround.models.system import System, load
@@ -85,7 +86,7 @@ def add_by(
             **more,
         )
         made = learner.system
-        made.facts = {}
+        made.facts = {KEY: given.facts[KEY]} if plan.exact and KEY in given.facts else {}
         if plan.exact and some_answers(made, [data, *known]) != before:
             raise AllroundError(f"add '{data.name}' by {strategy}", "it changed answers that it promised to leave",
                                 "report this as a bug")  # fmt: skip
