@@ -5,9 +5,9 @@
 Commands: build, train, tune, merge, compress, loop, compare-training, stats, zip, stream and add-task, each on two
 small tasks of digits with tiny models. For each, one run is left alone. Then the same command is started anew and
 ended at a random moment (SIGKILL mostly, SIGINT and SIGTERM sometimes), once to three times in one folder, and run to
-its end. Asked of the result: every file holds what it holds in the run that was left alone (timings apart), no other file or folder is
-there, hidden ones included, and a user's file beside it is as it was. Runs are forks of one process that has imported
-everything, so that few of the moments fall into imports. Exits with 1 where anything differed.
+its end. Asked of the result: every file holds what it holds in the run that was left alone (timings apart), no other
+file or folder is there, hidden ones included, and a user's file beside it is as it was. Runs are forks of one process
+that has imported everything, so that few of the moments fall into imports. Exits with 1 where anything differed.
 """
 
 from __future__ import annotations
