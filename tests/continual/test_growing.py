@@ -13,9 +13,11 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from allround.continual import gaussians
 from allround.continual.grow.expert import Expert
+from allround.continual.grow.residual_others import OTHER
 from allround.continual.grow.zoo import Zoo
 from allround.continual.growing import GrowingLearner
 from allround.continual.learner import begin
+from allround.continual.select.likelihood_ratio import LikelihoodRatio
 from allround.continual.selecting import RowView
 from allround.continual.strategy import strategy_of
 from allround.continual.stream import Arrival, of_tasks, renamed, split_labels
@@ -171,6 +173,52 @@ def test_keys_are_means_of_labels_under_one_covariance(small_image: SmallImage, 
     again = learned("residual", small_image, halves[::-1], select="keys").grown
     turned = again.select.scores(RowView(again, "digit", rows, (1, 0)))
     assert torch.allclose(system.select.scores(view), turned, rtol=1e-6)
+
+
+def test_tpl_scores_as_its_reference_code(small_image: SmallImage, halves: tuple[Arrival, ...]) -> None:
+    """`maha_score`, `TPLR` and `calibration` of linhaowei1/TPL, in numpy, with rows of the memory alone."""
+    learner = learned("tpl", small_image, halves, neighbours=3, ridge=0.1)
+    system, memory = learner.grown, learner.memory.tasks["digit"].splits["train"]
+    select, definition = system.select, system.definitions["digit"]
+    assert isinstance(select, LikelihoodRatio) and 0 < learner.memory.bytes <= 50_000
+    assert system.definition_of(0).labels == tuple("01234"), "nothing is remembered when the first one comes"
+    assert system.definition_of(1).labels == (*"56789", OTHER)
+    rows = halves[0].tasks[0].splits["test"].inputs
+    view, known = RowView(system, "digit", rows, (0, 1)), RowView(system, "digit", memory.inputs, (0, 1))
+    labels = [definition.labels[int(target)] for target in memory.targets]
+    scores, of_memory = [], []
+    for part, arrival in enumerate(halves):
+        split = arrival.tasks[0].splits["train"]
+        own = RowView(system, "digit", split.inputs, (part,))
+        x, y = own.features(part).double().numpy(), np.asarray(split.targets)
+        means = np.stack([x[y == label].mean(0) for label in range(5)])
+        within = np.cov((x - means[y]).T, bias=True)
+        within += 0.1 * within.diagonal().mean() * np.eye(len(within))
+
+        inverse = np.linalg.inv(within)
+
+        def near(given: Any, means: Any = means, inverse: Any = inverse) -> Any:
+            gaps = given[:, None] - means
+            return (20 / np.einsum("ncd,de,nce->nc", gaps, inverse, gaps)).max(1)
+
+        outside = [row for row, label in enumerate(labels) if label not in arrival.tasks[0].definition.labels]
+        others = torch.nn.functional.normalize(known.features(part)[outside].double()).numpy()
+        for seen, found in ((view, scores), (known, of_memory)):
+            given = seen.features(part).double().numpy()
+            unit = given / np.linalg.norm(given, axis=1, keepdims=True)
+            far = np.sort(((unit[:, None] - others) ** 2).sum(2), 1)[:, 2]
+            inside = near(given) / near(x).mean() + far
+            output = seen.outputs(part)[:, :5].amax(1).double().numpy() / float(own.outputs(part)[:, :5].amax(1).mean())
+            found.append(-np.logaddexp(-inside, -output))
+    of = torch.tensor([0 if label in "01234" else 1 for label in labels])
+    factors, shifts = torch.ones(2).double().requires_grad_(), torch.zeros(2).double().requires_grad_()
+    optimiser = torch.optim.SGD([factors, shifts], lr=0.01, momentum=0.8)
+    for _ in range(100):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(torch.tensor(np.stack(of_memory, 1)) * factors + shifts, of).backward()
+        optimiser.step()
+    wanted = (np.stack(scores, 1) * factors.detach().numpy() + shifts.detach().numpy()) / 0.05
+    np.testing.assert_allclose(select.scores(view).numpy(), wanted, rtol=2e-3, atol=2e-2)
 
 
 def test_a_told_arrival_is_the_only_one_that_answers(small_image: SmallImage, halves: tuple[Arrival, ...]) -> None:
