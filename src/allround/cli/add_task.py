@@ -29,7 +29,7 @@ app = typer.Typer(**PLAIN)
 
 
 @app.command(epilog="Example: `allround add-task runs/support/best new.yml --old suite.yml --out runs/support-2`")
-@training_options("epochs", "batch_size", "learning_rate", "precision", "device")
+@training_options("tune", "lora_rank", "epochs", "batch_size", "learning_rate", "precision", "device")
 def add_task(
     model: SavedArgument,
     new: Annotated[

@@ -50,19 +50,21 @@ def _nothing_passed(found: Addition) -> str:
 
 
 def _old_in_words(found: Addition, way: TriedWay) -> str:
-    many = plural(len(found.old), "old task")
+    many = "old task" if len(found.old) == 1 else plural(len(found.old), "old task")
     if way.exact:
         return f"The answers of the {many} stay as they were, to the bit; it took {duration(way.seconds)}."
     tested = found.tested.old if found.tested is not None else ()
     if not tested:
-        return f"The {many} pass the gate on the rows that were remembered; it took {duration(way.seconds)}."
+        passes = "passes" if len(found.old) == 1 else "pass"
+        return f"The {many} {passes} the gate on the rows that were remembered; it took {duration(way.seconds)}."
     lost = [one.task for one in tested if not one.passed]
     flips = [one.flips for one in tested if one.flips is not None]
     rows, wrong = sum(f.rows for f in flips), sum(f.lost for f in flips)
     share = f"{percent(wrong / rows)}% of their test rows turn from right to wrong" if rows else ""
     if lost:
         return f"On test rows, the gate is not passed for {listed(lost)}{'; ' + share if share else ''}."
-    return f"All {many} pass the gate on test rows too{'; ' + share if share else ''}; it took {duration(way.seconds)}."
+    every = f"The {many} passes" if len(found.old) == 1 else f"All {many} pass"
+    return f"{every} the gate on test rows too{'; ' + share if share else ''}; it took {duration(way.seconds)}."
 
 
 def sentences(found: Addition) -> list[str]:

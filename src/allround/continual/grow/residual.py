@@ -116,7 +116,7 @@ class FurtherModules(StreamLearner):
             encoder.add_tasks([task.name])
             self.model.add_task(replace(task.definition, head=""), fit_head(encoder, task).state)
         encoder.learns = tuple(task.name for task in arrival.tasks)
-        chosen = settings.with_(heads="tuned")
+        chosen = settings.with_(heads="tuned", tune="full")
         self.steps += train(self.model, arrival.tasks, chosen, seed=seed_of(seed, arrival.name), scratch=scratch).steps
         encoder.learns = None
         self.model.eval()
