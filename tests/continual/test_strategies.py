@@ -204,6 +204,37 @@ def test_a_killed_stream_ends_with_the_same_bytes(
     assert not list((tmp_path / "out" / "pieces").glob("unfinished/*")) and found.courses
 
 
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_memory_that_was_touched_between_kills_is_noticed(
+    damage: str, digits_suite: Suite, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn, calls = Learner.learn, [0]
+
+    def dying(self: Learner, *args: Any, **more: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise KeyboardInterrupt
+        learn(self, *args, **more)
+
+    def go() -> object:
+        return stream(digits_suite, out=tmp_path / "out", task="digit", labels=5, strategies=["er"], base=base,
+                      settings=QUICK, workers=1, progress=Progress(quiet=True))  # fmt: skip
+
+    monkeypatch.setattr(Learner, "learn", dying)
+    with pytest.raises(KeyboardInterrupt):
+        go()
+    rows = next(tmp_path.rglob("after-001/memory/digit/train.arrow"))
+    content = rows.read_bytes()
+    rows.unlink()
+    if damage == "changed":
+        rows.write_bytes(content.replace(content[600:604], b"abcd", 1))
+    words = "is missing" if damage == "missing" else "is not as it was written"
+    with pytest.raises(AllroundError, match=f"memory/digit/train.arrow {words}"):
+        go()
+    rows.write_bytes(content)
+    assert go() is not None
+
+
 def test_merge_adds_a_share_of_the_change(small_image: SmallImage, digits_suite: Suite) -> None:
     """By hand: on the first arrival the model is the base, so that `scale` leads from it to the tuned copy."""
     digit = digits_suite["digit"]

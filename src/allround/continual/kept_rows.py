@@ -10,7 +10,7 @@ from typing import Any
 
 from allround.continual.rows import Memory
 from allround.core.errors import AllroundError
-from allround.core.files import check_name, hash_file, read_settings, write_json
+from allround.core.files import check_files, check_name, hash_files, read_settings, write_json
 from allround.core.schema import STRICT, fitted
 from allround.models.model import Model
 from allround.tasks.task import Split, Task, row_key, text_row
@@ -64,11 +64,10 @@ class KeptRows:
         for name, task in self.tasks.items():
             (folder / name).mkdir()
             task.write(folder / name)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
         about = {
             "format": _FORMAT,
             "tasks": list(self.tasks),
-            "files": {path.relative_to(folder).as_posix(): hash_file(path) for path in files},
+            "files": hash_files(folder),
             "tested": {name: sorted(marks) for name, marks in self.tested.items()},
         }
         write_json(folder / ABOUT, about)
@@ -90,12 +89,7 @@ class KeptRows:
         listed = {f"{name}/{file}" for name in names for file in _FILES}
         if listed != set(about.files):
             raise AllroundError(asked, f"{ABOUT} does not list the files of its tasks", do)
-        for name, content in about.files.items():
-            path = folder / name
-            if not path.is_file():
-                raise AllroundError(asked, f"{name} is missing", do)
-            if hash_file(path) != content:
-                raise AllroundError(asked, f"{name} is not as it was written", do)
+        check_files(folder, about.files, asked, do)
         return cls(
             {name: Task.load(folder / name) for name in names},
             {name: frozenset(marks) for name, marks in about.tested.items()},

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -204,6 +204,22 @@ def _hash(file: BinaryIO) -> str:
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file under a folder, by its path in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in files}
+
+
+def check_files(folder: Path, files: Mapping[str, str], asked: str, do: str) -> None:
+    """An error where one of these files is missing, or not as its hash says."""
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise AllroundError(asked, f"{name} is missing", do)
+        if hash_file(path) != content:
+            raise AllroundError(asked, f"{name} is not as it was written", do)
 
 
 def hash_folder(path: Path | str) -> str:

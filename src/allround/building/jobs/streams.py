@@ -20,7 +20,7 @@ from allround.continual.rows import Memory
 from allround.continual.strategy import Strategy, strategy_of
 from allround.continual.stream import Arrival
 from allround.continual.systems.grown import Grown
-from allround.core.files import read_json, write_json
+from allround.core.files import check_files, hash_files, read_json, write_json
 from allround.core.growing import remove_empty
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
@@ -72,7 +72,7 @@ def run_course(
     with piece.make() as (folder, facts):
         last = scratch / _name(len(arrivals))
         shutil.copytree(last, folder, ignore=lambda *_: [STATE], dirs_exist_ok=True)
-        facts.update(read_json(last / STATE))
+        facts.update({name: value for name, value in read_json(last / STATE).items() if name != "files"})
     shutil.rmtree(scratch)
     remove_empty(scratch.parent)
 
@@ -164,6 +164,7 @@ def _keep(
         learner.memory.write(new / MEMORY)
     if learner.remembered:
         save_file({name: value.contiguous() for name, value in learner.remembered.items()}, new / REMEMBERED)
+    files = hash_files(new)
     (new / ANSWERS).mkdir()
     state = read_json(before / STATE) if before.is_dir() else {what: [] for what in COURSE}
     if before.is_dir():
@@ -180,7 +181,7 @@ def _keep(
     state["rows"].append(learner.memory.rows)
     state["seconds"].append(learner.seconds)
     state["steps"].append(learner.steps)
-    state["stored"] = learner.stored
+    state["stored"], state["files"] = learner.stored, files
     write_json(new / STATE, state)
     new.rename(scratch / _name(number + 1))
     shutil.rmtree(before, ignore_errors=True)
@@ -193,6 +194,8 @@ def _latest(scratch: Path, encoder: str, plan: Strategy) -> tuple[int, StreamLea
     if not found:
         return 0, learner
     last = found[-1]
+    do = "delete that folder: the course begins anew"
+    check_files(last, read_json(last / STATE)["files"], f"go on with the course in {last}", do)
     learner.adopt(load(last / MODEL))
     learner.memory = Memory.load(last / MEMORY)
     if (last / REMEMBERED).is_file():
