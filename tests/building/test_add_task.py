@@ -143,7 +143,7 @@ def test_without_old_rows_only_exact_ways_are_tried(tmp_path: Path, model: Path,
     found = added(model, suite(tasks, "segments"), tmp_path / "out", try_all=True)
     assert [one.name for one in found.tried] == ["head_only", "residual"]
     assert found.left_out["er"] == (
-        "it may change old answers, and no rows of digit and ink are at hand to judge it by"
+        "old answers might change, and no rows of digit and ink are at hand to judge that by"
     )
     part = added(model, suite(tasks, "segments"), tmp_path / "part", suite(tasks, "digit"), try_all=True)
     assert "no rows of ink are at hand" in part.left_out["lwf"]
@@ -182,7 +182,10 @@ def test_the_sixth_task_goes_on_from_what_is_remembered(
     assert all(not len(task.splits["test"]) for task in kept.tasks.values())
     ways = {"ways": ["lwf", "er:bytes=5000", "joint"], "try_all": True, "write_anyway": True}
     first = added(out / "best", suite(tasks, "parity"), tmp_path / "one", **ways)
-    assert first.left_out["joint"].startswith("it starts anew") and "remembered from earlier" in first.old_rows
+    assert (
+        first.left_out["joint"].startswith("starting anew takes all rows")
+        and "remembered from earlier" in first.old_rows
+    )
     assert set(KeptRows.load(tmp_path / "one/memory").tasks) == {"digit", "ink", "segments", "parity"}
     shutil.copytree(out / "best", tmp_path / "moved")
     again = added(tmp_path / "moved", suite(tasks, "parity"), tmp_path / "two", memory=out / "memory", **ways)

@@ -178,7 +178,7 @@ class Adding:
         reason = self._reason_against(text, plan, specialist)
         if reason is not None:
             self.left_out[text] = reason
-            self.shop.say(f"{text} is not tried: {reason}", style="yellow")
+            self.shop.say(f"{text} is not tried, as {reason}", style="yellow")
             return
         piece = self._made(text, specialist, self.options.seed)
         tasks = {self.task.name: self.task} if plan.exact else {self.task.name: self.task, **self.old.tasks}
@@ -224,9 +224,9 @@ class Adding:
         if not plan.exact:
             lacking = [name for name in self.known.definitions if name not in self.old.tasks]
             if lacking:
-                return f"it may change old answers, and no rows of {listed(lacking)} are at hand to judge it by"
+                return f"old answers might change, and no rows of {listed(lacking)} are at hand to judge that by"
         if plan.anew and not self.old.given:
-            return "it starts anew, for which all rows of the old tasks are needed, and some are remembered at most"
+            return "starting anew takes all rows of the old tasks, and only some are remembered at most"
         if self.options.budget is None:
             return None
         piece = self.shop.pieces.piece(f"time-{text.partition(':')[0]}", way=text, budget=self.options.budget,
@@ -237,7 +237,7 @@ class Adding:
         needed, left = piece.facts["needed"], piece.facts["left"]
         if needed <= left:
             return None
-        return f"it would take about {duration(needed)}, and {duration(max(0.0, left))} of the budget is left"
+        return f"about {duration(needed)} would be needed, and {duration(max(0.0, left))} of the budget is left"
 
     @property
     def _left(self) -> float:

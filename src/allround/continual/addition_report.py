@@ -76,8 +76,10 @@ def sentences(found: Addition) -> list[str]:
                      f"{percent(way.retention)}%.")  # fmt: skip
     rivals = [one for one in found.tried if one is not way]
     if way is not None and rivals:
-        lines.append(f"The other ways that were tried took {duration(min(o.seconds for o in rivals))} to "
-                     f"{duration(max(o.seconds for o in rivals))}; the table has their validation scores.")  # fmt: skip
+        times = sorted(one.seconds for one in rivals)
+        span = duration(times[0]) if len(times) == 1 else f"{duration(times[0])} to {duration(times[-1])}"
+        others = "The other way that was tried" if len(times) == 1 else "The other ways that were tried"
+        lines.append(f"{others} took {span}; the table has the validation scores.")
     for one in found.tried:
         failed = [each for each in one.gates if not each.passed]
         lines += [f"{one.name} does not pass: {each.task} {'; '.join(each.reasons)}." for each in failed[:1]]
@@ -86,7 +88,10 @@ def sentences(found: Addition) -> list[str]:
     if found.floor is not None:
         lines.append(f"Two seeds of one recipe with all rows turn up to {percent(found.floor)}% of the validation rows "
                      f"of a task from right to wrong; so {percent(found.max_flips)}% are allowed.")  # fmt: skip
-    lines += [f"{name} was not tried: {why}." for name, why in found.left_out.items()]
+    reasons = dict.fromkeys(found.left_out.values())
+    for why in reasons:
+        names = [name for name, other in found.left_out.items() if other == why]
+        lines.append(f"Not tried: {listed(names)}, as {why}.")
     return lines
 
 

@@ -51,7 +51,7 @@ class StreamLearner(ABC):
     @classmethod
     def refusal(cls, model: MultiTaskModel, strategy: Strategy) -> str | None:
         """Why a strategy cannot go on with a finished model, in words; None where it can."""
-        return "it answers by parts of its own, which a finished model does not have"
+        return "a finished model has no parts for single arrivals"
 
     @property
     @abstractmethod
