@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from allround.continual.memory import skills as memory_skills
 from allround.continual.memory.herding import herded
-from allround.continual.rows import ARRIVAL, Memory, row_bytes
+from allround.continual.rows import ARRIVAL, ArrivedRows, Memory, row_bytes
 from allround.continual.stream import split_labels
 from allround.core import registry
 from allround.core.errors import AllroundError
@@ -74,6 +76,24 @@ def test_rows_that_are_kept_stay_by_rank(parts: list[Task], model: MultiTaskMode
     """What a smaller memory holds is in a larger one, so that shrinking needs no old rows."""
     large, small = (remembered(parts, model, "herding", size).tasks["digit"].splits["train"] for size in (6000, 3000))
     assert {row[0].tobytes() for row in small.inputs} <= {row[0].tobytes() for row in large.inputs}  # type: ignore[union-attr]
+
+
+def test_skills_put_repeats_behind_all_others(
+    parts: list[Task], model: MultiTaskModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: ten rows that stand twice; only what is the same to the bit counts as a repeat here."""
+    monkeypatch.setattr(memory_skills, "SAME", 1 - 1e-9)
+    first = parts[0]
+    split = first.splits["train"]
+    double = replace(first, splits={**first.splits, "train": split.take([*range(len(split)), *range(10)])})
+    asked = MultiTaskModel(model.encoder, {"digit": first.definition}).eval()
+    found = memory_skills.skills(ArrivedRows(double, asked, seed=0))
+    assert 1 < len(set(found.groups)) <= memory_skills.GROUPS
+    for row in range(10):
+        twin, group = len(split) + row, found.groups[row]
+        assert group == found.groups[twin], "like gradients, like groups"
+        pairs = sum(found.groups[other] == group for other in range(10))
+        assert max(found.ranks[row], found.ranks[twin]) >= found.groups.count(group) - pairs
 
 
 def test_herding_by_hand() -> None:

@@ -15,6 +15,7 @@ from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
+    "Adapt-infty: Scalable Lifelong Multimodal Instruction Tuning via Dynamic Data Selection",
     "Towards Robust and Efficient Continual Language Learning",
     "Class Incremental Learning via Likelihood Ratio Based Task Prediction",
     "Divide and not forget: Ensemble of selectively trained experts in Continual Learning",
