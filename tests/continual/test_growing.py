@@ -17,11 +17,14 @@ from allround.continual.grow.residual_others import OTHER
 from allround.continual.grow.zoo import Zoo
 from allround.continual.growing import GrowingLearner
 from allround.continual.learner import begin
+from allround.continual.outliers import tuned_head, virtual_outliers
 from allround.continual.select.likelihood_ratio import LikelihoodRatio
 from allround.continual.selecting import RowView
 from allround.continual.strategy import strategy_of
 from allround.continual.stream import Arrival, of_tasks, renamed, split_labels
 from allround.core.errors import AllroundError
+from allround.models.base import load_encoder
+from allround.models.encoder import Encoder
 from allround.models.encoders.small_image import SmallImage
 from allround.models.running import features_of
 from allround.tasks.suite import Suite
@@ -30,7 +33,7 @@ from allround.training.settings import Settings
 QUICK = Settings(epochs=1, batch_size=16, learning_rate=1e-3, device="cpu", precision="fp32")
 
 
-def learned(name: str, encoder: SmallImage, arrivals: tuple[Arrival, ...], **values: Any) -> GrowingLearner:
+def learned(name: str, encoder: Encoder, arrivals: tuple[Arrival, ...], **values: Any) -> GrowingLearner:
     plan = strategy_of(name, values)
     learner = begin(copy.deepcopy(encoder), plan)
     assert isinstance(learner, GrowingLearner)
@@ -219,6 +222,65 @@ def test_tpl_scores_as_its_reference_code(small_image: SmallImage, halves: tuple
         optimiser.step()
     wanted = (np.stack(scores, 1) * factors.detach().numpy() + shifts.detach().numpy()) / 0.05
     np.testing.assert_allclose(select.scores(view).numpy(), wanted, rtol=2e-3, atol=2e-2)
+
+
+def test_keys_of_pp_tf_are_directions_in_the_base_without_prompts(bert_folder: Path, text_suite: Suite) -> None:
+    """By hand; the features are those of an encoder that never had prompts, and old prompts are not touched."""
+    mood = text_suite["mood"]
+    arrivals = split_labels(mood, 1, "class").arrivals
+    learner = learned("pp_tf", load_encoder(bert_folder), arrivals, length=3)
+    system, encoder = learner.grown, load_encoder(bert_folder)
+
+    def queries(rows: Any) -> np.ndarray:
+        found = features_of(encoder, encoder.prepare(rows, mood.definition), mood.definition).values.double().numpy()
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    keys = [queries(one.tasks[0].splits["train"].inputs).sum(0) for one in arrivals]
+    keys = [key / np.linalg.norm(key) for key in keys]
+    rows = mood.splits["test"].inputs
+    wanted = queries(rows) @ np.stack(keys).T / 0.01
+    np.testing.assert_allclose(system.select.scores(RowView(system, "mood", rows, (0, 1))).numpy(), wanted, atol=1e-3)
+    prompted = RowView(system, "mood", rows, (0, 1)).features(0)
+    assert not np.allclose(prompted.numpy(), RowView(system, "mood", rows, (0, 1)).base.numpy(), atol=1e-3)
+    turned = RowView(system, "mood", rows[:2], (0,)).features(0)
+    assert torch.allclose(turned, prompted[:2], atol=1e-5), "prompts are back after the base was read"
+
+
+def test_virtual_outliers_lie_away_from_rows_and_make_heads_less_sure() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(60, 4, generator=generator).double() + torch.tensor([6.0, 0, 0, 0])
+    targets = (rows[:, 1] > 0).long()
+
+    def farness(points: torch.Tensor) -> float:
+        unit, base = (torch.nn.functional.normalize(x, dim=1) for x in (points, rows))
+        return float(torch.cdist(unit, base).topk(5, 1, largest=False).values[:, -1].mean())
+
+    for boundary in (True, False):
+        found = virtual_outliers(rows, 40, torch.Generator().manual_seed(1), boundary=boundary, neighbours=5, points=10)
+        assert found.shape == (40, 4) and farness(found) > 2 * farness(rows)
+        if boundary:
+            near = float((found.mean(0) - rows.mean(0)).norm())
+    assert near < float((found.mean(0) - rows.mean(0)).norm()), "noise alone lies around the origin"
+    head = {"weight": torch.zeros(2, 4), "bias": torch.zeros(2)}
+    energies = {}
+    for weight in (0.0, 1.0):
+        made = tuned_head(head, rows, targets, found, weight=weight, steps=300)
+        sure = [torch.logsumexp(x.float() @ made["weight"].T + made["bias"], 1).mean() for x in (rows, found)]
+        energies[weight] = float(sure[0] - sure[1])
+        assert float(((rows.float() @ made["weight"].T + made["bias"]).argmax(1) == targets).float().mean()) > 0.9
+    assert energies[1.0] > energies[0.0] + 0.5
+
+
+def test_arrivals_of_ovor_share_their_modules_and_compete_as_one_head(
+    small_image: SmallImage, halves: tuple[Arrival, ...]
+) -> None:
+    learner = learned("ovor", small_image, halves, steps=5)
+    system, rows = learner.grown, halves[0].tasks[0].splits["test"].inputs
+    (body,) = system.bodies
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name, _ in body.encoder.named_parameters()
+            if name.startswith("parts.")} == {"@shared"}  # fmt: skip
+    whole = torch.cat([body.outputs(part.name, rows).logits for part in system.parts], 1).double().softmax(1)
+    np.testing.assert_allclose(np.asarray(system.answers("digit", rows, scores=True).scores), whole.numpy(), atol=1e-6)
 
 
 def test_a_told_arrival_is_the_only_one_that_answers(small_image: SmallImage, halves: tuple[Arrival, ...]) -> None:

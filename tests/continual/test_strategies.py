@@ -22,16 +22,30 @@ from allround.continual.stream import Arrival, of_tasks, renamed, split_labels
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.progress import Progress
+from allround.models.base import load_encoder
+from allround.models.encoder import Encoder
 from allround.models.encoders.small_image import SmallImage
 from allround.models.system import load
 from allround.tasks.suite import Suite
+from allround.tasks.task import Task
 from allround.training.settings import Settings
 
 QUICK = Settings(epochs=1, batch_size=16, learning_rate=1e-3, device="cpu", precision="fp32")
 STRATEGIES = registry.names("strategy")
 
 
-def learned(name: str, encoder: SmallImage, arrivals: tuple[Arrival, ...], fit: bool) -> StreamLearner:
+#: Strategies for encoders that read a sequence.
+OF_TEXTS = ("pp_tf",)
+
+
+def case(name: str, request: pytest.FixtureRequest) -> tuple[Encoder, Task, int]:
+    """An encoder that a strategy can start from, a task with labels that can come in two parts, and labels of each."""
+    if name in OF_TEXTS:
+        return load_encoder(request.getfixturevalue("bert_folder")), request.getfixturevalue("text_suite")["mood"], 1
+    return request.getfixturevalue("small_image"), request.getfixturevalue("digits_suite")["digit"], 5
+
+
+def learned(name: str, encoder: Encoder, arrivals: tuple[Arrival, ...], fit: bool) -> StreamLearner:
     plan = strategy_of(name)
     learner = begin(copy.deepcopy(encoder), plan)
     for arrival in arrivals:
@@ -40,17 +54,18 @@ def learned(name: str, encoder: SmallImage, arrivals: tuple[Arrival, ...], fit: 
 
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if "class" in strategy_of(name).scenarios])
-def test_labels_that_come_later_are_learned(name: str, small_image: SmallImage, digits_suite: Suite) -> None:
-    plan, arrivals = strategy_of(name), split_labels(digits_suite["digit"], 5, "class").arrivals
-    learner = learned(name, small_image, arrivals, fit=False)
-    assert learner.system.definitions["digit"].labels == digits_suite["digit"].definition.labels
-    split = digits_suite["digit"].splits["validation"]
-    answers = np.asarray(learner.system.answers("digit", split.inputs).predictions)
-    assert set(answers.tolist()) <= set(range(10))
+def test_labels_that_come_later_are_learned(name: str, request: pytest.FixtureRequest) -> None:
+    encoder, task, per = case(name, request)
+    plan, arrivals = strategy_of(name), split_labels(task, per, "class").arrivals
+    learner = learned(name, encoder, arrivals, fit=False)
+    assert learner.system.definitions[task.name].labels == task.definition.labels
+    split = task.splits["validation"]
+    answers = np.asarray(learner.system.answers(task.name, split.inputs).predictions)
+    assert set(answers.tolist()) <= set(range(2 * per))
     if plan.memory == "none":
         assert learner.memory.rows == 0
     elif plan.bytes is None:
-        assert learner.memory.rows == len(digits_suite["digit"].splits["train"])
+        assert learner.memory.rows == len(task.splits["train"])
     else:
         assert 0 < learner.memory.bytes <= plan.bytes
     assert learner.bytes >= learner.memory.bytes
@@ -59,39 +74,37 @@ def test_labels_that_come_later_are_learned(name: str, small_image: SmallImage, 
 
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if strategy_of(name).exact])
-def test_answers_to_old_tasks_stay_to_the_bit_where_that_is_promised(
-    name: str, small_image: SmallImage, digits_suite: Suite
-) -> None:
-    first, second = of_tasks("two", [digits_suite["digit"], renamed(digits_suite["digit"], "again")]).arrivals
-    plan, rows = strategy_of(name), digits_suite["digit"].splits["test"].inputs
-    learner = learned(name, small_image, (first,), fit=True)
-    before = learner.system.answers("digit", rows, scores=True)
-    learner.learn(second, plan, QUICK, base=copy.deepcopy(small_image), fit=True)
-    after = learner.system.answers("digit", rows, scores=True)
+def test_answers_to_old_tasks_stay_to_the_bit_where_that_is_promised(name: str, request: pytest.FixtureRequest) -> None:
+    encoder, task, _ = case(name, request)
+    first, second = of_tasks("two", [task, renamed(task, "again")]).arrivals
+    plan, rows = strategy_of(name), task.splits["test"].inputs
+    learner = learned(name, encoder, (first,), fit=True)
+    before = learner.system.answers(task.name, rows, scores=True)
+    learner.learn(second, plan, QUICK, base=copy.deepcopy(encoder), fit=True)
+    after = learner.system.answers(task.name, rows, scores=True)
     assert np.array_equal(np.asarray(before.scores), np.asarray(after.scores)) and before.confidence == after.confidence
     assert learner.system.answers("again", rows).predictions.tolist()
 
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if strategy_of(name).grow != "same"])
 def test_what_is_kept_is_all_that_a_strategy_goes_on_with(
-    name: str, small_image: SmallImage, digits_suite: Suite, tmp_path: Path
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """A learner that was written after an arrival and read again learns the next one to the same bytes."""
-    plan = strategy_of(name)
-    if plan.scenarios == ("task",):
-        arrivals = of_tasks("two", [digits_suite["digit"], renamed(digits_suite["digit"], "again")]).arrivals
-    else:
-        arrivals = split_labels(digits_suite["digit"], 5, "class").arrivals
-    whole = learned(name, small_image, arrivals, fit=False)
-    first = learned(name, small_image, arrivals[:1], fit=False)
+    encoder, task, per = case(name, request)
+    plan, arrivals = strategy_of(name), of_tasks("two", [task, renamed(task, "again")]).arrivals
+    if "class" in plan.scenarios:
+        arrivals = split_labels(task, per, "class").arrivals
+    whole = learned(name, encoder, arrivals, fit=False)
+    first = learned(name, encoder, arrivals[:1], fit=False)
     first.system.save(tmp_path / "first")
     if first.memory.tasks:
         first.memory.write(tmp_path / "memory")
-    again = begin(copy.deepcopy(small_image), plan)
+    again = begin(copy.deepcopy(encoder), plan)
     again.adopt(load(tmp_path / "first"))
     again.memory = Memory.load(tmp_path / "memory")
     again.recall(first.remembered)
-    again.learn(arrivals[1], plan, QUICK, base=copy.deepcopy(small_image))
+    again.learn(arrivals[1], plan, QUICK, base=copy.deepcopy(encoder))
     assert again.bytes == whole.bytes and again.stored == whole.stored
     for learner, place in ((again, tmp_path / "again"), (whole, tmp_path / "whole")):
         learner.system.save(place)

@@ -17,6 +17,8 @@ from allround.core.errors import AllroundError
 PAPERS = (
     "Adapt-infty: Scalable Lifelong Multimodal Instruction Tuning via Dynamic Data Selection",
     "Towards Robust and Efficient Continual Language Learning",
+    "Exploring Continual Learning for Code Generation Models",
+    "OVOR: OnePrompt with Virtual Outlier Regularization for Rehearsal-Free Class-Incremental Learning",
     "Class Incremental Learning via Likelihood Ratio Based Task Prediction",
     "Divide and not forget: Ensemble of selectively trained experts in Continual Learning",
     'Model Zoo: A Growing "Brain" That Learns Continually',
