@@ -25,6 +25,7 @@ PAPERS = (
     "Multi-Task Structural Learning using Local Task Similarity induced Neuron Creation and Removal",
     "Overcoming catastrophic forgetting in neural networks",
     "Learning without Forgetting",
+    "Neural Weight Search for Scalable Task Incremental Learning",
     "Center Loss Regularization for Continual Learning",
     "TAG: Task-based Accumulated Gradients for Lifelong learning",
     "Incremental Task Learning with Incremental Rank Updates",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from allround.core.schema import STRICT
 from allround.models.encoder import Encoder
-from allround.models.encoders.sharing import Sharing
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.wrapping import Wrapping
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 
@@ -50,7 +50,7 @@ class PartHolder:
             yield self.base
             return
         encoder = self.bodies[0].encoder
-        assert isinstance(encoder, Sharing)
+        assert isinstance(encoder, Wrapping)
         with encoder.plain() as inner:
             yield inner
 

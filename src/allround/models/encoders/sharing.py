@@ -26,16 +26,15 @@ from allround.models.share.plan import Plan
 from allround.models.share.tree import FoundTree, Tree
 from allround.models.share.trees import make_tree
 from allround.models.share.vectors import TaskVectors
+from allround.models.wrapping import Wrapping, side_by_side
 from allround.tasks.definition import Definition
-from allround.tasks.kind import Encoded
-from allround.tasks.values import Row
 
 #: Where the encoder that is shared lies in the folder, and the tensors of what was added to it.
 INNER, ADDED = "inner", "added.safetensors"
 
 
 @method(source="the parts of a plan put together; each preset of the family `share` names its papers")
-class Sharing(Encoder):
+class Sharing(Wrapping):
     """Another encoder, with what a plan adds to it.
 
     Tasks come in groups: those it is made with, and later ones, which leave the answers to the others as they are.
@@ -45,7 +44,6 @@ class Sharing(Encoder):
     """
 
     name = "sharing"
-    by_task = True
 
     def __init__(
         self,
@@ -88,66 +86,9 @@ class Sharing(Encoder):
     # -- what the inner encoder has ----------------------------------------------------------------------------------
 
     @property
-    def modalities(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.inner.modalities
-
-    @property
-    def gives(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.inner.gives
-
-    @property
     def learning_rate(self) -> float:  # type: ignore[override]
         """The rate of the inner encoder; of what is added, where the encoder is frozen."""
         return self.plan.rate if self.plan.frozen and self.plan.rate else self.inner.learning_rate
-
-    @property
-    def epochs(self) -> int:  # type: ignore[override]
-        return self.inner.epochs
-
-    @property
-    def least_steps(self) -> int:  # type: ignore[override]
-        return self.inner.least_steps
-
-    @property
-    def lora_rate(self) -> float | None:  # type: ignore[override]
-        return self.inner.lora_rate
-
-    @property
-    def notes(self) -> Sequence[str]:  # type: ignore[override]
-        return self.inner.notes
-
-    @property
-    def backbone(self) -> nn.Module:
-        return self.inner.backbone
-
-    @property
-    def preparation(self) -> object:
-        return self.inner.preparation
-
-    def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Any]:
-        return self.inner.prepare(inputs, definition, targets)
-
-    def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
-        made = self.inner.collate(prepared, definition, targets)
-        return replace(made, rows={definition.name: tuple(range(len(prepared)))})
-
-    def length(self, prepared: Any) -> int:
-        return self.inner.length(prepared)
-
-    def entries(self, prepared: Sequence[Any], definition: Definition, targets: Encoded) -> list[int]:
-        return self.inner.entries(prepared, definition, targets)
-
-    def cut(self, inputs: Sequence[Row], definition: Definition) -> int:
-        return self.inner.cut(inputs, definition)
-
-    def default_head(self, definition: Definition) -> str:
-        return self.inner.default_head(definition)
-
-    def adapted_layers(self) -> list[str]:
-        return self.inner.adapted_layers()
-
-    def check(self, definition: Definition) -> None:
-        self.inner.check(definition)
 
     # -- features ----------------------------------------------------------------------------------------------------
 
@@ -163,7 +104,7 @@ class Sharing(Encoder):
         asked = self._asked = tuple(batch.rows)
         if self.branches is not None:
             through = self.branches(self.inner.entering(batch), asked)
-            return _side_by_side([self.inner.leaving(batch, through[task]) for task in asked], asked)
+            return side_by_side([self.inner.leaving(batch, through[task]) for task in asked], asked)
         own = self._task_of_rows(batch, asked)
         if not self.parts or (own is not None and (len(own) == 1 or not self._one_task)):
             self.route.tasks = own or asked[:1]
@@ -174,7 +115,7 @@ class Sharing(Encoder):
             self.route.tasks = (task,)
             one = self.inner(replace(batch, rows={task: tuple(range(batch.size))}))
             every.append(self._behind(one, (task,)) if self.network else one)
-        return _side_by_side(every, asked)
+        return side_by_side(every, asked)
 
     def _task_of_rows(self, batch: Batch, asked: tuple[str, ...]) -> tuple[str, ...] | None:
         """One task for all rows, or the task of each; None where a row has several, or none."""
@@ -192,7 +133,7 @@ class Sharing(Encoder):
         """What the network behind the encoder makes of features."""
         assert self.network is not None
         made = self.network(found.values, asked)
-        return _side_by_side([found._replace(values=made[task]) for task in asked], asked)
+        return side_by_side([found._replace(values=made[task]) for task in asked], asked)
 
     def penalties(self) -> dict[str, dict[str, Tensor]]:
         """What gates add, of those inside the encoder the mean over the layers of an insert, behind it the sum; and
@@ -352,10 +293,3 @@ class Sharing(Encoder):
         encoder = cls(load_encoder(folder / INNER), plan, groups, widths, paths, bare=bare)
         load_tensors(encoder._added(), folder / ADDED)
         return encoder
-
-
-def _side_by_side(found: Sequence[Features], tasks: tuple[str, ...]) -> Features:
-    """Features of the same rows for several tasks as one."""
-    if len(found) == 1:
-        return found[0]
-    return found[0]._replace(values=torch.cat([one.values for one in found], -1), tasks=tasks)
