@@ -54,6 +54,7 @@ class WeightSearch(GrowingLearner):
             pooled.add_task(task.name)
             body.add_task(task.definition, fit_head(pooled, task).state)
             pooled.search(task.name)
+        pooled.learns = tuple(task.name for task in arrived.values())
         self.train(body, list(arrived.values()), settings, seed=seed, scratch=scratch)
         for task in arrived.values():
             pooled.settle(task.name)

@@ -85,6 +85,8 @@ class Pooled(Wrapping):
         for layer, (entries, length) in sizes.items():
             self.pools.register_buffer(_key(layer), torch.zeros(entries, length))
         self.own_weights = NamedModules()
+        #: Tasks whose own weights learn; None for all.
+        self.learns: tuple[str, ...] | None = None
         self._gaps: dict[str, Tensor] = {}
         for task in tasks:
             self.add_task(task)
@@ -182,8 +184,8 @@ class Pooled(Wrapping):
         return {f"own_weights.{task}.{name}": p for name, p in self.of_task(task).named_parameters()}
 
     def frozen(self) -> set[int]:
-        """All but the own weights of tasks that learn."""
-        learning = [task for task in self.own_weights if self.of_task(task).search is not None]
+        """All but the own weights of tasks that learn: without a search these are biases and scales."""
+        learning = tuple(self.own_weights) if self.learns is None else self.learns
         moved = {id(p) for task in learning for p in self.own(task).values()}
         return {id(p) for p in self.parameters() if id(p) not in moved}
 
@@ -193,7 +195,10 @@ class Pooled(Wrapping):
         return sum(value.numel() * value.element_size() for value in self._added().state_dict().values())
 
     def _added(self) -> nn.ModuleDict:
-        return nn.ModuleDict({"pools": self.pools, "own_weights": self.own_weights})
+        kept = NamedModules()
+        for task in self.own_weights:  # without a search
+            kept[task] = nn.ModuleDict({"chosen": self.of_task(task).chosen, "rest": self.of_task(task).rest})
+        return nn.ModuleDict({"pools": self.pools, "tasks": kept})
 
     def save(self, folder: Path) -> None:
         (folder / INNER).mkdir()
