@@ -12,6 +12,7 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from allround.continual import gaussians
+from allround.continual.grow.allocate import Allocate, distance, means_of
 from allround.continual.grow.expert import Expert
 from allround.continual.grow.residual_others import OTHER
 from allround.continual.grow.zoo import Zoo
@@ -281,6 +282,48 @@ def test_arrivals_of_ovor_share_their_modules_and_compete_as_one_head(
             if name.startswith("parts.")} == {"@shared"}  # fmt: skip
     whole = torch.cat([body.outputs(part.name, rows).logits for part in system.parts], 1).double().softmax(1)
     np.testing.assert_allclose(np.asarray(system.answers("digit", rows, scores=True).scores), whole.numpy(), atol=1e-6)
+
+
+def test_par_gives_near_tasks_to_one_model_and_far_ones_to_another(
+    small_image: SmallImage, digits_suite: Suite
+) -> None:
+    """The same rows again are near, with all or few of them, and rows with other labels are far."""
+    digit = digits_suite["digit"]
+    low, high = (renamed(one.tasks[0], name) for one, name in zip(
+        split_labels(digit, 5, "class").arrivals, ("low", "high"), strict=True))  # fmt: skip
+    few = renamed(low, "few").limit({"train": 10})
+    tasks = [low, renamed(low, "again"), few, high]
+    learner = learned("par", small_image, of_tasks("four", tasks[:2]).arrivals, threshold=0.1)
+    assert isinstance(learner, Allocate)
+    weights = {name: value.clone() for name, value in learner.grown.bodies[0].encoder.state_dict().items()}
+    plan = strategy_of("par", {"threshold": 0.1})
+    learner.learn(Arrival("few", (few,)), plan, QUICK)
+    kept = learner.grown.bodies[0].encoder.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in weights.items()), "few rows learn a head alone"
+    learner.learn(Arrival("high", (high,)), plan, QUICK)
+    assert [part.body for part in learner.grown.parts] == [0, 0, 0, 1] and learner.steps > 0
+    assert learner.bytes == sum(4 * value.numel() for value in learner.prototypes.values()) > 0
+    (x, groups), (z, others) = (learner.features(task) for task in (low, high))
+    near, far = (distance(x, groups, means_of(*two)) for two in ((x, groups), (z, others)))
+    assert near <= 0.1 < far
+    doubled = distance(torch.cat([x, x]), torch.cat([groups, groups + 5]), means_of(z, others))
+    assert doubled == pytest.approx(far), "twice as many labels are not twice as far"
+
+
+def test_old_heads_of_par_are_held(small_image: SmallImage, digits_suite: Suite) -> None:
+    digit = digits_suite["digit"]
+    low, high = (renamed(one.tasks[0], name) for one, name in zip(
+        split_labels(digit, 5, "class").arrivals, ("low", "high"), strict=True))  # fmt: skip
+    moved = {}
+    for weight in (0.0, 20.0):
+        learner = learned("par", small_image, of_tasks("two", [low, high]).arrivals[:1], threshold=100.0)
+        plan, rows = strategy_of("par", {"threshold": 100.0, "weight": weight}), high.splits["train"].inputs
+        learner.weight = weight  # type: ignore[attr-defined]
+        (body,) = learner.grown.bodies
+        before = body.outputs("low-0", rows).logits.softmax(1)
+        learner.learn(Arrival("high", (high,)), plan, QUICK.with_(epochs=4, keep="last"))
+        moved[weight] = float((body.outputs("low-0", rows).logits.softmax(1) - before).abs().mean())
+    assert moved[20.0] < 0.85 * moved[0.0]
 
 
 def test_a_told_arrival_is_the_only_one_that_answers(small_image: SmallImage, halves: tuple[Arrival, ...]) -> None:
