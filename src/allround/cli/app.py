@@ -37,6 +37,7 @@ COMMANDS = (
     "loop",
     "stream",
     "add-task",
+    "discover",
     "compress",
     "materialise",
     "library",

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from allround.evaluation.intervals import Interval, over_seeds
+from allround.evaluation.intervals import Interval, mean_interval
 
 #: What is said of a course, and what it means.
 MEASURES = {
@@ -112,19 +112,19 @@ class StreamResults:
 
     def mean(self, strategy: str, measure: str) -> Interval:
         """The mean over seeds and orders, with Student's 95% interval over them; no ends where there is one course."""
-        return _interval([course.measures[measure] for course in self.of(strategy)])
+        return mean_interval([course.measures[measure] for course in self.of(strategy)])
 
     def difference(self, one: str, other: str, measure: str = "final") -> Interval:
         """How far a strategy lies above another one, course by course of the same order and seed."""
         known = {(course.order, course.seed): course for course in self.of(other)}
         pairs = [(course, known[course.order, course.seed]) for course in self.of(one)
                  if (course.order, course.seed) in known]  # fmt: skip
-        return _interval([a.measures[measure] - b.measures[measure] for a, b in pairs])
+        return mean_interval([a.measures[measure] - b.measures[measure] for a, b in pairs])
 
     def behind(self, strategy: str) -> Interval:
         """The value of `BEHIND`."""
         known = {(course.order, course.seed): course.scores.diagonal() for course in self.of("joint")}
-        return _interval([float((known[one.order, one.seed] - one.scores.diagonal()).mean())
+        return mean_interval([float((known[one.order, one.seed] - one.scores.diagonal()).mean())
                           for one in self.of(strategy)])  # fmt: skip
 
     def spread(self, strategy: str) -> tuple[float, float] | None:
@@ -192,9 +192,3 @@ def overlap(features: Sequence[NDArray[np.float64]], components: int = 10) -> ND
         spans.append(vectors[: max(1, int((sizes > 1e-6 * sizes[0]).sum()))])
     k = min(components, *map(len, spans))
     return np.array([[float(np.square(a[:k] @ b[:k].T).sum()) / k for b in spans] for a in spans])
-
-
-def _interval(values: Sequence[float]) -> Interval:
-    if len(values) < 2:
-        return Interval(values[0], None, None)
-    return over_seeds(values, np.tile(np.array(values)[:, None], 2))

@@ -243,6 +243,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "grow": Grow,
     "select": Declaration,
     "strategy": Strategy,
+    "discover": Declaration,
     "kind": Declaration,
     "likelihood": Likelihood,
     "head": Head,

@@ -33,6 +33,7 @@ FAMILIES: dict[str, str] = {
     "grow": "continual/grow",
     "select": "continual/select",
     "strategy": "continual/strategies",
+    "discover": "continual/discover",
     "kind": "tasks/kinds",
     "likelihood": "models/likelihoods",
     "head": "models/heads",
@@ -60,6 +61,7 @@ _WORDS = {
     "head_policy": "way to make heads",
     "grow": "way to grow",
     "select": "way to select",
+    "discover": "way to find novel classes",
     "balance": "balancer",
     "sample": "sampling method",
 }

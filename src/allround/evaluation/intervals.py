@@ -51,6 +51,17 @@ def interval(value: float, resampled: Array) -> Interval:
     return Interval(value, float(low), float(high))
 
 
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean of values, with Student's interval over them; no ends for a single one.
+
+    >>> [round(end, 3) for end in mean_interval([1.0, 2.0, 3.0])], mean_interval([2.0]).low
+    ([2.0, -0.484, 4.484], None)
+    """
+    if len(values) < 2:
+        return Interval(values[0], None, None)
+    return over_seeds(values, np.tile(np.array(values)[:, None], 2))
+
+
 def over_seeds(values: Sequence[float], resampled: Array, *, level: float = LEVEL) -> Interval:
     """The mean over seeds of a value, and an interval that covers two sources of noise: seeds and rows.
 
