@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from allround.core.errors import AllroundError
 from allround.models.base import load_encoder
 from allround.models.encoder import Encoder
 from allround.models.encoders.small_image import SmallImage
+from allround.models.manifest import MANIFEST
 from allround.models.running import features_of
+from allround.models.system import load
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
 
@@ -336,6 +340,31 @@ def test_a_told_arrival_is_the_only_one_that_answers(small_image: SmallImage, ha
     weights = system.weights("digit", rows)
     assert weights.shape == (len(rows), 2) and np.allclose(weights.sum(1), 1)
     assert system.picked("digit", rows) == weights.argmax(1).tolist()
+
+
+def test_damaged_folders_of_grown_systems_are_refused(
+    small_image: SmallImage, halves: tuple[Arrival, ...], tmp_path: Path
+) -> None:
+    learned("residual", small_image, halves).grown.save(tmp_path / "whole")
+
+    def refused(words: str, **changed: Any) -> None:
+        place = tmp_path / f"damaged {len(list(tmp_path.iterdir()))}"
+        shutil.copytree(tmp_path / "whole", place)
+        about = json.loads((place / MANIFEST).read_text())
+        about["grown"] |= changed
+        (place / MANIFEST).write_text(json.dumps(about))
+        with pytest.raises(AllroundError, match=words):
+            load(place)
+
+    part = {"task": "digit", "arrival": 0, "body": 0, "name": "digit-0"}
+    refused("damaged", parts="all")
+    refused("have -1 bodies", bodies=-1)
+    refused("have 7 bodies", bodies=7)
+    refused("a part 'digit-0' that is not there", parts=[{**part, "body": 1}])
+    refused("a part 'digit-9' that is not there", parts=[{**part, "name": "digit-9"}])
+    refused("a part 'digit-0' that is not there", parts=[{**part, "task": "other"}])
+    refused("does not hold what allround.json lists", state=["keys 0"])
+    refused("there is no way to select", select="nothing")
 
 
 def test_what_cannot_grow_is_said(small_image: SmallImage, digits_suite: Suite, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class _Manifest:
     bodies: int
     select: str
     select_settings: dict[str, Any]
+    state: tuple[str, ...] = ()
 
 
 @method(source="experts and residuals of single arrivals; each strategy names its own")
@@ -161,7 +162,7 @@ class Grown(PartHolder, System):
             save_file(state, folder / SELECT, {"format": "pt"})
         name, settings = self.named
         about = {"parts": [asdict(part) for part in self.parts], "bodies": len(self.bodies), "select": name,
-                 "select_settings": settings}  # fmt: skip
+                 "select_settings": settings, "state": sorted(self.select.state)}  # fmt: skip
         self.write_manifest(folder, grown=about)
 
     @classmethod
@@ -187,8 +188,10 @@ class Grown(PartHolder, System):
                 raise AllroundError(asked, f"allround.json names a part '{part.name}' that is not there", do)
         made.parts = list(about.parts)
         made.definitions = dict(definitions)
-        if (folder / SELECT).is_file():
+        if about.state:
             weights = Weights(folder / SELECT)
+            if sorted(weights) != list(about.state):
+                raise AllroundError(asked, f"{SELECT} does not hold what allround.json lists", do)
             made.select.state = {name: weights.get(name) for name in weights}
         made.facts = {name: value for name, value in facts.items() if name != "grown"}
         return made
