@@ -35,13 +35,13 @@ class Center(Term):
     the label are pulled to where the old ones were. hold_heads: heads all of whose labels have kept centres stay as
     they are, so that the borders between labels do.
 
-    This holds old answers only where the same labels come again, on other rows. Without `hold_heads` the first training
-    is all the same. Tasks without one label for each row are trained as ever.
+    This holds old answers only where the same labels come again, on other rows. Tasks without one label for each row
+    are trained as ever, and so is a model that was finished without this object: it has no centres.
     """
 
     reads_features: ClassVar[bool] = True
 
-    def __init__(self, *, weight: float = 0.01, rate: float = 0.5, hold_heads: bool = True) -> None:
+    def __init__(self, *, weight: float = 0.001, rate: float = 0.5, hold_heads: bool = False) -> None:
         super().__init__()
         self.weight, self.rate, self.hold_heads = weight, rate, hold_heads
         self._held: list[str] = []

@@ -36,7 +36,8 @@ class Tag(Term):
     training on: 12 times at 5, so that a part of what it gains is a higher rate.
 
     Differs: `matched`. With other optimisers than AdamW the same factor is on their steps, which is not the paper's.
-    Remembers two numbers for each weight and training.
+    Remembers two numbers for each weight and training. Of a model that was finished without this object it has none,
+    and holds nothing.
     """
 
     holds_weights: ClassVar[bool] = True
