@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from allround.models.encoders.small_image import SmallImage
 from allround.models.fitting import fit_head
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.suite import Suite
+from allround.training import unfinished
 from allround.training.settings import Settings
+from allround.training.term import Term, make_terms
 from allround.training.terms.center import Center
 from allround.training.terms.tag import Tag
-from allround.training.trainer import train
+from allround.training.trainer import TrainingRun, train
 
 QUICK = Settings(
     epochs=2, batch_size=16, learning_rate=3e-3, heads="tuned", keep="last", device="cpu", precision="fp32"
@@ -157,3 +160,37 @@ def test_heads_stay_where_all_centres_are_kept(model: MultiTaskModel, digits_sui
         assert torch.equal(made.of_head("digit")["heads.digit.weight"], head) is hold
         assert torch.equal(term.state["centres"]["digit"], centres)
         assert set(term.state["centres"]) == {"digit"}, "numbers have no labels"
+
+
+@pytest.mark.parametrize("name", ["agem", "center", "ogd", "tag"])
+def test_guards_go_on_after_a_kill(
+    model: MultiTaskModel, digits_suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Killed in the second training: the same weights, and the same that is remembered."""
+    digit = digits_suite["digit"]
+    begun, first = copy.deepcopy(model), make_terms({name: {}})
+    train(begun, [digit], QUICK, terms=first)
+    monkeypatch.setattr(unfinished, "SAVE_EVERY", 0.0)
+    one_step = TrainingRun.one_step
+
+    def second(kill: bool) -> tuple[MultiTaskModel, Term]:
+        made, (term,) = copy.deepcopy(begun), make_terms({name: {}})
+        term.state, term.remembered = copy.deepcopy(first[0].state), [digit]
+        steps = iter(range(100))
+
+        def dying(self: TrainingRun) -> None:
+            if kill and next(steps) == 5:
+                raise KeyboardInterrupt
+            one_step(self)
+
+        monkeypatch.setattr(TrainingRun, "one_step", dying)
+        train(made, [digit], QUICK, seed=1, terms=[term], scratch=tmp_path)
+        return made, term
+
+    whole, held = second(kill=False)
+    with pytest.raises(KeyboardInterrupt):
+        second(kill=True)
+    again, kept = second(kill=False)
+    assert all(torch.equal(value, again.state_dict()[n]) for n, value in whole.state_dict().items())
+    assert {what: set(some) for what, some in kept.state.items()} == {w: set(s) for w, s in held.state.items()}
+    assert all(torch.equal(v, kept.state[what][n]) for what, some in held.state.items() for n, v in some.items())
