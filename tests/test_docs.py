@@ -107,7 +107,7 @@ def test_the_code_of_the_page_on_python_runs(tmp_path: Path) -> None:
 
 
 #: Commands that train or score on rows: the pages are run with few of them.
-ON_ROWS = {"build", "train", "tune", "loop", "evaluate", "compare-training", "add-task"}
+ON_ROWS = {"build", "train", "tune", "loop", "evaluate", "compare-training", "add-task", "compare"}
 FEW = ["--limit", "train=100", "--limit", "validation=100", "--limit", "test=100"]
 
 
@@ -161,6 +161,14 @@ def test_the_page_on_a_new_task_runs(tmp_path: Path) -> None:
     assert set(allround.load(tmp_path / "runs/five/best").definitions) == {
         "digit", "parity", "loops", "segments", "ink"}  # fmt: skip
     assert (tmp_path / "runs/four/add-task.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
+def test_the_page_on_versions_runs(tmp_path: Path) -> None:
+    printed = run_page("versions.md", tmp_path)
+    assert "The new version:" in printed and printed.rstrip().endswith("True")
+    assert (tmp_path / "versions/compared/compare.md").is_file()
 
 
 @pytest.mark.slow

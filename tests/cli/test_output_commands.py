@@ -90,6 +90,7 @@ FOLDERS: dict[str, str] = {
     "materialise": "store species",
     "diff": "base tuned --workers 1 --no-spectrum",
     "evaluate": "@species suite --only species",
+    "compare": "@species @species suite --only species",
     "push": "@species someone/model --license mit --dry-run",
 }
 FILES: dict[str, tuple[str, str]] = {
@@ -101,7 +102,7 @@ FILES: dict[str, tuple[str, str]] = {
 #: What goes on in its own folder, beside whatever else is there.
 WORKING = ("build", "compare-training", "relate", "stream", "add-task")
 #: What writes files into a folder, beside whatever else is there; and one of them.
-INTO = {"diff": "diff.json", "evaluate": "scoreboard.json"}
+INTO = {"diff": "diff.json", "evaluate": "scoreboard.json", "compare": "compare.json"}
 
 
 def run(command: str, made: Mapping[str, Path], out: Path, *more: str) -> str:

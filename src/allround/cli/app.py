@@ -42,6 +42,7 @@ COMMANDS = (
     "materialise",
     "library",
     "evaluate",
+    "compare",
     "predict",
     "doctor",
     "tasks",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from allround.evaluation.intervals import check_same_rows
 from allround.evaluation.predictions import Predictions
-from allround.tasks.kind import kind
+from allround.tasks.kind import Encoded, kind
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,26 @@ def flips_of(before: Predictions, after: Predictions) -> Flips | None:
     if kind(before.definition.kind).numeric:
         return None
     was, now = right_rows(before), right_rows(after)
-    same = np.array([np.array_equal(a, b) for a, b in zip(before.predictions, after.predictions, strict=True)])
+    same = equal_rows(before.predictions, after.predictions)
     return Flips(len(before), int((was & ~now).sum()), int((~was & now).sum()), int((~was & ~now & ~same).sum()))
 
 
 def right_rows(predictions: Predictions) -> NDArray[np.bool_]:
     """(n,): whether each row is answered rightly: the label, all labels, the tag of each word, or an accepted text."""
-    pairs = zip(predictions.targets, predictions.predictions, strict=True)
+    targets, said = predictions.targets, predictions.predictions
     if kind(predictions.definition.kind).written:
+        pairs = zip(targets, said, strict=True)
         return np.array([answer in accepted for accepted, (answer,) in pairs], dtype=bool)
-    return np.array([np.array_equal(target, said) for target, said in pairs], dtype=bool)
+    return equal_rows(targets, said)
+
+
+def equal_rows(one: Encoded, other: Encoded) -> NDArray[np.bool_]:
+    """(n,): whether two encoded lists of rows are the same in each row.
+
+    >>> equal_rows(np.array([1, 2]), np.array([1, 3])).tolist()
+    [True, False]
+    """
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        same: NDArray[np.bool_] = np.asarray(one == other, dtype=bool).reshape(len(one), -1)
+        return np.asarray(same.all(axis=1))
+    return np.array([np.array_equal(a, b) for a, b in zip(one, other, strict=True)], dtype=bool)
