@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def html(found: StreamResults) -> str:
     first = next(course for course in found.courses if course.order == 0)
     return page.render(
         found=found,
-        words=[line.replace(" -", " −").replace("[-", "[−") for line in summary(found)],
+        words=[re.sub(r"(?<=[ \[])-(?=\d)", "−", line) for line in summary(found)],
         over=courses_words(found),
         measures=measured(found),
         courses=len(found.of(found.strategies[0])),
