@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from allround.continual.outliers import tuned_head, virtual_outliers
 from allround.continual.select.likelihood_ratio import LikelihoodRatio
 from allround.continual.selecting import RowView
 from allround.continual.strategy import strategy_of
-from allround.continual.stream import Arrival, of_tasks, renamed, split_labels
+from allround.continual.stream import Arrival, of_tasks, renamed, rotated, split_labels
 from allround.core.errors import AllroundError
 from allround.models.base import load_encoder
 from allround.models.encoder import Encoder
@@ -325,7 +326,7 @@ def test_old_heads_of_par_are_held(small_image: SmallImage, digits_suite: Suite)
         learner.weight = weight  # type: ignore[attr-defined]
         (body,) = learner.grown.bodies
         before = body.outputs("low-0", rows).logits.softmax(1)
-        learner.learn(Arrival("high", (high,)), plan, QUICK.with_(epochs=4, keep="last"))
+        learner.learn(Arrival("high", (high,)), plan, QUICK.with_(epochs=4))
         moved[weight] = float((body.outputs("low-0", rows).logits.softmax(1) - before).abs().mean())
     assert moved[20.0] < 0.85 * moved[0.0]
 
@@ -340,6 +341,32 @@ def test_a_told_arrival_is_the_only_one_that_answers(small_image: SmallImage, ha
     weights = system.weights("digit", rows)
     assert weights.shape == (len(rows), 2) and np.allclose(weights.sum(1), 1)
     assert system.picked("digit", rows) == weights.argmax(1).tolist()
+
+
+def test_arrivals_of_one_question_are_told_apart_too(small_image: SmallImage, digits_suite: Suite) -> None:
+    """Turned images: of numbers the picked part answers, and labels have the sum over the parts."""
+    ink, digit = digits_suite["ink"], digits_suite["digit"]
+    system = learned("residual", small_image, rotated(ink, 2).arrivals).grown
+    rows = [*ink.splits["test"].inputs, *rotated(ink, 2).arrivals[1].tasks[0].splits["test"].inputs]
+    picked, (body,) = system.picked("ink", rows), system.bodies
+    assert picked is not None and set(picked) == {0, 1}
+    each = [np.asarray(body.answers(part.name, rows).predictions) for part in system.parts]
+    wanted = np.where(np.array(picked) == 0, each[0], each[1])
+    np.testing.assert_allclose(np.asarray(system.answers("ink", rows).predictions), wanted, atol=1e-5)
+    system = learned("residual", small_image, rotated(digit, 2).arrivals).grown
+    (body,), weights = system.bodies, system.weights("digit", rows)
+    shares = [np.asarray(body.answers(part.name, rows, scores=True).scores) for part in system.parts]
+    mixed = weights[:, [0]] * shares[0] + weights[:, [1]] * shares[1]
+    np.testing.assert_allclose(np.asarray(system.answers("digit", rows, scores=True).scores), mixed, atol=1e-5)
+
+
+def test_further_labels_of_rows_with_several_are_refused(small_image: SmallImage, digits_suite: Suite) -> None:
+    segments = digits_suite["segments"]
+    learner = learned("residual", small_image, (Arrival("one", (segments,)),))
+    labels = (*segments.definition.labels[:-1], "another")
+    changed = replace(segments, definition=replace(segments.definition, labels=labels))
+    with pytest.raises(AllroundError, match="it is a task of the kind multilabel"):
+        learner.learn(Arrival("two", (changed,)), strategy_of("residual"), QUICK)
 
 
 def test_damaged_folders_of_grown_systems_are_refused(

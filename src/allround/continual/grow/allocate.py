@@ -97,7 +97,9 @@ class Allocate(GrowingLearner):
         guard.after(body)
         body.add_task(task.definition, fit_head(body.encoder, task).state)
         if 2 * len(task.splits["train"]) >= largest:
-            self.train(body, [task], settings, seed=seed, scratch=scratch, terms=[guard])
+            # Validation rows of the new task do not show what becomes of the old ones.
+            kept = settings if len(body.definitions) == 1 else settings.with_(keep="last")
+            self.train(body, [task], kept, seed=seed, scratch=scratch, terms=[guard])
 
 
 def means_of(x: Tensor, groups: Tensor) -> Tensor:

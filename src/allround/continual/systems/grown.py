@@ -42,7 +42,7 @@ class _Manifest:
     bodies: int
     select: str
     select_settings: dict[str, Any]
-    state: tuple[str, ...] = ()
+    state: tuple[str, ...]
 
 
 @method(source="experts and residuals of single arrivals; each strategy names its own")
