@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -392,6 +393,17 @@ def test_damaged_folders_of_grown_systems_are_refused(
     refused("a part 'digit-0' that is not there", parts=[{**part, "task": "other"}])
     refused("does not hold what allround.json lists", state=["keys 0"])
     refused("there is no way to select", select="nothing")
+
+
+def test_threads_get_the_same_answers(small_image: SmallImage, halves: tuple[Arrival, ...]) -> None:
+    """Though one of them may read the base while another reads the parts."""
+    system = learned("residual", small_image, halves).grown
+    rows = [one.tasks[0].splits["test"].inputs for one in halves] * 4
+    wanted = [np.asarray(system.answers("digit", some, scores=True).scores) for some in rows]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda some: system.answers("digit", some, scores=True).scores, rows))
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(one), other, atol=1e-6)
 
 
 def test_what_cannot_grow_is_said(small_image: SmallImage, digits_suite: Suite, tmp_path: Path) -> None:

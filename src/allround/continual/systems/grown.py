@@ -15,6 +15,7 @@ from allround.checkpoints.weights import Weights
 from allround.continual.parts import Part, PartHolder, mixes
 from allround.continual.selecting import RowView, Select, make_select
 from allround.core.errors import AllroundError
+from allround.core.locks import Lock
 from allround.core.registry import method
 from allround.core.schema import STRICT, fitted
 from allround.models.base import load_encoder
@@ -52,7 +53,8 @@ class Grown(PartHolder, System):
     A part may know some of a task's labels only, and further ones that are its own affair; its probabilities are those
     among the labels of the task. Where labels do not exclude each other, the part with the largest weight answers.
 
-    told: the number of the arrival that all rows are said to be of; None where the parts are weighed.
+    Threads are answered one at a time. told: the number of the arrival that all rows are said to be of; None where the
+    parts are weighed.
     """
 
     sort = "grown"
@@ -65,6 +67,7 @@ class Grown(PartHolder, System):
         self.named = select, dict(select_settings or {})
         self.base = base
         self.told: int | None = None
+        self._lock = Lock()  # to read the base, the parts are taken out of the encoder for a while
         self.facts: dict[str, object] = {}
 
     def parts_of(self, task: str) -> list[int]:
@@ -82,7 +85,8 @@ class Grown(PartHolder, System):
         definition = self.definition(task)
         for some in windows(rows):
             check_rows(definition, some)
-            made = self._answered(definition, some, batch_size, self.wants_scores(task, scores))
+            with self._lock:
+                made = self._answered(definition, some, batch_size, self.wants_scores(task, scores))
             yield self.finished(task, made, scores)
 
     @torch.inference_mode()
@@ -112,7 +116,8 @@ class Grown(PartHolder, System):
     @torch.inference_mode()
     def weights(self, task: str, rows: Sequence[Row]) -> NDArray[np.float64]:
         """How much each of `parts_of(task)` has to say about rows, (n, parts); each row's sum to one."""
-        return self._weights(RowView(self, task, rows, self.parts_of(task)))
+        with self._lock:
+            return self._weights(RowView(self, task, rows, self.parts_of(task)))
 
     def _weights(self, view: RowView) -> NDArray[np.float64]:
         if len(view.parts) == 1:
