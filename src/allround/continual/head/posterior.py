@@ -22,7 +22,7 @@ from allround.tasks.task import Task
 PRIORS = (0.2, 0.25, 0.3)
 
 
-@method(source="IBCL: Lu et al., 2023, arXiv:2310.02995, algorithms 1 and 2; ibcl-anon/ibcl")
+@method(source="IBCL: Lu et al., 2023, arXiv:2310.02995")
 class Posterior(HeadPolicy):
     """A linear head has a Gaussian for each of its numbers, from variational inference on the features of the encoder
     as it is; the posterior of one arrival is the prior of the next, in three chains that begin with `PRIORS`. All
