@@ -12,7 +12,7 @@ from allround.core.progress import make_console
 from allround.core.words import count, duration, listed, percent, plural, printable, shown, span_text
 from allround.evaluation.gate import GatedTask
 from allround.evaluation.intervals import verdict
-from allround.evaluation.tables import console_table, fitting_columns, markdown_table, markdown_text
+from allround.evaluation.tables import fitted_table, markdown_table, markdown_text
 from allround.tasks.metric import better
 
 if TYPE_CHECKING:
@@ -171,14 +171,8 @@ def print_addition(found: Addition, console: Console | None = None) -> None:
     for line in sentences(found):
         console.print(printable(line), markup=False, highlight=False)
     for head, body in tables:
-        made = console_table()
-        kept = fitting_columns(head, body, console.width, first_out=_FIRST_OUT)
-        for place in kept:
-            made.add_column(head[place], justify="left" if place == 0 else "right", no_wrap=True)
-        for row in body:
-            made.add_row(*(printable(row[place]) for place in kept))
         console.print()
-        console.print(made)
+        console.print(fitted_table(head, body, console.width, first_out=_FIRST_OUT))
 
 
 def page(found: Addition) -> str:

@@ -8,7 +8,7 @@ from allround.continual.results import AHEAD, BEHIND, MEASURES, PICKS, StreamRes
 from allround.core.progress import make_console
 from allround.core.words import count, duration, plural, printable, size_text
 from allround.evaluation.intervals import Interval, verdict
-from allround.evaluation.tables import console_table, fitting_columns, markdown_table, markdown_text
+from allround.evaluation.tables import fitted_table, markdown_table, markdown_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -137,14 +137,8 @@ def print_results(found: StreamResults, console: Console | None = None) -> None:
     """Print the table and what it shows."""
     console = console or make_console()
     head, body = table(found)
-    shown = console_table()
-    kept = fitting_columns(head, body, console.width, first_out=_FIRST_OUT)
-    for place in kept:
-        shown.add_column(head[place], justify="left" if place == 0 else "right", no_wrap=True)
-    for row in body:
-        shown.add_row(*(printable(row[place]) for place in kept))
     console.print()
-    console.print(shown)
+    console.print(fitted_table(head, body, console.width, first_out=_FIRST_OUT))
     for line in (legend(found), "", *words(found)):
         console.print(printable(line), markup=False, highlight=False)
 

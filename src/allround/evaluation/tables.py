@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from allround.core.words import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -68,6 +70,19 @@ def fitting_columns(
         if sum(column_width(head[i], body, i) + 2 for i in kept) - 2 > width:
             kept = [i for i in kept if head[i] != title]
     return kept
+
+
+def fitted_table(head: list[str], body: list[list[str]], width: int, *, first_out: Iterable[str] = ()) -> Table:
+    """A table for a console `width` letters wide, without some of its columns where it is too wide."""
+    from rich.text import Text
+
+    found = console_table()
+    kept = fitting_columns(head, body, width, first_out=first_out)
+    for place in kept:
+        found.add_column(printable(head[place]), justify="right" if place else "left", no_wrap=True)
+    for row in body:
+        found.add_row(*(Text(printable(row[place])) for place in kept))
+    return found
 
 
 def column_width(title: str, body: list[list[str]], column: int) -> int:

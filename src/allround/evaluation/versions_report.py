@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from allround.core.files import json_text
 from allround.core.progress import make_console
 from allround.core.words import listed, percent, plural, printable, shown, span_text
-from allround.evaluation.tables import console_table, fitting_columns, markdown_table, markdown_text
+from allround.evaluation.tables import fitted_table, markdown_table, markdown_text
 from allround.evaluation.versions import TaskVersions
 from allround.tasks.metric import better
 
@@ -118,17 +118,11 @@ def print_versions(found: VersionsResult, console: Console | None = None) -> Non
     """Print the answer and the table."""
     console = console or make_console()
     head, body = table(found)
-    made = console_table()
-    kept = fitting_columns(head, body, console.width, first_out=_FIRST_OUT)
-    for place in kept:
-        made.add_column(head[place], justify="left" if place == 0 else "right", no_wrap=True)
-    for row in body:
-        made.add_row(*(printable(row[place]) for place in kept))
     console.print()
     for line in (answer(found), *sentences(found)):
         console.print(printable(line), markup=False, highlight=False)
     console.print()
-    console.print(made)
+    console.print(fitted_table(head, body, console.width, first_out=_FIRST_OUT))
     console.print(printable(LEGEND), markup=False, highlight=False)
 
 
