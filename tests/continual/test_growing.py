@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from allround.continual.grow.zoo import Zoo
 from allround.continual.growing import GrowingLearner
 from allround.continual.learner import begin
 from allround.continual.outliers import tuned_head, virtual_outliers
+from allround.continual.parts import PartHolder
 from allround.continual.select.likelihood_ratio import LikelihoodRatio
 from allround.continual.selecting import RowView
 from allround.continual.strategy import strategy_of
@@ -395,15 +398,28 @@ def test_damaged_folders_of_grown_systems_are_refused(
     refused("there is no way to select", select="nothing")
 
 
-def test_threads_get_the_same_answers(small_image: SmallImage, halves: tuple[Arrival, ...]) -> None:
-    """Though one of them may read the base while another reads the parts."""
-    system = learned("residual", small_image, halves).grown
-    rows = [one.tasks[0].splits["test"].inputs for one in halves] * 4
-    wanted = [np.asarray(system.answers("digit", some, scores=True).scores) for some in rows]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda some: system.answers("digit", some, scores=True).scores, rows))
-    for one, other in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(np.asarray(one), other, atol=1e-6)
+def test_a_thread_waits_while_another_one_reads_the_base(
+    small_image: SmallImage, halves: tuple[Arrival, ...], digits_suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parts are taken out of the encoder then, also that of a task which has one part alone."""
+    system = learned("residual", small_image, (*halves, Arrival("ink", (digits_suite["ink"],)))).grown
+    rows, plain, done = halves[0].tasks[0].splits["test"].inputs, PartHolder.plain, []
+    wanted = [np.asarray(system.answers(name, rows).predictions) for name in ("digit", "ink")]
+    others: list[Future[Any]] = []
+
+    @contextmanager
+    def watched(self: PartHolder) -> Iterator[Encoder]:
+        with plain(self) as encoder:
+            others.append(pool.submit(system.answers, "ink", rows))
+            wait(others, timeout=1)
+            done.append(others[0].done())
+            yield encoder
+
+    monkeypatch.setattr(PartHolder, "plain", watched)
+    with ThreadPoolExecutor(1) as pool:
+        found = [system.answers("digit", rows).predictions, others[0].result().predictions]
+    assert done == [False]
+    assert all(np.array_equal(np.asarray(one), other) for one, other in zip(found, wanted, strict=True))
 
 
 def test_what_cannot_grow_is_said(small_image: SmallImage, digits_suite: Suite, tmp_path: Path) -> None:
