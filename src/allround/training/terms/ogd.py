@@ -42,6 +42,7 @@ class Ogd(Term):
     Differs: the authors project the gradient alone, and take steps of plain descent; the step of AdamW is not along the
     gradient. Weights of other tasks' heads are left out: a training does not move them.
 
+    This holds answers to first order: at large learning rates it does not help.
     Remembers `directions` numbers for each weight and task of each training.
     """
 
