@@ -18,6 +18,7 @@ from allround.cli.options import (
 )
 from allround.cli.words import pairs_of
 from allround.cli.words import split as parts_of
+from allround.core.errors import AllroundError
 
 app = typer.Typer(**PLAIN)
 
@@ -54,6 +55,19 @@ def evaluate(
         typer.Option(help="Also save the model as it was scored, with its heads and demonstrations, into this folder."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write scoreboard and predictions here.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Answer only part of the rows, such as 500rows, 60s or 2min, and estimate the scores, with intervals."
+        ),
+    ] = None,
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            help="With --budget: an earlier version that answered all rows (its predictions, its run, or the model), "
+            "so that only what changed has to be estimated."
+        ),
+    ] = None,
     errors: Annotated[
         Path | None,
         typer.Option(help="Also write what the model gets wrong into this folder: confusions, labels, worst rows."),
@@ -72,6 +86,17 @@ def evaluate(
     rows = pairs_of(limit, "--limit", int) or None
     own = load_suite(suite, data_dir, only, limit) if suite is not None else None
     asked = with_benchmarks(own, parts_of(tasks, "--tasks"), rows)
+    if budget is not None:
+        from allround.building.partial import evaluate_part, plain, print_part
+
+        whole = {"--save": save, "--out": out, "--errors": errors, "--demonstrations": demonstrations}
+        found = evaluate_part(model, asked, budget, beside=beside, split=split, fit_heads=fit_heads,
+                              others=[name for name, value in whole.items() if value is not None])  # fmt: skip
+        print_part(found)
+        return plain(found)
+    if beside is not None:
+        do = "give one, such as 500rows; to compare two versions on all rows: allround compare"
+        raise AllroundError(f"evaluate {model} beside {beside}", "there is no --budget", do)
     board = run(model, asked, split=split, fit_heads=fit_heads, demonstrations=demonstrations, save=save, out=out,
                 errors=errors, progress=Progress(), force=force)  # fmt: skip
     board.print()
