@@ -59,10 +59,10 @@ class Sharing(Wrapping):
         beside = all(one.site == "linear" and one.generator is None for one in plan.inserts)
         if bare and (plan.levels or plan.tree or plan.vectors or not beside):
             raise ValueError("tasks without modules need a plan whose modules sit beside layers")
-        self.bare = bare
         self.inner, self.plan, self.widths = inner, plan, tuple(widths)
         self.groups: list[tuple[str, ...]] = []
         self.route = Route()
+        self.route.bare = self.bare = bare
         self._asked: tuple[str, ...] = ()
         #: Tasks of which only what came with them learns; None where all that is added does.
         self.learns: tuple[str, ...] | None = None

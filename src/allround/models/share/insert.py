@@ -14,11 +14,15 @@ from allround.models.share.mixture import Mixture
 
 class Route:
     """The tasks of the rows of the batch that the encoder computes now: one for all, or one for each. off: the encoder
-    computes as if nothing were put into it."""
+    computes as if nothing were put into it. bare: so it does for tasks without a gate of their own."""
 
     def __init__(self) -> None:
         self.tasks: tuple[str, ...] = ()
-        self.off = False
+        self.off = self.bare = False
+
+    def passes(self, mixture: Mixture, task: str) -> bool:
+        """Whether a task reads a layer as it is."""
+        return self.bare and task not in mixture.gates
 
     def groups(self, rows: int) -> list[tuple[str, list[int]]]:
         """The tasks, and the places of their vectors where the first dimension has `rows` of them.
@@ -56,7 +60,7 @@ class Inserted(Replaced):
     def forward(self, values: Tensor) -> Tensor:
         found: Tensor = self.base(values)
         mixture, route = self._apart
-        if not any(task in mixture.gates for task in route.tasks):
+        if all(route.passes(mixture, task) for task in route.tasks):
             return found
         read = _vectors(self.base, values) if self.reads == "input" else _last(self.base, found)
         return found + _first(self.base, routed(mixture, route, read), found)
@@ -68,7 +72,7 @@ def routed(mixture: Mixture, route: Route, read: Tensor) -> Tensor:
         return mixture.mixed(read, route.tasks[0])
     found = read.new_zeros(*read.shape[:-1], mixture.outputs)
     for task, places in route.groups(len(read)):
-        if task not in mixture.gates:  # it reads the layer as it is
+        if route.passes(mixture, task):
             continue
         rows = torch.tensor(places, device=read.device)
         found = found.index_copy(0, rows, mixture.mixed(read[rows], task).to(found.dtype))
