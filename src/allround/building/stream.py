@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from allround.continual.strategy import strategy_of
 from allround.continual.stream import Scenario, Stream, of_tasks, permuted, rotated, split_labels
 from allround.core.errors import AllroundError
 from allround.core.files import json_text
+from allround.core.growing import remove_empty
 from allround.core.jobs import call, quiet_libraries
 from allround.core.outputs import check_texts, write_texts
 from allround.core.pieces import Piece
@@ -188,6 +190,9 @@ def _run(
                 found.append((text, order, seed, one, piece))
                 work.append((piece, job))
     shop.say(f"{plural(len(work), 'course')} run", shop.do("courses", work))
+    for *_, piece in found:  # a course may have been killed when all but this was done
+        shutil.rmtree(piece.scratch, ignore_errors=True)
+    remove_empty(shop.pieces.folder / "unfinished")
     return found
 
 

@@ -21,7 +21,6 @@ from allround.continual.strategy import Strategy, strategy_of
 from allround.continual.stream import Arrival
 from allround.continual.systems.grown import Grown
 from allround.core.files import check_files, hash_files, read_json, write_json
-from allround.core.growing import remove_empty
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions, score
@@ -74,7 +73,6 @@ def run_course(
         shutil.copytree(last, folder, ignore=lambda *_: [STATE], dirs_exist_ok=True)
         facts.update({name: value for name, value in read_json(last / STATE).items() if name != "files"})
     shutil.rmtree(scratch)
-    remove_empty(scratch.parent)
 
 
 def measure_overlap(piece: Piece, encoder: str, arrivals: Sequence[tuple[str, Sequence[str]]]) -> None:
