@@ -59,8 +59,8 @@ def commands(inputs: Path, out: Path, workers: int) -> dict[str, list[str]]:
         "zip": ["zip", *models, "--suite", "digits", "--rows", "60", "-o", str(out)],
         "stream": ["stream", "digits", "--task", "digit", "--labels", "5", "--base", base, *ROWS, *QUICK, *several,
                    "--strategies", "er:bytes=5000", "-o", str(out)],
-        "add-task": ["add-task", models[0], "digits", "--only", "ink", "--old", "digits", "--ways", "er",
-                     *ROWS, *QUICK, *several, "-o", str(out)],
+        "add-task": ["add-task", models[0], "digits", "--only", "ink", "--old", "digits", "--try-all",
+                     "--ways", "head_only,residual", *ROWS, *QUICK, *several, "-o", str(out)],
     }  # fmt: skip
 
 
