@@ -16,7 +16,6 @@ from allround.core.errors import AllroundError
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
     "IBCL: Zero-shot Model Generation for Task Trade-offs in Continual Learning",
-    "Adapt-infty: Scalable Lifelong Multimodal Instruction Tuning via Dynamic Data Selection",
     "Towards Robust and Efficient Continual Language Learning",
     "Exploring Continual Learning for Code Generation Models",
     "OVOR: OnePrompt with Virtual Outlier Regularization for Rehearsal-Free Class-Incremental Learning",

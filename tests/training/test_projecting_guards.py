@@ -207,7 +207,7 @@ def test_principal_directions_hold_the_largest_changes(model: MultiTaskModel, ta
 
 
 def test_kept_gradients_of_several_trainings_stand_side_by_side(model: MultiTaskModel, tasks: dict[str, Task]) -> None:
-    """Heads that another training has not, or that grew, are filled up with zeros."""
+    """Gradients are padded with zeros for heads that are new or have grown."""
     made, term = copy.deepcopy(model), Ogd(directions=2)
     for names in (["digit"], ["ink"], ["digit", "again"]):
         some = [tasks[name] for name in names]

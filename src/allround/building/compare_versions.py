@@ -94,7 +94,9 @@ def answers_of(
     files = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
     if not files:
         found = (
-            "it has no predictions, and is no model that allround saved" if place.is_dir() else "there is nothing there"
+            "it has no predictions and is not a model that allround saved"
+            if place.is_dir()
+            else "there is nothing there"
         )
         do = "give a folder that allround saved, a run folder of a build, or files of predictions"
         raise AllroundError(f"compare the version {version}", found, do)

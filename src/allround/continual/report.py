@@ -92,7 +92,7 @@ def measures_of(found: StreamResults, strategy: str) -> dict[str, Interval]:
 
 
 def courses_words(found: StreamResults) -> str:
-    """Over what means are taken."""
+    """What the means are taken over, in words."""
     courses = len(found.of(found.strategies[0]))
     return f"means over {plural(courses, 'course')}, with 95% intervals (Student's t)" if courses > 1 else "one course"
 

@@ -6,10 +6,7 @@ from allround.continual.strategy import Strategy
 from allround.core.registry import method
 
 
-@method(
-    source="Maharana et al., 2024, arXiv:2410.10636",
-    paper="Adapt-infty: Scalable Lifelong Multimodal Instruction Tuning via Dynamic Data Selection",
-)
+@method(source="after Maharana et al., 2024, arXiv:2410.10636")
 def adapt_inf(*, bytes: int = 50_000) -> Strategy:
     """As `er`, with rows that the memory `skills` keeps: in groups of like gradients, by the score that tells most
     there, without those that repeat others. bytes: of the remembered rows.
