@@ -66,6 +66,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     save_file({n: t + 0.01 * (n.endswith("weight")) for n, t in tensors.items()}, found["tuned"] / "model.safetensors")
     found["store"] = folder / "store"
     cli("compress", found["base"], found["species"], found["batch"], "--codec", "low_rank", "-o", found["store"])
+    found["table"] = folder / "scores.csv"
+    found["table"].write_text("model,x,y\na,0.1,0.2\nb,0.3,0.3\nc,0.5,0.7\n")
     found["scores"] = folder / "scores"
     cli("evaluate", found["species"], found["suite"], "--only", "species", "--out", found["scores"])
     return found
@@ -91,6 +93,7 @@ FOLDERS: dict[str, str] = {
     "diff": "base tuned --workers 1 --no-spectrum",
     "evaluate": "@species suite --only species",
     "compare": "@species @species suite --only species",
+    "reduce": "table --keep 1",
     "push": "@species someone/model --license mit --dry-run",
 }
 FILES: dict[str, tuple[str, str]] = {
@@ -102,7 +105,7 @@ FILES: dict[str, tuple[str, str]] = {
 #: What goes on in its own folder, beside whatever else is there.
 WORKING = ("build", "compare-training", "relate", "stream", "add-task")
 #: What writes files into a folder, beside whatever else is there; and one of them.
-INTO = {"diff": "diff.json", "evaluate": "scoreboard.json", "compare": "compare.json"}
+INTO = {"diff": "diff.json", "evaluate": "scoreboard.json", "compare": "compare.json", "reduce": "reduce.json"}
 
 
 def run(command: str, made: Mapping[str, Path], out: Path, *more: str) -> str:

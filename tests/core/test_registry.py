@@ -15,6 +15,8 @@ from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
+    "BenTo: Benchmark Task Reduction with In-Context Transferability",
+    "How Predictable Are Large Language Model Capabilities? A Case Study on BIG-bench",
     "IBCL: Zero-shot Model Generation for Task Trade-offs in Continual Learning",
     "Towards Robust and Efficient Continual Language Learning",
     "Exploring Continual Learning for Code Generation Models",

@@ -43,6 +43,7 @@ COMMANDS = (
     "library",
     "evaluate",
     "compare",
+    "reduce",
     "predict",
     "doctor",
     "tasks",

@@ -174,6 +174,13 @@ class Affinity(Declaration):
     largest: int | None = None
 
 
+class Reduce(Declaration):
+    """Which tasks stand for a whole benchmark."""
+
+    #: Scores of models on all tasks, or transfer between all tasks.
+    needs: tuple[Literal["scores", "transfer"], ...] = Field(min_length=1)
+
+
 class Grow(Declaration):
     """What a strategy learns with."""
 
@@ -238,6 +245,8 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "blend": Blend,
     "affinity": Affinity,
     "group": Declaration,
+    "reduce": Reduce,
+    "complete": Declaration,
     "memory": Declaration,
     "head_policy": Declaration,
     "grow": Grow,

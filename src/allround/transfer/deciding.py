@@ -50,15 +50,24 @@ def pick_sources(matrix: TaskMatrix, targets: Sequence[str], count: int) -> list
     low = np.where(known, gains, np.inf).min(0)
     high = np.where(known, gains, -np.inf).max(0)
     scaled = np.where(known, (gains - low) / np.where(high > low, high - low, 1), 0)
-    served = np.zeros(len(targets))
-    chosen: list[int] = []
-    for _ in range(min(count, len(gains))):
-        added = np.maximum(scaled, served).sum(1) - served.sum()
+    return [matrix.sources[row] for row in facility_location(scaled, count)]
+
+
+def facility_location(served: Values, count: int) -> list[int]:
+    """At most `count` rows, each time the one that adds most to the sum over columns of the best value so far: the
+    greedy choice, which is within 1 - 1/e of the best (Nemhauser, Wolsey and Fisher, Mathematical Programming 14,
+    1978). served: (n, m), not below 0: how well row i serves column j.
+
+    >>> facility_location(np.array([[3.0, 0.0], [2.0, 2.0], [0.0, 3.0]]), 2)
+    [1, 0]
+    """
+    best, chosen = np.zeros(served.shape[1]), list[int]()
+    for _ in range(min(count, len(served))):
+        added = np.maximum(served, best).sum(1) - best.sum()
         added[chosen] = -np.inf
-        best = int(added.argmax())
-        chosen.append(best)
-        served = np.maximum(served, scaled[best])
-    return [matrix.sources[row] for row in chosen]
+        chosen.append(int(added.argmax()))
+        best = np.maximum(best, served[chosen[-1]])
+    return chosen
 
 
 def pick_covering(

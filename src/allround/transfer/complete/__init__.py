@@ -1,0 +1,1 @@
+"""Completions: the scores of a model on all tasks, from some of them and from other models."""

@@ -1,0 +1,1 @@
+"""Ways to choose the tasks that stand for a whole benchmark."""
