@@ -246,8 +246,12 @@ def test_an_answer_is_the_same_among_rows_of_other_tasks(case: tuple[System, Sui
     alike = [task for task in names if system.definition(task).inputs == system.definition(names[0]).inputs]
     together = system.answer_tasks(alike, rows_of(suite, names[0]), scores=True)
     assert list(together) == alike
+    own = rows_of(suite, names[0])
     for task, found in together.items():
-        assert_same(found, system.answers(task, rows_of(suite, names[0])))
+        assert_same(found, system.answers(task, own))
+    asked = {task: range(number % 2, len(own), number % 3 + 1)[::-1] for number, task in enumerate(alike)}
+    for task, found in system.answer_asked(asked, own, batch_size=3, scores=True).items():
+        assert_same(found, system.answers(task, [own[number] for number in asked[task]]))
     for task, row, found in zip(tasks, rows, mixed, strict=True):
         assert_same(found, system.answers(task, [row]))
 

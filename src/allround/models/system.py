@@ -152,13 +152,30 @@ class System(Predicts, ABC):
         """
         return {task: self.answers(task, rows, batch_size=batch_size, scores=scores) for task in tasks}
 
+    def answer_asked(
+        self, asked: Mapping[str, Sequence[int]], rows: Sequence[Row], *, batch_size: int = 64, scores: bool = False
+    ) -> dict[str, Answers]:
+        """The answers of each task to the rows that it is asked of, by their numbers; at least one of each task.
+
+        They come in the order of the numbers. Tasks that are asked of the same rows are answered together.
+        """
+        together: dict[tuple[int, ...], list[str]] = {}
+        for task, numbers in asked.items():
+            together.setdefault(tuple(numbers), []).append(task)
+        found: dict[str, Answers] = {}
+        for numbers, tasks in together.items():
+            some = [rows[number] for number in numbers]
+            found.update(self.answer_tasks(tasks, some, batch_size=batch_size, scores=scores))
+        return {task: found[task] for task in asked}
+
     def answer_mixed(self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64) -> list[Answers]:
         """The answer to each row, of the task that stands beside it: one `Answers` of length 1 a row."""
+        asked: dict[str, list[int]] = {}
+        for number, task in enumerate(tasks):
+            asked.setdefault(task, []).append(number)
         found: dict[int, Answers] = {}
-        for task in dict.fromkeys(tasks):
-            numbers = [number for number, other in enumerate(tasks) if other == task]
-            made = self.answers(task, [rows[number] for number in numbers], batch_size=batch_size)
-            found.update((number, made.take([place])) for place, number in enumerate(numbers))
+        for task, made in self.answer_asked(asked, rows, batch_size=batch_size).items():
+            found.update((number, made.take([place])) for place, number in enumerate(asked[task]))
         return [found[number] for number in range(len(rows))]
 
     def predict(

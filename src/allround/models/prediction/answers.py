@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -136,91 +136,136 @@ def choose_tasks(system: Answerer, window: Window, asking: Asking, source: str, 
 def _answered(
     system: Answerer, tasks: Sequence[str], window: Window, asking: Asking, source: str, counts: Counts
 ) -> Answered:
-    together: dict[object, list[str]] = {}
-    for task in tasks:
-        d = system.definition(task)
-        together.setdefault((d.inputs, d.modality, kind(d.kind).per_token, d.columns), []).append(task)
-    found: dict[str, TaskAnswers] = {}
-    reasons: dict[int, dict[str, list[str]]] = {}
-    empty: set[int] = set()
-    lacking: set[int] = set()
-    told = TasksTold(len(window)) if asking.find and system.finds_tasks and len(tasks) > 1 else None
-    for alike in together.values():
-        read = read_inputs(system.definition(alike[0]), window)
+    reading = Reading(system, tasks, window, asking, source)
+    made = [
+        system.answer_tasks(part.tasks, part.inputs.rows, batch_size=asking.batch_size, scores=part.scores)
+        if part.inputs.rows
+        else {}
+        for part in reading.parts
+    ]
+    return reading.answered(made, counts)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a window that some tasks read alike. alike: what tasks of such rows have in common. scores: whether the
+    probabilities of labels are needed."""
+
+    tasks: list[str]
+    inputs: Inputs
+    alike: Hashable
+    scores: bool
+
+
+class Reading:
+    """A window as tasks read it: the parts that a system has to answer, and what then comes of their answers."""
+
+    def __init__(self, system: Answerer, tasks: Sequence[str], window: Window, asking: Asking, source: str) -> None:
+        """Errors: with `asking.strict`, a row that cannot be answered."""
+        self.system, self.tasks, self.window, self.asking = system, tasks, window, asking
+        together: dict[Hashable, list[str]] = {}
+        for task in tasks:
+            d = system.definition(task)
+            together.setdefault((d.inputs, d.modality, kind(d.kind).per_token, d.columns), []).append(task)
+        self._read = [self._part(own, read_inputs(system.definition(own[0]), window), alike)
+                      for alike, own in together.items()]  # fmt: skip
         if asking.strict:
-            _check_whole(read, window, alike, source)
-        if told is not None:
-            told.read(alike, read)
-        else:
-            made = _of_tasks(system, alike, read, asking)
-            found.update({task: _spread(system, task, made.get(task), read, window, asking) for task in alike})
-        empty.update(read.empty)
-        lacking.update(read.empty, read.broken)
-        for place, reason in {
-            **read.empty,
-            **read.broken,
-            **{p: "; ".join(odd) for p, odd in read.odd.items()},
-        }.items():
-            reasons.setdefault(place, {}).setdefault(reason, []).extend(alike)
-    if told is not None:
-        for task, read in told.decide(system).items():
-            made = _of_tasks(system, [task], read, asking)
-            found[task] = _spread(system, task, made.get(task), read, window, asking)
-        # What a row lacks for other tasks than its own is nobody's concern.
-        known = {place for place, one in enumerate(told.found) if one is not None}
-        reasons = {place: why for place, why in reasons.items() if place not in known}
-        empty, lacking = empty - known, lacking - known
-    notes: list[str | None] = [None] * len(window)
-    for place, by_reason in sorted(reasons.items()):
-        some = any(len(named) < len(tasks) for named in by_reason.values())
-        notes[place] = "; ".join(f"{', '.join(n)}: {why}" if some else why for why, n in by_reason.items())
-        words = f"row {window.first + place} (counted from 0): {notes[place]}"
-        if place in lacking:
-            counts.first = counts.first or words
-        else:
-            counts.first_odd = counts.first_odd or words
-    counts.empty += len(empty)
-    counts.broken += len(lacking - empty)
-    counts.odd += len(reasons.keys() - lacking)
-    if told is not None:
-        for place, one in enumerate(told.found):
+            for part in self._read:
+                _check_whole(part.inputs, window, part.tasks, source)
+        self._told: list[TaskFound | None] | None = None
+        self.parts = self._read
+        if asking.find and system.finds_tasks and len(tasks) > 1:
+            self._told = _find_tasks(system, self._read, len(window))
+            self.parts = [self._part([task], _only(task, part.inputs, self._told), part.alike)
+                          for part in self._read for task in part.tasks]  # fmt: skip
+
+    def _part(self, tasks: list[str], inputs: Inputs, alike: Hashable) -> Part:
+        scored = any(self.asking.ranked and kind(self.system.definition(task).kind).labelled for task in tasks)
+        return Part(tasks, inputs, alike, scored or any(has_sets(self.system, task, self.asking) for task in tasks))
+
+    def answered(self, made: Sequence[Mapping[str, Answers]], counts: Counts | None = None) -> Answered:
+        """The window with its answers. made: those of each part, by task; none where it has no rows.
+
+        Errors: scores are wanted, and the system gives none.
+        """
+        found: dict[str, TaskAnswers] = {}
+        for part, answers in zip(self.parts, made, strict=True):
+            if part.inputs.rows:
+                self._check_scores(part.tasks, answers)
+            for task in part.tasks:
+                found[task] = _spread(self.system, task, answers.get(task), part.inputs, self.window, self.asking)
+        notes = self._notes(Counts() if counts is None else counts)
+        return Answered(self.window, {task: found[task] for task in self.tasks}, notes, self._told)
+
+    def _check_scores(self, tasks: Sequence[str], made: Mapping[str, Answers]) -> None:
+        for task in tasks:
+            wanted = self.asking.ranked and kind(self.system.definition(task).kind).labelled
+            if wanted and made[task].scores is None:
+                raise AllroundError(
+                    f"give the scores of task '{task}'",
+                    "the system gives no probabilities of its labels",
+                    "leave scores out, or leave the task out",
+                )
+
+    def _notes(self, counts: Counts) -> list[str | None]:
+        """What there is to say of each row, which is counted."""
+        reasons: dict[int, dict[str, list[str]]] = {}
+        empty: set[int] = set()
+        lacking: set[int] = set()
+        for part in self._read:
+            read = part.inputs
+            empty.update(read.empty)
+            lacking.update(read.empty, read.broken)
+            for place, reason in {
+                **read.empty,
+                **read.broken,
+                **{p: "; ".join(odd) for p, odd in read.odd.items()},
+            }.items():
+                reasons.setdefault(place, {}).setdefault(reason, []).extend(part.tasks)
+        if self._told is not None:  # what a row lacks for other tasks than its own is nobody's concern
+            known = {place for place, one in enumerate(self._told) if one is not None}
+            reasons = {place: why for place, why in reasons.items() if place not in known}
+            empty, lacking = empty - known, lacking - known
+        notes: list[str | None] = [None] * len(self.window)
+        for place, by_reason in sorted(reasons.items()):
+            some = any(len(named) < len(self.tasks) for named in by_reason.values())
+            notes[place] = "; ".join(f"{', '.join(n)}: {why}" if some else why for why, n in by_reason.items())
+            words = f"row {self.window.first + place} (counted from 0): {notes[place]}"
+            if place in lacking:
+                counts.first = counts.first or words
+            else:
+                counts.first_odd = counts.first_odd or words
+        counts.empty += len(empty)
+        counts.broken += len(lacking - empty)
+        counts.odd += len(reasons.keys() - lacking)
+        for place, one in enumerate(self._told or ()):
             if one is not None and one.task is None:
                 notes[place] = f"of no task that is known ({_most_likely(one)})"
-    return Answered(window, {task: found[task] for task in tasks}, notes, None if told is None else told.found)
+        return notes
 
 
 def _most_likely(found: TaskFound) -> str:
     return f"most likely {max(found.shares, key=lambda name: found.shares[name])}, {100 * found.confidence:.1f}%"
 
 
-class TasksTold:
-    """Which task each row of a window is of, by a system that can tell."""
+def _find_tasks(system: Answerer, parts: Sequence[Part], count: int) -> list[TaskFound | None]:
+    """Which task each of `count` rows is of; None where no task can read it. Where a row has the columns of tasks that
+    read differently, those that read the most of them come into question."""
+    rows: dict[int, Row] = {}
+    for part in sorted(parts, key=lambda part: -len(system.definition(part.tasks[0]).inputs)):
+        for place, row in zip(part.inputs.places, part.inputs.rows, strict=True):
+            rows.setdefault(place, row)
+    places = sorted(rows)
+    names = [task for part in parts for task in part.tasks]
+    told = dict(zip(places, system.find_tasks([rows[place] for place in places], names), strict=True))
+    return [told.get(place) for place in range(count)]
 
-    def __init__(self, rows: int) -> None:
-        self.found: list[TaskFound | None] = [None] * rows
-        self._read: list[tuple[list[str], Inputs]] = []
 
-    def read(self, tasks: list[str], read: Inputs) -> None:
-        """Rows as some tasks read them."""
-        self._read.append((tasks, read))
-
-    def decide(self, system: Answerer) -> dict[str, Inputs]:
-        """The rows of each task. Where a row has the columns of tasks that read differently, those that read the most
-        of them come into question."""
-        names = [task for tasks, _ in self._read for task in tasks]
-        rows: dict[int, Row] = {}
-        for _, read in sorted(self._read, key=lambda pair: -len(system.definition(pair[0][0]).inputs)):
-            for place, row in zip(read.places, read.rows, strict=True):
-                rows.setdefault(place, row)
-        places = sorted(rows)
-        for place, one in zip(places, system.find_tasks([rows[place] for place in places], names), strict=True):
-            self.found[place] = one
-        return {task: self._of(task, read) for tasks, read in self._read for task in tasks}
-
-    def _of(self, task: str, read: Inputs) -> Inputs:
-        pairs = [(place, row) for place, row in zip(read.places, read.rows, strict=True)
-                 if (one := self.found[place]) is not None and one.task == task]  # fmt: skip
-        return Inputs([row for _, row in pairs], [place for place, _ in pairs])
+def _only(task: str, inputs: Inputs, told: Sequence[TaskFound | None]) -> Inputs:
+    """The rows that were found to be of a task."""
+    pairs = [(place, row) for place, row in zip(inputs.places, inputs.rows, strict=True)
+             if (one := told[place]) is not None and one.task == task]  # fmt: skip
+    return Inputs([row for _, row in pairs], [place for place, _ in pairs])
 
 
 def _check_whole(read: Inputs, window: Window, tasks: Sequence[str], source: str) -> None:
@@ -232,22 +277,6 @@ def _check_whole(read: Inputs, window: Window, tasks: Sequence[str], source: str
             f"{wrong[place]}, in row {window.first + place} (counted from 0)",
             "correct it; or leave out --strict (strict=False in Python): the row then has an empty answer and a note",
         )
-
-
-def _of_tasks(system: Answerer, tasks: Sequence[str], read: Inputs, asking: Asking) -> Mapping[str, Answers]:
-    if not read.rows:
-        return {}
-    scored = [task for task in tasks if asking.ranked and kind(system.definition(task).kind).labelled]
-    wanted = bool(scored) or any(has_sets(system, task, asking) for task in tasks)
-    made = system.answer_tasks(tasks, read.rows, batch_size=asking.batch_size, scores=wanted)
-    for task in scored:
-        if made[task].scores is None:
-            raise AllroundError(
-                f"give the scores of task '{task}'",
-                "the system gives no probabilities of its labels",
-                "leave scores out, or leave the task out",
-            )
-    return made
 
 
 def has_sets(system: Answerer, task: str, asking: Asking) -> bool:

@@ -209,66 +209,56 @@ class MultiTaskModel(Model):
     ) -> Answers:
         return answer_alike([self], task, rows, batch_size=batch_size, scores=scores)[0]
 
-    @torch.inference_mode()
     def answer_tasks(
         self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64, scores: bool = False
     ) -> dict[str, Answers]:
         """The answers of several tasks to the same rows. Tasks that read rows alike share the encoder's work."""
-        self.eval()
-        together: dict[Hashable, list[str]] = {}
-        for task in tasks:
-            check_rows(self.definition(task), rows)
-            together.setdefault(self.reading(task), []).append(task)
-        found: dict[str, Answers] = {}
-        for alike in together.values():
-            found.update(self._answer_alike(alike, self.prepare(alike[0], rows), batch_size, scores))
-        return {task: found[task] for task in tasks}
-
-    def _answer_alike(
-        self, tasks: Sequence[str], rows: Sequence[Prepared], batch_size: int, scores: bool
-    ) -> dict[str, Answers]:
-        """The answers of tasks that read rows alike: the encoder reads each row once."""
-        parts: dict[str, list[Answers]] = {task: [] for task in tasks}
-        odd: dict[str, list[int]] = {}
-        order: list[int] = []
-        for numbers, batch in batches(self.encoder, rows, self.definitions[tasks[0]], batch_size):
-            features = self.features(replace(batch, rows=dict.fromkeys(tasks, tuple(range(batch.size)))))
-            order += numbers
-            for task, made in parts.items():
-                try:
-                    made.append(self.answered(task, features, scores=scores))
-                except NotFinite as error:
-                    odd.setdefault(task, []).extend(numbers[row] for row in error.rows)
-        for task, wrong in odd.items():
-            raise not_finite(self.encoder, self.definitions[task], sorted(wrong), len(rows))
-        places = sorted(range(len(order)), key=order.__getitem__)
-        return {task: Answers.join(made).take(places) for task, made in parts.items()}
+        return self.answer_asked(dict.fromkeys(tasks, range(len(rows))), rows, batch_size=batch_size, scores=scores)
 
     @torch.inference_mode()
-    def answer_mixed(self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64) -> list[Answers]:
-        """The answer to each row, of the task that stands beside it. Tasks that read rows alike share batches."""
+    def answer_asked(
+        self, asked: Mapping[str, Sequence[int]], rows: Sequence[Row], *, batch_size: int = 64, scores: bool = False
+    ) -> dict[str, Answers]:
+        """Tasks that read rows alike share batches: the encoder reads a row once, whichever of them ask it."""
         self.eval()
-        found: dict[int, Answers] = {}
-        together: dict[Hashable, list[int]] = {}
-        for number, task in enumerate(tasks):
-            check_rows(self.definition(task), [rows[number]])
-            together.setdefault(self.reading(task), []).append(number)
-        for numbers in together.values():
-            for start in range(0, len(numbers), batch_size):
-                some = numbers[start : start + batch_size]
-                ready = [self.prepare(tasks[number], [rows[number]])[0] for number in some]
-                asked = {
-                    t: [p for p, n in enumerate(some) if tasks[n] == t] for t in dict.fromkeys(tasks[n] for n in some)
-                }
-                batch = self.collate(ready, asked).to(self.device)
-                features = self.features(batch)
-                for task, places in asked.items():
-                    try:
-                        made = self.answered(task, features.take(places, batch.size))
-                    except NotFinite as error:
-                        raise not_finite(self.encoder, self.definitions[task], error.rows, len(places)) from error
-                    found.update((some[place], made.take([at])) for at, place in enumerate(places))
-        return [found[number] for number in range(len(rows))]
+        together: dict[Hashable, dict[str, Sequence[int]]] = {}
+        for task, numbers in asked.items():
+            check_rows(self.definition(task), [rows[number] for number in numbers])
+            together.setdefault(self.reading(task), {})[task] = numbers
+        found: dict[str, Answers] = {}
+        for alike in together.values():
+            found.update(self._answer_alike(alike, rows, batch_size, scores))
+        return {task: found[task] for task in asked}
+
+    def _answer_alike(
+        self, asked: Mapping[str, Sequence[int]], rows: Sequence[Row], batch_size: int, scores: bool
+    ) -> dict[str, Answers]:
+        """The answers of tasks that read rows alike."""
+        wanted = {task: set(numbers) for task, numbers in asked.items()}
+        numbers = sorted(set[int]().union(*wanted.values()))
+        first = next(iter(asked))
+        ready = self.prepare(first, [rows[number] for number in numbers])
+        parts: dict[str, list[Answers]] = {task: [] for task in asked}
+        order: dict[str, list[int]] = {task: [] for task in asked}
+        odd: dict[str, list[int]] = {}
+        for places, batch in batches(self.encoder, ready, self.definitions[first], batch_size):
+            some = [numbers[place] for place in places]
+            own = {task: tuple(at for at, number in enumerate(some) if number in wanted[task]) for task in asked}
+            own = {task: at for task, at in own.items() if at}
+            features = self.features(replace(batch, rows=own))
+            for task, at in own.items():
+                order[task] += [some[place] for place in at]
+                try:
+                    parts[task].append(self.answered(task, features.take(at, batch.size), scores=scores))
+                except NotFinite as error:
+                    odd.setdefault(task, []).extend(some[at[row]] for row in error.rows)
+        for task, wrong in odd.items():
+            raise not_finite(self.encoder, self.definitions[task], sorted(wrong), len(rows))
+        found = {}
+        for task, made in parts.items():
+            place_of = {number: place for place, number in enumerate(order[task])}
+            found[task] = Answers.join(made).take([place_of[number] for number in asked[task]])
+        return found
 
     @torch.inference_mode()
     def validate(
