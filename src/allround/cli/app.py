@@ -45,6 +45,7 @@ COMMANDS = (
     "compare",
     "reduce",
     "predict",
+    "serve",
     "doctor",
     "tasks",
     "methods",

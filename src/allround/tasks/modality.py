@@ -77,6 +77,8 @@ class Modality(ABC):
     for_prompts: ClassVar[bool] = False
     #: Whether a value may be missing.
     gaps: ClassVar[bool] = False
+    #: Whether `parse` takes a text as the name of a file, and opens it.
+    files: ClassVar[bool] = False
     #: How the inputs are given where the kind of a task asks about each word; None where they have no words.
     by_word: ClassVar[type[Modality] | None] = None
 

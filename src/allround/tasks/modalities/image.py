@@ -32,6 +32,7 @@ class Image(Modality):
     most_columns = 1
     fewer = "name the one column of images"
     rows = 64
+    files = True
 
     def recognises(self, value: object) -> bool:
         return hasattr(value, "getbands") or (isinstance(value, np.ndarray) and value.ndim in (2, 3))

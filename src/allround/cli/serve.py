@@ -1,0 +1,55 @@
+"""The command serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from allround.cli.help import PLAIN
+from allround.cli.options import DeviceOption
+
+app = typer.Typer(**PLAIN)
+
+
+@app.command(epilog="Example: `allround serve runs/support/best --port 8000`")
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Folders that allround saved, or NAME=FOLDER. The first answers where a request names no model.",
+        ),
+    ],
+    *,
+    host: Annotated[str, typer.Option(help="The address to serve at; 0.0.0.0 is every one of this machine.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="The port; 0 takes one that is free.")] = 8000,
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="A file of API keys, one a line. The variable ALLROUND_API_KEYS may hold some, with commas."),
+    ] = None,
+    deadline: Annotated[float, typer.Option(help="Seconds until a request is given up.")] = 30.0,
+    queue: Annotated[int, typer.Option(help="Most requests that wait; further ones are refused.")] = 512,
+    batch_rows: Annotated[int, typer.Option(help="Most rows that are answered together.")] = 64,
+    batch_tokens: Annotated[int, typer.Option(help="About how many tokens are answered together.")] = 4096,
+    device: DeviceOption = None,
+) -> None:
+    """Serve models over HTTP: all tasks from one pass, a page to try them, and counters.
+
+    Stops at Ctrl-C or SIGTERM, when every request that came is answered.
+    """
+    from allround.core.jobs import quiet_libraries
+    from allround.serving.engine import Limits
+    from allround.serving.serve import check_packages
+    from allround.serving.serve import serve as run
+    from allround.serving.served import named_folders
+
+    check_packages()
+    quiet_libraries()
+    run(
+        named_folders(models), host=host, port=port, keys=keys, deadline=deadline,
+        limits=Limits(rows=batch_rows, tokens=batch_tokens, queue=queue), device=device or "cpu", say=typer.echo,
+    )  # fmt: skip

@@ -1,0 +1,166 @@
+"""The HTTP API: routes, the form of errors, and the OpenAPI schema."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as LateError
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+
+from allround.core.errors import AllroundError
+from allround.core.version import __version__
+from allround.models.prediction.answers import Answered
+from allround.serving.answers_json import answers_json
+from allround.serving.bodies import (
+    ErrorAnswer,
+    PredictAnswers,
+    PredictBody,
+    TasksAnswer,
+    read_body,
+    schema_of,
+)
+from allround.serving.door import Door, DoorLimits
+from allround.serving.engine import Busy, Stopped, Work
+from allround.serving.keys import Keys
+from allround.serving.metrics import Metrics
+from allround.serving.questions import Question
+from allround.serving.refused import Refused, error_json
+from allround.serving.served import Models, Served, asking_of
+
+#: Paths that need no key: what is running, how it is, and how to ask it.
+OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json")
+
+_log = logging.getLogger("allround.serving")
+
+
+@dataclass
+class Service:
+    """All that the routes need. deadline: seconds until a request is given up."""
+
+    models: Models
+    keys: Keys = field(default_factory=lambda: Keys([]))
+    metrics: Metrics = field(default_factory=Metrics)
+    door: DoorLimits = field(default_factory=DoorLimits)
+    deadline: float = 30.0
+    ready: bool = True
+
+    async def ask(self, served: Served, work: Work) -> Any:
+        """What the engine of a model makes of work. Errors: `Refused` where it cannot be done, or not in time."""
+        asked = f"answer a request to the model '{served.name}'"
+        try:
+            future: Future[Any] = served.engine.submit(work, seconds=self.deadline)
+        except Busy as busy:
+            raise Refused(429, asked, f"{served.engine.waiting} requests wait already", "ask again later",
+                          {"Retry-After": str(max(1, ceil(busy.after)))}) from None  # fmt: skip
+        except Stopped:
+            raise Refused(503, asked, "the server is stopping", "ask again in a moment", {"Retry-After": "1"}) from None
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self.deadline)
+        except (asyncio.TimeoutError, LateError):
+            raise Refused(504, asked, f"there was no answer in {self.deadline:g} seconds",
+                          "ask again later, or with fewer rows") from None  # fmt: skip
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application of ASGI that serves models."""
+    app = FastAPI(title="allround", version=__version__, docs_url=None, redoc_url=None,
+                  description="One model that answers many tasks.")  # fmt: skip
+    _add_errors(app)
+    _add_state(app, service)
+    _add_tasks(app, service)
+    paths = [route.path for route in app.routes if hasattr(route, "path")]
+    app.add_middleware(Door, keys=service.keys, limits=service.door, metrics=service.metrics, open=OPEN, paths=paths)
+    return app
+
+
+def answer(body: Any) -> Response:
+    """A response in JSON."""
+    return Response(to_json(body, inf_nan_mode="null"), media_type="application/json")
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Errors of a route, for the schema. Each route may be refused for want of a key, or be too long on its way."""
+    said = {401: "No valid key.", 404: "No such task or model.", 408: "The request came too slowly.",
+            413: "The request is too large.", 415: "The body is not JSON.", 422: "The body cannot be understood.",
+            429: "The server is busy.", 500: "An error inside the server.", 503: "The server is stopping.",
+            504: "No answer in time."}  # fmt: skip
+    return {status: {"model": ErrorAnswer, "description": said[status]} for status in statuses}
+
+
+#: The errors that routes with a body have.
+REFUSALS = errors(401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+
+
+async def json_of(request: Request) -> bytes:
+    """The body of a request in JSON. Errors: `Refused` for another type."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Refused(415, f"read a request to {request.url.path}", f"its content is of type '{kind[:50]}'",
+                      "send JSON with the header: Content-Type: application/json")  # fmt: skip
+    return await request.body()
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(AllroundError)
+    async def refused(request: Request, error: AllroundError) -> Response:
+        status, headers = (error.status, error.headers) if isinstance(error, Refused) else (422, {})
+        return Response(to_json(error_json(error)), status, headers, "application/json")
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        found = AllroundError(f"{request.method} {request.url.path[:100]}", str(error.detail).lower(),
+                              "look at /openapi.json for what there is")  # fmt: skip
+        return Response(to_json(error_json(found)), error.status_code, error.headers, "application/json")
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        found = AllroundError(f"{request.method} {request.url.path}", f"an error inside the server: "
+                              f"{type(error).__name__}", "look at the server's log")  # fmt: skip
+        return Response(to_json(error_json(found)), 500, media_type="application/json")
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", summary="Whether the server runs", tags=["state"])
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", summary="Whether it takes requests", tags=["state"], responses=errors(503))
+    async def ready() -> dict[str, str]:
+        if not service.ready:
+            raise Refused(503, "take requests", "the server is stopping", "ask again in a moment",
+                          {"Retry-After": "1"})  # fmt: skip
+        return {"status": "ready"}
+
+    @app.get("/metrics", summary="Counters, as Prometheus reads them", tags=["state"],
+             responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+             response_class=Response)  # fmt: skip
+    async def metrics() -> Response:
+        for one in service.models:
+            service.metrics.waiting.labels(one.name).set(one.engine.waiting)
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_tasks(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/tasks", summary="The tasks, with their labels and scores", tags=["tasks"],
+             response_model=TasksAnswer, responses=errors(401, 404))  # fmt: skip
+    async def tasks(model: str | None = None) -> Response:
+        asked = service.models if model is None else [service.models.find(model)]
+        return answer({"tasks": [task for one in asked for task in one.about()]})
+
+    @app.post("/v1/predict", summary="Answer tasks for rows", tags=["tasks"], response_model=PredictAnswers,
+              responses=REFUSALS, openapi_extra=schema_of(PredictBody))  # fmt: skip
+    async def predict(request: Request) -> Response:
+        body = read_body(PredictBody, await json_of(request), "answer tasks for rows")
+        served = service.models.find(body.model)
+        asking = asking_of(body.tasks, scores=body.scores)
+        served.check_tasks(asking.tasks or ())
+        made: Answered = await service.ask(served, Question.make(body.inputs, asking))
+        return answer(answers_json(served.name, made, body.abstain, service.metrics))
