@@ -16,6 +16,7 @@ from allround.core.errors import AllroundError
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
     "BenTo: Benchmark Task Reduction with In-Context Transferability",
+    "Establishing Task Scaling Laws via Compute-Efficient Model Ladders",
     "How Predictable Are Large Language Model Capabilities? A Case Study on BIG-bench",
     "IBCL: Zero-shot Model Generation for Task Trade-offs in Continual Learning",
     "Towards Robust and Efficient Continual Language Learning",

@@ -247,6 +247,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "group": Declaration,
     "reduce": Reduce,
     "complete": Declaration,
+    "forecast": Declaration,
     "memory": Declaration,
     "head_policy": Declaration,
     "grow": Grow,

@@ -30,6 +30,7 @@ FAMILIES: dict[str, str] = {
     "group": "transfer/group",
     "reduce": "transfer/reduce",
     "complete": "transfer/complete",
+    "forecast": "transfer/forecast",
     "memory": "continual/memory",
     "head_policy": "continual/head",
     "grow": "continual/grow",

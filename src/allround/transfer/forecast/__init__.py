@@ -1,0 +1,1 @@
+"""Forecasts of a large model's score from runs of small ones."""
