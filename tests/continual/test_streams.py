@@ -30,6 +30,21 @@ def test_labels_are_split_without_losing_a_row(digits_suite: Suite) -> None:
         assert second.inputs == old and set(second.targets.tolist()) == {0, 1}
 
 
+def test_nothing_tells_where_an_arrival_ends_in_the_scenario_free(digits_suite: Suite) -> None:
+    digit = digits_suite["digit"]
+    made = split_labels(digit, 5, "free").arrivals
+    pieces = [one for number, arrival in enumerate(made) for one in arrival.pieces(4, 4 * number)]
+    assert [one.name for one in pieces] == [f"piece {number}" for number in range(8)]
+    assert {one.tasks[0].definition for one in pieces} == {digit.definition}, "all labels are known from the start"
+    came = [set(one.tasks[0].splits["train"].targets.tolist()) for one in pieces]
+    assert all(labels <= set(range(5)) for labels in came[:4]) and all(
+        labels <= set(range(5, 10)) for labels in came[4:]
+    )
+    rows = [row for one in pieces[:4] for row in one.tasks[0].splits["train"].inputs]
+    assert sorted(map(id, rows)) == sorted(map(id, made[0].tasks[0].splits["train"].inputs)), "each row comes once"
+    assert rotated(digit, 2, scenario="free").scenario == "free"
+
+
 def test_orders_follow_from_their_seed(digits_suite: Suite) -> None:
     digit = digits_suite["digit"]
     drawn = [[one.name for one in split_labels(digit, 2, "class", order=order).arrivals] for order in (0, 1, 1, 2)]
@@ -67,6 +82,6 @@ def test_what_is_no_stream_is_said(digits_suite: Suite) -> None:
     refused("for one task that comes in parts", task=None, scenario="class")
     refused("there is only 1 arrival", permute=1)
     refused("--orders is 0", labels=2, orders=0)
-    refused("come in the scenario 'domain'", permute=2, scenario="class")
+    refused("come in the scenario 'domain' or 'free'", permute=2, scenario="class")
     with pytest.raises(AllroundError, match="only 1 task"):
         of_tasks("one", [digits_suite["digit"]])

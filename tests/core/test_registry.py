@@ -18,6 +18,7 @@ PAPERS = (
     "BenTo: Benchmark Task Reduction with In-Context Transferability",
     "Establishing Task Scaling Laws via Compute-Efficient Model Ladders",
     "How Predictable Are Large Language Model Capabilities? A Case Study on BIG-bench",
+    "TAME: Task Agnostic Continual Learning using Multiple Experts",
     "IBCL: Zero-shot Model Generation for Task Trade-offs in Continual Learning",
     "Towards Robust and Efficient Continual Language Learning",
     "Exploring Continual Learning for Code Generation Models",

@@ -20,7 +20,7 @@ from allround.building.workshop import Work, Workshop, run_folder
 from allround.continual.report import REFERENCES, markdown
 from allround.continual.results import ArrivalOverlap, Course, StreamResults
 from allround.continual.strategy import strategy_of
-from allround.continual.stream import Scenario, Stream, of_tasks, permuted, rotated, split_labels
+from allround.continual.stream import PIECES, Scenario, Stream, of_tasks, permuted, rotated, split_labels
 from allround.core.errors import AllroundError
 from allround.core.files import json_text
 from allround.core.growing import remove_empty
@@ -78,10 +78,11 @@ def make_streams(
         chosen = scenario or "class"
         drawn = [split_labels(one, labels, chosen, order=order) for order in range(orders)]
         return drawn if labels > 1 else [drawn[0].ordered(order) for order in range(orders)]
-    if scenario not in (None, "domain"):
-        raise AllroundError(asked, f"changed images come in the scenario 'domain', and '{scenario}' was asked for",
-                            "leave --scenario out")  # fmt: skip
-    made = permuted(one, permute) if permute is not None else rotated(one, rotate or 0)
+    chosen = scenario or "domain"
+    if chosen not in ("domain", "free"):
+        raise AllroundError(asked, f"changed images come in the scenario 'domain' or 'free', and '{scenario}' was "
+                            "asked for", "leave --scenario out")  # fmt: skip
+    made = permuted(one, permute, scenario=chosen) if permute else rotated(one, rotate or 0, scenario=chosen)
     return [made.ordered(order) for order in range(orders)]
 
 
@@ -186,7 +187,7 @@ def _run(
                            arrivals=[(arrival.name, list(data.folders.values()))
                                      for arrival, data in zip(one.arrivals, kept, strict=True)],
                            settings=settings.to_json(), seed=seed_of(seed, "stream"),
-                           fit=one.scenario == "task")  # fmt: skip
+                           fit=one.scenario == "task", pieces=PIECES if one.scenario == "free" else 1)  # fmt: skip
                 found.append((text, order, seed, one, piece))
                 work.append((piece, job))
     shop.say(f"{plural(len(work), 'course')} run", shop.do("courses", work))

@@ -53,11 +53,11 @@ def stream(
         int | None, typer.Option(help="So many times the task comes, its images turned further each time.")
     ] = None,
     scenario: Annotated[
-        Literal["task", "domain", "class"] | None,
+        Literal["task", "domain", "class", "free"] | None,
         typer.Option(
             help="What is known of a row at test time, with --labels. task: the arrival that it belongs to; domain: "
-            "nothing, the labels are 'first', 'second' of any arrival; class: nothing, all labels compete. "
-            "Default: class."
+            "nothing, the labels are 'first', 'second' of any arrival; class: nothing, all labels compete; free: as "
+            "class, and a strategy is not told where an arrival ends. Default: class."
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Seeds of each strategy.")] = 1,

@@ -73,16 +73,15 @@ class GrowingLearner(StreamLearner):
             grown.definitions[task.name] = one.definition
             whole.append(one)
             own[task.name] = as_known(renamed(task, f"{task.name}-{number}"), one)
-        before = len(grown.parts)
         torch.manual_seed(seed_of(seed, "grow", arrival.name))
         parts = self.extend(own, number, settings, seed=seed_of(seed, arrival.name), scratch=scratch)
-        grown.parts += parts
+        grown.parts += [part for part in parts if part not in grown.parts]
         for body in grown.bodies:
             body.eval()
         if strategy.memory != "none":
             self.memory = self.memory.with_arrival(whole, self.view(parts), strategy.memory, strategy.bytes, seed=seed,
-                                                   name=arrival.name)  # fmt: skip
-        arrived = {before + place: own[part.task] for place, part in enumerate(parts) if part.task in own}
+                                                   name=f"{parts[0].arrival}: {arrival.name}")  # fmt: skip
+        arrived = {grown.parts.index(part): own[part.task] for part in parts if part.task in own}
         grown.select.arrived(grown, arrived, self.memory, seed_of(seed, "select", arrival.name))
         self.seconds += time.perf_counter() - started
 
@@ -90,7 +89,7 @@ class GrowingLearner(StreamLearner):
     def extend(
         self, arrived: Mapping[str, Task], number: int, settings: Settings, *, seed: int, scratch: Path | None
     ) -> list[Part]:
-        """Learn what arrived, and give the parts that answer it, which are not in the system yet.
+        """Learn what arrived, and give the parts that answer it: new ones, or such as were there and learned on.
 
         arrived: the rows of each task by its name, as a task that has a name of its own. number: of the arrival.
         """

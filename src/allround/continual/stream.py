@@ -15,9 +15,11 @@ from allround.core.words import listed
 from allround.tasks.task import Split, Task
 
 #: What is known of a row at test time: the task that it belongs to; nothing, as all arrivals have the same labels;
-#: nothing, and each arrival brings labels of its own.
-Scenario = Literal["task", "domain", "class"]
-SCENARIOS: tuple[Scenario, ...] = ("task", "domain", "class")
+#: nothing, and each arrival brings labels of its own; nothing, and a learner is not told either where an arrival ends.
+Scenario = Literal["task", "domain", "class", "free"]
+SCENARIOS: tuple[Scenario, ...] = ("task", "domain", "class", "free")
+#: Pieces in which an arrival comes where its end is not told.
+PIECES = 4
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,25 @@ class Arrival:
 
     name: str
     tasks: tuple[Task, ...]
+
+    def pieces(self, count: int, first: int = 0) -> list[Arrival]:
+        """The arrival as several: each `count`-th training row, and all validation rows; named by numbers alone, so
+        that nothing tells where an arrival ends. first: the number of the first one.
+
+        >>> from allround.tasks.make import make_task
+        >>> letters = make_task("letters", kind="classification", inputs="x", target="y",
+        ...                     data=[{"x": i, "y": "ab"[i % 2]} for i in range(40)])
+        >>> [(one.name, len(one.tasks[0].splits["train"])) for one in Arrival("ab", (letters,)).pieces(3, 6)]
+        [('piece 6', 8), ('piece 7', 8), ('piece 8', 8)]
+        """
+        made = []
+        for piece in range(count):
+            tasks = []
+            for task in self.tasks:
+                rows = task.splits["train"].take(range(piece, len(task.splits["train"]), count))
+                tasks.append(replace(task, splits={**task.splits, "train": rows}, table=None))
+            made.append(Arrival(f"piece {first + piece}", tuple(tasks)))
+        return made
 
 
 @dataclass(frozen=True)
@@ -65,7 +86,8 @@ def split_labels(task: Task, per: int, scenario: Scenario, *, order: int = 0) ->
     (arXiv:1904.07734).
 
     class: the task is one, and its labels grow. task: each arrival is a task of its own, with `per` labels. domain: the
-    task is one, and asks which of an arrival's labels it is, by number: the first, the second and so on.
+    task is one, and asks which of an arrival's labels it is, by number: the first, the second and so on. free: the task
+    is one, and all its labels are known from the start, so that they do not tell where an arrival ends.
     order: a seed that draws which labels come together; 0 takes them in the task's order.
 
     Errors: a task whose rows have no single label; labels that cannot be split evenly; fewer than two arrivals.
@@ -93,6 +115,8 @@ def split_labels(task: Task, per: int, scenario: Scenario, *, order: int = 0) ->
             part = renamed(part, f"{task.name}_{'_'.join(group)}")
         elif scenario == "domain":
             part = replace(part, definition=replace(part.definition, labels=tuple(map(str, range(per)))))
+        elif scenario == "free":
+            part = part.as_defined(task.definition)
         arrivals.append(Arrival(", ".join(group), (part,)))
     return Stream(f"{task.name} by labels", scenario, tuple(arrivals))
 
@@ -115,7 +139,7 @@ def renamed(task: Task, name: str) -> Task:
     return replace(task, definition=replace(task.definition, name=name))
 
 
-def permuted(task: Task, arrivals: int, seed: int = 0) -> Stream:
+def permuted(task: Task, arrivals: int, seed: int = 0, scenario: Scenario = "domain") -> Stream:
     """A stream of the same task on images whose pixels are shuffled, by an order of its own in each arrival but the
     first (Goodfellow et al., arXiv:1312.6211). Errors: other inputs than images."""
 
@@ -125,15 +149,21 @@ def permuted(task: Task, arrivals: int, seed: int = 0) -> Stream:
         order = np.random.default_rng(seed_of(seed, "pixels", number)).permutation(len(flat))
         return fromarray(flat[order].reshape(pixels.shape)) if number else image
 
-    return _images_changed(task, arrivals, "permuted", shuffle)
+    return _images_changed(task, arrivals, "permuted", shuffle, scenario)
 
 
-def rotated(task: Task, arrivals: int, degrees: float = 180.0) -> Stream:
+def rotated(task: Task, arrivals: int, degrees: float = 180.0, scenario: Scenario = "domain") -> Stream:
     """A stream of the same task on images that are turned, evenly from 0 to below `degrees`. Errors: as `permuted`."""
-    return _images_changed(task, arrivals, "rotated", lambda image, number: image.rotate(number * degrees / arrivals))
+
+    def turn(image: Image, number: int) -> Image:
+        return image.rotate(number * degrees / arrivals)
+
+    return _images_changed(task, arrivals, "rotated", turn, scenario)
 
 
-def _images_changed(task: Task, arrivals: int, word: str, change: Callable[[Image, int], Image]) -> Stream:
+def _images_changed(
+    task: Task, arrivals: int, word: str, change: Callable[[Image, int], Image], scenario: Scenario
+) -> Stream:
     if task.definition.modality != "image":
         raise AllroundError(
             f"make a stream of {word} images of '{task.name}'",
@@ -147,7 +177,7 @@ def _images_changed(task: Task, arrivals: int, word: str, change: Callable[[Imag
 
     made = [replace(task, table=None, splits={s: changed(rows, n) for s, rows in task.splits.items()})
             for n in range(arrivals)]  # fmt: skip
-    return Stream(f"{task.name}, {word}", "domain", tuple(Arrival(f"{word} {n}", (one,)) for n, one in enumerate(made)))
+    return Stream(f"{task.name}, {word}", scenario, tuple(Arrival(f"{word} {n}", (one,)) for n, one in enumerate(made)))
 
 
 def _check_two(name: str, count: int, what: str) -> None:

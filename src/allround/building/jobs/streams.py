@@ -48,13 +48,14 @@ def run_course(
     settings: Mapping[str, object],
     seed: int,
     fit: bool,
+    pieces: int = 1,
 ) -> None:
     """Let a strategy learn one arrival after another, and after each answer the test rows of all so far.
 
     encoder: the folder of the base. arrivals: the name of each and the folders of its tasks. fit: see
-    `StreamLearner.learn`. What is done is kept in the piece's scratch folder after each arrival, so that a killed
-    course goes on there. A strategy is handed the training and validation rows of one arrival at a time, and no test
-    rows.
+    `StreamLearner.learn`. pieces: each arrival comes in so many, and nothing tells where it ends. What is done is kept
+    in the piece's scratch folder after each arrival, so that a killed course goes on there. A strategy is handed the
+    training and validation rows of one arrival at a time, and no test rows.
     """
     chosen, plan = Settings.from_json(dict(settings)), strategy_of(strategy, values)
     scratch = piece.scratch
@@ -64,9 +65,12 @@ def run_course(
         name, folders = arrivals[number]
         tasks = tuple(map(without_test, map(stored_task, folders)))
         base = load_encoder(encoder) if plan.from_base else None
-        learner.learn(Arrival(name, tasks), plan, chosen, seed=seed, scratch=scratch / "training", base=base, fit=fit)
+        whole = Arrival(name, tasks)
+        for one in whole.pieces(pieces, number * pieces) if pieces > 1 else [whole]:
+            learner.learn(one, plan, chosen, seed=seed, scratch=scratch / "training", base=base, fit=fit)
         so_far = arrivals[: number + 1]
-        further = _picks(learner.system, so_far) | {"ahead": _ahead(learner.system, arrivals[number + 1 : number + 2])}
+        further: dict[str, list[Any]] = {"ahead": _ahead(learner.system, arrivals[number + 1 : number + 2])}
+        further |= _picks(learner.system, so_far, named=pieces == 1)
         _keep(scratch, number, learner, _answers(learner.system, so_far), further)
     with piece.make() as (folder, facts):
         last = scratch / _name(len(arrivals))
@@ -112,14 +116,15 @@ def _facts(system: System, task: Task) -> dict[str, Any]:
     return {"labels": known.labels, "center": known.center, "scale": known.scale, "weights": known.weights}
 
 
-def _picks(system: System, arrivals: Sequence[tuple[str, Sequence[str]]]) -> dict[str, list[list[float]]]:
+def _picks(system: System, arrivals: Sequence[tuple[str, Sequence[str]]], named: bool) -> dict[str, list[list[float]]]:
     """For the tasks of each arrival the share of test rows that are taken to be of it, and the score where all are;
-    nothing for a system that is told of, or does not ask for, the arrival of a row."""
+    nothing for a system that is told of, or does not ask for, the arrival of a row. named: whether its parts are those
+    of arrivals; nothing where they are not."""
     found: dict[str, list[list[float]]] = {"picked": [], "oracle": []}
     for number, (_, folders) in enumerate(arrivals):
         for values in found.values():
             values.append([])
-        if not isinstance(system, Grown):
+        if not isinstance(system, Grown) or not named:
             continue
         for task in map(stored_task, folders):
             rows = task.splits["test"].inputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from allround.continual.strategy import Strategy
+from allround.continual.stream import Scenario
 from allround.core.registry import method
 
 
@@ -14,4 +15,5 @@ def icarl(*, bytes: int = 50_000, weight: float = 1.0) -> Strategy:
     Differs: cross-entropy and distillation by a softmax where the paper has a sigmoid for each label.
     """
     guards = {"lwf": {"weight": weight}} if weight else {}
-    return Strategy(memory="herding", bytes=bytes, guards=guards, head="prototype")
+    named: tuple[Scenario, ...] = ("task", "domain", "class")  # a label that has not come yet has no mean
+    return Strategy(memory="herding", bytes=bytes, guards=guards, head="prototype", scenarios=named)
