@@ -17,6 +17,10 @@ from allround.core.errors import AllroundError
 PAPERS = (
     "BenTo: Benchmark Task Reduction with In-Context Transferability",
     "Establishing Task Scaling Laws via Compute-Efficient Model Ladders",
+    "An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction",
+    "Hierarchical Prompting Taxonomy: A Universal Evaluation Framework for Large Language Models",
+    "Law of the Weakest Link: Cross Capabilities of Large Language Models",
+    "What Did I Do Wrong? Quantifying LLMs' Sensitivity and Consistency to Prompt Engineering",
     "How Predictable Are Large Language Model Capabilities? A Case Study on BIG-bench",
     "TAME: Task Agnostic Continual Learning using Multiple Experts",
     "IBCL: Zero-shot Model Generation for Task Trade-offs in Continual Learning",

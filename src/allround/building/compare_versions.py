@@ -11,6 +11,7 @@ from allround.core.errors import AllroundError
 from allround.core.outputs import check_texts, write_texts
 from allround.core.words import listed
 from allround.evaluation.errors import text_of
+from allround.evaluation.measuring import MeasureView, measure
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.scoreboard import Scoreboard
@@ -33,6 +34,7 @@ def compare_versions(
     max_drop: float | None = None,
     no_worse_task: bool = False,
     baseline: Path | str | None = None,
+    measures: Sequence[str] = (),
     out: Path | str | None = None,
     data_dir: Path | str | None = None,
     only: Sequence[str] | None = None,
@@ -48,7 +50,8 @@ def compare_versions(
     build, whose best system is taken, with the test answers that it kept; a folder of Parquet files of predictions, one
     for each task; or one such file. suite: needed for saved folders; with it new errors are listed with their inputs.
     max_flips, max_drop, no_worse_task: see `Gates`. baseline: a further version that is meant to be as the old one,
-    such as another seed: the rows that turn between these two are allowed to the new one too. out: a folder for
+    such as another seed: the rows that turn between these two are allowed to the new one too. measures: of the family
+    `measure`, with settings, such as "cross_task:tasks=digit+parity"; each is taken of both versions. out: a folder for
     `compare.json`, `compare.md` and `new-errors.jsonl`, the rows that only the old version answers rightly.
 
     Errors: nothing in common; answers to other rows; a saved folder without a suite.
@@ -68,8 +71,10 @@ def compare_versions(
     if rows is not None:
         errors = [{**one, "input": _input(rows, one)} for one in errors]
     others = sorted(set(before) ^ set(after))
+    pairs = [pair for text in measures
+             for pair in zip(*(measure(text, MeasureView(one)) for one in (before, after)), strict=True)]  # fmt: skip
     found = VersionsResult(str(old), str(new), tasks, {one.task: gates.broken(one) for one in tasks}, errors, others,
-                           list(dict.fromkeys(told)))  # fmt: skip
+                           list(dict.fromkeys(told)), pairs)  # fmt: skip
     if out is not None:
         write_texts(Path(out), found.files(), _COMMAND, force=force)
     return found

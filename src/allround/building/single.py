@@ -12,7 +12,7 @@ import numpy as np
 from allround.building.benchmarks import Benchmark, by_metric, with_benchmarks
 from allround.building.following import Following, what_happened
 from allround.building.opening import open_for, with_demonstrations, with_own_words
-from allround.building.prompts import scores_by_prompt
+from allround.building.prompts import answers_by_prompt, scores_by_prompt
 from allround.building.saving import CONFIG, cell_facts
 from allround.building.tracking import check_trackers, tracking
 from allround.composition.shown_model import ShownModel
@@ -27,6 +27,7 @@ from allround.evaluation.calibration import CalibrationFacts, calibrated, check_
 from allround.evaluation.calibrators import way_of
 from allround.evaluation.error_files import check_error_files, write_error_files
 from allround.evaluation.errors import errors_of
+from allround.evaluation.measuring import MeasureView, words_of
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions, score
 from allround.evaluation.scoreboard import FILES, Notes, Scoreboard, ScoredSystem
@@ -230,6 +231,7 @@ def evaluate(
     split: str = "test",
     fit_heads: bool = False,
     demonstrations: str | None = None,
+    measures: Sequence[str] = (),
     save: Path | str | None = None,
     out: Path | str | None = None,
     errors: Path | str | None = None,
@@ -241,9 +243,11 @@ def evaluate(
     model: what allround saved, or a folder or Hub id of transformers, sentence-transformers or PEFT: a classifier's
     head serves the tasks whose labels it has. fit_heads: fit heads on the suite's training rows for tasks without one;
     a line, and the notes of the scoreboard, say which is which. demonstrations: how training rows of the suite are
-    chosen that a language model is shown before each question, such as "coverage:count=4". save: keep the
-    model as it was scored, with heads and demonstrations, in this folder. out: also write the scoreboard into this
-    folder; files that are there are replaced only where `evaluate` wrote them and they are unchanged, or with `force`.
+    chosen that a language model is shown before each question, such as "coverage:count=4". measures: of the family
+    `measure`, with settings, such as "cross_task:tasks=digit+parity"; what they find stands in the notes of the board.
+    save: keep the model as it was scored, with heads and demonstrations, in this folder. out: also write the
+    scoreboard into this folder; files that are there are replaced only where `evaluate` wrote them and they are
+    unchanged, or with `force`.
     errors: write what the model gets wrong into this folder, as CSV files. tasks: of the
     lm-evaluation-harness, beside those of the suite: `lm-eval:NAME`, `lm-eval:FILE.yaml`, a dictionary, or what
     `harness_task` made; language models answer them, and each of their metrics is a row of the scoreboard.
@@ -279,8 +283,14 @@ def evaluate(
         check_labels(model, task, what)
     predictions: dict[tuple[str, str], Predictions] = {}
     board = board_of(model, suite, split, "model", None, said, keep=predictions, each_metric=True)
-    if put := scores_by_prompt(model, suite, split, predictions):
-        board = replace(board, notes={**board.notes, "prompts": [one.words for one in put]})
+    by_prompt = answers_by_prompt(model, suite, split, predictions)
+    notes: Notes = {**board.notes}
+    if by_prompt:
+        notes["prompts"] = [one.words for one in scores_by_prompt(by_prompt)]
+    if measures:
+        made = {name: predictions["model", name] for name in suite.tasks}
+        notes["measures"] = words_of(measures, MeasureView(made, by_prompt))
+    board = replace(board, notes=notes)
     if save is not None:
         model.save(save, force=force)
     if errors is not None:

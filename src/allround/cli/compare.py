@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from allround.cli.help import PLAIN
-from allround.cli.options import DataOption, DeviceOption, ForceOption, LimitOption, OnlyOption, SplitOption, load_suite
+from allround.cli.options import (
+    DataOption,
+    DeviceOption,
+    ForceOption,
+    LimitOption,
+    MeasureOption,
+    OnlyOption,
+    SplitOption,
+    load_suite,
+)
 from allround.cli.screen import give
 from allround.cli.words import part_of_all
 
@@ -41,6 +50,7 @@ def compare(
             "two may turn in any case."
         ),
     ] = None,
+    measure: MeasureOption = None,
     split: SplitOption = "test",
     data_dir: DataOption = None,
     only: OnlyOption = None,
@@ -63,7 +73,8 @@ def compare(
     rows = None if suite is None else load_suite(suite, data_dir, only, limit)
     found = compare_versions(
         old, new, rows, split=split, max_flips=None if max_flips is None else part_of_all(max_flips, "--max-flips"),
-        max_drop=max_drop, no_worse_task=no_worse_task, baseline=baseline_flips, out=out, device=device or "cpu",
+        max_drop=max_drop, no_worse_task=no_worse_task, baseline=baseline_flips,
+        measures=measure or (), out=out, device=device or "cpu",
         force=force,
     )  # fmt: skip
     print_versions(found)

@@ -12,6 +12,7 @@ from allround.cli.options import (
     DataOption,
     ForceOption,
     LimitOption,
+    MeasureOption,
     OnlyOption,
     SplitOption,
     load_suite,
@@ -50,6 +51,7 @@ def evaluate(
             "NAME:key=value;key=value, such as coverage:count=4 (`allround methods list --family demonstrations`)."
         ),
     ] = None,
+    measure: MeasureOption = None,
     save: Annotated[
         Path | None,
         typer.Option(help="Also save the model as it was scored, with its heads and demonstrations, into this folder."),
@@ -89,7 +91,13 @@ def evaluate(
     if budget is not None:
         from allround.building.partial import evaluate_part, plain, print_part
 
-        whole = {"--save": save, "--out": out, "--errors": errors, "--demonstrations": demonstrations}
+        whole = {
+            "--save": save,
+            "--out": out,
+            "--errors": errors,
+            "--demonstrations": demonstrations,
+            "--measure": measure or None,
+        }
         found = evaluate_part(model, asked, budget, beside=beside, split=split, fit_heads=fit_heads,
                               others=[name for name, value in whole.items() if value is not None])  # fmt: skip
         print_part(found)
@@ -97,9 +105,9 @@ def evaluate(
     if beside is not None:
         do = "give one, such as 500rows; to compare two versions on all rows: allround compare"
         raise AllroundError(f"evaluate {model} beside {beside}", "there is no --budget", do)
-    board = run(model, asked, split=split, fit_heads=fit_heads, demonstrations=demonstrations, save=save, out=out,
-                errors=errors, progress=Progress(), force=force)  # fmt: skip
+    board = run(model, asked, split=split, fit_heads=fit_heads, demonstrations=demonstrations, measures=measure or (),
+                save=save, out=out, errors=errors, progress=Progress(), force=force)  # fmt: skip
     board.print()
-    for line in board.notes.get("prompts", ()):
+    for line in (*board.notes.get("prompts", ()), *board.notes.get("measures", ())):
         typer.echo(line)
     return board.to_json()

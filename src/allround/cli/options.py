@@ -42,6 +42,13 @@ LimitOption = Annotated[
     list[str] | None, typer.Option(help="Most rows of a split, such as train=1000; may be repeated.")
 ]
 SplitOption = Annotated[str, typer.Option(help="train, validation or test.")]
+MeasureOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Also take a measure of the answers: NAME, or NAME:key=value;key=value, such as "
+        "cross_task:tasks=digit+parity (`allround methods list --family measure`); may be repeated."
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 WorkersOption = Annotated[int | None, typer.Option(help="Processes. Default: one a core.")]

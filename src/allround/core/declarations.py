@@ -260,6 +260,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "system": Declaration,
     "modality": Declaration,
     "metric": Metric,
+    "measure": Declaration,
     "encoder": Encoder,
     "suite": Declaration,
     "collection": Declaration,

@@ -43,6 +43,7 @@ FAMILIES: dict[str, str] = {
     "system": "models/systems composition/systems continual/systems",
     "modality": "tasks/modalities",
     "metric": "tasks/metrics",
+    "measure": "evaluation/measures",
     "encoder": "models/encoders",
     "suite": "tasks/suites",
     "collection": "tasks/collections",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from allround.core.files import json_text
 from allround.core.progress import make_console
 from allround.core.words import listed, percent, plural, printable, shown, span_text
+from allround.evaluation.measuring import Measured, shown_interval
 from allround.evaluation.tables import fitted_table, markdown_table, markdown_text
 from allround.evaluation.versions import TaskVersions
 from allround.tasks.metric import better
@@ -27,7 +28,8 @@ _LABELS = 3
 @dataclass(frozen=True)
 class VersionsResult:
     """Two versions compared. broken: what each task does not keep to, in words. errors: see `versions.new_errors`.
-    only: tasks that one version alone answered. notes: what has to be known beside that."""
+    only: tasks that one version alone answered. notes: what has to be known beside that. measures: each of the old
+    version and of the new one."""
 
     old: str
     new: str
@@ -36,6 +38,7 @@ class VersionsResult:
     errors: Sequence[Mapping[str, object]]
     only: Sequence[str] = ()
     notes: Sequence[str] = field(default=())
+    measures: Sequence[tuple[Measured, Measured]] = ()
 
     @property
     def passed(self) -> bool:
@@ -93,6 +96,10 @@ def sentences(found: VersionsResult) -> list[str]:
         if worst and (found.broken.get(one.task) or one.verdict == "worse"):
             named = ", ".join(f"{label.label} ({label.lost} of {label.rows})" for label in worst)
             lines.append(f"{one.task}: rows that turn from right to wrong are most often of the labels {named}.")
+    for old, new in found.measures:
+        both = " → ".join(shown_interval(one.interval, one.share) for one in (old, new))
+        change = shown_interval(new.less(old), new.share, signed=True)
+        lines.append(f"{new.name[:1].upper()}{new.name[1:]}: {both}, a difference of {change}.")
     if found.only:
         lines.append(f"Only one of the versions answered {listed(list(found.only))}, which is left out.")
     return [*lines, *found.notes]
@@ -149,6 +156,8 @@ def plain(found: VersionsResult) -> dict[str, object]:
             }
             for one in found.tasks
         },
+        "measures": [{"name": new.name, "old": old.interval._asdict(), "new": new.interval._asdict(),
+                      "difference": new.less(old)._asdict()} for old, new in found.measures],
         "only": list(found.only),
         "notes": list(found.notes),
     }  # fmt: skip

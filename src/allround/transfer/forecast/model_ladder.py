@@ -10,7 +10,7 @@ from allround.transfer.matrix import Values
 
 
 @method(
-    source="Bhagia et al., COLM 2025, arXiv:2412.04403; src/scaling/fitting_functions.py and src/scripts/step2.py of "
+    source="Bhagia et al., 2024, arXiv:2412.04403; src/scaling/fitting_functions.py and src/scripts/step2.py of "
     "allenai/OLMo-ladder",
     paper="Establishing Task Scaling Laws via Compute-Efficient Model Ladders",
 )

@@ -9,7 +9,7 @@ from allround.transfer.forecasting import LadderRuns, fit_power_law
 from allround.transfer.matrix import Values
 
 
-@method(source="the single step that Bhagia et al. compare with, COLM 2025, arXiv:2412.04403, section 6")
+@method(source="the single step that Bhagia et al. compare with, 2024, arXiv:2412.04403")
 def one_step(runs: LadderRuns, at: Values) -> Values:
     """Fit a power law of size and data to the scores at the ends of runs; the losses are not looked at.
 

@@ -1,0 +1,1 @@
+"""Measures of a system's answers beside the scores of its tasks."""
