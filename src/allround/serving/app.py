@@ -30,12 +30,13 @@ from allround.serving.door import Door, DoorLimits
 from allround.serving.engine import Busy, Stopped, Work
 from allround.serving.keys import Keys
 from allround.serving.metrics import Metrics
+from allround.serving.page import page
 from allround.serving.questions import Question
 from allround.serving.refused import Refused, error_json
 from allround.serving.served import Models, Served, asking_of
 
 #: Paths that need no key: what is running, how it is, and how to ask it.
-OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json")
+OPEN = ("/", "/healthz", "/readyz", "/metrics", "/openapi.json")
 
 _log = logging.getLogger("allround.serving")
 
@@ -75,6 +76,7 @@ def make_app(service: Service) -> FastAPI:
     _add_errors(app)
     _add_state(app, service)
     _add_tasks(app, service)
+    _add_page(app, service)
     paths = [route.path for route in app.routes if hasattr(route, "path")]
     app.add_middleware(Door, keys=service.keys, limits=service.door, metrics=service.metrics, open=OPEN, paths=paths)
     return app
@@ -164,3 +166,12 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
         served.check_tasks(asking.tasks or ())
         made: Answered = await service.ask(served, Question.make(body.inputs, asking))
         return answer(answers_json(served.name, made, body.abstain, service.metrics))
+
+
+def _add_page(app: FastAPI, service: Service) -> None:
+    text, policy = page(" and ".join(service.models.by_name))
+
+    @app.get("/", include_in_schema=False)
+    async def show() -> Response:
+        headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
+        return Response(text, headers=headers, media_type="text/html; charset=utf-8")
