@@ -18,7 +18,7 @@ from allround.evaluation.scoreboard import Scoreboard
 from allround.evaluation.versions import Gates, compare, new_errors
 from allround.evaluation.versions_report import FILES, VersionsResult
 from allround.models.manifest import MANIFEST
-from allround.models.system import load
+from allround.models.system import System, load
 from allround.tasks.suite import Suite, as_suite
 
 _COMMAND = "compare"
@@ -114,16 +114,20 @@ def _computed(place: Path, suite: Suite | None, split: str, device: str) -> dict
     if suite is None:
         raise AllroundError(f"compare the version {place}", "it is a model, and no rows were given to answer",
                             "give a suite, or files of predictions")  # fmt: skip
-    system = load(place, device=device)
-    known = {name: task for name, task in suite.tasks.items() if name in system.definitions}
+    return answers_of_system(load(place, device=device), suite, split, str(place))
+
+
+def answers_of_system(system: System, suite: Suite, split: str, name: str) -> dict[str, Predictions]:
+    """The answers of a system to the tasks of a suite that it knows. name: what messages call it. Errors: no task."""
+    known = {one: task for one, task in suite.tasks.items() if one in system.definitions}
     if not known:
-        raise AllroundError(f"compare the version {place} on '{suite.name}'",
+        raise AllroundError(f"compare the version {name} on '{suite.name}'",
                             f"it knows none of the tasks {listed(list(suite.tasks))}",
                             f"give a suite with its own: {listed(list(system.definitions))}")  # fmt: skip
     for task in known.values():
-        check_labels(system, task, str(place))
-    return {name: predict_split(system, task.as_defined(system.definition(name)), split)
-            for name, task in known.items()}  # fmt: skip
+        check_labels(system, task, name)
+    return {one: predict_split(system, task.as_defined(system.definition(one)), split)
+            for one, task in known.items()}  # fmt: skip
 
 
 def _input(suite: Suite, error: Mapping[str, object]) -> str | None:

@@ -13,7 +13,10 @@ from allround.cli.options import (
     DeviceOption,
     ForceOption,
     LimitOption,
+    MaxDropOption,
+    MaxFlipsOption,
     MeasureOption,
+    NoWorseOption,
     OnlyOption,
     SplitOption,
     load_suite,
@@ -34,15 +37,9 @@ def compare(
         str | None, typer.Argument(metavar="SUITE", help="The rows that models answer; needed for saved models.")
     ] = None,
     *,
-    max_flips: Annotated[
-        str | None, typer.Option(help="The share of a task's rows that may turn from right to wrong, such as 2%.")
-    ] = None,
-    max_drop: Annotated[
-        float | None, typer.Option(help="How far the score of a task may fall, in its own units: 0.01 is one point.")
-    ] = None,
-    no_worse_task: Annotated[
-        bool, typer.Option("--no-worse-task", help="No task may be worse, at 5% over all tasks together.")
-    ] = False,
+    max_flips: MaxFlipsOption = None,
+    max_drop: MaxDropOption = None,
+    no_worse_task: NoWorseOption = False,
     baseline_flips: Annotated[
         str | None,
         typer.Option(

@@ -90,6 +90,15 @@ DemonstrationsOption = Annotated[
     ),
 ]
 
+MaxFlipsOption = Annotated[
+    str | None, typer.Option(help="The share of a task's rows that may turn from right to wrong, such as 2%.")
+]
+MaxDropOption = Annotated[
+    float | None, typer.Option(help="How far the score of a task may fall, in its own units: 0.01 is one point.")
+]
+NoWorseOption = Annotated[
+    bool, typer.Option("--no-worse-task", help="No task may be worse, at 5% over all tasks together.")
+]
 CalibrateOption = Annotated[
     str,
     typer.Option(

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as LateError
 from dataclasses import dataclass, field
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -22,6 +23,8 @@ from allround.serving.bodies import (
     ErrorAnswer,
     PredictAnswers,
     PredictBody,
+    ReloadAnswer,
+    ReloadBody,
     TasksAnswer,
     read_body,
     schema_of,
@@ -33,6 +36,7 @@ from allround.serving.metrics import Metrics
 from allround.serving.page import page
 from allround.serving.questions import Question
 from allround.serving.refused import Refused, error_json
+from allround.serving.reload import Reloader
 from allround.serving.served import Models, Served, asking_of
 
 #: Paths that need no key: what is running, how it is, and how to ask it.
@@ -43,14 +47,16 @@ _log = logging.getLogger("allround.serving")
 
 @dataclass
 class Service:
-    """All that the routes need. deadline: seconds until a request is given up."""
+    """All that the routes need. admin: keys of those who may reload. deadline: seconds until a request is given up."""
 
     models: Models
     keys: Keys = field(default_factory=lambda: Keys([]))
+    admin: Keys = field(default_factory=lambda: Keys([]))
     metrics: Metrics = field(default_factory=Metrics)
     door: DoorLimits = field(default_factory=DoorLimits)
     deadline: float = 30.0
     ready: bool = True
+    reloader: Reloader | None = None
 
     async def ask(self, served: Served, work: Work) -> Any:
         """What the engine of a model makes of work. Errors: `Refused` where it cannot be done, or not in time."""
@@ -76,9 +82,18 @@ def make_app(service: Service) -> FastAPI:
     _add_errors(app)
     _add_state(app, service)
     _add_tasks(app, service)
+    _add_admin(app, service)
     _add_page(app, service)
     paths = [route.path for route in app.routes if hasattr(route, "path")]
-    app.add_middleware(Door, keys=service.keys, limits=service.door, metrics=service.metrics, open=OPEN, paths=paths)
+    app.add_middleware(
+        Door,
+        keys=service.keys,
+        admin=service.admin,
+        limits=service.door,
+        metrics=service.metrics,
+        open=OPEN,
+        paths=paths,
+    )
     return app
 
 
@@ -89,7 +104,8 @@ def answer(body: Any) -> Response:
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Errors of a route, for the schema. Each route may be refused for want of a key, or be too long on its way."""
-    said = {401: "No valid key.", 404: "No such task or model.", 408: "The request came too slowly.",
+    said = {401: "No valid key.", 403: "The server has no key for this.", 404: "No such task or model.",
+            408: "The request came too slowly.", 409: "The new version does not pass.",
             413: "The request is too large.", 415: "The body is not JSON.", 422: "The body cannot be understood.",
             429: "The server is busy.", 500: "An error inside the server.", 503: "The server is stopping.",
             504: "No answer in time."}  # fmt: skip
@@ -164,8 +180,25 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
         served = service.models.find(body.model)
         asking = asking_of(body.tasks, scores=body.scores)
         served.check_tasks(asking.tasks or ())
-        made: Answered = await service.ask(served, Question.make(body.inputs, asking))
+        question = Question.make(body.inputs, asking)
+        made: Answered = await service.ask(served, question)
+        if served.shadow is not None:
+            served.shadow.see(question, made)
         return answer(answers_json(served.name, made, body.abstain, service.metrics))
+
+
+def _add_admin(app: FastAPI, service: Service) -> None:
+    reloader = service.reloader
+    if reloader is None:
+        return
+
+    @app.post("/admin/reload", summary="Put another version in the place of a model", tags=["state"],
+              response_model=ReloadAnswer, responses={**REFUSALS, **errors(403, 409)},
+              openapi_extra=schema_of(ReloadBody))  # fmt: skip
+    async def reload(request: Request) -> Response:
+        body = read_body(ReloadBody, await json_of(request), "reload a model")
+        folder = None if body.folder is None else Path(body.folder)
+        return answer(await asyncio.to_thread(reloader.reload, service.models.find(body.model), folder))
 
 
 def _add_page(app: FastAPI, service: Service) -> None:

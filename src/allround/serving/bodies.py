@@ -108,6 +108,15 @@ class TasksAnswer(BaseModel):
     tasks: list[TaskAbout]
 
 
+class ReloadAnswer(BaseModel):
+    """The version that answers now, and how it compares with the one before; nothing where there is no gate."""
+
+    model: str
+    folder: str
+    tasks: list[str]
+    compared: list[dict[str, str | float | int | None]]
+
+
 class ErrorAbout(BaseModel):
     """What was asked, what was found, what to do."""
 

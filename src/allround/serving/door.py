@@ -11,7 +11,7 @@ from typing import Any
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from allround.serving.keys import Keys
+from allround.serving.keys import ADMIN, Keys
 from allround.serving.metrics import Metrics
 from allround.serving.refused import Refused, error_json
 
@@ -29,14 +29,23 @@ class DoorLimits:
 class Door:
     """An ASGI application in front of another: it reads each body within limits, and checks keys.
 
-    open: paths that need no key. paths: those that are counted by name; others are counted together.
+    admin: keys for paths under /admin, which nobody may ask where there are none. open: paths that need no key. paths:
+    those that are counted by name; others are counted together.
     """
 
     def __init__(
-        self, app: ASGIApp, *, keys: Keys, limits: DoorLimits, metrics: Metrics, open: Collection[str],
+        self,
+        app: ASGIApp,
+        *,
+        keys: Keys,
+        admin: Keys,
+        limits: DoorLimits,
+        metrics: Metrics,
+        open: Collection[str],
         paths: Collection[str],
-    ) -> None:  # fmt: skip
-        self.app, self.keys, self.limits, self.metrics = app, keys, limits, metrics
+    ) -> None:
+        self.app, self.keys, self.admin = app, keys, admin
+        self.limits, self.metrics = limits, metrics
         self.open, self.paths = frozenset(open), frozenset(paths)
         self._held = 0
 
@@ -70,11 +79,15 @@ class Door:
             self.metrics.seconds.labels(path).observe(time.perf_counter() - begun)
 
     def _check_key(self, path: str, headers: dict[str, str]) -> None:
-        if path in self.open or not self.keys:
+        managing = path.startswith("/admin/")
+        if managing and not self.admin:
+            raise Refused(403, f"ask {path[:100]}", "the server has no key for it",
+                          f"start it with the variable {ADMIN}")  # fmt: skip
+        if path in self.open or not (managing or self.keys):
             return
         scheme, _, token = headers.get("authorization", "").partition(" ")
         shown = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
-        if not self.keys.allow(shown):
+        if not (self.admin if managing else self.keys).allow(shown):
             raise Refused(401, f"ask {path[:100]}", "the request shows no valid API key",
                           "send the header: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})  # fmt: skip
 

@@ -13,6 +13,8 @@ from allround.core.reading import read_text
 
 #: The environment variable with keys, separated by commas.
 VARIABLE = "ALLROUND_API_KEYS"
+#: The environment variable with the key of those who may put another model in the place of one.
+ADMIN = "ALLROUND_ADMIN_KEY"
 #: Fewer characters can be guessed.
 LEAST = 16
 
@@ -39,13 +41,13 @@ class Keys:
         return sum([hmac.compare_digest(digest, one) for one in self._digests]) > 0
 
     @classmethod
-    def read(cls, file: Path | None, environment: Mapping[str, str] = os.environ) -> Keys:
-        """Keys of a file, one a line, and of the variable `ALLROUND_API_KEYS`. Errors: a key that is too short."""
+    def read(cls, file: Path | None, environment: Mapping[str, str] = os.environ, *, variable: str = VARIABLE) -> Keys:
+        """Keys of a file, one a line, and of an environment variable. Errors: a key that is too short."""
         lines = [] if file is None else read_text(file, what="file of API keys").splitlines()
-        given = [line.strip() for line in [*lines, *environment.get(VARIABLE, "").split(",")]]
+        given = [line.strip() for line in [*lines, *environment.get(variable, "").split(",")]]
         found = [key for key in given if key and not key.startswith("#")]
         short = [key for key in found if len(key) < LEAST or not key.isascii()]
-        asked = f"read the API keys of {VARIABLE if file is None else file}"
+        asked = f"read the API keys of {variable if file is None else file}"
         if short:
             raise AllroundError(asked, f"{len(short)} of {len(found)} have fewer than {LEAST} characters, or other "
                                 "characters than ASCII", "make keys with: openssl rand -hex 24")  # fmt: skip

@@ -28,6 +28,13 @@ class Metrics:
                                     buckets=_ROWS)  # fmt: skip
         self.batch_seconds = Histogram("allround_batch_seconds", "Seconds of a batch.", model, registry=own,
                                        buckets=_SECONDS)  # fmt: skip
+        self.reloads = Counter("allround_reloads", "New versions by what became of them.", ("model", "outcome"),
+                               registry=own)  # fmt: skip
+        self.shadow_rows = Counter("allround_shadow_rows", "Answers that were compared with the shadow's.", task,
+                                   registry=own)  # fmt: skip
+        self.flips = Counter("allround_shadow_flips", "Answers that are other than the shadow's.", task, registry=own)
+        self.shadow_dropped = Counter("allround_shadow_dropped", "Requests that the shadow did not answer.", model,
+                                      registry=own)  # fmt: skip
         self.waiting = Gauge("allround_waiting", "Requests in the queue.", model, registry=own)
 
     def watch(self, model: str) -> Callable[[Batch], None]:

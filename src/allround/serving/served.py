@@ -12,6 +12,7 @@ from allround.models.prediction.answerer import Asking
 from allround.models.system import System
 from allround.serving.engine import Engine
 from allround.serving.refused import Refused
+from allround.serving.shadow import Shadow
 from allround.tasks.kind import kind
 from allround.tasks.modality import modality_of
 
@@ -19,10 +20,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Served:
-    """One model under a name. folder: where it was loaded from, for those that came from a folder."""
+    """One model under a name. folder: where it was loaded from, for those that came from a folder. shadow: a new
+    version that answers beside it."""
 
-    def __init__(self, name: str, engine: Engine, folder: Path | None = None) -> None:
-        self.name, self.engine, self.folder = name, engine, folder
+    def __init__(self, name: str, engine: Engine, folder: Path | None = None, shadow: Shadow | None = None) -> None:
+        self.name, self.engine, self.folder, self.shadow = name, engine, folder, shadow
 
     @property
     def system(self) -> System:
@@ -76,6 +78,8 @@ class Models:
         """Answer what is queued, and take no more."""
         for one in self:
             one.engine.stop()
+            if one.shadow is not None:
+                one.shadow.stop()
 
 
 def named_folders(words: Iterable[str]) -> dict[str, Path]:
