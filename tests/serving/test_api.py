@@ -14,13 +14,14 @@ from tests.serving.tiny import OF_TEXT, differences, expected, make_model
 
 from allround.core.errors import AllroundError
 from allround.models.systems.multi_task_model import MultiTaskModel
-from allround.serving.app import Service, make_app
+from allround.serving.app import make_app
 from allround.serving.door import DoorLimits
 from allround.serving.engine import Engine, Limits
 from allround.serving.keys import Keys
 from allround.serving.questions import Question
 from allround.serving.serve import check_packages
 from allround.serving.served import Models, Served, named_folders
+from allround.serving.service import Service
 from allround.tasks.suite import Suite
 
 JSON = {"content-type": "application/json"}

@@ -14,11 +14,12 @@ import uvicorn
 from tests.serving.tiny import OF_TEXT, make_model
 
 from allround.models.systems.multi_task_model import MultiTaskModel
-from allround.serving.app import Service, make_app
+from allround.serving.app import make_app
 from allround.serving.engine import Engine
 from allround.serving.keys import Keys
 from allround.serving.page import page
 from allround.serving.served import Models, Served
+from allround.serving.service import Service
 from allround.tasks.suite import Suite
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

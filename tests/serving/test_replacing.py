@@ -14,12 +14,13 @@ from tests.serving.tiny import make_model
 
 from allround.evaluation.versions import Gates
 from allround.models.systems.multi_task_model import MultiTaskModel
-from allround.serving.app import Service, make_app
+from allround.serving.app import make_app
 from allround.serving.engine import Engine
 from allround.serving.keys import Keys
 from allround.serving.metrics import Metrics
 from allround.serving.reload import Gatekeeper, Reloader
 from allround.serving.served import Models, Served
+from allround.serving.service import Service
 from allround.serving.shadow import Shadow
 from allround.tasks.suite import Suite
 

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as LateError
-from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic_core import to_json
@@ -20,7 +15,6 @@ from allround.core.version import __version__
 from allround.models.prediction.answers import Answered
 from allround.serving.answers_json import answers_json
 from allround.serving.bodies import (
-    ErrorAnswer,
     PredictAnswers,
     PredictBody,
     ReloadAnswer,
@@ -29,50 +23,18 @@ from allround.serving.bodies import (
     read_body,
     schema_of,
 )
-from allround.serving.door import Door, DoorLimits
-from allround.serving.engine import Busy, Stopped, Work
-from allround.serving.keys import Keys
-from allround.serving.metrics import Metrics
+from allround.serving.door import Door
+from allround.serving.openai_routes import add_openai
 from allround.serving.page import page
 from allround.serving.questions import Question
 from allround.serving.refused import Refused, error_json
-from allround.serving.reload import Reloader
-from allround.serving.served import Models, Served, asking_of
+from allround.serving.served import asking_of
+from allround.serving.service import REFUSALS, Service, answer, errors, json_of
 
 #: Paths that need no key: what is running, how it is, and how to ask it.
 OPEN = ("/", "/healthz", "/readyz", "/metrics", "/openapi.json")
 
 _log = logging.getLogger("allround.serving")
-
-
-@dataclass
-class Service:
-    """All that the routes need. admin: keys of those who may reload. deadline: seconds until a request is given up."""
-
-    models: Models
-    keys: Keys = field(default_factory=lambda: Keys([]))
-    admin: Keys = field(default_factory=lambda: Keys([]))
-    metrics: Metrics = field(default_factory=Metrics)
-    door: DoorLimits = field(default_factory=DoorLimits)
-    deadline: float = 30.0
-    ready: bool = True
-    reloader: Reloader | None = None
-
-    async def ask(self, served: Served, work: Work) -> Any:
-        """What the engine of a model makes of work. Errors: `Refused` where it cannot be done, or not in time."""
-        asked = f"answer a request to the model '{served.name}'"
-        try:
-            future: Future[Any] = served.engine.submit(work, seconds=self.deadline)
-        except Busy as busy:
-            raise Refused(429, asked, f"{served.engine.waiting} requests wait already", "ask again later",
-                          {"Retry-After": str(max(1, ceil(busy.after)))}) from None  # fmt: skip
-        except Stopped:
-            raise Refused(503, asked, "the server is stopping", "ask again in a moment", {"Retry-After": "1"}) from None
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self.deadline)
-        except (asyncio.TimeoutError, LateError):
-            raise Refused(504, asked, f"there was no answer in {self.deadline:g} seconds",
-                          "ask again later, or with fewer rows") from None  # fmt: skip
 
 
 def make_app(service: Service) -> FastAPI:
@@ -82,6 +44,7 @@ def make_app(service: Service) -> FastAPI:
     _add_errors(app)
     _add_state(app, service)
     _add_tasks(app, service)
+    add_openai(app, service)
     _add_admin(app, service)
     _add_page(app, service)
     paths = [route.path for route in app.routes if hasattr(route, "path")]
@@ -95,34 +58,6 @@ def make_app(service: Service) -> FastAPI:
         paths=paths,
     )
     return app
-
-
-def answer(body: Any) -> Response:
-    """A response in JSON."""
-    return Response(to_json(body, inf_nan_mode="null"), media_type="application/json")
-
-
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Errors of a route, for the schema. Each route may be refused for want of a key, or be too long on its way."""
-    said = {401: "No valid key.", 403: "The server has no key for this.", 404: "No such task or model.",
-            408: "The request came too slowly.", 409: "The new version does not pass.",
-            413: "The request is too large.", 415: "The body is not JSON.", 422: "The body cannot be understood.",
-            429: "The server is busy.", 500: "An error inside the server.", 503: "The server is stopping.",
-            504: "No answer in time."}  # fmt: skip
-    return {status: {"model": ErrorAnswer, "description": said[status]} for status in statuses}
-
-
-#: The errors that routes with a body have.
-REFUSALS = errors(401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-
-
-async def json_of(request: Request) -> bytes:
-    """The body of a request in JSON. Errors: `Refused` for another type."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise Refused(415, f"read a request to {request.url.path}", f"its content is of type '{kind[:50]}'",
-                      "send JSON with the header: Content-Type: application/json")  # fmt: skip
-    return await request.body()
 
 
 def _add_errors(app: FastAPI) -> None:

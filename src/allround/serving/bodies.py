@@ -37,16 +37,6 @@ class PredictBody(_Strict):
     abstain: float | None = Field(None, ge=0, le=1, description="Give no answer whose confidence is below this.")
 
 
-class EmbeddingsBody(BaseModel):
-    """As OpenAI has it."""
-
-    model_config = ConfigDict(strict=True)
-
-    model: str | None = None
-    input: str | _Texts
-    encoding_format: Literal["float", "base64"] = "float"
-
-
 class ReloadBody(_Strict):
     """The folder of a new version; by default the one that is served, read again."""
 

@@ -62,12 +62,13 @@ def serve(
     Errors: packages that are missing; an address that is taken; folders that cannot be loaded; keys that are too short.
     """
     check_packages()
-    from allround.serving.app import Service, make_app
+    from allround.serving.app import make_app
     from allround.serving.keys import ADMIN, Keys
     from allround.serving.metrics import Metrics
     from allround.serving.reload import Gatekeeper, Reloader
     from allround.serving.served import Models, Served, warm_up
     from allround.serving.server import BACKLOG, Server, bind
+    from allround.serving.service import Service
     from allround.serving.shadow import Shadow
 
     if not deadline > 0:
