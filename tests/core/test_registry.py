@@ -22,6 +22,7 @@ PAPERS = (
     "Law of the Weakest Link: Cross Capabilities of Large Language Models",
     "What Did I Do Wrong? Quantifying LLMs' Sensitivity and Consistency to Prompt Engineering",
     "How Predictable Are Large Language Model Capabilities? A Case Study on BIG-bench",
+    "Continual Task Allocation in Meta-Policy Network via Sparse Prompting",
     "TAME: Task Agnostic Continual Learning using Multiple Experts",
     "IBCL: Zero-shot Model Generation for Task Trade-offs in Continual Learning",
     "Towards Robust and Efficient Continual Language Learning",

@@ -24,6 +24,7 @@ from allround.core.files import hash_json
 from allround.models.base import load_encoder
 from allround.models.batch import Batch
 from allround.models.encoder import Encoder, hash_tensors, load_tensors, save_tensors
+from allround.models.encoders.masked import Masked
 from allround.models.encoders.module import Module, _given, give
 from allround.models.encoders.multitab import Multitab
 from allround.models.encoders.pooled import Pooled
@@ -149,6 +150,14 @@ def _pooled(request: pytest.FixtureRequest) -> Case:
     return Case(encoder.eval(), task.definition, task.splits["test"].inputs[:9], 32)
 
 
+def _masked(request: pytest.FixtureRequest) -> Case:
+    task = request.getfixturevalue("text_suite").tasks["mood"]
+    torch.manual_seed(0)
+    encoder = Masked(load_encoder(request.getfixturevalue("bert_folder")), 32, (16, 12), [task.name, "other"])
+    encoder.of_task(task.name)[0].data[:4] = -1.0
+    return Case(encoder.eval(), task.definition, task.splits["test"].inputs[:9], 12)
+
+
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A language model of two layers with random weights."""
@@ -160,6 +169,7 @@ CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "image": _image,
     "language_model": _language_model("", 2),
     "language_model-vector": _language_model("linear", 32),
+    "masked": _masked,
     "module": _module,
     "multitab": _multitab,
     "pooled": _pooled,
