@@ -213,6 +213,10 @@ def library_choose(
     typer.echo(f"loss      {found.base:.3f}  the base alone")
     if out is not None:
         others = [one for one in loaded if one.name != task]
+        if open_rows:
+            read = sum(len(one.splits["train"]) for one in others)
+            typer.echo(f"open      reading {read:,} training rows of other tasks, for the {open_rows} nearest")
+        typer.echo(f"training  {router} between the chosen modules")
         made = gate_modules(opened, loaded[task], found.chosen, router=router, rows=rows, others=others,
                             open_rows=open_rows, seed=seed)  # fmt: skip
         made.save(out, force=force)
