@@ -63,8 +63,8 @@ if __name__ == "__main__":
     settings = allround.Settings(epochs=given.epochs, batch_size=32, learning_rate=1e-3, precision="fp32")
     for scenario in given.scenarios.split(","):
         found = allround.stream(
-            suite, task="digit", labels=2, scenario=scenario, strategies=given.strategies.split(","), base="small_image",
-            settings=settings, seeds=given.seeds, orders=given.orders,
+            suite, task="digit", labels=2, scenario=scenario, strategies=given.strategies.split(","),
+            base="small_image", settings=settings, seeds=given.seeds, orders=given.orders,
             workers=given.workers, out=given.out / scenario,
         )  # fmt: skip
         print(f"\n{scenario}")

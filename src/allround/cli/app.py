@@ -39,6 +39,7 @@ COMMANDS = (
     "add-task",
     "discover",
     "compress",
+    "export",
     "materialise",
     "library",
     "evaluate",

@@ -21,9 +21,9 @@ from allround.models.base import find_folder, load_encoder
 from allround.models.batch import Answers, Batch, Features
 from allround.models.encoder import Encoder
 from allround.models.encoders.language_model import LanguageModel
-from allround.models.encoders.text import describe_tokenizer
 from allround.models.language.voices import Voice, solo
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.text_rows import describe_tokenizer
 from allround.tasks.kind import Kind, kind
 
 

@@ -223,6 +223,9 @@ def open_encoder(base: str, tasks: list[Task], seed: int, settings: Mapping[str,
         encoder = create_encoder(base, tasks, seed, settings)
     else:
         encoder = load_encoder(find_folder(base), **settings)
+        if not encoder.tunable:
+            found = "it was exported, and its weights cannot be tuned"
+            raise AllroundError(_asked(base, "base"), found, "give the model that it was exported from")
     for task in tasks:
         encoder.check(task.definition)
     return encoder

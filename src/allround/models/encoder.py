@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,21 @@ from allround.tasks.values import Row
 LINEAR = "linear"
 #: The file beside the weights that says which encoder wrote them.
 CONFIG = "allround_encoder.json"
+
+
+class RowReader(Protocol):
+    """What an encoder does apart from its weights: it makes batches of rows, and says how long features are."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]: ...
+    @property
+    def preparation(self) -> object: ...
+    def features(self, definition: Definition) -> int: ...
+    def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Any]: ...
+    def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch: ...
+    def length(self, prepared: Any) -> int: ...
+    def common(self, values: Tensor) -> Tensor: ...
+    def cut(self, inputs: Sequence[Row], definition: Definition) -> int: ...
 
 
 class Encoder(nn.Module, ABC):
@@ -49,6 +64,8 @@ class Encoder(nn.Module, ABC):
     keeps_adapters: ClassVar[bool] = False
     #: Whether it gives each task features of its own.
     by_task: ClassVar[bool] = False
+    #: Whether it can be tuned, or be the base of modules.
+    tunable: ClassVar[bool] = True
     #: What heads may read of it, as their files declare.
     gives: ClassVar[tuple[str, ...]] = ("vectors",)
     #: Of one that is pretrained on the spot, sizes that a build may try: settings of `create` by name, its own first.
@@ -124,6 +141,27 @@ class Encoder(nn.Module, ABC):
     def frozen(self) -> set[int]:
         """The ids of parameters that training leaves as they are."""
         return set()
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it keeps."""
+        return sum(p.numel() for p in self.parameters())
+
+    # -- of encoders whose weights can be left out, so that something else computes features ---------------------------
+
+    def write_rows(self, folder: Path) -> tuple[str, dict[str, object]]:
+        """Write what `rows_from` needs into a folder; the encoder that has it, by name, and settings for it.
+        Errors: an encoder that cannot do without its weights."""
+        raise AllroundError(
+            f"write the encoder '{self.name}' as a graph",
+            "it reads rows in a way that no graph can hold",
+            "export a model of texts, images or tables; language models are served by `allround serve`",
+        )
+
+    @classmethod
+    def rows_from(cls, folder: Path, settings: Mapping[str, Any]) -> RowReader:
+        """What reads rows as the encoder did that wrote this folder by `write_rows`."""
+        raise NotImplementedError(f"the encoder '{cls.name}' cannot do without its weights")
 
     # -- of encoders with parts that belong to tasks -------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +55,9 @@ class Wrapping(Encoder):
     @property
     def preparation(self) -> object:
         return self.inner.preparation
+
+    def write_rows(self, folder: Path) -> tuple[str, dict[str, object]]:
+        return self.inner.write_rows(folder)
 
     def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Any]:
         return self.inner.prepare(inputs, definition, targets)

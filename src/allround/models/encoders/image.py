@@ -110,6 +110,22 @@ class Image(Encoder):
             return Features(pooled)
         return Features(torch.cat([pooled, found.last_hidden_state[:, 0]], -1))
 
+    def write_rows(self, folder: Path) -> tuple[str, dict[str, object]]:
+        self.model.config.save_pretrained(str(folder))
+        self.processor.save_pretrained(str(folder))
+        return self.name, {"first_token": self.first_token}
+
+    @classmethod
+    def rows_from(cls, folder: Path, settings: Mapping[str, Any]) -> Image:
+        from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+        check_config(folder)
+        check_processor(folder)
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        with torch.device("meta"):  # the network is asked for its sizes alone
+            network = AutoModel.from_config(AutoConfig.from_pretrained(str(folder), **options))
+        return cls(network, AutoImageProcessor.from_pretrained(str(folder), **options), **settings)
+
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(str(folder))
         self.processor.save_pretrained(str(folder))

@@ -16,7 +16,6 @@ from allround.core.files import write_json
 from allround.core.registry import method
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder
-from allround.models.encoders.text import describe_tokenizer
 from allround.models.language.asking import AskedBatch, AskedRow, Asker, Ending, with_options
 from allround.models.language.network import LanguageNetwork
 from allround.models.language.rendering import Renderer
@@ -25,6 +24,7 @@ from allround.models.language.rows import TokenRow, make_tree
 from allround.models.language.voices import Chorus, Fuse, Voice
 from allround.models.language.writing import write, write_tokens
 from allround.models.running import batches, by_length
+from allround.models.text_rows import describe_tokenizer
 from allround.tasks.definition import Definition
 from allround.tasks.harness.requests import Asked, right_of
 from allround.tasks.kind import Encoded, kind

@@ -118,6 +118,13 @@ class Multitab(Encoder):
     def own(self, task: str) -> dict[str, nn.Parameter]:
         return {f"tokens.{self.tasks.index(task)}": self.tokens[self.tasks.index(task)]} if task in self.tasks else {}
 
+    def write_rows(self, folder: Path) -> tuple[str, dict[str, object]]:
+        return self.name, {"columns": self.columns, "width": self.width, "heads": self.heads}
+
+    @classmethod
+    def rows_from(cls, folder: Path, settings: Mapping[str, Any]) -> Multitab:
+        return cls(**settings)
+
     def save(self, folder: Path) -> None:
         save_tensors(self, folder / "model.safetensors")
         settings = {"columns": self.columns, "tasks": self.tasks, "width": self.width, "depth": self.depth,

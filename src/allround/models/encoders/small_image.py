@@ -84,6 +84,13 @@ class SmallImage(Encoder):
     def leaving(self, batch: Batch, values: Tensor) -> Features:
         return Features(values)
 
+    def write_rows(self, folder: Path) -> tuple[str, dict[str, object]]:
+        return self.name, dict(self.settings)
+
+    @classmethod
+    def rows_from(cls, folder: Path, settings: Mapping[str, Any]) -> SmallImage:
+        return cls(**settings)
+
     def save(self, folder: Path) -> None:
         save_tensors(self, folder / "model.safetensors")
         write_json(folder / CONFIG, {"encoder": self.name, "settings": self.settings})

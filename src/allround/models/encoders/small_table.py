@@ -109,6 +109,13 @@ class SmallTable(Encoder):
                 rows = nn.functional.dropout(rows, self.dropout)
         return rows
 
+    def write_rows(self, folder: Path) -> tuple[str, dict[str, object]]:
+        return self.name, {"columns": self.columns, "width": self.width}
+
+    @classmethod
+    def rows_from(cls, folder: Path, settings: Mapping[str, Any]) -> SmallTable:
+        return cls(**settings)
+
     def save(self, folder: Path) -> None:
         save_tensors(self, folder / "model.safetensors")
         settings: dict[str, Any] = {"columns": self.columns, "width": self.width}

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from allround.core.errors import AllroundError
 from allround.core.files import is_inside, read_settings, write_json
-from allround.core.locks import Lock
 from allround.core.registry import method
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, try_out
 from allround.models.pretrained import LOADING, check_config, check_size, check_tokenizer, whole
+from allround.models.text_rows import TextRows
 from allround.tasks.definition import Definition
-from allround.tasks.kind import Encoded, kind
+from allround.tasks.kind import Encoded
 from allround.tasks.values import Row
 
 #: Modules of sentence-transformers that may come after the network.
@@ -35,7 +32,7 @@ _TRIAL = Definition("trial", "classification", ("one", "other"), "text", "accura
 
 
 @method(source="pair features u, v, |u - v|, u * v: Conneau et al., EMNLP 2017, arXiv:1705.02364")
-class Text(Encoder):
+class Text(TextRows, Encoder):
     """A sentence-transformers pipeline; a plain transformers folder gets mean pooling.
 
     A text's feature is the pipeline's embedding (n, d), times sqrt(d) so that a normalised embedding has entries
@@ -56,137 +53,30 @@ class Text(Encoder):
     def __init__(
         self, pipeline: Any, *, max_length: int | None = None, pairs: str = "separate", first_token: Sequence[str] = ()
     ) -> None:
-        super().__init__()
+        network = pipeline[0].model
         if pairs not in ("separate", "joint"):
             raise AllroundError(f"read pairs as '{pairs}'", "there is no such way", "use one of: joint, separate")
+        super().__init__(
+            pipeline.tokenizer,
+            max_length=_length(max_length, pipeline, joint=pairs == "joint"),
+            dim=int(pipeline.get_embedding_dimension()),
+            hidden=int(network.config.hidden_size),
+            tokens=_tokens(network),
+            pairs=pairs,
+            first_token=first_token,
+        )
         self.pipeline = pipeline
-        self.tokenizer = pipeline.tokenizer
-        self._tokenizing = Lock()  # a tokenizer keeps how it cuts texts, and lets no other thread use it meanwhile
-        self.max_length = _length(max_length, pipeline, joint=pairs == "joint")
-        self.tokens = _tokens(self.backbone)
-        self.pairs = pairs
-        self.first_token = tuple(first_token)
-        self.dim = int(pipeline.get_embedding_dimension())
 
     @property
     def backbone(self) -> torch.nn.Module:
         network: torch.nn.Module = self.pipeline[0].model
         return network
 
-    @property
-    def hidden(self) -> int:
-        """The length of what the network gives for a token."""
-        return int(self.backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
-
-    def features(self, definition: Definition) -> int:
-        if self._reads_first_token(definition):
-            return self.dim + self.hidden
-        return self.dim * (4 if definition.pair and self.pairs == "separate" else 1)
-
-    def common(self, values: Tensor) -> Tensor:
-        if values.shape[-1] == 4 * self.dim:  # of a pair: the mean of both texts
-            return (values[:, : self.dim] + values[:, self.dim : 2 * self.dim]) / 2
-        return values[:, : self.dim]
-
-    def _reads_first_token(self, definition: Definition) -> bool:
-        """Whether the features of a task hold the first token's."""
-        apart = definition.pair and self.pairs == "separate"
-        return definition.name in self.first_token and not apart and not kind(definition.kind).per_token
-
-    @cached_property
-    def preparation(self) -> object:
-        with self._tokenizing:
-            return [self.name, self.max_length, self.pairs, *describe_tokenizer(self.tokenizer)]
-
     def prepare(
         self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None
     ) -> list[dict[str, Any]]:
         self.check(definition)
-        if kind(definition.kind).per_token:
-            return self._prepare_words([list(cast(list[str], words)) for (words,) in inputs], definition)
-        texts = [[_instructed(definition, str(row[0])) for row in inputs]]
-        if definition.pair:
-            texts.append([str(row[1]) for row in inputs])
-        elif len(definition.inputs) > 1:
-            raise AllroundError(
-                f"read {len(definition.inputs)} texts in each row of task '{definition.name}'",
-                "an encoder reads one text, or a pair",
-                "name one or two columns under 'inputs'",
-            )
-        if definition.pair and self.pairs == "joint":
-            coded = self._tokenized(definition, *texts)
-            types = coded.get("token_type_ids")
-            return [{"ids": [ids], "types": types[i] if types else None} for i, ids in enumerate(coded["input_ids"])]
-        sides = [self._tokenized(definition, side)["input_ids"] for side in texts]
-        return [{"ids": list(ids)} for ids in zip(*sides, strict=True)]
-
-    def cut(self, inputs: Sequence[Row], definition: Definition) -> int:
-        words = kind(definition.kind).per_token
-        sides = (
-            [[_instructed(definition, str(row[0])) for row in inputs]] if not words else [[row[0] for row in inputs]]
-        )
-        sides += [[str(row[1]) for row in inputs]] if definition.pair else []
-        joint = definition.pair and self.pairs == "joint"
-        with self._tokenizing:
-            options: dict[str, Any] = {"truncation": False, "padding": False, "verbose": False}
-            found = [
-                self.tokenizer(*texts, is_split_into_words=words, **options)["input_ids"]
-                for texts in ([sides] if joint else [[side] for side in sides])
-            ]
-        return sum(max(map(len, ids)) > self.max_length for ids in zip(*found, strict=True))
-
-    def _tokenized(self, definition: Definition, *texts: Any, **options: Any) -> Any:
-        """What the tokenizer makes of texts; a token that the network does not know is an error."""
-        with self._tokenizing:
-            coded = self.tokenizer(*texts, truncation=True, max_length=self.max_length, padding=False, **options)
-        highest = max((max(ids, default=0) for ids in coded["input_ids"]), default=0)
-        if self.tokens is not None and highest >= self.tokens:
-            raise AllroundError(
-                f"read the texts of task '{definition.name}'",
-                f"the tokenizer gives {self.tokenizer.convert_ids_to_tokens(highest)!r} the number {highest}, and the "
-                f"network knows {self.tokens} tokens, from 0 on",
-                "use the tokenizer that the base was trained with",
-            )
-        return coded
-
-    def _prepare_words(self, rows: list[list[str]], definition: Definition) -> list[dict[str, Any]]:
-        coded = self._tokenized(definition, rows, is_split_into_words=True)
-        prepared = []
-        for i, words in enumerate(rows):
-            first: dict[int, int] = {}
-            for position, word in enumerate(coded.word_ids(i)):
-                if word is not None:
-                    first.setdefault(word, position)
-            prepared.append({"ids": [coded["input_ids"][i]], "words": [first.get(w, -1) for w in range(len(words))]})
-        return prepared
-
-    def length(self, prepared: Any) -> int:
-        return max(len(ids) for ids in prepared["ids"])
-
-    def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
-        sides = len(prepared[0]["ids"])
-        sequences = [p["ids"][side] for side in range(sides) for p in prepared]
-        width = max(len(s) for s in sequences)
-        pad = self.tokenizer.pad_token_id or 0
-        ids = torch.full((len(sequences), width), pad, dtype=torch.long)
-        mask = torch.zeros((len(sequences), width), dtype=torch.long)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.tensor(sequence)
-            mask[row, : len(sequence)] = 1
-        tensors = {"input_ids": ids, "attention_mask": mask}
-        if "token_type_ids" in self.tokenizer.model_input_names:
-            tensors["token_type_ids"] = torch.zeros_like(ids)
-            for row, one in enumerate(prepared):
-                if one.get("types") is not None:
-                    tensors["token_type_ids"][row, : len(one["types"])] = torch.tensor(one["types"])
-        lengths: tuple[int, ...] = ()
-        if "words" in prepared[0]:
-            lengths = tuple(len(p["words"]) for p in prepared)
-            tensors["words"] = torch.tensor(
-                [(row * width + w) if w >= 0 else -1 for row, p in enumerate(prepared) for w in p["words"]],
-                dtype=torch.long,
-            )
-        return Batch(tensors, len(prepared), lengths)
+        return super().prepare(inputs, definition, targets)
 
     def forward(self, batch: Batch) -> Features:
         given = {k: v for k, v in batch.tensors.items() if k != "words"}
@@ -197,7 +87,7 @@ class Text(Encoder):
             gathered: Tensor = flat[words.clamp_min(0)] * (words >= 0).unsqueeze(-1)
             return Features(gathered, batch.lengths)
         embedding: Tensor = found["sentence_embedding"] * self.dim**0.5
-        if len(embedding) == batch.size:
+        if embedding.shape[0] == batch.size:
             if not batch.rows.keys() & set(self.first_token):
                 return Features(embedding)
             return Features(torch.cat([embedding, found["token_embeddings"][:, 0]], -1))
@@ -209,6 +99,19 @@ class Text(Encoder):
         settings: dict[str, object] = {"max_length": self.max_length, "pairs": self.pairs}
         settings |= {"first_token": list(self.first_token)} if self.first_token else {}
         write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
+
+    def write_rows(self, folder: Path) -> tuple[str, dict[str, object]]:
+        self.tokenizer.save_pretrained(str(folder))
+        names = ("max_length", "dim", "hidden", "tokens", "pairs", "first_token")
+        return self.name, {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def rows_from(cls, folder: Path, settings: Mapping[str, Any]) -> TextRows:
+        from transformers import AutoTokenizer
+
+        check_tokenizer(folder)
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        return TextRows(AutoTokenizer.from_pretrained(str(folder), **options), **settings)
 
     @classmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> Text:
@@ -235,23 +138,6 @@ class Text(Encoder):
         encoder.notes = notes
         try_out(encoder, _TRIAL, ("a", "a"))
         return encoder
-
-
-def describe_tokenizer(tokenizer: Any) -> list[Any]:
-    """What a tokenizer does with a text; its vocabulary and rules by their hash."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        about = json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    else:
-        backend.no_truncation()  # as they were asked for in the last call; the next one sets them again
-        backend.no_padding()
-        about = backend.to_str()
-    content = hashlib.sha256(about.encode()).hexdigest()
-    return [type(tokenizer).__name__, tokenizer.truncation_side, tokenizer.model_input_names, content]
-
-
-def _instructed(definition: Definition, text: str) -> str:
-    return f"{definition.instruction} {text}" if definition.instruction else text
 
 
 def _length(asked: int | None, pipeline: Any, *, joint: bool) -> int:

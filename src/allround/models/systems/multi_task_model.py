@@ -278,7 +278,7 @@ class MultiTaskModel(Model):
 
     def cost(self, tasks: Iterable[str] | None = None) -> Cost:
         heads = [parameters_of(self.head(task)) for task in (self.definitions if tasks is None else tasks)]
-        encoder = parameters_of(self.encoder)
+        encoder = self.encoder.numbers
         return Cost(parameters_stored=encoder + sum(heads), parameters_used=encoder + max(heads, default=0))
 
     def write(self, folder: Path) -> None:

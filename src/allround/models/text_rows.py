@@ -1,0 +1,174 @@
+"""How texts become the batches of a text encoder, apart from its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from allround.core.errors import AllroundError
+from allround.core.locks import Lock
+from allround.models.batch import Batch
+from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded, kind
+from allround.tasks.values import Row
+
+
+class TextRows:
+    """Texts, pairs of texts and lists of words as token ids.
+
+    max_length: most tokens of a sequence. dim: the length of a text's vector. hidden: that of what the network gives
+    for a token. tokens: how many the network knows, where it has a table of them. pairs, first_token: as `Text` has
+    them.
+    """
+
+    name: ClassVar[str] = "text"
+    modalities: ClassVar[tuple[str, ...]] = ("text",)
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        dim: int,
+        hidden: int,
+        tokens: int | None = None,
+        pairs: str = "separate",
+        first_token: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self._tokenizing = Lock()  # a tokenizer keeps how it cuts texts, and lets no other thread use it meanwhile
+        self.max_length, self.dim, self.hidden, self.tokens = max_length, dim, hidden, tokens
+        self.pairs, self.first_token = pairs, tuple(first_token)
+
+    def features(self, definition: Definition) -> int:
+        if self._reads_first_token(definition):
+            return self.dim + self.hidden
+        return self.dim * (4 if definition.pair and self.pairs == "separate" else 1)
+
+    def common(self, values: Tensor) -> Tensor:
+        if values.shape[-1] == 4 * self.dim:  # of a pair: the mean of both texts
+            return (values[:, : self.dim] + values[:, self.dim : 2 * self.dim]) / 2
+        return values[:, : self.dim]
+
+    def _reads_first_token(self, definition: Definition) -> bool:
+        """Whether the features of a task hold the first token's."""
+        apart = definition.pair and self.pairs == "separate"
+        return definition.name in self.first_token and not apart and not kind(definition.kind).per_token
+
+    @cached_property
+    def preparation(self) -> object:
+        with self._tokenizing:
+            return [self.name, self.max_length, self.pairs, *describe_tokenizer(self.tokenizer)]
+
+    def prepare(
+        self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None
+    ) -> list[dict[str, Any]]:
+        if kind(definition.kind).per_token:
+            return self._prepare_words([list(cast(list[str], words)) for (words,) in inputs], definition)
+        texts = [[_instructed(definition, str(row[0])) for row in inputs]]
+        if definition.pair:
+            texts.append([str(row[1]) for row in inputs])
+        elif len(definition.inputs) > 1:
+            raise AllroundError(
+                f"read {len(definition.inputs)} texts in each row of task '{definition.name}'",
+                "an encoder reads one text, or a pair",
+                "name one or two columns under 'inputs'",
+            )
+        if definition.pair and self.pairs == "joint":
+            coded = self._tokenized(definition, *texts)
+            types = coded.get("token_type_ids")
+            return [{"ids": [ids], "types": types[i] if types else None} for i, ids in enumerate(coded["input_ids"])]
+        sides = [self._tokenized(definition, side)["input_ids"] for side in texts]
+        return [{"ids": list(ids)} for ids in zip(*sides, strict=True)]
+
+    def cut(self, inputs: Sequence[Row], definition: Definition) -> int:
+        words = kind(definition.kind).per_token
+        sides = (
+            [[_instructed(definition, str(row[0])) for row in inputs]] if not words else [[row[0] for row in inputs]]
+        )
+        sides += [[str(row[1]) for row in inputs]] if definition.pair else []
+        joint = definition.pair and self.pairs == "joint"
+        with self._tokenizing:
+            options: dict[str, Any] = {"truncation": False, "padding": False, "verbose": False}
+            found = [
+                self.tokenizer(*texts, is_split_into_words=words, **options)["input_ids"]
+                for texts in ([sides] if joint else [[side] for side in sides])
+            ]
+        return sum(max(map(len, ids)) > self.max_length for ids in zip(*found, strict=True))
+
+    def _tokenized(self, definition: Definition, *texts: Any, **options: Any) -> Any:
+        """What the tokenizer makes of texts; a token that the network does not know is an error."""
+        with self._tokenizing:
+            coded = self.tokenizer(*texts, truncation=True, max_length=self.max_length, padding=False, **options)
+        highest = max((max(ids, default=0) for ids in coded["input_ids"]), default=0)
+        if self.tokens is not None and highest >= self.tokens:
+            raise AllroundError(
+                f"read the texts of task '{definition.name}'",
+                f"the tokenizer gives {self.tokenizer.convert_ids_to_tokens(highest)!r} the number {highest}, and the "
+                f"network knows {self.tokens} tokens, from 0 on",
+                "use the tokenizer that the base was trained with",
+            )
+        return coded
+
+    def _prepare_words(self, rows: list[list[str]], definition: Definition) -> list[dict[str, Any]]:
+        coded = self._tokenized(definition, rows, is_split_into_words=True)
+        prepared = []
+        for i, words in enumerate(rows):
+            first: dict[int, int] = {}
+            for position, word in enumerate(coded.word_ids(i)):
+                if word is not None:
+                    first.setdefault(word, position)
+            prepared.append({"ids": [coded["input_ids"][i]], "words": [first.get(w, -1) for w in range(len(words))]})
+        return prepared
+
+    def length(self, prepared: Any) -> int:
+        return max(len(ids) for ids in prepared["ids"])
+
+    def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
+        sides = len(prepared[0]["ids"])
+        sequences = [p["ids"][side] for side in range(sides) for p in prepared]
+        width = max(len(s) for s in sequences)
+        pad = self.tokenizer.pad_token_id or 0
+        ids = torch.full((len(sequences), width), pad, dtype=torch.long)
+        mask = torch.zeros((len(sequences), width), dtype=torch.long)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(sequence)
+            mask[row, : len(sequence)] = 1
+        tensors = {"input_ids": ids, "attention_mask": mask}
+        if "token_type_ids" in self.tokenizer.model_input_names:
+            tensors["token_type_ids"] = torch.zeros_like(ids)
+            for row, one in enumerate(prepared):
+                if one.get("types") is not None:
+                    tensors["token_type_ids"][row, : len(one["types"])] = torch.tensor(one["types"])
+        lengths: tuple[int, ...] = ()
+        if "words" in prepared[0]:
+            lengths = tuple(len(p["words"]) for p in prepared)
+            tensors["words"] = torch.tensor(
+                [(row * width + w) if w >= 0 else -1 for row, p in enumerate(prepared) for w in p["words"]],
+                dtype=torch.long,
+            )
+        return Batch(tensors, len(prepared), lengths)
+
+
+def describe_tokenizer(tokenizer: Any) -> list[Any]:
+    """What a tokenizer does with a text; its vocabulary and rules by their hash."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        about = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    else:
+        backend.no_truncation()  # as they were asked for in the last call; the next one sets them again
+        backend.no_padding()
+        about = backend.to_str()
+    content = hashlib.sha256(about.encode()).hexdigest()
+    return [type(tokenizer).__name__, tokenizer.truncation_side, tokenizer.model_input_names, content]
+
+
+def _instructed(definition: Definition, text: str) -> str:
+    return f"{definition.instruction} {text}" if definition.instruction else text
