@@ -171,6 +171,12 @@ def test_the_page_on_versions_runs(tmp_path: Path) -> None:
     assert (tmp_path / "versions/compared/compare.md").is_file()
 
 
+@pytest.mark.usefixtures("one_core")
+def test_the_page_on_exports_runs(tmp_path: Path) -> None:
+    printed = run_page("export.md", tmp_path)
+    assert printed.rstrip().endswith("(3, 10)") and printed.count("of graphs and weights") == 2
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_core")
 def test_the_page_on_streams_runs(tmp_path: Path) -> None:

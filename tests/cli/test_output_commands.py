@@ -94,6 +94,7 @@ FOLDERS: dict[str, str] = {
     "evaluate": "@species suite --only species",
     "compare": "@species @species suite --only species",
     "reduce": "table --keep 1",
+    "export": "@species --tasks species",
     "push": "@species someone/model --license mit --dry-run",
 }
 FILES: dict[str, tuple[str, str]] = {

@@ -31,6 +31,7 @@ from allround.models.encoders.pooled import Pooled
 from allround.models.encoders.sharing import Sharing
 from allround.models.encoders.small_image import SmallImage, _views, image_tensor
 from allround.models.encoders.small_table import SmallTable
+from allround.models.exporting import export_onnx
 from allround.models.share.plan import Choice, Insert, Level, Mixing, Plan
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.models.table_inputs import column_for
@@ -107,6 +108,20 @@ def _small_table(request: pytest.FixtureRequest) -> Case:
     return Case(encoder, task.definition, task.splits["test"].inputs[:9], 16 + encoder.inputs)
 
 
+@pytest.fixture(scope="session")
+def onnx_folder(small_table: SmallTable, table_suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small net for tables, exported."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    model = MultiTaskModel(copy.deepcopy(small_table), {"species": table_suite.tasks["species"].definition})
+    export_onnx(model, folder)
+    return folder / "encoder"
+
+
+def _onnx(request: pytest.FixtureRequest) -> Case:
+    case = _small_table(request)
+    return Case(load_encoder(request.getfixturevalue("onnx_folder")), case.definition, case.rows, case.features)
+
+
 def _multitab(request: pytest.FixtureRequest) -> Case:
     task = request.getfixturevalue("table_suite").tasks["species"]
     encoder = Multitab.create(task.splits["train"].inputs, task.definition, 0, width=8, heads=2).eval()
@@ -172,6 +187,7 @@ CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "masked": _masked,
     "module": _module,
     "multitab": _multitab,
+    "onnx": _onnx,
     "pooled": _pooled,
     "sharing-inside": _sharing(
         inserts=(Insert("sublayers", Mixing(Choice("bottleneck"), owners="tasks", sees="own")),)
@@ -184,6 +200,10 @@ CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "text-joint": _text("alike", 32, pairs="joint"),
     "text-words": _text("names", 32),
 }
+
+
+#: Those whose weights can be tuned, and so are stored as tensors.
+TUNABLE = [name for name in registry.names("encoder") if registry.find("encoder", name).load().tunable]  # type: ignore[attr-defined]
 
 
 @pytest.fixture(params=list(CASES))
@@ -291,6 +311,8 @@ def test_a_second_save_is_the_same_weights(case: Case, tmp_path: Path) -> None:
 
 
 def test_gradients_reach_every_weight_that_a_task_uses(case: Case) -> None:
+    if not case.encoder.tunable:
+        pytest.skip("it cannot be tuned")
     encoder = case.encoder.train()
     encoder(
         encoder.batch(encoder.prepare(case.rows, case.definition), case.definition)
@@ -312,6 +334,8 @@ def test_a_wrong_modality_is_refused(case: Case) -> None:
         assert f"read the {modality} inputs of task '{definition.name}'" in caught.value.asked
         with pytest.raises(AllroundError):
             case.encoder.prepare(case.rows, definition)
+
+    assert case.encoder.numbers > 0
 
 
 def test_what_an_encoder_says_of_itself(case: Case) -> None:
@@ -353,7 +377,7 @@ def dtypes_in(folder: Path) -> set[torch.dtype]:
     ],
     ids=lambda value: "-".join(*value.items()) if isinstance(value, dict) else str(value),
 )
-@pytest.mark.parametrize("name", registry.names("encoder"))
+@pytest.mark.parametrize("name", TUNABLE)
 def test_every_encoder_is_read_in_float32_whatever_it_is_stored_as(
     name: str, dtype: str, named: dict[str, str], close: float, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -403,7 +427,7 @@ def test_a_network_of_ones_own_keeps_its_precision(
     assert torch.equal(load(tmp_path / "model").outputs("digit", rows).logits, model.outputs("digit", rows).logits)
 
 
-@pytest.mark.parametrize("name", registry.names("encoder"))
+@pytest.mark.parametrize("name", TUNABLE)
 def test_numbers_that_are_no_floats_are_no_weights(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     CASES[name](request).encoder.save(tmp_path)
     file = sorted(tmp_path.rglob("*.safetensors"))[-1]

@@ -3,6 +3,7 @@
 from allround.building.add_task import add_task
 from allround.building.adding import AddOptions
 from allround.building.compare import compare_training
+from allround.building.export import export
 from allround.building.options import Constraints, Options
 from allround.building.relate import relate
 from allround.building.result import Build
@@ -19,6 +20,7 @@ __all__ = [
     "build",
     "compare_training",
     "evaluate",
+    "export",
     "relate",
     "stream",
     "train",

@@ -23,7 +23,7 @@ from allround.models.systems.multi_task_model import MultiTaskModel, open_model
 from allround.tasks.modality import modality_of
 
 #: The file of all graphs' weights, and the first graph's.
-WEIGHTS, GRAPH = "weights.bin", "model.onnx"
+WEIGHTS, GRAPH = "model.onnx.data", "model.onnx"
 #: Most by which a number of a graph may differ from the model's, relative to 1 or to the number where that is larger.
 CLOSE = 1e-4
 #: Bytes from which on a graph's tensor goes to the file of weights, and what its place there is a multiple of.
@@ -69,6 +69,7 @@ def export_onnx(
     _check_installed()
     chosen = list(tasks or model.definitions)
     for task in chosen:
+        model.definition(task)
         model.output_head(task)
     model = model.to("cpu").eval()
     with output_folder(out, "export", force=force) as folder:

@@ -89,7 +89,7 @@ class Multitab(Encoder):
         """Features of a batch: those of the tasks that it asks, side by side."""
         asked = tuple(batch.rows)
         columns = self.tokens_of(batch.tensors["rows"])
-        found = [self.token(task).expand(len(columns), 1, self.width) for task in asked]
+        found = [self.token(task).expand(columns.shape[0], 1, self.width) for task in asked]
         for number, block in enumerate(self.blocks):
             # The columns do not see tasks, and a task sees itself alone beside them: so they are apart.
             found = [block(one, columns) for one in found]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,17 @@ class Onnx(Encoder):
 
     def __init__(self, folder: Path, rows: RowReader, settings: Mapping[str, Any]) -> None:
         super().__init__()
-        self.folder, self.rows, self.settings = folder, rows, dict(settings)
+        self.folder, self.settings = folder, dict(settings)
+        self._rows = (rows,)  # where it is a network, its weights are not this one's
         self.file_of = {task: file for file, tasks in settings["graphs"].items() for task in tasks}
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # says which device features go to
         self._sessions: dict[str, Any] = {}
         self._opening = Lock()
+
+    @property
+    def rows(self) -> RowReader:
+        """What makes batches of rows."""
+        return self._rows[0]
 
     @property
     def modalities(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -65,7 +72,8 @@ class Onnx(Encoder):
         return self.rows.prepare(inputs, definition, targets)
 
     def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
-        return self.rows.collate(prepared, definition, targets)
+        made = self.rows.collate(prepared, definition, targets)
+        return replace(made, rows={definition.name: tuple(range(len(prepared)))})
 
     def length(self, prepared: Any) -> int:
         return self.rows.length(prepared)
