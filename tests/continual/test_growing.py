@@ -30,6 +30,7 @@ from allround.continual.select.likelihood_ratio import LikelihoodRatio
 from allround.continual.selecting import RowView
 from allround.continual.strategy import strategy_of
 from allround.continual.stream import Arrival, of_tasks, renamed, rotated, split_labels
+from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.models.base import load_encoder
 from allround.models.encoder import Encoder
@@ -40,6 +41,8 @@ from allround.models.system import load
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
 
+#: Strategies for tasks with heads of their own.
+OF_TASKS = [name for name in registry.names("strategy") if "task" in strategy_of(name).scenarios]
 QUICK = Settings(epochs=1, batch_size=16, learning_rate=1e-3, device="cpu", precision="fp32")
 
 
@@ -436,3 +439,18 @@ def test_what_cannot_grow_is_said(small_image: SmallImage, digits_suite: Suite, 
 
     with pytest.raises(AllroundError, match="'model_zoo' is for the scenario task"):
         stream(digits_suite, out=tmp_path / "out", strategies=["model_zoo"], task="digit", labels=5)
+
+
+@pytest.mark.parametrize("name", OF_TASKS)
+def test_texts_and_pairs_of_texts_may_follow_each_other(name: str, bert_folder: Path, text_suite: Suite) -> None:
+    """Their features differ in length."""
+    mood, alike = (text_suite[task].limit({"train": 12, "validation": 8, "test": 4}) for task in ("mood", "alike"))
+    assert not mood.definition.pair and alike.definition.pair
+    arrivals = of_tasks("three", [mood, alike, renamed(mood, "again")]).arrivals
+    plan = strategy_of(name, {})
+    learner = begin(load_encoder(bert_folder), plan)
+    for arrival in arrivals:
+        base = load_encoder(bert_folder) if plan.from_base else None
+        learner.learn(arrival, plan, QUICK, base=base)
+    for arrival in arrivals:
+        assert len(learner.system.answers(arrival.name, arrival.tasks[0].splits["test"].inputs)) == 4

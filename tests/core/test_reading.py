@@ -150,6 +150,7 @@ ALLOWED = {
     ("models/language/loading.py", "from_pretrained"): "load_encoder has called check_folder",
     ("models/language/gguf.py", "from_pretrained"): "of a file that open_file has opened",
     ("models/encoders/text.py", "SentenceTransformer"): "load_encoder has called check_folder",
+    ("models/encoders/text.py", "from_pretrained"): "load_encoder has called check_folder",
     ("merging/tokenizers.py", "from_pretrained"): "after check_folder",
     ("tasks/modalities/image.py", "Image.open"): "of an open file or of bytes",
 }

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from allround.composition.router import plain_vectors
 from allround.continual.growing import GrowingLearner
 from allround.continual.parts import Part
 from allround.continual.strategy import Strategy
 from allround.core.registry import method
 from allround.models.encoder import Encoder
 from allround.models.fitting import fit_head
-from allround.models.running import features_of
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.task import Task
 from allround.training.settings import Settings
@@ -67,10 +67,10 @@ class Allocate(GrowingLearner):
         """The validation rows of a task in the base, (n, d), and their labels, (n,)."""
         split = task.splits["validation"]
         assert self.grown.base is not None
-        values = features_of(self.grown.base, self.grown.base.prepare(split.inputs, task.definition), task.definition)
+        values = plain_vectors(self.grown.base, task.definition, split.inputs)  # alike for texts and pairs of texts
         single = task.definition.kind == "classification"
         groups = torch.as_tensor(split.targets) if single else torch.zeros(len(split), dtype=torch.int64)
-        return values.values.double(), groups
+        return values.double(), groups
 
     def nearest(self, x: Tensor, groups: Tensor, further: list[Part]) -> int:
         """The number of the model for a task: of the nearest one, or of a new one. further: parts of this arrival."""
