@@ -20,8 +20,10 @@ from allround.models import exporting
 from allround.models.base import load_encoder, open_encoder
 from allround.models.encoders.module import Module
 from allround.models.encoders.multitab import Multitab
+from allround.models.encoders.sharing import Sharing
 from allround.models.encoders.small_image import SmallImage
 from allround.models.exporting import CLOSE, Exported, difference, export_onnx
+from allround.models.share.plan import Choice, Insert, Mixing, Plan
 from allround.models.systems.multi_task_model import MultiTaskModel, open_model
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
@@ -198,3 +200,21 @@ def test_a_damaged_export_says_so(
     damage(folder)
     with pytest.raises(AllroundError, match="load the"):
         allround.load(folder)
+
+
+def test_modules_of_each_tasks_own_are_in_its_graph(bert_folder: Path, text_suite: Suite, tmp_path: Path) -> None:
+    names = ["mood", "topics"]
+    torch.manual_seed(0)
+    own = Insert("sublayers", Mixing(Choice("bottleneck"), owners="tasks", sees="own"))
+    encoder = Sharing(load_encoder(bert_folder), Plan(inserts=(own,)), [names], [32])
+    model = drawn(MultiTaskModel(encoder, {name: text_suite[name].definition for name in names}))
+    generator = torch.Generator().manual_seed(2)
+    for name in names:
+        for value in encoder.own(name).values():
+            value.data.copy_(0.2 * torch.randn(value.shape, generator=generator))
+    made = export_onnx(model, tmp_path / "model")
+    assert sorted(made.graphs.values()) == [["mood"], ["topics"]]
+    same(model, made.folder, {name: text_suite[name] for name in names})
+    alone = drawn(MultiTaskModel(load_encoder(bert_folder), {"mood": text_suite["mood"].definition}))
+    rows = text_suite["mood"].splits["test"].inputs[:4]
+    assert difference(alone.outputs("mood", rows).logits, model.outputs("mood", rows).logits) > 0.01
