@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
 from typer.testing import CliRunner
 
 from allround.building.compare_versions import compare_versions
 from allround.building.single import evaluate
+from allround.building.viewing import view_of
 from allround.cli.app import app
 from allround.core import checking, registry
 from allround.core.errors import AllroundError
+from allround.evaluation.measures.choices import NONE, shuffled, with_none
 from allround.evaluation.measures.judge import kappa
 from allround.evaluation.measures.out_of_scope import auroc
 from allround.evaluation.measures.prompt_sensitivity import pair_distance
@@ -25,7 +30,9 @@ from allround.models.encoders.small_image import SmallImage
 from allround.models.fitting import fit_head
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
+from allround.tasks.prompt import Prompt
 from allround.tasks.suite import Suite
+from allround.tasks.task import Split, Task
 
 DIGIT = Definition("digit", "classification", ("x",), "text", "accuracy", ("one", "two", "three"))
 PARITY = Definition("parity", "classification", ("x",), "text", "accuracy", ("odd", "even"))
@@ -180,3 +187,106 @@ def test_compare_and_evaluate_take_measures(small_image: SmallImage, digits_suit
     words = ["evaluate", str(tmp_path / "new"), "digits", "--only", "digit,parity", "--limit", "test=30"]
     result = CliRunner().invoke(app, [*words, "--measure", text])
     assert result.exit_code == 0 and "agreement of digit and parity: " in result.output
+
+
+class Meter:
+    """A tracker that has read two watt-hours and half a gram."""
+
+    def __init__(self, mode: str) -> None:
+        self._hardware = [SimpleNamespace(_mode=mode), SimpleNamespace()]
+        self.final_emissions_data = SimpleNamespace(energy_consumed=0.002, emissions=0.0005)
+        self.calls: list[str] = []
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+
+@pytest.mark.parametrize(("mode", "said"), [("intel_rapl", "by meters"), ("constant", "cannot be measured here")])
+def test_energy_by_hand(mode: str, said: str, digits_suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two watt-hours over 8 rows are 250 for a thousand; without a meter the name says so."""
+    module, meter = ModuleType("codecarbon"), Meter(mode)
+    module.OfflineEmissionsTracker = lambda **given: meter  # type: ignore[attr-defined]
+    data = ModuleType("codecarbon.input")
+    data.DataSource = lambda: SimpleNamespace(get_global_energy_mix_data=lambda: {"DEU": {}})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "codecarbon", module)
+    monkeypatch.setitem(sys.modules, "codecarbon.input", data)
+    monkeypatch.setattr("allround.evaluation.measures.energy.SECONDS", 0)
+    task = digits_suite["digit"]
+
+    def answer(asked: Task) -> Predictions:
+        split = asked.splits["test"]
+        return Predictions(asked.definition, "test", split.targets, split.targets)
+
+    view = MeasureView({}, tasks={"digit": task}, answer=answer)
+    hours, grams = measure("energy:country=DEU;rows=8", view)
+    assert (hours.value, grams.value) == (pytest.approx(250), pytest.approx(62.5)) and meter.calls == ["start", "stop"]
+    assert said in hours.name and hours.interval[1:] == (None, None) and hours.words.endswith(": 250")
+    with pytest.raises(AllroundError, match="knows no country 'DE'"):
+        measure("energy:country=DE", view)
+    with pytest.raises(AllroundError, match="there are answers alone"):
+        measure("energy:country=DEU", MeasureView({}))
+    monkeypatch.setitem(sys.modules, "codecarbon", None)
+    with pytest.raises(AllroundError, match=r"allround\[energy\]"):
+        measure("energy:country=DEU", view)
+
+
+def test_choices_find_what_was_learned_by_heart() -> None:
+    """One system knows that the right choice begins with "long"; another one that it was the second in the test."""
+    definition = Definition("quiz", "multiple_choice", ("q", "c"), "fields", "accuracy", tuple("ABCD"),
+                            prompt=Prompt(options="c"))  # fmt: skip
+    rows = [(f"question {i}", [f"{'long ' * 9 * (j == 1)}choice {i} {j}" for j in range(4)]) for i in range(200)]
+    task = Task(definition, {"test": Split(rows, np.full(200, 1))})
+
+    def system(pick: Callable[[list[str]], int]) -> MeasureView:
+        def answer(asked: Task) -> Predictions:
+            split = asked.splits["test"]
+            picked = np.array([pick(row[1]) for row in split.inputs])
+            return Predictions(asked.definition, "test", split.targets, picked)
+
+        return MeasureView({"quiz": answer(task)}, tasks={"quiz": task}, answer=answer)
+
+    knows = system(lambda texts: max(range(4), key=lambda i: texts[i].startswith("long")))
+    parrot = system(lambda texts: 1)
+    order, none = measure("choices:none=1.0", knows)
+    assert order.value == 0 and none.value == pytest.approx(-0.25, abs=0.1), "a right choice that is gone is missed"
+    order, none = measure("choices", parrot)
+    assert (
+        order.value == pytest.approx(-0.75, abs=0.1) and order.interval.high is not None and order.interval.high < -0.6
+    )
+    assert none.value == 0
+    same = {"quiz": parrot.predictions["quiz"], "again": knows.predictions["quiz"]}
+    assert values(measure("choices:task=quiz;rephrased=again", MeasureView(same))) == [0.0]
+    altered = with_none(task, "test", 1.0, 0)
+    assert all(row[1].count(NONE) == 1 for row in altered.splits["test"].inputs)
+    moved = shuffled(task, "test", 0).splits["test"]
+    assert all(row[1][target].startswith("long") for row, target in zip(moved.inputs, moved.targets, strict=True))
+    with pytest.raises(AllroundError, match="no multiple-choice task"):
+        measure("choices", MeasureView({"digit": said(DIGIT, [0], [0])}))
+
+
+def test_few_shot_fits_on_few_rows_alone(small_image: SmallImage, digits_suite: Suite) -> None:
+    digit = digits_suite["digit"]
+    model = MultiTaskModel(small_image, {digit.name: digit.definition})
+    view = view_of(
+        model, digits_suite.part(["digit"]), "test", {("model", "digit"): said(digit.definition, [0], [0])}, {}
+    )
+    seen: list[Task] = []
+    fit = view.fit
+    assert fit is not None
+
+    def watched(task: Task) -> Predictions:
+        seen.append(task)
+        return fit(task)
+
+    mean, spread = measure("few_shot:rows=40;draws=3", replace(view, fit=watched))
+    assert [(len(one.splits["train"]), len(one.splits["validation"])) for one in seen] == [(32, 8)] * 3
+    expected = [f1_score(one.targets, one.predictions, average="macro", labels=range(10), zero_division=0)
+                for one in map(fit, seen)]  # fmt: skip
+    assert mean.value == pytest.approx(np.mean(expected)) and spread.value == pytest.approx(np.std(expected, ddof=1))
+    with pytest.raises(AllroundError, match="no encoder that a head could read"):
+        measure("few_shot", replace(view, fit=None))
+    with pytest.raises(AllroundError, match="fewer than five rows"):
+        measure("few_shot:rows=3", view)

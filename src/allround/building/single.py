@@ -15,6 +15,7 @@ from allround.building.opening import open_for, with_demonstrations, with_own_wo
 from allround.building.prompts import answers_by_prompt, scores_by_prompt
 from allround.building.saving import CONFIG, cell_facts
 from allround.building.tracking import check_trackers, tracking
+from allround.building.viewing import view_of
 from allround.composition.shown_model import ShownModel
 from allround.composition.systems.demonstrated import demonstrate
 from allround.core.errors import AllroundError, suggestion
@@ -27,7 +28,7 @@ from allround.evaluation.calibration import CalibrationFacts, calibrated, check_
 from allround.evaluation.calibrators import way_of
 from allround.evaluation.error_files import check_error_files, write_error_files
 from allround.evaluation.errors import errors_of
-from allround.evaluation.measuring import MeasureView, words_of
+from allround.evaluation.measuring import words_of
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions, score
 from allround.evaluation.scoreboard import FILES, Notes, Scoreboard, ScoredSystem
@@ -288,8 +289,7 @@ def evaluate(
     if by_prompt:
         notes["prompts"] = [one.words for one in scores_by_prompt(by_prompt)]
     if measures:
-        made = {name: predictions["model", name] for name in suite.tasks}
-        notes["measures"] = words_of(measures, MeasureView(made, by_prompt))
+        notes["measures"] = words_of(measures, view_of(model, suite, split, predictions, by_prompt))
     board = replace(board, notes=notes)
     if save is not None:
         model.save(save, force=force)

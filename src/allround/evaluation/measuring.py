@@ -13,6 +13,7 @@ from allround.core.words import percent, span_text
 from allround.evaluation.intervals import Interval, draws, interval
 from allround.evaluation.predictions import Predictions
 from allround.tasks.metric import Array
+from allround.tasks.task import Task
 
 RESAMPLES = 1000
 
@@ -21,17 +22,37 @@ RESAMPLES = 1000
 class MeasureView:
     """What a measure may look at: the answers of one system.
 
-    predictions: by task. prompts: of tasks that are put in several ways, one for each prompt, in their order.
+    predictions: by task. prompts: of tasks that are put in several ways, one for each prompt, in their order. tasks,
+    split, answer: their rows, and what answers the split of a task, where the system is at hand. fit: what fits a new
+    head on the training rows of a task and answers the split with it, where the system has an encoder.
     """
 
     predictions: Mapping[str, Predictions]
     prompts: Mapping[str, Sequence[Predictions]] = field(default_factory=dict)
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    split: str = "test"
+    answer: Callable[[Task], Predictions] | None = None
+    fit: Callable[[Task], Predictions] | None = None
 
     def of(self, task: str, asked: str) -> Predictions:
         """The answers to a task. Errors: a task that was not answered."""
         if task not in self.predictions:
             raise AllroundError(asked, f"the task '{task}' was not answered", suggestion(task, list(self.predictions)))
         return self.predictions[task]
+
+    def answering(self, asked: str) -> Callable[[Task], Predictions]:
+        """What answers further rows. Errors: the system is not at hand."""
+        if self.answer is None:
+            raise AllroundError(asked, "there are answers alone, and the system has to answer more rows",
+                                "evaluate the model itself: allround evaluate MODEL SUITE --measure ...")  # fmt: skip
+        return self.answer
+
+    def fitting(self, asked: str) -> Callable[[Task], Predictions]:
+        """What fits a head and answers with it. Errors: the system is not at hand, or has no encoder."""
+        if self.fit is None:
+            raise AllroundError(asked, "there is no encoder that a head could read",
+                                "evaluate a model of one encoder with heads: allround evaluate")  # fmt: skip
+        return self.fit
 
     def several(self, asked: str) -> Mapping[str, Sequence[Predictions]]:
         """The tasks that are put in several ways. Errors: none is."""
@@ -74,8 +95,8 @@ def shown_interval(found: Interval, share: bool, *, signed: bool = False) -> str
     if share:
         return percent(found.value, signed=signed) + span_text(found.low, found.high, signed=signed)
     sign = "+" if signed else ""
-    ends = "" if found.low is None or found.high is None else f" [{found.low:{sign}.2f}, {found.high:{sign}.2f}]"
-    return f"{found.value:{sign}.2f}{ends}"
+    ends = "" if found.low is None or found.high is None else f" [{found.low:{sign}.3g}, {found.high:{sign}.3g}]"
+    return f"{found.value:{sign}.3g}{ends}"
 
 
 def measured(name: str, task: str, rows: int, statistic: Callable[[Array], Array], *, share: bool = True) -> Measured:
