@@ -24,6 +24,7 @@ from allround.core.files import hash_json
 from allround.models.base import load_encoder
 from allround.models.batch import Batch
 from allround.models.encoder import Encoder, hash_tensors, load_tensors, save_tensors
+from allround.models.encoders.adaptive import Adaptive
 from allround.models.encoders.masked import Masked
 from allround.models.encoders.module import Module, _given, give
 from allround.models.encoders.multitab import Multitab
@@ -173,6 +174,14 @@ def _masked(request: pytest.FixtureRequest) -> Case:
     return Case(encoder.eval(), task.definition, task.splits["test"].inputs[:9], 12)
 
 
+def _adaptive(request: pytest.FixtureRequest) -> Case:
+    task = request.getfixturevalue("text_suite").tasks["mood"]
+    torch.manual_seed(0)
+    encoder = Adaptive(load_encoder(request.getfixturevalue("bert_folder")), 32, (16, 12), [task.name, "other"])
+    encoder.of_task(task.name)[0].share.data.fill_(0.5)
+    return Case(encoder.eval(), task.definition, task.splits["test"].inputs[:9], 12)
+
+
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A language model of two layers with random weights."""
@@ -181,6 +190,7 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 #: A new encoder adds itself here.
 CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
+    "adaptive": _adaptive,
     "image": _image,
     "language_model": _language_model("", 2),
     "language_model-vector": _language_model("linear", 32),
