@@ -127,14 +127,14 @@ B = TypeVar("B", bound=BaseModel)
 
 
 def read_body(kind: type[B], body: bytes, asked: str) -> B:
-    """A body in JSON. Errors: `Refused` with status 422."""
+    """A body in JSON. Errors: `Refused` with status 400."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))[:100].encode("ascii", "replace").decode()
         found = f"{where}: {first['msg']}" if where else str(first["msg"])
-        raise Refused(422, asked, found[:300], "send JSON as /openapi.json describes it") from None
+        raise Refused(400, asked, found[:300], "send JSON as /openapi.json describes it") from None
 
 
 def schema_of(kind: type[BaseModel]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import to_json
 
 from allround.core.errors import AllroundError
@@ -26,6 +26,18 @@ from allround.serving.writing import ChatWork, EmbeddingsWork
 MOST, USUAL = 2048, 256
 #: The share of the deadline after which a reply is cut, so that what is written by then is given.
 _SHARE = 0.8
+
+
+def _whole(value: object) -> object:
+    """JSON knows no difference between 12 and 12.0.
+
+    >>> _whole(12.0), _whole(12.5)
+    (12, 12.5)
+    """
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_WHOLE = BeforeValidator(_whole)
 
 
 class _Open(BaseModel):
@@ -65,14 +77,14 @@ class ChatBody(_Open):
 
     model: str | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=200)]
-    max_tokens: Annotated[int, Field(ge=1, le=MOST)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=MOST)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MOST), _WHOLE] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MOST), _WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**53), _WHOLE] | None = None
     stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)] | None = None
     stream: bool = False
-    n: Annotated[int, Field(ge=1, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=1), _WHOLE] | None = None
 
     def style(self, deadline: float) -> Style:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())

@@ -59,16 +59,16 @@ def answer(body: Any) -> Response:
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Errors of a route, for the schema. Each route may be refused for want of a key, or be too long on its way."""
-    said = {401: "No valid key.", 403: "The server has no key for this.", 404: "No such task or model.",
-            408: "The request came too slowly.", 409: "The new version does not pass.",
-            413: "The request is too large.", 415: "The body is not JSON.", 422: "The body cannot be understood.",
+    said = {400: "The body is not as the schema says.", 401: "No valid key.", 403: "The server has no key for this.",
+            404: "No such task or model.", 408: "The request came too slowly.", 409: "The new version does not pass.",
+            413: "The request is too large.", 415: "The body is not JSON.", 422: "The model cannot do this.",
             429: "The server is busy.", 500: "An error inside the server.", 503: "The server is stopping.",
             504: "No answer in time."}  # fmt: skip
     return {status: {"model": ErrorAnswer, "description": said[status]} for status in statuses}
 
 
 #: The errors that routes with a body have.
-REFUSALS = errors(401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+REFUSALS = errors(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 
 
 async def json_of(request: Request) -> bytes:
