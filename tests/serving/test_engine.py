@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,8 @@ from typing import Any, ClassVar
 import pytest
 
 from allround.serving.engine import Batch, Busy, Engine, Limits, Stopped, Work
+from allround.serving.served import Models, Served
+from allround.serving.service import Service
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,50 @@ def test_a_full_queue_and_an_engine_that_stops_refuse(make: Any) -> None:
     futures = [blocked(engine), engine.submit(Counted(1)), engine.submit(Counted(2))]
     with pytest.raises(Busy) as busy:
         engine.submit(Counted(3))
-    assert busy.value.after > 0
+    assert busy.value.after == 0, "nothing was measured yet"
     engine.stop(wait=False)
     with pytest.raises(Stopped):
         engine.submit(Counted(4))
     Counted.go.set()
     assert [future.result(10) for future in futures] == [0, 1, 2], "what was taken is answered"
+
+
+def test_what_would_come_too_late_is_refused_at_once(make: Any) -> None:
+    engine = make()
+    first = engine.submit(Counted(0, rows=1))
+    assert Counted.begun.wait(10)
+    time.sleep(0.1)
+    Counted.go.set()
+    first.result(10)
+    while not engine.seen:
+        time.sleep(0.001)
+    Counted.go.clear()
+    Counted.begun.clear()
+    running = engine.submit(Counted(1))
+    assert Counted.begun.wait(10)
+    waits = engine.submit(Counted(2, rows=8), seconds=0.5)
+    with pytest.raises(Busy) as busy:
+        engine.submit(Counted(3), seconds=0.5)
+    assert busy.value.after >= 0.8, "eight rows, of which each took a tenth of a second"
+    Counted.go.set()
+    assert (running.result(10), waits.result(10)) == (1, 2)
+
+
+def test_clients_that_ask_again_at_once_are_answered_together(make: Any) -> None:
+    engine = make()
+    service = Service(Models([Served("tiny", engine)]))
+    Counted.go.set()
+
+    async def client(number: int) -> None:
+        for _ in range(6):
+            assert await service.ask(service.models.find(None), Counted(number)) == number
+
+    async def clients() -> None:
+        await asyncio.gather(*(client(number) for number in range(8)))
+
+    asyncio.run(clients())
+    assert sum(map(len, Counted.batches)) == 48
+    assert max(map(len, Counted.batches[3:])) == 8, "not one, and then the seven others"
 
 
 def test_an_error_is_the_answer_and_not_the_end(make: Any) -> None:

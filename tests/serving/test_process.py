@@ -43,6 +43,13 @@ def test_mixed_requests_from_eight_threads_are_answered_as_by_predict(
     assert not wrong
 
 
+def test_sighup_reads_the_folder_again(server: Running) -> None:
+    server.process.send_signal(signal.SIGHUP)
+    assert server.process.stdout is not None
+    assert server.process.stdout.readline() == "reloaded the model 'tiny'\n"
+    assert server.post("/v1/predict", {"inputs": ["x"]})[0] == 200
+
+
 async def _flood(port: int, body: bytes, count: int) -> list[int]:
     """The statuses of so many requests, which are all sent before any response is read."""
     head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"

@@ -133,6 +133,16 @@ def load(family: str, name: str) -> Callable[..., Any]:
     return find(family, name).load()
 
 
+def stateless(family: str, name: str) -> Any:
+    """An object of a class without settings and state; of a built-in one there is one object, as rows ask for it."""
+    return load(family, name)() if name in plugins.of(family) else _made(family, name)
+
+
+@cache
+def _made(family: str, name: str) -> Any:
+    return load(family, name)()
+
+
 @cache
 def _read(family: str, path: Path, _mtime: int, statistics: tuple[str, ...]) -> Entry:
     """What the file of a built-in method says. statistics: the names that a merge method may need."""

@@ -92,7 +92,7 @@ def likelihood(definition: Definition) -> Likelihood:
             f"there is no likelihood for tasks of the kind '{definition.kind}'",
             f"use tasks of the kinds {', '.join(known)}",
         )
-    made: Likelihood = registry.load("likelihood", name)()
+    made: Likelihood = registry.stateless("likelihood", name)
     return made
 
 

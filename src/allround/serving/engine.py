@@ -9,12 +9,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from allround.models.system import System
-
-#: Seconds that a batch is taken to last before any was measured.
-_FIRST_GUESS = 0.1
 
 
 class Busy(Exception):
@@ -78,7 +76,12 @@ class Engine:
 
     There is no waiting: an idle engine begins at once, and what comes meanwhile waits and is then answered together,
     within the limits. Work whose deadline has passed, or whose future was cancelled, is dropped before it is run.
+
+    between: is called on the engine's thread after each batch, so that its answers can be sent and what has come since
+    can be queued; with what tells whether so much is queued as the batch had, and the seconds that this may take.
     """
+
+    between: Callable[[Callable[[], bool], float], object] | None = None
 
     def __init__(
         self,
@@ -94,7 +97,7 @@ class Engine:
         self._queue: deque[_Queued] = deque()
         self._changed = threading.Condition()
         self._stopping = self._busy = False
-        self._pace = _FIRST_GUESS
+        self._rows, self._pace = 0, 0.0  # rows that wait, and seconds that a row took lately
         self._thread = threading.Thread(target=self._run, name=f"engine of {name}", daemon=True)
         self._thread.start()
 
@@ -116,14 +119,16 @@ class Engine:
         """Queue work, which is dropped when it has not begun after so many seconds: its future then has a
         `TimeoutError`.
 
-        Errors: `Busy` where the queue is full, `Stopped` after `stop`.
+        Errors: `Busy` where the queue is full, or what it holds will take longer than that; `Stopped` after `stop`.
         """
         future: Future[Any] = Future()
         with self._changed:
             if self._stopping:
                 raise Stopped
-            if len(self._queue) >= self.limits.queue:
-                raise Busy(self._pace * len(self._queue))
+            after = self._pace * self._rows
+            if len(self._queue) >= self.limits.queue or after > seconds:
+                raise Busy(after)
+            self._rows += work.rows
             self._queue.append(_Queued(work, future, time.monotonic() + seconds))
             self._changed.notify()
         return future
@@ -145,10 +150,15 @@ class Engine:
                     one.future.set_exception(answer)
                 else:
                     one.future.set_result(answer)
-            took = time.monotonic() - begun
-            self._pace += 0.2 * (took / len(some) - self._pace)
-            failed = sum(isinstance(answer, BaseException) for answer in made)
-            self._watch(Batch(sum(one.work.rows for one in some), len(some), failed, took))
+            took, count = time.monotonic() - begun, len(some)
+            rows = sum(one.work.rows for one in some)
+            self._pace += (took / rows - self._pace) * (0.2 if self._pace else 1)
+            self._watch(Batch(rows, count, sum(isinstance(answer, BaseException) for answer in made), took))
+            if self.between is not None and len(self._queue) < count:
+                self.between(partial(self._holds, count), took / 4)
+
+    def _holds(self, count: int) -> bool:
+        return len(self._queue) >= count
 
     def _answers(self, some: Sequence[_Queued]) -> Sequence[object]:
         """The answers to a batch. What no work accounts for is the answer to each, so that the engine lives on."""
@@ -175,6 +185,7 @@ class Engine:
                     if found and (other or rows > self.limits.rows or tokens > self.limits.tokens):
                         break
                     self._queue.popleft()
+                    self._rows -= one.work.rows
                     if not one.future.set_running_or_notify_cancel():
                         rows, tokens = rows - one.work.rows, tokens - one.work.tokens
                     elif one.deadline < time.monotonic():

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as LateError
 from dataclasses import dataclass, field
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -20,6 +24,9 @@ from allround.serving.metrics import Metrics
 from allround.serving.refused import Refused
 from allround.serving.reload import Reloader
 from allround.serving.served import Models, Served
+
+#: How often a loop goes round from an answer to the request that follows on it: write, read, parse, queue.
+TURNS = 10
 
 
 @dataclass
@@ -38,6 +45,8 @@ class Service:
     async def ask(self, served: Served, work: Work) -> Any:
         """What the engine of a model makes of work. Errors: `Refused` where it cannot be done, or not in time."""
         asked = f"answer a request to the model '{served.name}'"
+        if served.engine.between is None:
+            served.engine.between = partial(_take_turns, asyncio.get_running_loop())
         try:
             future: Future[Any] = served.engine.submit(work, seconds=self.deadline)
         except Busy as busy:
@@ -50,6 +59,23 @@ class Service:
         except (asyncio.TimeoutError, LateError):
             raise Refused(504, asked, f"there was no answer in {self.deadline:g} seconds",
                           "ask again later, or with fewer rows") from None  # fmt: skip
+
+
+def _take_turns(loop: asyncio.AbstractEventLoop, enough: Callable[[], bool], seconds: float) -> None:
+    """Wait until a loop has sent the answers that it has, and queued the requests that came meanwhile: it then has gone
+    round `TURNS` times. Clients that ask again at once are so answered together, and not by turns one and all others.
+    """
+    done = threading.Event()
+
+    def turn(left: int) -> None:
+        if not left or enough():
+            done.set()
+        else:
+            loop.call_soon(turn, left - 1)
+
+    with contextlib.suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(turn, TURNS)
+        done.wait(seconds)
 
 
 def answer(body: Any) -> Response:

@@ -58,7 +58,7 @@ class Definition:
     @property
     def pair(self) -> bool:
         """Whether the two inputs of each row make a pair."""
-        return len(self.inputs) == 2 and bool(registry.load("modality", self.modality).pairs)  # type: ignore[attr-defined]
+        return len(self.inputs) == 2 and bool(registry.stateless("modality", self.modality).pairs)
 
     def with_facts(self, facts: Mapping[str, Any]) -> Definition:
         """The same task with what its kind learned from the training targets."""

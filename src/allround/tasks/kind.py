@@ -117,7 +117,7 @@ class Kind(ABC):
 
 def kind(name: str) -> Kind:
     """The kind called `name`."""
-    made: Kind = registry.load("kind", name)()
+    made: Kind = registry.stateless("kind", name)
     return made
 
 

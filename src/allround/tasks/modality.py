@@ -157,7 +157,7 @@ def modality(name: str) -> Modality:
     >>> modality("image").noun
     'an opened image'
     """
-    made: Modality = registry.load("modality", name)()
+    made: Modality = registry.stateless("modality", name)
     return made
 
 
