@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import hash_file
+from allround.models.base import load_encoder
 from allround.models.batch import Features
 from allround.models.encoder import LINEAR, Encoder, hash_tensors
 from allround.models.fitting import PENALTIES, fit_head
@@ -21,13 +23,16 @@ from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
+from allround.tasks.make import make_task
 from allround.tasks.metric import metric
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
+from allround.training.settings import Settings
+from allround.training.trainer import train as fit
 
 #: The suites of the tests whose rows are real, and the encoders that read them.
 REAL = {"digits_suite": "small_image", "table_suite": "small_table"}
-SORTS = [entry.name for entry in registry.entries("head") if entry.facts["reads"] == "vectors"]
+SORTS = [e.name for e in registry.entries("head") if e.facts["reads"] == "vectors" and not e.facts["pairs"]]
 
 DEFINITIONS = {
     "classification": Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b", "c")),
@@ -287,3 +292,71 @@ def test_a_head_that_cannot_be_fitted_says_so() -> None:
     with pytest.raises(AllroundError, match="cannot be fitted alone") as caught:
         made.fit(Features(torch.ones(2, 3)), np.zeros(2), lambda: 0.0)
     assert "'t'" in caught.value.asked and caught.value.do
+
+
+# The head that compares the two texts of a pair.
+
+PAIR = Definition("alike", "similarity", ("one", "other"), "score", "spearman", center=2.0, scale=0.5)
+
+
+def alike_task(text_suite: Suite) -> Task:
+    """Pairs of texts with a number: how many of their words are the same, of all."""
+    pairs = text_suite["alike"]
+    rows = {
+        split: [
+            {"one": a, "other": b, "score": len({*a.split()} & {*b.split()}) / len({*a.split()} | {*b.split()})}
+            for a, b in part.inputs
+        ]
+        for split, part in pairs.splits.items()
+    }
+    return make_task("alike", kind="similarity", inputs=["one", "other"], target="score", data=rows)
+
+
+def test_a_similarity_is_the_cosine_of_the_two_vectors() -> None:
+    head = random_head("similarity", PAIR, width=12)
+    values = rows_for(DEFINITIONS["regression"], 12)[0].values
+    u, v = values[:, :3].double(), values[:, 3:6].double()
+    cosines = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
+    weight, bias = (float(one.detach()) for one in head.parameters())
+    wanted = weight * cosines + bias
+    with torch.no_grad():
+        found = head.answer(Features(values)).predictions
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-6)
+
+
+def test_a_fitted_similarity_has_the_order_of_the_cosines(bert_folder: Path, text_suite: Suite) -> None:
+    encoder, task = load_encoder(bert_folder), alike_task(text_suite)
+    assert encoder.head(task.definition) == "similarity"
+    fitted = fit_head(encoder, task)
+    assert fitted.state["weight"].shape == (1, 1) and fitted.tried[fitted.chosen] > 0.2
+    joint = load_encoder(bert_folder, pairs="joint")
+    assert joint.head(task.definition) == LINEAR
+    with pytest.raises(AllroundError, match="read as one"):
+        joint.check(replace(task.definition, head="similarity"))
+    with pytest.raises(AllroundError, match="have no two texts"):
+        encoder.check(replace(text_suite["mood"].definition, head="similarity"))
+
+
+def test_tuning_a_similarity_moves_the_vectors(bert_folder: Path, text_suite: Suite, tmp_path: Path) -> None:
+    """Cosines of the tuned encoder's vectors have more of the targets' order than those of the base; as do those of
+    sentence-transformers, which loads it."""
+    from scipy.stats import spearmanr
+    from sentence_transformers import SentenceTransformer
+
+    task, encoder = alike_task(text_suite), load_encoder(bert_folder)
+    train, held = task.splits["train"], task.splits["train"].inputs
+    before = SentenceTransformer(str(bert_folder), device="cpu")
+
+    def order(model: SentenceTransformer) -> float:
+        one, other = (model.encode([row[side] for row in held], normalize_embeddings=True) for side in (0, 1))
+        return float(spearmanr((one * other).sum(1), train.targets)[0])
+
+    start = order(before)
+    model = MultiTaskModel(encoder, {})
+    model.add_task(task.definition, fit_head(encoder, task).state)
+    fit(model, [task], Settings(epochs=8, batch_size=16, learning_rate=2e-3, precision="fp32", keep="last"))
+    model.save(tmp_path / "model")
+    after = SentenceTransformer(str(tmp_path / "model" / "encoder"), device="cpu")
+    assert order(after) > start + 0.1
+    answers = load(tmp_path / "model").answers("alike", held).predictions
+    assert spearmanr(answers, train.targets)[0] == pytest.approx(order(after), abs=1e-3)

@@ -17,6 +17,7 @@ SAMPLES = {
     "multiple_choice": ["B", "A", "B", "B", "C"],
     "ordinal": ["2", "10", "2", "1", "10"],
     "regression": [1.0, -2.0, 0.5, 4.0, 1.5],
+    "similarity": [1.0, -2.0, 0.5, 4.0, 1.5],
     "text": ["four", ["4", "four"], "b", "b", "é"],
     "token_classification": [["O", "B-X"], ["B-X"], ["O", "O", "I-X"], ["O"], ["O", "B-X"]],
 }
@@ -27,6 +28,7 @@ FLOORS = {
     "multiple_choice": ["B"] * 5,
     "ordinal": ["2"] * 5,
     "regression": [1.0] * 5,
+    "similarity": [1.0] * 5,
     "text": ["b"] * 5,
     "token_classification": [["O"] * 2, ["O"], ["O"] * 3, ["O"], ["O"] * 2],
 }
@@ -52,7 +54,7 @@ def test_decode_undoes_encode(name: str) -> None:
     encoded = kind(name).encode(SAMPLES[name], definition)
     assert len(encoded) == 5
     decoded = kind(name).decode(encoded, definition)
-    assert decoded == (pytest.approx(SAMPLES[name]) if name == "regression" else SAMPLES[name])
+    assert decoded == (pytest.approx(SAMPLES[name]) if kind(name).numeric else SAMPLES[name])
 
 
 def test_floor_is_the_trivial_answer_and_has_the_shape_of_targets(name: str) -> None:
@@ -62,7 +64,7 @@ def test_floor_is_the_trivial_answer_and_has_the_shape_of_targets(name: str) -> 
     if isinstance(encoded, np.ndarray):
         assert floor.shape == encoded.shape
     decoded = kind(name).decode(floor, definition)
-    assert decoded == (pytest.approx(FLOORS[name]) if name == "regression" else FLOORS[name])
+    assert decoded == (pytest.approx(FLOORS[name]) if kind(name).numeric else FLOORS[name])
 
 
 def test_what_is_decided_has_the_shape_and_type_of_targets(name: str) -> None:

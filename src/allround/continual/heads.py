@@ -16,6 +16,7 @@ from allround.core.errors import AllroundError
 from allround.models.head import HeadState
 from allround.models.model import Model
 from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
 from allround.tasks.task import Task
 
 Matrix = NDArray[np.float64]
@@ -59,7 +60,7 @@ def columns_of(task: Task) -> Matrix:
         return found
     if definition.kind == "multilabel":
         return 2.0 * np.asarray(targets, dtype=np.float64) - 1
-    if definition.kind == "regression":
+    if kind(definition.kind).numeric:
         return np.asarray(targets, dtype=np.float64)[:, None]
     raise cannot(definition, "rows with a label, several labels or a number")
 

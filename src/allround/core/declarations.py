@@ -215,6 +215,8 @@ class Head(Declaration):
 
     #: What the encoder gives it: a vector for each row or word, scores of the choices that a task lists, or a text.
     reads: Literal["vectors", "scores", "texts"] = "vectors"
+    #: Whether a vector must hold those of a pair's two texts.
+    pairs: bool = False
 
 
 class Encoder(Declaration):

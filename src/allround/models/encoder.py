@@ -111,6 +111,10 @@ class Encoder(nn.Module, ABC):
         """The sort of head that answers a task."""
         return definition.head or self.default_head(definition)
 
+    def reads_apart(self, definition: Definition) -> bool:
+        """Whether it reads the two texts of a task's rows apart: its features begin with a vector of each."""
+        return False
+
     def headed(self, definition: Definition, sort: str) -> Definition:
         """A task's definition with the sort of its head, where that is not what the encoder would choose."""
         return definition if self.head(definition) == sort else replace(definition, head=sort)
@@ -247,6 +251,14 @@ class Encoder(nn.Module, ABC):
                 f"it reads {reads}, and the encoder '{self.name}' gives {' and '.join(self.gives)}",
                 "use a language model as the --base, or another head, such as linear",
             )
+        if registry.find("head", self.head(definition)).facts["pairs"] and not self.reads_apart(definition):
+            raise AllroundError(
+                f"answer task '{definition.name}' with a head of the sort '{self.head(definition)}'",
+                "it compares the vectors of two texts, and they are read as one" if definition.pair
+                else "it compares the vectors of two texts, and the rows of the task have no two texts",
+                "let pairs be read apart (--pairs separate), or use another head, such as linear" if definition.pair
+                else "name two columns of texts under 'inputs', or use another head, such as linear",
+            )  # fmt: skip
         if kind(definition.kind).written and reads != "texts":
             raise AllroundError(
                 f"answer task '{definition.name}', of the kind {definition.kind}, with encoder '{self.name}'",

@@ -75,6 +75,9 @@ class Wrapping(Encoder):
     def cut(self, inputs: Sequence[Row], definition: Definition) -> int:
         return self.inner.cut(inputs, definition)
 
+    def reads_apart(self, definition: Definition) -> bool:
+        return self.inner.reads_apart(definition)
+
     def default_head(self, definition: Definition) -> str:
         return self.inner.default_head(definition)
 

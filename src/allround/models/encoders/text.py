@@ -13,7 +13,7 @@ from allround.core.errors import AllroundError
 from allround.core.files import is_inside, read_settings, write_json
 from allround.core.registry import method
 from allround.models.batch import Batch, Features
-from allround.models.encoder import CONFIG, Encoder, try_out
+from allround.models.encoder import CONFIG, LINEAR, Encoder, try_out
 from allround.models.pretrained import LOADING, check_config, check_size, check_tokenizer, whole
 from allround.models.text_rows import TextRows
 from allround.tasks.definition import Definition
@@ -27,6 +27,8 @@ _SETTINGS = "sentence_*_config.json"
 _PASSED_ON = ("attn_implementation", "dtype", "torch_dtype", "trust_remote_code")
 #: Most tokens of a text where nobody asks for more: attention over longer ones takes too long for a default.
 LONGEST = 512
+#: The kind of tasks on how alike two texts are, and the head that compares their vectors.
+SIMILARITY = "similarity"
 #: What an encoder is tried out with when it is loaded.
 _TRIAL = Definition("trial", "classification", ("one", "other"), "text", "accuracy", ("no", "yes"))
 
@@ -71,6 +73,12 @@ class Text(TextRows, Encoder):
     def backbone(self) -> torch.nn.Module:
         network: torch.nn.Module = self.pipeline[0].model
         return network
+
+    def reads_apart(self, definition: Definition) -> bool:
+        return definition.pair and self.pairs == "separate"
+
+    def default_head(self, definition: Definition) -> str:
+        return SIMILARITY if definition.kind == SIMILARITY and self.reads_apart(definition) else LINEAR
 
     def prepare(
         self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None

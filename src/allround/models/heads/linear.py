@@ -50,5 +50,5 @@ class Linear(OutputHead):
             self.bias.copy_(bias - weight @ (mean / std))
 
         x = ((train.values - mean) / std).clone()
-        start = [x.new_zeros(self.outputs, self.width), x.new_zeros(self.outputs)]
+        start = [x.new_zeros(self.outputs, x.shape[1]), x.new_zeros(self.outputs)]
         return fit_outputs(self, lambda w, b: x @ w.T + b, start, self.tensor(targets).to(x.device), keep, score)

@@ -13,7 +13,7 @@ from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 
 
-@method(source="least squares on standardised targets", kinds=("regression",))
+@method(source="least squares on standardised targets", kinds=("regression", "similarity"))
 class Gaussian(Likelihood):
     """A normal distribution of variance 1 around the output (n, 1); targets are float32 (n,).
 

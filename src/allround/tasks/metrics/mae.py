@@ -11,7 +11,7 @@ from allround.tasks.metric import Array, Parts, PartsMetric
 from allround.tasks.metrics._errors import distance
 
 
-@method(source="scikit-learn, mean_absolute_error", kinds=("regression", "ordinal"), better="lower")
+@method(source="scikit-learn, mean_absolute_error", kinds=("regression", "similarity", "ordinal"), better="lower")
 class Mae(PartsMetric):
     """The mean of |answer - target|, in the units of the target before it was standardised. Ordinal: in steps.
 

@@ -15,7 +15,7 @@ from allround.tasks.metric import Array, Parts, PartsMetric
 _ROUNDING = 1e-12
 
 
-@method(source="scipy.stats.pearsonr", kinds=("regression",), better="higher")
+@method(source="scipy.stats.pearsonr", kinds=("regression", "similarity"), better="higher")
 class Pearson(PartsMetric):
     """Pearson's r, -1 to 1; by convention 0 where answers or targets are constant, or not finite.
 

@@ -14,7 +14,7 @@ from allround.tasks.metrics._errors import distance
 _ROUNDING = 1e-12
 
 
-@method(source="scikit-learn, r2_score", kinds=("regression",), better="higher")
+@method(source="scikit-learn, r2_score", kinds=("regression", "similarity"), better="higher")
 class R2(PartsMetric):
     """1 less the squared error over that of the mean target: 1 at best, below 0 where the mean is better.
 

@@ -11,7 +11,7 @@ from allround.tasks.metric import Array, Parts, PartsMetric
 from allround.tasks.metrics._errors import distance
 
 
-@method(source="scikit-learn, root_mean_squared_error", kinds=("regression",), better="lower")
+@method(source="scikit-learn, root_mean_squared_error", kinds=("regression", "similarity"), better="lower")
 class Rmse(PartsMetric):
     """The root of the mean squared error, in the units of the target before it was standardised.
 

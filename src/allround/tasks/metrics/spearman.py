@@ -13,7 +13,7 @@ from allround.tasks.metric import Array, Metric, Resampler
 Ints = NDArray[np.int64]
 
 
-@method(source="scipy.stats.spearmanr", kinds=("regression", "ordinal"), better="higher")
+@method(source="scipy.stats.spearmanr", kinds=("regression", "similarity", "ordinal"), better="higher")
 class Spearman(Metric):
     """Spearman's rho, -1 to 1; by convention 0 where answers or targets are constant, or not finite.
 
