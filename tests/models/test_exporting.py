@@ -29,7 +29,11 @@ from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 
 #: Heads that give numbers, which a graph can hold.
-HEADS = [name for name in registry.names("head") if registry.find("head", name).facts["reads"] == "vectors"]
+HEADS = [
+    name
+    for name in registry.names("head")
+    if registry.find("head", name).facts["reads"] == "vectors" and not registry.find("head", name).facts["pairs"]
+]
 
 
 def drawn(model: MultiTaskModel) -> MultiTaskModel:
@@ -57,7 +61,9 @@ def texts(
     bert_folder: Path, text_suite: Suite, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[MultiTaskModel, Exported]:
     """A model that reads texts, pairs of texts, and words, and its export."""
-    model = drawn(MultiTaskModel(load_encoder(bert_folder), {n: t.definition for n, t in text_suite.tasks.items()}))
+    definitions = {n: t.definition for n, t in text_suite.tasks.items()}
+    definitions["alike"] = replace(definitions["alike"], head="similarity")
+    model = drawn(MultiTaskModel(load_encoder(bert_folder), definitions))
     return model, export_onnx(model, tmp_path_factory.mktemp("texts") / "model")
 
 

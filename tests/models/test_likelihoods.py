@@ -23,6 +23,7 @@ SAMPLES = {
     "multiple_choice": ["B", "A", "B", "B", "C"],
     "ordinal": ["2", "10", "2", "1", "10"],
     "regression": [1.0, -2.0, 0.5, 4.0, 1.5],
+    "similarity": [1.0, -2.0, 0.5, 4.0, 1.5],
     "token_classification": [["O", "B-X"], ["B-X"], ["O", "O", "I-X"], ["O"], ["O", "B-X"]],
 }
 
