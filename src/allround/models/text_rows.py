@@ -47,6 +47,9 @@ class TextRows:
         self.max_length, self.dim, self.hidden, self.tokens = max_length, dim, hidden, tokens
         self.pairs, self.first_token = pairs, tuple(first_token)
 
+    def reads_apart(self, definition: Definition) -> bool:
+        return definition.pair and self.pairs == "separate"
+
     def features(self, definition: Definition) -> int:
         if self._reads_first_token(definition):
             return self.dim + self.hidden

@@ -64,6 +64,9 @@ class Onnx(Encoder):
     def preparation(self) -> object:
         return self.rows.preparation
 
+    def reads_apart(self, definition: Definition) -> bool:
+        return self.rows.reads_apart(definition)
+
     def features(self, definition: Definition) -> int:
         return self.rows.features(definition)
 

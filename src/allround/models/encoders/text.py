@@ -74,9 +74,6 @@ class Text(TextRows, Encoder):
         network: torch.nn.Module = self.pipeline[0].model
         return network
 
-    def reads_apart(self, definition: Definition) -> bool:
-        return definition.pair and self.pairs == "separate"
-
     def default_head(self, definition: Definition) -> str:
         return SIMILARITY if definition.kind == SIMILARITY and self.reads_apart(definition) else LINEAR
 
