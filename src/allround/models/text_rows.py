@@ -53,7 +53,7 @@ class TextRows:
     def features(self, definition: Definition) -> int:
         if self._reads_first_token(definition):
             return self.dim + self.hidden
-        return self.dim * (4 if definition.pair and self.pairs == "separate" else 1)
+        return self.dim * (4 if self.reads_apart(definition) else 1)
 
     def common(self, values: Tensor) -> Tensor:
         if values.shape[-1] == 4 * self.dim:  # of a pair: the mean of both texts
@@ -62,7 +62,7 @@ class TextRows:
 
     def _reads_first_token(self, definition: Definition) -> bool:
         """Whether the features of a task hold the first token's."""
-        apart = definition.pair and self.pairs == "separate"
+        apart = self.reads_apart(definition)
         return definition.name in self.first_token and not apart and not kind(definition.kind).per_token
 
     @cached_property
