@@ -91,7 +91,10 @@ def test_every_prompt_of_a_task_is_scored_on_test_and_chosen_by_none(made: Build
 
 
 def test_evaluate_scores_every_prompt_too(made: Build, suite: Suite) -> None:
-    (words,) = evaluate(made.best, suite).notes["prompts"]
+    notes = evaluate(made.best, suite, measures=["prompt_sensitivity", "levels"]).notes
+    (words,) = notes["prompts"]
+    spread, *_, level, _ = notes["measures"]
+    assert spread.startswith("spread over prompts of topic: ") and level.startswith("level of topic, of 2: ")
     facts = json.loads((made.folder / "report.json").read_text())["prompt_scores"]
     (one,) = [found for found in facts if found["system"] == made.scoreboard.best]
     mean, worst = (f"{100 * one[name]['score']:.1f} [" for name in ("mean", "worst"))

@@ -24,6 +24,7 @@ PAPERS = (
     "MMLU-CF: A Contamination-free Multi-task Language Understanding Benchmark",
     "Power Hungry Processing: Watts Driving the Cost of AI Deployment?",
     "RAFT: A Real-World Few-Shot Text Classification Benchmark",
+    "MUSCLE: A Model Update Strategy for Compatible LLM Evolution",
     "How Predictable Are Large Language Model Capabilities? A Case Study on BIG-bench",
     "Continual Task Allocation in Meta-Policy Network via Sparse Prompting",
     "Continual Learning with Adaptive Weights (CLAW)",

@@ -152,6 +152,19 @@ def test_levels_by_hand() -> None:
     assert values(measure("levels:penalty=2.5", MeasureView({}, {"parity": made})))[0] == 2.875
 
 
+def test_competence_by_hand() -> None:
+    """Scores .9 and .8, of which the second task falls to .7 by its worst prompt."""
+    first, second, worse = (said(replace(PARITY, name=name), [0] * 10, [0] * n + [1] * (10 - n))
+                            for name, n in (("a", 9), ("b", 8), ("b", 7)))  # fmt: skip
+    made = {"a": first, "b": second}
+    assert values(measure("competence", MeasureView(made))) == [1.0]
+    assert values(measure("competence", MeasureView(made, {"b": [second, worse]}))) == [0.5]
+    assert values(measure("competence:at=0.85", MeasureView(made))) == [0.5]
+    stars = replace(PARITY, name="a", metric="log_loss")
+    with pytest.raises(AllroundError, match="no task has a metric"):
+        measure("competence", MeasureView({"a": replace(first, definition=stars)}))
+
+
 def test_judges_by_hand() -> None:
     people, judged, swapped = [0, 0, 1, 1, 0, 1], [0, 0, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]
     turned = said(PARITY, [1 - label for label in people], swapped)

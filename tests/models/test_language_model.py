@@ -10,7 +10,12 @@ import pytest
 import torch
 from tests.models.language import FAMILIES, save_model
 
+from allround.building.viewing import view_of
 from allround.core.errors import AllroundError
+from allround.evaluation.flips import right_rows
+from allround.evaluation.measures.choices import shuffled
+from allround.evaluation.measuring import measure
+from allround.evaluation.predict import predict_split
 from allround.models.base import load_encoder
 from allround.models.encoder import Encoder
 from allround.models.encoders.language_model import ABSENT
@@ -23,6 +28,7 @@ from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.make import make_task
 from allround.tasks.prompt import Demonstration, Prompt
+from allround.tasks.suite import Suite
 
 CHOICES = ("it is lost", "it is late", "something else")
 TOPIC = Definition("topic", "classification", ("message",), "text", "accuracy", ("late", "lost", "other"),
@@ -91,6 +97,11 @@ def test_each_row_is_answered_with_one_of_its_own_choices(llama):
     lines = [{"q": question, "c": choices} for question, choices in rows[:2]]
     (red, number) = system.predict_rows(lines, scores=True)
     assert [red["prediction"], number["prediction"]] == first and red["scores"] == pytest.approx(scored[0])
+    view = view_of(system, Suite("one", [task]), "test", {("model", "quiz"): predict_split(system, task, "test")}, {})
+    again = shuffled(task, "test", 0)
+    changed = np.mean(right_rows(predict_split(system, again, "test"))) - np.mean(right_rows(view.predictions["quiz"]))
+    order, none = measure("choices", view)
+    assert order.value == pytest.approx(changed) and "None of the other choices" in none.name
     flat = system.predict_table(pa.Table.from_pylist(lines), scores=True).to_pydict()
     assert flat["prediction"] == first and flat["score_C"] == [None, pytest.approx(scored[1]["three"])]
     assert flat["score_A"] == pytest.approx([scored[0]["red"], scored[1]["one"]])

@@ -6,6 +6,7 @@ It is run alone, or as one of several processes.
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from allround.tasks.task import Task
 from allround.training.processes import Processes
 from allround.training.settings import Settings
 from allround.training.sharing import plan_of, share
-from allround.training.term import make_terms
+from allround.training.term import Term, make_terms
 from allround.training.trainer import train
 
 #: Ways to share without random numbers. Of the experts of `sparse` a row reaches one, so most get no row of a step.
@@ -79,7 +80,15 @@ def guarded(settings: Settings, guard: str) -> dict[str, Any]:
     model = MultiTaskModel(small([first]), {t.name: t.definition for t in (first, second)})
     for task in (first, second):
         nn.init.normal_(model.heads[task.name].weight)
-    terms = make_terms({guard: {}})
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "old")
+        terms = make_terms({guard: {"old": str(Path(folder) / "old")} if guard == "muscle" else {}})
+        return held(model, first, second, settings, guard, terms)
+
+
+def held(
+    model: MultiTaskModel, first: Task, second: Task, settings: Settings, guard: str, terms: list[Term]
+) -> dict[str, Any]:
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     train(model, [first], settings, seed=0, terms=terms)
     terms[0].remembered = [first]

@@ -49,6 +49,13 @@ MeasureOption = Annotated[
         "cross_task:tasks=digit+parity (`allround methods list --family measure`); may be repeated."
     ),
 ]
+MitigateOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The folder of an old version that is to be replaced: rows that it answers rightly are held (MUSCLE), so "
+        "that fewer turn wrong; the same as --term muscle:old=FOLDER."
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 WorkersOption = Annotated[int | None, typer.Option(help="Processes. Default: one a core.")]

@@ -15,6 +15,7 @@ from allround.cli.options import (
     FocalOption,
     ForceOption,
     LimitOption,
+    MitigateOption,
     OnlyOption,
     OutOption,
     SeedOption,
@@ -22,7 +23,7 @@ from allround.cli.options import (
     TrackOption,
     load_suite,
 )
-from allround.cli.training_options import ALL, EncoderSettings, training_options
+from allround.cli.training_options import ALL, EncoderSettings, mitigated, training_options
 from allround.cli.words import split
 from allround.training.settings import Settings
 
@@ -45,6 +46,7 @@ def train(
     focal_gamma: FocalOption = None,
     calibrate: CalibrateOption = "temperature",
     demonstrations: DemonstrationsOption = None,
+    mitigate: MitigateOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -57,8 +59,8 @@ def train(
     from allround.training.processes import leave_group
 
     loaded = load_suite(suite, data_dir, only, limit).weighed(class_weights, focal_gamma)
-    board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, config=asked_for(),
-                track=split(track, "--track"), calibrate=calibrate, demonstrations=demonstrations,
+    board = run(loaded, out=out, base=base, settings=mitigated(settings, mitigate), seed=seed, encoder=encoder,
+                config=asked_for(), track=split(track, "--track"), calibrate=calibrate, demonstrations=demonstrations,
                 force=force)  # fmt: skip
     if leave_group():
         board.print()

@@ -97,6 +97,11 @@ def training_options(
     return decorate
 
 
+def mitigated(settings: Settings, old: str | None) -> Settings:
+    """Settings with the term `muscle` for an old version, if there is one."""
+    return settings if old is None else settings.with_(terms={**settings.terms, "muscle": {"old": old}})
+
+
 def help_of(class_: type) -> dict[str, str]:
     """The help of each field by the docstring: an entry begins with `name: `; its indented lines are left out.
 

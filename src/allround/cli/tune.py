@@ -17,13 +17,14 @@ from allround.cli.options import (
     FocalOption,
     ForceOption,
     LimitOption,
+    MitigateOption,
     OutOption,
     SeedOption,
     SuiteArgument,
     TrackOption,
     load_suite,
 )
-from allround.cli.training_options import EncoderSettings, training_options
+from allround.cli.training_options import EncoderSettings, mitigated, training_options
 from allround.cli.words import split
 from allround.training.settings import Settings
 
@@ -32,7 +33,7 @@ app = typer.Typer(**PLAIN)
 
 @app.command(epilog="Example: `allround tune text8 trec --data-dir data --out models/trec --tune lora`")
 @training_options(
-    "epochs", "batch_size", "learning_rate", "patience", "precision", "tune", "lora_rank", "heads", "device"
+    "epochs", "batch_size", "learning_rate", "patience", "precision", "tune", "lora_rank", "heads", "terms", "device"
 )
 def tune(
     suite: SuiteArgument,
@@ -48,6 +49,7 @@ def tune(
     focal_gamma: FocalOption = None,
     calibrate: CalibrateOption = "temperature",
     demonstrations: DemonstrationsOption = None,
+    mitigate: MitigateOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -56,8 +58,8 @@ def tune(
     from allround.building.single import tune as run
 
     loaded = load_suite(suite, data_dir, task, limit).weighed(class_weights, focal_gamma)
-    board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, config=asked_for(),
-                track=split(track, "--track"), calibrate=calibrate, demonstrations=demonstrations,
+    board = run(loaded, out=out, base=base, settings=mitigated(settings, mitigate), seed=seed, encoder=encoder,
+                config=asked_for(), track=split(track, "--track"), calibrate=calibrate, demonstrations=demonstrations,
                 force=force)  # fmt: skip
     board.print()
     typer.echo(f"\nmodel   {out}")
