@@ -156,6 +156,9 @@ def test_tables_in_three_forms_are_read_alike(tmp_path: Path) -> None:
         "text.csv": ("model,x\na,good\n", "is no number"),
         "right.csv": ("model,task,row,right\na,x,0,2\n", "right as 1 or 0"),
         "other.csv": ("model,task,row,right\na,x,0,1\nb,x,1,1\n", "to the same rows"),
+        "endless.jsonl": ('{"model": "a", "task": "x", "score": 1, "rows": 1e300}\n', "is no number"),
+        "some.csv": ("model,task,score,rows\na,x,1,5\na,y,1,\n", "the rows of 'y' are not said"),
+        "bare.csv": ("model,task,score\na,x,\n", "there is no score in it"),
         "a.txt": ("", "its name ends in"),
     }
     for name, (text, said) in odd.items():

@@ -13,6 +13,7 @@ from allround.core.errors import AllroundError
 from allround.evaluation.partial import COUNTED
 from allround.evaluation.scoreboard import Scoreboard
 from allround.tasks.metric import better
+from allround.tasks.values import short
 
 #: Endings of files, and the format that they are read in.
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json"}
@@ -39,6 +40,8 @@ class ModelScores:
     def __post_init__(self) -> None:
         asked = "make a table of scores"
         shape = len(self.models), len(self.tasks)
+        if not all(shape):
+            raise AllroundError(asked, "there is no score in it", "give the score of a model on a task")
         if self.values.shape != shape:
             raise AllroundError(asked, f"it has the shape {self.values.shape}, not {shape}",
                                 "give one row for each model and one column for each task")  # fmt: skip
@@ -74,6 +77,10 @@ class ModelScores:
         """
         tasks = tuple(dict.fromkeys(task for found in scores.values() for task in found))
         values = np.array([[found.get(task, np.nan) for task in tasks] for found in scores.values()], dtype=np.float64)
+        uncounted = [task for task in tasks if rows is not None and task not in rows]
+        if uncounted:
+            raise AllroundError("make a table of scores", f"the rows of '{uncounted[0]}' are not said, and others are",
+                                "give the number of rows of all tasks, or of none")  # fmt: skip
         counts = None if rows is None else tuple(rows[task] for task in tasks)
         shares = bool(((values >= 0) & (values <= 1) | np.isnan(values)).all())
         return cls(tuple(scores), tasks, values.reshape(len(scores), len(tasks)), counts, counts is not None and shares)
@@ -171,6 +178,6 @@ def _of_answers(
 
 
 def _number(value: object, asked: str) -> float:
-    if isinstance(value, bool | int | float):
+    if isinstance(value, bool | int | float) and abs(value) < 1e15:
         return float(value)
-    raise AllroundError(asked, f"{value!r} is no number", "give scores and counts as numbers")
+    raise AllroundError(asked, f"{short(value)} is no number", "give scores and counts as numbers")
