@@ -28,6 +28,7 @@ PAPERS = (
     "How Predictable Are Large Language Model Capabilities? A Case Study on BIG-bench",
     "Continual Task Allocation in Meta-Policy Network via Sparse Prompting",
     "Continual Learning with Adaptive Weights (CLAW)",
+    "Few-Shot Class-Incremental Learning by Sampling Multi-Phase Tasks",
     "TAME: Task Agnostic Continual Learning using Multiple Experts",
     "IBCL: Zero-shot Model Generation for Task Trade-offs in Continual Learning",
     "Towards Robust and Efficient Continual Language Learning",
