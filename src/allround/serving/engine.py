@@ -77,8 +77,9 @@ class Engine:
     There is no waiting: an idle engine begins at once, and what comes meanwhile waits and is then answered together,
     within the limits. Work whose deadline has passed, or whose future was cancelled, is dropped before it is run.
 
-    between: is called on the engine's thread after each batch, so that its answers can be sent and what has come since
-    can be queued; with what tells whether so much is queued as the batch had, and the seconds that this may take.
+    between: is called on the engine's thread after a batch of several, so that its answers can be sent and what has
+    come since can be queued; with what tells whether so much is queued as the batch had, and the seconds that this may
+    take.
     """
 
     between: Callable[[Callable[[], bool], float], object] | None = None
@@ -154,7 +155,7 @@ class Engine:
             rows = sum(one.work.rows for one in some)
             self._pace += (took / rows - self._pace) * (0.2 if self._pace else 1)
             self._watch(Batch(rows, count, sum(isinstance(answer, BaseException) for answer in made), took))
-            if self.between is not None and len(self._queue) < count:
+            if self.between is not None and len(self._queue) < count > 1:
                 self.between(partial(self._holds, count), took / 4)
 
     def _holds(self, count: int) -> bool:
