@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -208,3 +209,36 @@ def test_the_size_of_a_question_is_about_its_tokens() -> None:
     from allround.serving.served import asking_of
 
     assert Question.make(body, asking_of(None, scores=False)).tokens == 101 + 2 + 1 + 1
+
+
+def called(service: Service, messages: Sequence[dict[str, Any]], length: int) -> list[dict[str, Any]]:
+    """What the application sends where a client sends these messages, and then no more."""
+    sent: list[dict[str, Any]] = []
+    left = list(messages)
+
+    async def receive() -> dict[str, Any]:
+        if left:
+            return left.pop(0)
+        await asyncio.sleep(60)
+        raise AssertionError("it waits for ever")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(length).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/predict", "headers": headers, "query_string": b""}
+    asyncio.run(make_app(service)(scope, receive, send))
+    return sent
+
+
+def test_slow_and_lost_clients_and_more_than_memory_may_hold(service: Service) -> None:
+    half = {"type": "http.request", "body": b'{"inputs":', "more_body": True}
+    limited = Service(service.models, door=DoorLimits(body=1000, held=1500, seconds=0.05))
+    sent = called(limited, [half], 100)
+    assert sent[0]["status"] == 408 and b"did not come whole" in sent[1]["body"]
+    assert called(limited, [half, {"type": "http.disconnect"}], 100) == [], "nobody is there to be answered"
+    long = [{"type": "http.request", "body": b" " * 600, "more_body": True}] * 2
+    assert called(limited, long, 900)[0]["status"] == 413, "it sends more than it said"
+    none = Service(service.models, door=DoorLimits(held=50))
+    (start, _) = called(none, [half], 100)
+    assert start["status"] == 429 and (b"retry-after", b"1") in start["headers"]

