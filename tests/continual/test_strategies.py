@@ -178,7 +178,10 @@ def test_a_stream_has_a_row_for_each_strategy_and_its_references(whole: tuple[Pa
     assert found.cost("none", "bytes") == 0 and found.cost("joint", "rows") == 60
     mean = found.mean("ridge", "final")
     assert mean.low is not None and mean.low <= mean.value, "two orders give an interval"
+    assert found.kernel is not None and np.allclose(found.kernel.values.diagonal(), 1)
+    assert 0 < found.kernel.values[0, 1] < 1 and not np.allclose(found.kernel.values, found.overlap.values)
     about = json.loads((folder / "stream.json").read_text())
+    assert about["kernel"] == found.kernel.values.tolist()
     assert about["scenario"] == "class" and len(about["courses"]) == 14
     page = (folder / "stream.md").read_text()
     assert "| ridge |" in page and "| picked | oracle |" in page

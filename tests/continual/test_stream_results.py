@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from allround.building.jobs import streams
 from allround.building.single import floor
 from allround.building.stream import stream
 from allround.continual.learner import begin
@@ -23,6 +25,7 @@ from allround.core.seeds import seed_of
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import score
 from allround.models.encoders.small_image import SmallImage
+from allround.models.fitting import fit_head
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
 
@@ -89,6 +92,8 @@ def test_drops_follow_the_order_in_which_arrivals_came() -> None:
     assert alike.correlation([turned]) is None, "two pairs say nothing"
     other = Course("none", 1, 0, ("x", "y", "z"), course("none", NONE).scores, [0], [0], [0.0], [0], 1)
     assert not alike.drops([other]) and alike.correlation([other]) is None
+    found = results(course("none", NONE), turned, course("ridge", JOINT), course("joint", JOINT), kernel=alike)
+    assert any("NTK overlap" in line and "-0.94" in line for line in summary(found))
 
 
 def test_the_page_says_all_of_it_and_escapes_names() -> None:
@@ -130,3 +135,23 @@ def test_arrivals_are_answered_ahead_where_they_ask_the_same(
     assert found.overlap is not None and found.overlap.values[0, 1] == pytest.approx(found.overlap.values[1, 0])
     assert 0 < found.overlap.values[0, 1] < 1
     assert "Forward" in (tmp_path / "out" / "stream.html").read_text()
+
+
+def test_the_ntk_overlap_is_that_of_gradients_of_the_whole_network(
+    small_image: SmallImage, digits_suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against gradients of one output, taken directly; and means count, where those of features are taken off."""
+    digit, encoder = digits_suite["digit"], copy.deepcopy(small_image)
+    found = streams.network_gradients(encoder, digit, 3)
+    assert found is not None and found.shape == (3, sum(p.numel() for p in encoder.parameters()))
+    head, split = fit_head(encoder, digit).state, digit.splits["train"]
+    batch = encoder.batch(encoder.prepare(split.inputs[1:2], digit.definition), digit.definition)
+    (encoder(batch).values[0] @ head["weight"][int(split.targets[1])]).backward()
+    wanted = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+    assert torch.allclose(found[1], wanted, atol=1e-5)
+    monkeypatch.setattr(streams, "WEIGHTS", 1000)
+    some = streams.network_gradients(encoder, digit, 3)
+    assert some is not None and some.shape == (3, 1000) and bool(torch.isin(some[1], found[1]).all())
+    ahead, across = np.array([[2.0, 0.1], [2.0, -0.1]]), np.array([[0.1, 2.0], [-0.1, 2.0]])
+    assert overlap([ahead, across], 1, centred=False).round(6).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert overlap([ahead, ahead], 1, centred=False)[0, 1] == pytest.approx(1)

@@ -153,7 +153,8 @@ def stream(
             chosen = decide_precision(shop, settings).settings
             courses = _run(shop, made, streams, plans, chosen, seeds)
             found = _results(shop, suite, data, made, first, courses, chosen, (seeds, orders))
-            found = replace(found, overlap=_overlap(shop, made, first))
+            alike, kernel = _overlaps(shop, made, first)
+            found = replace(found, overlap=alike, kernel=kernel)
         from allround.continual.page import html
         from allround.continual.pictures import curves_svg
 
@@ -197,16 +198,18 @@ def _run(
     return found
 
 
-def _overlap(shop: Workshop, base: Base, first: Stream) -> ArrivalOverlap:
-    """How alike the arrivals are to the base."""
+def _overlaps(shop: Workshop, base: Base, first: Stream) -> tuple[ArrivalOverlap, ArrivalOverlap | None]:
+    """How alike the arrivals are to the base, by its features and by the gradients of its weights."""
     kept = [keep_rows(shop, {task.name: task for task in arrival.tasks}) for arrival in first.arrivals]
     content = [[task.content for task in arrival.tasks] for arrival in first.arrivals]
-    piece = shop.pieces.piece("overlap", base=base.piece.key, arrivals=content)
+    piece = shop.pieces.piece("overlap", base=base.piece.key, arrivals=content, by=["features", "gradients"])
     job = call(measure_overlap, piece=piece, encoder=base.encoder,
                arrivals=[(arrival.name, list(data.folders.values()))
                          for arrival, data in zip(first.arrivals, kept, strict=True)])  # fmt: skip
     shop.do("overlap of the arrivals", [(piece, job)])
-    return ArrivalOverlap(tuple(arrival.name for arrival in first.arrivals), np.array(piece.facts["overlap"]))
+    names, kernel = tuple(arrival.name for arrival in first.arrivals), piece.facts["kernel"]
+    return (ArrivalOverlap(names, np.array(piece.facts["overlap"])),
+            None if kernel is None else ArrivalOverlap(names, np.array(kernel)))  # fmt: skip
 
 
 def _results(
@@ -303,6 +306,7 @@ def _plain(found: StreamResults) -> dict[str, object]:
             if found.overlap is not None
             else {}
         ),
+        **({"kernel": rows(found.kernel.values)} if found.kernel is not None else {}),
         "facts": dict(found.facts),
         "notes": list(found.notes),
         "provenance": dict(found.provenance),

@@ -43,6 +43,8 @@ def summary(found: StreamResults) -> list[str]:
     if found.overlap is not None and (alike := found.overlap.correlation(found.of("none"))) is not None:
         lines.append(f"How much none forgets of an arrival when the next one comes has a rank correlation of "
                      f"{alike:+.2f} with how alike the base sees the two, over {len(pairs)} pairs.")  # fmt: skip
+    if found.kernel is not None and (alike := found.kernel.correlation(found.of("none"))) is not None:
+        lines.append(f"With the NTK overlap, that of the gradients of the whole network, it has one of {alike:+.2f}.")
     if len(found.of(best)) < 2:
         lines.append("There is one seed and one order only: another order may give another ranking. Give --seeds 3 "
                      "--orders 3 before you believe a difference.")  # fmt: skip

@@ -90,7 +90,8 @@ class Course:
 @dataclass(frozen=True, eq=False)
 class StreamResults:
     """All courses through a stream. facts: what was measured on what, for people. metric: of the tasks, where they have
-    the same one."""
+    the same one. overlap: of arrivals in the features of the base; kernel: in the gradients of the whole network, where
+    its outputs have some."""
 
     title: str
     scenario: str
@@ -100,6 +101,7 @@ class StreamResults:
     notes: Sequence[str] = ()
     provenance: Mapping[str, object] = field(default_factory=dict)
     overlap: ArrivalOverlap | None = None
+    kernel: ArrivalOverlap | None = None
 
     @cached_property
     def strategies(self) -> list[str]:
@@ -173,14 +175,16 @@ class ArrivalOverlap:
         return float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
 
 
-def overlap(features: Sequence[NDArray[np.float64]], components: int = 10) -> NDArray[np.float64]:
+def overlap(
+    features: Sequence[NDArray[np.float64]], components: int = 10, *, centred: bool = True
+) -> NDArray[np.float64]:
     """How much the subspaces of the features of several sets of rows overlap: (T, T), each from 0 to 1.
 
     features: of each set, (n, d). Formula: ||V_s' V_t||^2 / k, with V (d, k) the first right singular vectors of the
-    centred features; the mean squared cosine of the principal angles.
-    Doan et al., AISTATS 2021, arXiv:2010.04003, section 3: the NTK overlap matrix V_s' V_t. Differs: of the kernel of a
-    linear head, whose gradients are the features, in place of that of all weights; features are centred;
-    and one number of the matrix.
+    features, which are centred first unless they are gradients; the mean squared cosine of the principal angles.
+    Doan et al., AISTATS 2021, arXiv:2010.04003, section 3: the NTK overlap matrix V_s' V_t, where features are the
+    gradients of outputs by all weights; features of an encoder are those of a linear head. Differs: one number of the
+    matrix.
 
     >>> turned = [np.array([[1.0, 0, 0], [-1, 0, 0]]), np.array([[0.0, 1, 0], [0, -1, 0]])]
     >>> overlap(turned, 1).tolist()
@@ -188,7 +192,7 @@ def overlap(features: Sequence[NDArray[np.float64]], components: int = 10) -> ND
     """
     spans = []
     for one in features:
-        _, sizes, vectors = np.linalg.svd(one - one.mean(0), full_matrices=False)
+        _, sizes, vectors = np.linalg.svd(one - one.mean(0) * centred, full_matrices=False)
         spans.append(vectors[: max(1, int((sizes > 1e-6 * sizes[0]).sum()))])
     k = min(components, *map(len, spans))
     return np.array([[float(np.square(a[:k] @ b[:k].T).sum()) / k for b in spans] for a in spans])

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from allround.building.jobs.rows import stored_task, without_test
 from allround.checkpoints.weights import Weights
@@ -25,16 +26,21 @@ from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
 from allround.evaluation.predictions import Predictions, score
 from allround.models.base import load_encoder
+from allround.models.encoder import Encoder
+from allround.models.fitting import fit_head
+from allround.models.head import OutputHead
 from allround.models.system import System, load
+from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.task import Task
 from allround.training.settings import Settings
+from allround.training.terms.ogd import gradients_of_answers
 
 #: What is written down after each arrival: scores of the tasks of each arrival so far; of systems that pick the arrival
 #: of a row, how often they are right, and the scores if they were told it; scores of the tasks of the arrival that
 #: comes next, where they can be answered by now; bytes and rows that are remembered, seconds and steps since the start.
 COURSE = ("scores", "picked", "oracle", "ahead", "bytes", "rows", "seconds", "steps")
-#: Rows of an arrival that are compared with those of others.
-OVERLAP = 200
+#: Rows of an arrival that are compared with those of others: by features, and by gradients of so many weights.
+OVERLAP, GRADIENTS, WEIGHTS = 200, 30, 200_000
 #: What a course holds after an arrival, and in the end.
 MODEL, MEMORY, REMEMBERED, ANSWERS, STATE = "model", "memory", "remembered.safetensors", "answers", "state.json"
 
@@ -80,15 +86,43 @@ def run_course(
 
 
 def measure_overlap(piece: Piece, encoder: str, arrivals: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """How alike the arrivals are to the base, by `overlap` of the features of at most `OVERLAP` of their training rows;
-    nothing where these differ in width."""
+    """How alike the arrivals are to the base, by `overlap` of the features of at most `OVERLAP` of their training rows,
+    and by that of `network_gradients`, which is the NTK overlap; nothing where rows have none."""
     base = load_encoder(encoder)
-    found = []
+    found, slopes = [], []
     for _, folders in arrivals:
-        splits = [(task, task.splits["train"].inputs[:OVERLAP]) for task in map(stored_task, folders)]
+        tasks = list(map(stored_task, folders))
+        splits = [(task, task.splits["train"].inputs[:OVERLAP]) for task in tasks]
         found.append(torch.cat([plain_vectors(base, task.definition, rows) for task, rows in splits if rows]))
+        slopes.append([network_gradients(base, task, GRADIENTS // len(tasks)) for task in tasks])
+    whole = [[one for one in some if one is not None] for some in slopes]
     with piece.make() as (_, facts):
         facts["overlap"] = overlap([one.double().numpy() for one in found]).tolist()
+        complete = all(len(some) == len(given) for some, given in zip(whole, slopes, strict=True))
+        facts["kernel"] = overlap([torch.cat(some).double().numpy() for some in whole],
+                                  centred=False).tolist() if complete else None  # fmt: skip
+
+
+def network_gradients(base: Encoder, task: Task, rows: int) -> Tensor | None:
+    """The gradients of the outputs of some training rows' labels by the weights of an encoder, (n, weights), under a
+    head that is fitted on it; of more than `WEIGHTS` numbers so many are drawn, the same ones each time. None where the
+    task's head gives no outputs, or the encoder has no weights."""
+    model = MultiTaskModel(base, {task.name: task.definition})
+    weights = {name: p for name, p in model.shared().items() if p.is_floating_point()}
+    if not isinstance(model.head(task.name), OutputHead) or not weights:
+        return None
+    model = MultiTaskModel(base, {})
+    model.add_task(task.definition, fit_head(base, task).state)
+    for p in weights.values():
+        p.requires_grad_(True)
+    count = sum(p.numel() for p in weights.values())
+    kept = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:WEIGHTS].sort().values
+    split, found = task.splits["train"], []
+    for row in range(min(max(rows, 1), len(split))):
+        one = replace(task, splits={**task.splits, "train": split.take([row])}, table=None)
+        slopes = gradients_of_answers(model, one, weights, 1)
+        found.append(torch.cat([slopes[name].flatten() for name in weights])[kept])
+    return torch.stack(found)
 
 
 def course_answers(piece: Piece, after: int, of: int) -> list[Predictions]:
