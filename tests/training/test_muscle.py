@@ -34,7 +34,7 @@ def test_the_masked_distance_by_hand() -> None:
     quarter = torch.tensor([3.0, 1.0]).log()
     logits = torch.stack([quarter, quarter, quarter.flip(0)])
     targets, old = torch.tensor([0, 1, 1]), torch.stack([quarter, quarter.flip(0), quarter])
-    wrong, kept = Muscle(old="m", mask="wrong"), Muscle(old="m")
+    wrong, kept = Muscle(old="m"), Muscle(old="m", mask="kept")
     assert wrong.distance(logits, [old], targets).item() == pytest.approx(0.5493 / 3, abs=1e-4)
     assert kept.distance(logits, [old], targets).item() == pytest.approx(0.5493 / 3, abs=1e-4)
     # A new teacher has the rows outside the mask: the first and third, of which it differs in the third.
@@ -65,7 +65,7 @@ def test_fewer_rows_turn_from_right_to_wrong(small_table: SmallTable, table_suit
     model.save(tmp_path / "old")
     before = predict_split(model, task, "train")
     lost = {}
-    for name, terms in (("plain", []), ("held", [Muscle(old=str(tmp_path / "old"), weight=10.0)])):
+    for name, terms in (("plain", []), ("held", [Muscle(old=str(tmp_path / "old"), weight=10.0, mask="kept")])):
         new = MultiTaskModel(copy.deepcopy(small_table), {})
         new.add_task(task.definition, fit_head(new.encoder, task).state)
         train(new, [noisy(task, 0.4)], SETTINGS, seed=1, terms=terms)

@@ -52,8 +52,8 @@ MeasureOption = Annotated[
 MitigateOption = Annotated[
     str | None,
     typer.Option(
-        help="The folder of an old version that is to be replaced: rows that it answers rightly are held (MUSCLE), so "
-        "that fewer turn wrong; the same as --term muscle:old=FOLDER."
+        help="The folder of an old version that is to be replaced: rows that the model answers wrongly follow it "
+        "(MUSCLE), so that fewer may turn from right to wrong; the same as --term muscle:old=FOLDER."
     ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything.")]

@@ -1,4 +1,4 @@
-"""muscle: rows that an old version answers rightly are to be answered as it answers them."""
+"""muscle: rows that the model does not answer rightly yet are to be answered as an old version answers them."""
 
 from __future__ import annotations
 
@@ -29,25 +29,24 @@ if TYPE_CHECKING:
 )
 class Muscle(Term):
     """Adds to the loss of each task that an old version knows the masked distance of the answers from those that the
-    old version, or a new one that was tuned already, gives to the same rows. It lowers negative flips: rows that the
-    old version answers rightly and the new one wrongly.
+    old version, or a new one that was tuned already, gives to the same rows. It is meant to lower negative flips: rows
+    that the old version answers rightly and the new one wrongly.
 
     old: the folder of the old version; new: of the tuned new one, or nothing. mask: the rows on which the old version
-    is followed: `kept`, those that it answers rightly; `wrong`, those that the model in training answers wrongly at
-    that moment, as in the paper.
+    is followed: `wrong`, those that the model in training answers wrongly at that moment, as in the paper; `kept`,
+    those that the old version answers rightly.
 
     Formula: weight * mean over rows of m KL(old || model) + (1 - m) KL(new || model), m = 1 on rows of the mask;
     without a new version the second part is left out
-    Differs: the paper is mask=wrong with a new version, learns from this alone, and goes token by token of a language
-    model; here it is added to the task's loss, and a row is a text, or a word of a task per word. By default the mask
-    is that of positive-congruent training: on a small task it lowered flips more. Tasks with one label
-    out of several are held, others are not. Both versions must read rows as the model does.
+    Differs: the paper learns from this alone, always with a new version, token by token of a language model; here it
+    is added to the task's loss, which teaches the rows outside the mask, and a row is a text, or a word of a task per
+    word. Tasks with one label out of several are held, others are not. Both versions must read rows as the model does.
     """
 
     reads_features: ClassVar[bool] = True
 
     def __init__(
-        self, *, old: str, new: str = "", weight: float = 1.0, mask: Literal["kept", "wrong"] = "kept"
+        self, *, old: str, new: str = "", weight: float = 1.0, mask: Literal["wrong", "kept"] = "wrong"
     ) -> None:
         super().__init__()
         self.old, self.new, self.weight, self.mask = old, new, weight, mask
