@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,17 @@ from allround.cli.app import app
 from allround.core import checking, registry
 from allround.core.errors import AllroundError
 from allround.evaluation.model_scores import ModelScores
+from allround.evaluation.scoreboard import Scoreboard
 from allround.transfer import reducing
 from allround.transfer.completing import complete, completion_errors, fill
 from allround.transfer.files import write_matrices
 from allround.transfer.matrix import TaskMatrix
 from allround.transfer.reducing import KnownTasks, choose, random_rows_error, reduce_tasks
 from allround.transfer.reduction import FILES, Reduction
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
+
+from boards import board
 
 #: Model, task, how many rows, and those that are answered rightly.
 ANSWERS = (("a", "x", 2, [0]), ("a", "y", 4, [3]), ("b", "x", 2, [0, 1]), ("b", "y", 4, [1, 2]))
@@ -165,6 +172,19 @@ def test_tables_in_three_forms_are_read_alike(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
         with pytest.raises(AllroundError, match=said):
             ModelScores.read(tmp_path / name)
+
+
+def test_a_run_gives_the_scores_of_its_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = board()
+    whole.save(tmp_path / "mixed")
+    with pytest.raises(AllroundError, match="lower is better on 'error'"):
+        ModelScores.read(tmp_path / "mixed")
+    names = [name for name in whole.definitions if name != "error"]
+    part = replace(whole, definitions={name: whole.definitions[name] for name in names})
+    monkeypatch.setattr(Scoreboard, "load", lambda folder: part)
+    found = ModelScores.read(tmp_path / "mixed")
+    assert found.tasks == ("one", "two") and "floor" not in found.models and found.rows == (400, 400)
+    assert found.values[0].tolist() == [whole.cells["specialists"][name].score for name in names]
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -97,16 +97,20 @@ class ModelScores:
         """
         path = Path(place)
         if path.is_dir():
-            return _of_board(Scoreboard.load(path))
+            return _of_board(Scoreboard.load(path), f"read the scores in {path}")
         scores, counts = _of_table(path)
         if rows is not None and not counts:
             counts = {task: rows for found in scores.values() for task in found}
         return cls.of(scores, counts or None)
 
 
-def _of_board(board: Scoreboard) -> ModelScores:
+def _of_board(board: Scoreboard, asked: str) -> ModelScores:
     names = [system.name for system in board.systems if system.role != "floor"]
     signs = {task: 1.0 if better(found.metric) == "higher" else -1.0 for task, found in board.definitions.items()}
+    if len(set(signs.values())) > 1:
+        lower = next(task for task, sign in signs.items() if sign < 0)
+        raise AllroundError(asked, f"lower is better on '{lower}' and higher on others, so that they have no mean",
+                            "give a table of the tasks whose metrics are alike")  # fmt: skip
     cells = {name: {task: board.cells[name][task] for task in board.definitions} for name in names}
     made = ModelScores.of({n: {t: signs[t] * cell.score for t, cell in found.items()} for n, found in cells.items()},
                           {task: cell.n for task, cell in cells[names[0]].items()})  # fmt: skip
