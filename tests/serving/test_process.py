@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,9 @@ import pytest
 from tests.serving.running import Running, running
 from tests.serving.tiny import differences, expected, make_model, requests
 
+from allround.core.errors import AllroundError
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.serving.server import bind
 from allround.tasks.suite import Suite
 
 
@@ -48,6 +51,16 @@ def test_sighup_reads_the_folder_again(server: Running) -> None:
     assert server.process.stdout is not None
     assert server.process.stdout.readline() == "reloaded the model 'tiny'\n"
     assert server.post("/v1/predict", {"inputs": ["x"]})[0] == 200
+
+
+def test_an_address_is_held_by_one_server_and_sends_at_once() -> None:
+    with bind("127.0.0.1", 0) as held:
+        assert held.proto == socket.IPPROTO_TCP, "else responses wait 40 ms for the client to confirm their beginning"
+        held.listen()
+        with pytest.raises(AllroundError, match="choose another --port"):
+            bind("127.0.0.1", held.getsockname()[1])
+    with pytest.raises(AllroundError, match="port 70000"):
+        bind("127.0.0.1", 70_000)
 
 
 async def _flood(port: int, body: bytes, count: int) -> list[int]:

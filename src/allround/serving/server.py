@@ -23,7 +23,9 @@ BACKLOG = 2048
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket that holds an address and does not listen yet. port: 0 for any that is free."""
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Only where the protocol is named does asyncio send the end of a response before its beginning was confirmed.
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
