@@ -979,6 +979,7 @@ OTHERS = {
     "core/locks.py": "the owner of a lock, for a message",
     "core/plugins.py": "a method file that the user names, to be run",
     "core/registry.py": "method files lie in the package alone",
+    "serving/keys.py": "lines of a text, of which hashes alone are kept: tests/serving/test_api.py",
     "merging/layout.py": "settings of a classifier that a model was given with, which open_model reads as well",
     "merging/learn/run.py": "settings of an encoder, which load_encoder reads as well",
 }

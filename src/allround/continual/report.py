@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Strategies that every comparison has: nothing against forgetting, heads without training, and everything anew.
 REFERENCES = ("none", "ridge", "joint")
-_FIRST_OUT = ("forward", "behind", "backward", "steps", "rows", "learned")
+_FIRST_OUT = ("forward", "behind", "backward", "steps", "rows", "learned", "stored", "oracle", "picked")
 
 
 def words(found: StreamResults) -> list[str]:
