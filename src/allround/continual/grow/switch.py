@@ -27,7 +27,7 @@ LEAST = 0.005
 
 
 @method(
-    source="TAME: Zhu et al., 2022, arXiv:2210.03869; checked against the authors' utils_.py",
+    source="TAME: Zhu et al., 2022, arXiv:2210.03869; checked against unsigned public code",
     paper="TAME: Task Agnostic Continual Learning using Multiple Experts",
 )
 class Switch(GrowingLearner):
@@ -41,7 +41,7 @@ class Switch(GrowingLearner):
     Rows fit an expert whose smoothed loss, with their mean loss as the next one, is below its threshold
 
     prune: the share of each matrix of the encoder that is set to zero, and stays so; 0 for none.
-    Differs: all rows of an arrival go to one expert, and are learned in epochs, where the authors go batch by batch,
+    Differs: all rows of an arrival go to one expert, and are learned in epochs, where the paper goes batch by batch,
     once; only losses of rows that an expert learns enter its smoothed loss, where theirs has all rows since it began.
 
     Errors: an arrival of several tasks.

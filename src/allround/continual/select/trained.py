@@ -17,16 +17,14 @@ from allround.core.registry import method
 from allround.tasks.task import Task
 
 
-@method(
-    source="the selector network of TAME: Zhu et al., 2022, arXiv:2210.03869; checked against the authors' utils_.py"
-)
+@method(source="the selector network of TAME: Zhu et al., 2022, arXiv:2210.03869; checked against unsigned public code")
 class Trained(Select):
     """One hidden layer on the features of the base, trained anew after each arrival on the rows that are remembered,
     with cross-entropy; then the smallest numbers of its matrices are set to zero, and the others trained on.
 
     hidden: units. steps: of Adam, on all remembered rows at once, before and again after they are pruned. rate: of
     learning. share: of each matrix that is set to zero.
-    Differs: reads the base's features, where the authors train a second network on the inputs.
+    Differs: reads the base's features, where that code trains a second network on the inputs.
 
     Errors: no row of a task is remembered.
     """

@@ -7,7 +7,7 @@ from allround.core.registry import method
 
 
 @method(
-    source="Zhu et al., 2022, arXiv:2210.03869; checked against the authors' utils_.py",
+    source="Zhu et al., 2022, arXiv:2210.03869; checked against unsigned public code",
     paper="TAME: Task Agnostic Continual Learning using Multiple Experts",
 )
 def tame(
