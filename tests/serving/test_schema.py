@@ -72,6 +72,8 @@ def test_what_the_schema_says_is_what_happens(operations: dict[str, Any], label:
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(case=operations[label].as_strategy(generation_mode=mode))
     def check(case: Any) -> None:
+        if mode is schemathesis.GenerationMode.POSITIVE and isinstance(case.body, dict):
+            case.body.pop("model", None)  # a name made at random is that of no model
         seen.add(case.call_and_validate(headers={"Authorization": f"Bearer {KEY}"}).status_code)
 
     check()

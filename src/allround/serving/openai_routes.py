@@ -93,6 +93,10 @@ class ChatBody(_Open):
         return Style(most, tuple(text for text in stop if text), drawing, _SHARE * deadline)
 
 
+#: What a chat is answered with where it asks for a stream.
+STREAMED: dict[str, Any] = {"content": {"text/event-stream": {"schema": {}}}}
+
+
 def add_openai(app: FastAPI, service: Service) -> None:
     """Add the routes to an application."""
 
@@ -115,8 +119,8 @@ def add_openai(app: FastAPI, service: Service) -> None:
         usage = {"prompt_tokens": count, "total_tokens": count}
         return answer({"object": "list", "model": served.name, "data": data, "usage": usage})
 
-    @app.post("/v1/chat/completions", summary="A reply of a language model", tags=["openai"], responses=REFUSALS,
-              openapi_extra=schema_of(ChatBody))  # fmt: skip
+    @app.post("/v1/chat/completions", summary="A reply of a language model", tags=["openai"],
+              responses={**REFUSALS, 200: STREAMED}, openapi_extra=schema_of(ChatBody))  # fmt: skip
     async def chat(request: Request) -> Response:
         body = read_body(ChatBody, await json_of(request), "reply to a chat")
         served = service.models.find(body.model)
