@@ -39,9 +39,13 @@ PAIRS += [("average_precision:label=c", "classification"), ("auroc:label=c", "mu
 
 def define(kind: str, metric: str, labels: int = 4) -> Definition:
     names = (
-        TAGS if kind == "token_classification" else () if kind in ("regression", "text") else tuple("abcdefgh"[:labels])
+        TAGS
+        if kind == "token_classification"
+        else ()
+        if kind in ("regression", "similarity", "text")
+        else tuple("abcdefgh"[:labels])
     )
-    number = {"center": 3.0, "scale": 2.5} if kind == "regression" else {}
+    number = {"center": 3.0, "scale": 2.5} if kind in ("regression", "similarity") else {}
     return Definition("t", kind, ("x",), "text", metric, names, **number)
 
 
@@ -54,7 +58,7 @@ def make(kind: str, seed: int, n: int = 60) -> tuple[Encoded, Encoded]:
     if kind == "multilabel":
         on = (rng.random((n, 4)) < 0.3).astype(np.int8)
         return on, np.where(rng.random((n, 4)) < 0.8, on, 1 - on).astype(np.int8)
-    if kind == "regression":
+    if kind in ("regression", "similarity"):
         values = rng.normal(size=n).round(1)
         return values, (values + rng.normal(size=n)).round(1)
     if kind == "text":

@@ -160,6 +160,15 @@ class TextRows:
         return Batch(tensors, len(prepared), lengths)
 
 
+def paired(u: Tensor, v: Tensor) -> Tensor:
+    """The features of pairs whose texts have the vectors u and v, (n, d) each: (n, 4 d).
+
+    >>> paired(torch.tensor([[1.0]]), torch.tensor([[3.0]])).tolist()
+    [[1.0, 3.0, 2.0, 3.0]]
+    """
+    return torch.cat([u, v, (u - v).abs(), u * v], -1)
+
+
 def describe_tokenizer(tokenizer: Any) -> list[Any]:
     """What a tokenizer does with a text; its vocabulary and rules by their hash."""
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from allround.models.batch import Batch, Features
 from allround.models.encoder import Encoder
+from allround.models.text_rows import paired
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 from allround.tasks.values import Row
@@ -101,3 +102,16 @@ def side_by_side(found: Sequence[Features], tasks: tuple[str, ...]) -> Features:
     if len(found) == 1:
         return found[0]
     return found[0]._replace(values=torch.cat([one.values for one in found], -1), tasks=tasks)
+
+
+def read_apart(read: Callable[[Tensor], Tensor], values: Tensor, width: int) -> Tensor:
+    """Features of vectors (n, width) by layers that read them; of pairs, whose vectors are those of `paired`, by what
+    the layers make of each text."""
+    if values.shape[-1] != 4 * width:
+        return read(values)
+    return paired(read(values[..., :width]), read(values[..., width : 2 * width]))
+
+
+def width_of(encoder: Encoder, definition: Definition) -> int:
+    """The length of an encoder's vector of a row of a task; of each text where rows are pairs that it reads apart."""
+    return encoder.features(definition) // (4 if encoder.reads_apart(definition) else 1)

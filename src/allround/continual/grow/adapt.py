@@ -20,6 +20,7 @@ from allround.models.encoder import Encoder
 from allround.models.encoders.adaptive import Adaptive
 from allround.models.fitting import fit_head
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.wrapping import width_of
 from allround.tasks.task import Task
 from allround.training.settings import Settings
 from allround.training.term import Term
@@ -76,7 +77,7 @@ class Adapt(GrowingLearner):
     ) -> list[Part]:
         tasks = list(arrived.values())
         if not self.grown.bodies:
-            width = self.encoder.features(tasks[0].definition)
+            width = width_of(self.encoder, tasks[0].definition)
             self.grown.bodies.append(MultiTaskModel(Adaptive(self.encoder, width, self.units), {}))
         (body,) = self.grown.bodies
         adaptive = body.encoder

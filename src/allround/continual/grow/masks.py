@@ -22,6 +22,7 @@ from allround.models.encoders.masked import Masked
 from allround.models.fitting import fit_head
 from allround.models.running import features_of
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.wrapping import width_of
 from allround.tasks.definition import Definition
 from allround.tasks.task import Task
 from allround.training.settings import Settings
@@ -86,7 +87,7 @@ class Masks(GrowingLearner):
         self, arrived: Mapping[str, Task], number: int, settings: Settings, *, seed: int, scratch: Path | None
     ) -> list[Part]:
         if not self.grown.bodies:
-            width = self.encoder.features(next(iter(arrived.values())).definition)
+            width = width_of(self.encoder, next(iter(arrived.values())).definition)
             self.grown.bodies.append(MultiTaskModel(Masked(self.encoder, width, self.units), {}))
         (body,) = self.grown.bodies
         masked = body.encoder

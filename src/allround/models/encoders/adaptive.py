@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from allround.models.base import load_encoder
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
 from allround.models.named import NamedModules
-from allround.models.wrapping import Wrapping, side_by_side
+from allround.models.wrapping import Wrapping, read_apart, side_by_side
 from allround.tasks.definition import Definition
 
 #: Where the inner encoder lies in the folder, and the layers and what tasks have of their own.
@@ -82,14 +83,15 @@ class Adaptive(Wrapping):
     Formula: w_j = (1 + b_j s_j tanh(a_j)) v_j for unit j, v_j ~ N(m_j, d_j^2), b_j ~ Bernoulli(p_j), whose concrete
     relaxation is drawn in training; in answers v_j is m_j and b_j is p_j
 
-    sizes: units of each layer. width: of the inner features. tasks: those that there is room for.
+    sizes: units of each layer. width: of the inner features, of each text where rows are pairs. tasks: those that
+    there is room for.
     """
 
     name = "adaptive"
 
     def __init__(self, inner: Encoder, width: int, sizes: Sequence[int], tasks: Sequence[str] = ()) -> None:
         super().__init__()
-        self.inner = inner.eval()
+        self.inner, self.width = inner.eval(), width
         self.layers = nn.ModuleList(GaussianLinear(a, b) for a, b in pairwise((width, *sizes)))
         self.adaptations = NamedModules()
         #: Tasks whose adaptations learn; None for all.
@@ -108,7 +110,7 @@ class Adaptive(Wrapping):
         return [len(layer.bias) for layer in self.gaussians]
 
     def features(self, definition: Definition) -> int:
-        return self.units[-1]
+        return self.units[-1] * (4 if self.inner.reads_apart(definition) else 1)
 
     def add_task(self, task: str) -> None:
         """Room for a task, which begins without adaptation."""
@@ -125,7 +127,8 @@ class Adaptive(Wrapping):
         with torch.no_grad():
             found = self.inner(batch)
         tasks = tuple(batch.rows)
-        return side_by_side([found._replace(values=self.read(found.values, task)) for task in tasks], tasks)
+        made = [read_apart(partial(self.read, task=task), found.values, self.width) for task in tasks]
+        return side_by_side([found._replace(values=values) for values in made], tasks)
 
     def read(self, values: Tensor, task: str) -> Tensor:
         """What the layers make of features for a task: (n, width) -> (n, units)."""
@@ -159,8 +162,7 @@ class Adaptive(Wrapping):
         (folder / INNER).mkdir()
         self.inner.save(folder / INNER)
         save_tensors(self._added(), folder / ADDED)
-        width = self.gaussians[0].mean.shape[1]
-        settings = {"width": width, "sizes": self.units, "tasks": list(self.adaptations)}
+        settings = {"width": self.width, "sizes": self.units, "tasks": list(self.adaptations)}
         write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
 
     @classmethod

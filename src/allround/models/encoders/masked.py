@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from allround.models.base import load_encoder
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
 from allround.models.named import NamedModules
-from allround.models.wrapping import Wrapping, side_by_side
+from allround.models.wrapping import Wrapping, read_apart, side_by_side
 from allround.tasks.definition import Definition
 
 #: Where the inner encoder lies in the folder, and the layers and codes.
@@ -35,14 +36,15 @@ class Masked(Wrapping):
 
     Formula: x_l = gelu(step(code_l) * (W_l x_{l-1} + b_l)); the gradient of step is 1 between 0 and 1, and 0 elsewhere
 
-    sizes: units of each layer. width: of the inner features. tasks: those that there is room for.
+    sizes: units of each layer. width: of the inner features, of each text where rows are pairs. tasks: those that
+    there is room for.
     """
 
     name = "masked"
 
     def __init__(self, inner: Encoder, width: int, sizes: Sequence[int], tasks: Sequence[str] = ()) -> None:
         super().__init__()
-        self.inner = inner.eval()
+        self.inner, self.width = inner.eval(), width
         widths = (width, *sizes)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         for layer in self.linear:
@@ -65,7 +67,7 @@ class Masked(Wrapping):
         return [layer.out_features for layer in self.linear]
 
     def features(self, definition: Definition) -> int:
-        return self.units[-1]
+        return self.units[-1] * (4 if self.inner.reads_apart(definition) else 1)
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 
@@ -90,7 +92,8 @@ class Masked(Wrapping):
         with torch.no_grad():
             found = self.inner(batch)
         tasks = tuple(batch.rows)
-        return side_by_side([found._replace(values=self.read(found.values, task)) for task in tasks], tasks)
+        made = [read_apart(partial(self.read, task=task), found.values, self.width) for task in tasks]
+        return side_by_side([found._replace(values=values) for values in made], tasks)
 
     def read(self, values: Tensor, task: str) -> Tensor:
         """What the layers make of features for a task: (n, width) -> (n, units)."""
@@ -118,7 +121,7 @@ class Masked(Wrapping):
         (folder / INNER).mkdir()
         self.inner.save(folder / INNER)
         save_tensors(self._added(), folder / ADDED)
-        settings = {"width": self.linear[0].in_features, "sizes": self.units, "tasks": list(self.codes)}
+        settings = {"width": self.width, "sizes": self.units, "tasks": list(self.codes)}
         write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
 
     @classmethod

@@ -15,7 +15,7 @@ from allround.core.registry import method
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, LINEAR, Encoder, try_out
 from allround.models.pretrained import LOADING, check_config, check_size, check_tokenizer, whole
-from allround.models.text_rows import TextRows
+from allround.models.text_rows import TextRows, paired
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 from allround.tasks.values import Row
@@ -96,8 +96,7 @@ class Text(TextRows, Encoder):
             if not batch.rows.keys() & set(self.first_token):
                 return Features(embedding)
             return Features(torch.cat([embedding, found["token_embeddings"][:, 0]], -1))
-        u, v = embedding[: batch.size], embedding[batch.size :]
-        return Features(torch.cat([u, v, (u - v).abs(), u * v], -1))
+        return Features(paired(embedding[: batch.size], embedding[batch.size :]))
 
     def save(self, folder: Path) -> None:
         self.pipeline.save_pretrained(str(folder), create_model_card=False)
