@@ -38,7 +38,8 @@ class Arrival:
 
         >>> from allround.tasks.make import make_task
         >>> letters = make_task("letters", kind="classification", inputs="x", target="y",
-        ...                     data=[{"x": i, "y": "ab"[i % 2]} for i in range(40)])
+        ...                     data={s: [{"x": i, "y": "ab"[i % 2]} for i in range(n)]
+        ...                           for s, n in (("train", 24), ("validation", 8), ("test", 8))})
         >>> [(one.name, len(one.tasks[0].splits["train"])) for one in Arrival("ab", (letters,)).pieces(3, 6)]
         [('piece 6', 8), ('piece 7', 8), ('piece 8', 8)]
         """

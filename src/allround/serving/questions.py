@@ -48,7 +48,7 @@ def tokens_of(cell: object) -> int:
     """About how many tokens a cell has.
 
     >>> tokens_of("a text of 26 characters ..."), tokens_of(["two", "words"]), tokens_of(3.5)
-    (7, 2, 1)
+    (7, 3, 1)
     """
     if isinstance(cell, str):
         return 1 + len(cell) // CHARACTERS
