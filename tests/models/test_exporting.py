@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -112,7 +113,7 @@ def test_every_head_is_in_the_graph(small_image: SmallImage, digits_suite: Suite
     task = digits_suite.tasks["digit"]
     assert len(HEADS) >= 4
     definitions = {head: replace(task.definition, name=head, head=head) for head in HEADS}
-    model = drawn(MultiTaskModel(small_image, definitions))
+    model = drawn(MultiTaskModel(copy.deepcopy(small_image), definitions))
     made = export_onnx(model, tmp_path / "model")
     same(model, made.folder, dict.fromkeys(HEADS, task))
     rows = task.splits["test"].inputs[:4]
@@ -153,7 +154,7 @@ def test_whole_numbers_of_8_bits_take_less(texts: tuple[MultiTaskModel, Exported
 def test_a_graph_that_is_far_from_the_model_is_an_error(
     small_image: SmallImage, digits_suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = drawn(MultiTaskModel(small_image, {"digit": digits_suite.tasks["digit"].definition}))
+    model = drawn(MultiTaskModel(copy.deepcopy(small_image), {"digit": digits_suite.tasks["digit"].definition}))
     graph = exporting._graph
 
     def wrong(*given: object) -> object:
