@@ -134,3 +134,9 @@ def test_a_planted_long_file_is_found(tmp_path: Path) -> None:
     (tmp_path / "why.py").write_text(f'"""A list.\n\nLonger than 400\nlines because it is one list.\n"""\n{lines}')
     (tmp_path / "comment.py").write_text(f"# {REASON} it is a comment\n{lines}")
     assert long_files(tmp_path) == {"long.py", "comment.py"}
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """Of two with one name, pytest collects one alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
