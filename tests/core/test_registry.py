@@ -33,6 +33,7 @@ PAPERS = (
     "IBCL: Zero-shot Model Generation for Task Trade-offs in Continual Learning",
     "Towards Robust and Efficient Continual Language Learning",
     "Exploring Continual Learning for Code Generation Models",
+    "Less is more: Summarizing Patch Tokens for efficient Multi-Label Class-Incremental Learning",
     "OVOR: OnePrompt with Virtual Outlier Regularization for Rehearsal-Free Class-Incremental Learning",
     "Class Incremental Learning via Likelihood Ratio Based Task Prediction",
     "A Method for Discovering Novel Classes in Tabular Data",

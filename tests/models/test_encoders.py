@@ -25,6 +25,7 @@ from allround.models.base import load_encoder
 from allround.models.batch import Batch
 from allround.models.encoder import Encoder, hash_tensors, load_tensors, save_tensors
 from allround.models.encoders.adaptive import Adaptive
+from allround.models.encoders.lanes import Lanes
 from allround.models.encoders.masked import Masked
 from allround.models.encoders.module import Module, _given, give
 from allround.models.encoders.multitab import Multitab
@@ -182,6 +183,15 @@ def _adaptive(request: pytest.FixtureRequest) -> Case:
     return Case(encoder.eval(), task.definition, task.splits["test"].inputs[:9], 12)
 
 
+def _lanes(request: pytest.FixtureRequest) -> Case:
+    task = request.getfixturevalue("text_suite").tasks["mood"]
+    torch.manual_seed(0)
+    inner = load_encoder(request.getfixturevalue("bert_folder"))
+    encoder = Lanes(inner, ["other", task.name], selectors=3, prompts=2, layers=1)
+    encoder.lane("other").selectors.data.zero_()
+    return Case(encoder.eval(), task.definition, task.splits["test"].inputs[:9], 32)
+
+
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A language model of two layers with random weights."""
@@ -192,6 +202,7 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "adaptive": _adaptive,
     "image": _image,
+    "lanes": _lanes,
     "language_model": _language_model("", 2),
     "language_model-vector": _language_model("linear", 32),
     "masked": _masked,
