@@ -35,7 +35,7 @@ STRATEGIES = registry.names("strategy")
 
 
 #: Strategies for encoders that read a sequence.
-OF_TEXTS = ("multi_lane", "pp_tf")
+OF_TEXTS = ("diana", "multi_lane", "pp_tf")
 
 
 def case(name: str, request: pytest.FixtureRequest) -> tuple[Encoder, Task, int]:

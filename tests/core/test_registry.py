@@ -27,6 +27,7 @@ PAPERS = (
     "MUSCLE: A Model Update Strategy for Compatible LLM Evolution",
     "How Predictable Are Large Language Model Capabilities? A Case Study on BIG-bench",
     "Continual Task Allocation in Meta-Policy Network via Sparse Prompting",
+    "Domain Incremental Lifelong Learning in an Open World",
     "Continual Learning with Adaptive Weights (CLAW)",
     "Few-Shot Class-Incremental Learning by Sampling Multi-Phase Tasks",
     "TAME: Task Agnostic Continual Learning using Multiple Experts",

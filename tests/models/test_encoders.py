@@ -30,6 +30,7 @@ from allround.models.encoders.masked import Masked
 from allround.models.encoders.module import Module, _given, give
 from allround.models.encoders.multitab import Multitab
 from allround.models.encoders.pooled import Pooled
+from allround.models.encoders.prompted import Levels, Prompted
 from allround.models.encoders.sharing import Sharing
 from allround.models.encoders.small_image import SmallImage, _views, image_tensor
 from allround.models.encoders.small_table import SmallTable
@@ -167,6 +168,14 @@ def _pooled(request: pytest.FixtureRequest) -> Case:
     return Case(encoder.eval(), task.definition, task.splits["test"].inputs[:9], 32)
 
 
+def _prompted(request: pytest.FixtureRequest) -> Case:
+    task = request.getfixturevalue("text_suite").tasks["mood"]
+    torch.manual_seed(0)
+    encoder = Prompted(load_encoder(request.getfixturevalue("bert_folder")), Levels(pool=4, chosen=2))
+    encoder.add_as(task.name, "classification", "one")
+    return Case(encoder.eval(), task.definition, task.splits["test"].inputs[:9], 32)
+
+
 def _masked(request: pytest.FixtureRequest) -> Case:
     task = request.getfixturevalue("text_suite").tasks["mood"]
     torch.manual_seed(0)
@@ -210,6 +219,7 @@ CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "multitab": _multitab,
     "onnx": _onnx,
     "pooled": _pooled,
+    "prompted": _prompted,
     "sharing-inside": _sharing(
         inserts=(Insert("sublayers", Mixing(Choice("bottleneck"), owners="tasks", sees="own")),)
     ),

@@ -184,16 +184,20 @@ class Learner(StreamLearner):
             self.set_head(task.definition, self.model.head(task.name).stored())
 
     def set_head(self, definition: Definition, state: HeadState) -> None:
-        """Give a task a head; where it has fewer outputs than the definition, the further ones begin untrained."""
-        width = self.model.encoder.features(definition)
-        fresh = make_head(state.sort, definition, width).stored()
-        if "hidden_weight" in state:  # whose number of units is its own
-            fresh["weight"] = fresh["weight"].new_zeros(len(fresh["weight"]), state["weight"].shape[1])
-            fresh.update({name: state[name] for name in ("hidden_weight", "hidden_bias")})
-        for name, value in state.items():
-            fresh[name][tuple(slice(size) for size in value.shape)] = value
-        self.model.definitions.pop(definition.name, None)
-        self.model.add_task(replace(definition, head=""), fresh)
+        set_head(self.model, definition, state)
+
+
+def set_head(model: MultiTaskModel, definition: Definition, state: HeadState) -> None:
+    """Give a task a head; where it has fewer outputs than the definition, the further ones begin untrained."""
+    width = model.encoder.features(definition)
+    fresh = make_head(state.sort, definition, width).stored()
+    if "hidden_weight" in state:  # whose number of units is its own
+        fresh["weight"] = fresh["weight"].new_zeros(len(fresh["weight"]), state["weight"].shape[1])
+        fresh.update({name: state[name] for name in ("hidden_weight", "hidden_bias")})
+    for name, value in state.items():
+        fresh[name][tuple(slice(size) for size in value.shape)] = value
+    model.definitions.pop(definition.name, None)
+    model.add_task(replace(definition, head=""), fresh)
 
 
 @torch.no_grad()

@@ -13,10 +13,13 @@ from allround.models.wrapping import Wrapping
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 
+#: The arrival of a part that is for rows of no arrival that was.
+UNSEEN = -1
+
 
 @dataclass(frozen=True)
 class Part:
-    """What answers a task as one arrival brought it: a task of one of the bodies. arrival: its number."""
+    """What answers a task as one arrival brought it: a task of one of the bodies. arrival: its number, or `UNSEEN`."""
 
     __pydantic_config__ = STRICT
 
