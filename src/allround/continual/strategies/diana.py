@@ -7,7 +7,7 @@ from allround.core.registry import method
 
 
 @method(
-    source="Dai et al., Findings of ACL 2023, arXiv:2305.06555; checked against diana/ of AlibabaResearch/DAMO-ConvAI",
+    source="Dai et al., Findings of ACL 2023, arXiv:2305.06555; formulas as in diana/ of AlibabaResearch/DAMO-ConvAI",
     paper="Domain Incremental Lifelong Learning in an Open World",
 )
 def diana(
