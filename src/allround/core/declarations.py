@@ -219,6 +219,21 @@ class Head(Declaration):
     pairs: bool = False
 
 
+class Contrast(Declaration):
+    """What brings queries near to what is relevant to them."""
+
+    #: The scores of a teacher.
+    needs: tuple[Literal["teacher"], ...] = ()
+    exempt: Exempt = {}
+
+
+class Agree(Declaration):
+    """What brings the cosines of pairs near to their scores."""
+
+    #: Whether it compares the cosines with the targets, or the answers that a head makes of them.
+    reads: Literal["cosines", "answers"] = "cosines"
+
+
 class Encoder(Declaration):
     """A sort of encoder."""
 
@@ -259,6 +274,8 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "kind": Declaration,
     "likelihood": Likelihood,
     "head": Head,
+    "contrast": Contrast,
+    "agree": Agree,
     "system": Declaration,
     "modality": Declaration,
     "metric": Metric,

@@ -40,6 +40,8 @@ FAMILIES: dict[str, str] = {
     "kind": "tasks/kinds",
     "likelihood": "models/likelihoods",
     "head": "models/heads",
+    "contrast": "models/contrast",
+    "agree": "models/agree",
     "system": "models/systems composition/systems continual/systems",
     "modality": "tasks/modalities",
     "metric": "tasks/metrics",
@@ -70,6 +72,8 @@ _WORDS = {
     "discover": "way to find novel classes",
     "balance": "balancer",
     "sample": "sampling method",
+    "contrast": "contrastive loss",
+    "agree": "loss of scored pairs",
 }
 
 

@@ -1,0 +1,1 @@
+"""Losses of pairs of texts that have a score, a file each."""
