@@ -25,6 +25,7 @@ PAPERS = (
     "Power Hungry Processing: Watts Driving the Cost of AI Deployment?",
     "RAFT: A Real-World Few-Shot Text Classification Benchmark",
     "MUSCLE: A Model Update Strategy for Compatible LLM Evolution",
+    "Scalable Attentive Sentence-Pair Modeling via Distilled Sentence Embedding",
     "How Predictable Are Large Language Model Capabilities? A Case Study on BIG-bench",
     "Continual Task Allocation in Meta-Policy Network via Sparse Prompting",
     "Domain Incremental Lifelong Learning in an Open World",

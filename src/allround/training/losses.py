@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -82,7 +83,8 @@ class PartLosses:
             if rows:
                 targets = {self.tasks[t].name: self._targets(part, t, [rows[i] for i in mine[t]]) for t in mine}
                 asked = {self.tasks[t].name: mine[t] for t in mine}
-                batch = self.model.collate([feed.rows[i] for i in rows], asked, targets).to(device)
+                batch = self.model.collate([feed.rows[i] for i in rows], asked, targets)
+                batch = replace(batch, places=self._places(part, rows, mine)).to(device)
                 found = self.model.features(batch) if self.shown else None
                 made = {n: self._with_terms(n, one, batch, found) for n, one in self.model.losses(batch, found).items()}
                 features = found.values if found is not None and self.features else features
@@ -116,10 +118,22 @@ class PartLosses:
         return others.index_copy(0, loss.among, mine)
 
     def _with_terms(self, task: str, loss: TaskLoss, batch: Batch, features: Features | None) -> TaskLoss:
-        """A task's loss with what the terms add to it."""
+        """A task's loss as the terms weigh it, with what they add to it."""
+        factor = math.prod(term.own_loss(task) for term in self.terms)
+        loss = loss if factor == 1 else replace(loss, mean=factor * loss.mean)
         added = {type(term).__name__: term.task_loss(self.model, task, batch, features) for term in self.terms}
         extra = {name: value for name, value in added.items() if value is not None}
         return replace(loss, extra={**loss.extra, **extra}) if extra else loss
+
+    def _places(self, part: Part, rows: Sequence[int], mine: Mapping[int, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+        """The places of each task's rows in its training split; nothing for rows of other splits.
+
+        mine: for each task, the rows among these that it has a label for.
+        """
+        if part.split != "train":
+            return {}
+        places = part.feed.places
+        return {self.tasks[t].name: tuple(int(places[t][rows[at]]) for at in some) for t, some in mine.items()}
 
     def _targets(self, part: Part, task: int, rows: Sequence[int]) -> Encoded:
         """The targets of a task in some rows of a feed."""

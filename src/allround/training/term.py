@@ -47,6 +47,11 @@ class Term:
         """
         return None
 
+    def own_loss(self, task: str) -> float:
+        """Factor on a task's own loss, which comes from its rows' targets: below 1 where the term teaches in their
+        place."""
+        return 1.0
+
     def penalty(self, model: Model) -> Tensor | None:
         """What to add to the step's loss, whatever tasks it holds: () with a graph, or None. No balancer weighs it."""
         return None
