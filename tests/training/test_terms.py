@@ -180,10 +180,13 @@ def test_l2_sp_keeps_weights_near_their_start_and_does_not_end_below_it(
 def test_terms_of_the_package_are_made_by_name_and_do_no_harm(
     name: str, model: MultiTaskModel, table_suite: Suite, tmp_path: Path
 ) -> None:
-    tasks, given = list(table_suite.tasks.values()), {}
+    tasks = list(table_suite.tasks.values())
+    given: dict[str, Any] = {}
+    model.save(tmp_path / "old")
     if name == "muscle":  # it needs an old version
-        model.save(tmp_path / "old")
         given = {"old": str(tmp_path / "old")}
+    if name == "distillation":  # it needs a teacher
+        given = {"teacher": str(tmp_path / "old"), "labels": 1.0, "weight": 0.1}
     course = train(model, tasks, Settings(mix="all", keep="last", device="cpu", terms={name: given}))
     assert course.skipped == 0
     first, last = course.evaluations[0]["losses"], course.evaluations[-1]["losses"]
