@@ -226,7 +226,7 @@ def test_energy_by_hand(mode: str, said: str, digits_suite: Suite, monkeypatch: 
     data.DataSource = lambda: SimpleNamespace(get_global_energy_mix_data=lambda: {"DEU": {}})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "codecarbon", module)
     monkeypatch.setitem(sys.modules, "codecarbon.input", data)
-    monkeypatch.setattr("allround.evaluation.measures.energy.SECONDS", 0)
+    monkeypatch.setattr("allround.evaluation.power.SECONDS", 0)
     task = digits_suite["digit"]
 
     def answer(asked: Task) -> Predictions:

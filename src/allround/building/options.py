@@ -174,7 +174,8 @@ class Options:
     the one that this machine belongs to); its machines must share the run folder. calibrate: how scores are corrected
     on validation: `temperature`, `isotonic` or `none`. coverage: the share of rows whose target the sets of answers
     shall hold, such as 0.9; left out, there are no sets. track: names of trackers (tensorboard, mlflow, wandb), which
-    write into the folder `track` of the run. adapt: training rows of each held-out task that base, joint model and
+    write into the folder `track` of the run. energy: a country in three letters, such as DEU, to measure the energy of
+    answering with. adapt: training rows of each held-out task that base, joint model and
     the best single model are adapted to it on; `None` leaves that out.
     """
 
@@ -208,6 +209,7 @@ class Options:
     resamples: int = 1000
     calibrate: str = "temperature"
     coverage: float | None = None
+    energy: str | None = None
 
     def __post_init__(self) -> None:
         if self.head is not None:

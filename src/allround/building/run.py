@@ -22,6 +22,7 @@ from allround.building.stages.baselines import TREES, baseline_candidates, check
 from allround.building.stages.choice import choose, make_judge
 from allround.building.stages.data import DataCheck, announce, keep_rows
 from allround.building.stages.demonstrated import demonstrated_candidates
+from allround.building.stages.energy import measure_energy
 from allround.building.stages.groups import grouped_candidates
 from allround.building.stages.heads import base_candidate, fit_heads, fit_probes, probe_candidate
 from allround.building.stages.learned import merge_learned
@@ -53,6 +54,7 @@ from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
 from allround.core.progress import Progress
 from allround.core.words import listed
+from allround.evaluation.power import has_meter
 from allround.evaluation.prompt_scores import PromptScores
 from allround.merging.learn.learning import preset
 from allround.models.device import pick_device
@@ -199,6 +201,8 @@ def _checked(
         )
     if options.rmtgb:
         check_robust(suite)
+    if options.energy is not None:  # an error before the work, where CodeCarbon or the country is not there
+        has_meter(options.energy, f"measure the energy of answering, with the power of {options.energy}")
     if options.adapt is not None and not any(task.definition.role == HELD_OUT for task in suite):
         raise AllroundError(
             f"adapt to held-out tasks on {options.adapt} rows",
@@ -311,6 +315,8 @@ def _build(
             compared = [one for one in every if one.name in (untuned.name, reference.name, choice.best.name)]
             put = score_prompts(shop, compared, scope.every, device, resamples=options.resamples)
             scored = scored.with_prompts(put)
+        if options.energy is not None:
+            scored = measure_energy(shop, scored, candidates, scope.every, options.energy, device)
         if options.adapt is not None:
             systems = systems_to_adapt(candidates, untuned, choice.best, validation, judge)
             few = adapt(shop, scope, systems, unseen, later, options.adapt, scored.predictions,

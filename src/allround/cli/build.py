@@ -193,6 +193,14 @@ def build(
     coverage: Annotated[
         float | None, typer.Option(help="Also make sets of answers that hold the right one this often, such as 0.9.")
     ] = None,
+    energy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COUNTRY",
+            help="Also measure, by the meters of this machine, the energy that each system takes to answer, and its "
+            "carbon with the power of a country such as DEU (pip install 'allround[energy]').",
+        ),
+    ] = None,
     track: TrackOption = None,
     class_weights: ClassWeightsOption = None,
     focal_gamma: FocalOption = None,
@@ -242,6 +250,7 @@ def build(
         ray=ray,
         calibrate=calibrate,
         coverage=coverage,
+        energy=energy,
         track=tuple(split(track, "--track")),
         constraints=Constraints(
             worst,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allround.core.outputs import write_texts
-from allround.core.words import count, duration, percent, plural, shown, span_text
+from allround.core.words import count, duration, number_text, percent, plural, shown, span_text
 from allround.evaluation.facts import ReportFacts, TaskFacts, TriedSetting
 from allround.evaluation.page_pictures import PagePicture, page_picture
 from allround.evaluation.pages import breakable, settings_text, template
@@ -56,7 +56,7 @@ def html(board: Scoreboard, *, extra: ReportFacts | None = None) -> str:
     calibration_head, calibration_rows = calibration_table(board)
     page = template(
         Path(__file__).with_name("report.html.j2"),
-        {"percent": percent, "count": count, "duration": duration, "settings": settings_text, "breakable": breakable},
+        {"percent": percent, "count": count, "number": number_text, "duration": duration, "settings": settings_text, "breakable": breakable},
         {"percent": percent, "span": span_text, "shown": shown, "better": better, "step": _step, "plural": plural},
     )
     return page.render(

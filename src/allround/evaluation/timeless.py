@@ -11,6 +11,8 @@ _TIMELY = {
     "host",
     "hostname",
     "examples_per_second",
+    "watt_hours",
+    "carbon",
     "peak_memory",
     "further",
 }

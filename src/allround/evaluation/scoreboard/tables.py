@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from allround.core.progress import make_console
-from allround.core.words import count, duration, percent, printable, shown, span_text
+from allround.core.words import count, duration, number_text, percent, printable, shown, span_text
 from allround.evaluation.scoreboard.adapted import HEADING, LEGEND, adapted_table
 from allround.evaluation.scoreboard.scores import Scores
 from allround.evaluation.scoreboard.transfer import HEADINGS, LEGENDS, scores_table, transfer_table
@@ -102,6 +102,8 @@ def systems_table(board: Scores) -> tuple[list[str], list[list[str]]]:
     retentions = ["mean retention", "worst retention"] if board.mean else []
     head = ["system", "role", *retentions, "stored", "used", "trained on", "training", "merged on", "merging",
             "inputs/s", "choices"]  # fmt: skip
+    metered = any(system.cost.watt_hours is not None for system in board.systems)
+    head += ["Wh/1,000", "g CO2e/1,000"] if metered else []
     body = []
     for system in board.systems:
         cost, row = system.cost, [system.name + ("*" if system.name == board.best else ""), system.role]
@@ -116,6 +118,7 @@ def systems_table(board: Scores) -> tuple[list[str], list[list[str]]]:
         merging = [count(cost.merge_rows), duration(cost.merge_seconds)] if system.role == "merge" else ["", ""]
         row += [duration(cost.training_seconds), *merging]
         row += [count(cost.examples_per_second), count(cost.search_choices)]
+        row += [number_text(cost.watt_hours), number_text(cost.carbon)] if metered else []
         body.append(row)
     return head, body
 
