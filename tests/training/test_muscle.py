@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.models.language import save_model
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
@@ -16,11 +17,14 @@ from allround.cli.app import app
 from allround.core.errors import AllroundError
 from allround.evaluation.flips import flips_of
 from allround.evaluation.predict import predict_split
+from allround.models.base import load_encoder
 from allround.models.encoders.small_table import SmallTable
 from allround.models.fitting import fit_head
+from allround.models.head import HeadState
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
-from allround.tasks.task import Split, Task
+from allround.tasks.task import SPLITS, Split, Task
 from allround.training.settings import Settings
 from allround.training.terms.muscle import Muscle
 from allround.training.trainer import train
@@ -86,6 +90,32 @@ def test_what_cannot_teach_is_refused(small_table: SmallTable, table_suite: Suit
     MultiTaskModel(other, {task.name: task.definition}).save(tmp_path / "other")
     with pytest.raises(AllroundError, match="reads rows in another way"):
         Muscle(old=str(tmp_path / "other")).before(model, [task])
+
+
+@pytest.mark.parametrize("loss", ["answer", "choices"])
+def test_a_language_model_is_held_where_all_choices_are_trained(loss: str, tmp_path: Path) -> None:
+    base = load_encoder(save_model(tmp_path / "base", "llama"))
+    rows = [{"text": f"parcel {number}", "label": ("late", "lost")[number % 2]} for number in range(24)]
+    task = make_task("mood", kind="classification", inputs="text", target="label", data=dict.fromkeys(SPLITS, rows),
+                     prompt="{text}", loss=loss)  # fmt: skip
+    model = MultiTaskModel(base, {})
+    model.add_task(task.definition, HeadState({}, base.head(task.definition)))
+    model.save(tmp_path / "old")
+    held = Muscle(old=str(tmp_path / "old"), weight=100.0, mask="kept")
+    if loss == "answer":
+        with pytest.raises(AllroundError, match="loss: choices"):
+            train(model, [noisy(task, 1.0)], SETTINGS, seed=0, terms=[held])
+        return
+    before = predict_split(model, task, "train")
+    moved = {}
+    for name, terms in (("plain", []), ("held", [held])):
+        new = copy.deepcopy(model)
+        train(new, [noisy(task, 1.0)], SETTINGS, seed=0, terms=terms)
+        right = np.asarray(before.predictions) == task.splits["train"].targets
+        after = predict_split(new, task, "train")
+        assert before.scores is not None and after.scores is not None
+        moved[name] = float(np.abs(np.asarray(after.scores) - np.asarray(before.scores))[right].mean())
+    assert moved["held"] < 0.8 * moved["plain"]
 
 
 def test_the_option_mitigate(tmp_path: Path) -> None:

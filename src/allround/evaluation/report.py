@@ -56,7 +56,14 @@ def html(board: Scoreboard, *, extra: ReportFacts | None = None) -> str:
     calibration_head, calibration_rows = calibration_table(board)
     page = template(
         Path(__file__).with_name("report.html.j2"),
-        {"percent": percent, "count": count, "number": number_text, "duration": duration, "settings": settings_text, "breakable": breakable},
+        {
+            "percent": percent,
+            "count": count,
+            "number": number_text,
+            "duration": duration,
+            "settings": settings_text,
+            "breakable": breakable,
+        },
         {"percent": percent, "span": span_text, "shown": shown, "better": better, "step": _step, "plural": plural},
     )
     return page.render(

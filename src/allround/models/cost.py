@@ -14,8 +14,8 @@ class Cost:
     training_seconds and training_examples: all training that it rests on, its specialists' too. parameters_stored:
     numbers on disk for all tasks. parameters_used: numbers that one input passes. examples_per_second: when
     predicting. search_choices: settings compared on validation rows, in search_seconds. merge_seconds: of merging
-    itself, once; merge_rows: rows that it looked at. watt_hours, carbon: energy to answer 1,000 rows, and grams of CO2e,
-    where they were measured.
+    itself, once; merge_rows: rows that it looked at. watt_hours, carbon: energy to answer 1,000 rows, and grams of
+    CO2e, where they were measured.
     """
 
     __pydantic_config__ = STRICT

@@ -47,8 +47,10 @@ def measure_energy(
         facts = found[system.name].facts if system.name in found else {}
         systems.append(replace(system, cost=replace(system.cost, watt_hours=facts.get("watt_hours"),
                                                     carbon=facts.get("carbon"))))  # fmt: skip
-    notes["energy"] = [f"Wh are those of this machine while a system answers, for 1,000 rows in batches of 64, by its "
-                       f"meters; loading is not counted. Carbon is of the power of {country}, by CodeCarbon."]  # fmt: skip
+    notes["energy"] = [
+        "Wh are those of this machine while a system answers, for 1,000 rows in batches of 64, by its meters; loading "
+        f"is not counted. Carbon is that of the power of {country}, by CodeCarbon."
+    ]
     shop.say(f"energy of answering measured for {len(found)} systems")
     return replace(scored, board=replace(scored.board, systems=systems, notes=notes))
 
@@ -58,9 +60,7 @@ def _few(task: Task) -> Task:
     return replace(task, splits={**task.splits, "test": split.take(range(min(ROWS, len(split))))}, table=None)
 
 
-def _measure(
-    piece: Piece, candidate: Candidate, tasks: Sequence[Task], country: str, device: str, asked: str
-) -> None:
+def _measure(piece: Piece, candidate: Candidate, tasks: Sequence[Task], country: str, device: str, asked: str) -> None:
     """Write a candidate, load it, and let it answer all tasks in turn."""
     with piece.make() as (folder, facts):
         (folder / "system").mkdir()

@@ -169,7 +169,8 @@ class AdaptedScore:
 
 class Notes(TypedDict, total=False):
     """Warnings of each task, specialists that were trained too short, routers that were left out, scores of tasks with
-    several prompts, what measures find, how energy was measured, how the budget was shared and the best system chosen, in words."""
+    several prompts, what measures find, how energy was measured, how the budget was shared and the best system chosen,
+    in words."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 

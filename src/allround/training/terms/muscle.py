@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.registry import method
 from allround.models.likelihoods.categorical import Categorical
@@ -19,6 +20,7 @@ from allround.training.term import Term
 if TYPE_CHECKING:
     from allround.models.batch import Batch, Features
     from allround.models.model import Model
+    from allround.tasks.definition import Definition
     from allround.tasks.task import Task
 
 
@@ -41,6 +43,7 @@ class Muscle(Term):
     Differs: the paper learns from this alone, always with a new version, token by token of a language model; here it
     is added to the task's loss, which teaches the rows outside the mask, and a row is a text, or a word of a task per
     word. Tasks with one label out of several are held, others are not. Both versions must read rows as the model does.
+    A language model is held where its task is trained on all choices (`loss: choices`).
     """
 
     reads_features: ClassVar[bool] = True
@@ -55,6 +58,9 @@ class Muscle(Term):
     def before(self, model: Model, tasks: Sequence[Task]) -> None:
         assert isinstance(model, MultiTaskModel)
         self._teachers = [_teacher(folder, model) for folder in (self.old, self.new) if folder]
+        for name in set(model.definitions) & set(self._teachers[0].definitions):
+            definition = model.definition(name)
+            _check_choices(definition, model.encoder.head(definition), f"learn from the version {self.old}")
 
     def task_loss(self, model: Model, task: str, batch: Batch, features: Features | None) -> Tensor | None:
         assert isinstance(model, MultiTaskModel) and features is not None
@@ -83,6 +89,18 @@ class Muscle(Term):
                 for one in taught]  # fmt: skip
         held = hit == right
         return torch.where(held, gaps[0], gaps[1] if len(gaps) > 1 else torch.zeros_like(gaps[0])).mean()
+
+
+def _check_choices(definition: Definition, head: str, asked: str) -> None:
+    """An error for a task in whose training only the right answer has a probability. head: the sort of its head."""
+    reads = registry.find("head", head).facts["reads"]
+    if reads == "scores" and (definition.prompt is None or definition.prompt.loss != "choices"):
+        raise AllroundError(
+            asked,
+            f"the task '{definition.name}' is trained on the tokens of right answers, so that no other answer has a "
+            "probability in training",
+            f"give the task `loss: choices`, or leave '{definition.name}' out",
+        )
 
 
 def _teacher(folder: str, model: MultiTaskModel) -> MultiTaskModel:
