@@ -382,7 +382,10 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(read) == ["train", "validation"] and read["validation"].column_names == ["t", "label"]
     assert count(load(tmp_path, "a/b")["train"]) == 2
     refuse(tmp_path, "no/net", "Couldn't reach", "check the id", "network", "--data-dir")
-    refuse(tmp_path, "no/train", "no train split, only dev, unsupervised")
+    refuse(tmp_path, "no/train", "no train split, only dev, unsupervised", "validation: train")
+    named = load(tmp_path, {"hub": "no/train", "splits": {"unsupervised": "train", "dev": "test"}})
+    assert list(named) == ["test", "train"], "other splits keep no name of their own"
+    refuse(tmp_path, {"hub": "a/b", "splits": {"trian": "train"}}, "it has no split 'trian'", "did you mean 'train'?")
     asked.clear()
     jsonl(tmp_path / "here" / "train.jsonl")
     monkeypatch.chdir(tmp_path / "here")

@@ -109,7 +109,7 @@ def test_a_file_whose_name_is_none_for_a_suite(tmp_path: Path, file: str, better
             ["tasks.trec.source", "path and hub together", "one of path, hub"],
         ),
         (with_task(source={}), ["tasks.trec.source", "no place"]),
-        (with_task(source={"path": "a", "config": "b"}), ["config and revision belong to a Hub id"]),
+        (with_task(source={"path": "a", "config": "b"}), ["config, revision and splits belong to a Hub id"]),
         (with_task(kind="clasification"), ["tasks.trec.kind", "did you mean 'classification'?"]),
         (with_task(kind="pair_classification"), ["use kind: classification with two input columns"]),
         (with_task(kind="text_pair_classification"), ["use kind: classification with two input columns"]),

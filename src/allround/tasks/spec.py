@@ -72,7 +72,7 @@ class SourceSpec(_Strict):
 
     lm_eval: a task of the lm-evaluation-harness, by its name, the path of a YAML file, or its configuration. A plain
     string in the suite file is a `name`: a path where there is one, else a Hub id.
-    columns: name there -> name here.
+    columns: name there -> name here. splits: the same of the splits of a data set on the Hub; others are left out.
     """
 
     name: str | None = None
@@ -86,6 +86,7 @@ class SourceSpec(_Strict):
     config: str | None = None
     revision: str | None = None
     columns: dict[str, str] = {}
+    splits: dict[str, Literal["train", "validation", "test"]] = {}
     format: Literal["json", "csv", "tsv", "parquet", "images"] | None = None
     delimiter: Annotated[str, BeforeValidator(_delimiter)] | None = None
     encoding: Annotated[str, BeforeValidator(_encoding)] | None = None
@@ -104,8 +105,10 @@ class SourceSpec(_Strict):
             raise ValueError(f"a source with {found}; give one of path, hub, sklearn, or train/validation/test files")
         if (self.delimiter or self.encoding) and (self.hub or self.sklearn):
             raise ValueError("delimiter and encoding belong to files; leave them out here")
-        if (self.config or self.revision) and not (self.hub or self.name):
-            raise ValueError("config and revision belong to a Hub id; leave them out here")
+        if (self.config or self.revision or self.splits) and not (self.hub or self.name):
+            raise ValueError("config, revision and splits belong to a Hub id; leave them out here")
+        if len(set(self.splits.values())) < len(self.splits):
+            raise ValueError("splits gives two splits one name; give each another name, or leave one out")
         return self
 
     @property

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allround.core.errors import AllroundError
+from allround.core.errors import AllroundError, suggestion
 from allround.core.files import is_hub_id
 from allround.tasks.sources.names import SPLIT_NAMES
 from allround.tasks.sources.quiet import quiet
@@ -43,12 +43,17 @@ def read_hub(spec: SourceSpec) -> dict[str, Dataset]:
             "or keep the data in a folder, set `local`, and give it with --data-dir",
         ) from error
     found: dict[str, Dataset] = {}
+    odd = [split for split in spec.splits if split not in read]
+    if odd:
+        raise AllroundError(asked, f"it has no split '{odd[0]}'", suggestion(odd[0], list(map(str, read))))
     for split, rows in read.items():
-        known = SPLIT_NAMES.get(str(split).lower())
+        known = spec.splits.get(split) if spec.splits else SPLIT_NAMES.get(str(split).lower())
         if known and known not in found:
             found[known] = rows
     if "train" not in found:
         raise AllroundError(
-            asked, f"it has no train split, only {', '.join(map(str, read))}", "choose another `config`, or other data"
+            asked,
+            f"it has no train split, only {', '.join(map(str, read))}",
+            "choose another `config`, or say under `splits` which one serves for training (validation: train)",
         )
     return found
