@@ -185,8 +185,8 @@ def test_terms_of_the_package_are_made_by_name_and_do_no_harm(
     model.save(tmp_path / "old")
     if name == "muscle":  # it needs an old version
         given = {"old": str(tmp_path / "old")}
-    if name == "distillation":  # it needs a teacher
-        given = {"teacher": str(tmp_path / "old"), "labels": 1.0, "weight": 0.1}
+    if name == "teacher":  # it needs one
+        given = {"folder": str(tmp_path / "old"), "labels": 1.0, "weight": 0.1}
     course = train(model, tasks, Settings(mix="all", keep="last", device="cpu", terms={name: given}))
     assert course.skipped == 0
     first, last = course.evaluations[0]["losses"], course.evaluations[-1]["losses"]

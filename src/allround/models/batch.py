@@ -89,8 +89,8 @@ class Batch:
 
     tensors: what the encoder or network reads. size: the number of rows. lengths: words of each row where the tasks
     are per word, else empty. rows: for each task that is asked, the rows that it is asked of; a batch may hold rows of
-    several tasks, and a row may belong to several. targets: of the tasks whose losses are wanted. places: in training,
-    the places of each task's rows in its training split.
+    several tasks, and a row may belong to several. targets: of the tasks whose losses are wanted. numbers: in training,
+    of each task, the numbers of these rows in its training split.
     """
 
     tensors: dict[str, Tensor]
@@ -98,7 +98,7 @@ class Batch:
     lengths: tuple[int, ...] = ()
     rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     targets: Mapping[str, Targets] = field(default_factory=dict)
-    places: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def task(self) -> str | None:

@@ -84,7 +84,7 @@ class PartLosses:
                 targets = {self.tasks[t].name: self._targets(part, t, [rows[i] for i in mine[t]]) for t in mine}
                 asked = {self.tasks[t].name: mine[t] for t in mine}
                 batch = self.model.collate([feed.rows[i] for i in rows], asked, targets)
-                batch = replace(batch, places=self._places(part, rows, mine)).to(device)
+                batch = replace(batch, numbers=self._numbers(part, rows, mine)).to(device)
                 found = self.model.features(batch) if self.shown else None
                 made = {n: self._with_terms(n, one, batch, found) for n, one in self.model.losses(batch, found).items()}
                 features = found.values if found is not None and self.features else features
@@ -125,8 +125,10 @@ class PartLosses:
         extra = {name: value for name, value in added.items() if value is not None}
         return replace(loss, extra={**loss.extra, **extra}) if extra else loss
 
-    def _places(self, part: Part, rows: Sequence[int], mine: Mapping[int, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-        """The places of each task's rows in its training split; nothing for rows of other splits.
+    def _numbers(
+        self, part: Part, rows: Sequence[int], mine: Mapping[int, Sequence[int]]
+    ) -> dict[str, tuple[int, ...]]:
+        """The numbers of each task's rows in its training split; nothing for rows of other splits.
 
         mine: for each task, the rows among these that it has a label for.
         """

@@ -1,4 +1,4 @@
-"""distillation: rows are answered as a teacher answers them, in place of their labels or beside them."""
+"""teacher: rows are answered as a teacher answers them, in place of their labels or beside them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     "Distilled-Sentence-Embedding; by probabilities: Hinton et al. 2015, arXiv:1503.02531",
     paper="Scalable Attentive Sentence-Pair Modeling via Distilled Sentence Embedding",
 )
-class Distillation(Term):
+class Teacher(Term):
     """Adds to the loss of each task that a teacher knows the distance of the model's outputs from the teacher's.
 
-    teacher: the folder of any saved system, or several separated by commas: of those that know a task the mean is
-    learned. It reads rows in its own way, so that a model that reads the texts of a pair apart can learn from one that
-    reads them together. Its outputs are computed once for each training row, and kept with unfinished training.
+    folder: of any saved system, or several with commas between: of those that know a task the mean is learned. The
+    teacher reads rows in its own way, so a model that reads the texts of a pair apart can learn from one that reads
+    them together. Its outputs are computed once for each training row, and kept with unfinished training.
     labels: factor on the loss by the rows' own targets. by: `outputs`, the squared distance of the head's numbers; or
     `probabilities`, for tasks with labels, at a temperature.
 
@@ -48,7 +48,7 @@ class Distillation(Term):
     takes logits as they are, which softmax does not. Its coefficient 0.5 is labels=0.5;weight=0.5 for numbers, and
     labels=0.5;weight=1 for two labels.
 
-    >>> term, logits = Distillation(teacher="folder"), torch.tensor([[0.0, 3.0]])
+    >>> term, logits = Teacher(folder="folder"), torch.tensor([[0.0, 3.0]])
     >>> term.distance(logits, torch.tensor([[1.0, 2.0]]), Categorical()).item()  # -1 and 1 from the mean
     2.0
     """
@@ -58,14 +58,14 @@ class Distillation(Term):
     def __init__(
         self,
         *,
-        teacher: str,
+        folder: str,
         weight: float = 1.0,
         labels: float = 0.0,
         by: Literal["outputs", "probabilities"] = "outputs",
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        self.teacher, self.weight, self.labels, self.by, self.temperature = teacher, weight, labels, by, temperature
+        self.folder, self.weight, self.labels, self.by, self.temperature = folder, weight, labels, by, temperature
         self._teachers: list[System] = []
         self._tasks: dict[str, Task] = {}
         self._made: dict[str, Taught] = {}
@@ -75,7 +75,7 @@ class Distillation(Term):
     @property
     def folders(self) -> list[str]:
         """The folders of the teachers."""
-        return [folder.strip() for folder in self.teacher.split(",")]
+        return [folder.strip() for folder in self.folder.split(",")]
 
     def before(self, model: Model, tasks: Sequence[Task]) -> None:
         assert isinstance(model, MultiTaskModel)
@@ -84,7 +84,7 @@ class Distillation(Term):
         self._tasks = {task.name: task for task in tasks if task.name in known}
         if not self._tasks:
             raise AllroundError(
-                f"learn from {self.teacher}",
+                f"learn from {self.folder}",
                 f"it has none of the tasks in training; it has: {', '.join(sorted(known))}",
                 "give a teacher of the same tasks, under the same names",
             )
@@ -98,12 +98,12 @@ class Distillation(Term):
         return self.labels if task in self._tasks else 1.0
 
     def task_loss(self, model: Model, task: str, batch: Batch, features: Features | None) -> Tensor | None:
-        if task not in self._tasks or task not in batch.places:
+        if task not in self._tasks or task not in batch.numbers:
             return None
         assert isinstance(model, MultiTaskModel) and features is not None
         head = model.output_head(task)
         outputs = head(features.take(batch.targets[task].rows, batch.size).of(task).values)
-        taught = self._taught(model, task).take(batch.places[task]).to(outputs.device)
+        taught = self._taught(model, task).take(batch.numbers[task]).to(outputs.device)
         return self.weight * self.distance(outputs, taught, head.likelihood)
 
     def distance(self, outputs: Tensor, taught: Tensor, likelihood: Likelihood) -> Tensor:
