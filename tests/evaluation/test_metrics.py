@@ -42,7 +42,7 @@ def define(kind: str, metric: str, labels: int = 4) -> Definition:
         TAGS
         if kind == "token_classification"
         else ()
-        if kind in ("regression", "similarity", "text")
+        if kind in ("regression", "similarity", "text", "retrieval")
         else tuple("abcdefgh"[:labels])
     )
     number = {"center": 3.0, "scale": 2.5} if kind in ("regression", "similarity") else {}
@@ -63,8 +63,20 @@ def make(kind: str, seed: int, n: int = 60) -> tuple[Encoded, Encoded]:
         return values, (values + rng.normal(size=n)).round(1)
     if kind == "text":
         return texts(rng, n)
+    if kind == "retrieval":
+        return rankings(rng, n)
     rows = [rng.integers(0, len(TAGS), rng.integers(0, 9)) for _ in range(n)]
     return rows, [np.where(rng.random(len(r)) < 0.8, r, 0) for r in rows]
+
+
+def rankings(rng: np.random.Generator, n: int) -> tuple[Encoded, Encoded]:
+    """Grades from 0 to 3 of some of 40 passages, at least one of them relevant, and rankings of some of all."""
+    ids = [f"p{number}" for number in range(40)]
+    targets = []
+    for _ in range(n):
+        own = {str(one): float(rng.integers(0, 4)) for one in rng.choice(ids, rng.integers(1, 15), replace=False)}
+        targets.append({**own, str(rng.choice(ids)): 1.0})
+    return targets, [tuple(map(str, rng.permutation(ids)[: rng.integers(1, 40)])) for _ in range(n)]
 
 
 def texts(rng: np.random.Generator, n: int) -> tuple[Encoded, Encoded]:
@@ -107,6 +119,8 @@ def library(name: str, kind: str, targets: Encoded, predictions: Encoded, defini
         return float(f1_score(*words, mode="strict", scheme=IOB2))
     if kind == "text":
         return library_text(name, targets, predictions)
+    if kind == "retrieval":
+        return library_ranked(name, targets, predictions)
     many = kind == "multilabel"
     return {
         "accuracy": lambda: sk.accuracy_score(targets, predictions),
@@ -133,6 +147,21 @@ def library(name: str, kind: str, targets: Encoded, predictions: Encoded, defini
         "top_k_accuracy:k=2": lambda: sk.top_k_accuracy_score(targets, predictions, k=2, labels=range(4)),
         "weighted_f1": lambda: sk.f1_score(targets, predictions, average="weighted"),
     }[name]()
+
+
+def library_ranked(name: str, targets: Encoded, predictions: Encoded) -> float:
+    """The score of rankings by trec_eval alone, which orders passages by a score."""
+    import pytrec_eval
+
+    cut = {"ndcg": 10, "mrr": 10, "recall": 100, "map": 100}[name]
+    measure = {"ndcg": "ndcg_cut", "mrr": "recip_rank", "recall": "recall", "map": "map_cut"}[name]
+    grades = {str(row): {one: int(grade) for one, grade in own.items()} for row, own in enumerate(targets)}
+    most = cut if name == "mrr" else None  # recip_rank has no cut
+    run = {str(row): {one: float(len(said) - rank) for rank, one in enumerate(said[:most])}
+           for row, said in enumerate(predictions)}  # fmt: skip
+    asked = measure if name == "mrr" else f"{measure}.{cut}"
+    made = pytrec_eval.RelevanceEvaluator(grades, {asked}).evaluate(run)
+    return float(np.mean([next(iter(made[row].values())) for row in grades]))
 
 
 def library_text(name: str, targets: Encoded, predictions: Encoded) -> float:
@@ -187,6 +216,8 @@ def test_perfect_answers_have_the_best_score_and_order_of_rows_is_irrelevant(nam
     predictions, rules = answers(name, kind, predictions, 7), metric(name)
     right = targets if not needs_scores(name) or kind == "multilabel" else np.eye(4)[targets]
     right = [row[-1:] for row in targets] if kind == "text" else right
+    if kind == "retrieval":
+        right = [tuple(sorted(row, key=lambda one, own=row: -own[one])) for row in targets]
     assert rules.score(targets, right, definition) == pytest.approx(1.0 if better(name) == "higher" else 0.0)
     turned = rules.score(targets[::-1], predictions[::-1], definition)
     assert turned == pytest.approx(rules.score(targets, predictions, definition))

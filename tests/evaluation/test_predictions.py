@@ -37,6 +37,11 @@ CASES: dict[str, tuple[Definition, Any, Any]] = {
         RNG.normal(size=3),
         np.array([1e-300, -1e300, 1 / 3]),
     ),
+    "retrieval": (
+        Definition("t", "retrieval", ("q", "passages"), "text", "ndcg"),
+        [{"a": 1.0, "ü <b>": 0.5, "c": 0.0}, {"a": 2.0}, {"4\0": 1.0}],
+        [("ü <b>", "a"), (), ("4\0",)],
+    ),
     "text": (
         Definition("t", "text", ("x",), "text", "exact_match"),
         [("four",), ("4", "ü <b>", "4\0"), (" a\nb ",)],
@@ -62,7 +67,7 @@ def test_round_trip_is_exact(kind: str, confidence: list[float] | None, tmp_path
     for before, after in ((targets, found.targets), (answers, found.predictions)):
         assert type(before) is type(after) and len(before) == len(after)
         for a, b in zip(before, after, strict=True):
-            if isinstance(a, tuple):
+            if isinstance(a, (tuple, dict)):
                 assert a == b
                 continue
             np.testing.assert_array_equal(a, b)

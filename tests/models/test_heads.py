@@ -32,7 +32,11 @@ from allround.training.trainer import train as fit
 
 #: The suites of the tests whose rows are real, and the encoders that read them.
 REAL = {"digits_suite": "small_image", "table_suite": "small_table"}
-SORTS = [e.name for e in registry.entries("head") if e.facts["reads"] == "vectors" and not e.facts["pairs"]]
+SORTS = [
+    e.name
+    for e in registry.entries("head")
+    if e.facts["reads"] == "vectors" and not e.facts["pairs"] and not e.facts["ranks"]
+]
 
 DEFINITIONS = {
     "classification": Definition("t", "classification", ("x",), "text", "accuracy", ("a", "b", "c")),

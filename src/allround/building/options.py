@@ -12,6 +12,7 @@ from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.evaluation.calibration import check_coverage, check_method
 from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
 from allround.tasks.roles import GUARD, HELD_OUT
 from allround.training.settings import Settings
 
@@ -295,8 +296,8 @@ class Options:
 
     def learned(self, definitions: Iterable[Definition]) -> list[str]:
         """The presets of learned merges that are tried: by themselves none where a task is one of the
-        lm-evaluation-harness, whose answers nothing learns from."""
-        skip = self.methods is None and any(definition.harness for definition in definitions)
+        lm-evaluation-harness, or ranks passages: there are no answers to learn from."""
+        skip = self.methods is None and any(d.harness or kind(d.kind).ranked for d in definitions)
         return [] if skip else self.chosen("learn")
 
     def chosen(self, family: str) -> list[str]:

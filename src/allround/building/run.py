@@ -192,11 +192,12 @@ def _checked(
         base = suite.own_base(f"build the suite '{suite.name}'") if library is None else base_of_library(library)
     trained = suite.to_train
     options.constraints.check({task.name: task.definition.role for task in suite})
-    texts = [task.name for task in trained if kind(task.definition.kind).written] if options.ensemble else []
+    kinds = {task.name: kind(task.definition.kind) for task in trained if options.ensemble}
+    texts = [name for name, rules in kinds.items() if rules.written or rules.ranked]
     if texts:
         raise AllroundError(
             f"build an ensemble for '{suite.name}'",
-            f"the answers of {listed(texts)} are texts, which cannot be averaged",
+            f"the answers of {listed(texts)} are texts or rankings, which cannot be averaged",
             "leave --ensemble out, or leave these tasks out",
         )
     if options.rmtgb:

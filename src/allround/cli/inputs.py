@@ -174,7 +174,9 @@ def _answer(one: TaskAnswers, place: int) -> str:
         words = ranked if isinstance(ranked, list) else [ranked or {}]
         return " ".join(",".join(f"{label} {100 * p:.1f}%" for label, p in word.items()) for word in words)
     sure = one.confidence[place]
-    shown = f"{answer:.4g}" if isinstance(answer, float) else _joined(answer)
+    shown = (
+        f"{answer:.4g}" if isinstance(answer, float) else _joined(list(answer) if isinstance(answer, dict) else answer)
+    )
     return shown if sure is None else f"{shown}  ({100 * sure:.1f}%)"
 
 

@@ -217,6 +217,8 @@ class Head(Declaration):
     reads: Literal["vectors", "scores", "texts"] = "vectors"
     #: Whether a vector must hold those of a pair's two texts.
     pairs: bool = False
+    #: Whether it ranks passages.
+    ranks: bool = False
 
 
 class Contrast(Declaration):

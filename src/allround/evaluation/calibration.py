@@ -143,7 +143,7 @@ def fit(validation: Predictions, method: str, coverage: float | None = None) -> 
     if fitter is not None and validation.scores is not None and len(held := Sample.of(validation)):
         made = fitter(held)
     rules = kind(validation.definition.kind)
-    if coverage is not None and not rules.per_token and not rules.written:
+    if coverage is not None and not (rules.per_token or rules.written or rules.ranked):
         made = replace(made, sets=fit_sets(calibrated(validation, made), coverage))
     return made if made != Calibration() else None
 

@@ -12,6 +12,7 @@ import numpy as np
 from allround.core.schema import STRICT
 from allround.evaluation.intervals import Bootstrap
 from allround.evaluation.predictions import Predictions
+from allround.evaluation.ranked import first_right
 from allround.models.batch import taken
 from allround.tasks.choices import in_words
 from allround.tasks.kind import kind
@@ -26,6 +27,8 @@ MOST, MOST_VALUES = 20, 30
 MOST_RIGHT = 5
 #: A score from which on an answer is right.
 _BEST = 1 - 1e-9
+#: Labels, tags or passages of an answer that are shown.
+MOST_SHOWN = 200
 #: Letters of a text that are shown.
 SHOWN = 300
 #: The slice that every task of texts has: thirds of the rows by their length.
@@ -84,9 +87,9 @@ class TaskErrors:
 
     labels, confusion: how often label i (row) is answered as label j (column); words count where tags are per word;
     empty for numbers, and where a row may have several labels. per_label: empty for numbers. wrong: how many answers
-    are not right, of numbers all, of texts those that the metric does not give its best score. worst: the wrong answers
-    that the system is surest of, the largest errors, or the texts with the lowest scores. right: of texts, some answers
-    with the highest scores.
+    are not right, of numbers all, of texts those that the metric does not give its best score, of ranked passages those
+    whose first one is not relevant. worst: the wrong answers that the system is surest of, the largest errors, or the
+    answers with the lowest scores. right: of texts and ranked passages, some answers with the highest scores.
     """
 
     __pydantic_config__ = STRICT
@@ -154,6 +157,10 @@ def _share(part: int, whole: int) -> float | None:
 def _order(predictions: Predictions) -> tuple[list[int], int, list[int]]:
     """The rows with a wrong answer, the worst first, and how many there are; of texts the rows with a right one."""
     targets, said = predictions.targets, predictions.predictions
+    if kind(predictions.definition.kind).ranked:
+        scores, first = row_scores(predictions.definition, targets, said), first_right(targets, said)
+        order, near = np.argsort(scores, kind="stable"), np.argsort(-scores, kind="stable")
+        return [int(r) for r in order if not first[r]], int((~first).sum()), [int(r) for r in near if first[r]]
     if kind(predictions.definition.kind).written:
         scores = row_scores(predictions.definition, targets, said)
         same = np.array([answer in accepted for accepted, (answer,) in zip(targets, said, strict=True)], dtype=bool)
@@ -177,22 +184,24 @@ def _mistakes(predictions: Predictions, split: Split, rows: Sequence[int]) -> It
         rules.decode(taken(values, rows), definition) for values in (predictions.targets, predictions.predictions)
     )
     scores: Sequence[float | None] = [None] * len(rows)
-    if rules.written:
+    if rules.written or rules.ranked:
         both = (taken(values, rows) for values in (predictions.targets, predictions.predictions))
         scores = row_scores(definition, *both).tolist()
     for row, target, answer, score in zip(rows, targets, answers, scores, strict=True):
         error = abs(float(target) - float(answer)) if rules.numeric else None  # type: ignore[arg-type]
         sure = None if predictions.confidence is None else float(predictions.confidence[row])
         text = text_of(split.inputs[row], definition.inputs, definition.modality)
-        between = " / " if rules.written else " "
+        between = " / " if rules.written or rules.ranked else " "
         target, answer = (in_words(definition, split.inputs[row], one) for one in (target, answer))
         length = length_of(split.inputs[row], definition.modality)
         yield Mistake(row, text, _words(target, between), _words(answer, between), sure, error, length, score)
 
 
 def _words(target: Target, between: str) -> str:
+    if isinstance(target, dict):  # passages by their grades
+        target = [one if grade == 1 else f"{one} ({grade:g})" for one, grade in target.items()]
     if isinstance(target, list):
-        return between.join(map(str, target))
+        return between.join([*map(str, target[:MOST_SHOWN]), *(["..."] if len(target) > MOST_SHOWN else [])])
     return f"{target:.6g}" if isinstance(target, float) else str(target)
 
 
@@ -225,7 +234,8 @@ def length_of(row: Row, modality: str) -> int | None:
     """
     if modality != "text":
         return None
-    return sum(len(part) if isinstance(part, list) else len(str(part).split()) for part in row)
+    texts = [part for part in row if isinstance(part, str | list)]
+    return sum(len(part) if isinstance(part, list) else len(part.split()) for part in texts)
 
 
 def _slices(predictions: Predictions, split: Split, seed: int, resamples: int) -> Iterable[SliceScore]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from allround.evaluation.intervals import check_same_rows
 from allround.evaluation.predictions import Predictions
+from allround.evaluation.ranked import first_right
 from allround.tasks.kind import Encoded, kind
 
 
@@ -62,8 +63,11 @@ def flips_of(before: Predictions, after: Predictions) -> Flips | None:
 
 
 def right_rows(predictions: Predictions) -> NDArray[np.bool_]:
-    """(n,): whether each row is answered rightly: the label, all labels, the tag of each word, or an accepted text."""
+    """(n,): whether each row is answered rightly: the label, all labels, the tag of each word, an accepted text, or a
+    relevant passage at the top."""
     targets, said = predictions.targets, predictions.predictions
+    if kind(predictions.definition.kind).ranked:
+        return first_right(targets, said)
     if kind(predictions.definition.kind).written:
         pairs = zip(targets, said, strict=True)
         return np.array([answer in accepted for accepted, (answer,) in pairs], dtype=bool)

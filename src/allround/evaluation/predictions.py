@@ -14,6 +14,7 @@ from allround.core.errors import AllroundError
 from allround.core.outputs import output_file
 from allround.core.reading import check_parquet, open_file, parse_json
 from allround.core.schema import STRICT, fitted
+from allround.evaluation.ranked import check_ranked, grades_type, ranked_columns
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.metric import score_of
@@ -50,6 +51,8 @@ class Predictions:
             )
         if kind(self.definition.kind).written:
             self._check_texts()
+        elif kind(self.definition.kind).ranked:
+            check_ranked(self.targets, self.predictions, f"keep the predictions for the task '{self.definition.name}'")
         else:
             self._check_shapes()
         parts = {"targets": self.targets, "predictions": self.predictions, "confidences": self.confidence}
@@ -114,7 +117,8 @@ class Predictions:
     def write(self, path: Path) -> None:
         """Write a Parquet file: row, target, prediction (in the words of the task), confidence and scores.
 
-        Where answers are texts, the target is the list of the accepted ones. Scores are lists in the order of the
+        Where answers are texts, the target is the list of the accepted ones; where they rank passages, it maps ids to
+        grades. Scores are lists in the order of the
         labels; of kinds per word there is one for each word. Encoded numbers that do not follow exactly from the words
         (regression) have columns of their own. The definition, the split and the seconds are in the metadata of the
         schema, as JSON under "allround".
@@ -122,9 +126,12 @@ class Predictions:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rules, type_ = kind(self.definition.kind), _type(self.targets)
+        rules = kind(self.definition.kind)
+        type_ = None if rules.ranked else _type(self.targets)
         columns = {"row": pa.array(range(len(self)), pa.int64())}
-        if rules.written:
+        if rules.ranked:
+            columns |= ranked_columns(self.targets, self.predictions)
+        elif rules.written:
             columns["target"] = pa.array([list(row) for row in self.targets], pa.list_(pa.string()))
             columns["prediction"] = pa.array([text for (text,) in self.predictions], pa.string())
         else:
@@ -200,6 +207,8 @@ def _check_columns(table: Any, definition: Definition) -> None:
     form = found.get("target")
     if kind(definition.kind).written:
         kinds, said = [pa.list_(pa.string())], pa.string()
+    elif kind(definition.kind).ranked:
+        kinds, said = [grades_type()], pa.list_(pa.string())
     else:
         said = form
     wanted = {"row": pa.int64(), "target": form, "prediction": said}
@@ -215,6 +224,8 @@ def _check_columns(table: Any, definition: Definition) -> None:
         parts = [column]
         while pa.types.is_list(parts[-1].type) or pa.types.is_fixed_size_list(parts[-1].type):
             parts.append(parts[-1].values)
+        if pa.types.is_map(parts[-1].type):
+            parts += [parts[-1].keys, parts[-1].items]
         if any(part.null_count for part in parts):
             raise ValueError(f"its column '{name}' has gaps")
     if not np.array_equal(table["row"].to_numpy(), np.arange(len(table))):
@@ -290,7 +301,10 @@ def _type(encoded: Encoded) -> Any:
 def _encoded(table: Any, name: str, definition: Definition) -> Encoded:
     if f"{name}_encoded" in table.column_names:
         return table[f"{name}_encoded"].to_numpy()
-    return kind(definition.kind).encode(table[name].to_pylist(), definition)
+    values = table[name].to_pylist()
+    if kind(definition.kind).ranked and name == "target":
+        values = [dict(row) for row in values]
+    return kind(definition.kind).encode(values, definition)
 
 
 def _scores(table: Any) -> NDArray[np.float32] | list[NDArray[np.float32]] | None:

@@ -124,6 +124,14 @@ class Encoder(nn.Module, ABC):
         """How many single losses each prepared row has: one, or one for each word."""
         return [len(target) for target in targets] if kind(definition.kind).per_token else [1] * len(prepared)
 
+    def prepare_passages(self, texts: Sequence[str], definition: Definition) -> list[Any]:
+        """Passages of a task prepared as rows of one text. Errors: an encoder that reads no texts."""
+        raise AllroundError(
+            f"read the passages of task '{definition.name}' with encoder '{self.name}'",
+            "it cannot read passages apart from queries",
+            "use a text encoder as the --base, such as all-MiniLM-L6-v2",
+        )
+
     def token_choice(self, definition: Definition) -> Definition | None:
         """Where a task's answers are written: the choice of each token among some, as a task; else None."""
         return None
@@ -259,6 +267,15 @@ class Encoder(nn.Module, ABC):
                 else "it compares the vectors of two texts, and the rows of the task have no two texts",
                 "let pairs be read apart (--pairs separate), or use another head, such as linear" if definition.pair
                 else "name two columns of texts under 'inputs', or use another head, such as linear",
+            )  # fmt: skip
+        if kind(definition.kind).ranked != registry.find("head", self.head(definition)).facts["ranks"]:
+            raise AllroundError(
+                f"answer task '{definition.name}', of the kind {definition.kind}, with a head of the sort "
+                f"'{self.head(definition)}'",
+                "its answers rank passages, and the head ranks none" if kind(definition.kind).ranked
+                else "the head ranks passages, and its rows have none",
+                "use head: ranking, or leave `head` out" if kind(definition.kind).ranked
+                else "use another head, such as linear, or kind: retrieval",
             )  # fmt: skip
         if kind(definition.kind).written and reads != "texts":
             raise AllroundError(

@@ -189,7 +189,8 @@ class System(Predicts, ABC):
     ) -> list[Any]:
         """Readable answers (labels, a row's own choices, lists of labels, numbers, lists of tags) for inputs.
 
-        An input is a text, a pair of texts (as a tuple), an image, a list of words, or a tuple of a table's columns.
+        An input is a text, a pair of texts (as a tuple), an image, a list of words, a tuple of a table's columns, or a
+        query and its passages (a list of texts, or texts by id) as a tuple.
         scores: give the probability of each label in place of the answer, the most probable first; for tasks per word a
         list of them. top: only so many labels. Errors: scores of a task without labels.
         """
@@ -202,7 +203,8 @@ class System(Predicts, ABC):
                 "top must be at least 1" if scores else "it says how many scores are given, and no scores are wanted",
                 "give scores=True and top=1 or more",
             )
-        rows = [row if isinstance(row, tuple) else (row,) for row in inputs]
+        reader = modality_of(definition)
+        rows = [reader.row_of(row if isinstance(row, tuple) else (row,)) for row in inputs]
         if not rows:
             return []
         made = self.answers(task, rows, batch_size=batch_size, scores=scores)
@@ -319,4 +321,9 @@ def check_rows(definition: Definition, rows: Sequence[Row]) -> None:
                 found = f"'{column}' of input {number} is of type {type(value).__name__}"
                 raise AllroundError(asked, found, f"give {rules.noun}")
         if (wrong := wrong_options(definition, row)) is not None:
-            raise AllroundError(asked, f"input {number} has {wrong}", "give a list of at least two different choices")
+            do = (
+                "give a query and a list of texts"
+                if rules.searches
+                else "give a list of at least two different choices"
+            )
+            raise AllroundError(asked, f"input {number} has {wrong}", do)

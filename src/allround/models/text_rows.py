@@ -14,8 +14,10 @@ from torch import Tensor
 from allround.core.errors import AllroundError
 from allround.core.locks import Lock
 from allround.models.batch import Batch
+from allround.tasks.contrast import Contrast, of_row
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
+from allround.tasks.passages import Passages
 from allround.tasks.values import Row
 
 
@@ -75,6 +77,8 @@ class TextRows:
     ) -> list[dict[str, Any]]:
         if kind(definition.kind).per_token:
             return self._prepare_words([list(cast(list[str], words)) for (words,) in inputs], definition)
+        if kind(definition.kind).ranked:
+            return self._prepare_search(inputs, definition, targets)
         texts = [[_instructed(definition, str(row[0])) for row in inputs]]
         if definition.pair:
             texts.append([str(row[1]) for row in inputs])
@@ -90,6 +94,29 @@ class TextRows:
             return [{"ids": [ids], "types": types[i] if types else None} for i, ids in enumerate(coded["input_ids"])]
         sides = [self._tokenized(definition, side)["input_ids"] for side in texts]
         return [{"ids": list(ids)} for ids in zip(*sides, strict=True)]
+
+    def _prepare_search(
+        self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None
+    ) -> list[dict[str, Any]]:
+        """The query of each row, and the row's passages; where there are targets, those that training looks at."""
+        queries = self._tokenized(definition, [_instructed(definition, str(row[0])) for row in inputs])["input_ids"]
+        found: list[dict[str, Any]] = []
+        known: dict[tuple[int, str], list[int]] = {}
+        chosen: list[Sequence[str]] = [()] * len(inputs)
+        if targets is not None:
+            contrast = definition.contrast or Contrast()
+            chosen = [of_row(target, contrast) for target in targets]
+        lacking = dict.fromkeys((id(row[1]), one) for row, own in zip(inputs, chosen, strict=True) for one in own)
+        if lacking:
+            holders = {id(row[1]): cast(Passages, row[1]) for row in inputs}
+            texts = [holders[holder][one] for holder, one in lacking]
+            known = dict(zip(lacking, self._tokenized(definition, texts)["input_ids"], strict=True))
+        for query, row, own in zip(queries, inputs, chosen, strict=True):
+            found.append({"ids": [query, *(known[id(row[1]), one] for one in own)], "passages": row[1]})
+        return found
+
+    def prepare_passages(self, texts: Sequence[str], definition: Definition) -> list[dict[str, Any]]:
+        return [{"ids": [ids]} for ids in self._tokenized(definition, list(texts))["input_ids"]] if texts else []
 
     def cut(self, inputs: Sequence[Row], definition: Definition) -> int:
         words = kind(definition.kind).per_token
@@ -135,8 +162,13 @@ class TextRows:
         return max(len(ids) for ids in prepared["ids"])
 
     def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
+        ranked = kind(definition.kind).ranked
         sides = len(prepared[0]["ids"])
-        sequences = [p["ids"][side] for side in range(sides) for p in prepared]
+        sequences = (
+            [ids for p in prepared for ids in p["ids"]]
+            if ranked
+            else [p["ids"][side] for side in range(sides) for p in prepared]
+        )
         width = max(len(s) for s in sequences)
         pad = self.tokenizer.pad_token_id or 0
         ids = torch.full((len(sequences), width), pad, dtype=torch.long)
@@ -151,6 +183,8 @@ class TextRows:
                 if one.get("types") is not None:
                     tensors["token_type_ids"][row, : len(one["types"])] = torch.tensor(one["types"])
         lengths: tuple[int, ...] = ()
+        if ranked and len(sequences) > len(prepared):  # queries with passages
+            lengths = tuple(len(p["ids"]) for p in prepared)
         if "words" in prepared[0]:
             lengths = tuple(len(p["words"]) for p in prepared)
             tensors["words"] = torch.tensor(

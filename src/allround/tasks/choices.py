@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from allround.tasks.columns import Column
 from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
+from allround.tasks.passages import Passages
 from allround.tasks.prompt import letter
 from allround.tasks.question import Question
 from allround.tasks.values import Row, Target, Value, short
@@ -32,7 +34,10 @@ def wrong_choices(value: object) -> str | None:
 
 
 def wrong_options(definition: Definition, row: Row) -> str | None:
-    """What is wrong with the choices of a row of a task, in words; None where nothing is, or rows have none."""
+    """What is wrong with the choices of a row of a task, or with its passages, in words; None where nothing is, or rows
+    have none."""
+    if kind(definition.kind).ranked and [type(value) for value in row] != [str, Passages]:
+        return "no query as text, and then passages"
     options = definition.prompt.options if definition.prompt is not None else ""
     if not options:
         return None

@@ -10,11 +10,12 @@ from typing import Any
 from allround.core import registry
 from allround.core.schema import STRICT, fitted
 from allround.tasks.column_types import ColumnType
+from allround.tasks.contrast import Contrast
 from allround.tasks.prompt import Prompt
 from allround.tasks.roles import ROLES, TRAIN
 
 #: What definitions did not have at first; one without them is written as it was before there were any.
-_LATER = ("columns", "weights", "focal", "prompt", "head", "category", "harness")
+_LATER = ("columns", "weights", "focal", "prompt", "head", "category", "harness", "contrast")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Definition:
     `prompt` is how the task is put to a language model. `head` is the sort of head that answers it, where one was asked
     for; else the base chooses. `role` is the part that the task plays in training, one of `allround.tasks.roles.ROLES`.
     `category` groups tasks in reports. `harness` is the task of the lm-evaluation-harness that it is, as JSON.
+    `contrast` is how the head `ranking` compares vectors and learns; None for its defaults.
     """
 
     __pydantic_config__ = STRICT
@@ -49,6 +51,7 @@ class Definition:
     role: str = TRAIN
     category: str = ""
     harness: str = ""
+    contrast: Contrast | None = None
 
     @property
     def trained(self) -> bool:
@@ -58,7 +61,8 @@ class Definition:
     @property
     def pair(self) -> bool:
         """Whether the two inputs of each row make a pair."""
-        return len(self.inputs) == 2 and bool(registry.stateless("modality", self.modality).pairs)
+        two = len(self.inputs) == 2 and not registry.stateless("kind", self.kind).ranked
+        return two and bool(registry.stateless("modality", self.modality).pairs)
 
     def with_facts(self, facts: Mapping[str, Any]) -> Definition:
         """The same task with what its kind learned from the training targets."""
@@ -105,6 +109,10 @@ class Definition:
             raise ValueError("prompt does not have one choice for each label")
         if rules.own_choices and (made.prompt is None or not made.prompt.options):
             raise ValueError("prompt names no column of choices")
+        if rules.ranked and len(made.inputs) != 2:
+            raise ValueError("inputs are not a query and its passages")
+        if made.contrast is not None and (wrong := made.contrast.problem()):
+            raise ValueError(wrong[0])
         if made.head and made.head not in registry.names("head"):
             raise ValueError(f"head {made.head!r} is not one of {', '.join(registry.names('head'))}")
         return made

@@ -21,6 +21,11 @@ def choose_modality(question: Question, given: str | None, train: Mapping[str, C
     in_words = question.prompted or question.rules.for_language_models
     every = {name: modality(name) for name in registry.names("modality")}
     known = {name: one for name, one in every.items() if in_words or name == given or not one.for_prompts}
+    if question.rules.ranked:
+        texts = next(name for name, one in known.items() if one.searched)
+        if given not in (None, texts):
+            raise question.fail(f"the modality is {given}, and the kind is {question.kind}", f"use modality: {texts}")
+        return texts
     if question.rules.per_token:
         return next(name for name, one in known.items() if name == given or (given is None and one.by_word))
     if given is not None:

@@ -12,8 +12,8 @@ from allround.core import registry
 from allround.tasks.definition import Definition
 from allround.tasks.values import Target
 
-#: Encoded targets: one entry an example. int64 (n,), float64 (n,), int8 (n, k), a list of int64 (words,), or a list of
-#: tuples of texts.
+#: Encoded targets: one entry an example. int64 (n,), float64 (n,), int8 (n, k), a list of int64 (words,), a list of
+#: tuples of texts, or a list of dictionaries of grades.
 Encoded = Any
 
 
@@ -38,6 +38,8 @@ class Kind(ABC):
     indicators: ClassVar[bool] = False
     #: Whether the answer is a text of the model's own, which only a language model can give.
     written: ClassVar[bool] = False
+    #: Whether the answer ranks passages, which are the last input of each row.
+    ranked: ClassVar[bool] = False
     #: Whether each row has choices of its own, in a column of the inputs; only a language model can read them.
     own_choices: ClassVar[bool] = False
     #: The smallest number of labels that leaves something to tell apart.
@@ -45,8 +47,8 @@ class Kind(ABC):
 
     @property
     def labelled(self) -> bool:
-        """Whether targets consist of labels of the definition: they are neither numbers nor texts."""
-        return not self.numeric and not self.written
+        """Whether targets consist of labels of the definition: they are no numbers, texts or ranked passages."""
+        return not self.numeric and not self.written and not self.ranked
 
     @property
     def fixed_labels(self) -> bool:

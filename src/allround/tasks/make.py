@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allround.core.errors import AllroundError, suggestion
@@ -19,10 +20,13 @@ from allround.tasks.kind import kind as find_kind
 from allround.tasks.metric import check as check_scorable
 from allround.tasks.modality import modality as find_modality
 from allround.tasks.modality import modality_of
+from allround.tasks.passages import PASSAGES, Passages
 from allround.tasks.prompt import letters
 from allround.tasks.prompt_words import PromptWords, check_head, make_prompt, options_of
 from allround.tasks.question import Question, check_kind, check_metric
+from allround.tasks.relevance import check_relevance, with_passages
 from allround.tasks.roles import ROLES, TRAIN
+from allround.tasks.searched import check_contrast, given_passages
 from allround.tasks.splits import Part, finish_splits
 from allround.tasks.targets import TargetReader, check_order, check_targets, names_of
 from allround.tasks.task import SPLITS, Task, check_limit
@@ -53,6 +57,9 @@ def make_task(
     head: str | None = None,
     role: str = TRAIN,
     category: str = "",
+    passages: Passages | Mapping[str, str] | Sequence[str] | str | Path | None = None,
+    negatives: str = "",
+    contrast: str | Mapping[str, object] | None = None,
     **words: Unpack[PromptWords],
 ) -> Task:
     """Make a task from rows, and check them.
@@ -80,6 +87,9 @@ def make_task(
     head: the sort of head that answers the task (linear, choices, generate, ...); by default the base chooses.
     role: train; held_out for a task that every system is scored on and nothing is trained or chosen by; guard for one
     whose validation score may also rule a system out. category: groups tasks in reports.
+    passages: of the kind retrieval, where all rows have the same: a file with `_id` and `text` (and `title`), or texts
+    by id. Otherwise `inputs` names two columns: queries, and lists of passages. negatives: a column of ids of passages
+    that are known not to be relevant. contrast: how the head `ranking` learns, see `Contrast`; a text is its loss.
     words: how the task is put to a language model, see `PromptWords`.
 
     Raises `AllroundError` that names the column, the split, how many rows, and an example.
@@ -106,13 +116,17 @@ def make_task(
         raise AllroundError(f"make the task '{name}'", f"`split`: {rule.partition('; ')[0]}", rule.partition("; ")[2])
     question = Question(
         name, kind, rules, input_names, target_names, many, missing, table, slice_names, types or {}, stray, rule,
-        *options_of(words),
+        *options_of(words), shared=passages is not None, negatives=negatives,
     )  # fmt: skip
     labels = names_of(question, labels)
     question.check(modality, labels)
 
     notes: list[str] = []
     read = read_data(question, data, notes)
+    if passages is not None:
+        read = with_passages(question, read, given_passages(question, passages))
+        input_names = (*input_names, PASSAGES)
+        question = replace(question, inputs=input_names)
     modality = choose_modality(question, modality, read.columns["train"])
     if missing == "drop" and not find_modality(modality).gaps:
         read = read.without_gaps(question, notes)
@@ -138,6 +152,8 @@ def make_task(
     if rules.own_choices:
         targets, most = read_choices(question, read_in.rows, targets, read.columns, notes)
         choices = letters(most)
+    if rules.ranked:
+        check_relevance(question, read_in.rows, targets, read.columns)
     question, keys = _with_keys(question, read.columns)
     beside = {split: _slices(question, columns) for split, columns in read.columns.items()}
     parts = {s: Part(rows, targets[s], read.numbers[s], beside[s], keys.get(s, ())) for s, rows in read_in.rows.items()}
@@ -157,7 +173,8 @@ def make_task(
     if rules.own_choices:
         facts = {"labels": choices}  # of as many as a row of any split has
     prompt = make_prompt(question, words, facts.get("labels", ()), reader.named or {}, parts["train"])
-    more = {"columns": read_in.facts(parts["train"].inputs), "prompt": prompt, "head": check_head(question, head)}
+    more = {"columns": read_in.facts(parts["train"].inputs), "prompt": prompt, "head": check_head(question, head),
+            "contrast": check_contrast(question, contrast)}  # fmt: skip
     definition = definition.with_facts({**facts, **more})
     check_scorable(definition)
     splits = {s: parts[s].split(rules.encode(parts[s].targets, definition), table is not None) for s in SPLITS}

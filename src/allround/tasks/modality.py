@@ -81,6 +81,10 @@ class Modality(ABC):
     files: ClassVar[bool] = False
     #: How the inputs are given where the kind of a task asks about each word; None where they have no words.
     by_word: ClassVar[type[Modality] | None] = None
+    #: Whether a row is a query and passages.
+    searches: ClassVar[bool] = False
+    #: How the inputs are given where the kind of a task ranks passages; None where they have none.
+    searched: ClassVar[type[Modality] | None] = None
 
     @abstractmethod
     def recognises(self, value: object) -> bool:
@@ -122,6 +126,10 @@ class Modality(ABC):
         """
         return tuple(self.parse(cell, row) for cell in cells)
 
+    def row_of(self, given: tuple[object, ...]) -> Row:
+        """A row as a caller gives it, with values as models take them."""
+        return given  # type: ignore[return-value]
+
     def parse(self, value: object, row: int) -> Value:
         """An input from a cell of a file or a word of the command line. row: its number, for messages.
 
@@ -162,15 +170,24 @@ def modality(name: str) -> Modality:
 
 
 def modality_of(definition: Definition) -> Modality:
-    """The modality of a task's inputs; of a task that asks about each word, that of its words.
+    """The modality of a task's inputs; of a task that asks about each word, that of its words; of one that ranks
+    passages, that of a query and its passages.
 
-    Errors: such a task of a modality that has no words.
+    Errors: such a task of a modality that has no words, or no passages.
 
     >>> modality_of(Definition("names", "token_classification", ("words",), "text", "span_f1")).noun
     'a list of words'
     """
-    found = modality(definition.modality)
-    if not kind(definition.kind).per_token:
+    found, rules = modality(definition.modality), kind(definition.kind)
+    if rules.ranked:
+        if found.searched is None:
+            raise AllroundError(
+                f"read the inputs of the task '{definition.name}'",
+                f"its kind {definition.kind} ranks passages, and its modality {definition.modality} has none",
+                "use modality: text, or another kind",
+            )
+        return found.searched()
+    if not rules.per_token:
         return found
     if found.by_word is None:
         raise AllroundError(

@@ -13,6 +13,7 @@ from allround.tasks.column_types import check_type
 from allround.tasks.draws import SplitRule
 from allround.tasks.kind import Kind
 from allround.tasks.modality import modality
+from allround.tasks.passages import PASSAGES
 from allround.tasks.values import short
 
 MISSING = ("error", "drop")
@@ -28,7 +29,8 @@ class Question:
 
     many: whether the target was given as a list of columns. slices: columns that go with the rows, beside inputs and
     targets. options: the input column of a row's own choices. prompted: whether the user said how the task is put to a
-    language model. The rest is as for `make_task`.
+    language model. shared: whether all rows have the same passages. negatives: the column of passages that are known
+    not to be relevant. The rest is as for `make_task`.
     """
 
     name: str
@@ -45,12 +47,15 @@ class Question:
     rule: SplitRule | None = None
     options: str = ""
     prompted: bool = False
+    shared: bool = False
+    negatives: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """All columns that are read, each once."""
         rule = (self.rule.column,) if self.rule is not None and self.rule.column else ()
-        return tuple(dict.fromkeys((*self.inputs, *self.targets, *self.slices, *rule)))
+        negatives = (self.negatives,) if self.negatives else ()
+        return tuple(dict.fromkeys((*self.inputs, *self.targets, *self.slices, *rule, *negatives)))
 
     def fail(self, found: str, do: str) -> AllroundError:
         """An error that names the task."""
@@ -85,6 +90,7 @@ class Question:
                 else "leave `labels` out: the columns' names are the labels",
             )
         self._check_options()
+        self._check_passages()
         if self.missing not in MISSING:
             raise self.fail(f"`missing` is {short(self.missing)}", suggestion(str(self.missing), MISSING))
         if self.rule is not None and (wrong := self.rule.problem()):
@@ -119,6 +125,26 @@ class Question:
         texts = not self.rules.own_choices
         known = {name: modality(name) for name in registry.names("modality")}
         return [name for name, one in known.items() if one.for_prompts or (one.pairs and texts)]
+
+    def _check_passages(self) -> None:
+        """An error unless a kind that ranks passages is told which, and no other kind."""
+        if not self.rules.ranked and (self.shared or self.negatives):
+            name = "passages" if self.shared else "negatives"
+            raise self.fail(f"`{name}` is set, and the kind is {self.kind}", "leave it out, or use kind: retrieval")
+        if not self.rules.ranked:
+            return
+        if self.shared and len(self.inputs) != 1:
+            raise self.fail(
+                f"all rows have the same passages, and `inputs` names {len(self.inputs)} columns",
+                "name the column of queries alone; or leave `passages` out, where rows have their own",
+            )
+        if not self.shared and len(self.inputs) != 2:
+            raise self.fail(
+                "nothing says which passages a query is answered from",
+                "give `passages`, a file of them; or name two columns of inputs: queries, and lists of passages",
+            )
+        if PASSAGES in (*self.inputs[:1], *self.targets, self.negatives):
+            raise self.fail(f"a column is called '{PASSAGES}'", "rename it: the passages of a row are called so")
 
     def _check_options(self) -> None:
         """An error unless a kind whose rows have choices of their own is told where they are, and no other kind."""

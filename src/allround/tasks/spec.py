@@ -171,13 +171,18 @@ class TaskSpec(_Strict):
     extract: str | None = None
     role: Literal["train", "held_out", "guard"] = "train"
     category: str = ""
+    passages: str | None = None
+    negatives: str = ""
+    contrast: str | dict[str, object] | None = None
     local: SourceSpec | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _of_harness(cls, value: object) -> object:
-        """A task of the lm-evaluation-harness says itself what its rows are."""
+        """A task of the lm-evaluation-harness says itself what its rows are; retrieval has names for its columns."""
         source = value.get("source") if isinstance(value, dict) else None
+        if isinstance(value, dict) and value.get("kind") == "retrieval":
+            return {"inputs": "query", "target": "relevant", **value}
         if not isinstance(value, dict) or not isinstance(source, dict) or "lm_eval" not in source:
             return value
         odd = [str(key) for key in value if key not in HARNESS_KEYS]

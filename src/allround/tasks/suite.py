@@ -15,8 +15,10 @@ from allround.core.problems import Problems
 from allround.tasks.harness.making import harness_task
 from allround.tasks.kind import kind
 from allround.tasks.make import make_task
+from allround.tasks.passages import Passages
 from allround.tasks.roles import HELD_OUT, HoldOut, held_out
 from allround.tasks.sources.load import load_raw
+from allround.tasks.sources.passages import beir_folder, passages_file, read_beir, read_passages
 from allround.tasks.spec import SuiteSpec, TaskSpec, read_suite
 from allround.tasks.task import SPLITS, Task, check_limit, row_key, text_row
 from allround.tasks.values import Row
@@ -211,11 +213,13 @@ def load_spec(
             data = tables.get(about.table) or _read(name, about, _labels(members), base_dir, data_dir)
             if about.table is not None:  # read once: a file that changes meanwhile would give its tasks other rows
                 tables[about.table] = data
-            tasks.append(_make(name, about, data, rows, role))
+            passages = _passages(name, about, base_dir, data_dir)
+            tasks.append(_make(name, about, data, rows, role, passages))
     if given is None or not tasks:
         problems.check(f"load the suite '{spec.name}'")
     sources = [spec.tasks[task.name].source for task in tasks]
     places = [name for one in sources for name in (one.name, one.path, *one.files.values()) if name is not None]
+    places += [about.passages for task in tasks if (about := spec.tasks[task.name]).passages is not None]
     files = [base_dir / os.path.expanduser(name) for name in places]  # noqa: PTH111 (which never raises)
     if data_dir is not None:
         files.append(data_dir)
@@ -289,10 +293,22 @@ def _labels(tasks: Sequence[TaskSpec]) -> set[str]:
 def _read(
     name: str, spec: TaskSpec, labels: set[str], base_dir: Path, data_dir: Path | None
 ) -> dict[str, Dataset | Columns]:
+    local = data_dir is not None and spec.local is not None
     try:
-        if data_dir is not None and spec.local is not None:
-            return load_raw(spec.local, base_dir=base_dir, data_dir=data_dir, as_written=labels)
-        return load_raw(spec.source, base_dir=base_dir, as_written=labels)
+        if kind(spec.kind).ranked and (folder := beir_folder(spec, base_dir, data_dir)) is not None:
+            return read_beir(folder, spec.inputs[0], str(spec.target))
+        source = spec.local if local and spec.local is not None else spec.source
+        return load_raw(source, base_dir=base_dir, data_dir=data_dir if local else None, as_written=labels)
+    except AllroundError as error:
+        raise AllroundError(f"load the task '{name}': {error.asked}", error.found, error.do) from error
+
+
+def _passages(name: str, spec: TaskSpec, base_dir: Path, data_dir: Path | None) -> Passages | None:
+    """The passages of all rows of a task, where it has such."""
+    if not kind(spec.kind).ranked or (spec.passages is None and beir_folder(spec, base_dir, data_dir) is None):
+        return None
+    try:
+        return read_passages(passages_file(spec, base_dir, data_dir))
     except AllroundError as error:
         raise AllroundError(f"load the task '{name}': {error.asked}", error.found, error.do) from error
 
@@ -314,7 +330,12 @@ def _of_harness(name: str, spec: TaskSpec, limit: Mapping[str, int], role: str, 
 
 
 def _make(
-    name: str, spec: TaskSpec, data: Mapping[str, Dataset | Columns], limit: Mapping[str, int], role: str
+    name: str,
+    spec: TaskSpec,
+    data: Mapping[str, Dataset | Columns],
+    limit: Mapping[str, int],
+    role: str,
+    passages: Passages | None = None,
 ) -> Task:
     made = make_task(
         name,
@@ -336,6 +357,9 @@ def _make(
         head=spec.head,
         role=role,
         category=spec.category,
+        passages=spec.passages if passages is None else passages,
+        negatives=spec.negatives,
+        contrast=spec.contrast,
         **spec.words,
     )
     made = made.weighed(spec.class_weights, spec.focal)

@@ -11,6 +11,7 @@ import numpy as np
 
 from allround.tasks.columns import Column, named_codes
 from allround.tasks.question import Question
+from allround.tasks.relevance import read_relevance
 from allround.tasks.target_texts import accepted, read_texts
 from allround.tasks.values import Target, counts, is_empty, is_missing, is_number, plain, short
 
@@ -35,7 +36,7 @@ class TargetReader:
                     "fill in the target" if split == "train" else "fill in the target, or leave the split out",
                 )
             if len(there) < count:
-                found = iter(self._values(split, {t: columns[t].take(there) for t in question.targets}))
+                found = iter(self._values(split, {name: column.take(there) for name, column in columns.items()}))
                 known = set(there)
                 return [next(found) if i in known else None for i in range(count)]
         return list(self._values(split, columns))
@@ -45,7 +46,7 @@ class TargetReader:
         found = [columns[name] for name in self.question.targets]
         if self.question.rules.written:
             return all(column.is_blank(row) or not accepted(column, row) or column.lacks(row) for column in found)
-        return any(column.lacks(row) for column in found)
+        return any(column.lacks(row) for column in found) or (self.question.rules.ranked and not found[0].values[row])
 
     def _where(self, split: str) -> str:
         return f"the target of {split}" if self.question.many else f"target '{self.question.targets[0]}' of {split}"
@@ -54,6 +55,8 @@ class TargetReader:
         question, where = self.question, self._where(split)
         if question.rules.written:
             return read_texts(question, where, [columns[name] for name in question.targets])
+        if question.rules.ranked:
+            return read_relevance(question, where, columns)
         if question.many:
             return self._indicators(split, columns)
         column = columns[question.targets[0]]

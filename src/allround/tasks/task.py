@@ -22,6 +22,7 @@ from allround.tasks.draws import SplitRule
 from allround.tasks.imbalance import check_focal, label_weights
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.modality import modality_of
+from allround.tasks.passages import Passages
 from allround.tasks.values import Row, Value
 
 SPLITS = ("train", "validation", "test")
@@ -264,6 +265,8 @@ def _value_key(value: Value) -> object:
         return tuple(value)
     if value is None or isinstance(value, (str, int, float)):
         return value
+    if isinstance(value, Passages):
+        return "passages", value.content
     return value.mode, value.size, hashlib.sha256(value.tobytes()).digest()
 
 
@@ -277,6 +280,8 @@ def _write_split(path: Path, split: Split, definition: Definition) -> None:
         columns["target"] = pa.FixedSizeListArray.from_arrays(pa.array(targets.reshape(-1)), targets.shape[1])
     elif isinstance(targets, np.ndarray):
         columns["target"] = pa.array(targets)
+    elif kind(definition.kind).ranked:
+        columns["target"] = pa.array([list(t.items()) for t in targets], pa.map_(pa.large_string(), pa.float64()))
     elif kind(definition.kind).written:
         columns["target"] = pa.array([list(t) for t in targets], pa.large_list(pa.large_string()))
     else:
@@ -296,7 +301,9 @@ def _read_split(path: Path, definition: Definition) -> Split:
     import pyarrow as pa
 
     check_file(path)
-    with pa.OSFile(str(path), "rb") as file:
+    # Passages may be many: they stay in the file until they are read.
+    opened = pa.memory_map(str(path)) if kind(definition.kind).ranked else pa.OSFile(str(path), "rb")
+    with opened as file:
         table = pa.ipc.open_file(file).read_all()
     table.validate(full=True)  # the lengths in a damaged file may point outside it
     rules = modality_of(definition)
@@ -305,6 +312,8 @@ def _read_split(path: Path, definition: Definition) -> Split:
     targets: Encoded
     if pa.types.is_fixed_size_list(target.type):
         targets = target.flatten().to_numpy(zero_copy_only=False).reshape(len(target), target.type.list_size).copy()
+    elif kind(definition.kind).ranked:
+        targets = [dict(row) for row in target.to_pylist()]
     elif kind(definition.kind).written:
         targets = [tuple(row) for row in target.to_pylist()]
         if not all(row and all(isinstance(one, str) for one in row) for row in targets):

@@ -12,12 +12,14 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: One input of a row: a text, a list of words, an image, or a number or category of a table (None: missing).
-Value: TypeAlias = "str | list[str] | Image | float | None"
+    from allround.tasks.passages import Passages
+
+#: One input of a row: a text, a list of words, an image, a number or category of a table (None: missing), or passages.
+Value: TypeAlias = "str | list[str] | Image | float | Passages | None"
 #: The inputs of one row, one for each column.
 Row: TypeAlias = "tuple[Value, ...]"
-#: A readable target or answer: a label, a number, or a list of labels or tags.
-Target: TypeAlias = "str | float | list[str]"
+#: A readable target or answer: a label, a number, a list of labels, tags or passages, or the grades of passages.
+Target: TypeAlias = "str | float | list[str] | dict[str, float]"
 
 
 #: Words that stand for a missing value among numbers and dates.

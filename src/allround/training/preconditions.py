@@ -81,11 +81,17 @@ def check_settings(settings: Settings, tasks: Sequence[Task]) -> None:
         )
 
 
+def _without_outputs(task: Task) -> bool:
+    """Whether the answers of a task come from texts or vectors, and no head gives numbers for them."""
+    rules = kind(task.definition.kind)
+    return rules.written or rules.ranked
+
+
 def outline_of(tasks: Sequence[Task], steps: int = 1, epoch: int = 1) -> Outline:
     """What a balancer is told of the tasks. steps: of the whole training; epoch: steps between two evaluations."""
     return Outline(
         tuple(t.name for t in tasks),
-        tuple(1 if kind(t.definition.kind).written else likelihood(t.definition).outputs(t.definition) for t in tasks),
+        tuple(1 if _without_outputs(t) else likelihood(t.definition).outputs(t.definition) for t in tasks),
         tuple(len(t.splits["train"]) for t in tasks),
         steps=steps,
         epoch=epoch,

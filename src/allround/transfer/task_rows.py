@@ -66,7 +66,7 @@ class TaskRows:
         rules = kind(self.definition.kind)
         if self.classes is not None:
             return np.asarray(self.classes[:, None] == np.unique(self.classes), dtype=np.float64)
-        if not self.inputs or rules.for_language_models or (rules.exclusive and not rules.numeric):
+        if not self.inputs or rules.for_language_models or rules.ranked or (rules.exclusive and not rules.numeric):
             return None
         found = np.array(self.targets, dtype=np.float64).reshape(len(self.inputs), -1)
         found = found[:, (found != found[0]).any(0)]

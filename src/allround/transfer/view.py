@@ -255,7 +255,8 @@ class TransferView:
 
         def fit() -> OutputHead | None:
             features = self.features(task) if whole else self.common(task)
-            if features is None or not len(features) or kind(self.definition(task).kind).for_language_models:
+            rules = kind(self.definition(task).kind)
+            if features is None or not len(features) or rules.for_language_models or rules.ranked:
                 return None
             return fit_linear(self.definition(task), torch.from_numpy(features).float(), self.rows[task].targets)
 

@@ -58,9 +58,10 @@ def head_work(
 
 
 def own_words(head: Piece) -> bool:
-    """Whether the base answers a task by its own words, so that its head has nothing to fit."""
+    """Whether the base answers a task by its own words, or ranks by its own vectors: its head has nothing to fit."""
     sort = head.facts.get("sort")  # heads of earlier versions were all fitted, and do not say
-    return sort is not None and registry.find("head", sort).facts["reads"] != "vectors"
+    facts = {} if sort is None else registry.find("head", sort).facts
+    return bool(facts) and (facts["reads"] != "vectors" or facts["ranks"])
 
 
 def refit_seconds(heads: Mapping[str, Piece]) -> float:

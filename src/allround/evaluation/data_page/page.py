@@ -15,6 +15,7 @@ from allround.tasks.checks.finding import Finding, has_labels, targets_of
 from allround.tasks.checks.labels import label_counts
 from allround.tasks.column_types import columns_in_words
 from allround.tasks.kind import kind
+from allround.tasks.passages import Passages
 from allround.tasks.suite import Suite
 from allround.tasks.task import SPLITS, Task
 from allround.tasks.values import Target
@@ -68,6 +69,10 @@ def _pictures(task: Task) -> dict[str, Picture]:
     targets, found = targets_of(task), {}
     if has_labels(task.definition):
         found["Rows of each label"] = plot_labels(label_counts(targets))
+    elif kind(task.definition.kind).ranked:
+        counts = {split: [float(len([g for g in one.values() if g > 0])) for one in task.splits[split].targets]
+                  for split in SPLITS}  # fmt: skip
+        found["Relevant passages of each query"] = plot_spread(counts, "passages")
     elif kind(task.definition.kind).written:
         lengths = {split: [_words(answers) for answers in _first(targets[split])] for split in SPLITS}
         found["Words of each answer"] = plot_spread(lengths, "words")
@@ -86,4 +91,5 @@ def _first(answers: Sequence[Target]) -> list[tuple[object]]:
 
 
 def _words(row: Sequence[object]) -> float:
-    return float(sum(len(value) if isinstance(value, list) else len(str(value).split()) for value in row))
+    texts = [value for value in row if not isinstance(value, Passages)]
+    return float(sum(len(value) if isinstance(value, list) else len(str(value).split()) for value in texts))

@@ -152,6 +152,8 @@ def _plan(specialist: Specialist, definition: Definition, encoder: Encoder, lear
     weightless = registry.find("head", sort).facts["reads"] != "vectors"
     if given is None and not weightless:
         return _Plan(definition, None, None)
+    if kind(definition.kind).ranked and not learning.compares_answers:
+        return _Plan(definition, None, HeadState({}, sort))
     head = make_head(sort, definition, encoder.features(definition), given).requires_grad_(False)
     kept = None if given is None else head.stored()
     choice = encoder.token_choice(definition)

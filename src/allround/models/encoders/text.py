@@ -17,7 +17,7 @@ from allround.models.encoder import CONFIG, LINEAR, Encoder, try_out
 from allround.models.pretrained import LOADING, check_config, check_size, check_tokenizer, whole
 from allround.models.text_rows import TextRows, paired
 from allround.tasks.definition import Definition
-from allround.tasks.kind import Encoded
+from allround.tasks.kind import Encoded, kind
 from allround.tasks.values import Row
 
 #: Modules of sentence-transformers that may come after the network.
@@ -29,6 +29,8 @@ _PASSED_ON = ("attn_implementation", "dtype", "torch_dtype", "trust_remote_code"
 LONGEST = 512
 #: The kind of tasks on how alike two texts are, and the head that compares their vectors.
 SIMILARITY = "similarity"
+#: The head of tasks that rank passages.
+RANKING = "ranking"
 #: What an encoder is tried out with when it is loaded.
 _TRIAL = Definition("trial", "classification", ("one", "other"), "text", "accuracy", ("no", "yes"))
 
@@ -75,6 +77,8 @@ class Text(TextRows, Encoder):
         return network
 
     def default_head(self, definition: Definition) -> str:
+        if kind(definition.kind).ranked:
+            return RANKING
         return SIMILARITY if definition.kind == SIMILARITY and self.reads_apart(definition) else LINEAR
 
     def prepare(
@@ -92,6 +96,8 @@ class Text(TextRows, Encoder):
             gathered: Tensor = flat[words.clamp_min(0)] * (words >= 0).unsqueeze(-1)
             return Features(gathered, batch.lengths)
         embedding: Tensor = found["sentence_embedding"] * self.dim**0.5
+        if batch.lengths:  # queries, each with passages
+            return Features(embedding, batch.lengths)
         if embedding.shape[0] == batch.size:
             if not batch.rows.keys() & set(self.first_token):
                 return Features(embedding)

@@ -91,7 +91,7 @@ class AnswerColumns:
         """The names of a task's columns, and what is in them."""
         rules = kind(definition.kind)
         before = self.asking.prefix + ("" if self.alone else f"{definition.name}_")
-        yield f"{before}prediction", "list" if rules.lists else "number" if rules.numeric else "text"
+        yield f"{before}prediction", "list" if rules.lists or rules.ranked else "number" if rules.numeric else "text"
         if definition.name in self.with_sets:
             yield from (
                 ((f"{before}{end}", "number") for end in ("low", "high"))

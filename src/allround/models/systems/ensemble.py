@@ -52,11 +52,11 @@ class Ensemble(System):
             task = self.only_task()
         rules = kind(self.definition(task).kind)
         able = [member for member in self.members if task in member.definitions]
-        if rules.written:
+        if rules.written or rules.ranked:
             if len(able) > 1:
                 raise AllroundError(
                     f"average the answers of {len(able)} systems to task '{task}'",
-                    "its answers are texts, which cannot be averaged",
+                    f"its answers are {'rankings' if rules.ranked else 'texts'}, which cannot be averaged",
                     "ask one of the systems, or leave the task out",
                 )
             yield from able[0].answer(task, rows, batch_size=batch_size)

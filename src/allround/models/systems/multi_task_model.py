@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from allround.models.head import Head, HeadState, NotFinite, OutputHead, make_he
 from allround.models.head_files import HEADS, read_heads, write_heads
 from allround.models.model import Model, Prepared, parameters_of
 from allround.models.named import NamedModules
-from allround.models.running import batches, features_of, not_finite
+from allround.models.running import batches, by_length, features_of, not_finite
+from allround.models.searching import Searcher
 from allround.models.system import check_rows
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
@@ -55,6 +56,7 @@ class MultiTaskModel(Model):
         for definition in definitions.values():
             self.add_task(definition)
         self.facts: dict[str, object] = {}
+        self.searcher = Searcher()
 
     def add_task(
         self, definition: Definition, head: Mapping[str, Tensor] | None = None, sort: str | None = None
@@ -204,6 +206,12 @@ class MultiTaskModel(Model):
         made = self.head(task).answer(features.of(task), scores=self.wants_scores(task, scores))
         return self.finished(task, made, scores)
 
+    def answer(
+        self, task: str | None, rows: Iterable[Row], *, batch_size: int = 64, scores: bool = False
+    ) -> Iterator[Answers]:
+        with self.searcher.keeping():
+            yield from super().answer(task, rows, batch_size=batch_size, scores=scores)
+
     def answer_prepared(
         self, task: str, rows: Sequence[Prepared], *, batch_size: int = 64, scores: bool = False
     ) -> Answers:
@@ -234,6 +242,11 @@ class MultiTaskModel(Model):
         self, asked: Mapping[str, Sequence[int]], rows: Sequence[Row], batch_size: int, scores: bool
     ) -> dict[str, Answers]:
         """The answers of tasks that read rows alike."""
+        if kind(self.definitions[next(iter(asked))].kind).ranked:
+            return {
+                task: self.answers(task, [rows[number] for number in numbers], batch_size=batch_size)
+                for task, numbers in asked.items()
+            }
         wanted = {task: set(numbers) for task, numbers in asked.items()}
         numbers = sorted(set[int]().union(*wanted.values()))
         first = next(iter(asked))
@@ -267,10 +280,17 @@ class MultiTaskModel(Model):
         self.eval()
         sums = [0.0, 0]
 
-        def see(numbers: list[int], features: Features) -> None:
-            one = self.head(task).loss(features, self.head(task).tensor(taken(targets, numbers)).to(self.device))
+        def add(one: TaskLoss) -> None:
             sums[:] = sums[0] + float(one.mean) * one.count, sums[1] + one.count
 
+        def see(numbers: list[int], features: Features) -> None:
+            add(self.head(task).loss(features, self.head(task).tensor(taken(targets, numbers)).to(self.device)))
+
+        if kind(self.definition(task).kind).ranked:  # its loss looks at other texts than its answers
+            for numbers in by_length([self.size(row) for row in rows], batch_size):
+                some = {task: taken(targets, numbers)}
+                batch = self.collate([rows[n] for n in numbers], {task: range(len(numbers))}, some)
+                add(self.losses(batch.to(self.device))[task])
         (answers,) = answer_alike([self], task, rows, batch_size=batch_size, scores=scores, see=see)
         return answers, sums[0] / sums[1] if sums[1] else 0.0
 
@@ -336,6 +356,9 @@ def answer_alike(
     first, definition = models[0], models[0].definition(task)
     if any(model.encoder is not first.encoder for model in models):
         raise ValueError("the models have encoders of their own")
+    if kind(definition.kind).ranked:
+        first.eval()
+        return [first.searcher.answers(first.encoder, model.head(task), rows, batch_size) for model in models]
     for model in models:
         model.eval()
     parts: list[list[Answers]] = [[] for _ in models]

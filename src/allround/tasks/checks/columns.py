@@ -66,7 +66,7 @@ def _categories(name: str, column: ColumnType, there: Sequence[Value]) -> list[F
 def _given_away(task: Task) -> list[Finding]:
     """Columns that predict the target of held-out rows by themselves, all but without error."""
     definition, rules = task.definition, kind(task.definition.kind)
-    if rules.lists or rules.per_token or rules.written:
+    if rules.lists or rules.per_token or rules.written or rules.ranked:
         return []
     rng = np.random.default_rng(seed_of(0, "checks"))
     train, held = (_some(task, splits, rng) for splits in (("train",), ("validation", "test")))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from allround.core.registry import method
+from allround.tasks.modalities._search import Search
 from allround.tasks.modalities._words import Words
 from allround.tasks.modality import Example, Fail, Modality, check_present, check_unicode
 from allround.tasks.values import Value, short
@@ -27,6 +28,7 @@ class Text(Modality):
     fewer = "name one column, or two for a pair; set modality: table if they are categories"
     pairs = True
     by_word = Words
+    searched = Search
 
     def recognises(self, value: object) -> bool:
         return isinstance(value, str) or _is_words(value)

@@ -46,7 +46,7 @@ def load_raw(
     if spec.sklearn is not None:
         read = {**read_sklearn(spec.sklearn)}
     elif spec.files:
-        files = {split: _inside(name, base_dir, data_dir) for split, name in spec.files.items()}
+        files = {split: place_of(name, base_dir, data_dir) for split, name in spec.files.items()}
         read = _whole(read_files(files, spec.format, written, form))
     else:
         path = _path(spec, base_dir, data_dir)
@@ -73,7 +73,7 @@ def _path(spec: SourceSpec, base_dir: Path | str, data_dir: Path | str | None) -
             )
         return None
     given = spec.path or spec.name or ""
-    path = _inside(given, base_dir, data_dir)
+    path = place_of(given, base_dir, data_dir)
     if spec.path is not None or data_dir is not None or path.exists() or archive_of(path):
         return path
     if not is_hub_id(given) or Path(given).suffix in (*FORMATS, ".zip"):
@@ -81,7 +81,8 @@ def _path(spec: SourceSpec, base_dir: Path | str, data_dir: Path | str | None) -
     return None
 
 
-def _inside(given: str, base_dir: Path | str, data_dir: Path | str | None) -> Path:
+def place_of(given: str, base_dir: Path | str, data_dir: Path | str | None) -> Path:
+    """The path that a name means: from `base_dir`, or of local copies inside `data_dir`."""
     if data_dir is None:
         try:
             path = Path(base_dir) / Path(given).expanduser()

@@ -1,0 +1,105 @@
+"""Ranking: the passages of a row in the order of how alike their vectors are to the query's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from allround.core import registry
+from allround.core.errors import AllroundError
+from allround.core.registry import method
+from allround.models.batch import Answers, Features, TaskLoss
+from allround.models.head import Head
+from allround.tasks.contrast import FAMILY, INFONCE, Contrast, of_row
+from allround.tasks.definition import Definition
+from allround.tasks.kind import Encoded
+
+#: The loss of scores (n, m), already divided by the temperature, and grades (n, m): above 0 for relevant passages, 0
+#: for those that are not, -1 for those to be left out.
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@method(source="InfoNCE with in-batch negatives: van den Oord et al., 2018, arXiv:1807.03748; Karpukhin et al., EMNLP "
+        "2020, arXiv:2004.04906", ranks=True)  # fmt: skip
+class Ranking(Head):
+    """Scores are cosines of the query's vector and the passages' (or dot products); there are no weights.
+
+    In training a row has several vectors: the query's, and those of passages that `of_row` chooses. All passages of a
+    step are compared with each query: those with a grade above 0 are positives, wherever in the step they stand, so
+    that no relevant passage is ever a negative.
+
+    >>> d = Definition("t", "retrieval", ("query", "passages"), "text", "ndcg")
+    >>> head = Ranking(d, 2)
+    >>> targets = head.tensor([{"a": 1.0}, {"b": 2.0, "a": 0.0}])
+    >>> targets.tolist()  # of query 1, and of query 2, which has a negative: a, b, a again (left out)
+    [[1.0, 0.0, -1.0], [0.0, 2.0, -1.0]]
+    """
+
+    sort = "ranking"
+
+    def __init__(self, definition: Definition, width: int) -> None:
+        super().__init__(definition, width)
+        self.contrast = definition.contrast or Contrast()
+
+    def reset(self) -> None:
+        return None
+
+    def tensor(self, encoded: Encoded) -> Tensor:
+        """Grades (rows, passages) of all passages of these rows for each row; what a passage says again is left out."""
+        columns = [one for target in encoded for one in of_row(target, self.contrast)]
+        first = {one: place for place, one in reversed(list(enumerate(columns)))}
+        again = torch.tensor([first[one] != place for place, one in enumerate(columns)])
+        grades = torch.tensor([[max(0.0, target.get(one, 0.0)) for one in columns] for target in encoded])
+        return grades.reshape(len(encoded), len(columns)).masked_fill(again, -1.0)
+
+    def vectors(self, values: Tensor) -> Tensor:
+        """Vectors as their products are the scores."""
+        return F.normalize(values, dim=-1) if self.contrast.compare == "cosine" else values / values.shape[-1] ** 0.5
+
+    def loss(self, features: Features, targets: Tensor) -> TaskLoss:
+        starts = np.cumsum([0, *features.lengths[:-1]])
+        first = torch.zeros(len(features.values), dtype=torch.bool)
+        first[torch.from_numpy(starts)] = True
+        made = self.vectors(features.values)
+        queries, passages = made[first.to(made.device)], made[~first.to(made.device)]
+        scores = queries @ passages.T / self.contrast.temperature
+        return TaskLoss(loss_of(self.contrast.loss)(scores.float(), targets), len(features.values))
+
+    def answer(self, features: Features, *, scores: bool = False) -> Answers:
+        raise AllroundError(
+            f"answer task '{self.definition.name}' from the vectors of queries alone",
+            "the passages of its rows are encoded too, to be ranked",
+            "use a model with one encoder, or another system that answers tasks of the kind retrieval",
+        )
+
+    def fit(self, train: Features, targets: Encoded, score: Callable[[], float]) -> dict[float, float]:
+        return {0.0: score()}
+
+
+def infonce(scores: Tensor, grades: Tensor) -> Tensor:
+    """The mean over queries of the mean over their positives of -log(exp(s+) / (exp(s+) + sum over negatives exp(s))).
+
+    scores, grades: (n, m), see `Loss`. Positives of a query are no negatives of each other.
+
+    >>> infonce(torch.tensor([[0.0, 0.0, 9.0]]), torch.tensor([[1.0, 0.0, -1.0]])).item()  # log 2
+    0.6931471824645996
+    """
+    positive = grades > 0
+    others = scores.masked_fill(grades != 0, -torch.inf).logsumexp(1, keepdim=True)
+    each = torch.logaddexp(others, scores) - scores
+    counts = positive.sum(1)
+    means = torch.where(positive, each, 0.0).sum(1) / counts.clamp_min(1)
+    return means[counts > 0].mean() if bool((counts > 0).any()) else scores.sum() * 0.0
+
+
+def loss_of(name: str) -> Loss:
+    """The loss of a name, with its parameters where it has any."""
+    if name == INFONCE:
+        return infonce
+    found, values = registry.spelled(FAMILY, name)
+    made = registry.load(FAMILY, found)
+    return lambda scores, grades: made(scores, grades, **values)

@@ -1,0 +1,133 @@
+"""Searching: the passages of each query's row that are most alike to it, exactly and in little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from allround.models.batch import Answers
+from allround.models.encoder import Encoder
+from allround.models.head import Head
+from allround.models.heads.ranking import Ranking
+from allround.models.running import features_of
+from allround.tasks.kinds.retrieval import MOST
+from allround.tasks.passages import Passages
+
+#: Passages, and queries, whose scores are computed at once.
+PASSAGES, QUERIES = 8192, 512
+#: Collections of at most so many passages are encoded together; larger ones, one after the other.
+SMALL = 1024
+#: Vectors that are kept from one window of rows to the next.
+MOST_KEPT = 1_000_000
+
+
+class Searcher:
+    """Answers rows of tasks that rank passages.
+
+    Vectors of passages are kept while a `keeping` lasts, so that passages which all rows share are encoded once.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Tensor] | None = None
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Keep vectors of passages; the encoder and its weights must not change meanwhile."""
+        before, self._kept = self._kept, {} if self._kept is None else self._kept
+        try:
+            yield
+        finally:
+            self._kept = before
+
+    @torch.inference_mode()
+    def answers(self, encoder: Encoder, head: Head, rows: Sequence[Any], batch_size: int = 64) -> Answers:
+        """The answers to prepared rows. head: of the sort `ranking`. Errors: numbers that are not finite."""
+        assert isinstance(head, Ranking)
+        reader = _Reader(encoder, head, batch_size)
+        queries = reader.vectors([{"ids": row["ids"][:1]} for row in rows])
+        found: list[tuple[str, ...]] = [()] * len(rows)
+        together: dict[Passages, list[int]] = {}
+        for number, row in enumerate(rows):
+            together.setdefault(row["passages"], []).append(number)
+        small = [one for one in together if len(one) <= SMALL]
+        pooled = _pooled(reader, small) if len(small) > 1 else {}
+        for passages, numbers in together.items():
+            blocks = [pooled[passages]] if passages in pooled else self._blocks(reader, passages)
+            for number, best in zip(numbers, top(queries[numbers], blocks, MOST), strict=True):
+                found[number] = tuple(passages.ids[place] for place in best)
+        return Answers(found)
+
+    def _blocks(self, reader: _Reader, passages: Passages) -> Iterator[Tensor]:
+        """The vectors of passages, block after block."""
+        key = reader.head.definition.name, passages.content
+        if self._kept is not None and key in self._kept:
+            yield from self._kept[key].split(PASSAGES)
+            return
+        parts = []
+        for start in range(0, len(passages), PASSAGES):
+            part = reader.texts(passages.texts(start, start + PASSAGES))
+            if self._kept is not None and len(passages) <= MOST_KEPT:
+                parts.append(part)
+            yield part
+        if self._kept is not None and parts:
+            self._kept[key] = torch.cat(parts)
+
+
+class _Reader(NamedTuple):
+    """What makes vectors of texts as a task's head compares them."""
+
+    encoder: Encoder
+    head: Ranking
+    batch_size: int
+
+    def vectors(self, ready: Sequence[Any]) -> Tensor:
+        return self.head.vectors(features_of(self.encoder, ready, self.head.definition, self.batch_size).values)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        return self.vectors(self.encoder.prepare_passages(texts, self.head.definition))
+
+
+def _pooled(reader: _Reader, small: Sequence[Passages]) -> dict[Passages, Tensor]:
+    """The vectors of small collections; a text that several have is encoded once."""
+    texts = list(dict.fromkeys(text for one in small for text in one.texts()))
+    places = {text: place for place, text in enumerate(texts)}
+    vectors = reader.texts(texts)
+    return {one: vectors[[places[text] for text in one.texts()]] for one in small}
+
+
+def top(queries: Tensor, blocks: Sequence[Tensor] | Iterator[Tensor], count: int) -> list[list[int]]:
+    """The positions of the `count` passages with the highest products with each query, the highest first; of equal ones
+    the first. queries: (n, d). blocks: of the passages' vectors, (m, d) each.
+
+    >>> top(torch.tensor([[1.0, 0.0]]), [torch.tensor([[0.5, 0.0], [0.0, 1.0]]), torch.tensor([[0.5, 1.0]])], 2)
+    [[0, 2]]
+    """
+    best = torch.empty(len(queries), 0)
+    places = torch.empty(len(queries), 0, dtype=torch.long)
+    start = 0
+    for block in blocks:
+        some = [slice(i, i + QUERIES) for i in range(0, len(queries), QUERIES)]
+        kept = [_merged(queries[i] @ block.T, best[i], places[i], start, count) for i in some]
+        best, places = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        start += len(block)
+    found: list[list[int]] = places.tolist()
+    return found
+
+
+def _merged(scores: Tensor, best: Tensor, places: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
+    """The best of what was found so far and of the scores of a further block, which begins at a position."""
+    few = min(count, scores.shape[1])
+    values, columns = scores.topk(few, 1)
+    if few < scores.shape[1]:  # of scores that are equal to the last one, `topk` takes any
+        tied = torch.nonzero((scores >= values[:, -1:]).sum(1) > few).flatten()
+        if len(tied):
+            some = scores[tied].sort(dim=1, descending=True, stable=True)
+            values[tied], columns[tied] = some.values[:, :few], some.indices[:, :few]
+    columns, order = columns.sort(1)
+    values, columns = torch.cat([best, values.gather(1, order)], 1), torch.cat([places, columns + start], 1)
+    values, order = values.sort(dim=1, descending=True, stable=True)
+    return values[:, :count], columns.gather(1, order)[:, :count]
