@@ -20,6 +20,7 @@ from allround.tasks.harness.requests import INPUT
 from allround.tasks.prompt_words import PromptWords
 from allround.tasks.question import check_kind, check_metric
 from allround.tasks.roles import HELD_OUT, TRAIN, held_out
+from allround.tasks.spec_values import as_delimiter, as_encoding, as_limit, as_tuple, listed
 from allround.tasks.task import SPLITS
 
 if TYPE_CHECKING:
@@ -30,37 +31,8 @@ MAX_BYTES = 10 << 20
 MAX_VALUES = 200_000
 
 
-def _tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
-
-
-def _maybe_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _limit(value: object) -> object:
-    return {"train": value} if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _delimiter(value: object) -> object:
-    named = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
-    value = named.get(value, value) if isinstance(value, str) else value
-    if isinstance(value, str) and (len(value) != 1 or value in '"\r\n'):
-        raise ValueError(f"a delimiter is one character, and this is {value!r}; give one such as ';', or tab")
-    return value
-
-
-def _encoding(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            "".encode(value)
-        except LookupError:
-            raise ValueError(f"there is no encoding {value!r}; give one such as utf-8, cp1252 or utf-16") from None
-    return value
-
-
 Rows = Annotated[int, Field(ge=1)]
-Limit = Annotated[dict[Literal["train", "validation", "test"], Rows], BeforeValidator(_limit)]
+Limit = Annotated[dict[Literal["train", "validation", "test"], Rows], BeforeValidator(as_limit)]
 
 
 class _Strict(BaseModel):
@@ -88,8 +60,8 @@ class SourceSpec(_Strict):
     columns: dict[str, str] = {}
     splits: dict[str, Literal["train", "validation", "test"]] = {}
     format: Literal["json", "csv", "tsv", "parquet", "images"] | None = None
-    delimiter: Annotated[str, BeforeValidator(_delimiter)] | None = None
-    encoding: Annotated[str, BeforeValidator(_encoding)] | None = None
+    delimiter: Annotated[str, BeforeValidator(as_delimiter)] | None = None
+    encoding: Annotated[str, BeforeValidator(as_encoding)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -141,8 +113,8 @@ class TaskSpec(_Strict):
 
     source: SourceSpec
     kind: str
-    inputs: Annotated[tuple[str, ...], BeforeValidator(_tuple), Field(min_length=1)]
-    target: Annotated[str | tuple[str, ...], BeforeValidator(_maybe_tuple)]
+    inputs: Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+    target: Annotated[str | tuple[str, ...], BeforeValidator(listed)]
     modality: str | None = None
     metric: str | None = None
     labels: dict[str | int | float | bool, str] | list[str | int | float | bool] | None = None
@@ -152,13 +124,13 @@ class TaskSpec(_Strict):
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     focal: float | None = None
     table: str | None = None
-    slices: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
+    slices: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     types: dict[str, str] = {}
     stray: Literal["error", "missing"] = "error"
     split: SplitSpec | None = None
     head: str | None = None
     prompt: str | None = None
-    prompts: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
+    prompts: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     choices: dict[str | int | float | bool, str] | str | None = None
     system: str | None = None
     chat: Literal["auto", "yes", "no"] | None = None
@@ -167,7 +139,7 @@ class TaskSpec(_Strict):
     against: Literal["none", "unconditional", "content_free"] | None = None
     loss: Literal["answer", "choices", "all"] | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
-    stop: Annotated[tuple[str, ...], BeforeValidator(_tuple)] | None = None
+    stop: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] | None = None
     extract: str | None = None
     role: Literal["train", "held_out", "guard"] = "train"
     category: str = ""
