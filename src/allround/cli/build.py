@@ -10,6 +10,7 @@ import typer
 from allround.cli.config import asked_for
 from allround.cli.help import PLAIN
 from allround.cli.options import (
+    AgreeOption,
     BaseOption,
     CalibrateOption,
     ClassWeightsOption,
@@ -204,6 +205,7 @@ def build(
     track: TrackOption = None,
     class_weights: ClassWeightsOption = None,
     focal_gamma: FocalOption = None,
+    agree: AgreeOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     dry_run: Annotated[
@@ -262,8 +264,8 @@ def build(
         ),
     )
     chosen: Suite | str = suite
-    if class_weights is not None or focal_gamma is not None or hold_out is not None:
-        chosen = load_suite(suite, data_dir, only, limit).weighed(class_weights, focal_gamma)
+    if any(given is not None for given in (class_weights, focal_gamma, agree, hold_out)):
+        chosen = load_suite(suite, data_dir, only, limit).weighed(class_weights, focal_gamma, agree)
         chosen = chosen.holding_out(hold_out) if hold_out is not None else chosen
         data_dir, only, limit = None, None, None
     if dry_run:

@@ -88,6 +88,12 @@ FocalOption = Annotated[
     float | None,
     typer.Option(help="Train tasks with labels by a focal loss with this exponent, such as 2."),
 ]
+AgreeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Train tasks of the kind similarity by this loss, such as cosent (`allround methods list --family agree`)."
+    ),
+]
 DemonstrationsOption = Annotated[
     str | None,
     typer.Option(

@@ -7,6 +7,7 @@ import typer
 from allround.cli.config import asked_for
 from allround.cli.help import PLAIN
 from allround.cli.options import (
+    AgreeOption,
     BaseOption,
     CalibrateOption,
     ClassWeightsOption,
@@ -44,6 +45,7 @@ def train(
     track: TrackOption = None,
     class_weights: ClassWeightsOption = None,
     focal_gamma: FocalOption = None,
+    agree: AgreeOption = None,
     calibrate: CalibrateOption = "temperature",
     demonstrations: DemonstrationsOption = None,
     mitigate: MitigateOption = None,
@@ -58,7 +60,7 @@ def train(
     from allround.building.single import train as run
     from allround.training.processes import leave_group
 
-    loaded = load_suite(suite, data_dir, only, limit).weighed(class_weights, focal_gamma)
+    loaded = load_suite(suite, data_dir, only, limit).weighed(class_weights, focal_gamma, agree)
     board = run(loaded, out=out, base=base, settings=mitigated(settings, mitigate), seed=seed, encoder=encoder,
                 config=asked_for(), track=split(track, "--track"), calibrate=calibrate, demonstrations=demonstrations,
                 force=force)  # fmt: skip

@@ -9,6 +9,7 @@ import typer
 from allround.cli.config import asked_for
 from allround.cli.help import PLAIN
 from allround.cli.options import (
+    AgreeOption,
     BaseOption,
     CalibrateOption,
     ClassWeightsOption,
@@ -47,6 +48,7 @@ def tune(
     track: TrackOption = None,
     class_weights: ClassWeightsOption = None,
     focal_gamma: FocalOption = None,
+    agree: AgreeOption = None,
     calibrate: CalibrateOption = "temperature",
     demonstrations: DemonstrationsOption = None,
     mitigate: MitigateOption = None,
@@ -57,7 +59,7 @@ def tune(
     """Tune one specialist: fit the head on the frozen base, then tune the encoder."""
     from allround.building.single import tune as run
 
-    loaded = load_suite(suite, data_dir, task, limit).weighed(class_weights, focal_gamma)
+    loaded = load_suite(suite, data_dir, task, limit).weighed(class_weights, focal_gamma, agree)
     board = run(loaded, out=out, base=base, settings=mitigated(settings, mitigate), seed=seed, encoder=encoder,
                 config=asked_for(), track=split(track, "--track"), calibrate=calibrate, demonstrations=demonstrations,
                 force=force)  # fmt: skip

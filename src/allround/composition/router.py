@@ -166,7 +166,8 @@ def read_plainly(encoder: Encoder, definition: Definition, rows: Sequence[Row]) 
     if "texts" in encoder.gives:
         prompt = Prompt(("\n".join(f"{{{name}}}" for name in definition.inputs),), chat="no")
     reading = replace(definition, kind="classification", metric="accuracy", labels=("0", "1"), center=0.0, scale=1.0,
-                      instruction=None, prompt=prompt, head="linear", weights=(), focal=0.0, harness="")  # fmt: skip
+                      instruction=None, prompt=prompt, head="linear", weights=(), focal=0.0, harness="",
+                      agree="")  # fmt: skip
     return reading, encoder.prepare(rows, reading)
 
 

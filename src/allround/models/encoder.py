@@ -160,6 +160,15 @@ class Encoder(nn.Module, ABC):
         """How many numbers it keeps."""
         return sum(p.numel() for p in self.parameters())
 
+    def at_size(self, size: int) -> Encoder:
+        """An encoder with the same weights that gives the first `size` numbers of its vectors. Errors: not for text; no
+        such size."""
+        raise AllroundError(
+            f"cut the vectors of the encoder '{self.name}' to {size} numbers",
+            "it gives vectors of one length",
+            "use a text encoder, such as all-MiniLM-L6-v2, trained with the term matryoshka",
+        )
+
     # -- of encoders whose weights can be left out, so that something else computes features ---------------------------
 
     def write_rows(self, folder: Path) -> tuple[str, dict[str, object]]:
@@ -197,6 +206,15 @@ class Encoder(nn.Module, ABC):
     def penalties(self) -> dict[str, dict[str, Tensor]]:
         """What the last batch adds to the loss of each of its tasks, by name."""
         return {}
+
+    def chunk(self, rows: int) -> None:
+        """As `Model.chunk`."""
+        if rows:
+            raise AllroundError(
+                f"train the encoder '{self.name}' with chunk={rows}",
+                "it computes batches whole",
+                "use a text encoder as the base, or leave chunk out and save memory by accumulate",
+            )
 
     def progressed(self, share: float) -> None:
         """As `Model.progressed`."""
@@ -277,6 +295,12 @@ class Encoder(nn.Module, ABC):
                 "use head: ranking, or leave `head` out" if kind(definition.kind).ranked
                 else "use another head, such as linear, or kind: retrieval",
             )  # fmt: skip
+        if definition.agree and not registry.find("head", self.head(definition)).facts["pairs"]:
+            raise AllroundError(
+                f"train task '{definition.name}' by the loss '{definition.agree}'",
+                f"it reads the cosine of two texts, and a head of the sort '{self.head(definition)}' has none",
+                "let pairs be read apart (--pairs separate) by the head similarity, or leave `agree` out",
+            )
         if kind(definition.kind).written and reads != "texts":
             raise AllroundError(
                 f"answer task '{definition.name}', of the kind {definition.kind}, with encoder '{self.name}'",

@@ -60,6 +60,11 @@ class Head(nn.Module, ABC):
         the features alone."""
         return cls(definition, width)
 
+    @property
+    def across(self) -> bool:
+        """Whether its loss compares rows of a batch with each other, so that it is no sum over parts of a batch."""
+        return False
+
     @abstractmethod
     def reset(self) -> None:
         """Make the head untrained, always in the same way."""
@@ -67,6 +72,10 @@ class Head(nn.Module, ABC):
     def stored(self) -> HeadState:
         """Its tensors, on the CPU."""
         return HeadState({name: value.detach().cpu() for name, value in self.state_dict().items()}, self.sort)
+
+    def narrowed(self, places: Tensor) -> HeadState:
+        """Its tensors for features of which only these places are left; the others are taken for zeros."""
+        return self.stored()
 
     @abstractmethod
     def tensor(self, encoded: Encoded) -> Tensor:

@@ -117,6 +117,16 @@ class Model(nn.Module, System):
         """Factor on the learning rate for heads."""
         return 1.0
 
+    def chunk(self, rows: int) -> None:
+        """Let so many sequences pass the network at a time in training, and compute them again for the gradient; 0 lets
+        all of a batch. Errors: a model that cannot."""
+        if rows:
+            raise AllroundError(
+                f"train a {self.noun} with chunk={rows}",
+                f"a model of the sort '{self.sort}' computes batches whole",
+                "leave chunk out, or save memory by accumulate",
+            )
+
     def progressed(self, share: float) -> None:
         """Told before each step of a training how much of it is done, from 0 on; and 1 when all is done."""
 
@@ -131,6 +141,10 @@ class Model(nn.Module, System):
     def of_head(self, task: str) -> dict[str, nn.Parameter]:
         """Those of a task's own parameters that are its head, by name: the setting `heads` is about them."""
         return self.own(task)
+
+    def across(self, task: str) -> bool:
+        """Whether a task's loss compares rows of a batch with each other, so that it is no sum over parts."""
+        return False
 
     def untrained(self, task: str) -> bool:
         """Whether a task's own part is as it began, so that no gradient passes through it while it is frozen."""

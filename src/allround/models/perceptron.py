@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from allround.models.batch import Features
 from allround.models.fitting import fit_outputs
-from allround.models.head import OutputHead
+from allround.models.head import HeadState, OutputHead
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 
@@ -53,6 +53,10 @@ class Perceptron(OutputHead):
             self.hidden_weight.copy_(drawn)
             for zero in (self.hidden_bias, self.weight, self.bias):
                 zero.zero_()
+
+    def narrowed(self, places: Tensor) -> HeadState:
+        state = self.stored()
+        return HeadState({**state, "hidden_weight": state["hidden_weight"][:, places]}, state.sort)
 
     def forward(self, values: Tensor) -> Tensor:
         hidden = self.activation(F.linear(values, self.hidden_weight, self.hidden_bias))

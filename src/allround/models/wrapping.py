@@ -112,6 +112,17 @@ def read_apart(read: Callable[[Tensor], Tensor], values: Tensor, width: int) -> 
     return paired(read(values[..., :width]), read(values[..., width : 2 * width]))
 
 
+def first_places(width: int, vector: int, size: int) -> Tensor:
+    """The places of features (width,) that are among the first `size` numbers of a vector, which features hold one or
+    more of.
+
+    >>> first_places(6, 3, 2).tolist()
+    [0, 1, 3, 4]
+    """
+    places = torch.arange(width)
+    return places[places % vector < size]
+
+
 def width_of(encoder: Encoder, definition: Definition) -> int:
     """The length of an encoder's vector of a row of a task; of each text where rows are pairs that it reads apart."""
     return encoder.features(definition) // (4 if encoder.reads_apart(definition) else 1)

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from allround.core import registry
+from allround.core.errors import AllroundError
 from allround.core.schema import STRICT, fitted
 from allround.tasks.column_types import ColumnType
 from allround.tasks.contrast import Contrast
@@ -15,7 +16,7 @@ from allround.tasks.prompt import Prompt
 from allround.tasks.roles import ROLES, TRAIN
 
 #: What definitions did not have at first; one without them is written as it was before there were any.
-_LATER = ("columns", "weights", "focal", "prompt", "head", "category", "harness", "contrast")
+_LATER = ("columns", "weights", "focal", "prompt", "head", "category", "harness", "contrast", "agree")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Definition:
     for; else the base chooses. `role` is the part that the task plays in training, one of `allround.tasks.roles.ROLES`.
     `category` groups tasks in reports. `harness` is the task of the lm-evaluation-harness that it is, as JSON.
     `contrast` is how the head `ranking` compares vectors and learns; None for its defaults.
+    `agree` is the loss by which the head `similarity` trains, such as `cosent`, where one was asked for.
     """
 
     __pydantic_config__ = STRICT
@@ -52,6 +54,7 @@ class Definition:
     category: str = ""
     harness: str = ""
     contrast: Contrast | None = None
+    agree: str = ""
 
     @property
     def trained(self) -> bool:
@@ -115,4 +118,9 @@ class Definition:
             raise ValueError(wrong[0])
         if made.head and made.head not in registry.names("head"):
             raise ValueError(f"head {made.head!r} is not one of {', '.join(registry.names('head'))}")
+        if made.agree:
+            try:
+                registry.spelled("agree", made.agree)
+            except AllroundError as error:
+                raise ValueError(f"agree {made.agree!r}: {error.found}") from error
         return made

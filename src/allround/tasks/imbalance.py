@@ -1,4 +1,5 @@
-"""Weights of labels in the training loss, so that rare labels count as much as frequent ones."""
+"""What a task may say of its training loss: weights of labels, so that rare ones count as much as frequent ones, a
+focal exponent, and the loss of pairs with scores."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from allround.core import registry
 from allround.core.errors import AllroundError, suggestion
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
@@ -64,6 +66,14 @@ def check_focal(definition: Definition, focal: float) -> float:
     if focal and not kind(definition.kind).fixed_labels:
         raise _error(definition, f"a task of the kind {definition.kind} has no labels", "leave focal out")
     return float(focal)
+
+
+def check_agree(definition: Definition, agree: str) -> str:
+    """The loss of pairs with scores that a text names, or an error where it makes no sense."""
+    if definition.kind != "similarity":
+        raise _error(definition, f"agree is '{agree}', and it is no task of the kind similarity", "leave agree out")
+    registry.spelled("agree", agree)
+    return agree
 
 
 def _counts(definition: Definition, train: Encoded) -> NDArray[np.float64]:

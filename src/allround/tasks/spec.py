@@ -123,6 +123,7 @@ class TaskSpec(_Strict):
     missing: Literal["error", "drop"] = "error"
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     focal: float | None = None
+    agree: str | None = None
     table: str | None = None
     slices: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     types: dict[str, str] = {}

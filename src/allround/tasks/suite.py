@@ -88,16 +88,18 @@ class Suite:
         tasks = [self[name] for name in names]
         return Suite(self.name, tasks, description=self.description, base=self.base, files=self.files)
 
-    def weighed(self, class_weights: str | None = None, focal: float | None = None) -> Suite:
-        """The suite with weights of labels and a focal loss in all tasks that have labels; tasks keep their own.
+    def weighed(self, class_weights: str | None = None, focal: float | None = None, agree: str | None = None) -> Suite:
+        """The suite with weights of labels and a focal loss in all tasks that have labels, and another loss in all of
+        the kind similarity; tasks keep their own.
 
-        class_weights, focal: as for `Task.weighed`.
+        class_weights, focal, agree: as for `Task.weighed`.
         """
         tasks = []
         for task in self:
             own, labelled = task.definition, kind(task.definition.kind).fixed_labels
             weights = None if own.weights or not labelled else class_weights
-            tasks.append(task.weighed(weights, None if own.focal or not labelled else focal))
+            focal_of = None if own.focal or not labelled else focal
+            tasks.append(task.weighed(weights, focal_of, None if own.agree or own.kind != "similarity" else agree))
         return Suite(self.name, tasks, description=self.description, base=self.base, files=self.files)
 
     def holding_out(self, asked: HoldOut) -> Suite:
@@ -362,6 +364,6 @@ def _make(
         contrast=spec.contrast,
         **spec.words,
     )
-    made = made.weighed(spec.class_weights, spec.focal)
+    made = made.weighed(spec.class_weights, spec.focal, spec.agree)
     notes = [note for rows in data.values() for note in getattr(rows, "notes", ())]
     return replace(made, notes=(*dict.fromkeys(notes), *made.notes)) if notes else made

@@ -19,7 +19,7 @@ from allround.core.seeds import seed_of
 from allround.tasks.cells import are_plain
 from allround.tasks.definition import Definition
 from allround.tasks.draws import SplitRule
-from allround.tasks.imbalance import check_focal, label_weights
+from allround.tasks.imbalance import check_agree, check_focal, label_weights
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.modality import modality_of
 from allround.tasks.passages import Passages
@@ -127,16 +127,25 @@ class Task:
         """The same task in another part: see `allround.tasks.roles`."""
         return replace(self, definition=replace(self.definition, role=role))
 
-    def weighed(self, class_weights: str | Mapping[str, float] | None = None, focal: float | None = None) -> Task:
-        """The same task with weights of labels, and the exponent of a focal loss, for training; no score changes.
+    def weighed(
+        self,
+        class_weights: str | Mapping[str, float] | None = None,
+        focal: float | None = None,
+        agree: str | None = None,
+    ) -> Task:
+        """The same task with weights of labels, the exponent of a focal loss, or another loss, for training; no score
+        changes.
 
-        class_weights: "balanced", or label -> weight. focal: 2 is the usual one (Lin et al., ICCV 2017).
+        class_weights: "balanced", or label -> weight. focal: 2 is the usual one (Lin et al., ICCV 2017). agree: the
+        loss of pairs with scores, such as "cosent" (`allround methods list --family agree`).
         """
         more: dict[str, object] = {}
         if class_weights is not None:
             more["weights"] = label_weights(self.definition, self.splits["train"].targets, class_weights)
         if focal is not None:
             more["focal"] = check_focal(self.definition, focal)
+        if agree is not None:
+            more["agree"] = check_agree(self.definition, agree)
         return replace(self, definition=self.definition.with_facts(more))
 
     def as_defined(self, definition: Definition) -> Task:

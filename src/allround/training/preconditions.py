@@ -45,6 +45,18 @@ def check_heads(model: Model, tasks: Sequence[Task], settings: Settings) -> None
         )
 
 
+def check_whole(model: Model, tasks: Sequence[Task], settings: Settings, processes: int) -> None:
+    """Refuse parts of a batch for tasks whose loss compares its rows with each other."""
+    across = [task.name for task in tasks if model.across(task.name)]
+    if across and (settings.accumulate > 1 or processes > 1):
+        raise AllroundError(
+            f"train on {', '.join(across)} with parts of a batch "
+            + (f"(accumulate={settings.accumulate})" if settings.accumulate > 1 else f"in {processes} processes"),
+            "the loss compares the rows of a batch with each other, so it is no sum over parts",
+            "save memory by chunk (--chunk), which computes the same in less, and train in one process",
+        )
+
+
 def check_terms(terms: Sequence[Term], settings: Settings) -> None:
     """Refuse terms that hold the weights of earlier trainings where each training has weights of its own."""
     names = [type(term).__name__ for term in terms if term.holds_weights]

@@ -47,6 +47,9 @@ class Settings:
     flat: Radius of sharpness-aware steps (flat regions), such as 0.05.
         Each task's loss is to be flat within it; 0 takes plain steps.
     accumulate: Compute a batch in so many parts, one after the other, to save memory.
+    chunk: Texts that pass the encoder at a time, to save memory; 0: those of a whole batch.
+        Only their vectors are kept, and the gradient computes each chunk again (GradCache: Gao et al., RepL4NLP 2021,
+        arXiv:2101.06983). The step is that of the whole batch, where `accumulate` would compare rows of a part alone.
     batch_sizes: Rows in a batch of one task or kind: NAME=8; may be repeated.
         In Python a dictionary; tasks and kinds without an entry have `batch_size` rows.
     task_rates: Factor on a task's learning rate: TASK=0.5; may be repeated.
@@ -85,6 +88,7 @@ class Settings:
     raw_scale: bool = False
     flat: float = 0.0
     accumulate: int = 1
+    chunk: int = 0
     batch_sizes: dict[str, int] = field(default_factory=dict)
     task_rates: dict[str, float] = field(default_factory=dict)
     restore_heads: bool = False
@@ -121,6 +125,7 @@ class Settings:
         lowest = {
             "batch_size": 1,
             "accumulate": 1,
+            "chunk": 0,
             "flat": 0,
             "patience": 1,
             "lora_rank": 1,
@@ -155,6 +160,8 @@ class Settings:
         found = asdict(self)
         if not self.terms:  # as it was before there were terms, so that finished work is known again
             del found["terms"]
+        if not self.chunk:
+            del found["chunk"]
         if self.share == "hard" and not self.share_settings:
             del found["share"], found["share_settings"]
         return found

@@ -22,7 +22,14 @@ from allround.training.feeds import Feed, enough_epochs, make_feeds
 from allround.training.gradients import Gradients, StepResult
 from allround.training.losses import Part
 from allround.training.optimiser import follow_rate, make_optimiser
-from allround.training.preconditions import check_heads, check_settings, check_tasks, check_terms, outline_of
+from allround.training.preconditions import (
+    check_heads,
+    check_settings,
+    check_tasks,
+    check_terms,
+    check_whole,
+    outline_of,
+)
 from allround.training.processes import Processes
 from allround.training.row_choice import choose_rows
 from allround.training.sampling import Mixture, make_policy
@@ -93,6 +100,8 @@ class TrainingRun:
         check_terms(self.terms, settings)
         self.device = pick_device(settings.device)
         self.processes = Processes(cpu=self.device.type == "cpu")
+        check_whole(model, self.tasks, settings, self.processes.count)
+        model.chunk(settings.chunk)
         first = self.processes.number == 0
         self.callbacks, self.name = list(callbacks) if first else [], name
         half = first and precision(settings.precision, settings.device) == "bf16"
@@ -327,6 +336,7 @@ class TrainingRun:
         for parameter in self.model.parameters():
             parameter.requires_grad_(True)
         self.model.progressed(1.0)
+        self.model.chunk(0)
         self.model.eval()
         for term in self.terms:
             term.after(self.model)

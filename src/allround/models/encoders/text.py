@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from allround.core.errors import AllroundError
 from allround.core.files import is_inside, read_settings, write_json
@@ -40,13 +42,14 @@ class Text(TextRows, Encoder):
     """A sentence-transformers pipeline; a plain transformers folder gets mean pooling.
 
     A text's feature is the pipeline's embedding (n, d), times sqrt(d) so that a normalised embedding has entries
-    of about one. The two texts of a pair are read apart (`pairs="separate"`: features u, v, |u - v|, u * v, length
-    4 d) or together as one sequence (`pairs="joint"`: length d). Words (token classification) are read at their
-    first piece; a word cut off by `max_length` has a feature of zeros. Of the tasks in `first_token` the features are
-    followed by what the network gives for the first token (length d more), which classifiers of transformers read;
-    a pair is then read as one sequence.
+    of about one (at a smaller size too). The two texts of a pair are read apart (`pairs="separate"`: features u, v,
+    |u - v|, u * v, length 4 d) or together as one sequence (`pairs="joint"`: length d). Words (token classification)
+    are read at their first piece; a word cut off by `max_length` has a feature of zeros. Of the tasks in `first_token`
+    the features are followed by what the network gives for the first token (length d more), which classifiers of
+    transformers read; a pair is then read as one sequence.
 
-    The saved folder loads in plain sentence-transformers and in plain transformers.
+    The saved folder loads in plain sentence-transformers and in plain transformers. A vector has as many numbers as
+    `truncate_dim` of sentence-transformers says, its first ones; `at_size` gives an encoder of shorter vectors.
     """
 
     name = "text"
@@ -70,6 +73,9 @@ class Text(TextRows, Encoder):
             first_token=first_token,
         )
         self.pipeline = pipeline
+        self._at_once = 0
+        with pipeline.truncate_embeddings(None):
+            self._whole = int(pipeline.get_embedding_dimension())
 
     @property
     def backbone(self) -> torch.nn.Module:
@@ -89,13 +95,15 @@ class Text(TextRows, Encoder):
 
     def forward(self, batch: Batch) -> Features:
         given = {k: v for k, v in batch.tensors.items() if k != "words"}
-        found = self.pipeline(given)
+        chunked = 0 < self._at_once < len(given["input_ids"]) and torch.is_grad_enabled()
+        whole = not chunked or "words" in batch.tensors or bool(batch.rows.keys() & set(self.first_token))
+        found = self.pipeline(given) if whole else {"sentence_embedding": self._in_chunks(given)}
         if "words" in batch.tensors:
             words = batch.tensors["words"]
-            flat = found["token_embeddings"].reshape(-1, self.dim)
+            flat = found["token_embeddings"].flatten(0, 1)[:, : self.dim]
             gathered: Tensor = flat[words.clamp_min(0)] * (words >= 0).unsqueeze(-1)
             return Features(gathered, batch.lengths)
-        embedding: Tensor = found["sentence_embedding"] * self.dim**0.5
+        embedding: Tensor = found["sentence_embedding"][:, : self.dim] * self._whole**0.5
         if batch.lengths:  # queries, each with passages
             return Features(embedding, batch.lengths)
         if embedding.shape[0] == batch.size:
@@ -104,8 +112,38 @@ class Text(TextRows, Encoder):
             return Features(torch.cat([embedding, found["token_embeddings"][:, 0]], -1))
         return Features(paired(embedding[: batch.size], embedding[batch.size :]))
 
+    def chunk(self, rows: int) -> None:
+        self._at_once = rows
+
+    def _in_chunks(self, given: Mapping[str, Tensor]) -> Tensor:
+        """The vectors of sequences, (n, dim), of which only so many keep what the gradient needs at a time: those of
+        like length together, without the padding that only longer ones need."""
+        lengths = given["attention_mask"].sum(1)
+        order = lengths.argsort(stable=True)
+        found = []
+        for rows in order.split(self._at_once):
+            part = {name: tensor[rows, : int(lengths[rows[-1]])] for name, tensor in given.items()}
+            found.append(checkpoint(self._vectors, part, use_reentrant=False))
+        return torch.cat(found)[order.argsort()]
+
+    def _vectors(self, given: Mapping[str, Tensor]) -> Tensor:
+        made: Tensor = self.pipeline(dict(given))["sentence_embedding"]  # modules write into what they are given
+        return made
+
+    def at_size(self, size: int) -> Text:
+        if not 1 <= size <= self.dim:
+            raise AllroundError(
+                f"read texts as vectors of {size} numbers",
+                f"the encoder gives {self.dim}",
+                f"give a size from 1 to {self.dim}, such as one that it was trained at by the term matryoshka",
+            )
+        made = copy.copy(self)
+        made.dim = size
+        return made
+
     def save(self, folder: Path) -> None:
-        self.pipeline.save_pretrained(str(folder), create_model_card=False)
+        with self.pipeline.truncate_embeddings(self.dim if self.dim < self._whole else None):
+            self.pipeline.save_pretrained(str(folder), create_model_card=False)
         settings: dict[str, object] = {"max_length": self.max_length, "pairs": self.pairs}
         settings |= {"first_token": list(self.first_token)} if self.first_token else {}
         write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})

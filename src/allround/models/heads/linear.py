@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from allround.core.registry import method
 from allround.models.batch import Features
 from allround.models.fitting import fit_outputs
-from allround.models.head import OutputHead
+from allround.models.head import HeadState, OutputHead
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 
@@ -36,6 +36,10 @@ class Linear(OutputHead):
         with torch.no_grad():
             self.weight.zero_()
             self.bias.zero_()
+
+    def narrowed(self, places: Tensor) -> HeadState:
+        state = self.stored()
+        return HeadState({**state, "weight": state["weight"][:, places]}, state.sort)
 
     def forward(self, values: Tensor) -> Tensor:
         return F.linear(values, self.weight, self.bias)

@@ -166,9 +166,11 @@ class MultiTaskModel(Model):
     def of_head(self, task: str) -> dict[str, nn.Parameter]:
         return {f"heads.{task}.{name}": p for name, p in self.head(task).named_parameters()}
 
+    def across(self, task: str) -> bool:
+        return self.head(task).across
+
     def untrained(self, task: str) -> bool:
-        head = self.head(task)
-        own = head.stored()
+        own = (head := self.head(task)).stored()
         begun = make_head(head.sort, head.definition, head.width, own)
         begun.reset()
         return bool(own) and all(torch.equal(value, own[name]) for name, value in begun.stored().items())
@@ -328,6 +330,9 @@ class MultiTaskModel(Model):
 
     def head_factor(self) -> float:
         return self.encoder.head_factor
+
+    def chunk(self, rows: int) -> None:
+        self.encoder.chunk(rows)
 
     def progressed(self, share: float) -> None:
         self.encoder.progressed(share)
