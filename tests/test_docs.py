@@ -107,7 +107,7 @@ def test_the_code_of_the_page_on_python_runs(tmp_path: Path) -> None:
 
 
 #: Commands that train or score on rows: the pages are run with few of them.
-ON_ROWS = {"build", "train", "tune", "loop", "evaluate", "compare-training", "add-task", "compare"}
+ON_ROWS = {"build", "train", "tune", "loop", "evaluate", "compare-training", "add-task", "compare", "shrink"}
 FEW = ["--limit", "train=100", "--limit", "validation=100", "--limit", "test=100"]
 
 
@@ -171,6 +171,15 @@ def test_the_page_on_versions_runs(tmp_path: Path) -> None:
     assert (tmp_path / "versions/compared/compare.md").is_file()
 
 
+@pytest.mark.usefixtures("one_core")
+def test_the_page_on_shrinking_runs(tmp_path: Path) -> None:
+    printed = run_page("shrink.md", tmp_path)
+    assert "The knee of the curve" in printed or "scores kept" in printed or "kept, %" in printed
+    assert (tmp_path / "runs/half/shrink.html").is_file()
+    assert set(allround.load(tmp_path / "runs/half/best").definitions) == {"digit", "parity", "loops"}
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_core")
 def test_the_page_on_exports_runs(tmp_path: Path) -> None:
     printed = run_page("export.md", tmp_path)

@@ -14,6 +14,7 @@
     ar.relate("suite.yml", base="all-MiniLM-L6-v2", out="runs/related").print()           # who helps whom
     ar.stream("suite.yml", base="all-MiniLM-L6-v2", out="runs/stream")                    # one task after another
     ar.add_task("runs/digits/best", "new.yml", out="runs/more")                           # one task more
+    ar.shrink("models/both", "suite.yml", out="runs/small")                               # at half the work
     ar.sources(["models/topic", "models/mood"], "new.yml").print()                        # which to tune first
 
 `help(ar.build)` and its like say more; `ar.methods()` lists the methods, and `ar.use_plugin("mine.py")` adds one.
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
         Build,
         Constraints,
         Options,
+        ShrinkOptions,
         add_task,
         build,
         compare_training,
         evaluate,
         export,
         relate,
+        shrink,
         stream,
         train,
         tune,
@@ -65,6 +68,7 @@ __all__ = [
     "Options",
     "Scoreboard",
     "Settings",
+    "ShrinkOptions",
     "Suite",
     "System",
     "Task",
@@ -79,6 +83,7 @@ __all__ = [
     "merge",
     "methods",
     "relate",
+    "shrink",
     "sources",
     "stream",
     "train",
@@ -97,6 +102,7 @@ _HOMES = {
     "Options": "allround.building",
     "Scoreboard": "allround.evaluation.scoreboard",
     "Settings": "allround.training.settings",
+    "ShrinkOptions": "allround.building",
     "System": "allround.models.system",
     "Suite": "allround.tasks.suite",
     "Task": "allround.tasks.task",
@@ -106,6 +112,7 @@ _HOMES = {
     "evaluate": "allround.building",
     "export": "allround.building",
     "relate": "allround.building",
+    "shrink": "allround.building",
     "load": "allround.models.system",
     "make_task": "allround.tasks.make",
     "merge": "allround.merging.call",

@@ -94,6 +94,7 @@ FOLDERS: dict[str, str] = {
     "evaluate": "@species suite --only species",
     "compare": "@species @species suite --only species",
     "reduce": "table --keep 1",
+    "shrink": "@species suite --only species --to 60% --epochs 1 --workers 1",
     "export": "@species --tasks species",
     "push": "@species someone/model --license mit --dry-run",
 }
@@ -104,7 +105,7 @@ FILES: dict[str, tuple[str, str]] = {
     "sources": ("@batch --for suite --task species", "estimates.csv"),
 }
 #: What goes on in its own folder, beside whatever else is there.
-WORKING = ("build", "compare-training", "relate", "stream", "add-task")
+WORKING = ("build", "compare-training", "relate", "stream", "add-task", "shrink")
 #: What writes files into a folder, beside whatever else is there; and one of them.
 INTO = {"diff": "diff.json", "evaluate": "scoreboard.json", "compare": "compare.json", "reduce": "reduce.json"}
 
@@ -182,6 +183,7 @@ def test_an_output_of_a_command(command: str, made: dict[str, Path], tmp_path: P
                 "relate": "relations.md",
                 "stream": "stream.md",
                 "add-task": "add-task.md",
+                "shrink": "shrink.md",
             }[command]
         )
         whole = page.read_text()

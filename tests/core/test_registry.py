@@ -15,6 +15,8 @@ from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
+    "N-LTP: An Open-source Neural Language Technology Platform for Chinese",
+    "Performance-aware Approximation of Global Channel Pruning for Multitask CNNs",
     "BenTo: Benchmark Task Reduction with In-Context Transferability",
     "Establishing Task Scaling Laws via Compute-Efficient Model Ladders",
     "An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction",

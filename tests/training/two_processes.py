@@ -82,7 +82,7 @@ def guarded(settings: Settings, guard: str) -> dict[str, Any]:
         nn.init.normal_(model.heads[task.name].weight)
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "old")
-        named = {"muscle": "old", "teacher": "folder"}  # what some of them are to be near to
+        named = {"muscle": "old", "teacher": "folder", "distillation": "teacher"}  # what some of them are to be near to
         terms = make_terms({guard: {named[guard]: str(Path(folder) / "old")} if guard in named else {}})
         return held(model, first, second, settings, guard, terms)
 

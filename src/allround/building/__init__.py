@@ -8,6 +8,8 @@ from allround.building.options import Constraints, Options
 from allround.building.relate import relate
 from allround.building.result import Build
 from allround.building.run import build
+from allround.building.shrink import shrink
+from allround.building.shrinking import ShrinkOptions
 from allround.building.single import evaluate, train, tune
 from allround.building.stream import stream
 
@@ -16,12 +18,14 @@ __all__ = [
     "Build",
     "Constraints",
     "Options",
+    "ShrinkOptions",
     "add_task",
     "build",
     "compare_training",
     "evaluate",
     "export",
     "relate",
+    "shrink",
     "stream",
     "train",
     "tune",

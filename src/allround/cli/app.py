@@ -38,6 +38,7 @@ COMMANDS = (
     "stream",
     "add-task",
     "discover",
+    "shrink",
     "compress",
     "export",
     "materialise",

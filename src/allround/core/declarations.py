@@ -132,6 +132,15 @@ class Bank(Declaration):
     reads: Literal["input", "output"] = "output"
 
 
+class Shrink(Declaration):
+    """Which parts of a network are removed."""
+
+    #: The parts that a network must have.
+    needs: tuple[Literal["layers", "units"], ...] = Field(min_length=1)
+    #: Whether `allround shrink` tries it without being told to.
+    tried: bool = False
+
+
 class Route(Declaration):
     """What picks modules of a library for a row."""
 
@@ -255,6 +264,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "sample": Sample,
     "term": Declaration,
     "share": Share,
+    "shrink": Shrink,
     "bank": Bank,
     "gate": Declaration,
     "route": Route,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.models.batch import Batch, Features
+from allround.models.shrinking.anatomy import Anatomy, Kept
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.values import Row
@@ -184,6 +185,21 @@ class Encoder(nn.Module, ABC):
     def rows_from(cls, folder: Path, settings: Mapping[str, Any]) -> RowReader:
         """What reads rows as the encoder did that wrote this folder by `write_rows`."""
         raise NotImplementedError(f"the encoder '{cls.name}' cannot do without its weights")
+
+    # -- of encoders of which parts can be removed ---------------------------------------------------------------------
+
+    def anatomy(self, length: float) -> Anatomy:
+        """The parts of the backbone that can be removed, while features keep their length. length: of a row, on
+        average, as `length` gives it. Errors: an encoder without such parts."""
+        raise AllroundError(
+            f"shrink the encoder '{self.name}'",
+            "parts of it cannot be removed",
+            "give a model of texts whose base is a transformer, or one with the base small_image",
+        )
+
+    def smaller(self, kept: Kept) -> Encoder:
+        """A copy with some of the parts that `anatomy` names alone, of the same sort, and as trained."""
+        raise NotImplementedError(f"parts of the encoder '{self.name}' cannot be removed")
 
     # -- of encoders with parts that belong to tasks -------------------------------------------------------------------
 

@@ -52,6 +52,9 @@ class Term:
         place."""
         return 1.0
 
+    def progressed(self, share: float) -> None:
+        """Told before each step how much of the training is done, from 0 on."""
+
     def penalty(self, model: Model) -> Tensor | None:
         """What to add to the step's loss, whatever tasks it holds: () with a graph, or None. No balancer weighs it."""
         return None

@@ -217,6 +217,8 @@ class TrainingRun:
         if parts:
             self.model.train()
             self.model.progressed(self.schedule.progress)
+            for term in self.terms:
+                term.progressed(self.schedule.progress)
             step, held = self.schedule.step, []
             if "validation" in self.entry.needs:
                 held = [Part(f, f.batch(step % f.batches), list(f.tasks), "validation") for f in self.held]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from allround.core.files import write_json
 from allround.core.registry import method
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
+from allround.models.shrinking.anatomy import Anatomy, Group, Kept, cut, kept_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 from allround.tasks.values import Row
@@ -29,6 +31,9 @@ class SmallImage(Encoder):
 
     Shapes: images of any size, resized to (channels, size, size) and scaled to [0, 1] -> features (n, 128).
 
+    groups: how many groups of channels, normalised each by itself, the first convolution (4 channels a group) and the
+    second (16) give; a smaller net has fewer.
+
     >>> SmallImage(size=8)(Batch({"images": torch.zeros(2, 1, 8, 8)}, 2)).values.shape
     torch.Size([2, 128])
     """
@@ -38,18 +43,21 @@ class SmallImage(Encoder):
     learning_rate = 2e-4
     epochs = 6
 
-    def __init__(self, *, channels: int = 1, size: int = 8) -> None:
+    def __init__(self, *, channels: int = 1, size: int = 8, groups: Sequence[int] = (8, 8)) -> None:
         super().__init__()
-        self.settings = {"channels": channels, "size": size}
+        self.settings: dict[str, Any] = {"channels": channels, "size": size}
+        if tuple(groups) != (8, 8):
+            self.settings["groups"] = list(groups)
+        one, two = groups
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1),
-            nn.GroupNorm(8, 32),
+            nn.Conv2d(channels, 4 * one, 3, padding=1),
+            nn.GroupNorm(one, 4 * one),
             nn.ReLU(),
-            nn.Conv2d(32, 128, 3, padding=1),
-            nn.GroupNorm(8, 128),
+            nn.Conv2d(4 * one, 16 * two, 3, padding=1),
+            nn.GroupNorm(two, 16 * two),
             nn.ReLU(),
             nn.MaxPool2d(2),
-            nn.Conv2d(128, 128, 3, padding=1),
+            nn.Conv2d(16 * two, 128, 3, padding=1),
             nn.GroupNorm(8, 128),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
@@ -83,6 +91,30 @@ class SmallImage(Encoder):
 
     def leaving(self, batch: Batch, values: Tensor) -> Features:
         return Features(values)
+
+    def anatomy(self, length: float) -> Anatomy:
+        """Groups of channels that are normalised together: without one, the others stay as they were."""
+        one, two = self.settings.get("groups", (8, 8))
+        made = [
+            Group("channels.0", one, ("layers.3",), ("layers.0", "layers.1")),
+            Group("channels.1", two, ("layers.7",), ("layers.3", "layers.4")),
+        ]
+        side, read = self.settings["size"], self.settings["channels"]
+
+        def work(kept: Kept) -> float:
+            first, second = (width * len(kept_of(group, kept)) for width, group in zip((4, 16), made, strict=True))
+            return float(9 * (side**2 * (read * first + first * second) + (side // 2) ** 2 * second * 128))
+
+        return Anatomy(tuple(made), work)
+
+    def smaller(self, kept: Kept) -> SmallImage:
+        anatomy, own = self.anatomy(1.0), copy.deepcopy(self)
+        anatomy.check(kept)
+        for group in anatomy.groups:
+            cut(own, group, kept_of(group, kept))
+        made = SmallImage(**{**self.settings, "groups": [len(kept_of(group, kept)) for group in anatomy.groups]})
+        made.load_state_dict(own.state_dict())
+        return made.to(next(self.parameters()).device).eval()
 
     def write_rows(self, folder: Path) -> tuple[str, dict[str, object]]:
         return self.name, dict(self.settings)

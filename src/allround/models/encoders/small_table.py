@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -16,6 +17,7 @@ from allround.core.files import write_json
 from allround.core.registry import method
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, Encoder, load_tensors, save_tensors
+from allround.models.shrinking.anatomy import Anatomy, Group, Kept, cut, kept_of
 from allround.models.table_inputs import STRETCHES, columns_for, read_rows, size_of
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
@@ -57,14 +59,22 @@ class SmallTable(Encoder):
     }
 
     def __init__(
-        self, *, columns: Sequence[Mapping[str, Any]], width: int = 128, dropout: float = 0.0, depth: int = 2
+        self,
+        *,
+        columns: Sequence[Mapping[str, Any]],
+        width: int = 128,
+        dropout: float = 0.0,
+        depth: int = 2,
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
         self.columns = [dict(c) for c in columns]
         self.width, self.dropout, self.depth = width, dropout, depth
+        self.hidden_units = width if hidden is None or depth == 1 else hidden
         self.inputs = sum(map(size_of, self.columns))
-        first = [nn.Linear(self.inputs, width), nn.LayerNorm(width), nn.ReLU()]
-        rest = [layer for _ in range(depth - 1) for layer in (nn.Linear(width, width), nn.ReLU())]
+        sizes = [self.hidden_units] * (depth - 1) + [width]
+        first = [nn.Linear(self.inputs, sizes[0]), nn.LayerNorm(sizes[0]), nn.ReLU()]
+        rest = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
         self.layers = nn.Sequential(*first, *rest)
 
     def features(self, definition: Definition) -> int:
@@ -109,6 +119,33 @@ class SmallTable(Encoder):
                 rows = nn.functional.dropout(rows, self.dropout)
         return rows
 
+    def anatomy(self, length: float) -> Anatomy:
+        """The units of all hidden layers but the last. Those of the first are normalised together, so the others change
+        a little when some are removed."""
+        places = [place for place, layer in enumerate(self.layers) if isinstance(layer, nn.Linear)]
+        if len(places) == 1:
+            return super().anatomy(length)
+        made = []
+        for number, (here, after) in enumerate(pairwise(places)):
+            writes = (f"layers.{here}", *(["layers.1"] if here == 0 else []))
+            made.append(Group(f"hidden.{number}", self.hidden_units, (f"layers.{after}",), writes, None, "hidden"))
+
+        def work(kept: Kept) -> float:
+            sizes = [self.inputs, *(len(kept_of(group, kept)) for group in made), self.width]
+            return float(sum(one * other for one, other in pairwise(sizes)))
+
+        return Anatomy(tuple(made), work)
+
+    def smaller(self, kept: Kept) -> SmallTable:
+        anatomy, own = self.anatomy(1.0), copy.deepcopy(self)
+        anatomy.check(kept)
+        for group in anatomy.groups:
+            cut(own, group, kept_of(group, kept))
+        made = SmallTable(columns=self.columns, width=self.width, dropout=self.dropout, depth=self.depth,
+                          hidden=len(kept_of(anatomy.groups[0], kept)))  # fmt: skip
+        made.load_state_dict(own.state_dict())
+        return made.to(next(self.parameters()).device).eval()
+
     def write_rows(self, folder: Path) -> tuple[str, dict[str, object]]:
         return self.name, {"columns": self.columns, "width": self.width}
 
@@ -123,6 +160,8 @@ class SmallTable(Encoder):
             settings["dropout"] = self.dropout
         if self.depth != 2:
             settings["depth"] = self.depth
+        if self.hidden_units != self.width:
+            settings["hidden"] = self.hidden_units
         write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
 
     @classmethod

@@ -17,6 +17,8 @@ from allround.core.registry import method
 from allround.models.batch import Batch, Features
 from allround.models.encoder import CONFIG, LINEAR, Encoder, try_out
 from allround.models.pretrained import LOADING, check_config, check_size, check_tokenizer, whole
+from allround.models.shrinking.anatomy import Anatomy, Kept
+from allround.models.shrinking.transformer import anatomy_of, remove
 from allround.models.text_rows import TextRows, paired
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
@@ -140,6 +142,15 @@ class Text(TextRows, Encoder):
         made = copy.copy(self)
         made.dim = size
         return made
+
+    def anatomy(self, length: float) -> Anatomy:
+        return anatomy_of(self.backbone, length)
+
+    def smaller(self, kept: Kept) -> Text:
+        made = copy.deepcopy(self)
+        anatomy_of(made.backbone, 1.0).check(kept)
+        remove(made.backbone, kept)
+        return made.eval()
 
     def save(self, folder: Path) -> None:
         with self.pipeline.truncate_embeddings(self.dim if self.dim < self._whole else None):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from allround.core.registry import method
 from allround.models.head import OutputHead
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.training.distances import output_distance
 from allround.training.term import Term
 
 if TYPE_CHECKING:
@@ -69,11 +69,7 @@ class Lwf(Term):
 
     def distance(self, new: Tensor, old: Tensor, *, labels: bool = True) -> Tensor:
         """How far outputs are from the old ones, the mean over rows. Shapes: (n, outputs) and (n, old outputs)."""
-        known, heat = old.shape[1], self.temperature
-        if not labels or known < 2:
-            return (new[:, :known] - old).square().mean()
-        new_logs = F.log_softmax(new / heat, 1)[:, :known]
-        return heat**2 * F.kl_div(new_logs, F.log_softmax(old / heat, 1), reduction="batchmean", log_target=True)
+        return output_distance(new, old, self.temperature, labels=labels)
 
     def after(self, model: Model) -> None:
         assert isinstance(model, MultiTaskModel)

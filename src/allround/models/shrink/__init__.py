@@ -1,0 +1,1 @@
+"""Ways to choose what is removed from a network, one file each."""
