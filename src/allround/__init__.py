@@ -10,6 +10,7 @@
     ar.tune("suite.yml", "topic", base="all-MiniLM-L6-v2", out="models/topic")            # one specialist
     ar.train("suite.yml", base="all-MiniLM-L6-v2", out="models/joint")                    # one joint model
     ar.merge(["models/topic", "models/mood"], base="models/base", out="models/both")      # or state dicts in memory
+    ar.rerank("search.yml", retriever="models/find", base="all-MiniLM-L6-v2", out="models/two")      # two stages
     ar.evaluate("models/both", "suite.yml").print()
     ar.relate("suite.yml", base="all-MiniLM-L6-v2", out="runs/related").print()           # who helps whom
     ar.stream("suite.yml", base="all-MiniLM-L6-v2", out="runs/stream")                    # one task after another
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         evaluate,
         export,
         relate,
+        rerank,
         shrink,
         stream,
         train,
@@ -83,6 +85,7 @@ __all__ = [
     "merge",
     "methods",
     "relate",
+    "rerank",
     "shrink",
     "sources",
     "stream",
@@ -112,6 +115,7 @@ _HOMES = {
     "evaluate": "allround.building",
     "export": "allround.building",
     "relate": "allround.building",
+    "rerank": "allround.building",
     "shrink": "allround.building",
     "load": "allround.models.system",
     "make_task": "allround.tasks.make",

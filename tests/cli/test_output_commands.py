@@ -41,8 +41,9 @@ def cli(*words: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A suite of two tasks on a table, a base, a model of each task, and a store of both."""
+def made(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> dict[str, Path]:
+    """A suite of two tasks on a table, a base, a model of each task, and a store of both; and a suite of a search, with
+    a base of texts as what finds passages."""
     folder = tmp_path_factory.mktemp("made")
     kinds = [i % 3 for i in range(45)]
     lines = [f"{4 + k + i % 7 / 10:.1f},{3 - k / 2 + i % 5 / 10:.1f},s{k},b{i % 2}" for i, k in enumerate(kinds)]
@@ -66,6 +67,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     save_file({n: t + 0.01 * (n.endswith("weight")) for n, t in tensors.items()}, found["tuned"] / "model.safetensors")
     found["store"] = folder / "store"
     cli("compress", found["base"], found["species"], found["batch"], "--codec", "low_rank", "-o", found["store"])
+    queries = [f'{{"query": "{word} soup", "relevant": ["{word}"]}}\n' for word in ("fine", "warm", "cold")]
+    (folder / "queries.jsonl").write_text("".join(queries))
+    (folder / "passages.jsonl").write_text(
+        "".join(f'{{"_id": "{word}", "text": "the soup is {word}"}}\n' for word in ("fine", "warm", "cold"))
+    )
+    splits = ", ".join(f"{split}: queries.jsonl" for split in ("train", "validation", "test"))
+    (folder / "search.yml").write_text(
+        f"tasks:\n  find: {{source: {{{splits}}}, kind: retrieval, inputs: query, target: relevant, "
+        "passages: passages.jsonl}\n"
+    )
+    found["search"], found["words"] = folder / "search.yml", bert_folder
+    found["find"] = folder / "model-find"
+    cli("evaluate", bert_folder, found["search"], "--fit-heads", "--save", found["find"])
     found["table"] = folder / "scores.csv"
     found["table"].write_text("model,x,y\na,0.1,0.2\nb,0.3,0.3\nc,0.5,0.7\n")
     found["scores"] = folder / "scores"
@@ -79,6 +93,7 @@ FOLDERS: dict[str, str] = {
     "build": "suite --base base --methods none --balance none --no-joint --epochs 1 --workers 1",
     "train": "suite --base base --epochs 1",
     "tune": "suite species --base base --epochs 1",
+    "rerank": "search --retriever @find --base words --candidates 2 --epochs 1",
     "compare-training": "suite --base base --methods equal --seeds 1 --trials 1 --sweep 0 --epochs 1 --workers 1",
     "relate": "suite --base base --estimators sizes,logme --workers 1",
     "stream": "suite --base base --strategies none --epochs 1 --workers 1",
@@ -231,7 +246,7 @@ def test_unfinished_work_that_is_not_its_own(command: str, made: dict[str, Path]
 def test_two_at_once(command: str, made: dict[str, Path], tmp_path: Path) -> None:
     """The second is refused before it does any work, and leaves what the first is writing alone."""
     out, work = tmp_path / "out", tmp_path / "out.unfinished"
-    first = {"train": work, "tune": work, "loop": work} | dict.fromkeys(WORKING, out)
+    first = {"train": work, "tune": work, "rerank": work, "loop": work} | dict.fromkeys(WORKING, out)
     with locked_folder(first.get(command, tmp_path / ".out.partial"), out, command):
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(AllroundError, match="another process is writing it at this moment"):

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests.models.language import save_model
 
+from allround.building.rerank import judging_task
 from allround.composition.residuals.write import open_specialist, write_store
 from allround.composition.routing import make_routed
 from allround.composition.systems.demonstrated import demonstrate
@@ -39,6 +40,7 @@ from allround.models.system import System, load
 from allround.models.systems.ensemble import Ensemble
 from allround.models.systems.linear_models import LinearModels
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.systems.reranked import Reranked
 from allround.models.systems.rmtgb import Rmtgb
 from allround.models.systems.trees import Trees
 from allround.models.systems.zipped import Zipped, copies
@@ -59,6 +61,7 @@ class Given:
     image: SmallImage
     table: SmallTable
     folder: Path
+    bert: Path
 
 
 @pytest.fixture
@@ -69,8 +72,9 @@ def given(
     small_image: SmallImage,
     small_table: SmallTable,
     tmp_path: Path,
+    bert_folder: Path,
 ) -> Given:
-    return Given(digits_suite, table_suite, text_suite, small_image, small_table, tmp_path)
+    return Given(digits_suite, table_suite, text_suite, small_image, small_table, tmp_path, bert_folder)
 
 
 def model(encoder: SmallImage | SmallTable, suite: Suite, names: list[str], seed: int = 0) -> MultiTaskModel:
@@ -185,6 +189,25 @@ def demonstrated(given: Given) -> tuple[System, Suite]:
     return demonstrate(made, tasks, "coverage:count=2"), Suite("texts", tasks)
 
 
+def reranked(given: Given) -> tuple[System, Suite]:
+    """Passages found by a tiny encoder of texts, and judged by another that reads them together with the query."""
+    passages = {f"p{n}": f"the {animal} {verb} at the {place}" for n, (animal, verb, place) in enumerate(
+        itertools.product(("cat", "dog", "owl"), ("saw", "was"), ("harbour", "valley")))}  # fmt: skip
+    rows = [{"query": f"{text} today", "relevant": [one]} for one, text in passages.items()]
+    task = make_task("find", kind="retrieval", data=dict.fromkeys(("train", "validation", "test"), rows),
+                     inputs="query", target="relevant", passages=passages)  # fmt: skip
+    finding = MultiTaskModel(load_encoder(given.bert), {"find": task.definition})
+    made = judging_task(task, finding, candidates=4)
+    judge = MultiTaskModel(load_encoder(given.bert, pairs="joint"), {})
+    head = make_head("linear", made.definition, judge.encoder.features(made.definition))
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(0)))  # type: ignore[operator, union-attr, arg-type]
+    judge.add_task(made.definition, head.stored())
+    for name, one in (("finding", finding), ("judge", judge)):
+        one.save(given.folder / name)  # what libraries write of a base is another file than what they write of that
+    return Reranked(load(given.folder / "finding"), load(given.folder / "judge"), 4), Suite("search", [task])
+
+
 MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
     "multi_task_model": multi_task_model,
     "zipped": zipped,
@@ -195,6 +218,7 @@ MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
     "residual_store": residual_store,
     "routed": routed,
     "demonstrated": demonstrated,
+    "reranked": reranked,
     "grown": grown,
 }
 
@@ -218,7 +242,10 @@ def rows_of(suite: Suite, task: str, count: int = 10) -> list[Row]:
 def assert_same(one: Answers, other: Answers) -> None:
     """Equal answers; probabilities up to what sums in another order make of them."""
     for a, b in zip(one.predictions, other.predictions, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-4)
+        if isinstance(a, tuple):  # passages by their ids
+            assert a == b
+        else:
+            np.testing.assert_allclose(a, b, atol=2e-4)
     assert (one.confidence is None) == (other.confidence is None)
     if one.confidence is not None:
         assert one.confidence == pytest.approx(other.confidence, abs=2e-4)
@@ -314,7 +341,7 @@ def test_costs_are_what_lies_on_disk(sort: str, given: Given, tmp_path: Path) ->
 def test_scores_agree_with_the_answers(case: tuple[System, Suite]) -> None:
     system, suite = case
     for task, definition in system.definitions.items():
-        if definition.kind == "regression":
+        if not kind(definition.kind).labelled:
             continue
         rows = rows_of(suite, task)
         best = system.predict(task, rows, scores=True, top=1)
@@ -341,7 +368,7 @@ def test_calibration_corrects_scores_and_confidences_and_leaves_answers(
 ) -> None:
     """Also of a saved folder, and whether or not scores are asked for."""
     system, suite = case
-    tasks = [name for name in suite.tasks if not kind(system.definition(name).kind).numeric]
+    tasks = [name for name in suite.tasks if kind(system.definition(name).kind).labelled]
     plain = {name: system.answers(name, rows_of(suite, name), scores=True) for name in tasks}
     fitted = {name: {"temperature": 0.5 + number, "noise": 0.1} for number, name in enumerate(tasks)}
     system.facts["calibration"] = fitted

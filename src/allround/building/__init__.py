@@ -6,6 +6,7 @@ from allround.building.compare import compare_training
 from allround.building.export import export
 from allround.building.options import Constraints, Options
 from allround.building.relate import relate
+from allround.building.rerank import rerank
 from allround.building.result import Build
 from allround.building.run import build
 from allround.building.shrink import shrink
@@ -25,6 +26,7 @@ __all__ = [
     "evaluate",
     "export",
     "relate",
+    "rerank",
     "shrink",
     "stream",
     "train",

@@ -26,6 +26,7 @@ COMMANDS = (
     "train",
     "compare-training",
     "tune",
+    "rerank",
     "relate",
     "sources",
     "merge",

@@ -56,6 +56,20 @@ MitigateOption = Annotated[
         "(MUSCLE), so that fewer may turn from right to wrong; the same as --term muscle:old=FOLDER."
     ),
 ]
+TeacherOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The folder of a model whose answers are learned in place of the labels, such as a cross-encoder of the "
+        "same task; the same as --term teacher:folder=FOLDER, which has further settings."
+    ),
+]
+MineOption = Annotated[
+    int | None,
+    typer.Option(
+        help="With --teacher: for each text of a task of pairs, so many of the most similar texts (and half as many at "
+        "random) make further training rows, which the teacher answers."
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 WorkersOption = Annotated[int | None, typer.Option(help="Processes. Default: one a core.")]

@@ -16,15 +16,17 @@ from allround.cli.options import (
     FocalOption,
     ForceOption,
     LimitOption,
+    MineOption,
     MitigateOption,
     OnlyOption,
     OutOption,
     SeedOption,
     SuiteArgument,
+    TeacherOption,
     TrackOption,
     load_suite,
 )
-from allround.cli.training_options import ALL, EncoderSettings, mitigated, training_options
+from allround.cli.training_options import ALL, EncoderSettings, mitigated, more_rows, taught, training_options
 from allround.cli.words import split
 from allround.training.settings import Settings
 
@@ -49,6 +51,8 @@ def train(
     calibrate: CalibrateOption = "temperature",
     demonstrations: DemonstrationsOption = None,
     mitigate: MitigateOption = None,
+    teacher: TeacherOption = None,
+    mine: MineOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -61,9 +65,11 @@ def train(
     from allround.training.processes import leave_group
 
     loaded = load_suite(suite, data_dir, only, limit).weighed(class_weights, focal_gamma, agree)
-    board = run(loaded, out=out, base=base, settings=mitigated(settings, mitigate), seed=seed, encoder=encoder,
-                config=asked_for(), track=split(track, "--track"), calibrate=calibrate, demonstrations=demonstrations,
-                force=force)  # fmt: skip
+    loaded = more_rows(loaded, mine, teacher, base, seed, encoder)
+    settings = taught(mitigated(settings, mitigate), teacher)
+    board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, force=force,
+                config=asked_for(), track=split(track, "--track"), calibrate=calibrate,
+                demonstrations=demonstrations)  # fmt: skip
     if leave_group():
         board.print()
         typer.echo(f"\nmodel   {out}")

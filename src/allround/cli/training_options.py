@@ -10,14 +10,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import wraps
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from typer.models import OptionInfo
 
 from allround.cli.words import pairs_of
 from allround.core import registry
+from allround.core.errors import AllroundError
 from allround.training.settings import Settings
+
+if TYPE_CHECKING:
+    from allround.tasks.suite import Suite
 
 Command = TypeVar("Command", bound=Callable[..., object])
 #: Settings of text encoders, by name.
@@ -100,6 +104,28 @@ def training_options(
 def mitigated(settings: Settings, old: str | None) -> Settings:
     """Settings with the term `muscle` for an old version, if there is one."""
     return settings if old is None else settings.with_(terms={**settings.terms, "muscle": {"old": old}})
+
+
+def taught(settings: Settings, teacher: str | None) -> Settings:
+    """Settings with the term `teacher` for a folder, if there is one."""
+    if teacher is None:
+        return settings
+    return settings.with_(terms={**settings.terms, "teacher": {"folder": teacher}})
+
+
+def more_rows(
+    suite: Suite, mine: int | None, teacher: str | None, base: str | None, seed: int, encoder: EncoderSettings
+) -> Suite:
+    """A suite with further training rows, where `--mine` asks for some."""
+    if mine is None:
+        return suite
+    if teacher is None:
+        raise AllroundError(f"mine {mine} pairs for each text", "no teacher is given that could answer them",
+                            "give the folder of a model of the same task: --teacher FOLDER")  # fmt: skip
+    from allround.building.mining import with_mined
+
+    own = suite.own_base("mine pairs") if base is None else base
+    return with_mined(suite, own, teacher, mine, seed=seed, encoder=encoder)
 
 
 def help_of(class_: type) -> dict[str, str]:

@@ -18,14 +18,16 @@ from allround.cli.options import (
     FocalOption,
     ForceOption,
     LimitOption,
+    MineOption,
     MitigateOption,
     OutOption,
     SeedOption,
     SuiteArgument,
+    TeacherOption,
     TrackOption,
     load_suite,
 )
-from allround.cli.training_options import EncoderSettings, mitigated, training_options
+from allround.cli.training_options import EncoderSettings, mitigated, more_rows, taught, training_options
 from allround.cli.words import split
 from allround.training.settings import Settings
 
@@ -52,6 +54,8 @@ def tune(
     calibrate: CalibrateOption = "temperature",
     demonstrations: DemonstrationsOption = None,
     mitigate: MitigateOption = None,
+    teacher: TeacherOption = None,
+    mine: MineOption = None,
     settings: Settings,
     encoder: EncoderSettings,
     force: ForceOption = False,
@@ -60,9 +64,11 @@ def tune(
     from allround.building.single import tune as run
 
     loaded = load_suite(suite, data_dir, task, limit).weighed(class_weights, focal_gamma, agree)
-    board = run(loaded, out=out, base=base, settings=mitigated(settings, mitigate), seed=seed, encoder=encoder,
-                config=asked_for(), track=split(track, "--track"), calibrate=calibrate, demonstrations=demonstrations,
-                force=force)  # fmt: skip
+    loaded = more_rows(loaded, mine, teacher, base, seed, encoder)
+    settings = taught(mitigated(settings, mitigate), teacher)
+    board = run(loaded, out=out, base=base, settings=settings, seed=seed, encoder=encoder, force=force,
+                config=asked_for(), track=split(track, "--track"), calibrate=calibrate,
+                demonstrations=demonstrations)  # fmt: skip
     board.print()
     typer.echo(f"\nmodel   {out}")
     return {"model": out, "scoreboard": board.to_json()}

@@ -100,6 +100,12 @@ class Encoder(nn.Module, ABC):
     def save(self, folder: Path) -> None:
         """Write weights (safetensors) and configuration into an existing folder."""
 
+    def save_beside(self, folder: Path, encoder: str, heads: Sequence[nn.Module]) -> None:
+        """Write what lets another library load the folder of a model with these heads, where there is one that can.
+
+        encoder: the name of the folder in it that `save` wrote into.
+        """
+
     @classmethod
     @abstractmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> Encoder:

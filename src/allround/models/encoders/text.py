@@ -15,6 +15,7 @@ from allround.core.errors import AllroundError
 from allround.core.files import is_inside, read_settings, write_json
 from allround.core.registry import method
 from allround.models.batch import Batch, Features
+from allround.models.cross_encoder import can_write, write_cross_encoder
 from allround.models.encoder import CONFIG, LINEAR, Encoder, try_out
 from allround.models.pretrained import LOADING, check_config, check_size, check_tokenizer, whole
 from allround.models.shrinking.anatomy import Anatomy, Kept
@@ -158,6 +159,11 @@ class Text(TextRows, Encoder):
         settings: dict[str, object] = {"max_length": self.max_length, "pairs": self.pairs}
         settings |= {"first_token": list(self.first_token)} if self.first_token else {}
         write_json(folder / CONFIG, {"encoder": self.name, "settings": settings})
+
+    def save_beside(self, folder: Path, encoder: str, heads: Sequence[torch.nn.Module]) -> None:
+        """A model of one task that reads its pairs together is also a `CrossEncoder` of sentence-transformers."""
+        if self.pairs == "joint" and len(heads) == 1 and can_write(heads[0], self.dim):
+            write_cross_encoder(folder, heads[0], encoder, self.dim**0.5)
 
     def write_rows(self, folder: Path) -> tuple[str, dict[str, object]]:
         self.tokenizer.save_pretrained(str(folder))

@@ -306,6 +306,7 @@ class MultiTaskModel(Model):
     def write(self, folder: Path) -> None:
         (folder / "encoder").mkdir()
         self.encoder.save(folder / "encoder")
+        self.encoder.save_beside(folder, "encoder", [self.head(name) for name in self.definitions])
         self.write_parts(folder)
 
     def write_parts(self, folder: Path) -> None:
