@@ -17,11 +17,12 @@ from allround.models.encoders.small_table import SmallTable
 from allround.models.encoders.text import Text
 from allround.models.fitting import fit_head
 from allround.models.heads.similarity import cosines
-from allround.models.sizes import at_size
+from allround.models.sizes import at_size, scores_by_size
 from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.make import make_task
+from allround.tasks.metric import score_of
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
 from allround.training.settings import Settings
@@ -259,6 +260,18 @@ def test_a_model_at_a_size_answers_as_sentence_transformers(bert_folder: Path, a
         vectors = small.features(batch).values[:, :8].numpy() / (model.encoder.features(alike.definition) / 4) ** 0.5
     assert one.shape == (len(texts), 8) and np.allclose(one, cut, atol=1e-6)
     assert np.allclose(one, vectors, atol=1e-6)
+
+
+def test_scores_by_size_are_those_of_the_models_at_the_sizes(bert_folder: Path, alike: Task) -> None:
+    model = model_for(bert_folder, alike)
+    found = scores_by_size(model, [alike], [4, 8], "test")
+    width = model.encoder.features(alike.definition) // 4
+    assert list(found) == [width, 8, 4]
+    rows = alike.splits["test"]
+    for size, scores in found.items():
+        said = at_size(model, size).answers("alike", rows.inputs).predictions
+        assert scores["alike"] == pytest.approx(score_of(alike.definition, rows.targets, said))
+    assert len({scores["alike"] for scores in found.values()}) > 1
 
 
 def test_every_head_reads_zeros_in_place_of_what_is_left_out(bert_folder: Path, text_suite: Suite) -> None:

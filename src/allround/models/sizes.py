@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.models.wrapping import first_places, width_of
+from allround.tasks.metric import needs_scores, score_of
+from allround.tasks.task import Task
 
 
 def at_size(model: MultiTaskModel, size: int) -> MultiTaskModel:
@@ -18,3 +22,21 @@ def at_size(model: MultiTaskModel, size: int) -> MultiTaskModel:
         made.add_task(definition, head.narrowed(first_places(head.width, vector, size)))
     made.facts = dict(model.facts)
     return made.eval()
+
+
+def scores_by_size(
+    model: MultiTaskModel, tasks: Sequence[Task], sizes: Sequence[int], split: str = "validation"
+) -> dict[int, dict[str, float]]:
+    """The scores of the tasks at each size of the vectors: size -> task -> score, of the whole vectors too, which come
+    first; a vector takes four bytes a number. Errors: as `at_size`.
+    """
+    whole = width_of(model.encoder, model.definition(tasks[0].name))
+    found: dict[int, dict[str, float]] = {}
+    for size in (whole, *sorted({*sizes} - {whole}, reverse=True)):
+        made = model if size == whole else at_size(model, size)
+        found[size] = {}
+        for task in tasks:
+            rows, definition = task.splits[split], made.definition(task.name)
+            answers = made.answers(task.name, rows.inputs, scores=needs_scores(definition.metric))
+            found[size][task.name] = score_of(definition, rows.targets, answers.predictions, answers.scores)
+    return found
