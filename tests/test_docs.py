@@ -171,6 +171,14 @@ def test_the_page_on_versions_runs(tmp_path: Path) -> None:
     assert (tmp_path / "versions/compared/compare.md").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
+def test_the_page_on_retrieval_runs(tmp_path: Path) -> None:
+    printed = run_page("retrieval.md", tmp_path)
+    assert printed.rstrip().splitlines()[-1] == "delivery"
+    assert "['About parcels', 'About bills']" in printed and "\ninvoice " in printed
+
+
 @pytest.mark.usefixtures("one_core")
 def test_the_page_on_shrinking_runs(tmp_path: Path) -> None:
     printed = run_page("shrink.md", tmp_path)

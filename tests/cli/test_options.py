@@ -23,7 +23,9 @@ def command(**given: object) -> tuple[Settings, EncoderSettings]:
     def run(*, settings: Settings, encoder: EncoderSettings) -> None:
         found.append((settings, encoder))
 
-    options = dict.fromkeys([*ALL, "task_rate", "task_batch", "restore_best_per_task", "term", "max_length", "pairs"])
+    options = dict.fromkeys(
+        [*ALL, "task_rate", "task_batch", "restore_best_per_task", "term", "max_length", "pairs", "instructions"]
+    )
     for name in ("task_rates", "batch_sizes", "restore_heads", "terms"):
         del options[name]
     run(**{**options, "raw_scale": False, "restore_best_per_task": False, **given})

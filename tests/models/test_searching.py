@@ -13,9 +13,10 @@ from allround.evaluation.predict import predict_split
 from allround.models import searching
 from allround.models.base import load_encoder
 from allround.models.batch import Features
+from allround.models.contrast.infonce import infonce
 from allround.models.encoders.text import Text
 from allround.models.fitting import fit_head
-from allround.models.heads.ranking import Ranking, infonce
+from allround.models.heads.ranking import Ranking
 from allround.models.searching import top
 from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
@@ -57,29 +58,6 @@ def model(encoder: Text, hf_folder: Path) -> MultiTaskModel:
     return made
 
 
-def test_infonce_by_hand() -> None:
-    scores = torch.tensor([[1.0, 0.0, 2.0, 5.0], [0.0, 3.0, 1.0, 5.0]])
-    grades = torch.tensor([[1.0, 0.0, 2.0, -1.0], [0.0, 1.0, 0.0, -1.0]])
-    e = np.exp
-    first = (np.log(e(1) + e(0)) - 1 + np.log(e(2) + e(0)) - 2) / 2  # positives are no negatives of each other
-    second = np.log(e(3) + e(0) + e(1)) - 3
-    assert infonce(scores, grades).item() == pytest.approx((first + second) / 2, rel=1e-6)
-
-
-def test_infonce_is_the_cross_entropy_of_batches_with_one_positive_each() -> None:
-    scores = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
-    expected = torch.nn.functional.cross_entropy(scores, torch.arange(5))  # sentence-transformers' loss
-    assert infonce(scores, torch.eye(5)).item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_infonce_without_a_negative_or_a_positive_is_zero_and_has_a_gradient() -> None:
-    for grades in (torch.ones(2, 2), torch.zeros(2, 2)):
-        scores = torch.randn(2, 2, requires_grad=True)
-        loss = infonce(scores, grades)
-        loss.backward()  # type: ignore[no-untyped-call]
-        assert loss.item() == 0.0 and scores.grad is not None and bool(scores.grad.isfinite().all())
-
-
 def test_what_is_relevant_is_never_a_negative() -> None:
     head = Ranking(Definition("t", "retrieval", ("q", "passages"), "text", "ndcg", contrast=Contrast(positives=1)), 2)
     targets = [{"a": 1.0, "b": 2.0, "x": 0.0}, {"b": 1.0}, {"c": 1.0, "x": 0.0}]
@@ -87,7 +65,7 @@ def test_what_is_relevant_is_never_a_negative() -> None:
     assert head.tensor(targets).tolist() == [[1, 0, 2, 0, -1], [0, 0, 1, 0, -1], [0, 0, 0, 1, -1]]
     vectors = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
     q, p = vectors[[0, 3, 5]], vectors[[1, 2, 4, 6, 7]]
-    cosines = torch.nn.functional.cosine_similarity(q[:, None], p[None], dim=-1) / 0.05
+    cosines = torch.nn.functional.cosine_similarity(q[:, None], p[None], dim=-1)
     loss = head.loss(Features(vectors, (3, 2, 3)), head.tensor(targets))
     assert loss.mean.item() == pytest.approx(infonce(cosines, head.tensor(targets)).item(), rel=1e-5)
     assert loss.count == 8
@@ -102,7 +80,9 @@ def test_blocks_give_the_whole_ranking_with_ties_by_position(blocks: int, monkey
     scores = (queries @ passages.T).numpy()
     for count in (1, 5, 49, 60):
         expected = [np.lexsort((np.arange(50), -row))[:count].tolist() for row in scores]
-        assert top(queries, iter(passages.split(-(-50 // blocks))), count) == expected
+        values, places = top(queries, iter(passages.split(-(-50 // blocks))), count)
+        assert places.tolist() == expected
+        assert values.tolist() == np.take_along_axis(scores, np.array(expected), 1).tolist()
 
 
 def test_an_answer_depends_on_its_row_alone(model: MultiTaskModel) -> None:
@@ -184,3 +164,41 @@ def test_heads_that_cannot_answer_the_kind_are_refused(encoder: Text, kind: str,
     definition = Definition("t", kind, inputs, "text", metric, labels, head=head)
     with pytest.raises(AllroundError, match=f"with a head of the sort '{head}'"):
         MultiTaskModel(encoder, {"t": definition})
+
+
+def test_mined_negatives_are_ranked_high_and_not_too_near_to_what_is_relevant(model: MultiTaskModel) -> None:
+    task = make(contrast={"mined": 3, "margin": 0.02})
+    plain = MultiTaskModel(model.encoder, {"find": task.definition})
+    split, found = task.splits["train"], plain.mined(task).splits["train"]
+    assert model.mined(unasked := make()) is unasked
+    counts = []
+    for row, target, mined in zip(split.inputs, split.targets, found.targets, strict=True):
+        assert {one: grade for one, grade in mined.items() if grade} == target
+        extra = [one for one, grade in mined.items() if not grade]
+        vectors = plain.encoder.pipeline.encode([row[0], *CORPUS.values()], normalize_embeddings=True)
+        scores = dict(zip(CORPUS, (vectors[1:] @ vectors[0]).tolist(), strict=True))
+        most = scores[next(iter(target))] - 0.02
+        allowed = sorted((one for one in CORPUS if one not in target and scores[one] <= most + 1e-5),
+                         key=lambda one: -scores[one])  # fmt: skip
+        np.testing.assert_allclose([scores[one] for one in extra], [scores[one] for one in allowed[:3]], atol=1e-5)
+        counts.append(len(extra))
+    assert max(counts) == 3
+
+
+def test_training_mines_its_negatives(model: MultiTaskModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make(contrast={"mined": 2, "margin": 0.0, "loss": "infonce:temperature=0.1"})
+    plain = MultiTaskModel(model.encoder, {"find": task.definition})
+    seen: list[int] = []
+    before = type(plain).losses
+    monkeypatch.setattr(type(plain), "losses", lambda self, batch, features=None: (
+        seen.append(batch.tensors["input_ids"].shape[0]), before(self, batch, features))[1])  # fmt: skip
+    train(plain, [task], Settings(epochs=1, batch_size=4, device="cpu"), seed=0)
+    assert max(seen) == 4 * (1 + 1 + 2)
+
+
+def test_a_rows_own_candidates_are_judged() -> None:
+    rows = [{"query": f"q {i}", "own": ["red", "blue", "green"], "relevant": "red"} for i in range(20)]
+    task = make_task("own", kind="retrieval", inputs=["query", "own"], target="relevant", data={"train": rows})
+    assert {tuple(target) for target in task.splits["train"].targets} == {
+        ("red", "blue", "green"), ("red", "green", "blue")}  # fmt: skip
+    assert task.splits["train"].targets[0]["blue"] == 0.0

@@ -52,12 +52,12 @@ def test_own_candidates_are_ids_of_their_own() -> None:
     rows = [{"query": f"q {i}", "own": ["red", "blue"], "relevant": "red"} for i in range(20)]
     task = make(rows, inputs=["query", "own"], passages=None)
     assert task.splits["test"].inputs[0][1] == Passages.of(["red", "blue"])
-    assert task.splits["test"].targets[0] == {"red": 1.0}
+    assert task.splits["test"].targets[0] == {"red": 1.0, "blue": 0.0}
 
 
 def test_a_saved_task_is_the_same_and_its_rows_share_passages_again(tmp_path: Path) -> None:
     own = [{"query": f"q {i}", "own": [f"a {i}", "b"], "relevant": ["b"]} for i in range(20)]
-    for number, task in enumerate((make(negatives="not", contrast={"temperature": 0.02, "positives": 1}),
+    for number, task in enumerate((make(negatives="not", contrast={"loss": "infonce:temperature=0.02", "positives": 1}),
                                    make(own, inputs=["query", "own"], passages=None))):  # fmt: skip
         task.save(tmp_path / str(number))
         found = Task.load(tmp_path / str(number))
@@ -106,9 +106,12 @@ def test_a_suite_names_a_file_of_passages(tmp_path: Path) -> None:
         ({"negatives": "none"}, "train has no column 'none'"),
         ({"negatives": "relevant"}, "is relevant and in 'relevant'"),
         ({"modality": "image"}, "the modality is image"),
-        ({"contrast": {"temperature": 0}}, "temperature"),
+        ({"contrast": {"positives": 0}}, "0 positives"),
+        ({"contrast": {"mined": -1}}, "looks for -1 negatives"),
+        ({"contrast": "kl"}, "needs a teacher"),
+        ({"contrast": "infonce:heat=1"}, "heat"),
         ({"contrast": {"heat": 1}}, "`contrast` has no 'heat'"),
-        ({"contrast": "nothing"}, "names the loss 'nothing'"),
+        ({"contrast": "nothing"}, "is 'nothing', and there is no"),
         ({"metric": "ndcg:k=101"}, "an answer has at most 100"),
         ({"metric": "accuracy"}, "'accuracy' is for"),
         ({"target": "query", "inputs": "relevant"}, "passages"),
@@ -175,7 +178,7 @@ def test_a_broken_folder_of_beir_is_an_error(table: str, found: str, tmp_path: P
 
 
 def test_definitions_keep_how_they_learn() -> None:
-    made = make(contrast={"loss": "infonce", "temperature": 0.1, "compare": "dot"}).definition
-    assert made.contrast == Contrast(temperature=0.1, compare="dot")
+    made = make(contrast={"loss": "infonce:temperature=0.1", "compare": "dot"}).definition
+    assert made.contrast == Contrast("infonce:temperature=0.1", "dot")
     assert Definition.from_json(json.loads(json.dumps(made.to_json()))) == made
     assert "contrast" not in make().definition.to_json()

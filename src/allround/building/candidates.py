@@ -18,6 +18,7 @@ from allround.models.cost import Cost
 from allround.models.head_files import read_heads, write_heads
 from allround.models.manifest import write_manifest
 from allround.models.per_task import PerTask
+from allround.models.prompts import write_prompts
 from allround.models.system import load
 from allround.models.systems.ensemble import Ensemble
 from allround.tasks.definition import Definition
@@ -160,6 +161,7 @@ class ModelCandidate:
             write_members(folder, members, definitions, facts)
             return
         copy_encoder(self.encoder, folder / "encoder")
+        write_prompts(folder / "encoder", definitions.values())
         write_heads(folder / "heads.safetensors", self._read_heads())
         write_manifest(folder, definitions, facts)
 

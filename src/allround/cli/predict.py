@@ -57,6 +57,10 @@ def predict(
         bool, typer.Option("--strict", help="Stop at a row that cannot be answered, instead of leaving it empty.")
     ] = False,
     prefix: Annotated[str, typer.Option(help="What the names of the answers' columns begin with.")] = "",
+    passages: Annotated[
+        Path | None,
+        typer.Option(help="Of tasks that rank passages: a JSONL, CSV, TSV or Parquet file that all queries search."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows that are answered together.")] = 64,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each row as a JSON object; with --output, what came of the rows.")
@@ -77,6 +81,8 @@ def predict(
         tuple(split(task, "--task")) or None, scores, top, strict, prefix, batch_size, sets, find=task is None
     )
     if output is not None:
-        answer_file(model, inputs or [], input_file, format, output, asking, as_json=as_json, force=force)
+        answer_file(
+            model, inputs or [], input_file, format, output, asking, as_json=as_json, force=force, passages=passages
+        )
     else:
-        answer_screen(model, inputs or [], input_file, format, asking, as_json=as_json)
+        answer_screen(model, inputs or [], input_file, format, asking, as_json=as_json, passages=passages)

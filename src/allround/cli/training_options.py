@@ -63,6 +63,7 @@ _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _ENCODER: dict[str, tuple[type, str]] = {
     "max_length": (int, "Most tokens of a text. Default: what the base was made for, up to 512."),
     "pairs": (str, "How pairs of texts are read: separate or joint."),
+    "instructions": (str, "Whether vectors are pooled over the words of instructions too: pooled or masked."),
 }
 
 

@@ -17,6 +17,7 @@ from allround.models.batch import taken
 from allround.tasks.choices import in_words
 from allround.tasks.kind import kind
 from allround.tasks.metric import row_scores
+from allround.tasks.passages import Passages
 from allround.tasks.prompt import shown
 from allround.tasks.task import Split, Task
 from allround.tasks.values import Row, Target
@@ -27,8 +28,8 @@ MOST, MOST_VALUES = 20, 30
 MOST_RIGHT = 5
 #: A score from which on an answer is right.
 _BEST = 1 - 1e-9
-#: Labels, tags or passages of an answer that are shown.
-MOST_SHOWN = 200
+#: Passages of a ranking, or relevant ones, that are shown.
+MOST_PASSAGES = 10
 #: Letters of a text that are shown.
 SHOWN = 300
 #: The slice that every task of texts has: thirds of the rows by their length.
@@ -193,20 +194,29 @@ def _mistakes(predictions: Predictions, split: Split, rows: Sequence[int]) -> It
         text = text_of(split.inputs[row], definition.inputs, definition.modality)
         between = " / " if rules.written or rules.ranked else " "
         target, answer = (in_words(definition, split.inputs[row], one) for one in (target, answer))
+        if rules.ranked:
+            target, answer = (_highest(one) for one in (target, answer))
         length = length_of(split.inputs[row], definition.modality)
         yield Mistake(row, text, _words(target, between), _words(answer, between), sure, error, length, score)
 
 
 def _words(target: Target, between: str) -> str:
     if isinstance(target, dict):  # passages by their grades
-        target = [one if grade == 1 else f"{one} ({grade:g})" for one, grade in target.items()]
+        target = [one if grade == 1 else f"{one} ({grade:g})" for one, grade in target.items() if grade > 0]
     if isinstance(target, list):
-        return between.join([*map(str, target[:MOST_SHOWN]), *(["..."] if len(target) > MOST_SHOWN else [])])
+        return between.join(map(str, target))
     return f"{target:.6g}" if isinstance(target, float) else str(target)
 
 
+def _highest(passages: Target) -> Target:
+    """The first passages of a ranking, or of those that are relevant."""
+    if isinstance(passages, dict):
+        return dict(list(passages.items())[:MOST_PASSAGES])
+    return passages[:MOST_PASSAGES] if isinstance(passages, list) else passages
+
+
 def text_of(row: Row, columns: Sequence[str], modality: str) -> str:
-    """An input as it is shown: a text, the two texts of a pair, the cells of a table; of an image its column.
+    """An input as it is shown: a text, the two texts of a pair, a query, the cells of a table; of an image its column.
 
     >>> text_of((1.5, "red"), ("size", "colour"), "table")
     'size: 1.5, colour: red'
@@ -216,7 +226,8 @@ def text_of(row: Row, columns: Sequence[str], modality: str) -> str:
     elif modality in ("table", "fields"):
         found = ", ".join(f"{name}: {_cell(value)}" for name, value in zip(columns, row, strict=True))
     else:
-        found = " | ".join(" ".join(map(str, part)) if isinstance(part, list) else str(part) for part in row)
+        texts = [part for part in row if not isinstance(part, Passages)]
+        found = " | ".join(" ".join(map(str, part)) if isinstance(part, list) else str(part) for part in texts)
     return found if len(found) <= SHOWN else found[: SHOWN - 3] + "..."
 
 

@@ -13,6 +13,7 @@ from allround.core.errors import AllroundError
 from allround.models.batch import Answers, Batch, Features, TaskLoss
 from allround.models.system import System, check_rows, windows
 from allround.tasks.kind import Encoded, kind
+from allround.tasks.task import Task
 from allround.tasks.values import Row
 
 #: A row as a model has prepared it, once, for all that follows.
@@ -145,6 +146,10 @@ class Model(nn.Module, System):
     def across(self, task: str) -> bool:
         """Whether a task's loss compares rows of a batch with each other, so that it is no sum over parts."""
         return False
+
+    def mined(self, task: Task) -> Task:
+        """The task with the negatives that it asks for among its training targets, as the model is now."""
+        return task
 
     def untrained(self, task: str) -> bool:
         """Whether a task's own part is as it began, so that no gradient passes through it while it is frozen."""

@@ -43,13 +43,17 @@ class Searcher:
         finally:
             self._kept = before
 
-    @torch.inference_mode()
     def answers(self, encoder: Encoder, head: Head, rows: Sequence[Any], batch_size: int = 64) -> Answers:
         """The answers to prepared rows. head: of the sort `ranking`. Errors: numbers that are not finite."""
+        return Answers([tuple(row) for row in self.ranked(encoder, head, rows, batch_size)])
+
+    @torch.inference_mode()
+    def ranked(self, encoder: Encoder, head: Head, rows: Sequence[Any], batch_size: int = 64) -> list[dict[str, float]]:
+        """The first passages of each prepared row, best first, with their scores. See `answers`."""
         assert isinstance(head, Ranking)
         reader = _Reader(encoder, head, batch_size)
         queries = reader.vectors([{"ids": row["ids"][:1]} for row in rows])
-        found: list[tuple[str, ...]] = [()] * len(rows)
+        found: list[dict[str, float]] = [{}] * len(rows)
         together: dict[Passages, list[int]] = {}
         for number, row in enumerate(rows):
             together.setdefault(row["passages"], []).append(number)
@@ -57,9 +61,10 @@ class Searcher:
         pooled = _pooled(reader, small) if len(small) > 1 else {}
         for passages, numbers in together.items():
             blocks = [pooled[passages]] if passages in pooled else self._blocks(reader, passages)
-            for number, best in zip(numbers, top(queries[numbers], blocks, MOST), strict=True):
-                found[number] = tuple(passages.ids[place] for place in best)
-        return Answers(found)
+            scores, places = top(queries[numbers], blocks, MOST)
+            for number, own, best in zip(numbers, scores.tolist(), places.tolist(), strict=True):
+                found[number] = {passages.ids[place]: score for place, score in zip(best, own, strict=True)}
+        return found
 
     def _blocks(self, reader: _Reader, passages: Passages) -> Iterator[Tensor]:
         """The vectors of passages, block after block."""
@@ -99,12 +104,12 @@ def _pooled(reader: _Reader, small: Sequence[Passages]) -> dict[Passages, Tensor
     return {one: vectors[[places[text] for text in one.texts()]] for one in small}
 
 
-def top(queries: Tensor, blocks: Sequence[Tensor] | Iterator[Tensor], count: int) -> list[list[int]]:
-    """The positions of the `count` passages with the highest products with each query, the highest first; of equal ones
-    the first. queries: (n, d). blocks: of the passages' vectors, (m, d) each.
+def top(queries: Tensor, blocks: Sequence[Tensor] | Iterator[Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """The products of each query with the `count` passages that have the highest ones, the highest first, and their
+    positions, (n, count) each; of equal ones the first. queries: (n, d). blocks: of the passages' vectors, (m, d) each.
 
-    >>> top(torch.tensor([[1.0, 0.0]]), [torch.tensor([[0.5, 0.0], [0.0, 1.0]]), torch.tensor([[0.5, 1.0]])], 2)
-    [[0, 2]]
+    >>> top(torch.tensor([[1.0, 0.0]]), [torch.tensor([[0.5, 0.0], [0.0, 1.0]]), torch.tensor([[0.5, 1.0]])], 2)[1]
+    tensor([[0, 2]])
     """
     best = torch.empty(len(queries), 0)
     places = torch.empty(len(queries), 0, dtype=torch.long)
@@ -114,8 +119,7 @@ def top(queries: Tensor, blocks: Sequence[Tensor] | Iterator[Tensor], count: int
         kept = [_merged(queries[i] @ block.T, best[i], places[i], start, count) for i in some]
         best, places = (torch.cat(parts) for parts in zip(*kept, strict=True))
         start += len(block)
-    found: list[list[int]] = places.tolist()
-    return found
+    return best, places
 
 
 def _merged(scores: Tensor, best: Tensor, places: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ class TextRows:
 
     max_length: most tokens of a sequence. dim: the length of a text's vector. hidden: that of what the network gives
     for a token. tokens: how many the network knows, where it has a table of them. pairs, first_token: as `Text` has
-    them.
+    them. masked: vectors leave the tokens of instructions out.
     """
 
     name: ClassVar[str] = "text"
@@ -42,8 +43,10 @@ class TextRows:
         tokens: int | None = None,
         pairs: str = "separate",
         first_token: Sequence[str] = (),
+        masked: bool = False,
     ) -> None:
         super().__init__()
+        self.masked = masked
         self.tokenizer = tokenizer
         self._tokenizing = Lock()  # a tokenizer keeps how it cuts texts, and lets no other thread use it meanwhile
         self.max_length, self.dim, self.hidden, self.tokens = max_length, dim, hidden, tokens
@@ -70,11 +73,25 @@ class TextRows:
     @cached_property
     def preparation(self) -> object:
         with self._tokenizing:
-            return [self.name, self.max_length, self.pairs, *describe_tokenizer(self.tokenizer)]
+            known = [self.name, self.max_length, self.pairs, *describe_tokenizer(self.tokenizer)]
+        return [*known, "masked"] if self.masked else known
 
     def prepare(
         self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None
     ) -> list[dict[str, Any]]:
+        found = self._prepared(inputs, definition, targets)
+        if self.masked and definition.instruction:
+            count = self._instruction_tokens(definition)
+            found = [{**one, "instructed": count} for one in found]
+        return found
+
+    def _instruction_tokens(self, definition: Definition) -> int:
+        """How many tokens of a text are its instruction's, as sentence-transformers counts them: with those that the
+        tokenizer puts first."""
+        (ids,) = self._tokenized(definition, [_instructed(definition, "")])["input_ids"]
+        return len(ids) - (1 if ids[-1] in self.tokenizer.all_special_ids else 0)
+
+    def _prepared(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None) -> list[dict[str, Any]]:
         if kind(definition.kind).per_token:
             return self._prepare_words([list(cast(list[str], words)) for (words,) in inputs], definition)
         if kind(definition.kind).ranked:
@@ -182,6 +199,10 @@ class TextRows:
             for row, one in enumerate(prepared):
                 if one.get("types") is not None:
                     tensors["token_type_ids"][row, : len(one["types"])] = torch.tensor(one["types"])
+        if any("instructed" in p for p in prepared):  # of a row's sequences, the first begins with the instruction
+            first = np.cumsum([0, *(len(p["ids"]) for p in prepared[:-1])]) if ranked else np.arange(len(prepared))
+            tensors["instructed"] = torch.zeros(len(sequences), dtype=torch.long)
+            tensors["instructed"][first] = torch.tensor([p.get("instructed", 0) for p in prepared])
         lengths: tuple[int, ...] = ()
         if ranked and len(sequences) > len(prepared):  # queries with passages
             lengths = tuple(len(p["ids"]) for p in prepared)

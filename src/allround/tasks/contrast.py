@@ -6,49 +6,61 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from allround.core import registry
-from allround.core.families import FAMILIES
+from allround.core.errors import AllroundError
 from allround.core.schema import STRICT
 
 #: How two vectors are compared.
 COMPARE = ("cosine", "dot")
-#: The family of methods that losses belong to, and the loss that needs none.
-FAMILY, INFONCE = "contrast", "infonce"
+#: The family of methods that losses belong to.
+FAMILY = "contrast"
 
 
 @dataclass(frozen=True)
 class Contrast:
     """How the head `ranking` compares a query with passages, and how it learns.
 
-    loss: the loss of training, by name. compare: "cosine" or "dot". temperature: scores are divided by it in the loss.
-    positives, negatives: relevant passages, and such as are known not to be relevant, of a row that a step looks at,
-    the first ones of its target; the passages of the other rows of a step are negatives too.
+    loss: of training, with its parameters, such as "infonce:temperature=0.02". compare: "cosine" or "dot". positives,
+    negatives: relevant passages, and such as are known not to be relevant, of a row that a step looks at, the first
+    ones of its target; the passages of the other rows of a step are negatives too. mined: how many more of each
+    training row are looked for among the passages that the model ranks highest before training; such as score less than
+    `margin` below the best relevant one are left out, since they may be relevant too.
     """
 
     __pydantic_config__ = STRICT
 
     loss: str = "infonce"
     compare: str = "cosine"
-    temperature: float = 0.05
     positives: int = 3
     negatives: int = 4
+    mined: int = 0
+    margin: float = 0.05
 
     def problem(self) -> tuple[str, str] | None:
         """What makes no sense, and what to do; None where all does.
 
-        >>> Contrast(temperature=0.0).problem()
-        ('the temperature of `contrast` is 0.0', 'give a number above 0, such as 0.05')
+        >>> Contrast(compare="angle").problem()
+        ("`contrast` compares by 'angle'", 'use one of: cosine, dot')
         """
         if self.compare not in COMPARE:
             return f"`contrast` compares by {self.compare!r}", f"use one of: {', '.join(COMPARE)}"
-        if not 0 < self.temperature < float("inf"):
-            return f"the temperature of `contrast` is {self.temperature}", "give a number above 0, such as 0.05"
         if self.positives < 1 or self.negatives < 0:
             return (
                 f"`contrast` looks at {self.positives} positives and {self.negatives} negatives of a row",
                 "give at least 1 positive, and 0 or more negatives",
             )
-        if self.loss.partition(":")[0] not in losses():
-            return f"`contrast` names the loss {self.loss!r}", f"use one of: {', '.join(losses())}"
+        if self.mined < 0 or not -2 <= self.margin <= 2:
+            return (
+                f"`contrast` looks for {self.mined} negatives with a margin of {self.margin}",
+                "give 0 or more, and a margin of cosines such as 0.05",
+            )
+        try:
+            name, values = registry.spelled(FAMILY, self.loss)
+            entry = registry.find(FAMILY, name)
+            entry.resolve(values)
+        except AllroundError as error:
+            return f"the loss of `contrast` is {self.loss!r}, and {error.found}", error.do
+        if "teacher" in entry.needs:
+            return f"the loss {name!r} of `contrast` needs a teacher's scores", "use another, such as infonce"
         return None
 
 
@@ -61,8 +73,3 @@ def of_row(target: Mapping[str, float], contrast: Contrast) -> Sequence[str]:
     """
     positives = [one for one, grade in target.items() if grade > 0][: contrast.positives]
     return [*positives, *[one for one, grade in target.items() if grade <= 0][: contrast.negatives]]
-
-
-def losses() -> tuple[str, ...]:
-    """The names of losses that compare scores with grades."""
-    return tuple(dict.fromkeys((INFONCE, *(registry.names(FAMILY) if FAMILY in FAMILIES else ()))))

@@ -24,7 +24,7 @@ from allround.tasks.passages import PASSAGES, Passages
 from allround.tasks.prompt import letters
 from allround.tasks.prompt_words import PromptWords, check_head, make_prompt, options_of
 from allround.tasks.question import Question, check_kind, check_metric
-from allround.tasks.relevance import check_relevance, with_passages
+from allround.tasks.relevance import check_relevance, with_passages, with_rest
 from allround.tasks.roles import ROLES, TRAIN
 from allround.tasks.searched import check_contrast, given_passages
 from allround.tasks.splits import Part, finish_splits
@@ -154,6 +154,7 @@ def make_task(
         choices = letters(most)
     if rules.ranked:
         check_relevance(question, read_in.rows, targets, read.columns)
+        targets = targets if question.shared else with_rest(question, read_in.rows, targets)
     question, keys = _with_keys(question, read.columns)
     beside = {split: _slices(question, columns) for split, columns in read.columns.items()}
     parts = {s: Part(rows, targets[s], read.numbers[s], beside[s], keys.get(s, ())) for s, rows in read_in.rows.items()}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from allround.core.seeds import seed_of
 from allround.tasks.columns import Column, Data
 from allround.tasks.passages import PASSAGES, Passages
 from allround.tasks.question import Question
@@ -50,6 +51,8 @@ def grades_of(value: object) -> dict[str, float]:
 def read_relevance(question: Question, where: str, columns: Mapping[str, Column]) -> list[Target]:
     """The grades of each row, those of the column of negatives being 0. where: the target, in messages.
 
+    The highest grades come first, and equal ones in an order drawn for the row, since training looks at the first.
+
     Errors: rows without a relevant passage, grades that are none, and passages that are relevant and negative.
     """
     column, negatives = columns[question.targets[0]], columns.get(question.negatives)
@@ -67,7 +70,26 @@ def read_relevance(question: Question, where: str, columns: Mapping[str, Column]
                 f"{where} cannot be read in row {column.row(i)}: {error}",
                 "give the id of a relevant passage, a list of them, or their grades: {id: grade}",
             ) from None
-        found.append({**grades, **dict.fromkeys(wrong, 0.0)})
+        turns = np.random.default_rng(seed_of(0, "relevance", question.name, where, i)).permutation(len(grades))
+        mixed = sorted(zip(grades.items(), turns, strict=True), key=lambda one: (-one[0][1], one[1]))
+        found.append({**dict(pair for pair, _ in mixed), **dict.fromkeys(wrong, 0.0)})
+    return found
+
+
+def with_rest(
+    question: Question, rows: Mapping[str, Sequence[Row]], targets: Mapping[str, Sequence[Target | None]]
+) -> dict[str, list[Target | None]]:
+    """Targets with the grade 0 for those of a row's own candidates that they do not name, in an order drawn for it."""
+    found: dict[str, list[Target | None]] = {}
+    for split, part in targets.items():
+        whole: list[Target | None] = []
+        for i, (row, target) in enumerate(zip(rows[split], part, strict=True)):
+            if isinstance(target, dict) and isinstance(row[1], Passages):
+                rest = [one for one in row[1].ids if one not in target]
+                turns = np.random.default_rng(seed_of(0, "rest", question.name, split, i)).permutation(len(rest))
+                target = {**target, **{rest[turn]: 0.0 for turn in turns}}
+            whole.append(target)
+        found[split] = whole
     return found
 
 

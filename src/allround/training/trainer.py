@@ -116,6 +116,7 @@ class TrainingRun:
         self.peft = add_adapter(model, settings) if settings.tune == "lora" else None
         choose_trainable(model, settings)
         model.to(self.device)
+        self.tasks = [model.mined(task) for task in self.tasks]
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not self.trained:
             raise AllroundError("train the model", "the tasks share no weights, and heads are frozen",

@@ -34,6 +34,8 @@ _PASSED_ON = ("attn_implementation", "dtype", "torch_dtype", "trust_remote_code"
 LONGEST = 512
 #: The kind of tasks on how alike two texts are, and the head that compares their vectors.
 SIMILARITY = "similarity"
+#: Whether vectors are pooled over the words of instructions too.
+INSTRUCTIONS = ("pooled", "masked")
 #: The head of tasks that rank passages.
 RANKING = "ranking"
 #: What an encoder is tried out with when it is loaded.
@@ -49,7 +51,9 @@ class Text(TextRows, Encoder):
     |u - v|, u * v, length 4 d) or together as one sequence (`pairs="joint"`: length d). Words (token classification)
     are read at their first piece; a word cut off by `max_length` has a feature of zeros. Of the tasks in `first_token`
     the features are followed by what the network gives for the first token (length d more), which classifiers of
-    transformers read; a pair is then read as one sequence.
+    transformers read; a pair is then read as one sequence. `instructions="masked"` leaves the tokens of a task's
+    instruction out of the vector, though the others attend to them (INSTRUCTOR: Su et al., Findings of ACL 2023,
+    arXiv:2212.09741).
 
     The saved folder loads in plain sentence-transformers and in plain transformers. A vector has as many numbers as
     `truncate_dim` of sentence-transformers says, its first ones; `at_size` gives an encoder of shorter vectors.
@@ -61,7 +65,13 @@ class Text(TextRows, Encoder):
     epochs = 3
 
     def __init__(
-        self, pipeline: Any, *, max_length: int | None = None, pairs: str = "separate", first_token: Sequence[str] = ()
+        self,
+        pipeline: Any,
+        *,
+        max_length: int | None = None,
+        pairs: str = "separate",
+        first_token: Sequence[str] = (),
+        instructions: str | None = None,
     ) -> None:
         network = pipeline[0].model
         if pairs not in ("separate", "joint"):
@@ -74,6 +84,7 @@ class Text(TextRows, Encoder):
             tokens=_tokens(network),
             pairs=pairs,
             first_token=first_token,
+            masked=_masks_instructions(pipeline, instructions),
         )
         self.pipeline = pipeline
         self._at_once = 0
@@ -100,7 +111,7 @@ class Text(TextRows, Encoder):
         given = {k: v for k, v in batch.tensors.items() if k != "words"}
         chunked = 0 < self._at_once < len(given["input_ids"]) and torch.is_grad_enabled()
         whole = not chunked or "words" in batch.tensors or bool(batch.rows.keys() & set(self.first_token))
-        found = self.pipeline(given) if whole else {"sentence_embedding": self._in_chunks(given)}
+        found = self._piped(given) if whole else {"sentence_embedding": self._in_chunks(given)}
         if "words" in batch.tensors:
             words = batch.tensors["words"]
             flat = found["token_embeddings"].flatten(0, 1)[:, : self.dim]
@@ -125,12 +136,15 @@ class Text(TextRows, Encoder):
         order = lengths.argsort(stable=True)
         found = []
         for rows in order.split(self._at_once):
-            part = {name: tensor[rows, : int(lengths[rows[-1]])] for name, tensor in given.items()}
+            longest = int(lengths[rows[-1]])
+            part = {
+                name: tensor[rows] if tensor.dim() == 1 else tensor[rows, :longest] for name, tensor in given.items()
+            }
             found.append(checkpoint(self._vectors, part, use_reentrant=False))
         return torch.cat(found)[order.argsort()]
 
     def _vectors(self, given: Mapping[str, Tensor]) -> Tensor:
-        made: Tensor = self.pipeline(dict(given))["sentence_embedding"]  # modules write into what they are given
+        made: Tensor = self._piped(dict(given))["sentence_embedding"]  # modules write into what they are given
         return made
 
     def at_size(self, size: int) -> Text:
@@ -153,6 +167,20 @@ class Text(TextRows, Encoder):
         remove(made.backbone, kept)
         return made.eval()
 
+    def _piped(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the pipeline makes of sequences; where vectors leave instructions out, pooling does not see them."""
+        if "instructed" not in given:
+            found: dict[str, Tensor] = self.pipeline(given)
+            return found
+        instructed = given.pop("instructed")
+        first, *rest = self.pipeline
+        found = first(given)
+        places = torch.arange(found["attention_mask"].shape[1], device=instructed.device)
+        found["attention_mask"] = found["attention_mask"].masked_fill(places < instructed.unsqueeze(1), 0)
+        for module in rest:
+            found = module(found)
+        return found
+
     def save(self, folder: Path) -> None:
         with self.pipeline.truncate_embeddings(self.dim if self.dim < self._whole else None):
             self.pipeline.save_pretrained(str(folder), create_model_card=False)
@@ -166,6 +194,8 @@ class Text(TextRows, Encoder):
             write_cross_encoder(folder, heads[0], encoder, self.dim**0.5)
 
     def write_rows(self, folder: Path) -> tuple[str, dict[str, object]]:
+        if self.masked:
+            return Encoder.write_rows(self, folder)  # which refuses
         self.tokenizer.save_pretrained(str(folder))
         names = ("max_length", "dim", "hidden", "tokens", "pairs", "first_token")
         return self.name, {name: getattr(self, name) for name in names}
@@ -203,6 +233,21 @@ class Text(TextRows, Encoder):
         encoder.notes = notes
         try_out(encoder, _TRIAL, ("a", "a"))
         return encoder
+
+
+def _masks_instructions(pipeline: Any, asked: str | None) -> bool:
+    """Whether vectors leave out the tokens of instructions, which pooling is told here where it was asked for.
+
+    asked: "pooled" or "masked"; None for as the base does it.
+    """
+    pooling = [module for module in pipeline if hasattr(module, "include_prompt")]
+    if asked is not None:
+        if asked not in INSTRUCTIONS or not pooling:
+            found = f"there is no such way: {asked!r}" if pooling else "the base has no module that pools tokens"
+            raise AllroundError("pool the words of instructions", found, f"use one of: {', '.join(INSTRUCTIONS)}")
+        for module in pooling:
+            module.include_prompt = asked == "pooled"
+    return any(not module.include_prompt for module in pooling)
 
 
 def _length(asked: int | None, pipeline: Any, *, joint: bool) -> int:

@@ -9,18 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.registry import method
 from allround.models.batch import Answers, Features, TaskLoss
+from allround.models.contrasting import ContrastiveLoss
 from allround.models.head import Head
-from allround.tasks.contrast import FAMILY, INFONCE, Contrast, of_row
+from allround.tasks.contrast import Contrast, of_row
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
-
-#: The loss of scores (n, m), already divided by the temperature, and grades (n, m): above 0 for relevant passages, 0
-#: for those that are not, -1 for those to be left out.
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @method(source="InfoNCE with in-batch negatives: van den Oord et al., 2018, arXiv:1807.03748; Karpukhin et al., EMNLP "
@@ -44,6 +40,11 @@ class Ranking(Head):
     def __init__(self, definition: Definition, width: int) -> None:
         super().__init__(definition, width)
         self.contrast = definition.contrast or Contrast()
+        self.rule = ContrastiveLoss.named(self.contrast.loss)
+
+    @property
+    def across(self) -> bool:
+        return True
 
     def reset(self) -> None:
         return None
@@ -66,8 +67,7 @@ class Ranking(Head):
         first[torch.from_numpy(starts)] = True
         made = self.vectors(features.values)
         queries, passages = made[first.to(made.device)], made[~first.to(made.device)]
-        scores = queries @ passages.T / self.contrast.temperature
-        return TaskLoss(loss_of(self.contrast.loss)(scores.float(), targets), len(features.values))
+        return TaskLoss(self.rule((queries @ passages.T).float(), targets), len(features.values))
 
     def answer(self, features: Features, *, scores: bool = False) -> Answers:
         raise AllroundError(
@@ -78,28 +78,3 @@ class Ranking(Head):
 
     def fit(self, train: Features, targets: Encoded, score: Callable[[], float]) -> dict[float, float]:
         return {0.0: score()}
-
-
-def infonce(scores: Tensor, grades: Tensor) -> Tensor:
-    """The mean over queries of the mean over their positives of -log(exp(s+) / (exp(s+) + sum over negatives exp(s))).
-
-    scores, grades: (n, m), see `Loss`. Positives of a query are no negatives of each other.
-
-    >>> infonce(torch.tensor([[0.0, 0.0, 9.0]]), torch.tensor([[1.0, 0.0, -1.0]])).item()  # log 2
-    0.6931471824645996
-    """
-    positive = grades > 0
-    others = scores.masked_fill(grades != 0, -torch.inf).logsumexp(1, keepdim=True)
-    each = torch.logaddexp(others, scores) - scores
-    counts = positive.sum(1)
-    means = torch.where(positive, each, 0.0).sum(1) / counts.clamp_min(1)
-    return means[counts > 0].mean() if bool((counts > 0).any()) else scores.sum() * 0.0
-
-
-def loss_of(name: str) -> Loss:
-    """The loss of a name, with its parameters where it has any."""
-    if name == INFONCE:
-        return infonce
-    found, values = registry.spelled(FAMILY, name)
-    made = registry.load(FAMILY, found)
-    return lambda scores, grades: made(scores, grades, **values)

@@ -44,7 +44,7 @@ def read_inputs(definition: Definition, window: Window) -> Inputs:
     rules = modality_of(definition)
     found = Inputs()
     types: tuple[ColumnType | None, ...] = definition.columns or (None,) * len(definition.inputs)
-    columns = [(name, type_, window.column(name)) for name, type_ in zip(definition.inputs, types, strict=True)]
+    columns = [(name, type_, window.cells(name)) for name, type_ in zip(definition.inputs, types, strict=True)]
     for place in range(len(window)):
         number = window.first + place
         try:

@@ -17,13 +17,16 @@ from allround.models.cost import Cost
 from allround.models.encoder import LINEAR, Encoder
 from allround.models.head import Head, HeadState, NotFinite, OutputHead, make_head
 from allround.models.head_files import HEADS, read_heads, write_heads
+from allround.models.mining import with_mined
 from allround.models.model import Model, Prepared, parameters_of
 from allround.models.named import NamedModules
+from allround.models.prompts import write_prompts
 from allround.models.running import batches, by_length, features_of, not_finite
 from allround.models.searching import Searcher
 from allround.models.system import check_rows
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
+from allround.tasks.task import Task
 from allround.tasks.values import Row
 
 
@@ -169,6 +172,9 @@ class MultiTaskModel(Model):
     def across(self, task: str) -> bool:
         return self.head(task).across
 
+    def mined(self, task: Task) -> Task:
+        return with_mined(self.encoder, self.head(task.name), task)
+
     def untrained(self, task: str) -> bool:
         own = (head := self.head(task)).stored()
         begun = make_head(head.sort, head.definition, head.width, own)
@@ -245,10 +251,7 @@ class MultiTaskModel(Model):
     ) -> dict[str, Answers]:
         """The answers of tasks that read rows alike."""
         if kind(self.definitions[next(iter(asked))].kind).ranked:
-            return {
-                task: self.answers(task, [rows[number] for number in numbers], batch_size=batch_size)
-                for task, numbers in asked.items()
-            }
+            return {t: self.answers(t, [rows[n] for n in own], batch_size=batch_size) for t, own in asked.items()}
         wanted = {task: set(numbers) for task, numbers in asked.items()}
         numbers = sorted(set[int]().union(*wanted.values()))
         first = next(iter(asked))
@@ -258,8 +261,7 @@ class MultiTaskModel(Model):
         odd: dict[str, list[int]] = {}
         for places, batch in batches(self.encoder, ready, self.definitions[first], batch_size):
             some = [numbers[place] for place in places]
-            own = {task: tuple(at for at, number in enumerate(some) if number in wanted[task]) for task in asked}
-            own = {task: at for task, at in own.items() if at}
+            own = {t: at for t in asked if (at := tuple(i for i, n in enumerate(some) if n in wanted[t]))}
             features = self.features(replace(batch, rows=own))
             for task, at in own.items():
                 order[task] += [some[place] for place in at]
@@ -279,22 +281,19 @@ class MultiTaskModel(Model):
     def validate(
         self, task: str, rows: Sequence[Prepared], targets: Encoded, batch_size: int = 64, *, scores: bool = False
     ) -> tuple[Answers, float]:
-        self.eval()
-        sums = [0.0, 0]
-
-        def add(one: TaskLoss) -> None:
-            sums[:] = sums[0] + float(one.mean) * one.count, sums[1] + one.count
+        losses: list[TaskLoss] = []
 
         def see(numbers: list[int], features: Features) -> None:
-            add(self.head(task).loss(features, self.head(task).tensor(taken(targets, numbers)).to(self.device)))
+            values = self.head(task).tensor(taken(targets, numbers)).to(self.device)
+            losses.append(self.head(task).loss(features, values))
 
-        if kind(self.definition(task).kind).ranked:  # its loss looks at other texts than its answers
-            for numbers in by_length([self.size(row) for row in rows], batch_size):
-                some = {task: taken(targets, numbers)}
-                batch = self.collate([rows[n] for n in numbers], {task: range(len(numbers))}, some)
-                add(self.losses(batch.to(self.device))[task])
         (answers,) = answer_alike([self], task, rows, batch_size=batch_size, scores=scores, see=see)
-        return answers, sums[0] / sums[1] if sums[1] else 0.0
+        if kind(self.definition(task).kind).ranked:  # its loss looks at other texts than its answers
+            for some in by_length([self.size(row) for row in rows], batch_size):
+                batch = self.collate([rows[n] for n in some], {task: range(len(some))}, {task: taken(targets, some)})
+                losses.append(self.losses(batch.to(self.device))[task])
+        count = sum(one.count for one in losses)
+        return answers, sum(float(one.mean) * one.count for one in losses) / count if count else 0.0
 
     # -- on disk -----------------------------------------------------------------------------------------------------
 
@@ -307,6 +306,7 @@ class MultiTaskModel(Model):
         (folder / "encoder").mkdir()
         self.encoder.save(folder / "encoder")
         self.encoder.save_beside(folder, "encoder", [self.head(name) for name in self.definitions])
+        write_prompts(folder / "encoder", self.definitions.values())
         self.write_parts(folder)
 
     def write_parts(self, folder: Path) -> None:
@@ -363,7 +363,6 @@ def answer_alike(
     if any(model.encoder is not first.encoder for model in models):
         raise ValueError("the models have encoders of their own")
     if kind(definition.kind).ranked:
-        first.eval()
         return [first.searcher.answers(first.encoder, model.head(task), rows, batch_size) for model in models]
     for model in models:
         model.eval()

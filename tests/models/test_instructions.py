@@ -1,0 +1,113 @@
+"""Instructions: put before queries, left out of vectors where asked for, and the same in sentence-transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from allround.core.errors import AllroundError
+from allround.models.base import load_encoder
+from allround.models.encoders.text import Text
+from allround.models.running import features_of
+from allround.models.system import load
+from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.tasks.definition import Definition
+from allround.tasks.passages import Passages
+
+QUERIES = ["a good film", "the river was bad and good and bad", "b"]
+PASSAGES = ["good", "the bad river is a river"]
+FIND = Definition("find", "retrieval", ("query", "passages"), "text", "ndcg", instruction="the film about")
+ASK = Definition("ask", "retrieval", ("query", "passages"), "text", "ndcg")
+MOOD = Definition("mood", "classification", ("x",), "text", "accuracy", ("a", "b"), instruction="good or bad")
+ALIKE = Definition("alike", "similarity", ("x", "y"), "text", "spearman", instruction="same film")
+SAME: dict[str, Any] = {"atol": 1e-6, "rtol": 0}
+
+
+def model_of(folder: Path, **settings: Any) -> MultiTaskModel:
+    encoder = load_encoder(folder, **settings)
+    return MultiTaskModel(encoder, {one.name: one for one in (FIND, ASK, MOOD, ALIKE)})
+
+
+def vectors(model: MultiTaskModel, definition: Definition, rows: list[Any]) -> np.ndarray:
+    made = features_of(model.encoder, model.prepare(definition.name, rows), definition, batch_size=2)
+    return np.asarray(made.values) / model.encoder.dim**0.5
+
+
+@pytest.mark.parametrize("way", ["pooled", "masked"])
+def test_sentence_transformers_gives_the_same_vectors(way: str, bert_folder: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = model_of(bert_folder, instructions=way)
+    model.save(tmp_path / "model")
+    theirs = SentenceTransformer(str(tmp_path / "model" / "encoder"), device="cpu", local_files_only=True)
+    assert theirs.default_prompt_name is None
+    passages = Passages.of(PASSAGES)
+    for made in (model, load(tmp_path / "model")):
+        assert isinstance(made, MultiTaskModel)
+        found = vectors(made, FIND, [(query, passages) for query in QUERIES])
+        np.testing.assert_allclose(found, theirs.encode(QUERIES, prompt_name="find"), **SAME)
+        found = vectors(made, MOOD, [(query,) for query in QUERIES])
+        np.testing.assert_allclose(found, theirs.encode(QUERIES, prompt_name="mood"), **SAME)
+        found = vectors(made, ASK, [(query, passages) for query in QUERIES])
+        np.testing.assert_allclose(found, theirs.encode(QUERIES), **SAME)
+        pairs = vectors(made, ALIKE, [(query, PASSAGES[1]) for query in QUERIES]) * made.encoder.dim**0.5
+        dim = made.encoder.dim
+        np.testing.assert_allclose(pairs[:, :dim] / dim**0.5, theirs.encode(QUERIES, prompt_name="alike"), **SAME)
+        np.testing.assert_allclose(pairs[:, dim : 2 * dim] / dim**0.5, theirs.encode([PASSAGES[1]] * 3), **SAME)
+        ready = made.encoder.prepare_passages(PASSAGES, FIND)
+        own = np.asarray(features_of(made.encoder, ready, FIND).values) / dim**0.5
+        np.testing.assert_allclose(own, theirs.encode(PASSAGES), **SAME)
+
+
+def test_training_reads_queries_and_passages_as_answers_do(bert_folder: Path) -> None:
+    model = model_of(bert_folder, instructions="masked").eval()
+    passages = Passages.of({"p": PASSAGES[0], "q": PASSAGES[1]})
+    rows = [(QUERIES[0], passages), (QUERIES[1], passages)]
+    targets = [{"p": 1.0}, {"q": 1.0, "p": 0.0}]
+    batch = model.collate(model.prepare("find", rows, targets), {"find": (0, 1)}, {"find": targets})
+    with torch.inference_mode():
+        found = model.features(batch)
+    assert found.lengths == (2, 3)
+    made = np.asarray(found.values) / model.encoder.dim**0.5
+    np.testing.assert_allclose(made[[0, 2]], vectors(model, FIND, rows), **SAME)
+    ready = model.encoder.prepare_passages(PASSAGES, FIND)
+    own = np.asarray(features_of(model.encoder, ready, FIND).values) / model.encoder.dim**0.5
+    np.testing.assert_allclose(made[[1, 3, 4]], own[[0, 1, 0]], **SAME)
+
+
+def test_masked_vectors_are_means_over_the_other_tokens(bert_folder: Path) -> None:
+    model = model_of(bert_folder, instructions="masked")
+    assert isinstance(model.encoder, Text)
+    (ready,) = model.prepare("mood", [(QUERIES[0],)])
+    network, count = model.encoder.pipeline[0].model.eval(), ready["instructed"]
+    (ids,) = ready["ids"]
+    with torch.inference_mode():
+        tokens = network(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids))).last_hidden_state[0]
+    assert 3 < count < len(ids)  # the first token, and those of the instruction
+    np.testing.assert_allclose(vectors(model, MOOD, [(QUERIES[0],)])[0], tokens[count:].mean(0), atol=1e-5)
+    pooled = vectors(model_of(bert_folder), MOOD, [(QUERIES[0],)])[0]
+    np.testing.assert_allclose(pooled, tokens.mean(0), atol=1e-5)
+    assert np.abs(pooled - np.asarray(tokens[count:].mean(0))).max() > 1e-2
+
+
+def test_a_way_that_does_not_exist_is_refused(bert_folder: Path) -> None:
+    with pytest.raises(AllroundError, match="there is no such way: 'half'"):
+        load_encoder(bert_folder, instructions="half")
+    with pytest.raises(AllroundError, match="write the encoder 'text' as a graph"):
+        model_of(bert_folder, instructions="masked").encoder.write_rows(bert_folder)
+
+
+def test_chunks_leave_instructions_out_too(bert_folder: Path) -> None:
+    passages = Passages.of({"p": PASSAGES[0], "q": PASSAGES[1]})
+    rows, targets = [(query, passages) for query in QUERIES], [{"p": 1.0}, {"q": 1.0, "p": 0.0}, {"q": 1.0}]
+    model = model_of(bert_folder, instructions="masked").eval()
+    batch = model.collate(model.prepare("find", rows, targets), {"find": (0, 1, 2)}, {"find": targets})
+    whole = model.features(batch)
+    model.chunk(2)
+    in_parts = model.features(batch)
+    assert in_parts.lengths == whole.lengths
+    np.testing.assert_allclose(in_parts.values.detach(), whole.values.detach(), atol=1e-5)
