@@ -20,11 +20,11 @@ from allround.models.encoder import Encoder
 from allround.models.encoders.small_image import SmallImage
 from allround.models.encoders.small_table import SmallTable
 from allround.models.fitting import fit_head
-from allround.models.shrink.pagcp import order, scale, within
+from allround.models.shrink.pagcp import order, within
 from allround.models.shrinking.anatomy import LAYERS, Anatomy, Group, Kept, cut
 from allround.models.shrinking.choosing import choose
 from allround.models.shrinking.importance import combined, contributions, highest, taylor
-from allround.models.shrinking.study import Study, losses_of, norms_of, study
+from allround.models.shrinking.study import Study, norms_of, study
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
@@ -395,15 +395,6 @@ def test_pagcp_begins_where_most_work_is_saved() -> None:
     assert order(found.anatomy, 2.0) == ["units.0", "units.2", "units.1"]
 
 
-def test_the_factor_between_thresholds() -> None:
-    """(1 + .5)(1 + .5 s)(1 + .5 s^2) = 2.25 at s = .7139 by bisection in another program."""
-    s = scale(0.5, 3, 2.25)
-    assert 1.5 * (1 + 0.5 * s) * (1 + 0.5 * s**2) == pytest.approx(2.25, abs=1e-9)
-    assert scale(0.05, 4, 1.05**4) == pytest.approx(1.0)
-    with pytest.raises(AllroundError, match="the first alone may have"):
-        scale(0.5, 3, 1.4)
-
-
 def test_losses_are_those_of_the_smaller_model(image_model: MultiTaskModel, image_tasks: list[Task]) -> None:
     found = study(image_model, image_tasks, rows=20)
     kept = {"channels.1": (0, 3)}
@@ -416,4 +407,4 @@ def test_losses_are_those_of_the_smaller_model(image_model: MultiTaskModel, imag
         rows = smaller.prepare(task.name, task.splits["train"].inputs)
         expected.append(smaller.validate(task.name, rows, task.splits["train"].targets)[1])
     assert found.losses(kept).tolist() == pytest.approx(expected, rel=1e-5)
-    assert losses_of is not None and not torch.allclose(found.losses({}), found.losses(kept))
+    assert not torch.allclose(found.losses({}), found.losses(kept))

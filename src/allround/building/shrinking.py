@@ -52,7 +52,7 @@ class ShrinkOptions:
     with settings such as `layers:which=greedy`; by default those that fit the network. keep: of several sizes the
     smallest is written that keeps this share of the original's validation scores, the mean over tasks; where none does,
     the one that keeps most. specialists: folders of models, each of which teaches the tasks that it knows. distil:
-    settings of the term `distillation`; None trains on labels alone.
+    settings of the term `distillation`. distilled: False trains on labels alone.
     """
 
     to: Sequence[float] = (0.5,)

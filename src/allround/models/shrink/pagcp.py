@@ -32,9 +32,9 @@ def pagcp(study: Study, share: float, *, growing: float = 1.0) -> Kept:
     raised until a task's loss, relative to what it was, grows by more than the layer's threshold.
 
     Formula: the threshold of layer i is r s^i, and r is the least by which the share is met; growing: s
-    Differs: the authors give r and the growth of all layers together, from which `scale` solves s, prune the best of
-    the layers alone (top k), and train in between; here the share of the work is given, all layers that were found are
-    pruned, and training follows. Groups that must be alike cannot be pruned so.
+    Differs: the authors give r, and how much the loss may grow over all layers, the product of (1 + r s^i), from which
+    they solve s; they prune the best of the layers alone (top k), and train in between. Here the share of the work is
+    given, all layers are pruned, and training follows. Groups that must be alike cannot be pruned so.
     """
     anatomy = study.anatomy
     if any(one.together for one in anatomy.groups):
@@ -101,28 +101,3 @@ def order(anatomy: Anatomy, growing: float) -> Sequence[str]:
         name: 1 - anatomy.share({name: tuple(range(max(1, count - int(0.3 * count))))}) for name, count in names.items()
     }
     return sorted(saved, key=lambda name: saved[name], reverse=growing <= 1)
-
-
-def scale(first: float, layers: int, whole: float) -> float:
-    """The factor s between the thresholds of layers, so that together they let the loss grow to `whole` times.
-
-    Formula: the product over i < layers of (1 + first * s^i) = whole
-
-    >>> round(scale(0.5, 2, 1.5 * 1.25), 4), round(scale(0.1, 3, 1.1**3), 4)
-    (0.5, 1.0)
-    """
-    from scipy.optimize import brentq
-
-    def over(s: float) -> float:
-        return float(sum(math.log1p(first * s**i) for i in range(layers)) - math.log(whole))
-
-    if not first > 0 or not over(0.0) < 0:
-        raise AllroundError(
-            f"share a growth of {whole:g} among {layers} layers",
-            f"the first alone may have {1 + first:g}",
-            "give a larger growth, or less to the first",
-        )
-    high = 1.0
-    while over(high) < 0:
-        high *= 2
-    return float(brentq(over, 0.0, high))
