@@ -115,7 +115,7 @@ class Learner(StreamLearner):
             raise AllroundError(f"learn '{arrival.name}' from the base", "no base was given", "give base=")
         if strategy.anew:
             self.model = MultiTaskModel(cast(Encoder, base), {}).eval()
-        fit = fit and strategy.head == "trained"
+        fit = (fit or strategy.anew) and strategy.head == "trained"  # anew, all labels are there from the first step on
         for task in tasks if strategy.anew else arrived:
             self.add_head(task, fit=fit and strategy.merge is None)
         if strategy.merge is not None:
@@ -126,7 +126,7 @@ class Learner(StreamLearner):
             for task in arrived if fit else ():
                 self.set_head(task.definition, fit_head(self.model.encoder, task).state)
         elif strategy.changes == "all":
-            several = {"mix": "all", "sample": "uniform"} if len(tasks) > 1 else {}
+            several = {"mix": "all", "sample": "uniform"} if len(tasks) > 1 and not strategy.anew else {}
             chosen = settings.with_(heads="tuned", keep="last", **several)
             for guard in self.guards:
                 guard.remembered = list(self.memory.tasks.values())
