@@ -134,7 +134,7 @@ def test_answers_that_are_too_long_to_be_written_are_counted(made: Build, suite:
     assert 0 < long <= count and long == sum(row.shortened for part in rows for row in part)
     words = f"the right answer has more tokens than are written (max_new_tokens 3) in {long} of {count} rows"
     assert words in (made.folder / "log.txt").read_text() and words in html.unescape(made.report.read_text())
-    with pytest.raises(AllroundError, match="the answers of sum are texts, which cannot be averaged"):
+    with pytest.raises(AllroundError, match="the answers of sum are texts or rankings, which cannot be averaged"):
         forecast_build(suite, base=made.folder.parent / "base", options=Options(ensemble=True))
 
 
