@@ -974,6 +974,8 @@ OTHERS = {
     "building/runs/folder.py": "the lock and the last line of the log of a run folder, of which nothing is taken over",
     "building/runs/report.py": "facts of a report, which are compared with their type: tests/building/test_runs.py",
     "building/given.py": "settings of an encoder, which load_encoder reads as well",
+    "models/cross_encoder.py": "the list of modules that the encoder wrote into the same folder a moment ago",
+    "models/prompts.py": "settings that the encoder wrote into the same folder a moment ago",
     "models/adapted.py": "where the base of an adapter lies: tests/building/test_language.py",
     "core/growing.py": "what a half-made output was begun from, written by the same command",
     "core/locks.py": "the owner of a lock, for a message",

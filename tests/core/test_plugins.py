@@ -62,7 +62,11 @@ HEAD = "from allround.core.registry import method\n"
     [
         ("def mine(:", "not valid Python", "correct the file"),
         ("x = 1", "has no function 'mine' or class 'Mine'", "name the function as the file"),
-        (f"{HEAD}@method(source='x')\ndef mine(): ...", "does not say which family", "one of: affinity, balance, bank"),
+        (
+            f"{HEAD}@method(source='x')\ndef mine(): ...",
+            "does not say which family",
+            "one of: affinity, agree",
+        ),
         (f"{HEAD}@method(family='merges', source='x')\ndef mine(): ...", "no family 'merges'", "did you mean 'merge'"),
         (f"{HEAD}@method(family='balance', source='x')\ndef mine(): ...", "has no by", "declarations"),
         (f"{HEAD}@method(family='sample', source='x', by='losses')\ndef mine(): ...", "by", "use one of"),

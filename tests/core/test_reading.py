@@ -138,6 +138,7 @@ ALLOWED = {
     ("tasks/sources/parquet.py", "Image.open"): "of bytes",
     ("tasks/sources/hub.py", "load_dataset"): "of the Hub alone",
     ("tasks/task.py", "OSFile"): "after check_file",
+    ("tasks/task.py", "memory_map"): "after check_file",
     ("core/reading.py", "ParquetFile"): "of an open file",
     ("tasks/sources/stream.py", "ParquetFile"): "of an open file",
     ("evaluation/predictions.py", "read_table"): "of an open file",

@@ -85,9 +85,10 @@ def write_teacher_rows(taught: Mapping[str, TeacherRows], folder: Path) -> None:
 
 def read_teacher_rows(folder: Path, tasks: Sequence[Task]) -> dict[str, TeacherRows]:
     """What `write_teacher_rows` kept. Errors: other rows than those of the tasks."""
-    from safetensors.torch import load_file
+    from allround.checkpoints.weights import Weights
 
-    tensors, found = load_file(folder / FILE), {}
+    weights, found = Weights(folder / FILE), {}
+    tensors = {name: weights.get(name) for name in weights}
     for task in tasks:
         name = task.name
         lengths = tensors.get(f"{name}/lengths")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from allround.building.jobs.adding import MODEL
 from allround.building.jobs.rows import stored_task, without_test
+from allround.checkpoints.weights import Weights
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.growing import remove_empty
@@ -169,8 +169,8 @@ def _opened(model: str, tasks: Sequence[str], device: str) -> tuple[MultiTaskMod
 
 
 def _study(model: MultiTaskModel, tasks: Sequence[Task], folder: str) -> Study:
-    scores: dict[str, Tensor] = load_file(Path(folder) / _SCORES)
-    return study(model, tasks, rows=MEASURED, scores=scores)
+    weights = Weights(Path(folder) / _SCORES)
+    return study(model, tasks, rows=MEASURED, scores={name: weights.get(name) for name in weights})
 
 
 def _without(model: MultiTaskModel, kept: Kept) -> MultiTaskModel:
