@@ -33,7 +33,7 @@ from allround.tasks.task import Task
 HEADS = [
     name
     for name in registry.names("head")
-    if registry.find("head", name).facts["reads"] == "vectors" and not registry.find("head", name).facts["pairs"]
+    if (facts := registry.find("head", name).facts)["reads"] == "vectors" and not facts["pairs"] and not facts["ranks"]
 ]
 
 

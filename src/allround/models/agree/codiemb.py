@@ -28,6 +28,7 @@ def codiemb(
     temperature: of `gaps` and `rank_kl`.
     Differs: without the term of a middle layer, which the code has as an option.
 
+    >>> import torch
     >>> codiemb(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0]), temperature=1.0)  # half of log(1 + 1 / e)
     tensor(0.1566)
     """

@@ -21,6 +21,7 @@ def gaps(cosines: Tensor, targets: Tensor, *, temperature: float = 0.05) -> Tens
     temperature: T.
     Differs: the authors take targets from 0 to 1 as they are, which is the same where a batch holds both ends.
 
+    >>> import torch
     >>> gaps(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0]), temperature=1.0)  # log(1 + 1 / e)
     tensor(0.3133)
     """

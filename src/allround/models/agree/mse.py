@@ -19,6 +19,7 @@ def mse(answers: Tensor, targets: Tensor) -> Tensor:
     Shapes: answers (n,), targets (n,) -> ()
     Formula: mean (a_i - t_i)^2.
 
+    >>> import torch
     >>> mse(torch.tensor([0.5, 1.0]), torch.tensor([0.0, 1.0]))
     tensor(0.1250)
     """

@@ -18,6 +18,7 @@ def pearson(cosines: Tensor, targets: Tensor) -> Tensor:
     Shapes: cosines (n,), targets (n,) -> ()
     Formula: 1 - cov(s, t) / (sd(s) sd(t)).
 
+    >>> import torch
     >>> pearson(torch.tensor([0.3, 0.2, 0.1]), torch.tensor([1.0, 2.0, 3.0]))
     tensor(2.)
     """

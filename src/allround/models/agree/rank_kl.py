@@ -20,6 +20,7 @@ def rank_kl(cosines: Tensor, targets: Tensor, *, temperature: float = 0.05) -> T
     for the highest target, and equal targets share their mean rank.
     temperature: T.
 
+    >>> import torch
     >>> rank_kl(torch.tensor([0.0, 0.0]), torch.tensor([5.0, 2.0]))  # log(2) / 2
     tensor(0.3466)
     """

@@ -19,6 +19,7 @@ def both_ways(scores: Tensor, grades: Tensor, *, temperature: float = 0.05) -> T
     Formula: (L(s, g) + L(s^T, g^T)) / 2. A candidate that is relevant to no query asks for none.
     temperature: of both.
 
+    >>> import torch
     >>> both_ways(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), temperature=1.0)  # nothing to tell apart
     tensor(0.1566)
     """

@@ -21,6 +21,7 @@ def infonce(scores: Tensor, grades: Tensor, *, temperature: float = 0.05) -> Ten
     whether a candidate is relevant.
     temperature: T.
 
+    >>> import torch
     >>> infonce(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), temperature=1.0)  # log(1 + 1 / e)
     tensor(0.3133)
     """

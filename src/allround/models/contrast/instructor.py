@@ -21,6 +21,7 @@ def instructor(scores: Tensor, grades: Tensor, *, temperature: float = 0.01) -> 
     needs hard negatives.
     temperature: of both.
 
+    >>> import torch
     >>> scores, grades = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.eye(2, 3)
     >>> instructor(scores, grades, temperature=1.0)  # log(1 + 1 / e), twice
     tensor(0.6265)

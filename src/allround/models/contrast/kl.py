@@ -22,6 +22,7 @@ def kl(
     temperature: T. teacher_temperature: that of the teacher. Whether a candidate is relevant is not looked at.
     Differs: sentence-transformers multiplies by T^2.
 
+    >>> import torch
     >>> kl(torch.tensor([[0.0, 0.0]]), torch.zeros(1, 2), torch.tensor([[100.0, 0.0]]))  # log 2
     tensor(0.6931)
     """

@@ -19,6 +19,7 @@ def margin_mse(scores: Tensor, grades: Tensor, teacher: Tensor, *, scale: float 
     Formula: mean over (i, p, c) of (scale (s_ip - s_ic) - (t_ip - t_ic))^2. scale: what scores are multiplied by;
     cosines need one that makes their margins as large as the teacher's.
 
+    >>> import torch
     >>> margin_mse(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
     tensor(4.)
     """

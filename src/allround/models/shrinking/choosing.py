@@ -119,6 +119,7 @@ def _rounded(count: int, of: int) -> int:
 def growth(losses: Tensor, before: Tensor) -> Tensor:
     """How much the loss of each task grew, relative to what it was.
 
+    >>> import torch
     >>> growth(torch.tensor([3.0, 1.0]), torch.tensor([2.0, 1.0])).tolist()
     [0.5, 0.0]
     """
