@@ -11,6 +11,7 @@ import torch
 from allround.continual.features import row_features
 from allround.continual.head.ridge import solve
 from allround.continual.heads import HeadPolicy, make_policy
+from allround.continual.learning import parted
 from allround.continual.rows import Memory
 from allround.continual.stream import split_labels
 from allround.core.errors import AllroundError
@@ -94,3 +95,13 @@ def test_kinds_that_cannot_be_computed_are_refused(name: str, small_image: Small
     with pytest.raises(AllroundError, match="use a strategy that trains heads"):
         make_policy(name).make(model, ink, Memory())
     assert make_policy("ridge", {"units": 8}).make(model, ink, Memory())["weight"].shape == (1, 8)
+
+
+def test_a_fifth_of_remembered_rows_chooses_the_penalty(digits_suite: Suite) -> None:
+    """A head that begins anew must not be judged by the rows that it is fitted on."""
+    task = digits_suite["digit"]
+    rows, made = task.splits["train"].inputs, parted(task).splits
+    assert made["validation"].inputs == rows[::5] and len(made["train"]) == len(rows) - len(rows[::5])
+    assert made["train"].inputs == [row for place, row in enumerate(rows) if place % 5]
+    few = task.limit({"train": 9})
+    assert parted(few) is few
