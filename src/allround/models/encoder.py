@@ -204,7 +204,7 @@ class Encoder(nn.Module, ABC):
         )
 
     def smaller(self, kept: Kept) -> Encoder:
-        """A copy with some of the parts that `anatomy` names alone, of the same sort, and as trained."""
+        """A trained copy of the same sort that keeps only these of the parts that `anatomy` names."""
         raise NotImplementedError(f"parts of the encoder '{self.name}' cannot be removed")
 
     # -- of encoders with parts that belong to tasks -------------------------------------------------------------------

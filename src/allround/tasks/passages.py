@@ -44,7 +44,7 @@ class Passages:
     def of(cls, texts: Mapping[str, str] | Sequence[str]) -> Passages:
         """From texts by their ids; of texts alone, each is its own id.
 
-        Errors: a ValueError in words, for an id that stands there twice, and where there is no text.
+        Errors: a ValueError for an id that occurs twice, and for a collection without texts.
         """
         import pyarrow as pa
 

@@ -90,7 +90,7 @@ class Matryoshka(Term):
 
 
 def _weighs_places(model: Model, task: str, vector: int, size: int) -> bool:
-    """Whether a task's head has weights for the places of a vector, as one that reads cosines has not."""
+    """Whether a task's head has a weight for each number of a vector; one that reads cosines has none."""
     assert isinstance(model, MultiTaskModel)
     head = model.head(task)
     left, whole = head.narrowed(first_places(head.width, vector, size)), head.stored()
