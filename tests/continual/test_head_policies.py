@@ -104,4 +104,4 @@ def test_a_fifth_of_remembered_rows_chooses_the_penalty(digits_suite: Suite) -> 
     assert made["validation"].inputs == rows[::5] and len(made["train"]) == len(rows) - len(rows[::5])
     assert made["train"].inputs == [row for place, row in enumerate(rows) if place % 5]
     few = task.limit({"train": 9})
-    assert parted(few) is few
+    assert parted(few).splits["validation"] is parted(few).splits["train"]

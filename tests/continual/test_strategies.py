@@ -122,6 +122,32 @@ def test_remembered_tasks_are_learned_on_beside_new_ones(small_image: SmallImage
     assert len(trained[0].splits["train"]) > len(digits_suite["ink"].splits["train"])
 
 
+def test_rows_of_few_remembered_tasks_are_as_many_as_new_ones(small_image: SmallImage, digits_suite: Suite) -> None:
+    """Else a task that arrives beside many others would have few of the steps."""
+    learner = Learner(small_image, strategy_of("er"))
+    few = {name: digits_suite[name].limit({"train": rows}) for name, rows in (("digit", 20), ("segments", 10))}
+    learner.memory = Memory(few)
+    new = digits_suite["ink"]
+    assert [len(task.splits["train"]) for task in learner.to_train([new], repeat=True)] == [60, 40, 20]
+    assert [len(task.splits["train"]) for task in learner.to_train([new], repeat=False)] == [60, 20, 10]
+
+
+def test_a_head_with_new_labels_is_fitted_on_remembered_rows_too(small_image: SmallImage, digits_suite: Suite) -> None:
+    """With steps that move nothing, what the head knows of old and new labels is from this fit."""
+    still = QUICK.with_(learning_rate=1e-12)
+    first, second = split_labels(digits_suite["digit"], 5, "class").arrivals
+    scores = {}
+    for name in ("er", "none"):
+        plan = strategy_of(name)
+        learner = begin(copy.deepcopy(small_image), plan)
+        for arrival in (first, second):
+            learner.learn(arrival, plan, still)
+        test = digits_suite["digit"].splits["test"]
+        made = learner.system.predict("digit", [row[0] for row in test.inputs])
+        scores[name] = np.mean([str(one) == str(true) for one, true in zip(made, test.targets, strict=True)])
+    assert scores["er"] > 0.6 > 0.3 > scores["none"]
+
+
 def test_rows_that_are_not_replayed_are_shown_to_guards_alone(small_image: SmallImage, digits_suite: Suite) -> None:
     arrivals = split_labels(digits_suite["digit"], 5, "class").arrivals
     agem, none, er = (learned(name, small_image, arrivals, fit=False) for name in ("agem", "none", "er"))

@@ -261,6 +261,7 @@ def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(jobs, "available_cores", lambda: 4)
+    monkeypatch.setattr(jobs, "THREADS", 0)
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     try:
@@ -276,3 +277,6 @@ def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "available_cores", lambda: 64)
     made = runner()
     assert isinstance(made, Processes) and (made.workers, made.threads) == (8, 8)
+    monkeypatch.setattr(jobs, "THREADS", 1)  # the user's OMP_NUM_THREADS: other work may be on the machine
+    made = runner(2)
+    assert isinstance(made, Processes) and (made.workers, made.threads) == (2, 1)

@@ -26,7 +26,7 @@ from allround.models.system import System
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
-from allround.tasks.task import Task
+from allround.tasks.task import Split, Task
 from allround.training.settings import Settings
 from allround.training.term import Term, make_terms
 from allround.training.trainer import train
@@ -115,9 +115,11 @@ class Learner(StreamLearner):
             raise AllroundError(f"learn '{arrival.name}' from the base", "no base was given", "give base=")
         if strategy.anew:
             self.model = MultiTaskModel(cast(Encoder, base), {}).eval()
-        fit = (fit or strategy.anew) and strategy.head == "trained"  # anew, all labels are there from the first step on
-        for task in tasks if strategy.anew else arrived:
-            self.add_head(parted(task) if strategy.anew else task, fit=fit and strategy.merge is None)
+        replays = strategy.replay and strategy.memory != "none"  # then rows of all labels are at hand
+        fit = (fit or replays) and strategy.head == "trained"
+        fitted = self.to_train(arrived, repeat=strategy.bytes is not None, part=True) if replays else arrived
+        for task in fitted if strategy.anew else fitted[: len(arrived)]:
+            self.add_head(task, fit=fit and strategy.merge is None)
         if strategy.merge is not None:
             copy = deepcopy(cast(Encoder, base)) if alone is None else alone
             if alone is None:
@@ -126,8 +128,7 @@ class Learner(StreamLearner):
             for task in arrived if fit else ():
                 self.set_head(task.definition, fit_head(self.model.encoder, task).state)
         elif strategy.changes == "all":
-            several = {"mix": "all", "sample": "uniform"} if len(tasks) > 1 and not strategy.anew else {}
-            chosen = settings.with_(heads="tuned", keep="last", **several)
+            chosen = settings.with_(heads="tuned", keep="last")
             for guard in self.guards:
                 guard.remembered = list(self.memory.tasks.values())
             course = train(self.model, tasks, chosen, seed=seed_of(seed, arrival.name), scratch=scratch,
@@ -157,30 +158,40 @@ class Learner(StreamLearner):
         for task in arrived:
             self.set_head(task.definition, model.head(task.name).stored())
 
-    def to_train(self, arrived: Sequence[Task], *, repeat: bool) -> list[Task]:
+    def to_train(self, arrived: Sequence[Task], *, repeat: bool, part: bool = False) -> list[Task]:
         """What arrived together with what is remembered: rows of one task in one; tasks of the memory alone behind.
 
-        repeat: repeat remembered rows until each of their labels comes as often as a new one does on average."""
+        repeat: repeat remembered rows until each of their labels comes as often as a new one does on average, and those
+        of the other tasks until they are as many as the new rows together. part: a fifth of the rows of each task that
+        is remembered is for validation, whatever it had: of remembered rows there are no others."""
+        names = {task.name for task in arrived}
+        others = [old for name, old in self.memory.tasks.items() if name not in names]
+        new, kept = (sum(len(task.splits["train"]) for task in tasks) for tasks in (arrived, others))
+        times = max(1, round(new / max(1, kept))) if repeat else 1
         found = []
         for task in arrived:
             old = self.memory.tasks.get(task.name)
-            found.append(task if old is None else with_old_rows(task, old.as_defined(task.definition), repeat=repeat))
-        names = {task.name for task in arrived}
-        for name, old in self.memory.tasks.items():
-            if name not in names:
-                rows = old.splits["train"]
-                found.append(replace(old, splits={**old.splits, "validation": rows}))
+            if old is not None:
+                old = old.as_defined(task.definition)
+                task, old = (parted(task), parted(old)) if part else (task, old)
+                task = with_old_rows(task, old, repeat=repeat)
+            found.append(task)
+        for old in others:
+            held = parted(old) if part else replace(old, splits={**old.splits, "validation": old.splits["train"]})
+            found.append(replace(held, splits={**held.splits, "train": repeated(held.splits["train"], times)}))
         return found
 
     def add_head(self, task: Task, *, fit: bool) -> None:
-        """A head for a task that is new, fitted on the encoder as it is; for one that has new labels, its head with
-        rows for these."""
+        """A head for a task that is new or has new labels: fitted on the encoder as it is, or the one there was, with
+        untrained rows for what is new."""
         known = self.model.definitions.get(task.name)
-        if known is None:
-            definition = replace(task.definition, head="")
-            state = fit_head(self.model.encoder, task).state if fit else None
-            self.model.add_task(definition, state)
-        elif known.labels != task.definition.labels:
+        if known is not None and known.labels == task.definition.labels:
+            return
+        if fit:
+            self.set_head(task.definition, fit_head(self.model.encoder, task).state)
+        elif known is None:
+            self.model.add_task(replace(task.definition, head=""))
+        else:
             self.set_head(task.definition, self.model.head(task.name).stored())
 
     def set_head(self, definition: Definition, state: HeadState) -> None:
@@ -201,11 +212,11 @@ def set_head(model: MultiTaskModel, definition: Definition, state: HeadState) ->
 
 
 def parted(task: Task) -> Task:
-    """A task with a fifth of its training rows for validation, whatever it had: of remembered rows there are no others,
-    and a penalty that is chosen on the rows of the fit is too weak. One with fewer than ten rows stays as it is."""
+    """A task with a fifth of its training rows for validation, whatever it had. With fewer than ten rows, both are all
+    of them."""
     rows = task.splits["train"]
     if len(rows) < 10:
-        return task
+        return replace(task, splits={**task.splits, "validation": rows}, table=None)
     parts = {"train": [i for i in range(len(rows)) if i % 5], "validation": list(range(0, len(rows), 5))}
     return replace(task, splits={**task.splits, **{name: rows.take(one) for name, one in parts.items()}}, table=None)
 
@@ -220,13 +231,24 @@ def add_change(encoder: Encoder, base: Encoder, tuned: Encoder, share: float) ->
 
 
 def with_old_rows(task: Task, old: Task, *, repeat: bool) -> Task:
-    """A task with remembered rows among its training rows: see `Learner.to_train`."""
-    new, kept = task.splits["train"], replace(old.splits["train"], slices={})
+    """A task with remembered rows among its training rows, and among those for validation where there are any: see
+    `Learner.to_train`."""
+    new, kept = task.splits["train"], old.splits["train"]
     times = 1
     if repeat and kind(task.definition.kind).fixed_labels and not kind(task.definition.kind).lists:
         per_new = len(new) / max(1, len(set(map(int, new.targets))))
         per_old = len(kept) / max(1, len(set(map(int, kept.targets))))
         times = max(1, round(per_new / max(per_old, 1e-9)))
-    repeated = kept.take([*range(len(kept))] * times)
-    both = joined(replace(new, slices={}, rows=None, keys=()), repeated)
-    return replace(task, splits={**task.splits, "train": both}, table=None)
+    both = {"train": joined(bare(new), repeated(bare(kept), times))}
+    if len(old.splits["validation"]):
+        both["validation"] = joined(bare(task.splits["validation"]), bare(old.splits["validation"]))
+    return replace(task, splits={**task.splits, **both}, table=None)
+
+
+def bare(rows: Split) -> Split:
+    """Rows without what stands beside their inputs and targets."""
+    return replace(rows, slices={}, rows=None, keys=())
+
+
+def repeated(rows: Split, times: int) -> Split:
+    return rows.take([*range(len(rows))] * times)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 RETRIES = 5
 #: Most threads of a job that runs alone.
 MOST_THREADS = 16
+#: Threads of a job, where OMP_NUM_THREADS said so when the program began (`runner` sets it later); 0: it did not.
+THREADS = int(wanted) if (wanted := os.environ.get("OMP_NUM_THREADS", "")).isascii() and wanted.isdigit() else 0
 #: Seconds that a job on a cluster waits for a piece while another process still holds it.
 PATIENCE = 60.0
 
@@ -226,10 +228,11 @@ def _knock(address: str) -> None:
 
 
 def runner(workers: int | None = None, threads: int | None = None) -> Runner:
-    """Local processes, or this process when one worker is enough. Default: one worker a core, at most eight."""
+    """Local processes, or this process when one worker is enough. Default: one worker a core, at most eight; the cores
+    are shared out among them as threads, unless OMP_NUM_THREADS says how many each has."""
     cores = available_cores()
     workers = workers or min(cores, 8)
-    threads = threads or max(1, cores // workers)
+    threads = threads or THREADS or max(1, cores // workers)
     if workers == 1:
         _set_threads(threads)
         return Inline()
