@@ -1,11 +1,12 @@
 """Steps of contrastive training against the trainer of sentence-transformers, on the same batches.
 
-python benchmarks/contrastive.py [--data DATA] [--loss cosent] [--batch 32] [--steps 20] [--blocks 5]
+python benchmarks/contrastive.py [--data DATA] [--loss cosent|mse|ranking] [--batch 32] [--steps 20] [--blocks 5]
 [--precision fp32]: all-MiniLM-L6-v2, pairs of sick with their scores, texts of up to 64 tokens, AdamW, no dropout. A
 block is a whole training of so many steps; blocks of the two alternate, and each gets the same pairs in the same
 batches. Ours counts from rows to the last step, theirs from the call of `train`; both make their tokens within. Seconds
 are those of the processor, over all threads, so that other work on the cores matters little. The ratio is theirs by
-ours: above 1 ours takes less.
+ours: above 1 ours takes less. With --loss ranking the first sentence of a pair is a query and the second its passage,
+and the other passages of a batch are negatives, as in MultipleNegativesRankingLoss.
 
 python benchmarks/contrastive.py --memory: the highest memory of a step with 256 pairs, whole and in chunks, each in a
 process of its own.
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,17 @@ from allround.training.trainer import TrainingRun
 BASE, LENGTH, RATE = "all-MiniLM-L6-v2", 64, 5e-5
 
 
-def load_task(data: Path, rows: int) -> Task:
+def load_task(data: Path, rows: int, loss: str = "cosent") -> Task:
     found = {s: [json.loads(line) for line in (data / "sick" / f"{s}.jsonl").open()] for s in ("train", "validation")}
     data_ = {"train": found["train"][:rows], "validation": found["validation"][:4], "test": found["validation"][4:8]}
-    return make_task("pairs", kind="similarity", inputs=["premise", "hypothesis"], target="relatedness", data=data_)
+    if loss != "ranking":
+        return make_task("pairs", kind="similarity", inputs=["premise", "hypothesis"], target="relatedness", data=data_)
+    texts = {row["hypothesis"]: None for rows_ in data_.values() for row in rows_}
+    passages = {f"p{number}": text for number, text in enumerate(texts)}
+    ids = {text: one for one, text in passages.items()}
+    queries = {split: [{"query": row["premise"], "relevant": [ids[row["hypothesis"]]]} for row in rows_]
+               for split, rows_ in data_.items()}  # fmt: skip
+    return make_task("pairs", kind="retrieval", inputs="query", target="relevant", passages=passages, data=queries)
 
 
 def without_dropout(module: nn.Module) -> None:
@@ -55,7 +64,7 @@ class Ours:
     """The trainer of allround; a training for each block."""
 
     def __init__(self, task: Task, args: argparse.Namespace) -> None:
-        self.task = task if args.loss == "mse" else task.weighed(agree=args.loss)
+        self.task = task.weighed(agree=args.loss) if args.loss == "cosent" else task
         self.model = MultiTaskModel(load_encoder(find_folder(BASE), max_length=LENGTH), {})
         self.model.add_task(self.task.definition, fit_head(self.model.encoder, self.task).state)
         without_dropout(self.model)
@@ -74,6 +83,14 @@ class Ours:
         return time.process_time() - started
 
 
+def pair_of(row: Any, target: Any) -> tuple[str, str, float]:
+    """Two texts and their score; of a query, it and its passage."""
+    if not isinstance(target, Mapping):
+        return row[0], row[1], float(target)
+    query, passages = row
+    return query, passages[next(iter(target))], 1.0
+
+
 class Theirs:
     """The trainer of sentence-transformers, on the batches of the other."""
 
@@ -89,15 +106,15 @@ class Theirs:
 
         order = [row for batch in batches for row in batch]
         split = task.splits["train"]
-        rows = {
-            "one": [split.inputs[row][0] for row in order],
-            "other": [split.inputs[row][1] for row in order],
-            "score": [float(split.targets[row]) for row in order],
-        }
+        pairs = [pair_of(split.inputs[row], split.targets[row]) for row in order]
+        rows = dict(zip(("one", "other", "score"), map(list, zip(*pairs, strict=True)), strict=True))
+        if args.loss == "ranking":
+            del rows["score"]
         self.model = SentenceTransformer(str(find_folder(BASE)), device="cpu")
         self.model.max_seq_length = LENGTH
         without_dropout(self.model)
-        named = {"cosent": losses.CoSENTLoss, "mse": losses.CosineSimilarityLoss}
+        named = {"cosent": losses.CoSENTLoss, "mse": losses.CosineSimilarityLoss,
+                 "ranking": losses.MultipleNegativesRankingLoss}  # fmt: skip
         settings = Arguments(
             str(folder), per_device_train_batch_size=args.batch, num_train_epochs=1, learning_rate=RATE, use_cpu=True,
             bf16=args.precision == "bf16", batch_sampler=InOrder, report_to="none", save_strategy="no",
@@ -115,7 +132,7 @@ class Theirs:
 
 
 def compare(args: argparse.Namespace) -> None:
-    task = load_task(args.data, args.batch * args.steps)
+    task = load_task(args.data, args.batch * args.steps, args.loss)
     with tempfile.TemporaryDirectory() as folder:
         ours = Ours(task, args)
         theirs = Theirs(task, ours.batches(), args, Path(folder))
@@ -152,7 +169,7 @@ def step_memory(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--loss", choices=("cosent", "mse"), default="cosent")
+    parser.add_argument("--loss", choices=("cosent", "mse", "ranking"), default="cosent")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     for name, value in {"batch": 32, "steps": 20, "blocks": 5, "chunk": -1}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
