@@ -49,7 +49,7 @@ from allround.composition.residuals.write import open_specialist, write_store
 from allround.continual.kept_rows import KeptRows
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import MANIFEST, hash_file, read_json
+from allround.core.files import MANIFEST, hash_file, read_json, write_json
 from allround.core.outputs import read_listing
 from allround.core.pieces import Piece
 from allround.evaluation.predictions import Predictions
@@ -71,12 +71,14 @@ from allround.models import device
 from allround.models.base import load_encoder
 from allround.models.encoders.small_image import SmallImage
 from allround.models.head_files import read_heads
+from allround.models.indexed import ABOUT, TEXTS, IndexAbout, open_index, write_texts
 from allround.models.manifest import read_manifest
 from allround.models.network import classifier_in, modules_of, network_folder
 from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.collections.promptsource import read_templates
 from allround.tasks.modalities.image import Image as ImageModality
+from allround.tasks.passages import Passages
 from allround.tasks.sources.load import load_raw
 from allround.tasks.sources.stream import read_windows
 from allround.tasks.spec import read_suite
@@ -284,6 +286,15 @@ def library(folder: Path) -> Path:
     about = {"format": "allround library 1", "allround": "1", "base": "org/base", "path": None, "fingerprint": "x"}
     (folder / "library.json").write_text(json.dumps(about))
     return folder / "library.json"
+
+
+def index_of_passages(folder: Path) -> Path:
+    np.save(folder / "vectors.npy", np.eye(2, 3, dtype=np.float32))
+    write_texts(Passages.of({"a": "one", "b": "two"}), folder / TEXTS)
+    files = {name: hash_file(folder / name) for name in (TEXTS, "vectors.npy")}
+    about = IndexAbout("find", "x", "y", 2, 3, "exact", {}, files, {})
+    write_json(folder / ABOUT, about.to_json())
+    return folder / ABOUT
 
 
 def card(folder: Path) -> Path:
@@ -519,6 +530,8 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("residual", "safetensors", store("residuals/digit.safetensors"), read_store,
                ("checkpoints/header.py",)),
         Reader("library", "json", library, lambda path: Library.open(path.parent), ("composition/library/about.py",)),
+        Reader("index of passages", "json", index_of_passages, lambda path: open_index(path.parent),
+               ("models/indexed.py",)),
         Reader("card of a module", "json", card, lambda path: read_card(path.parent),
                ("composition/library/card.py",)),
         Reader("sketch of a module", "bytes", sketch, lambda path: read_sketch(path.parent),
@@ -970,6 +983,8 @@ OTHERS = {
     "building/licences.py": "the card of a base, of which a name alone is taken; what is no card names none",
     "building/push.py": "the file of options that the command line wrote, by the reader of YAML",
     "cli/config.py": "a file of options, compared with the options of the command: tests/cli/test_config.py",
+    "building/index.py": "how many vectors an earlier run of the same command made, in its folder of work",
+    "models/index/hnswlib.py": "the first numbers of a file whose hash is right",
     "building/repeats.py": "facts of reports that the same build wrote a moment ago",
     "building/runs/folder.py": "the lock and the last line of the log of a run folder, of which nothing is taken over",
     "building/runs/report.py": "facts of a report, which are compared with their type: tests/building/test_runs.py",

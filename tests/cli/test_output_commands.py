@@ -77,6 +77,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> dict[st
         f"tasks:\n  find: {{source: {{{splits}}}, kind: retrieval, inputs: query, target: relevant, "
         "passages: passages.jsonl}\n"
     )
+    found["passages"] = folder / "passages.jsonl"
     found["search"], found["words"] = folder / "search.yml", bert_folder
     found["find"] = folder / "model-find"
     cli("evaluate", bert_folder, found["search"], "--fit-heads", "--save", found["find"])
@@ -111,6 +112,7 @@ FOLDERS: dict[str, str] = {
     "reduce": "table --keep 1",
     "shrink": "@species suite --only species --to 60% --epochs 1 --workers 1",
     "export": "@species --tasks species",
+    "index": "@find passages --task find",
     "push": "@species someone/model --license mit --dry-run",
 }
 FILES: dict[str, tuple[str, str]] = {

@@ -42,6 +42,7 @@ COMMANDS = (
     "shrink",
     "compress",
     "export",
+    "index",
     "materialise",
     "library",
     "evaluate",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from allround.core.errors import AllroundError
 from allround.core.jobs import quiet_libraries
 from allround.core.outputs import check_out_file
 from allround.core.words import plural
-from allround.models.prediction.answerer import Asking
+from allround.models.indexed import open_index, search_in
+from allround.models.prediction.answerer import Asking, own_inputs
 from allround.models.prediction.answers import Answered, Counts, TaskAnswers
 from allround.models.prediction.tables import line_name, output_format, window_rows, with_columns, write_answers
 from allround.models.prediction.writers import text_writer
-from allround.models.system import System, load
-from allround.tasks.passages import PASSAGES
+from allround.models.searching import MOST_KEPT
+from allround.models.system import WINDOW, System, load
 from allround.tasks.sources.passages import read_passages
 from allround.tasks.sources.stream import STDIN, Lines, Objects, Window, format_of, read_windows
 
@@ -44,7 +45,8 @@ def answer_file(
     output_format(output, read)
     quiet_libraries()
     model = load(folder)
-    windows, asking = _windows(model, words, file, format, asking, _fixed(passages))
+    _search(model, passages)
+    windows, asking = _windows(model, words, file, format, asking)
     counts = write_answers(model, windows, output, asking, source=_named(file), read=read, force=force)
     if as_json:
         typer.echo(json.dumps({"output": str(output), **asdict(counts)}, ensure_ascii=False))
@@ -70,7 +72,8 @@ def answer_screen(
     written = "jsonl" if as_json or read == "parquet" else read
     quiet_libraries()
     model = load(folder)
-    windows, asking = _windows(model, words, file, format, asking, _fixed(passages))
+    _search(model, passages)
+    windows, asking = _windows(model, words, file, format, asking)
     counts, writer = Counts(), None
     nested = written in ("txt", "jsonl")
     plain = written == "txt"
@@ -107,43 +110,36 @@ def _named(file: str | None) -> str:
 
 
 def _windows(
-    model: System,
-    words: list[str],
-    file: str | None,
-    format: str | None,
-    asking: Asking,
-    fixed: Mapping[str, object],
+    model: System, words: list[str], file: str | None, format: str | None, asking: Asking
 ) -> tuple[Iterator[Window], Asking]:
-    """The rows, and what is asked of them: of lines, and of a single input, the tasks that have one input. fixed: what
-    further columns hold in every row."""
+    """The rows, and what is asked of them: of lines, and of a single input, the tasks that have one input."""
     if file is None:
-        window, asking = _of_words(model, words, asking, fixed)
-        return _with_fixed([window], fixed), asking
+        window, asking = _of_words(model, words, asking)
+        return iter([window]), asking
     if format_of(file, format, f"read '{file}'") == "txt":
-        asking = _of_one_input(model, asking, "lines of text", fixed)
-    rows, line = window_rows(model, asking), line_name(model, asking)
-    return _with_fixed(read_windows(file, format, rows=rows, line=line), fixed), asking
+        asking = _of_one_input(model, asking, "lines of text")
+    return read_windows(file, format, rows=window_rows(model, asking), line=line_name(model, asking)), asking
 
 
-def _fixed(passages: Path | None) -> Mapping[str, object]:
-    return {} if passages is None else {PASSAGES: read_passages(passages)}
+def _search(model: System, place: Path | None) -> None:
+    """Let queries search the passages of a file, or of an index."""
+    if place is None:
+        return
+    passages = open_index(place) if place.is_dir() else read_passages(place)
+    search_in(model, passages)
+    if len(passages) > MOST_KEPT and not place.is_dir() and not says_nothing():
+        typer.echo(f"{len(passages):,} passages are encoded again for each {WINDOW:,} queries, and their vectors are "
+                   "not kept: `allround index` encodes them once", err=True)  # fmt: skip
 
 
-def _with_fixed(windows: Iterable[Window], fixed: Mapping[str, object]) -> Iterator[Window]:
-    for window in windows:
-        window.fixed = fixed
-        yield window
+def _inputs(model: System, asking: Asking) -> dict[str, tuple[str, ...]]:
+    """The input columns that rows need for the tasks that are asked for."""
+    return {name: own_inputs(model, name) for name in (asking.tasks or model.definitions)}
 
 
-def _inputs(model: System, asking: Asking, fixed: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
-    """The input columns of the tasks that are asked for, without fixed ones."""
-    asked = {name: model.definition(name).inputs for name in (asking.tasks or model.definitions)}
-    return {name: tuple(one for one in inputs if one not in fixed) for name, inputs in asked.items()}
-
-
-def _of_one_input(model: System, asking: Asking, what: str, fixed: Mapping[str, object]) -> Asking:
+def _of_one_input(model: System, asking: Asking, what: str) -> Asking:
     """All tasks that have one input, where none is named. Errors: others are named, or there are none."""
-    wide = {name: inputs for name, inputs in _inputs(model, asking, fixed).items() if len(inputs) > 1}
+    wide = {name: inputs for name, inputs in _inputs(model, asking).items() if len(inputs) > 1}
     single = tuple(name for name in model.definitions if name not in wide)
     if wide and (asking.tasks is not None or not single):
         name, inputs = next(iter(wide.items()))
@@ -157,10 +153,10 @@ def _of_one_input(model: System, asking: Asking, what: str, fixed: Mapping[str, 
     return replace(asking, tasks=single) if wide else asking
 
 
-def _of_words(model: System, words: list[str], asking: Asking, fixed: Mapping[str, object]) -> tuple[Window, Asking]:
+def _of_words(model: System, words: list[str], asking: Asking) -> tuple[Window, Asking]:
     if len(words) == 1:
-        asking = _of_one_input(model, asking, "one input", fixed)
-    asked = _inputs(model, asking, fixed)
+        asking = _of_one_input(model, asking, "one input")
+    asked = _inputs(model, asking)
     if all(len(inputs) == 1 for inputs in asked.values()):
         return Lines(0, words, line_name(model, asking)), asking
     different = sorted(set(asked.values()))

@@ -59,7 +59,10 @@ def predict(
     prefix: Annotated[str, typer.Option(help="What the names of the answers' columns begin with.")] = "",
     passages: Annotated[
         Path | None,
-        typer.Option(help="Of tasks that rank passages: a JSONL, CSV, TSV or Parquet file that all queries search."),
+        typer.Option(
+            help="Of tasks that rank passages: what all queries search, a JSONL, CSV, TSV or Parquet file, or a folder "
+            "that `allround index` made."
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows that are answered together.")] = 64,
     as_json: Annotated[

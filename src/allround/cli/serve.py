@@ -52,6 +52,14 @@ def serve(
     shadow_file: Annotated[
         Path, typer.Option(help="Where answers that the shadow gives otherwise are recorded, with their inputs.")
     ] = Path("shadow.jsonl"),
+    passages: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="What queries of the first model search, as `allround index` wrote it, or NAME=FOLDER for another "
+            "model; may be repeated.",
+        ),
+    ] = None,
     suite: Annotated[
         str | None, typer.Option(help="Rows on which a version to reload is compared with the present one.")
     ] = None,
@@ -74,14 +82,16 @@ def serve(
     from allround.serving.engine import Limits
     from allround.serving.serve import check_packages
     from allround.serving.serve import serve as run
-    from allround.serving.served import named_folders
+    from allround.serving.served import named_folders, named_indexes
 
     check_packages()
     quiet_libraries()
     flips = None if max_flips is None else part_of_all(max_flips, "--max-flips")
+    folders = named_folders(models)
     run(
-        named_folders(models), host=host, port=port, keys=keys, deadline=deadline,
+        folders, host=host, port=port, keys=keys, deadline=deadline,
         limits=Limits(rows=batch_rows, tokens=batch_tokens, queue=queue), shadow=shadow, shadow_file=shadow_file,
         suite=None if suite is None else load_suite(suite, data_dir, only, limit),
-        gates=Gates(flips, max_drop, no_worse_task), split=split, device=device or "cpu", say=typer.echo,
+        gates=Gates(flips, max_drop, no_worse_task), split=split,
+        indexes=named_indexes(passages or [], folders), device=device or "cpu", say=typer.echo,
     )  # fmt: skip

@@ -245,6 +245,13 @@ class Agree(Declaration):
     reads: Literal["cosines", "answers"] = "cosines"
 
 
+class Index(Declaration):
+    """What finds the nearest of many vectors."""
+
+    #: Whether it may miss some of them.
+    approximate: bool = False
+
+
 class Encoder(Declaration):
     """A sort of encoder."""
 
@@ -288,6 +295,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "head": Head,
     "contrast": Contrast,
     "agree": Agree,
+    "index": Index,
     "system": Declaration,
     "modality": Declaration,
     "metric": Metric,

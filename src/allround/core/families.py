@@ -43,6 +43,7 @@ FAMILIES: dict[str, str] = {
     "head": "models/heads",
     "contrast": "models/contrast",
     "agree": "models/agree",
+    "index": "models/index",
     "system": "models/systems composition/systems continual/systems",
     "modality": "tasks/modalities",
     "metric": "tasks/metrics",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from allround.core import registry
 from allround.core.errors import AllroundError
+from allround.core.files import hash_json
 from allround.models.batch import Batch, Features
 from allround.models.shrinking.anatomy import Anatomy, Kept
 from allround.tasks.definition import Definition
@@ -83,6 +84,10 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def preparation(self) -> object:
         """Plain data, all that `prepare` depends on beside its arguments: encoders with equal ones prepare alike."""
+
+    def content(self) -> str:
+        """A hash of what features depend on beside the row: weights, and how rows are prepared."""
+        return hash_json([self.name, hash_tensors(self), self.preparation])
 
     @abstractmethod
     def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Any]:

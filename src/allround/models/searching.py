@@ -13,6 +13,7 @@ from allround.models.batch import Answers
 from allround.models.encoder import Encoder
 from allround.models.head import Head
 from allround.models.heads.ranking import Ranking
+from allround.models.indexed import IndexedPassages
 from allround.models.running import features_of
 from allround.tasks.kinds.retrieval import MOST
 from allround.tasks.passages import Passages
@@ -51,22 +52,27 @@ class Searcher:
     def ranked(self, encoder: Encoder, head: Head, rows: Sequence[Any], batch_size: int = 64) -> list[dict[str, float]]:
         """The first passages of each prepared row, best first, with their scores. See `answers`."""
         assert isinstance(head, Ranking)
-        reader = _Reader(encoder, head, batch_size)
-        queries = reader.vectors([{"ids": row["ids"][:1]} for row in rows])
+        reader = VectorReader(encoder, head, batch_size)
+        queries = reader.queries(rows)
         found: list[dict[str, float]] = [{}] * len(rows)
         together: dict[Passages, list[int]] = {}
         for number, row in enumerate(rows):
             together.setdefault(row["passages"], []).append(number)
-        small = [one for one in together if len(one) <= SMALL]
+        small = [one for one in together if len(one) <= SMALL and not isinstance(one, IndexedPassages)]
         pooled = _pooled(reader, small) if len(small) > 1 else {}
         for passages, numbers in together.items():
-            blocks = [pooled[passages]] if passages in pooled else self._blocks(reader, passages)
-            scores, places = top(queries[numbers], blocks, MOST)
+            if isinstance(passages, IndexedPassages):
+                passages.check(encoder, head.definition)
+                scores, places = passages.nearest(queries[numbers], MOST)
+            else:
+                blocks = [pooled[passages]] if passages in pooled else self._blocks(reader, passages)
+                scores, places = top(queries[numbers], blocks, MOST)
             for number, own, best in zip(numbers, scores.tolist(), places.tolist(), strict=True):
-                found[number] = {passages.ids[place]: score for place, score in zip(best, own, strict=True)}
+                pairs = zip(best, own, strict=True)  # an index may find fewer, and then gives -1
+                found[number] = {passages.ids[place]: score for place, score in pairs if place >= 0}
         return found
 
-    def _blocks(self, reader: _Reader, passages: Passages) -> Iterator[Tensor]:
+    def _blocks(self, reader: VectorReader, passages: Passages) -> Iterator[Tensor]:
         """The vectors of passages, block after block."""
         key = reader.head.definition.name, passages.content
         if self._kept is not None and key in self._kept:
@@ -82,21 +88,26 @@ class Searcher:
             self._kept[key] = torch.cat(parts)
 
 
-class _Reader(NamedTuple):
-    """What makes vectors of texts as a task's head compares them."""
+class VectorReader(NamedTuple):
+    """What makes vectors of texts as a task's head compares them, (n, d) float32."""
 
     encoder: Encoder
     head: Ranking
     batch_size: int
 
-    def vectors(self, ready: Sequence[Any]) -> Tensor:
-        return self.head.vectors(features_of(self.encoder, ready, self.head.definition, self.batch_size).values)
+    def queries(self, rows: Sequence[Any]) -> Tensor:
+        """Those of prepared rows' queries."""
+        return self._vectors([{**row, "ids": row["ids"][:1]} for row in rows])
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        return self.vectors(self.encoder.prepare_passages(texts, self.head.definition))
+        """Those of passages."""
+        return self._vectors(self.encoder.prepare_passages(texts, self.head.definition))
+
+    def _vectors(self, ready: Sequence[Any]) -> Tensor:
+        return self.head.vectors(features_of(self.encoder, ready, self.head.definition, self.batch_size).values)
 
 
-def _pooled(reader: _Reader, small: Sequence[Passages]) -> dict[Passages, Tensor]:
+def _pooled(reader: VectorReader, small: Sequence[Passages]) -> dict[Passages, Tensor]:
     """The vectors of small collections; a text that several have is encoded once."""
     texts = list(dict.fromkeys(text for one in small for text in one.texts()))
     places = {text: place for place, text in enumerate(texts)}

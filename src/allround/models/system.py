@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from allround.core import registry
@@ -18,6 +19,7 @@ from allround.tasks.choices import in_words, labels_of, wrong_options
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.modality import modality_of
+from allround.tasks.passages import Passages
 from allround.tasks.values import Row
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ class System(Predicts, ABC):
     definitions: dict[str, Definition]
     #: What is known of how the system was made; stands in the manifest.
     facts: dict[str, object]
+    #: Of tasks that rank passages, those that a query searches which comes alone; `allround.models.indexed.search_in`
+    #: sets them. They are not saved.
+    passages: Mapping[str, Passages] = MappingProxyType({})
 
     @abstractmethod
     def answer(
@@ -205,6 +210,8 @@ class System(Predicts, ABC):
             )
         reader = modality_of(definition)
         rows = [reader.row_of(row if isinstance(row, tuple) else (row,)) for row in inputs]
+        if task in self.passages:
+            rows = [(*row, self.passages[task]) if len(row) == 1 else row for row in rows]
         if not rows:
             return []
         made = self.answers(task, rows, batch_size=batch_size, scores=scores)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from allround.core.errors import AllroundError
 from allround.core.words import listed
-from allround.models.prediction.answerer import Asking
+from allround.models.prediction.answerer import Asking, own_inputs
 from allround.models.system import System
 from allround.tasks.modality import modality_of
 from allround.tasks.sources.stream import Lines, Objects, Window
@@ -70,7 +70,7 @@ def of_one_input(system: System, asking: Asking) -> Asking:
 
     Errors: a task with more inputs is named, or there are no others.
     """
-    inputs = {name: system.definition(name).inputs for name in (asking.tasks or system.definitions)}
+    inputs = {name: own_inputs(system, name) for name in (asking.tasks or system.definitions)}
     single = tuple(name for name, columns in inputs.items() if len(columns) == 1)
     if len(single) < len(inputs) and (asking.tasks is not None or not single):
         name, columns = next((name, columns) for name, columns in inputs.items() if len(columns) > 1)

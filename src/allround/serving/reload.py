@@ -13,10 +13,10 @@ from allround.core.errors import AllroundError
 from allround.core.words import listed
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.versions import Gates, TaskVersions, compare
-from allround.models.system import System, load
+from allround.models.system import System
 from allround.serving.metrics import Metrics
 from allround.serving.refused import Refused
-from allround.serving.served import Models, Served, warm_up
+from allround.serving.served import Models, Served, open_served
 from allround.tasks.suite import Suite
 
 
@@ -64,8 +64,7 @@ class Reloader:
             self._lock.release()
 
     def _reload(self, served: Served, folder: Path) -> dict[str, Any]:
-        system = load(folder, device=self._device)
-        warm_up(system)
+        system = open_served(folder, served.indexes, self._device)
         tasks: list[TaskVersions] = []
         if self._gate is not None and served.name in self._answers:
             old, new = self._answers[served.name], self._gate.answers(system, folder)

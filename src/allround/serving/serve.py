@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -45,6 +45,7 @@ def serve(
     suite: Suite | None = None,
     gates: Gates | None = None,
     split: str = "test",
+    indexes: Mapping[str, Sequence[Path]] | None = None,
     device: str = "cpu",
     say: Callable[[str], object] = print,
 ) -> None:
@@ -55,7 +56,8 @@ def serve(
     deadline: seconds until a request is given up. limits: of the engine of each model. shadow: a folder whose model
     answers what the first one is asked too; where it answers in another way, that is a line in `shadow_file`. suite,
     split: rows on which a version that is to be reloaded is compared with the present one, and must keep to `gates`.
-    device: auto, cpu or cuda. say: takes a line that says where the server is, and one for each reload.
+    indexes: of models by name, folders that `allround index` made, which their queries search; a reload opens them
+    again. device: auto, cpu or cuda. say: takes a line that says where the server is, and one for each reload.
 
     SIGHUP reads the folders again; so does POST /admin/reload, where the variable `ALLROUND_ADMIN_KEY` has a key.
 
@@ -66,20 +68,24 @@ def serve(
     from allround.serving.keys import ADMIN, Keys
     from allround.serving.metrics import Metrics
     from allround.serving.reload import Gatekeeper, Reloader
-    from allround.serving.served import Models, Served, warm_up
+    from allround.serving.served import Models, Served, open_served
     from allround.serving.server import BACKLOG, Server, bind
     from allround.serving.service import Service
     from allround.serving.shadow import Shadow
 
+    if shadow is not None and next(iter(folders)) in (indexes or {}):
+        raise AllroundError("serve a shadow beside a model that searches an index",
+                            "the index was made with the model, and the shadow has other vectors",
+                            "leave --shadow or --passages out")  # fmt: skip
     if not deadline > 0:
         raise AllroundError(f"serve with a deadline of {deadline:g} seconds", "it must be above 0", "give such as 30")
     allowed, metrics = Keys.read(keys), Metrics()
     with bind(host, port) as listener:
         served = []
         for name, folder in folders.items():
-            system = load(folder, device=device)
-            warm_up(system)
-            served.append(Served(name, Engine(system, limits, name=name, watch=metrics.watch(name)), Path(folder)))
+            own = list((indexes or {}).get(name, ()))
+            engine = Engine(open_served(folder, own, device), limits, name=name, watch=metrics.watch(name))
+            served.append(Served(name, engine, Path(folder), indexes=own))
         if shadow is not None:
             first = served[0]
             first.shadow = Shadow(load(shadow, device=device), Path(shadow_file), metrics, name=first.name,

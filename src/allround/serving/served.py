@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from allround.core.errors import AllroundError, suggestion
-from allround.models.prediction.answerer import Asking
-from allround.models.system import System
+from allround.models.indexed import open_index, search_in
+from allround.models.prediction.answerer import Asking, own_inputs
+from allround.models.system import System, load
 from allround.serving.engine import Engine
 from allround.serving.refused import Refused
 from allround.serving.shadow import Shadow
@@ -21,10 +22,17 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 class Served:
     """One model under a name. folder: where it was loaded from, for those that came from a folder. shadow: a new
-    version that answers beside it."""
+    version that answers beside it. indexes: folders of what its queries search."""
 
-    def __init__(self, name: str, engine: Engine, folder: Path | None = None, shadow: Shadow | None = None) -> None:
-        self.name, self.engine, self.folder, self.shadow = name, engine, folder, shadow
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        folder: Path | None = None,
+        shadow: Shadow | None = None,
+        indexes: Sequence[Path] = (),
+    ) -> None:
+        self.name, self.engine, self.folder, self.shadow, self.indexes = name, engine, folder, shadow, indexes
 
     @property
     def system(self) -> System:
@@ -35,8 +43,8 @@ class Served:
         scores = self.system.facts.get("scores")
         known = scores if isinstance(scores, Mapping) else {}
         return [
-            {"name": d.name, "model": self.name, "kind": d.kind, "inputs": list(d.inputs), "modality": d.modality,
-             "labels": list(d.labels), "metric": d.metric, "score": _score(known.get(d.name)),
+            {"name": d.name, "model": self.name, "kind": d.kind, "inputs": list(own_inputs(self.system, d.name)),
+             "modality": d.modality, "labels": list(d.labels), "metric": d.metric, "score": _score(known.get(d.name)),
              "files": modality_of(d).files}
             for d in self.system.definitions.values()
         ]  # fmt: skip
@@ -103,13 +111,39 @@ def named_folders(words: Iterable[str]) -> dict[str, Path]:
     return found
 
 
+def named_indexes(words: Iterable[str], models: Mapping[str, Path]) -> dict[str, list[Path]]:
+    """Folders of indexes by the names of the models that search them: of `NAME=FOLDER`, or the first model.
+
+    >>> named_indexes(["pages", "old=old-pages"], {"new": Path("a"), "old": Path("b")})
+    {'new': [PosixPath('pages')], 'old': [PosixPath('old-pages')]}
+    """
+    found: dict[str, list[Path]] = {}
+    for word in words:
+        before, separator, after = word.partition("=")
+        given = bool(separator) and before in models
+        found.setdefault(before if given else next(iter(models)), []).append(Path(after if given else word))
+    return found
+
+
+def open_served(folder: Path | str, indexes: Iterable[Path] = (), device: str = "cpu") -> System:
+    """Load a model with the indexes that its queries search, and try all of it out."""
+    system = load(folder, device=device)
+    for one in indexes:
+        search_in(system, open_index(one))
+    warm_up(system)
+    return system
+
+
 def warm_up(system: System) -> None:
     """Answer a made-up row of each task, so that the first request finds everything loaded, and what cannot work is
     found before anyone asks."""
     for definition in system.definitions.values():
         rules = kind(definition.kind)
         if not (rules.written or rules.own_choices or definition.harness):  # that would take long, or need a real row
-            system.answers(definition.name, [modality_of(definition).example(len(definition.inputs)).row])
+            query = modality_of(definition).example(len(definition.inputs)).row
+            if definition.name in system.passages:
+                query = (query[0], system.passages[definition.name])
+            system.answers(definition.name, [query])
 
 
 def asking_of(tasks: list[str] | str | None, *, scores: bool) -> Asking:

@@ -36,7 +36,7 @@ def wrong_choices(value: object) -> str | None:
 def wrong_options(definition: Definition, row: Row) -> str | None:
     """What is wrong with the choices of a row of a task, or with its passages, in words; None where nothing is, or rows
     have none."""
-    if kind(definition.kind).ranked and [type(value) for value in row] != [str, Passages]:
+    if kind(definition.kind).ranked and not _is_search(row):
         return "no query as text, and then passages"
     options = definition.prompt.options if definition.prompt is not None else ""
     if not options:
@@ -45,6 +45,11 @@ def wrong_options(definition: Definition, row: Row) -> str | None:
     if isinstance(choices, list) and len(choices) > most:
         return f"{len(choices)} choices, and no row that the model was made for has more than {most}"
     return wrong_choices(choices)
+
+
+def _is_search(row: Row) -> bool:
+    """Whether a row is a query and passages."""
+    return len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], Passages)
 
 
 def labels_of(definition: Definition, row: Row) -> Sequence[str]:

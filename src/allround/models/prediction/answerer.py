@@ -10,6 +10,7 @@ from allround.core.errors import AllroundError
 from allround.models.batch import Answers
 from allround.models.calibration import Calibration
 from allround.tasks.definition import Definition
+from allround.tasks.passages import Passages
 from allround.tasks.values import Row
 
 
@@ -27,6 +28,7 @@ class Answerer(Protocol):
     """The part of a system that prediction uses."""
 
     definitions: dict[str, Definition]
+    passages: Mapping[str, Passages]
 
     @property
     def finds_tasks(self) -> bool: ...
@@ -40,6 +42,12 @@ class Answerer(Protocol):
     def answer_tasks(
         self, tasks: Sequence[str], rows: Sequence[Row], *, batch_size: int = 64, scores: bool = False
     ) -> dict[str, Answers]: ...
+
+
+def own_inputs(system: Answerer, task: str) -> tuple[str, ...]:
+    """The input columns of a task that rows must have: the query alone, where the system has passages for it."""
+    inputs = system.definition(task).inputs
+    return inputs[:1] if task in system.passages else inputs
 
 
 @dataclass(frozen=True)

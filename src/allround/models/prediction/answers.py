@@ -11,7 +11,7 @@ from allround.core.errors import AllroundError
 from allround.core.words import plural
 from allround.models.batch import Answers
 from allround.models.calibration import sets_of
-from allround.models.prediction.answerer import Answerer, Asking, TaskFound
+from allround.models.prediction.answerer import Answerer, Asking, TaskFound, own_inputs
 from allround.models.prediction.cells import Inputs, read_inputs
 from allround.tasks.choices import in_words, labels_of
 from allround.tasks.definition import Definition
@@ -109,26 +109,25 @@ def answer_windows(
 def choose_tasks(system: Answerer, window: Window, asking: Asking, source: str, counts: Counts) -> list[str]:
     """The tasks that are asked for, or all whose columns are there."""
     lacking = {
-        name: [column for column in definition.inputs if not window.has(column)]
-        for name, definition in system.definitions.items()
+        name: [column for column in own_inputs(system, name) if not window.has(column)] for name in system.definitions
     }
     have = ", ".join(window.names)
     if asking.tasks is None:
         counts.left_out = {name: f"there is no column '{gone[0]}'" for name, gone in lacking.items() if gone}
         chosen = [name for name in system.definitions if name not in counts.left_out]
         if not chosen:
-            needs = "; ".join(f"'{name}' needs {', '.join(d.inputs)}" for name, d in system.definitions.items())
+            needs = "; ".join(f"'{name}' needs {', '.join(own_inputs(system, name))}" for name in system.definitions)
             raise AllroundError(
                 f"answer {source}", f"it has the columns {have}, and no task's own: {needs}", "rename the columns"
             )
         return chosen
     for name in asking.tasks:
-        definition = system.definition(name)
+        system.definition(name)  # an error for a task that is not there
         if lacking[name]:
             raise AllroundError(
                 f"answer task '{name}' for {source}",
                 f"it has no column '{lacking[name][0]}'; it has: {have}",
-                f"name the columns {', '.join(definition.inputs)}",
+                f"name the columns {', '.join(own_inputs(system, name))}",
             )
     return list(dict.fromkeys(asking.tasks))
 
@@ -166,9 +165,12 @@ class Reading:
         together: dict[Hashable, list[str]] = {}
         for task in tasks:
             d = system.definition(task)
-            together.setdefault((d.inputs, d.modality, kind(d.kind).per_token, d.columns), []).append(task)
-        self._read = [self._part(own, read_inputs(system.definition(own[0]), window), alike)
-                      for alike, own in together.items()]  # fmt: skip
+            alike = d.inputs, d.modality, kind(d.kind).per_token, d.columns, id(system.passages.get(task))
+            together.setdefault(alike, []).append(task)
+        self._read = [
+            self._part(own, read_inputs(system.definition(own[0]), window, system.passages.get(own[0])), alike)
+            for alike, own in together.items()
+        ]
         if asking.strict:
             for part in self._read:
                 _check_whole(part.inputs, window, part.tasks, source)

@@ -11,6 +11,7 @@ from allround.tasks.column_types import ColumnType
 from allround.tasks.definition import Definition
 from allround.tasks.modality import Modality, modality_of
 from allround.tasks.odd_cells import odd_cells
+from allround.tasks.passages import Passages
 from allround.tasks.sources.stream import Window
 from allround.tasks.sources.text_files import BOOLEANS
 from allround.tasks.values import Row, Value, is_empty, is_missing, native, short
@@ -39,12 +40,15 @@ class BrokenCell(Exception):
     """A cell holds what the task cannot read."""
 
 
-def read_inputs(definition: Definition, window: Window) -> Inputs:
-    """A window's rows as a task's inputs."""
+def read_inputs(definition: Definition, window: Window, passages: Passages | None = None) -> Inputs:
+    """A window's rows as a task's inputs. passages: those of all rows, where these hold queries alone."""
     rules = modality_of(definition)
     found = Inputs()
     types: tuple[ColumnType | None, ...] = definition.columns or (None,) * len(definition.inputs)
-    columns = [(name, type_, window.cells(name)) for name, type_ in zip(definition.inputs, types, strict=True)]
+    cells = [window.column(name) for name in (definition.inputs if passages is None else definition.inputs[:1])]
+    if passages is not None:
+        cells.append([passages] * len(window))
+    columns = list(zip(definition.inputs, types, cells, strict=True))
     for place in range(len(window)):
         number = window.first + place
         try:

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from allround.core.errors import AllroundError
@@ -32,13 +31,11 @@ WINDOW = 1024
 class Window(ABC):
     """Some rows that follow each other.
 
-    first: the number of the first, counted from 0. names: of their columns. fixed: what further columns hold in every
-    row; they are not written out.
+    first: the number of the first, counted from 0. names: of their columns.
     """
 
     first: int
     names: tuple[str, ...]
-    fixed: Mapping[str, object] = MappingProxyType({})
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -48,11 +45,7 @@ class Window(ABC):
         """The cells of a column, as the file holds them: those of a CSV file are texts."""
 
     def has(self, name: str) -> bool:
-        return name in self.names or name in self.fixed
-
-    def cells(self, name: str) -> Sequence[object]:
-        """The cells of a column, or what is fixed for it."""
-        return [self.fixed[name]] * len(self) if name in self.fixed else self.column(name)
+        return name in self.names
 
     def objects(self) -> Iterator[dict[str, object]]:
         """The rows, each a new dictionary of its cells."""

@@ -1,0 +1,1 @@
+"""What finds the nearest of many vectors: each file is an index."""
