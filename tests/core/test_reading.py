@@ -140,6 +140,7 @@ ALLOWED = {
     ("tasks/task.py", "OSFile"): "after check_file",
     ("tasks/task.py", "memory_map"): "after check_file",
     ("models/indexed.py", "memory_map"): "after check_files",
+    ("models/indexed.py", "OSFile"): "to write",
     ("models/index/exact.py", "np.load"): "after check_files",
     ("models/index/faiss.py", "np.load"): "what was just written",
     ("models/index/hnswlib.py", "np.load"): "what was just written",
