@@ -11,6 +11,7 @@
     ar.train("suite.yml", base="all-MiniLM-L6-v2", out="models/joint")                    # one joint model
     ar.merge(["models/topic", "models/mood"], base="models/base", out="models/both")      # or state dicts in memory
     ar.rerank("search.yml", retriever="models/find", base="all-MiniLM-L6-v2", out="models/two")      # two stages
+    ar.queries("search.yml", base="smollm2-135m", out="runs/made")                        # rows for a search
     ar.evaluate("models/both", "suite.yml").print()
     ar.relate("suite.yml", base="all-MiniLM-L6-v2", out="runs/related").print()           # who helps whom
     ar.stream("suite.yml", base="all-MiniLM-L6-v2", out="runs/stream")                    # one task after another
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         AddOptions,
         Build,
         Constraints,
+        MadeQueries,
         Options,
         ShrinkOptions,
         add_task,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         evaluate,
         export,
         index,
+        queries,
         relate,
         rerank,
         shrink,
@@ -67,6 +70,7 @@ __all__ = [
     "Build",
     "Constraints",
     "Library",
+    "MadeQueries",
     "MultiTaskModel",
     "Options",
     "Scoreboard",
@@ -86,6 +90,7 @@ __all__ = [
     "make_task",
     "merge",
     "methods",
+    "queries",
     "relate",
     "rerank",
     "shrink",
@@ -103,6 +108,7 @@ _HOMES = {
     "Build": "allround.building",
     "Constraints": "allround.building",
     "Library": "allround.composition.library.library",
+    "MadeQueries": "allround.building",
     "MultiTaskModel": "allround.models.systems.multi_task_model",
     "Options": "allround.building",
     "Scoreboard": "allround.evaluation.scoreboard",
@@ -117,6 +123,7 @@ _HOMES = {
     "evaluate": "allround.building",
     "export": "allround.building",
     "index": "allround.building",
+    "queries": "allround.building",
     "relate": "allround.building",
     "rerank": "allround.building",
     "shrink": "allround.building",

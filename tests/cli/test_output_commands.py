@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import typer
 from safetensors.torch import load_file, save_file
+from tests.models.language import save_model
 from typer.testing import CliRunner
 
 import allround
@@ -43,7 +44,8 @@ def cli(*words: Any) -> str:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> dict[str, Path]:
     """A suite of two tasks on a table, a base, a model of each task, and a store of both; and a suite of a search, with
-    a base of texts as what finds passages."""
+    a base of texts as what finds passages, and a language model that
+    speaks."""
     folder = tmp_path_factory.mktemp("made")
     kinds = [i % 3 for i in range(45)]
     lines = [f"{4 + k + i % 7 / 10:.1f},{3 - k / 2 + i % 5 / 10:.1f},s{k},b{i % 2}" for i, k in enumerate(kinds)]
@@ -79,6 +81,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> dict[st
     )
     found["passages"] = folder / "passages.jsonl"
     found["search"], found["words"] = folder / "search.yml", bert_folder
+    found["speaker"] = save_model(folder / "speaker", "llama")
     found["find"] = folder / "model-find"
     cli("evaluate", bert_folder, found["search"], "--fit-heads", "--save", found["find"])
     found["table"] = folder / "scores.csv"
@@ -95,6 +98,7 @@ FOLDERS: dict[str, str] = {
     "train": "suite --base base --epochs 1",
     "tune": "suite species --base base --epochs 1",
     "rerank": "search --retriever @find --base words --candidates 2 --epochs 1",
+    "queries": "search --base speaker --examples 1 --per-passage 2",
     "compare-training": "suite --base base --methods equal --seeds 1 --trials 1 --sweep 0 --epochs 1 --workers 1",
     "relate": "suite --base base --estimators sizes,logme --workers 1",
     "stream": "suite --base base --strategies none --epochs 1 --workers 1",
@@ -248,7 +252,7 @@ def test_unfinished_work_that_is_not_its_own(command: str, made: dict[str, Path]
 def test_two_at_once(command: str, made: dict[str, Path], tmp_path: Path) -> None:
     """The second is refused before it does any work, and leaves what the first is writing alone."""
     out, work = tmp_path / "out", tmp_path / "out.unfinished"
-    first = {"train": work, "tune": work, "rerank": work, "index": work, "loop": work} | dict.fromkeys(WORKING, out)
+    first = dict.fromkeys(("train", "tune", "rerank", "index", "queries", "loop"), work) | dict.fromkeys(WORKING, out)
     with locked_folder(first.get(command, tmp_path / ".out.partial"), out, command):
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(AllroundError, match="another process is writing it at this moment"):

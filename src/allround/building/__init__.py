@@ -6,6 +6,7 @@ from allround.building.compare import compare_training
 from allround.building.export import export
 from allround.building.index import index
 from allround.building.options import Constraints, Options
+from allround.building.queries import MadeQueries, queries
 from allround.building.relate import relate
 from allround.building.rerank import rerank
 from allround.building.result import Build
@@ -19,6 +20,7 @@ __all__ = [
     "AddOptions",
     "Build",
     "Constraints",
+    "MadeQueries",
     "Options",
     "ShrinkOptions",
     "add_task",
@@ -27,6 +29,7 @@ __all__ = [
     "evaluate",
     "export",
     "index",
+    "queries",
     "relate",
     "rerank",
     "shrink",

@@ -69,6 +69,18 @@ def open_for(model: Path | str, suite: Suite, *, fit_heads: bool, say: Callable[
     return found.eval()
 
 
+def open_language_model(base: str | Path, asked: str, **settings: object) -> LanguageModel:
+    """A base that must be a language model. asked: what it is for, in messages. settings: such as `max_length`.
+
+    Errors: a base of another sort.
+    """
+    folder = find_folder(base)
+    found = load_encoder(folder, **settings) if is_language_model(folder) else None
+    if not isinstance(found, LanguageModel):
+        raise AllroundError(asked, f"{base} is not a language model", "give one as the --base, such as smollm2-135m")
+    return found.eval()
+
+
 def _matches(folder: Path, home: Path, suite: Suite) -> dict[str, Match]:
     """Whether the head in a folder serves each task."""
     classifier = classifier_in(folder, home)

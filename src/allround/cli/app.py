@@ -27,6 +27,7 @@ COMMANDS = (
     "compare-training",
     "tune",
     "rerank",
+    "queries",
     "relate",
     "sources",
     "merge",

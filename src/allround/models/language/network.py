@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -225,6 +226,22 @@ class LanguageNetwork(nn.Module):
         """What the network calls the keys and values of what it has read; versions of transformers differ."""
         known = inspect.signature(self.network.base_model.forward).parameters
         return "cache" if "cache" in known else "past_key_values"
+
+    def read_prompt(self, ids: Tensor, before: Any = None) -> Any:
+        """The keys and values of the tokens of one prompt, (1, n), behind others that were read before it.
+
+        before: what this gave for those; it stays as it is. None where layers forget what they have read, or a prompt
+        goes to an encoder of its own.
+        """
+        if self.two_parts or not self._plain_cache:
+            return None
+        known = copy.deepcopy(before)
+        length = ids.shape[1] + (0 if known is None else known.get_seq_length())
+        more = {} if known is None else {self.cache_name: known}
+        made = self.network.base_model(
+            input_ids=ids, attention_mask=ids.new_ones(1, length), use_cache=True, **more
+        )  # fmt: skip
+        return made.past_key_values
 
     @property
     def _plain_cache(self) -> bool:

@@ -1,4 +1,4 @@
-"""Writing answers: greedy, with a key-value cache, until a token or a text ends each."""
+"""Writing answers: greedy or drawn, with a key-value cache, until a token or a text ends each."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ def write(
     tokenizer: Any,
     ending: Ending,
     chorus: Chorus | None = None,
+    *,
+    drawing: Drawing | None = None,
+    read: Any = None,
 ) -> tuple[str, ...]:
     """What the model writes behind each prompt, without what ends it and white space around it; arguments as in
     `write_tokens`."""
     ends, texts = end_tokens(net, ending), []
-    for row in write_tokens(net, tensors, tokenizer, ending, chorus):
+    for row in write_tokens(net, tensors, tokenizer, ending, chorus, drawing=drawing, read=read):
         tokens = row[:-1] if row and row[-1] in ends else row
         text = str(tokenizer.decode(tokens, skip_special_tokens=True))
         cuts = [text.find(stop) for stop in ending.stop if stop in text]
@@ -56,13 +59,14 @@ def write_tokens(
     drawing: Drawing | None = None,
     seconds: float | None = None,
     heard: Callable[[int], bool] | None = None,
+    read: Any = None,
 ) -> list[list[int]]:
     """The tokens that the model writes behind each prompt, with that which ends them where one does.
 
     tensors: `ids` and `mask` of the prompts, padded on the left (of an encoder-decoder model on the right). chorus:
     other models that have a say in each token. drawing: tokens are drawn; by default each is the most probable one.
     seconds: no token is begun later than this. heard: is given each token of a single prompt as it comes, and says
-    whether it was the last.
+    whether it was the last. read: keys and values of all tokens of the prompts but the last ones, where they are known.
     """
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
@@ -94,6 +98,7 @@ def write_tokens(
             generation_config=plain,
             stopping_criteria=stops,
             logits_processor=LogitsProcessorList([] if chorus is None else [chorus]),
+            **({} if read is None else {net.cache_name: read}),
         )
     net.train(was_training)
     rows: list[list[int]] = made[:, start:].tolist()
