@@ -436,3 +436,28 @@ def test_many_passages_are_said_to_take_time(made: IndexResult, monkeypatch: pyt
 
 def test_everything_is_public() -> None:
     assert allround.index is index and isinstance(indexed.FORMAT, int) and issubclass(IndexedPassages, Passages)
+
+
+def test_an_export_ranks_as_its_model_and_has_indexes_of_its_own(
+    hf_folder: Path, folder: Path, made: IndexResult, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from allround.models.exporting import export_onnx
+
+    asked = {"find": definition(), "law": definition("law", instruction="good film")}
+    labels = Definition("mood", "classification", ("text",), "text", "accuracy", ("bad", "good"))
+    model = MultiTaskModel(load_encoder(hf_folder), {**asked, "mood": labels}).eval()
+    found = export_onnx(model, tmp_path / "onnx")
+    assert {name for some in found.graphs.values() for name in some} == {"find", "law", "mood"}
+    exported, passages = load(tmp_path / "onnx"), read_passages(folder / "pages.jsonl")
+    for task in asked:
+        rows = [(query, passages) for query in QUERIES]
+        assert exported.predict(task, rows) == model.predict(task, rows), task
+    assert exported.predict("mood", QUERIES) == model.predict("mood", QUERIES)
+    with pytest.raises(AllroundError, match="made with another model"):
+        exported.predict("find", [("film", open_index(made.folder))])
+    index(tmp_path / "onnx", passages, tmp_path / "out", task="law")
+    again = load(tmp_path / "onnx")
+    search_in(again, open_index(tmp_path / "out"))
+    assert again.predict("law", QUERIES) == model.predict("law", [(query, passages) for query in QUERIES])

@@ -19,6 +19,7 @@ from allround.core.outputs import output_folder
 from allround.models.batch import Batch
 from allround.models.encoder import CONFIG
 from allround.models.encoders.onnx import FEATURES, Onnx
+from allround.models.heads.ranking import Ranking
 from allround.models.systems.multi_task_model import MultiTaskModel, open_model
 from allround.tasks.modality import modality_of
 
@@ -58,8 +59,10 @@ def export_onnx(
 
     A graph reads what the encoder's rows become, such as `input_ids` (n, width) and `attention_mask`, and gives
     `features` (n, d) and for each task `outputs.<task>`: logits (n, labels), or numbers. Where rows are pairs, there
-    are 2 n sequences, first the n first texts. Tasks that read rows in one way share a graph, and graphs share their
-    weights. The folder is a model as any other: `allround.load`, `predict`, `evaluate` and `serve` take it.
+    are 2 n sequences, first the n first texts. Of a task that ranks passages there are features alone: queries and
+    passages are each one sequence, and their cosines (or products) are the scores. Tasks that read rows in one way
+    share a graph, and graphs share their weights. The folder is a model as any other: `allround.load`, `predict`,
+    `evaluate` and `serve` take it.
 
     tasks: by default all. int8: weights of matrix products and embeddings as whole numbers of 8 bits, in the graphs
     alone; heads that the folder itself uses keep their numbers. Errors: an encoder or a head that no graph can hold; a
@@ -70,7 +73,8 @@ def export_onnx(
     chosen = list(tasks or model.definitions)
     for task in chosen:
         model.definition(task)
-        model.output_head(task)
+        if not _ranks(model, task):
+            model.output_head(task)
     model = model.to("cpu").eval()
     with output_folder(out, "export", force=force) as folder:
         (folder / "encoder").mkdir()
@@ -101,13 +105,19 @@ def difference(one: Tensor, other: Tensor) -> float:
     return float(((one - other).abs() / one.abs().clamp_min(1)).max())
 
 
+def _ranks(model: MultiTaskModel, task: str) -> bool:
+    """Whether a task compares vectors of queries and passages, and so reads nothing but features."""
+    return isinstance(model.head(task), Ranking)
+
+
 class _Graph(nn.Module):
-    """Tensors of a batch in, features and the outputs of heads out."""
+    """Tensors of a batch in, features and the outputs of heads out. Those that rank passages have none."""
 
     def __init__(self, model: MultiTaskModel, tasks: Sequence[str], example: Batch) -> None:
         super().__init__()
         self.encoder = model.encoder
-        self.heads = nn.ModuleList(model.head(task) for task in tasks)
+        self.answered = [task for task in tasks if not _ranks(model, task)]
+        self.heads = nn.ModuleList(model.head(task) for task in self.answered)
         self.tasks, self.names = list(tasks), list(example.tensors)
         first = example.tensors[self.names[0]]
         self.sides = len(first) // example.size
@@ -155,7 +165,7 @@ def _graph(model: MultiTaskModel, tasks: Sequence[str], scratch: Path, int8: boo
             dynamo=True,
             dynamic_shapes=(_dimensions(first, second),),
             input_names=list(first.tensors),
-            output_names=[FEATURES, *(f"outputs.{task}" for task in tasks)],
+            output_names=[FEATURES, *(f"outputs.{task}" for task in graph.answered)],
             verbose=False,
         )
         assert program is not None
@@ -201,12 +211,15 @@ def example(model: MultiTaskModel, task: str, rows: int, length: int) -> Batch:
 
 
 def _answers(one: MultiTaskModel, other: MultiTaskModel, tasks: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
-    """What two models' heads give for the same made-up batches."""
+    """What two models' heads give for the same made-up batches; of tasks that rank passages, the features."""
     with torch.inference_mode():
         for task in tasks:
             for size in SIZES:
                 batch = example(one, task, *size)
-                yield one(task, batch), other(task, batch)
+                if _ranks(one, task):
+                    yield one.features(batch).values, other.features(batch).values
+                else:
+                    yield one(task, batch), other(task, batch)
 
 
 def _put_weights_apart(graph: Any, weights: Any, places: dict[bytes, tuple[int, int]]) -> None:

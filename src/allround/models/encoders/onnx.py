@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.core.files import write_json
+from allround.core.files import hash_folder, hash_json, write_json
 from allround.core.locks import Lock
 from allround.core.registry import method
 from allround.models.batch import Batch, Features
@@ -73,6 +73,12 @@ class Onnx(Encoder):
     def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Any]:
         self.check(definition)
         return self.rows.prepare(inputs, definition, targets)
+
+    def prepare_passages(self, texts: Sequence[str], definition: Definition) -> list[Any]:
+        return self.rows.prepare_passages(texts, definition)
+
+    def content(self) -> str:
+        return hash_json([self.name, hash_folder(self.folder)])
 
     def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
         made = self.rows.collate(prepared, definition, targets)
