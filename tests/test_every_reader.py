@@ -983,6 +983,7 @@ OTHERS = {
     "building/licences.py": "the card of a base, of which a name alone is taken; what is no card names none",
     "building/push.py": "the file of options that the command line wrote, by the reader of YAML",
     "cli/config.py": "a file of options, compared with the options of the command: tests/cli/test_config.py",
+    "tasks/mteb/finding.py": "a folder that the package mteb reads, by datasets, whose errors are caught",
     "building/index.py": "how many vectors an earlier run of the same command made, in its folder of work",
     "models/index/hnswlib.py": "the first numbers of a file whose hash is right",
     "building/repeats.py": "facts of reports that the same build wrote a moment ago",

@@ -40,10 +40,10 @@ class _Strict(BaseModel):
 
 
 class SourceSpec(_Strict):
-    """Where rows come from: exactly one of `name`, `path`, `hub`, `sklearn`, `lm_eval`, or files by split.
+    """Where rows come from: exactly one of `name`, `path`, `hub`, `sklearn`, `lm_eval`, `mteb`, or files by split.
 
-    lm_eval: a task of the lm-evaluation-harness, by its name, the path of a YAML file, or its configuration. A plain
-    string in the suite file is a `name`: a path where there is one, else a Hub id.
+    lm_eval: a task of the lm-evaluation-harness, by its name, the path of a YAML file, or its configuration. mteb: the
+    name of a task of MTEB. A plain string in the suite file is a `name`: a path where there is one, else a Hub id.
     columns: name there -> name here. splits: the same of the splits of a data set on the Hub; others are left out.
     """
 
@@ -52,6 +52,7 @@ class SourceSpec(_Strict):
     hub: str | None = None
     sklearn: str | None = None
     lm_eval: str | dict[str, object] | None = None
+    mteb: str | None = None
     train: str | None = None
     validation: str | None = None
     test: str | None = None
@@ -70,15 +71,17 @@ class SourceSpec(_Strict):
 
     @model_validator(mode="after")
     def _one_place(self) -> SourceSpec:
-        places = [p for p in ("name", "path", "hub", "sklearn", "lm_eval") if getattr(self, p) is not None]
+        places = [p for p in ("name", "path", "hub", "sklearn", "lm_eval", "mteb") if getattr(self, p) is not None]
         places += ["files by split"] if self.files else []
         if len(places) != 1:
             found = f"{' and '.join(places)} together" if places else "no place"
             raise ValueError(f"a source with {found}; give one of path, hub, sklearn, or train/validation/test files")
         if (self.delimiter or self.encoding) and (self.hub or self.sklearn):
             raise ValueError("delimiter and encoding belong to files; leave them out here")
-        if (self.config or self.revision or self.splits) and not (self.hub or self.name):
-            raise ValueError("config, revision and splits belong to a Hub id; leave them out here")
+        if (self.revision or self.splits) and not (self.hub or self.name):
+            raise ValueError("revision and splits belong to a Hub id; leave them out here")
+        if self.config and not (self.hub or self.name or self.mteb):
+            raise ValueError("config belongs to a Hub id, or to a task of MTEB; leave it out here")
         if len(set(self.splits.values())) < len(self.splits):
             raise ValueError("splits gives two splits one name; give each another name, or leave one out")
         return self
@@ -106,6 +109,8 @@ class SplitSpec(_Strict):
 
 #: What may be said of a task of the lm-evaluation-harness.
 HARNESS_KEYS = ("source", "metric", "role", "category", "limit", "shots", "chat", "system")
+#: What may be said of a task of MTEB. Its kind, columns and metric are its own.
+MTEB_KEYS = ("source", "local", "role", "category", "limit", "instruction", "head", "contrast")
 
 
 class TaskSpec(_Strict):
@@ -152,8 +157,13 @@ class TaskSpec(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _of_harness(cls, value: object) -> object:
-        """A task of the lm-evaluation-harness says itself what its rows are; retrieval has names for its columns."""
+        """Tasks of MTEB and the lm-evaluation-harness say what their rows are; retrieval has names for its columns."""
         source = value.get("source") if isinstance(value, dict) else None
+        if isinstance(value, dict) and isinstance(source, dict) and "mteb" in source:
+            if odd := [str(key) for key in value if key not in MTEB_KEYS]:
+                raise ValueError(f"`{odd[0]}` with a task of MTEB, which brings its own; "
+                                 f"give no more than {', '.join(MTEB_KEYS)}")  # fmt: skip
+            return {"kind": "retrieval", "inputs": "query", "target": "relevant", "role": HELD_OUT, **value}
         if isinstance(value, dict) and value.get("kind") == "retrieval":
             return {"inputs": "query", "target": "relevant", **value}
         if not isinstance(value, dict) or not isinstance(source, dict) or "lm_eval" not in source:

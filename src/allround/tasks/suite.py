@@ -15,9 +15,10 @@ from allround.core.problems import Problems
 from allround.tasks.harness.making import harness_task
 from allround.tasks.kind import kind
 from allround.tasks.make import make_task
+from allround.tasks.mteb.making import PREFIX, mteb_task, mteb_tasks
 from allround.tasks.passages import Passages
 from allround.tasks.roles import HELD_OUT, HoldOut, held_out
-from allround.tasks.sources.load import load_raw
+from allround.tasks.sources.load import load_raw, place_of
 from allround.tasks.sources.passages import beir_folder, passages_file, read_beir, read_passages
 from allround.tasks.spec import SuiteSpec, TaskSpec, read_suite
 from allround.tasks.task import SPLITS, Task, check_limit, row_key, text_row
@@ -146,7 +147,7 @@ class Suite:
         limit: Mapping[str, int] | None = None,
         problems: Problems | None = None,
     ) -> Suite:
-        """A suite from a YAML file, or a built-in one by its name.
+        """A suite from a YAML file, a built-in one by its name, or tasks of MTEB as `mteb:NAME,NAME`.
 
         data_dir: a folder that holds the data of tasks that name a `local` folder, used instead of the Hub.
         only: load these tasks alone. limit: split -> the most rows, before what the suite says. problems: gathers what
@@ -159,6 +160,9 @@ class Suite:
         if isinstance(source, str) and source in known:
             found: Suite = registry.load("suite", source)(data_dir=data_dir, only=only, limit=limit)
             return found
+        if isinstance(source, str) and source.startswith(PREFIX):
+            names = choose(source.removeprefix(PREFIX).split(","), only, source)
+            return cls("mteb", mteb_tasks(",".join(names), limit=limit))
         path = Path(source)
         if not path.exists() and not path.suffix and path.name == str(source):
             raise AllroundError(
@@ -211,6 +215,9 @@ def load_spec(
             role = HELD_OUT if name in spec.held_out else about.role
             if about.source.lm_eval is not None:
                 tasks.append(_of_harness(name, about, rows, role, base_dir))
+                continue
+            if about.source.mteb is not None:
+                tasks.append(_of_mteb(name, about, rows, role, base_dir, data_dir))
                 continue
             data = tables.get(about.table) or _read(name, about, _labels(members), base_dir, data_dir)
             if about.table is not None:  # read once: a file that changes meanwhile would give its tasks other rows
@@ -313,6 +320,18 @@ def _passages(name: str, spec: TaskSpec, base_dir: Path, data_dir: Path | None) 
         return read_passages(passages_file(spec, base_dir, data_dir))
     except AllroundError as error:
         raise AllroundError(f"load the task '{name}': {error.asked}", error.found, error.do) from error
+
+
+def _of_mteb(
+    name: str, spec: TaskSpec, limit: Mapping[str, int], role: str, base_dir: Path, data_dir: Path | None
+) -> Task:
+    assert spec.source.mteb is not None
+    folder = None
+    if data_dir is not None and spec.local is not None:
+        folder = place_of(spec.local.path or spec.local.name or "", base_dir, data_dir)
+    return mteb_task(name, spec.source.mteb, config=spec.source.config, folder=folder, role=role, limit=limit,
+                     category=spec.category, instruction=spec.instruction, head=spec.head,
+                     contrast=spec.contrast)  # fmt: skip
 
 
 def _of_harness(name: str, spec: TaskSpec, limit: Mapping[str, int], role: str, base_dir: Path) -> Task:
