@@ -78,10 +78,9 @@ class SourceSpec(_Strict):
             raise ValueError(f"a source with {found}; give one of path, hub, sklearn, or train/validation/test files")
         if (self.delimiter or self.encoding) and (self.hub or self.sklearn):
             raise ValueError("delimiter and encoding belong to files; leave them out here")
-        if (self.revision or self.splits) and not (self.hub or self.name):
-            raise ValueError("revision and splits belong to a Hub id; leave them out here")
-        if self.config and not (self.hub or self.name or self.mteb):
-            raise ValueError("config belongs to a Hub id, or to a task of MTEB; leave it out here")
+        config = self.config if self.mteb is None else None  # which names a subset there
+        if (config or self.revision or self.splits) and not (self.hub or self.name):
+            raise ValueError("config, revision and splits belong to a Hub id; leave them out here")
         if len(set(self.splits.values())) < len(self.splits):
             raise ValueError("splits gives two splits one name; give each another name, or leave one out")
         return self
