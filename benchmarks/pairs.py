@@ -1,7 +1,7 @@
 """A cross-encoder, a bi-encoder trained on labels, and a bi-encoder that learns from the cross-encoder.
 
-Each is tuned from the same base on the same rows; the student by `teacher`. The time is that of all pairs of two lists
-of texts: a bi-encoder reads each text once, a cross-encoder each pair, of which `--pairs` are measured.
+Each is tuned from the same base on the same rows; the student by `distillation`. The time is that of all pairs of two
+lists of texts: a bi-encoder reads each text once, a cross-encoder each pair, of which `--pairs` are measured.
 
     python benchmarks/pairs.py mrpc --data data --out runs/pairs --train 3576 --test 1725 --epochs 4
     python benchmarks/pairs.py sick --data data --out runs/pairs --train 4500 --test 4927 --epochs 4
@@ -60,7 +60,7 @@ def main() -> None:
         if name == "cross":
             settings = settings.with_(epochs=given.epochs)
         if name == "student":
-            settings = settings.with_(terms={"teacher": {"folder": str(places["cross"])}})
+            settings = settings.with_(terms={"distillation": {"teacher": str(places["cross"])}})
         head = None if name == "cross" else heads[given.task]
         suite = read_suite(given.task, given.data, given.train, given.test, head)
         board = allround.tune(suite, out=places[name], base=BASE, settings=settings, seed=given.seed,

@@ -2,8 +2,8 @@
 
     python benchmarks/random_kills.py --kills 100 --seed 0
 
-Commands: build, train, tune, merge, compress, loop, compare-training, stats, zip, stream and add-task, each on two
-small tasks of digits with tiny models. For each, one run is left alone. Then the same command is started anew and
+Commands: build, train, tune, merge, compress, loop, compare-training, stats, zip, stream, add-task and shrink, each on
+two small tasks of digits with tiny models. For each, one run is left alone. Then the same command is started anew and
 ended at a random moment (SIGKILL mostly, SIGINT and SIGTERM sometimes), once to three times in one folder, and run to
 its end. Asked of the result: every file holds what it holds in the run that was left alone (timings apart), no other
 file or folder is there, hidden ones included, and a user's file beside it is as it was. Runs are forks of one process
@@ -38,7 +38,7 @@ QUICK = ["--epochs", "2", "--batch-size", "20"]
 TIMED = re.compile(r"second|time|date|speed|per_s|memory|took|host|measured", re.IGNORECASE)
 #: Files whose text tells times; only that they are there is compared.
 SPOKEN = {"log.txt", "report.html", "comparison.html", "comparison.svg", "README.md", "scoreboard.md", "comparison.md",
-          "stream.md", "add-task.md"}  # fmt: skip
+          "stream.md", "add-task.md", "shrink.md"}  # fmt: skip
 
 
 def commands(inputs: Path, out: Path, workers: int) -> dict[str, list[str]]:
@@ -61,6 +61,8 @@ def commands(inputs: Path, out: Path, workers: int) -> dict[str, list[str]]:
                    "--strategies", "er:bytes=5000", "-o", str(out)],
         "add-task": ["add-task", models[0], "digits", "--only", "ink", "--old", "digits", "--try-all",
                      "--ways", "head_only,residual", *ROWS, *QUICK, *several, "-o", str(out)],
+        "shrink": ["shrink", models[0], "digits", "--only", "digit", "--to", "70%,50%", *ROWS, *QUICK, *several,
+                   "-o", str(out)],
     }  # fmt: skip
 
 

@@ -188,6 +188,7 @@ def test_the_page_on_shrinking_runs(tmp_path: Path) -> None:
     printed = run_page("shrink.md", tmp_path)
     assert "The knee of the curve" in printed or "scores kept" in printed or "kept, %" in printed
     assert (tmp_path / "runs/half/shrink.html").is_file()
+    assert re.search(r"[1-9]\d* unlabelled", (tmp_path / "runs/few/shrink.md").read_text())
     assert set(allround.load(tmp_path / "runs/half/best").definitions) == {"digit", "parity", "loops"}
 
 

@@ -79,5 +79,5 @@ def test_the_options(bert_folder: Path, tmp_path: Path) -> None:
         assert ran.exit_code == 0, ran.output
     fast = load(tmp_path / "fast")
     assert isinstance(fast, MultiTaskModel) and fast.head("alike").sort == "similarity"
-    assert fast.facts["made_by"]["settings"]["terms"] == {"teacher": {"folder": str(tmp_path / "cross")}}  # type: ignore[index]
+    assert fast.facts["made_by"]["settings"]["terms"] == {"distillation": {"teacher": str(tmp_path / "cross")}}  # type: ignore[index]
     assert fast.facts["made_by"]["rows"]["alike"] == 12 + 6 * 2  # type: ignore[index]

@@ -15,6 +15,9 @@ from allround.building import shrinking
 from allround.building.jobs import shrink as jobs
 from allround.building.shrink import shrink
 from allround.building.shrinking import ShrinkOptions, default_ways
+from allround.building.unlabelled import new_rows, read_unlabelled
+from allround.building.workshop import Workshop
+from allround.cli.shrink import unlabelled_files
 from allround.core.errors import AllroundError
 from allround.core.progress import Progress
 from allround.evaluation.intervals import Interval
@@ -26,8 +29,11 @@ from allround.models.base import load_encoder
 from allround.models.encoders.small_image import SmallImage
 from allround.models.fitting import fit_head
 from allround.models.systems.multi_task_model import MultiTaskModel, open_model
+from allround.tasks.definition import Definition
 from allround.tasks.suite import Suite
-from allround.tasks.task import Task
+from allround.tasks.task import Task, row_key
+from allround.tasks.values import Row
+from allround.training import trainer, unfinished
 from allround.training.settings import Settings
 
 QUICK = Settings(epochs=1, learning_rate=1e-3, device="cpu", precision="fp32")
@@ -111,6 +117,111 @@ def test_labels_alone_and_specialists(model: Path, tasks: dict[str, Task], tmp_p
     assert first.specialist is not None and first.retention is not None
     assert first.specialist.value == first.retention.value, "here the specialist is the original"
     assert any("of the specialists' scores" in line for line in sentences(taught))
+
+
+def test_unlabelled_rows_are_taught_by_the_teacher(
+    model: Path, tasks: dict[str, Task], tmp_path: Path, made: list[str]
+) -> None:
+    """Rows that are there already are left out; the others have the teacher's answers, a specialist's where one knows
+    the task, and nothing is answered twice."""
+    every = [image for (image,) in Suite.load("digits", only=["digit"])["digit"].splits["train"].inputs[:90]]
+    folder = tmp_path / "more"
+    folder.mkdir()
+    for number, image in enumerate(every):
+        image.save(folder / f"{number}.png")  # type: ignore[union-attr]
+    found = run(model, tasks, tmp_path / "out", unlabelled={"digit": folder})
+    known = {row_key(row) for split in tasks["digit"].splits.values() for row in split.inputs}
+    new = [(image,) for image in every if row_key((image,)) not in known]
+    assert 30 < len(new) < 90 and f"120 train, {len(new)} unlabelled, " in found.facts["rows"]
+    (kept,) = (tmp_path / "out" / "pieces").glob("unlabelled-digit-*")
+    more = Task.load(kept)
+    assert {row_key(row) for row in more.splits["train"].inputs[60:]} == {row_key(row) for row in new}
+    teacher = open_model(model)
+    assert list(more.splits["train"].targets[60:]) == list(
+        teacher.answers("digit", more.splits["train"].inputs[60:]).predictions
+    )
+    assert more.splits["test"].inputs and len(more.splits["validation"]) == 40
+    made.clear()
+    run(model, tasks, tmp_path / "out", unlabelled={"digit": folder})
+    assert not made
+    known = {row_key(row) for split in tasks["ink"].splits.values() for row in split.inputs}
+    count = len(new) + sum(row_key((image,)) not in known for image in every)
+    both = run(
+        model, tasks, tmp_path / "out", unlabelled=[{"image": image} for image in every], distil={"anneal": True}
+    )
+    assert sorted(made) == ["measure_times", "shrink_by", "teach_rows"], "the parts are scored by the rows with labels"
+    assert f"120 train, {count} unlabelled, " in both.facts["rows"]
+
+
+def test_what_unlabelled_rows_cannot_be(model: Path, tasks: dict[str, Task], tmp_path: Path) -> None:
+    digit = tasks["digit"].definition
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "words.csv").write_text("text\nhello\n")
+    (tmp_path / "broken.jsonl").write_text('{"image": "nowhere.png"}\n')
+    text = Definition("mood", "classification", ("text",), "text", "accuracy", ("bad", "good"))
+    for definition, source, words in ((digit, tmp_path / "empty", "there are none"), (digit, [], "there are none"),
+                                      (digit, tmp_path / "words.csv", "there is no column image; there is text"),
+                                      (digit, tmp_path / "broken.jsonl", r"row 0 \(counted from 0\): 'image'"),
+                                      (text, tmp_path, "it is a folder"),
+                                      (text, [{"text": "so"}, {"text": " "}], "row 1 .*'text' is empty"),
+                                      (digit, tmp_path / "none.csv", "none.csv")):  # fmt: skip
+        with pytest.raises(AllroundError, match=words):
+            read_unlabelled(definition, source)
+    (tmp_path / "lines.txt").write_text("so good\nhow sad\n")
+    assert read_unlabelled(text, tmp_path / "lines.txt") == [("so good",), ("how sad",)]
+    with pytest.raises(AllroundError, match="nothing teaches them"):
+        ShrinkOptions(unlabelled=tmp_path, distilled=False)
+    with pytest.raises(AllroundError, match="no task that is shrunk is called so"):
+        run(model, tasks, tmp_path / "out", unlabelled={"digits": tmp_path})
+    with pytest.raises(AllroundError, match="not each has a task of its own"):
+        unlabelled_files(["a=x.csv", "y.csv"], ["a", "b"])
+
+
+def test_a_killed_run_goes_on(
+    model: Path, tasks: dict[str, Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[str]
+) -> None:
+    """Stopped before each piece of work once, and in the middle of each training, by an error where a signal would end
+    it; `benchmarks/random_kills.py` sends signals."""
+    asked: dict[str, Any] = {"to": (0.7, 0.5), "unlabelled": {"ink": [{"image": r[0]} for r in new_images(tasks)]}}
+    whole = run(model, tasks, tmp_path / "whole", **asked)
+    first, seen, steps = list(made), set[str](), [0]
+    made.clear()
+    do, step = Workshop.do, trainer.TrainingRun.one_step
+
+    def dying(self: Workshop, title: str, work: Any) -> Any:
+        key = f"{title} {[product.key for product, _ in work]}"
+        if key not in seen:
+            seen.add(key)
+            raise KeyboardInterrupt
+        return do(self, title, work)
+
+    def stopping(self: Any) -> None:
+        steps[0] += 1
+        if steps[0] in (3, 12):
+            raise KeyboardInterrupt
+        step(self)
+
+    monkeypatch.setattr(Workshop, "do", dying)
+    monkeypatch.setattr(trainer.TrainingRun, "one_step", stopping)
+    monkeypatch.setattr(unfinished, "SAVE_EVERY", 0.0)
+    kills, again = 0, None
+    while again is None:
+        try:
+            again = run(model, tasks, tmp_path / "out", **asked)
+        except KeyboardInterrupt:
+            kills += 1
+            assert not (tmp_path / "out" / "best").exists()
+    assert kills == len(seen) + 2 and sorted(made) == sorted([*first, "shrink_by", "shrink_by"]), "each is begun again"
+    for path in (tmp_path / "whole/best").rglob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "out/best" / path.relative_to(tmp_path / "whole/best")).read_bytes()
+    assert [(one.tasks, one.kept, one.validation) for one in again.smaller] == [
+        (one.tasks, one.kept, one.validation) for one in whole.smaller
+    ]
+
+
+def new_images(tasks: Mapping[str, Task]) -> list[Row]:
+    """Ten images that are in no split of the task."""
+    return new_rows(tasks["ink"], Suite.load("digits", only=["ink"])["ink"].splits["train"].inputs)[:10]
 
 
 def test_a_time_is_met_by_the_largest_share(

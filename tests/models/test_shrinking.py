@@ -338,7 +338,8 @@ def toy(
         return float(sum(len(kept.get(f"units.{n}", range(counts[n]))) for n in some))
 
     tensors = {name: torch.tensor(value) for name, value in scores.items()}
-    return Study(Anatomy(tuple(every), work), tensors, {n: torch.tensor(v) for n, v in (norms or {}).items()}, losses)
+    every_norm = {n: torch.tensor(v) for n, v in (norms or {}).items()}
+    return Study(Anatomy(tuple(every), work), tensors, every_norm, losses, ("one", "two"))
 
 
 def test_units_that_a_single_task_needs_stay() -> None:
@@ -346,6 +347,27 @@ def test_units_that_a_single_task_needs_stay() -> None:
     found = toy([4], {"units.0": [[9.0, 6.0, 6.0, 0.0], [0.0, 6.0, 6.0, 9.0]]})
     assert registry.load("shrink", "units")(found, 0.5) == {"units.0": (0, 3)}
     assert registry.load("shrink", "units")(found, 0.5, over="mean") == {"units.0": (1, 2)}
+
+
+def test_tasks_count_as_much_as_they_weigh() -> None:
+    """Shares of the lengths: task one (.73, .48, .48, 0), task two (0, .48, .48, .73)."""
+    found = toy([4], {"units.0": [[9.0, 6.0, 6.0, 0.0], [0.0, 6.0, 6.0, 9.0]]})
+    units = registry.load("shrink", "units")
+    assert units(found, 0.5, weights={"one": 1}) == {"units.0": (0, 1)}
+    assert units(found, 0.5, weights={"two": 1}) == {"units.0": (1, 3)}
+    assert units(found, 0.25, weights={"one": 1, "two": 2}) == {"units.0": (3,)}
+    assert units(found, 0.5, weights={"one": 1, "two": 1}) == units(found, 0.5) == {"units.0": (0, 3)}
+    # Two thirds of the first and a third of the second: (.489, .485, .485, .245).
+    assert units(found, 0.25, over="mean", weights={"one": 2, "two": 1}) == {"units.0": (0,)}
+    assert units(found, 0.25, over="mean") == {"units.0": (1,)}
+    for weights, words in (
+        ({"three": 1}, "no task is called 'three'"),
+        ({}, "no task has a weight"),
+        ({"one": 0}, "the weight of 'one' is 0"),
+        ({"one": "x"}, "the weight of 'one' is 'x'"),
+    ):
+        with pytest.raises(AllroundError, match=words):
+            units(found, 0.5, weights=weights)
 
 
 def test_layers_by_each_rule() -> None:
@@ -362,6 +384,9 @@ def test_layers_by_each_rule() -> None:
     assert way(found, 0.74, which="first") == {LAYERS: (0, 1)}, "three would be 75 %"
     assert way(found, 0.5, which="taylor") == {LAYERS: (1, 3)}
     assert way(found, 0.5, which="greedy") == {LAYERS: (1, 3)}
+    with_two = lambda kept: torch.tensor([losses(kept)[0], 1.0 + (0 in kept.get(LAYERS, range(4)))])  # noqa: E731
+    assert way(replace(found, losses=with_two), 0.5, which="greedy", weights={"one": 1}) == {LAYERS: (1, 3)}
+    assert 0 not in way(replace(found, losses=with_two), 0.5, which="greedy", weights={"two": 1})[LAYERS]
     costs[3] = 0.15
     assert way(found, 0.5, which="greedy") == {LAYERS: (1, 2)}
     kept = registry.load("shrink", "both")(found, 0.5)

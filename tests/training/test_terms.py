@@ -185,9 +185,7 @@ def test_terms_of_the_package_are_made_by_name_and_do_no_harm(
     model.save(tmp_path / "old")
     if name == "muscle":  # it needs an old version
         given = {"old": str(tmp_path / "old")}
-    if name == "teacher":  # it needs one
-        given = {"folder": str(tmp_path / "old"), "labels": 1.0, "weight": 0.1}
-    if name == "distillation":
+    if name == "distillation":  # it needs a teacher
         given = {"teacher": str(tmp_path / "old"), "answers": 0.5}
     heads = "tuned" if name == "matryoshka" else "frozen"  # its heads are to read smaller vectors too
     course = train(model, tasks, Settings(mix="all", keep="last", device="cpu", heads=heads, terms={name: given}))

@@ -82,10 +82,10 @@ def guarded(settings: Settings, guard: str) -> dict[str, Any]:
         nn.init.normal_(model.heads[task.name].weight)
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "old")
-        named = {"muscle": "old", "teacher": "folder", "distillation": "teacher"}  # what some of them are to be near to
+        named = {"muscle": "old", "distillation": "teacher"}  # what some of them are to be near to
         given: dict[str, Any] = {named[guard]: str(Path(folder) / "old")} if guard in named else {}
         # From what it is itself a model learns nothing but by labels.
-        given |= {"teacher": {"labels": 0.5}, "distillation": {"answers": 0.5}}.get(guard, {})
+        given |= {"distillation": {"answers": 0.5, "features": 1.0, "others": 1.0}}.get(guard, {})
         terms = make_terms({guard: given})
         return held(model, first, second, settings, guard, terms)
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from allround.building.unlabelled import with_answered
 from allround.core.errors import AllroundError
 from allround.core.seeds import seed_of
-from allround.core.words import plural
 from allround.models.base import open_encoder
 from allround.models.encoder import Encoder
 from allround.models.running import features_of
-from allround.models.system import System, load
+from allround.models.system import load
 from allround.tasks.definition import Definition
-from allround.tasks.kind import kind
 from allround.tasks.suite import Suite
-from allround.tasks.task import Split, Task
 from allround.tasks.values import Row
 from allround.training.teaching import check_teacher
 
@@ -92,19 +89,9 @@ def with_mined(
     for task in known:
         check_teacher(answering, task.definition, str(teacher))
     reader = open_encoder(base, known, seed_of(seed, "base"), encoder or {})
-    more = {task.name: _more(task, mine(reader, task.splits["train"].inputs, count, seed), answering) for task in known}
+    more = {}
+    for task in known:
+        rows = mine(reader, task.splits["train"].inputs, count, seed)
+        more[task.name] = with_answered(task, rows, answering, "mined") if rows else task
     tasks = [more.get(task.name, task) for task in suite]
     return Suite(suite.name, tasks, description=suite.description, base=suite.base, files=suite.files)
-
-
-def _more(task: Task, rows: Sequence[Row], teacher: System) -> Task:
-    """A task with further training rows, answered by a teacher."""
-    split, rules = task.splits["train"], kind(task.definition.kind)
-    if not rows:
-        return task
-    answers = teacher.answers(task.name, rows).predictions
-    targets = rules.encode(rules.decode(answers, teacher.definition(task.name)), task.definition)
-    both = np.concatenate([np.asarray(split.targets), np.asarray(targets)])
-    note = f"{plural(len(rows), 'training row')} more were mined, and answered by the teacher"
-    train = Split([*split.inputs, *rows], both)
-    return replace(task, splits={**task.splits, "train": train}, notes=(*task.notes, note), table=None)

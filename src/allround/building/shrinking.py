@@ -9,14 +9,16 @@ from pathlib import Path
 from allround.building.jobs import shrink as jobs
 from allround.building.jobs.adding import MODEL, answer_tasks
 from allround.building.jobs.predict import loaded_predictions
+from allround.building.jobs.rows import stored_task
 from allround.building.stages.base import decide_precision
-from allround.building.stages.data import DataCheck, announce, keep_rows
+from allround.building.stages.data import Data, DataCheck, announce, keep_rows
 from allround.building.stages.predicting import PredictionGroup
+from allround.building.unlabelled import Source, new_rows, read_unlabelled, with_answered
 from allround.building.words import plain_name
 from allround.building.workshop import Workshop
 from allround.core import registry
-from allround.core.errors import AllroundError
-from allround.core.files import hash_folder
+from allround.core.errors import AllroundError, suggestion
+from allround.core.files import hash_folder, hash_json
 from allround.core.jobs import call
 from allround.core.outputs import output_folder
 from allround.core.pieces import Piece
@@ -24,23 +26,27 @@ from allround.core.plugins import in_use
 from allround.core.registry import spelled
 from allround.core.seeds import seed_of
 from allround.core.version import __version__
-from allround.core.words import duration, listed, percent, share_text
+from allround.core.words import duration, listed, percent, plural, share_text
 from allround.evaluation.calibration import fit
 from allround.evaluation.intervals import Bootstrap
 from allround.evaluation.predictions import Predictions
 from allround.evaluation.smaller.result import Shrunk, Size, Smaller, TaskKept, Tried, choose
 from allround.evaluation.timing import RowTime
 from allround.models.calibration import KEY
+from allround.models.device import pick_device
 from allround.models.systems.multi_task_model import MultiTaskModel, open_model
 from allround.tasks.suite import Suite
+from allround.tasks.task import row_key
 from allround.training.settings import Settings
-from allround.training.terms.distillation import Distillation
+from allround.training.teaching import check_teacher
 
 #: The folder of the model that is written.
 BEST = "best"
 COMMAND = "shrink"
 #: What the original and a specialist are called in a bootstrap.
 ORIGINAL, SPECIALIST = "original", "specialist"
+#: Settings of the term `distillation` that differ from its own.
+TAUGHT: Mapping[str, object] = {"by": "probabilities", "features": 1.0, "others": 1.0}
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,9 @@ class ShrinkOptions:
     with settings such as `layers:which=greedy`; by default those that fit the network. keep: of several sizes the
     smallest is written that keeps this share of the original's validation scores, the mean over tasks; where none does,
     the one that keeps most. specialists: folders of models, each of which teaches the tasks that it knows. distil:
-    settings of the term `distillation`. distilled: False trains on labels alone.
+    settings of the term `distillation`, whose defaults here are those of `TAUGHT`. distilled: False trains on labels
+    alone. unlabelled: further training rows, by task or for all tasks: a file, a folder of images, or rows as
+    dictionaries. The teacher's answers are their targets; rows that a split of the task has already are left out.
     """
 
     to: Sequence[float] = (0.5,)
@@ -62,6 +70,7 @@ class ShrinkOptions:
     specialists: Sequence[str | Path] = ()
     distil: Mapping[str, object] | None = None
     distilled: bool = True
+    unlabelled: Source | Mapping[str, Source] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,7 +87,10 @@ class ShrinkOptions:
             raise AllroundError(asked, f"--keep is {self.keep:g}", "give a share from 0 to 1, or such as 97%")
         for text in self.ways:
             spelled("shrink", text)
-        Distillation(teacher="", **dict(self.distil or {}))  # type: ignore[arg-type]
+        registry.find("term", "distillation").resolve({"teacher": "", **(self.distil or {})})
+        if self.unlabelled is not None and not self.distilled:
+            raise AllroundError("shrink with unlabelled rows", "nothing teaches them: training is by labels alone",
+                                "leave --unlabelled out, or --distil none")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,7 @@ class Shrinking:
         self.settings = decide_precision(shop, settings).settings
         self.ways = list(dict.fromkeys(options.ways or default_ways(known)))
         self.given = {str(one): (hash_folder(Path(one)), open_model(one).definitions) for one in options.specialists}
+        self.trained = self._with_unlabelled()
 
     def run(self) -> Shrunk:
         """Try all ways for each size, choose among them on validation rows, test the best of each size, write one."""
@@ -141,6 +154,43 @@ class Shrinking:
 
     # -- pieces --------------------------------------------------------------------------------------------------------
 
+    def _with_unlabelled(self) -> Data:
+        """The tasks with their unlabelled rows, which a teacher has answered."""
+        given, tasks, folders = self._unlabelled(), dict(self.data.tasks), dict(self.data.folders)
+        for name, source in given.items():
+            task = tasks[name]
+            read = read_unlabelled(task.definition, source)
+            rows = new_rows(task, read)
+            known = f" ({len(read) - len(rows)} more are there already)" if len(rows) < len(read) else ""
+            self.shop.say(f"{plural(len(rows), 'unlabelled row')} for {name}{known}")
+            if not rows:
+                continue
+            known_by = [folder for folder, (_, definitions) in self.given.items() if name in definitions]
+            teacher = known_by[0] if known_by else str(self.model)
+            content = self.given[teacher][0] if known_by else self.content
+            piece = self.shop.pieces.piece(f"unlabelled-{name}", task=task.content, teacher=content,
+                                           rows=hash_json([repr(row_key(row)) for row in rows]))  # fmt: skip
+            if not self.shop.have(piece):
+                with piece.make() as (folder, _):
+                    answering = open_model(teacher, device=str(pick_device(self.settings.device)))
+                    check_teacher(answering, task.definition, teacher)
+                    with_answered(task, rows, answering, "given without labels").write(folder)
+            tasks[name], folders[name] = stored_task(str(piece.folder)), str(piece.folder)
+        return Data(tasks, folders)
+
+    def _unlabelled(self) -> Mapping[str, Source]:
+        """Where the unlabelled rows of each task are."""
+        given, tasks = self.options.unlabelled, self.data.tasks
+        if given is None:
+            return {}
+        if not isinstance(given, Mapping):
+            return dict.fromkeys(tasks, given)
+        for name in given:
+            if name not in tasks:
+                raise AllroundError(f"add unlabelled rows to the task '{name}'", "no task that is shrunk is called so",
+                                    suggestion(name, tasks))  # fmt: skip
+        return given
+
     def _study(self) -> Piece:
         piece = self.shop.pieces.piece("study", model=self.content, tasks=self.data.content, rows=jobs.SCORED)
         job = call(jobs.study_model, piece=piece, model=str(self.model), tasks=list(self.data.folders.values()),
@@ -152,10 +202,10 @@ class Shrinking:
         """What the teachers give for all training rows, computed once."""
         if not self.options.distilled:
             return None
-        piece = self.shop.pieces.piece("taught", model=self.content, tasks=self.data.content,
+        piece = self.shop.pieces.piece("taught", model=self.content, tasks=self.trained.content,
                                        specialists=[content for content, _ in self.given.values()])  # fmt: skip
         job = call(jobs.teach_rows, piece=piece, model=str(self.model), specialists=list(self.given),
-                   tasks=list(self.data.folders.values()), device=self.settings.device)  # fmt: skip
+                   tasks=list(self.trained.folders.values()), device=self.settings.device)  # fmt: skip
         self.shop.say("answers of the teacher to all training rows", self.shop.do("teacher", [(piece, job)]))
         return piece
 
@@ -187,12 +237,12 @@ class Shrinking:
         made = []
         for text, share in shares.items():
             way, values = spelled("shrink", text)
-            distil = dict(self.options.distil or {}) if taught is not None else None
+            distil = {**TAUGHT, **(self.options.distil or {})} if taught is not None else None
             piece = self.shop.pieces.piece(
                 f"small-{way}", study=study.key, taught=None if taught is None else taught.key, values=values,
                 share=share, settings=self.settings.to_json(), distil=distil, seed=self.options.seed,
             )  # fmt: skip
-            job = call(jobs.shrink_by, piece=piece, model=str(self.model), tasks=list(self.data.folders.values()),
+            job = call(jobs.shrink_by, piece=piece, model=str(self.model), tasks=list(self.trained.folders.values()),
                        scores=str(study.folder), way=way, values=values, share=share,
                        settings=self.settings.to_json(), distillation=distil,
                        taught="" if taught is None else str(taught.folder),
@@ -271,7 +321,9 @@ class Shrinking:
         )  # fmt: skip
 
     def _rows(self) -> str:
-        return ", ".join(f"{self.data.rows(split):,} {split}" for split in ("train", "validation", "test"))
+        more = self.trained.rows("train") - self.data.rows("train")
+        parts = [f"{self.data.rows(split):,} {split}" for split in ("train", "validation", "test")]
+        return ", ".join([*parts[:1], *([f"{more:,} unlabelled"] if more else []), *parts[1:]])
 
     def _provenance(self) -> dict[str, object]:
         distil = dict(self.options.distil or {}) if self.options.distilled else None

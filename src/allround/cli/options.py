@@ -60,7 +60,7 @@ TeacherOption = Annotated[
     str | None,
     typer.Option(
         help="The folder of a model whose answers are learned in place of the labels, such as a cross-encoder of the "
-        "same task; the same as --term teacher:folder=FOLDER, which has further settings."
+        "same task; the same as --term distillation:teacher=FOLDER, which has further settings."
     ),
 ]
 MineOption = Annotated[

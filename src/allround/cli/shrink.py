@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -71,6 +72,13 @@ def shrink(
             help="Settings of the term distillation, such as 'anneal=true;temperature=4'; none trains on labels alone."
         ),
     ] = None,
+    unlabelled: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Further training rows that the teacher answers: FILE (CSV, TSV, JSONL, Parquet, text, or a folder of "
+            "images) for all tasks, or TASK=FILE, which may be repeated."
+        ),
+    ] = None,
     seed: SeedOption = 0,
     data_dir: DataOption = None,
     only: OnlyOption = None,
@@ -95,6 +103,7 @@ def shrink(
     if encoder:
         raise AllroundError(f"shrink with {', '.join(encoder)}", "the smaller model reads rows as the original does",
                             "leave these options out")  # fmt: skip
+    loaded = load_suite(suite, data_dir, only, limit)
     options = ShrinkOptions(
         to=tuple(part_of_all(text, "--to") for text in split(to, "--to")) or (0.5,),
         latency=None if latency is None else milliseconds(latency),
@@ -103,9 +112,10 @@ def shrink(
         specialists=tuple(specialist or ()),
         distil=None if distil in (None, "none") else distillation(str(distil)),
         distilled=distil != "none",
+        unlabelled=unlabelled_files(unlabelled or (), loaded.tasks),
         seed=seed,
     )
-    found = run(model, load_suite(suite, data_dir, only, limit), out=out, options=options, settings=settings,
+    found = run(model, loaded, out=out, options=options, settings=settings,
                 workers=workers, config=asked_for(), force=force)  # fmt: skip
     print_shrunk(found)
     typer.echo(f"\nmodel     {out}/best\nreport    {out}/shrink.html\nnumbers   {out}/shrink.json")
@@ -126,6 +136,25 @@ def milliseconds(text: str) -> float:
         raise AllroundError(f"read --latency {text!r}", "it is not a time", "give milliseconds, such as 5ms") from None
 
 
+def unlabelled_files(given: Sequence[str], tasks: Collection[str]) -> str | dict[str, str] | None:
+    """Files of unlabelled rows: one for all tasks, or by task.
+
+    >>> unlabelled_files(["more.csv"], ["a"]), unlabelled_files(["a=x.csv", "b=y=z.csv"], ["a", "b"])
+    ('more.csv', {'a': 'x.csv', 'b': 'y=z.csv'})
+    """
+    from allround.core.errors import AllroundError
+
+    parted = [text.partition("=") for text in given]
+    found = {task: file for task, equals, file in parted if equals and task in tasks}
+    if not given or len(found) == len(given):
+        return found or None
+    if len(given) == 1:
+        return given[0]
+    raise AllroundError(f"read --unlabelled {' --unlabelled '.join(given)}",
+                        "there are several files, and not each has a task of its own",
+                        f"give TASK=FILE with tasks of the suite: {', '.join(tasks)}")  # fmt: skip
+
+
 def distillation(text: str) -> dict[str, object]:
     """Settings of the term distillation.
 
@@ -137,7 +166,7 @@ def distillation(text: str) -> dict[str, object]:
 
     values = spelled("term", f"distillation:teacher=model;{text}")[1]
     del values["teacher"]
-    for name in ("teacher", "specialists", "taught"):
+    for name in ("teacher", "taught"):
         if name in values:
             raise AllroundError(f"read --distil {text!r}", f"'{name}' is set by the command",
                                 "leave it out; --specialist names specialists")  # fmt: skip

@@ -108,10 +108,10 @@ def mitigated(settings: Settings, old: str | None) -> Settings:
 
 
 def taught(settings: Settings, teacher: str | None) -> Settings:
-    """Settings with the term `teacher` for a folder, if there is one."""
+    """Settings with the term `distillation` for a teacher, if there is one."""
     if teacher is None:
         return settings
-    return settings.with_(terms={**settings.terms, "teacher": {"folder": teacher}})
+    return settings.with_(terms={**settings.terms, "distillation": {"teacher": teacher}})
 
 
 def more_rows(

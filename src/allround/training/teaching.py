@@ -1,4 +1,4 @@
-"""What a teacher answers to rows, as the numbers that a student's head of the same task should give."""
+"""What a teacher gives for rows: its features, and the numbers that a student's head of the same task should give."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from allround.core.errors import AllroundError
 from allround.models.batch import Answers
+from allround.models.running import features_of
 from allround.models.system import System
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
+from allround.tasks.task import Split
 from allround.tasks.values import Row
 
 #: Probabilities of a teacher that gives no outputs are taken as at least this.
@@ -22,13 +24,13 @@ LEAST = 1e-6
 
 
 class Taught(NamedTuple):
-    """A teacher's outputs for rows: (n, outputs), or (words, outputs) with the words of each row in `lengths`."""
+    """Numbers that a teacher gives for rows: (n, d), or (words, d) with the words of each row in `lengths`."""
 
     values: Tensor
     lengths: tuple[int, ...] = ()
 
     def take(self, rows: Sequence[int]) -> Tensor:
-        """The outputs of some rows, in any order.
+        """Those of some rows, in any order.
 
         >>> Taught(torch.arange(5.0)[:, None], (2, 0, 3)).take([2, 0]).flatten().tolist()
         [2.0, 3.0, 4.0, 0.0, 1.0]
@@ -37,6 +39,11 @@ class Taught(NamedTuple):
             return self.values[list(rows)]
         ends = np.cumsum(self.lengths)
         return torch.cat([self.values[ends[row] - self.lengths[row] : ends[row]] for row in rows])
+
+    @property
+    def size(self) -> int:
+        """How many rows there are."""
+        return len(self.lengths or self.values)
 
 
 def check_teacher(teacher: System, definition: Definition, folder: str) -> None:
@@ -54,14 +61,26 @@ def check_teacher(teacher: System, definition: Definition, folder: str) -> None:
                             "give a teacher that reads the same columns")  # fmt: skip
 
 
-def teach(teacher: System, definition: Definition, rows: Sequence[Row], batch_size: int = 64) -> Taught:
+def teach(
+    teacher: System,
+    definition: Definition,
+    rows: Sequence[Row],
+    features: Taught | None = None,
+    batch_size: int = 64,
+) -> Taught:
     """The outputs that a teacher gives for rows, numbers in the units of the student's `definition`.
 
     A model with heads gives what its head gives, whatever rows become in it; any other system the logarithms of its
-    probabilities, which are logits up to a constant. Errors: a system that gives neither.
+    probabilities, which are logits up to a constant. features: what a model with heads gave as such for these rows.
+    Errors: a system that gives neither.
     """
     own = teacher.definition(definition.name)
-    if isinstance(teacher, MultiTaskModel):
+    if features is not None:
+        assert isinstance(teacher, MultiTaskModel)
+        with torch.no_grad():
+            outputs = teacher.output_head(own.name)(features.values.to(teacher.device))
+        made = Taught(outputs.float().cpu(), features.lengths)
+    elif isinstance(teacher, MultiTaskModel):
         found = teacher.outputs(own.name, rows, batch_size)
         made = Taught(found.logits.detach().float().cpu().clone(), found.lengths)
     else:
@@ -69,6 +88,13 @@ def teach(teacher: System, definition: Definition, rows: Sequence[Row], batch_si
     if not kind(own.kind).numeric:
         return made
     return Taught((made.values * own.scale + (own.center - definition.center)) / definition.scale)
+
+
+def teach_features(model: MultiTaskModel, task: str, split: Split) -> Taught:
+    """The features that a model gives for rows of a task."""
+    rows = model.prepare(task, split.inputs, split.targets)
+    made = features_of(model.encoder, rows, model.definition(task))
+    return Taught(made.values.clone(), made.lengths)
 
 
 def _from_answers(answers: Answers, own: Definition) -> Taught:

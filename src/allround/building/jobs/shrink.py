@@ -55,7 +55,7 @@ def teach_rows(piece: Piece, model: str, specialists: Sequence[str], tasks: Sequ
     started = time.perf_counter()
     given, data = _opened(model, tasks, device)
     with piece.make() as (folder, facts):
-        others = [open_model(one, device=str(pick_device(device))) for one in specialists]
+        others = {one: open_model(one, device=str(pick_device(device))) for one in specialists}
         write_teacher_rows(ask_teachers(given, others, data), folder)
         facts["seconds"] = time.perf_counter() - started
 

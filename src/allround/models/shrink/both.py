@@ -6,7 +6,7 @@ from allround.core.registry import method
 from allround.models.shrinking.anatomy import Kept
 from allround.models.shrinking.choosing import Which, choose
 from allround.models.shrinking.importance import Over
-from allround.models.shrinking.study import Study
+from allround.models.shrinking.study import Study, Weights
 
 
 @method(
@@ -15,10 +15,18 @@ from allround.models.shrinking.study import Study
     needs=("layers", "units"),
     tried=True,
 )
-def both(study: Study, share: float, *, power: float = 0.5, which: Which = "even", over: Over = "max") -> Kept:
+def both(
+    study: Study,
+    share: float,
+    *,
+    power: float = 0.5,
+    which: Which = "even",
+    over: Over = "max",
+    weights: Weights = None,
+) -> Kept:
     """Layers and units: more layers stay than with `layers`, and fewer units of each.
 
-    power: share^power of the layers are kept, rounded up; 0 removes units alone, 1 layers alone. which, over: as of
-    `layers` and `units`.
+    power: share^power of the layers are kept, rounded up; 0 removes units alone, 1 layers alone. which, over,
+    weights: as of `layers` and `units`.
     """
-    return choose(study, share, power=power, which=which, over=over)
+    return choose(study, share, power=power, which=which, over=over, weights=weights)

@@ -6,7 +6,7 @@ from allround.core.registry import method
 from allround.models.shrinking.anatomy import Kept
 from allround.models.shrinking.choosing import Which, choose
 from allround.models.shrinking.importance import Over
-from allround.models.shrinking.study import Study
+from allround.models.shrinking.study import Study, Weights
 
 
 @method(
@@ -15,11 +15,12 @@ from allround.models.shrinking.study import Study
     needs=("layers",),
     tried=True,
 )
-def layers(study: Study, share: float, *, which: Which = "even", over: Over = "max") -> Kept:
+def layers(study: Study, share: float, *, which: Which = "even", over: Over = "max", weights: Weights = None) -> Kept:
     """As many layers as the share allows.
 
     which: `even` keeps every so manieth, the first among them; `first` drops the last; `taylor` keeps those without
     which losses change most, to first order; `greedy` drops, one by one, the layer without which the worst task's loss
-    grows least. over: how the tasks' scores become one, for `taylor`.
+    grows least. over: how the tasks' scores become one, for `taylor`. weights: as of `units`, for `taylor`; for
+    `greedy` the tasks that it names count, all alike.
     """
-    return choose(study, share, power=1.0, which=which, over=over)
+    return choose(study, share, power=1.0, which=which, over=over, weights=weights)

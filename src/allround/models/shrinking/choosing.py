@@ -10,8 +10,8 @@ from torch import Tensor
 
 from allround.core.errors import AllroundError
 from allround.models.shrinking.anatomy import LAYERS, Anatomy, Group, Kept
-from allround.models.shrinking.importance import Over, combined, highest
-from allround.models.shrinking.study import Study
+from allround.models.shrinking.importance import Over, highest
+from allround.models.shrinking.study import Study, Weights
 from allround.models.shrinking.transformer import even
 
 Which: TypeAlias = Literal["even", "first", "taylor", "greedy"]
@@ -24,7 +24,7 @@ class TooSmall(AllroundError):
 
 
 def choose(
-    study: Study, share: float, *, power: float, which: Which = "even", over: Over = "max"
+    study: Study, share: float, *, power: float, which: Which = "even", over: Over = "max", weights: Weights = None
 ) -> dict[str, tuple[int, ...]]:
     """Layers, then units within them.
 
@@ -37,23 +37,24 @@ def choose(
         return {}
     layers = anatomy.layers
     if layers is None or power == 0:
-        return fit_units(anatomy, share, {}, ranking(study, over))
+        return fit_units(anatomy, share, {}, ranking(study, over, weights))
     wanted = layers.count * share**power
     most = math.floor(wanted + 1e-9) if power == 1 else math.ceil(wanted - 1e-9)
     for count in range(max(1, min(most, layers.count)), 0, -1):
         kept: dict[str, tuple[int, ...]] = {}
         if count < layers.count:
-            kept[LAYERS] = tuple(layers_to_keep(study, count, which, over))
+            kept[LAYERS] = tuple(layers_to_keep(study, count, which, over, weights))
         if anatomy.share(kept) <= share:
             return kept
         if power < 1 and _least(anatomy, kept) <= share:
-            return fit_units(anatomy, share, kept, ranking(study, over))
+            return fit_units(anatomy, share, kept, ranking(study, over, weights))
     raise too_small(share)
 
 
-def layers_to_keep(study: Study, count: int, which: Which, over: Over) -> Sequence[int]:
+def layers_to_keep(study: Study, count: int, which: Which, over: Over, weights: Weights = None) -> Sequence[int]:
     """The layers that are kept. `even`: every so manieth; `first`; `taylor`: those that are worth most; `greedy`: again
-    and again that layer is removed without which the worst task's loss, relative to what it was, is least."""
+    and again that layer is removed without which the worst task's loss, relative to what it was, is least,
+    among tasks that count."""
     layers = study.anatomy.layers
     assert layers is not None
     if which == "even":
@@ -61,18 +62,19 @@ def layers_to_keep(study: Study, count: int, which: Which, over: Over) -> Sequen
     if which == "first":
         return list(range(count))
     if which == "taylor":
-        return highest(combined(study.scores[LAYERS], over), count)
+        return highest(study.importance(LAYERS, over, weights), count)
     before, left = study.losses({}), list(range(layers.count))
+    counts = slice(None) if weights is None else [n for n, one in enumerate(study.weighed(weights)) if one]
     while len(left) > count:
         tries = [[n for n in left if n != gone] for gone in left]
-        worst = [_worst(study.losses({LAYERS: tuple(some)}), before) for some in tries]
+        worst = [_worst(study.losses({LAYERS: tuple(some)})[counts], before[counts]) for some in tries]
         left = tries[min(range(len(tries)), key=worst.__getitem__)]
     return left
 
 
-def ranking(study: Study, over: Over) -> Callable[[Group, int], tuple[int, ...]]:
+def ranking(study: Study, over: Over, weights: Weights = None) -> Callable[[Group, int], tuple[int, ...]]:
     """What picks a number of parts of a group: those that are worth most to the tasks."""
-    return lambda group, count: highest(combined(study.scores[group.name], over), count)
+    return lambda group, count: highest(study.importance(group.name, over, weights), count)
 
 
 def fit_units(

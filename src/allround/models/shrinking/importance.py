@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -35,18 +36,22 @@ def taylor(given: Tensor) -> Tensor:
     return given.abs().mean(0)
 
 
-def combined(scores: Tensor, over: Over = "max") -> Tensor:
+def combined(scores: Tensor, over: Over = "max", weights: Sequence[float] | None = None) -> Tensor:
     """One score for each part, in which every task counts: each task's scores are divided by their length (as Michel
-    et al. do within a layer), then the largest or the mean over tasks is taken.
+    et al. do within a layer) and multiplied by its weight, then the largest or the mean over tasks is taken.
 
     Shapes: (tasks, parts) -> (parts,)
 
     >>> combined(torch.tensor([[3.0, 4.0], [0.0, 100.0]]), "max").tolist()
     [0.6000000238418579, 1.0]
+    >>> combined(torch.tensor([[3.0, 4.0], [0.0, 100.0]]), "mean", [1.0, 0.0]).tolist()
+    [0.6000000238418579, 0.800000011920929]
     """
     lengths = scores.norm(dim=1, keepdim=True)
     fair = scores / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
-    return fair.amax(0) if over == "max" else fair.mean(0)
+    each = torch.ones(len(scores)) if weights is None else torch.tensor(weights)
+    fair = fair * each[:, None]
+    return fair.amax(0) if over == "max" else fair.sum(0) / each.sum()
 
 
 def highest(scores: Tensor, count: int) -> tuple[int, ...]:

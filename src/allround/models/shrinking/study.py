@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from allround.core.errors import AllroundError, suggestion
 from allround.models.batch import Batch, taken
 from allround.models.running import by_length
 from allround.models.shrinking.anatomy import LAYERS, Anatomy, Group, Kept
-from allround.models.shrinking.importance import contributions, taylor
+from allround.models.shrinking.importance import Over, combined, contributions, taylor
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.task import Task
 
+#: How much each task counts in the scores of parts; None for all alike.
+Weights: TypeAlias = Mapping[str, float] | None
 #: Rows of a batch.
 BATCH = 16
 
@@ -28,13 +32,31 @@ class Study:
 
     scores: the importance of each group's parts to each task, (tasks, parts). norms: the sums of the absolute weights
     that write each part, (parts,); of layers there are none. losses: the mean loss of each task on some training rows,
-    (tasks,), of the model with what is kept and no training since.
+    (tasks,), of the model with what is kept and no training since. tasks: their names.
     """
 
     anatomy: Anatomy
     scores: Mapping[str, Tensor]
     norms: Mapping[str, Tensor]
     losses: Callable[[Kept], Tensor]
+    tasks: Sequence[str] = ()
+
+    def importance(self, group: str, over: Over = "max", weights: Weights = None) -> Tensor:
+        """What each part of a group is worth, (parts,). over: how the tasks' scores become one."""
+        return combined(self.scores[group], over, None if weights is None else self.weighed(weights))
+
+    def weighed(self, weights: Mapping[str, float]) -> list[float]:
+        """The weight of each task; a task without one has none. Errors: an unknown task, and weights that are not
+        above 0."""
+        asked = "weigh tasks in shrinking"
+        for name, value in weights.items():
+            if name not in self.tasks:
+                raise AllroundError(asked, f"no task is called {name!r}", suggestion(name, self.tasks))
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise AllroundError(asked, f"the weight of '{name}' is {value!r}", "give a number above 0")
+        if not weights:
+            raise AllroundError(asked, "no task has a weight", "name one, such as weights={TASK: 1}")
+        return [float(weights.get(name, 0.0)) for name in self.tasks]
 
 
 def study(
@@ -53,7 +75,7 @@ def study(
         each = [_scores(model, anatomy, one) for one in some]
         found = {group.name: torch.stack([one[group.name] for one in each]) for group in anatomy.groups}
     norms = {one.name: norms_of(model.encoder.backbone, one) for one in anatomy.units()}
-    return Study(anatomy, found, norms, lambda kept: losses_of(model, kept, some))
+    return Study(anatomy, found, norms, lambda kept: losses_of(model, kept, some), [task.name for task in tasks])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from allround.tasks.task import SPLITS
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+#: How the names of image files end.
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _LAYOUTS = "<label>/<image> or <split>/<label>/<image>"
 
 
@@ -29,7 +30,7 @@ def read_images(folder: Path, shown: Path) -> dict[str, Dataset]:
     files = sorted(
         p.relative_to(folder)
         for p in folder.rglob("*")
-        if p.suffix.lower() in _IMAGES
+        if p.suffix.lower() in IMAGES
         and not p.is_dir()
         and not any(_is_junk(Path(n)) for n in p.relative_to(folder).parts)
     )

@@ -1,4 +1,4 @@
-"""teacher: the distance by hand and as in the code of DSE, students near their teacher, what is refused."""
+"""distillation: the distance by hand and as in the code of DSE, students near any teacher, what is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from allround.tasks.suite import Suite
 from allround.tasks.task import Split, Task
 from allround.training.settings import Settings
 from allround.training.teaching import check_teacher, teach
-from allround.training.terms.teacher import Teacher
+from allround.training.terms.distillation import Distillation
 from allround.training.trainer import train
 
 SETTINGS = Settings(epochs=12, batch_size=16, learning_rate=5e-3, keep="last", precision="fp32", device="cpu")
@@ -34,7 +34,7 @@ def test_the_distance_is_that_of_dse() -> None:
     """dse_trainer.py: ((y_pred - distillation_logits) ** 2).sum(dim=1).mean(); of two labels y_pred is one logit, and
     dse_configurable_trainer.py makes the teacher's of the difference of its two."""
     generator = torch.Generator().manual_seed(0)
-    term = Teacher(folder="t")
+    term = Distillation(teacher="t")
     ours, taught = torch.randn(5, 2, generator=generator), torch.randn(5, 2, generator=generator)
     one, other = ours[:, 1:] - ours[:, :1], taught[:, 1:] - taught[:, :1]
     dse = ((one - other) ** 2).sum(dim=1).mean()
@@ -51,9 +51,9 @@ def test_the_distance_by_probabilities() -> None:
     """Of (1/4, 3/4) from (3/4, 1/4): KL = 3/4 log 3 - 1/4 log 3 = .5493; at the temperature 2 of squared odds as much,
     times 4."""
     odds = torch.tensor([[3.0, 1.0]]).log()
-    soft = Teacher(folder="t", by="probabilities")
+    soft = Distillation(teacher="t", by="probabilities", temperature=1.0)
     assert soft.distance(odds, odds.flip(1), Categorical()).item() == pytest.approx(0.5493, abs=1e-4)
-    warm = Teacher(folder="t", by="probabilities", temperature=2.0)
+    warm = Distillation(teacher="t", by="probabilities", temperature=2.0)
     assert warm.distance(2 * odds, 2 * odds.flip(1), Categorical()).item() == pytest.approx(4 * 0.5493, abs=1e-3)
     # Two labels that are each there or not are as two choices of two, and so are the steps of a scale.
     both = torch.tensor([[3.0, 3.0]]).log()
@@ -88,7 +88,7 @@ def test_a_student_answers_as_its_teacher(by: str, small_table: SmallTable, tabl
     teacher.save(tmp_path / "teacher")
     student, plain = fitted(small_table, tasks), fitted(small_table, tasks)
     blind = [without_labels(task) for task in tasks]
-    term = Teacher(folder=str(tmp_path / "teacher"), by=by)  # type: ignore[arg-type]
+    term = Distillation(teacher=str(tmp_path / "teacher"), by=by, temperature=1.0)  # type: ignore[arg-type]
     train(student, blind, SETTINGS.with_(heads="tuned"), seed=1, terms=[term])
     train(plain, blind, SETTINGS.with_(heads="tuned"), seed=1)
     assert not term.state, "nothing is left of the teacher"
@@ -103,7 +103,7 @@ def test_labels_count_as_much_as_they_are_asked_to(small_table: SmallTable, tabl
     """With the whole weight on labels the training is the one without a teacher."""
     task = replace(next(iter(table_suite.tasks.values())), table=None)
     fitted(small_table, [task]).save(tmp_path / "teacher")
-    term = Teacher(folder=str(tmp_path / "teacher"), weight=0.0, labels=1.0)
+    term = Distillation(teacher=str(tmp_path / "teacher"), answers=0.0)
     one, other = fitted(small_table, [task]), fitted(small_table, [task])
     few = SETTINGS.with_(epochs=2)
     train(one, [task], few, seed=0, terms=[term])
@@ -125,10 +125,10 @@ def test_several_teachers_and_systems_of_other_sorts(
     for model, folder in zip(models, folders, strict=True):
         model.save(folder)
     rows = task.splits["train"].inputs
-    term, student = Teacher(folder=f"{folders[0]}, {folders[1]}"), fitted(small_table, [task])
+    term, student = Distillation(teacher=f"{folders[0]}, {folders[1]}"), fitted(small_table, [task])
     term.before(student, [task])
     mean = (teach(models[0], task.definition, rows).values + teach(models[1], task.definition, rows).values) / 2
-    torch.testing.assert_close(term._taught(student, task.name).values, mean)
+    torch.testing.assert_close(term._rows(student, task.name).outputs.values, mean)
     both = teach(Ensemble(list(models)), task.definition, rows).values
     wanted = torch.stack([teach(one, task.definition, rows).values.softmax(1) for one in models]).mean(0).log()
     torch.testing.assert_close(both, wanted, atol=1e-4, rtol=1e-4)
@@ -150,7 +150,7 @@ def test_what_cannot_teach_is_refused(small_table: SmallTable, table_suite: Suit
     model.save(tmp_path / "teacher")
     renamed = replace(task, definition=replace(task.definition, name="other"))
     with pytest.raises(AllroundError, match="none of the tasks in training"):
-        Teacher(folder=str(tmp_path / "teacher")).before(fitted(small_table, [renamed]), [renamed])
+        Distillation(teacher=str(tmp_path / "teacher")).before(fitted(small_table, [renamed]), [renamed])
     for changes, words in (
         ({"labels": tuple(reversed(task.definition.labels))}, "labels there are others"),
         ({"kind": "multilabel"}, "of the kind classification"),
@@ -164,9 +164,9 @@ def test_another_teacher_is_another_training(small_table: SmallTable, table_suit
     task = next(iter(table_suite.tasks.values()))
     model = fitted(small_table, [task])
     model.save(tmp_path / "teacher")
-    first = Teacher(folder=str(tmp_path / "teacher")).content
-    assert Teacher(folder=str(tmp_path / "teacher")).content == first
+    first = Distillation(teacher=str(tmp_path / "teacher")).content
+    assert Distillation(teacher=str(tmp_path / "teacher")).content == first
     with torch.no_grad():
         next(model.encoder.parameters()).add_(1.0)
     model.save(tmp_path / "teacher", force=True)
-    assert Teacher(folder=str(tmp_path / "teacher")).content != first
+    assert Distillation(teacher=str(tmp_path / "teacher")).content != first
