@@ -28,8 +28,14 @@ from allround.models.prediction.answers import Answered
 from allround.models.system import System, load
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.models.systems.reranked import Reranked
+from allround.serving.app import make_app
+from allround.serving.engine import Engine
+from allround.serving.metrics import Metrics
 from allround.serving.questions import Question, answer_questions
-from allround.serving.served import asking_of, open_served
+from allround.serving.reload import Reloader
+from allround.serving.serve import serve
+from allround.serving.served import Models, Served, asking_of, open_served
+from allround.serving.service import Service
 from allround.tasks.definition import Definition
 from allround.tasks.passages import Passages
 from allround.tasks.sources.passages import read_passages
@@ -288,6 +294,37 @@ def test_questions_are_answered_from_an_index(folder: Path, made: IndexResult) -
     assert [one.tasks["find"].predictions[0] for one in found if isinstance(one, Answered)] == expected
     last = found[2]
     assert isinstance(last, Answered) and list(last.tasks) == ["find"]
+
+
+def test_a_server_searches_its_index_and_opens_it_again_with_a_new_version(folder: Path, tmp_path: Path) -> None:
+    from fastapi.testclient import TestClient
+
+    place, pages = tmp_path / "model", tmp_path / "pages"
+    shutil.copytree(folder / "model", place)
+    index(place, folder / "pages.jsonl", pages, task="find")
+    served = Served("help", Engine(open_served(place, [pages])), place, indexes=[pages])
+    models = Models([served])
+    client = TestClient(make_app(Service(models)))
+    about = {one["name"]: one["inputs"] for one in client.get("/v1/tasks").json()["tasks"]}
+    assert about["find"] == ["query"] and about["law"] == ["query", "passages"]
+    body = {"inputs": [QUERIES[0]], "tasks": ["find"]}
+    first = client.post("/v1/predict", json=body).json()["answers"][0]["find"]["answer"]
+    plain = read_passages(folder / "pages.jsonl")
+    assert first == load(place).predict("find", [(QUERIES[0], plain)])[0]
+    reloader = Reloader(models, Metrics())
+    tuned(folder).save(tmp_path / "new")
+    with pytest.raises(AllroundError, match="made with another model"):
+        reloader.reload(served, tmp_path / "new")
+    assert served.folder == place and client.post("/v1/predict", json=body).status_code == 200
+    index(tmp_path / "new", Passages.of({"one": "the film"}), pages, task="find")
+    reloader.reload(served, tmp_path / "new")
+    assert client.post("/v1/predict", json=body).json()["answers"][0]["find"]["answer"] == ["one"]
+    models.stop()
+
+
+def test_a_shadow_has_no_index_of_its_own(folder: Path, made: IndexResult) -> None:
+    with pytest.raises(AllroundError, match="serve a shadow beside a model that searches an index"):
+        serve({"help": folder / "model"}, shadow=folder / "model", indexes={"help": [made.folder]})
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

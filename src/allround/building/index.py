@@ -96,12 +96,11 @@ def index(
     Errors: a task that ranks no passages; a system without one encoder; a missing package.
     """
     progress = progress or Progress()
-    system = load(model, device=device)
-    network, name = _ranking_model(system, task, model)
     made = named_index(method, settings or {})
     resolved = registry.find("index", method).resolve(settings or {})
-    inputs = [model] if isinstance(passages, Passages) else [model, passages]
-    out = check_out(out, "index", force=force, inputs=[model], data=inputs[1:])
+    files = [] if isinstance(passages, Passages) else [passages]
+    out = check_out(out, "index", force=force, inputs=[model], data=files)
+    network, name = _ranking_model(load(model, device=device), task, model)
     whole = passages if isinstance(passages, Passages) else read_passages(Path(passages))
     definition, head = network.definition(name), network.head(name)
     assert isinstance(head, Ranking)

@@ -72,7 +72,8 @@ def metric_of(sort: str, score: str, asked: str) -> str:
 def load_splits(found: Any, config: str | None, folder: Path | None, wanted: Sequence[str], asked: str
                 ) -> Mapping[str, Any]:  # fmt: skip
     """The data of a task by its own names of splits. config: the subset of a task that has several. folder: where the
-    data are, laid out as the repository on the Hub is. wanted: further splits that are loaded where they are there.
+    data are, laid out as the repository on the Hub is. wanted: further splits, which are loaded where they are there;
+    of a search there are none but those that mteb scores.
 
     Errors: no subset or another one is named, and what cannot be loaded.
     """
@@ -94,7 +95,7 @@ def load_splits(found: Any, config: str | None, folder: Path | None, wanted: Seq
     loaded = _loaded(found, list(found.eval_splits), asked)
     data = dict(loaded.get(subset, loaded))
     for split in wanted:
-        if split not in data and isinstance(next(iter(data.values())), Mapping):  # of searches a split at a time
+        if split not in data:
             found.data_loaded = False
             try:
                 more = _loaded(found, [split], asked)
