@@ -45,7 +45,7 @@ def test_what_is_dropped() -> None:
         "soup": ["Is it fine?", "is it  FINE?", "", "The soup is fine", "good soup"],
         "bread": ["warm bread", "Locked out", "good soup"],
     }
-    made = cleaned(drawn, CORPUS, ["locked out"])
+    made = cleaned(drawn, CORPUS, ["LOCKED  out"])
     assert made.relevant == {"Is it fine?": ["soup"], "good soup": ["soup", "bread"], "warm bread": ["bread"]}
     assert made.dropped == [
         ("is it  FINE?", "soup", "written before for this passage"),
