@@ -15,6 +15,7 @@ from allround.models.encoders.text import Text
 from allround.models.running import features_of
 from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.tasks.contrast import Contrast
 from allround.tasks.definition import Definition
 from allround.tasks.passages import Passages
 
@@ -22,6 +23,8 @@ QUERIES = ["a good film", "the river was bad and good and bad", "b"]
 PASSAGES = ["good", "the bad river is a river"]
 FIND = Definition("find", "retrieval", ("query", "passages"), "text", "ndcg", instruction="the film about")
 ASK = Definition("ask", "retrieval", ("query", "passages"), "text", "ndcg")
+TOLD = Definition("told", "retrieval", ("query", "passages"), "text", "ndcg", instruction="the film",
+                  contrast=Contrast(passage_instruction="the river is"))  # fmt: skip
 MOOD = Definition("mood", "classification", ("x",), "text", "accuracy", ("a", "b"), instruction="good or bad")
 ALIKE = Definition("alike", "similarity", ("x", "y"), "text", "spearman", instruction="same film")
 SAME: dict[str, Any] = {"atol": 1e-6, "rtol": 0}
@@ -29,7 +32,7 @@ SAME: dict[str, Any] = {"atol": 1e-6, "rtol": 0}
 
 def model_of(folder: Path, **settings: Any) -> MultiTaskModel:
     encoder = load_encoder(folder, **settings)
-    return MultiTaskModel(encoder, {one.name: one for one in (FIND, ASK, MOOD, ALIKE)})
+    return MultiTaskModel(encoder, {one.name: one for one in (FIND, ASK, TOLD, MOOD, ALIKE)})
 
 
 def vectors(model: MultiTaskModel, definition: Definition, rows: list[Any]) -> np.ndarray:
@@ -61,21 +64,29 @@ def test_sentence_transformers_gives_the_same_vectors(way: str, bert_folder: Pat
         ready = made.encoder.prepare_passages(PASSAGES, FIND)
         own = np.asarray(features_of(made.encoder, ready, FIND).values) / dim**0.5
         np.testing.assert_allclose(own, theirs.encode(PASSAGES), **SAME)
+        found = vectors(made, TOLD, [(query, passages) for query in QUERIES])
+        np.testing.assert_allclose(found, theirs.encode(QUERIES, prompt_name="told"), **SAME)
+        own = np.asarray(features_of(made.encoder, made.encoder.prepare_passages(PASSAGES, TOLD), TOLD).values)
+        np.testing.assert_allclose(own / dim**0.5, theirs.encode(PASSAGES, prompt_name="told_passages"), **SAME)
+        assert np.abs(own / dim**0.5 - theirs.encode(PASSAGES)).max() > 1e-2
 
 
-def test_training_reads_queries_and_passages_as_answers_do(bert_folder: Path) -> None:
-    model = model_of(bert_folder, instructions="masked").eval()
+@pytest.mark.parametrize("task", ["find", "told"])
+@pytest.mark.parametrize("way", ["pooled", "masked"])
+def test_training_reads_queries_and_passages_as_answers_do(way: str, task: str, bert_folder: Path) -> None:
+    model = model_of(bert_folder, instructions=way).eval()
+    definition = model.definition(task)
     passages = Passages.of({"p": PASSAGES[0], "q": PASSAGES[1]})
     rows = [(QUERIES[0], passages), (QUERIES[1], passages)]
     targets = [{"p": 1.0}, {"q": 1.0, "p": 0.0}]
-    batch = model.collate(model.prepare("find", rows, targets), {"find": (0, 1)}, {"find": targets})
+    batch = model.collate(model.prepare(task, rows, targets), {task: (0, 1)}, {task: targets})
     with torch.inference_mode():
         found = model.features(batch)
     assert found.lengths == (2, 3)
     made = np.asarray(found.values) / model.encoder.dim**0.5
-    np.testing.assert_allclose(made[[0, 2]], vectors(model, FIND, rows), **SAME)
-    ready = model.encoder.prepare_passages(PASSAGES, FIND)
-    own = np.asarray(features_of(model.encoder, ready, FIND).values) / model.encoder.dim**0.5
+    np.testing.assert_allclose(made[[0, 2]], vectors(model, definition, rows), **SAME)
+    ready = model.encoder.prepare_passages(PASSAGES, definition)
+    own = np.asarray(features_of(model.encoder, ready, definition).values) / model.encoder.dim**0.5
     np.testing.assert_allclose(made[[1, 3, 4]], own[[0, 1, 0]], **SAME)
 
 

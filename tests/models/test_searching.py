@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from allround.models.contrast.infonce import infonce
 from allround.models.encoders.text import Text
 from allround.models.fitting import fit_head
 from allround.models.heads.ranking import Ranking
+from allround.models.running import features_of
 from allround.models.searching import top
 from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
@@ -27,6 +29,7 @@ from allround.tasks.metric import score_of
 from allround.tasks.passages import Passages
 from allround.tasks.task import Task
 from allround.training.settings import Settings
+from allround.training.sharing import plan_of, share
 from allround.training.trainer import train
 
 WORDS = ("good", "bad", "river", "film", "the", "a", "was", "is")
@@ -202,3 +205,26 @@ def test_a_rows_own_candidates_are_judged() -> None:
     assert {tuple(target) for target in task.splits["train"].targets} == {
         ("red", "blue", "green"), ("red", "green", "blue")}  # fmt: skip
     assert task.splits["train"].targets[0]["blue"] == 0.0
+
+
+def test_models_that_share_rank_passages(model: MultiTaskModel) -> None:
+    """Queries and passages of a task go through its modules."""
+    definition = make().definition
+    both = MultiTaskModel(model.encoder, {name: replace(definition, name=name) for name in ("find", "other")})
+    made = share(both, plan_of("adapters", {"units": 4})).eval()
+    rows = make().splits["test"].inputs[:4]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in made.encoder.parts.parameters():  # type: ignore[union-attr]
+            parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
+    said = {}
+    for name in ("find", "other"):
+        own = made.definition(name)
+        ready = made.encoder.prepare_passages(list(CORPUS.values()), own)
+        passages = torch.nn.functional.normalize(features_of(made.encoder, ready, own).values, dim=-1)
+        queries = torch.nn.functional.normalize(features_of(made.encoder, made.encoder.prepare(rows, own), own).values)
+        said[name] = made.answers(name, rows).predictions
+        for one, scores in zip(said[name], queries @ passages.T, strict=True):
+            found = scores[[list(CORPUS).index(passage) for passage in one]]
+            torch.testing.assert_close(found, scores.sort(descending=True).values, atol=1e-5, rtol=0)
+    assert said["find"] != said["other"]

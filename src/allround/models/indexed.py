@@ -15,6 +15,7 @@ from allround.core.errors import AllroundError
 from allround.core.files import check_files, hash_json, is_inside, read_settings
 from allround.models.encoder import Encoder
 from allround.models.vector_index import VectorIndex
+from allround.tasks.contrast import Contrast
 from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.passages import Passages
@@ -96,9 +97,11 @@ class IndexedPassages(Passages):
 
 
 def model_content(encoder: Encoder, definition: Definition) -> str:
-    """A hash of what the vectors of a task's passages depend on: the encoder, and how vectors are compared."""
-    compare = definition.contrast.compare if definition.contrast is not None else None
-    return hash_json([encoder.content(), compare or "cosine"])
+    """A hash of what the vectors of a task's passages depend on: the encoder, what stands before passages, and how
+    vectors are compared."""
+    contrast = definition.contrast or Contrast()
+    told = [contrast.passage_instruction] if contrast.passage_instruction else []
+    return hash_json([encoder.content(), contrast.compare, *told])
 
 
 def named_index(method: str, settings: Mapping[str, Any]) -> VectorIndex:

@@ -13,13 +13,19 @@ _FILE = "config_sentence_transformers.json"
 
 
 def write_prompts(encoder: Path, definitions: Iterable[Definition]) -> None:
-    """Put the instructions of tasks among the prompts of an encoder's folder, by the names of the tasks.
+    """Put the instructions of tasks among the prompts of an encoder's folder, by the names of the tasks; what stands
+    before passages by `TASK_passages`.
 
     `SentenceTransformer(folder).encode(queries, prompt_name=TASK)` then gives the vectors that the task compares, and
-    `encode(passages)` those of passages: no prompt is put before texts by default. Nothing is written into folders of
-    other encoders, and where no task has an instruction.
+    `encode(passages)` those of passages that have no instruction: no prompt is put before texts by default. Nothing is
+    written into folders of other encoders, and where no task has an instruction.
     """
-    asked = {one.name: f"{one.instruction} " for one in definitions if one.instruction}
+    asked: dict[str, str] = {}
+    for one in definitions:
+        before = one.contrast.passage_instruction if one.contrast is not None else ""
+        asked |= {
+            name: f"{said} " for name, said in ((one.name, one.instruction), (f"{one.name}_passages", before)) if said
+        }
     path = encoder / _FILE
     if not asked or not path.is_file():
         return

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,15 +79,16 @@ class TextRows:
         self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None
     ) -> list[dict[str, Any]]:
         found = self._prepared(inputs, definition, targets)
-        if self.masked and definition.instruction:
-            count = self._instruction_tokens(definition)
-            found = [{**one, "instructed": count} for one in found]
-        return found
+        marks = {"instructed": definition.instruction}
+        if kind(definition.kind).ranked:
+            marks["passages_instructed"] = _of_passages(definition)
+        counts = {name: self._instruction_tokens(definition, said) for name, said in marks.items() if said}
+        return [{**one, **counts} for one in found] if self.masked and counts else found
 
-    def _instruction_tokens(self, definition: Definition) -> int:
+    def _instruction_tokens(self, definition: Definition, instruction: str) -> int:
         """How many tokens of a text are its instruction's, as sentence-transformers counts them: with those that the
         tokenizer puts first."""
-        (ids,) = self._tokenized(definition, [_instructed(definition, "")])["input_ids"]
+        (ids,) = self._tokenized(definition, [_instructed(instruction, "")])["input_ids"]
         return len(ids) - (1 if ids[-1] in self.tokenizer.all_special_ids else 0)
 
     def _prepared(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ class TextRows:
             return self._prepare_words([list(cast(list[str], words)) for (words,) in inputs], definition)
         if kind(definition.kind).ranked:
             return self._prepare_search(inputs, definition, targets)
-        texts = [[_instructed(definition, str(row[0])) for row in inputs]]
+        texts = [[_instructed(definition.instruction, str(row[0])) for row in inputs]]
         if definition.pair:
             texts.append([str(row[1]) for row in inputs])
         elif len(definition.inputs) > 1:
@@ -116,7 +116,9 @@ class TextRows:
         self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None
     ) -> list[dict[str, Any]]:
         """The query of each row, and the row's passages; where there are targets, those that training looks at."""
-        queries = self._tokenized(definition, [_instructed(definition, str(row[0])) for row in inputs])["input_ids"]
+        queries = self._tokenized(definition, [_instructed(definition.instruction, str(row[0])) for row in inputs])[
+            "input_ids"
+        ]
         found: list[dict[str, Any]] = []
         known: dict[tuple[int, str], list[int]] = {}
         chosen: list[Sequence[str]] = [()] * len(inputs)
@@ -126,19 +128,31 @@ class TextRows:
         lacking = dict.fromkeys((id(row[1]), one) for row, own in zip(inputs, chosen, strict=True) for one in own)
         if lacking:
             holders = {id(row[1]): cast(Passages, row[1]) for row in inputs}
-            texts = [holders[holder][one] for holder, one in lacking]
+            before = _of_passages(definition)
+            texts = [_instructed(before, holders[holder][one]) for holder, one in lacking]
             known = dict(zip(lacking, self._tokenized(definition, texts)["input_ids"], strict=True))
         for query, row, own in zip(queries, inputs, chosen, strict=True):
             found.append({"ids": [query, *(known[id(row[1]), one] for one in own)], "passages": row[1]})
         return found
 
     def prepare_passages(self, texts: Sequence[str], definition: Definition) -> list[dict[str, Any]]:
-        return [{"ids": [ids]} for ids in self._tokenized(definition, list(texts))["input_ids"]] if texts else []
+        before = _of_passages(definition)
+        if not texts:
+            return []
+        found = [
+            {"ids": [ids]} for ids in self._tokenized(definition, [_instructed(before, t) for t in texts])["input_ids"]
+        ]
+        if not self.masked or not before:
+            return found
+        count = self._instruction_tokens(definition, before)
+        return [{**one, "instructed": count} for one in found]
 
     def cut(self, inputs: Sequence[Row], definition: Definition) -> int:
         words = kind(definition.kind).per_token
         sides = (
-            [[_instructed(definition, str(row[0])) for row in inputs]] if not words else [[row[0] for row in inputs]]
+            [[_instructed(definition.instruction, str(row[0])) for row in inputs]]
+            if not words
+            else [[row[0] for row in inputs]]
         )
         sides += [[str(row[1]) for row in inputs]] if definition.pair else []
         joint = definition.pair and self.pairs == "joint"
@@ -199,10 +213,15 @@ class TextRows:
             for row, one in enumerate(prepared):
                 if one.get("types") is not None:
                     tensors["token_type_ids"][row, : len(one["types"])] = torch.tensor(one["types"])
-        if any("instructed" in p for p in prepared):  # of a row's sequences, the first begins with the instruction
-            first = np.cumsum([0, *(len(p["ids"]) for p in prepared[:-1])]) if ranked else np.arange(len(prepared))
-            tensors["instructed"] = torch.zeros(len(sequences), dtype=torch.long)
-            tensors["instructed"][first] = torch.tensor([p.get("instructed", 0) for p in prepared])
+        if any(name in p for p in prepared for name in ("instructed", "passages_instructed")):
+            counts = [
+                [p.get("instructed", 0), *[p.get("passages_instructed", 0)] * (len(p["ids"]) - 1)] for p in prepared
+            ]
+            by_row = ranked or sides == 1  # the two texts of pairs stand in two blocks
+            found = (
+                [n for own in counts for n in own] if by_row else [own[side] for side in range(sides) for own in counts]
+            )
+            tensors["instructed"] = torch.tensor(found)
         lengths: tuple[int, ...] = ()
         if ranked and len(sequences) > len(prepared):  # queries with passages
             lengths = tuple(len(p["ids"]) for p in prepared)
@@ -237,5 +256,10 @@ def describe_tokenizer(tokenizer: Any) -> list[Any]:
     return [type(tokenizer).__name__, tokenizer.truncation_side, tokenizer.model_input_names, content]
 
 
-def _instructed(definition: Definition, text: str) -> str:
-    return f"{definition.instruction} {text}" if definition.instruction else text
+def _instructed(instruction: str | None, text: str) -> str:
+    return f"{instruction} {text}" if instruction else text
+
+
+def _of_passages(definition: Definition) -> str:
+    """What stands before the passages of a task."""
+    return definition.contrast.passage_instruction if definition.contrast is not None else ""

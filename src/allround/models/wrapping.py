@@ -63,6 +63,9 @@ class Wrapping(Encoder):
     def prepare(self, inputs: Sequence[Row], definition: Definition, targets: Encoded | None = None) -> list[Any]:
         return self.inner.prepare(inputs, definition, targets)
 
+    def prepare_passages(self, texts: Sequence[str], definition: Definition) -> list[Any]:
+        return self.inner.prepare_passages(texts, definition)
+
     def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
         made = self.inner.collate(prepared, definition, targets)
         return replace(made, rows={definition.name: tuple(range(len(prepared)))})

@@ -23,7 +23,8 @@ class Contrast:
     negatives: relevant passages, and such as are known not to be relevant, of a row that a step looks at, the first
     ones of its target; the passages of the other rows of a step are negatives too. mined: how many more of each
     training row are looked for among the passages that the model ranks highest before training; such as score less than
-    `margin` below the best relevant one are left out, since they may be relevant too.
+    `margin` below the best relevant one are left out, since they may be relevant too. passage_instruction: what stands
+    before each passage, as the task's instruction does before queries.
     """
 
     __pydantic_config__ = STRICT
@@ -34,6 +35,7 @@ class Contrast:
     negatives: int = 4
     mined: int = 0
     margin: float = 0.05
+    passage_instruction: str = ""
 
     def problem(self) -> tuple[str, str] | None:
         """What makes no sense, and what to do; None where all does.
