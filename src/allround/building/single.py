@@ -39,6 +39,7 @@ from allround.models.fitting import fit_head
 from allround.models.system import System
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.models.untrained import untrained_head
+from allround.models.widths import chosen_width
 from allround.tasks.kind import kind
 from allround.tasks.metric import better
 from allround.tasks.roles import TRAIN
@@ -233,6 +234,7 @@ def evaluate(
     fit_heads: bool = False,
     demonstrations: str | None = None,
     measures: Sequence[str] = (),
+    width: float | None = None,
     save: Path | str | None = None,
     out: Path | str | None = None,
     errors: Path | str | None = None,
@@ -246,7 +248,8 @@ def evaluate(
     a line, and the notes of the scoreboard, say which is which. demonstrations: how training rows of the suite are
     chosen that a language model is shown before each question, such as "coverage:count=4". measures: of the family
     `measure`, with settings, such as "cross_task:tasks=digit+parity"; what they find stands in the notes of the board.
-    save: keep the model as it was scored, with heads and demonstrations, in this folder. out: also write the
+    width: of a model that was trained with the term `slimmable`, the share of its units that are used. save: keep the
+    model as it was scored, with heads and demonstrations, in this folder. out: also write the
     scoreboard into this folder; files that are there are replaced only where `evaluate` wrote them and they are
     unchanged, or with `force`.
     errors: write what the model gets wrong into this folder, as CSV files. tasks: of the
@@ -268,7 +271,7 @@ def evaluate(
         progress = progress or Progress(quiet=True)
         for line in said:
             progress.say(line)
-    model = with_own_words(model, suite, said.append)
+    model = with_own_words(chosen_width(model, width, what), suite, said.append)
     if demonstrations is not None:
         model = with_demonstrations(model, suite, demonstrations)
     lacking = [name for name in suite.tasks if name not in model.definitions]

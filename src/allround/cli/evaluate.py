@@ -15,9 +15,10 @@ from allround.cli.options import (
     MeasureOption,
     OnlyOption,
     SplitOption,
+    WidthOption,
     load_suite,
 )
-from allround.cli.words import pairs_of
+from allround.cli.words import pairs_of, part_of_all
 from allround.cli.words import split as parts_of
 from allround.core.errors import AllroundError
 
@@ -52,6 +53,7 @@ def evaluate(
         ),
     ] = None,
     measure: MeasureOption = None,
+    width: WidthOption = None,
     save: Annotated[
         Path | None,
         typer.Option(help="Also save the model as it was scored, with its heads and demonstrations, into this folder."),
@@ -97,6 +99,7 @@ def evaluate(
             "--errors": errors,
             "--demonstrations": demonstrations,
             "--measure": measure or None,
+            "--width": width,
         }
         found = evaluate_part(model, asked, budget, beside=beside, split=split, fit_heads=fit_heads,
                               others=[name for name, value in whole.items() if value is not None])  # fmt: skip
@@ -105,8 +108,9 @@ def evaluate(
     if beside is not None:
         do = "give one, such as 500rows; to compare two versions on all rows: allround compare"
         raise AllroundError(f"evaluate {model} beside {beside}", "there is no --budget", do)
+    share = None if width is None else part_of_all(width, "--width")
     board = run(model, asked, split=split, fit_heads=fit_heads, demonstrations=demonstrations, measures=measure or (),
-                save=save, out=out, errors=errors, progress=Progress(), force=force)  # fmt: skip
+                width=share, save=save, out=out, errors=errors, progress=Progress(), force=force)  # fmt: skip
     board.print()
     for line in (*board.notes.get("prompts", ()), *board.notes.get("measures", ())):
         typer.echo(line)

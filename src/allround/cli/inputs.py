@@ -22,6 +22,7 @@ from allround.models.prediction.tables import line_name, output_format, window_r
 from allround.models.prediction.writers import text_writer
 from allround.models.searching import MOST_KEPT
 from allround.models.system import WINDOW, System, load
+from allround.models.widths import chosen_width
 from allround.tasks.sources.passages import read_passages
 from allround.tasks.sources.stream import STDIN, Lines, Objects, Window, format_of, read_windows
 
@@ -37,6 +38,7 @@ def answer_file(
     as_json: bool,
     force: bool,
     passages: Path | None = None,
+    width: float | None = None,
 ) -> None:
     """Write the rows with their answers into a file, and say what came of them."""
     file = _source(words, file, format)
@@ -44,7 +46,7 @@ def answer_file(
     read = "jsonl" if file is None else format_of(file, format, f"read '{file}'")
     output_format(output, read)
     quiet_libraries()
-    model = load(folder)
+    model = chosen_width(load(folder), width, str(folder))
     _search(model, passages)
     windows, asking = _windows(model, words, file, format, asking)
     counts = write_answers(model, windows, output, asking, source=_named(file), read=read, force=force)
@@ -64,6 +66,7 @@ def answer_screen(
     *,
     as_json: bool,
     passages: Path | None = None,
+    width: float | None = None,
 ) -> None:
     """Print the answers: a line a row for lines and inputs given as words, else as the input is written; Parquet as
     JSONL. Ends of lines within answers to lines of a file are written as \\n."""
@@ -71,7 +74,7 @@ def answer_screen(
     read = "txt" if file is None else format_of(file, format, f"read '{file}'")
     written = "jsonl" if as_json or read == "parquet" else read
     quiet_libraries()
-    model = load(folder)
+    model = chosen_width(load(folder), width, str(folder))
     _search(model, passages)
     windows, asking = _windows(model, words, file, format, asking)
     counts, writer = Counts(), None

@@ -70,6 +70,13 @@ MineOption = Annotated[
         "random) make further training rows, which the teacher answers."
     ),
 ]
+WidthOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Use so much of the width of a model that was trained with --term slimmable, such as 50%: that share of "
+        "the units of each layer."
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 WorkersOption = Annotated[int | None, typer.Option(help="Processes. Default: one a core.")]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from allround.cli.help import PLAIN
-from allround.cli.options import ForceOption, SavedArgument
+from allround.cli.options import ForceOption, SavedArgument, WidthOption
 
 app = typer.Typer(**PLAIN)
 
@@ -64,6 +64,7 @@ def predict(
             "that `allround index` made."
         ),
     ] = None,
+    width: WidthOption = None,
     batch_size: Annotated[int, typer.Option(help="Rows that are answered together.")] = 64,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each row as a JSON object; with --output, what came of the rows.")
@@ -77,15 +78,15 @@ def predict(
     be larger than memory.
     """
     from allround.cli.inputs import answer_file, answer_screen
-    from allround.cli.words import split
+    from allround.cli.words import part_of_all, split
     from allround.models.prediction.answerer import Asking
 
     asking = Asking(
         tuple(split(task, "--task")) or None, scores, top, strict, prefix, batch_size, sets, find=task is None
     )
+    share = None if width is None else part_of_all(width, "--width")
     if output is not None:
-        answer_file(
-            model, inputs or [], input_file, format, output, asking, as_json=as_json, force=force, passages=passages
-        )
+        answer_file(model, inputs or [], input_file, format, output, asking, as_json=as_json, force=force,
+                    passages=passages, width=share)  # fmt: skip
     else:
-        answer_screen(model, inputs or [], input_file, format, asking, as_json=as_json, passages=passages)
+        answer_screen(model, inputs or [], input_file, format, asking, as_json=as_json, passages=passages, width=share)

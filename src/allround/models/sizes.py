@@ -34,9 +34,15 @@ def scores_by_size(
     found: dict[int, dict[str, float]] = {}
     for size in (whole, *sorted({*sizes} - {whole}, reverse=True)):
         made = model if size == whole else at_size(model, size)
-        found[size] = {}
-        for task in tasks:
-            rows, definition = task.splits[split], made.definition(task.name)
-            answers = made.answers(task.name, rows.inputs, scores=needs_scores(definition.metric))
-            found[size][task.name] = score_of(definition, rows.targets, answers.predictions, answers.scores)
+        found[size] = scores_of(made, tasks, split)
+    return found
+
+
+def scores_of(model: MultiTaskModel, tasks: Sequence[Task], split: str) -> dict[str, float]:
+    """The scores of a model on a split of tasks, by task."""
+    found = {}
+    for task in tasks:
+        rows, definition = task.splits[split], model.definition(task.name)
+        answers = model.answers(task.name, rows.inputs, scores=needs_scores(definition.metric))
+        found[task.name] = score_of(definition, rows.targets, answers.predictions, answers.scores)
     return found

@@ -27,6 +27,7 @@ from allround.models.shrinking.anatomy import Kept
 from allround.models.shrinking.choosing import TooSmall
 from allround.models.shrinking.study import Study, study
 from allround.models.systems.multi_task_model import MultiTaskModel, open_model
+from allround.models.widths import without
 from allround.tasks.task import Task
 from allround.training.settings import Settings
 from allround.training.teacher_rows import ask_teachers, write_teacher_rows
@@ -80,7 +81,7 @@ def find_share(
         def takes(kept: Kept) -> float:
             key = str(sorted(kept.items()))
             if key not in known:
-                known[key] = row_times([_without(given, kept)], rows, rounds=3)[0].alone
+                known[key] = row_times([without(given, kept)], rows, rounds=3)[0].alone
             return known[key]
 
         facts["whole"] = takes({})
@@ -125,7 +126,7 @@ def shrink_by(
             facts["refused"] = True
             return
         seen.anatomy.check(kept)
-        made = _without(given, kept)
+        made = without(given, kept)
         facts["kept"] = {group: list(parts) for group, parts in kept.items()}
         facts["groups"] = {group.name: group.count for group in seen.anatomy.groups}
         facts["share"] = seen.anatomy.share(kept)
@@ -171,14 +172,6 @@ def _opened(model: str, tasks: Sequence[str], device: str) -> tuple[MultiTaskMod
 def _study(model: MultiTaskModel, tasks: Sequence[Task], folder: str) -> Study:
     weights = Weights(Path(folder) / _SCORES)
     return study(model, tasks, rows=MEASURED, scores={name: weights.get(name) for name in weights})
-
-
-def _without(model: MultiTaskModel, kept: Kept) -> MultiTaskModel:
-    """A model without some parts of its encoder, with copies of the heads."""
-    made = MultiTaskModel(model.encoder.smaller(kept), {})
-    for name, definition in model.definitions.items():
-        made.add_task(definition, model.head(name).stored())
-    return made.to(model.device).eval()
 
 
 def _check_written(model: MultiTaskModel, folder: Path, task: Task) -> None:

@@ -106,6 +106,31 @@ def cut(network: nn.Module, group: Group, parts: Sequence[int]) -> None:
         _slice(module, 1, entries(parts, group.count, _weight(module).shape[1]))
 
 
+def sliced(network: nn.Module, groups: Sequence[Group], kept: Kept) -> dict[str, Tensor]:
+    """The weights, by name, that `cut` would leave of what writes and reads some groups; gradients pass to the whole
+    ones."""
+    own = dict(network.named_parameters())
+    found: dict[str, Tensor] = {}
+    for group in groups:
+        parts = kept_of(group, kept)
+        for dim, names in enumerate((group.writes, group.reads)):
+            for key in (
+                f"{name}.{kind}" for name in names for kind in (("weight", "bias") if not dim else ("weight",))
+            ):
+                if key in own:
+                    old = found.get(key, own[key])
+                    places = entries(parts, group.count, own[key].shape[dim]).to(old.device)
+                    found[key] = old.index_select(dim, places)
+    return found
+
+
+@torch.no_grad()
+def put_in_order(network: nn.Module, group: Group, order: Sequence[int]) -> None:
+    """Put the parts of a group into another order, in place: what the network computes stays as it is."""
+    for name, value in sliced(network, [group], {group.name: tuple(order)}).items():
+        network.get_parameter(name).copy_(value)
+
+
 def _weight(module: nn.Module) -> Tensor:
     found = module.weight
     assert isinstance(found, Tensor)

@@ -88,7 +88,7 @@ def fit_units(
                             "remove layers instead: --ways layers")  # fmt: skip
 
     def counts(steps: int, of: int) -> dict[str, int]:
-        return {one.name: _rounded(one.count * steps // of, one.count) for one in groups}
+        return {one.name: rounded(one.count * steps // of, one.count) for one in groups}
 
     def work(steps: int, of: int) -> float:
         return anatomy.share({**kept, **{n: tuple(range(c)) for n, c in counts(steps, of).items()}})
@@ -113,7 +113,12 @@ def fit_units(
     return {**kept, **{one.name: pick(one, chosen[one.name]) for one in groups}}
 
 
-def _rounded(count: int, of: int) -> int:
+def rounded(count: int, of: int) -> int:
+    """How many of so many parts are kept, at least one: many of them in pieces, where that leaves any.
+
+    >>> rounded(100, 128), rounded(3, 8), rounded(0, 8)
+    (96, 3, 1)
+    """
     whole = count // PIECE * PIECE if of >= 4 * PIECE else count
     return max(1, whole or count)
 
