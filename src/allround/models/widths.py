@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from allround.core.errors import AllroundError
+from allround.models.calibration import KEY
 from allround.models.shrinking.anatomy import Anatomy, Kept
 from allround.models.shrinking.choosing import rounded
 from allround.models.sizes import scores_of
@@ -41,9 +42,10 @@ def without(model: MultiTaskModel, kept: Kept) -> MultiTaskModel:
 
 def at_width(model: MultiTaskModel, width: float) -> MultiTaskModel:
     """A model with the first share of the units of each layer, or of the channels of each convolution, and the same
-    heads. What the others did is lost where the term `slimmable` did not train it. Errors: as `first_units`."""
+    heads. What the others did is lost where the term `slimmable` did not train it. Calibrated scores were so at the
+    whole width, and are left out. Errors: as `first_units`."""
     made = without(model, first_units(model.encoder.anatomy(1.0), width))
-    made.facts = {**model.facts, "width": width}
+    made.facts = {**{name: value for name, value in model.facts.items() if name != KEY}, "width": width}
     return made
 
 
