@@ -200,8 +200,9 @@ def test_what_has_no_widths(small_image: SmallImage, digits: list[Task]) -> None
     model = model_of(small_image, digits)
     with pytest.raises(AllroundError, match="it is no share of its units"):
         at_width(model, 1.5)
-    with pytest.raises(AllroundError, match="there is none"):
-        Slimmable(widths=())
+    for wrong in ((), (1.5,), ("half",)):
+        with pytest.raises(AllroundError, match="the widths are"):
+            Slimmable(widths=wrong)  # type: ignore[arg-type]
     for system, words in ((model, "was not trained at several widths"), (Ensemble([model]), "was not trained at")):
         with pytest.raises(AllroundError, match=words):
             chosen_width(system, 0.5, "models/one")

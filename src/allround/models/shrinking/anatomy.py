@@ -113,14 +113,11 @@ def sliced(network: nn.Module, groups: Sequence[Group], kept: Kept) -> dict[str,
     found: dict[str, Tensor] = {}
     for group in groups:
         parts = kept_of(group, kept)
-        for dim, names in enumerate((group.writes, group.reads)):
-            for key in (
-                f"{name}.{kind}" for name in names for kind in (("weight", "bias") if not dim else ("weight",))
-            ):
+        for dim, names, kinds in ((0, group.writes, ("weight", "bias")), (1, group.reads, ("weight",))):
+            for key in (f"{name}.{kind}" for name in names for kind in kinds):
                 if key in own:
                     old = found.get(key, own[key])
-                    places = entries(parts, group.count, own[key].shape[dim]).to(old.device)
-                    found[key] = old.index_select(dim, places)
+                    found[key] = old.index_select(dim, entries(parts, group.count, old.shape[dim]).to(old.device))
     return found
 
 

@@ -41,8 +41,8 @@ class Slimmable(Term):
 
     Formula: loss + loss at the width + features * mean (f_w - f)^2 / mean f^2, f fixed, and the last mean that of the
     first rows before training
-    Differs: the paper's heads have widths too, which a linear layer has not, and its networks keep normalisation apart
-    for each width.
+    Differs: the heads of Aich et al. have widths too, which a linear layer has not. Yu et al. keep batch normalisation
+    apart for each width; none is in these networks.
     """
 
     reads_features: ClassVar[bool] = True
@@ -52,9 +52,11 @@ class Slimmable(Term):
         self, *, widths: tuple[float, ...] = (0.75, 0.5, 0.25), features: float = 1.0, over: Over = "max"
     ) -> None:
         super().__init__()
-        self.widths, self.features, self.over = tuple(widths), features, over
-        if not self.widths:
-            raise AllroundError("train at several widths", "there is none", "give widths, such as [0.75, 0.5]")
+        self.widths = tuple(widths) if isinstance(widths, list | tuple) else (widths,)
+        self.features, self.over = features, over
+        if not self.widths or not all(isinstance(one, float) and 0 < one < 1 for one in self.widths):
+            raise AllroundError("train at several widths", f"the widths are {list(self.widths)}",
+                                "give shares between 0 and 1, such as [0.75, 0.5]")  # fmt: skip
         self._nets: dict[float, tuple[Kept, Encoder]] = {}
         self._square = 1.0
         self._last: tuple[Batch, Features] | None = None
