@@ -238,9 +238,15 @@ class Sharing(Wrapping):
 
     def frozen(self) -> set[int]:
         if self.learns is None and not self.plan.frozen:
-            return self.inner.frozen()
+            return self.inner.frozen() | self._fixed()
         added = self.added()
         return {id(p) for p in self.parameters() if id(p) not in added}
+
+    def _fixed(self) -> set[int]:
+        """The weights of layers of which only changes learn."""
+        fixed = {f"insert{number}" for number, one in enumerate(self.plan.inserts) if one.fixed}
+        layers = [layer for name, layer in self.sites if name.partition("-")[0] in fixed]
+        return {id(p) for layer in layers for p in cast(Replaced, self.backbone.get_submodule(layer)).base.parameters()}
 
     # -- on disk -----------------------------------------------------------------------------------------------------
 

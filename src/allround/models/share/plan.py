@@ -105,7 +105,8 @@ class Insert:
 
     site: the layers that they sit at, as `sites.layers_at` names them; "experts" widens the feed-forward parts; "input"
     puts vectors in front of the embedded input, "blocks" at each block. every: at each so-manieth block. length: of
-    what is put in front, how many vectors. tied: whether a task's gate is the same at all layers.
+    what is put in front, how many vectors. tied: whether a task's gate is the same at all layers. fixed: whether these
+    layers stay as they are, so that a change of each is all that learns there.
     """
 
     site: str
@@ -114,6 +115,7 @@ class Insert:
     length: int = 0
     tied: bool = False
     generator: Generator | None = None
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
