@@ -986,6 +986,7 @@ OTHERS = {
     "tasks/mteb/finding.py": "a folder that the package mteb reads, by datasets, whose errors are caught",
     "building/index.py": "how many vectors an earlier run of the same command made, in its folder of work",
     "models/index/hnswlib.py": "the first numbers of a file whose hash is right",
+    "building/queries.py": "queries that the same command wrote, in pieces that have hashes",
     "building/repeats.py": "facts of reports that the same build wrote a moment ago",
     "building/runs/folder.py": "the lock and the last line of the log of a run folder, of which nothing is taken over",
     "building/runs/report.py": "facts of a report, which are compared with their type: tests/building/test_runs.py",
