@@ -230,3 +230,8 @@ def test_wide_and_deep_yaml_is_refused_at_once() -> None:
         parse_documents("- - - - - - - - - a\n" * 900, max_values=1000)
     with pytest.raises(AllroundError, match="not of the form key=value"):
         registry.spelled("merge", "ties:keep=" + "[" * 5000)
+
+
+def test_words_that_begin_like_a_truth_value_are_words() -> None:
+    text = "[true128.jsonl, falsehood, 'true', true, False, no]"
+    assert parse_documents(text, plain_words=True) == [["true128.jsonl", "falsehood", "true", True, False, "no"]]

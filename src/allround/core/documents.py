@@ -156,7 +156,7 @@ _PlainWords.yaml_implicit_resolvers = {
     first: [(tag, rule) for tag, rule in rules if tag != _BOOL]
     for first, rules in _Loader.yaml_implicit_resolvers.items()
 }
-_PlainWords.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+_PlainWords.add_implicit_resolver(_BOOL, re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF"))
 
 
 def _tagged(loader: type[_Loader], tags: Collection[str]) -> type[_Loader]:
