@@ -107,12 +107,13 @@ def queries(
     says what made them. Unfinished work is kept in `out`.unfinished, so that the same call after a kill goes on there.
     Source: Promptagator, whose retriever is trained on the queries before it filters them, and is then trained again.
     """
-    chosen = _task(as_suite(suite), task)
+    suite = as_suite(suite)
+    chosen = _task(suite, task)
     asked = f"write queries for '{chosen.name}'"
     passages = _passages(chosen, asked)
     _check(asked, examples, per_passage, most, temperature, top, retriever, train_retriever)
     settings, progress = settings or Settings(), progress or Progress()
-    out = check_out(out, "queries", force=force, inputs=[base, retriever], data=as_suite(suite).files)
+    out = check_out(out, "queries", force=force, inputs=[base, retriever], data=suite.files)
     scratch = out.parent / f"{out.name}.unfinished"
     following = Following(progress)
     with ExitStack() as stack:

@@ -78,7 +78,8 @@ class StreamLearner(ABC):
 
         base: the encoder to begin from, where the strategy begins anew. fit: fit the heads of new tasks on the encoder
         as it is before it is tuned. Where labels come later it is better left: a head that is fitted on few labels has
-        large weights, which further labels have to outgrow. scratch: where unfinished training is kept.
+        large weights, which further labels have to outgrow. Strategies that replay rows fit them in any case, on new
+        and remembered rows. scratch: where unfinished training is kept.
         """
 
     @property

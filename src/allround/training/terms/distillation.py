@@ -194,7 +194,7 @@ class Distillation(Term):
         """An error where the first teacher's features cannot be learned."""
         first, asked = self._teachers[0], f"learn the features of {self.folders[0]}"
         if not isinstance(first, MultiTaskModel):
-            raise AllroundError(asked, "it is no model of one encoder with heads",
+            raise AllroundError(asked, "it is not a model with one encoder and heads",
                                 "leave out features and others, to learn from its answers alone")  # fmt: skip
         for name in self._tasks.keys() & first.definitions.keys():
             if first.width(name) != model.width(name):

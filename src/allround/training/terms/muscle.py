@@ -108,7 +108,7 @@ def _teacher(folder: str, model: MultiTaskModel) -> MultiTaskModel:
     asked = f"learn from the version {folder}"
     found = load(folder)
     if not isinstance(found, MultiTaskModel):
-        raise AllroundError(asked, "it is no model of one encoder with heads", "give the folder of such a model")
+        raise AllroundError(asked, "it is not a model with one encoder and heads", "give the folder of such a model")
     if found.preparation != model.preparation:
         raise AllroundError(asked, "it reads rows in another way than the model in training",
                             "give a version with the same sort of encoder and the same settings")  # fmt: skip

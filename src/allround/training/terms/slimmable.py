@@ -41,8 +41,8 @@ class Slimmable(Term):
 
     Formula: loss + loss at the width + features * mean (f_w - f)^2 / mean f^2, f fixed, and the last mean that of the
     first rows before training
-    Differs: the heads of Aich et al. have widths too, which a linear layer has not. Yu et al. keep batch normalisation
-    apart for each width; none is in these networks.
+    Differs: the heads of Aich et al. have several widths too; here a task has the same head at each. Yu et al. keep
+    batch normalisation apart for each width; none is in these networks.
     """
 
     reads_features: ClassVar[bool] = True
