@@ -192,6 +192,7 @@ def recalls(exact: Tensor, found: Tensor) -> list[float]:
     """Of each query the share of the highest products that were found. exact, found: of each query the products of the
     passages that the exact search and an index give, the highest first. Of equal passages any is right.
 
+    >>> import torch
     >>> recalls(torch.tensor([[0.9, 0.8]]), torch.tensor([[0.9, 0.5, 0.4]]))
     [0.5]
     """
