@@ -191,6 +191,27 @@ def test_several_relevant_candidates_by_hand() -> None:
     assert ContrastiveLoss.named("infonce:temperature=1")(scores, grades).item() == pytest.approx(by_hand)
 
 
+def test_many_to_many_by_hand() -> None:
+    """Query 1 has two relevant candidates, of which it shares the second with query 2; nothing is said of one pair."""
+    scores = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 9.0]]).double()
+    grades = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, -1.0]])
+    e = math.exp
+    of_queries = ((-math.log(e(2) / (e(2) + e(1) + 1)) - math.log(e(1) / (e(2) + e(1) + 1))) / 2
+                  - math.log(e(3) / (1 + e(3)))) / 2  # fmt: skip
+    of_candidates = (-math.log(e(2) / (e(2) + 1)) + (-math.log(e(1) / (e(1) + e(3)))
+                     - math.log(e(3) / (e(1) + e(3)))) / 2) / 2  # fmt: skip
+    found = ContrastiveLoss.named("many_to_many:temperature=1")(scores, grades)
+    assert found.item() == pytest.approx(of_queries + of_candidates)
+
+
+def test_many_to_many_of_one_to_one_is_twice_both_ways() -> None:
+    queries, relevant, _ = embeddings()
+    one, other = (
+        ContrastiveLoss.named(name)(queries @ relevant.T, torch.eye(3)) for name in ("many_to_many", "both_ways")
+    )
+    assert torch.allclose(one, 2 * other)
+
+
 def test_instructor_is_the_authors() -> None:
     """The number is what the loops of InstructorTrainer.compute_loss give for these vectors."""
     queries, relevant, hard = embeddings()
