@@ -47,10 +47,13 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1000, help="texts of each of the two lists")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="of the cross-encoder; default: the base's")
+    parser.add_argument("--answers", type=float, default=1.0, help="how much of the student's loss is the teacher's")
     parser.add_argument("--only", default="cross,bi,student")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     places = {name: given.out / f"{given.task}-{name}-{given.seed}" for name in ("cross", "bi", "student")}
+    if given.answers != 1:
+        places["student"] = given.out / f"{given.task}-student-{given.seed}-{given.answers:g}"
     # DSE's head is a perceptron on the pair's features; a similarity has the cosine alone.
     heads = {"sick": None, "mrpc": "mlp_relu"}
     for name in given.only.split(","):
@@ -60,7 +63,9 @@ def main() -> None:
         if name == "cross":
             settings = settings.with_(epochs=given.epochs)
         if name == "student":
-            settings = settings.with_(terms={"distillation": {"teacher": str(places["cross"])}})
+            settings = settings.with_(
+                terms={"distillation": {"teacher": str(places["cross"]), "answers": given.answers}}
+            )
         head = None if name == "cross" else heads[given.task]
         suite = read_suite(given.task, given.data, given.train, given.test, head)
         board = allround.tune(suite, out=places[name], base=BASE, settings=settings, seed=given.seed,
