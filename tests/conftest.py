@@ -5,6 +5,7 @@ Fixtures of a session must not be changed: take a copy (`copy.deepcopy`, or load
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -47,6 +48,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     cores = sorted(os.sched_getaffinity(0))
     number = os.getpid() if worker is None else int(worker.removeprefix("gw"))
     os.sched_setaffinity(0, {cores[number % len(cores)]})
+
+
+def pytest_collection_finish() -> None:
+    """Libraries and tests stay to the end: looking through them for what can go takes a fifth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)
