@@ -98,6 +98,26 @@ def test_the_judge_learns_from_the_retrievers_own_candidates() -> None:
     assert counts.tolist() == [4, 4]
 
 
+def test_the_judge_reads_the_instruction_with_the_query(bert_folder: Path) -> None:
+    """It is trained with the task's, and asked with the one that a user gives; the system itself stays as it is."""
+    task = find()
+    task = replace(task, definition=replace(task.definition, instruction="a cat saw"))
+    retriever = MultiTaskModel(load_encoder(bert_folder), {"find": task.definition})
+    definition = judging_task(task, retriever, candidates=2).definition
+    assert definition.instruction == "a cat saw"
+    judge = MultiTaskModel(load_encoder(bert_folder, pairs="joint"), {"find": definition})
+    (read,) = judge.prepare("find", [("the soup", "is fine")])
+    plain = replace(definition, instruction=None)
+    assert read == judge.encoder.prepare([("a cat saw the soup", "is fine")], plain)[0]
+    system = Reranked(retriever, judge, candidates=3)
+    told = system.instructed("find", "the owl")
+    assert isinstance(told, Reranked)
+    assert [one.definition("find").instruction for one in (told, told.retriever, told.judge)] == ["the owl"] * 3
+    assert [one.definition("find").instruction for one in (system, retriever, judge)] == ["a cat saw"] * 3
+    deaf = Reranked(retriever, Told(PAIR, lambda row: 0.0), 3).instructed("find", "the owl")
+    assert isinstance(deaf, Reranked) and deaf.judge.definition("find") == PAIR, "it was trained without one"
+
+
 def test_what_cannot_rerank_is_refused() -> None:
     task = find()
     retriever = Told(task.definition, lambda row: ORDER)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from allround.cli.app import app
 from allround.core.errors import AllroundError
 from allround.models.base import load_encoder
 from allround.models.encoders.text import Text
+from allround.models.indexed import search_in
+from allround.models.prediction.answers import Answered
 from allround.models.running import features_of
 from allround.models.system import load
+from allround.models.systems.ensemble import Ensemble
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.serving.questions import Question, answer_questions
+from allround.serving.served import asking_of
 from allround.tasks.contrast import Contrast
 from allround.tasks.definition import Definition
 from allround.tasks.passages import Passages
@@ -103,6 +112,62 @@ def test_masked_vectors_are_means_over_the_other_tokens(bert_folder: Path) -> No
     pooled = vectors(model_of(bert_folder), MOOD, [(QUERIES[0],)])[0]
     np.testing.assert_allclose(pooled, tokens.mean(0), atol=1e-5)
     assert np.abs(pooled - np.asarray(tokens[count:].mean(0))).max() > 1e-2
+
+
+@pytest.mark.parametrize("way", ["pooled", "masked"])
+def test_a_user_may_give_another_instruction(way: str, bert_folder: Path, tmp_path: Path) -> None:
+    """Answers are those of a model whose task has it, with the same weights; the model itself stays as it is."""
+    passages = Passages.of({"p": PASSAGES[0], "q": PASSAGES[1]})
+    rows: list[Any] = [(query, passages) for query in QUERIES]
+    model = model_of(bert_folder, instructions=way).eval()
+    before = vectors(model, FIND, rows)
+    other = replace(FIND, instruction="bad river")
+    asked = model.instructed("find", "bad river")
+    assert isinstance(asked, MultiTaskModel) and asked.definition("find") == other and model.definition("find") == FIND
+    made = MultiTaskModel(model.encoder, {"find": other})
+    np.testing.assert_array_equal(vectors(asked, other, rows), vectors(made, other, rows))
+    np.testing.assert_array_equal(vectors(model, FIND, rows), before)
+    assert np.abs(vectors(asked, other, rows) - before).max() > 1e-2
+    assert asked.predict("find", rows) == made.predict("find", rows)
+    none = model.instructed("find", "")
+    np.testing.assert_allclose(vectors(none, none.definition("find"), rows), vectors(model, ASK, rows), **SAME)
+    asked.save(tmp_path / "asked")
+    assert load(tmp_path / "asked").definition("find") == other
+
+
+def test_instructions_of_trained_heads_and_of_several_systems_stay(bert_folder: Path) -> None:
+    model = model_of(bert_folder)
+    with pytest.raises(AllroundError, match="its head was trained with the words that it has"):
+        model.instructed("mood", "good or bad or so")
+    with pytest.raises(AllroundError, match="a system of the sort 'ensemble' does not take one"):
+        Ensemble([model]).instructed("find", "bad river")
+
+
+def test_the_command_and_a_request_take_an_instruction(bert_folder: Path, tmp_path: Path) -> None:
+    """Both answer what the model so told answers; requests with different ones do not disturb each other."""
+    model = MultiTaskModel(load_encoder(bert_folder), {"find": FIND, "mood": MOOD})
+    model.save(tmp_path / "model")
+    corpus = {f"p{n}": text for n, text in enumerate(["good", "the bad river", "a film", "good bad good", "b is b"])}
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps({"_id": i, "text": t}) + "\n" for i, t in corpus.items()))
+
+    def told(instruction: str) -> list[Any]:
+        return model.instructed("find", instruction).predict("find", [(QUERIES[1], Passages.of(corpus))])[0]
+
+    own = FIND.instruction or ""
+    words = next(one for one in ("bad river", "b b b", "film film", "is is is is") if told(one) != told(own))
+    asked = ["predict", str(tmp_path / "model"), "--passages", str(tmp_path / "pages.jsonl"), QUERIES[1], "--json"]
+    ran = CliRunner().invoke(app, [*asked, "--task", "find", "--instruction", words])
+    assert ran.exit_code == 0, ran.output
+    assert json.loads(ran.stdout)["prediction"] == told(words)
+    ran = CliRunner().invoke(app, [*asked, "--task", "mood", "--instruction", words])
+    assert "no task that is asked ranks passages" in str(ran.exception)
+
+    search_in(model, Passages.of(corpus))
+    given: list[str | None] = [None, words, "", words]
+    questions = [Question.make([QUERIES[1]], asking_of(["find"], scores=False, instruction=one)) for one in given]
+    found = answer_questions(model, questions)
+    expected = [told(own if one is None else one) for one in given]
+    assert [one.tasks["find"].predictions for one in found if isinstance(one, Answered)] == [[one] for one in expected]
 
 
 def test_a_way_that_does_not_exist_is_refused(bert_folder: Path) -> None:

@@ -100,10 +100,13 @@ def judging_task(task: Task, retriever: System, candidates: int = 20, negatives:
 
     For each query every relevant passage, and for each of these up to `negatives` drawn from those of the retriever's
     first `candidates` that are not relevant. Drawn passages alone would be too easy: at work a judge sees candidates.
+    The task's instruction stands before the query, as in TART's cross-encoder (Asai et al., Findings of ACL 2023): of a
+    pooled suite, the candidates hold passages of other tasks, which the judge so learns to tell apart.
     Test rows are there for the form alone: systems are scored on the retrieval task.
     """
     query, passage = task.definition.inputs[0], "passage"
-    definition = Definition(task.name, "classification", (query, passage), "text", "auroc", LABELS)
+    definition = Definition(task.name, "classification", (query, passage), "text", "auroc", LABELS,
+                            instruction=task.definition.instruction)  # fmt: skip
     splits = {}
     for name in SPLITS:
         rows, targets = _judged(task.splits[name], retriever, task.name, candidates, negatives, seed_of(seed, name))

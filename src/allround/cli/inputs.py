@@ -16,7 +16,7 @@ from allround.core.jobs import quiet_libraries
 from allround.core.outputs import check_out_file
 from allround.core.words import plural
 from allround.models.indexed import open_index, search_in
-from allround.models.prediction.answerer import Asking, own_inputs
+from allround.models.prediction.answerer import Asking, instructed, own_inputs
 from allround.models.prediction.answers import Answered, Counts, TaskAnswers
 from allround.models.prediction.tables import line_name, output_format, window_rows, with_columns, write_answers
 from allround.models.prediction.writers import text_writer
@@ -46,8 +46,7 @@ def answer_file(
     read = "jsonl" if file is None else format_of(file, format, f"read '{file}'")
     output_format(output, read)
     quiet_libraries()
-    model = chosen_width(load(folder), width, str(folder))
-    _search(model, passages)
+    model = _opened(folder, width, passages, asking)
     windows, asking = _windows(model, words, file, format, asking)
     counts = write_answers(model, windows, output, asking, source=_named(file), read=read, force=force)
     if as_json:
@@ -74,8 +73,7 @@ def answer_screen(
     read = "txt" if file is None else format_of(file, format, f"read '{file}'")
     written = "jsonl" if as_json or read == "parquet" else read
     quiet_libraries()
-    model = chosen_width(load(folder), width, str(folder))
-    _search(model, passages)
+    model = _opened(folder, width, passages, asking)
     windows, asking = _windows(model, words, file, format, asking)
     counts, writer = Counts(), None
     nested = written in ("txt", "jsonl")
@@ -122,6 +120,13 @@ def _windows(
     if format_of(file, format, f"read '{file}'") == "txt":
         asking = _of_one_input(model, asking, "lines of text")
     return read_windows(file, format, rows=window_rows(model, asking), line=line_name(model, asking)), asking
+
+
+def _opened(folder: Path, width: float | None, passages: Path | None, asking: Asking) -> System:
+    """The model, at a width, with what queries search and what stands before them."""
+    model = chosen_width(load(folder), width, str(folder))
+    _search(model, passages)
+    return instructed(model, asking)
 
 
 def _search(model: System, place: Path | None) -> None:

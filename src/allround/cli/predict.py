@@ -64,6 +64,10 @@ def predict(
             "that `allround index` made."
         ),
     ] = None,
+    instruction: Annotated[
+        str | None,
+        typer.Option(help="What stands before the queries of a task that ranks passages, in place of its own words."),
+    ] = None,
     width: WidthOption = None,
     batch_size: Annotated[int, typer.Option(help="Rows that are answered together.")] = 64,
     as_json: Annotated[
@@ -82,7 +86,15 @@ def predict(
     from allround.models.prediction.answerer import Asking
 
     asking = Asking(
-        tuple(split(task, "--task")) or None, scores, top, strict, prefix, batch_size, sets, find=task is None
+        tuple(split(task, "--task")) or None,
+        scores,
+        top,
+        strict,
+        prefix,
+        batch_size,
+        sets,
+        find=task is None,
+        instruction=instruction,
     )
     share = None if width is None else part_of_all(width, "--width")
     if output is not None:

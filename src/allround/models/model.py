@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,6 +43,11 @@ class Model(nn.Module, System):
     def prepare(self, task: str, inputs: Sequence[Row], targets: Encoded | None = None) -> list[Prepared]:
         """What is done once for each row. targets: encoded, for models whose rows hold them, such as those that
         generate; others leave them out."""
+
+    def told(self, task: str, instruction: str) -> System:
+        made = copy(self)
+        made.definitions = {**self.definitions, task: replace(self.definition(task), instruction=instruction or None)}
+        return made
 
     @property
     @abstractmethod

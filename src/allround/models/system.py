@@ -113,6 +113,29 @@ class System(Predicts, ABC):
             )
         return self.definitions[task]
 
+    def instructed(self, task: str, instruction: str) -> System:
+        """The same system, where another instruction stands before the queries of a task: what a user asks for in words
+        of their own. Weights are shared, and this system stays as it is. An empty instruction leaves none.
+
+        Errors: a task that ranks no passages; a system of several, such as an ensemble.
+        """
+        definition = self.definition(task)
+        if not kind(definition.kind).ranked:
+            raise AllroundError(
+                f"put another instruction before the inputs of task '{task}'",
+                f"it is of the kind {definition.kind}: its head was trained with the words that it has",
+                "name a task of the kind retrieval",
+            )
+        return self.told(task, instruction)
+
+    def told(self, task: str, instruction: str) -> System:
+        """What `instructed` gives, for a task that it allows."""
+        raise AllroundError(
+            f"put another instruction before the queries of task '{task}'",
+            f"a system of the sort '{self.sort}' does not take one",
+            "ask the model that it was made of",
+        )
+
     def only_task(self) -> str:
         """The task of a system that has one. Errors: it has several."""
         if len(self.definitions) != 1:

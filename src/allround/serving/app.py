@@ -113,7 +113,7 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
     async def predict(request: Request) -> Response:
         body = read_body(PredictBody, await json_of(request), "answer tasks for rows")
         served = service.models.find(body.model)
-        asking = asking_of(body.tasks, scores=body.scores)
+        asking = asking_of(body.tasks, scores=body.scores, instruction=body.instruction)
         served.check_tasks(asking.tasks or ())
         question = Question.make(body.inputs, asking)
         made: Answered = await service.ask(served, question)

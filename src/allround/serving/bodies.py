@@ -34,6 +34,9 @@ class PredictBody(_Strict):
         None, description='Names of tasks, or "all". By default all; of a routed model the one that it finds.'
     )
     scores: bool = Field(False, description="Give the probability of each label too.")
+    instruction: str | None = Field(
+        None, description="What stands before the queries of the one task that ranks passages, in place of its own."
+    )
     abstain: float | None = Field(None, ge=0, le=1, description="Give no answer whose confidence is below this.")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allround.models.batch import Answers
-from allround.models.prediction.answerer import Asking
+from allround.models.prediction.answerer import Asking, instructed
 from allround.models.prediction.answers import Answered, Counts, Part, Reading, choose_tasks
 from allround.models.system import System
 from allround.serving.engine import Work
@@ -37,7 +37,8 @@ class Question(Work):
 
     @classmethod
     def make(cls, inputs: Sequence[str] | Sequence[Mapping[str, object]], asking: Asking) -> Question:
-        return cls(inputs, asking, sum(map(tokens_of, inputs)))
+        before = 0 if asking.instruction is None else len(inputs) * tokens_of(asking.instruction)
+        return cls(inputs, asking, before + sum(map(tokens_of, inputs)))
 
     @classmethod
     def answer(cls, system: System, works: Sequence[Question], together: int) -> list[object]:
@@ -68,13 +69,21 @@ class _Alike:
 def answer_questions(system: System, questions: Sequence[Question], together: int = 64) -> list[Answered | Exception]:
     """The answers to questions, each as it would be alone; an exception for one that fails.
 
-    Rows that tasks read alike go through the encoder once, whichever question they are of. together: most rows that a
-    network reads at once.
+    Rows that tasks read alike go through the encoder once, whichever question they are of; questions with instructions
+    of their own are answered apart from others. together: most rows that a network reads at once.
     """
     read = [_read(system, one) for one in questions]
     sound = {number: one for number, one in enumerate(read) if isinstance(one, Reading)}
+    told: dict[Hashable, dict[int, Reading]] = {}
+    for number, reading in sound.items():
+        asking = reading.asking
+        key = None if asking.instruction is None else (asking.instruction, asking.tasks)
+        told.setdefault(key, {})[number] = reading
     try:
-        made: dict[int, Answered | Exception] = dict(_answered(system, sound, together))
+        made: dict[int, Answered | Exception] = {}
+        for some in told.values():
+            asking = next(iter(some.values())).asking
+            made.update(_answered(instructed(system, asking), some, together))
     except Exception as error:
         if len(sound) == 1:
             return [error if isinstance(one, Reading) else one for one in read]
@@ -85,7 +94,8 @@ def answer_questions(system: System, questions: Sequence[Question], together: in
 
 def _read(system: System, question: Question) -> Reading | Exception:
     try:
-        asking, window = question.asking, received(system, question.inputs)
+        asking, system = question.asking, instructed(system, question.asking)
+        window = received(system, question.inputs)
         if isinstance(window, Lines):
             asking = of_one_input(system, asking)
         tasks = choose_tasks(system, window, asking, SOURCE, Counts())

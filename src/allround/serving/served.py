@@ -146,7 +146,7 @@ def warm_up(system: System) -> None:
             system.answers(definition.name, [query])
 
 
-def asking_of(tasks: list[str] | str | None, *, scores: bool) -> Asking:
+def asking_of(tasks: list[str] | str | None, *, scores: bool, instruction: str | None = None) -> Asking:
     """What a request asks. tasks: names, "all", or None for those that the model finds."""
     names = tuple(dict.fromkeys(tasks)) if isinstance(tasks, list) else None
-    return Asking(names, scores, find=tasks is None)
+    return Asking(names, scores, find=tasks is None, instruction=instruction)

@@ -20,7 +20,7 @@ from allround.tasks.harness.requests import INPUT
 from allround.tasks.prompt_words import PromptWords
 from allround.tasks.question import check_kind, check_metric
 from allround.tasks.roles import HELD_OUT, TRAIN, held_out
-from allround.tasks.spec_values import as_delimiter, as_encoding, as_limit, as_tuple, listed
+from allround.tasks.spec_values import as_delimiter, as_encoding, as_limit, as_settings, as_tuple, listed
 from allround.tasks.task import SPLITS
 
 if TYPE_CHECKING:
@@ -186,6 +186,12 @@ class TaskSpec(_Strict):
         return cast(PromptWords, {**said, "prompt": self.prompts or self.prompt})
 
 
+class PoolSpec(_Strict):
+    """How searches over one collection are told apart; the word is that of `Suite.pooled`."""
+
+    negatives: Annotated[int, Field(ge=0)] = 1
+
+
 class SuiteSpec(_Strict):
     """A suite file."""
 
@@ -194,6 +200,7 @@ class SuiteSpec(_Strict):
     base: str | None = None
     limit: Limit = {}
     hold_out: str | list[str] | float | dict[str, str | list[str] | int | float] | None = None
+    pool: Annotated[PoolSpec | None, BeforeValidator(as_settings)] = None
     tasks: Annotated[dict[str, TaskSpec], Field(min_length=1)]
 
     @property
@@ -304,6 +311,7 @@ _KNOWN = {
     "source": [f for f in SourceSpec.model_fields if f != "name"],
     "limit": list(SPLITS),
     "split": list(SplitSpec.model_fields),
+    "pool": list(PoolSpec.model_fields),
 }
 
 
@@ -381,4 +389,6 @@ def _level(key: list[int | str]) -> str:
         return "source"
     if len(key) >= 4 and key[2] == "split":
         return "split"
+    if len(key) == 2 and key[0] == "pool":
+        return "pool"
     return "task" if len(key) >= 3 else "suite"

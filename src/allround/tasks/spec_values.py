@@ -35,3 +35,12 @@ def as_encoding(value: object) -> object:
         except LookupError:
             raise ValueError(f"there is no encoding {value!r}; give one such as utf-8, cp1252 or utf-16") from None
     return value
+
+
+def as_settings(value: object) -> object:
+    """true as settings at their defaults, and false as none.
+
+    >>> as_settings(True), as_settings(False), as_settings({"negatives": 2})
+    ({}, None, {'negatives': 2})
+    """
+    return ({} if value else None) if isinstance(value, bool) else value

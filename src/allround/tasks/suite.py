@@ -17,6 +17,7 @@ from allround.tasks.kind import kind
 from allround.tasks.make import make_task
 from allround.tasks.mteb.making import PREFIX, mteb_task, mteb_tasks
 from allround.tasks.passages import Passages
+from allround.tasks.pooling import pooled
 from allround.tasks.roles import HELD_OUT, HoldOut, held_out
 from allround.tasks.sources.load import load_raw, place_of
 from allround.tasks.sources.passages import beir_folder, passages_file, read_beir, read_passages
@@ -86,7 +87,9 @@ class Suite:
 
     def part(self, names: Sequence[str]) -> Suite:
         """The suite with these of its tasks only, in this order."""
-        tasks = [self[name] for name in names]
+        return self._of([self[name] for name in names])
+
+    def _of(self, tasks: Sequence[Task]) -> Suite:
         return Suite(self.name, tasks, description=self.description, base=self.base, files=self.files)
 
     def weighed(self, class_weights: str | None = None, focal: float | None = None, agree: str | None = None) -> Suite:
@@ -101,14 +104,17 @@ class Suite:
             weights = None if own.weights or not labelled else class_weights
             focal_of = None if own.focal or not labelled else focal
             tasks.append(task.weighed(weights, focal_of, None if own.agree or own.kind != "similarity" else agree))
-        return Suite(self.name, tasks, description=self.description, base=self.base, files=self.files)
+        return self._of(tasks)
 
     def holding_out(self, asked: HoldOut) -> Suite:
         """The suite with some of its tasks held out. asked: their names, a share, or categories; see `HoldOut`."""
         categories = {task.name: task.definition.category for task in self if task.definition.trained}
         names = held_out(asked, categories, self.name)
-        tasks = [task.with_role(HELD_OUT) if task.name in names else task for task in self]
-        return Suite(self.name, tasks, description=self.description, base=self.base, files=self.files)
+        return self._of([task.with_role(HELD_OUT) if task.name in names else task for task in self])
+
+    def pooled(self, negatives: int = 1) -> Suite:
+        """The suite with its searches over the union of their passages; see `allround.tasks.pooling.pooled`."""
+        return self._of(pooled(list(self), negatives))
 
     def own_base(self, asked: str) -> str:
         """The base that the suite names, where none was given. asked: for the error, where it names none."""
@@ -205,7 +211,9 @@ def load_spec(
     tasks = []
     tables: dict[str | None, dict[str, Dataset | Columns]] = {}
     given, problems = problems, problems or Problems()
-    for name in choose(spec.tasks, only, spec.name):
+    chosen = choose(spec.tasks, only, spec.name)
+    searches = [] if spec.pool is None else [name for name, one in spec.tasks.items() if kind(one.kind).ranked]
+    for name in [name for name in spec.tasks if name in chosen or name in searches]:  # a pool needs all of its passages
         about = spec.tasks[name]
         members = [about] if about.table is None else [t for t in spec.tasks.values() if t.table == about.table]
         rows: dict[str, int] = {}
@@ -232,7 +240,8 @@ def load_spec(
     files = [base_dir / os.path.expanduser(name) for name in places]  # noqa: PTH111 (which never raises)
     if data_dir is not None:
         files.append(data_dir)
-    return Suite(spec.name, tasks, description=spec.description, base=spec.base, files=files)
+    made = Suite(spec.name, tasks, description=spec.description, base=spec.base, files=files)
+    return made if spec.pool is None else made.pooled(spec.pool.negatives).part([n for n in chosen if n in made])
 
 
 def choose(known: Sequence[str] | Mapping[str, object], only: Sequence[str] | None, suite: str) -> list[str]:

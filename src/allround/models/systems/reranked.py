@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,15 @@ class Reranked(System):
         labelled = kind(self.judge.definition(task).kind).labelled
         found = self.judge.answers(task, pairs, batch_size=batch_size, scores=labelled)
         return np.asarray(found.scores)[:, 1] if labelled else np.asarray(found.predictions)
+
+    def told(self, task: str, instruction: str) -> System:
+        """The judge reads the instruction too, where it was trained with one."""
+        made = copy(self)
+        made.retriever = self.retriever.told(task, instruction)
+        made.definitions = {**self.definitions, task: made.retriever.definition(task)}
+        if task in self.judge.definitions and self.judge.definition(task).instruction:
+            made.judge = self.judge.told(task, instruction)
+        return made
 
     def to(self, device: torch.device | str) -> Reranked:
         self.retriever.to(device)

@@ -1,0 +1,141 @@
+"""Searches that only their instructions tell apart: one pool of passages, and queries that are asked in two ways.
+
+    python benchmarks/instructions.py --data DATA --out runs/instructions
+
+DATA holds the folders banking77 and trec with JSONL files of their splits. A message of a bank's customer is to find
+the words of its intent (bank_intents) or messages of the same intent (bank_messages); a question is to find the words
+of the sort of its answer (trec_sorts) or questions of that sort (trec_questions). All four search the passages of all.
+
+Each way trains all-MiniLM-L6-v2 on the four at once, with the defaults of training: with or without instructions, and
+with or without what is relevant to the same query in the other search as a negative. Prints ndcg@10 of the test queries
+and how many of them have a passage of the right sort in the first place, both in percent; models that were trained with
+instructions are asked with the right one, with none, and with that of the other search over the same queries. 95%
+intervals are over queries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from embedders import words
+from retrieval import rows_of, same_label, write
+
+import allround as ar
+from allround.models.base import find_folder, load_encoder
+from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.tasks.metric import score_of
+from allround.tasks.task import Task
+from allround.training.settings import Settings
+from allround.training.trainer import train
+
+INSTRUCTIONS = {
+    "bank_intents": "Find the name of what the bank customer wants:",
+    "bank_messages": "Find messages of other bank customers who want the same:",
+    "trec_sorts": "Find the name of the sort of answer that is asked for:",
+    "trec_questions": "Find other questions that ask for the same sort of answer:",
+}
+#: The other search over the same queries.
+OTHER = {
+    "bank_intents": "bank_messages",
+    "bank_messages": "bank_intents",
+    "trec_sorts": "trec_questions",
+    "trec_questions": "trec_sorts",
+}
+#: By the name of a way: whether tasks have instructions, and how many negatives come from the other search; None for a
+#: model that is not trained.
+WAYS: Mapping[str, tuple[bool, int | None]] = {
+    "base": (True, None),
+    "plain": (False, 0),
+    "plain, negatives": (False, 1),
+    "told": (True, 0),
+    "told, negatives": (True, 1),
+}
+
+
+def make(data: Path, out: Path, sizes: dict[str, int], each: Mapping[str, int]) -> None:
+    """The folders of the four searches, and the suite file. each: passages of a label in the searches for texts."""
+    for name, texts, names in (
+        ("banking77", "bank_messages", "bank_intents"),
+        ("trec", "trec_questions", "trec_sorts"),
+    ):
+        corpus, queries = same_label(data, name, each[name], sizes)
+        label = {
+            row["text"]: row["label"] for split in ("train", "validation", "test") for row in rows_of(data, name, split)
+        }
+        write(out / texts, corpus, queries)
+        of_label = {one: one.replace("_", " ") for one in sorted(set(label.values()))}
+        write(out / names, of_label, {split: [(q, [label[q]]) for q, _ in found] for split, found in queries.items()})
+    tasks = "".join(f"  {name}: {{kind: retrieval, source: {{path: {name}}}}}\n" for name in INSTRUCTIONS)
+    (out / "suite.yml").write_text(f"name: instructions\ntasks:\n{tasks}")
+
+
+def trained(suite: ar.Suite, told: bool, negatives: int | None, seed: int) -> MultiTaskModel:
+    tasks = [with_instruction(task, told) for task in suite.pooled(negatives or 0)]
+    model = MultiTaskModel(
+        load_encoder(find_folder("all-MiniLM-L6-v2"), max_length=64), {t.name: t.definition for t in tasks}
+    )
+    if negatives is not None:
+        train(model, tasks, Settings(device="cpu"), seed=seed)
+    return model
+
+
+def with_instruction(task: Task, told: bool) -> Task:
+    return replace(task, definition=replace(task.definition, instruction=INSTRUCTIONS[task.name])) if told else task
+
+
+def found(model: MultiTaskModel, suite: ar.Suite, asked: Mapping[str, Mapping[str, str]]) -> dict[str, np.ndarray]:
+    """Of each task and test query ndcg@10, and whether the first passage is of the right sort, in percent:
+    (2, tasks, queries). asked: ways to ask, each with the instruction of each task."""
+    made: dict[str, list[list[list[float]]]] = {how: [] for how in asked}
+    with model.searcher.keeping():
+        for task in suite.pooled():
+            split = task.splits["test"]
+            for how, said in asked.items():
+                ranked = model.instructed(task.name, said[task.name]).answers(task.name, split.inputs).predictions
+                scores = [score_of(task.definition, [t], [p]) for t, p in zip(split.targets, ranked, strict=True)]
+                made[how].append([scores, [float(p[0].startswith(f"{task.name}/")) for p in ranked]])
+    return {how: 100 * np.array(values).swapaxes(0, 1) for how, values in made.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--train", type=int, default=60, help="training queries of a task")
+    parser.add_argument(
+        "--test", type=int, default=120, help="test queries of a task; a quarter as many for validation"
+    )
+    parser.add_argument("--ways", default=";".join(WAYS), help="with semicolons between them")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    sizes = {"train": asked.train, "validation": asked.test // 4, "test": asked.test}
+    make(asked.data, asked.out, sizes, {"banking77": 2, "trec": 6})
+    suite = ar.Suite.load(asked.out / "suite.yml")
+    none = dict.fromkeys(INSTRUCTIONS, "")
+    wrong = {task: INSTRUCTIONS[other] for task, other in OTHER.items()}
+    known: dict[str, np.ndarray] = {}
+    for way in asked.ways.split(";"):
+        told, negatives = WAYS[way]
+        began = time.process_time()
+        kept = asked.out / f"{way}_{asked.train}_{asked.test}_{asked.seed}.npz"
+        if not kept.is_file():
+            ways = {"right": INSTRUCTIONS, "none": none, "wrong": wrong} if told else {"none": none}
+            np.savez(kept, **found(trained(suite, told, negatives, asked.seed), suite, ways))
+        for how, (gains, sorts) in np.load(kept).items():
+            known[f"{way}, {how}"] = gains
+            each = (f"{task} {words(one[None])}" for task, one in zip(INSTRUCTIONS, gains, strict=True))
+            print(f"{way}, {how}: {', '.join(each)}")
+            print(f"    mean {words(gains)}; of the right sort {words(sorts)}", flush=True)
+        print(f"    {time.process_time() - began:.0f} s of the processor", flush=True)
+    last = known.get("told, negatives, right")
+    for name, values in known.items() if last is not None else ():
+        print(f"told, negatives, right minus {name}: {words(last - values)}")
+
+
+if __name__ == "__main__":
+    main()
