@@ -16,10 +16,11 @@ from allround.core.jobs import quiet_libraries
 from allround.core.outputs import check_out_file
 from allround.core.words import plural
 from allround.models.indexed import open_index, search_in
-from allround.models.prediction.answerer import Asking, instructed, own_inputs
+from allround.models.prediction.answerer import Asking, own_inputs
 from allround.models.prediction.answers import Answered, Counts, TaskAnswers
 from allround.models.prediction.tables import line_name, output_format, window_rows, with_columns, write_answers
 from allround.models.prediction.writers import text_writer
+from allround.models.prompts import instructed
 from allround.models.searching import MOST_KEPT
 from allround.models.system import WINDOW, System, load
 from allround.models.widths import chosen_width

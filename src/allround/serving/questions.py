@@ -6,8 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allround.models.batch import Answers
-from allround.models.prediction.answerer import Asking, instructed
+from allround.models.prediction.answerer import Asking
 from allround.models.prediction.answers import Answered, Counts, Part, Reading, choose_tasks
+from allround.models.prompts import instructed
 from allround.models.system import System
 from allround.serving.engine import Work
 from allround.serving.received import of_one_input, received

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from allround.core.errors import AllroundError
-from allround.core.words import listed
 from allround.models.batch import Answers
 from allround.models.calibration import Calibration
 from allround.tasks.definition import Definition
-from allround.tasks.kind import kind
 from allround.tasks.passages import Passages
 from allround.tasks.values import Row
-
-if TYPE_CHECKING:
-    from allround.models.system import System
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ class Asking:
     probable ones. strict: an empty or broken cell is an error. prefix: what the names of new columns begin with. sets:
     the labels, or the interval, that hold the right answer as often as was asked for when the system was made. find: a
     system that can tell which task a row is of answers that one alone. instruction: what stands before the queries of
-    the task that ranks passages, in place of its own; see `instructed`.
+    the task that ranks passages, in place of its own.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -84,20 +79,3 @@ class Asking:
     def ranked(self) -> bool:
         """Whether labels are wanted with their probabilities."""
         return self.scores or self.top is not None
-
-
-def instructed(system: System, asking: Asking) -> System:
-    """The system as it is asked: with the instruction, if there is one, before the queries of the task that ranks
-    passages. Errors: no such task is asked, or several are."""
-    if asking.instruction is None:
-        return system
-    ranked = [name for name in asking.tasks or system.definitions if kind(system.definition(name).kind).ranked]
-    if len(ranked) != 1:
-        raise AllroundError(
-            "put an instruction before queries",
-            f"it is meant for one task, and {listed(ranked)} rank passages"
-            if ranked
-            else "no task that is asked ranks passages",
-            "name one task of the kind retrieval, and leave the instruction out for others",
-        )
-    return system.instructed(ranked[0], asking.instruction)
