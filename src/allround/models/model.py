@@ -44,7 +44,7 @@ class Model(nn.Module, System):
         """What is done once for each row. targets: encoded, for models whose rows hold them, such as those that
         generate; others leave them out."""
 
-    def told(self, task: str, instruction: str) -> System:
+    def with_instruction(self, task: str, instruction: str) -> System:
         made = copy(self)
         made.definitions = {**self.definitions, task: replace(self.definition(task), instruction=instruction or None)}
         return made

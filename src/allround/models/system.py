@@ -126,9 +126,9 @@ class System(Predicts, ABC):
                 f"it is of the kind {definition.kind}: its head was trained with the words that it has",
                 "name a task of the kind retrieval",
             )
-        return self.told(task, instruction)
+        return self.with_instruction(task, instruction)
 
-    def told(self, task: str, instruction: str) -> System:
+    def with_instruction(self, task: str, instruction: str) -> System:
         """What `instructed` gives, for a task that it allows."""
         raise AllroundError(
             f"put another instruction before the queries of task '{task}'",

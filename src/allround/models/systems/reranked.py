@@ -92,13 +92,13 @@ class Reranked(System):
         found = self.judge.answers(task, pairs, batch_size=batch_size, scores=labelled)
         return np.asarray(found.scores)[:, 1] if labelled else np.asarray(found.predictions)
 
-    def told(self, task: str, instruction: str) -> System:
+    def with_instruction(self, task: str, instruction: str) -> System:
         """The judge reads the instruction too, where it was trained with one."""
         made = copy(self)
-        made.retriever = self.retriever.told(task, instruction)
+        made.retriever = self.retriever.with_instruction(task, instruction)
         made.definitions = {**self.definitions, task: made.retriever.definition(task)}
         if task in self.judge.definitions and self.judge.definition(task).instruction:
-            made.judge = self.judge.told(task, instruction)
+            made.judge = self.judge.with_instruction(task, instruction)
         return made
 
     def to(self, device: torch.device | str) -> Reranked:
