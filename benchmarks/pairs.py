@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import allround
+from allround.evaluation.intervals import Bootstrap, interval
+from allround.evaluation.predict import predict_split
 from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.training.settings import Settings
@@ -43,7 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--train", type=int, default=1000)
     parser.add_argument("--test", type=int, default=1000)
-    parser.add_argument("--pairs", type=int, default=300, help="pairs on which the cross-encoder is timed")
+    parser.add_argument("--pairs", type=int, default=300, help="pairs on which the cross-encoder is timed; 0: none")
     parser.add_argument("--texts", type=int, default=1000, help="texts of each of the two lists")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="of the cross-encoder; default: the base's")
@@ -72,7 +74,29 @@ def main() -> None:
                               encoder={"pairs": "joint"} if name == "cross" else {})  # fmt: skip
         print(f"{given.task} {name} seed {given.seed}", flush=True)
         board.print()
-    time_pairs(given, places)
+    compare(given, places)
+    if given.pairs:
+        time_pairs(given, places)
+
+
+def compare(given: argparse.Namespace, places: dict[str, Path]) -> None:
+    """How far the student is from the others on the test rows, paired over rows."""
+    task = read_suite(given.task, given.data, given.train, given.test)[given.task]
+    found = {}
+    for name, place in places.items():
+        if place.exists():
+            system = load(place)
+            found[name, task.name] = predict_split(system, task.as_defined(system.definition(task.name)), "test")
+    drawn = Bootstrap.make(found, seed=given.seed)
+    for name, _ in found:
+        if name != "student" and ("student", task.name) in found:
+            gap = interval(
+                drawn.points["student", task.name] - drawn.points[name, task.name],
+                drawn.resampled["student", task.name] - drawn.resampled[name, task.name],
+            )
+            print(
+                f"student minus {name}: {100 * gap.value:.1f} [{100 * gap.low:.1f}, {100 * gap.high:.1f}]", flush=True
+            )
 
 
 def time_pairs(given: argparse.Namespace, places: dict[str, Path]) -> None:
