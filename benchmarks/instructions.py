@@ -8,9 +8,9 @@ of the sort of its answer (trec_sorts) or questions of that sort (trec_questions
 
 Each way trains all-MiniLM-L6-v2 on the four at once, with the defaults of training: with or without instructions, and
 with or without what is relevant to the same query in the other search as a negative. Prints ndcg@10 of the test queries
-and how many of them have a passage of the right sort in the first place, both in percent; models that were trained with
-instructions are asked with the right one, with none, and with that of the other search over the same queries. 95%
-intervals are over queries.
+and how many of them have a passage of the right sort in the first place, both in percent, with 95% intervals over
+queries. Models with instructions are asked with the right one, in the words of training and in others, with none, and
+with that of the other search over the same queries.
 """
 
 from __future__ import annotations
@@ -38,6 +38,13 @@ INSTRUCTIONS = {
     "bank_messages": "Find messages of other bank customers who want the same:",
     "trec_sorts": "Find the name of the sort of answer that is asked for:",
     "trec_questions": "Find other questions that ask for the same sort of answer:",
+}
+#: The same, as somebody else may say it.
+OTHER_WORDS = {
+    "bank_intents": "In a few words, what is this customer's request about?",
+    "bank_messages": "Who else wrote to the bank about this?",
+    "trec_sorts": "Which type of thing would answer this?",
+    "trec_questions": "Show me similar questions, with answers of this type:",
 }
 #: The other search over the same queries.
 OTHER = {
@@ -124,7 +131,11 @@ def main() -> None:
         began = time.process_time()
         kept = asked.out / f"{way}_{asked.train}_{asked.test}_{asked.seed}.npz"
         if not kept.is_file():
-            ways = {"right": INSTRUCTIONS, "none": none, "wrong": wrong} if told else {"none": none}
+            ways = (
+                {"right": INSTRUCTIONS, "other words": OTHER_WORDS, "none": none, "wrong": wrong}
+                if told
+                else {"none": none}
+            )
             np.savez(kept, **found(trained(suite, told, negatives, asked.seed), suite, ways))
         for how, (gains, sorts) in np.load(kept).items():
             known[f"{way}, {how}"] = gains
