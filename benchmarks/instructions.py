@@ -143,7 +143,7 @@ def main() -> None:
             print(f"{way}, {how}: {', '.join(each)}")
             print(f"    mean {words(gains)}; of the right sort {words(sorts)}", flush=True)
         print(f"    {time.process_time() - began:.0f} s of the processor", flush=True)
-    last = known.get("told, negatives, right")
+    last = known.pop("told, negatives, right", None)
     for name, values in known.items() if last is not None else ():
         print(f"told, negatives, right minus {name}: {words(last - values)}")
 
