@@ -98,6 +98,7 @@ FOLDERS: dict[str, str] = {
     "train": "suite --base base --epochs 1",
     "tune": "suite species --base base --epochs 1",
     "rerank": "search --retriever @find --base words --candidates 2 --epochs 1",
+    "generative": "search --base speaker --embedder words --beams 2 --epochs 1",
     "queries": "search --base speaker --examples 1 --per-passage 2",
     "compare-training": "suite --base base --methods equal --seeds 1 --trials 1 --sweep 0 --epochs 1 --workers 1",
     "relate": "suite --base base --estimators sizes,logme --workers 1",
@@ -252,7 +253,8 @@ def test_unfinished_work_that_is_not_its_own(command: str, made: dict[str, Path]
 def test_two_at_once(command: str, made: dict[str, Path], tmp_path: Path) -> None:
     """The second is refused before it does any work, and leaves what the first is writing alone."""
     out, work = tmp_path / "out", tmp_path / "out.unfinished"
-    first = dict.fromkeys(("train", "tune", "rerank", "index", "queries", "loop"), work) | dict.fromkeys(WORKING, out)
+    works = ("train", "tune", "rerank", "index", "generative", "queries", "loop")
+    first = dict.fromkeys(works, work) | dict.fromkeys(WORKING, out)
     with locked_folder(first.get(command, tmp_path / ".out.partial"), out, command):
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(AllroundError, match="another process is writing it at this moment"):

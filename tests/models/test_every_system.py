@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests.models.language import save_model
 
+from allround.building.generative import identifiers_of, writing_task
 from allround.building.rerank import judging_task
 from allround.composition.residuals.write import open_specialist, write_store
 from allround.composition.routing import make_routed
@@ -38,6 +39,7 @@ from allround.models.plain.linear import TaskLinear
 from allround.models.robust_boosting import RobustSettings, fit_robust
 from allround.models.system import System, load
 from allround.models.systems.ensemble import Ensemble
+from allround.models.systems.generative_retrieval import GenerativeRetrieval
 from allround.models.systems.linear_models import LinearModels
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.models.systems.reranked import Reranked
@@ -208,6 +210,21 @@ def reranked(given: Given) -> tuple[System, Suite]:
     return Reranked(load(given.folder / "finding"), load(given.folder / "judge"), 4), Suite("search", [task])
 
 
+def generative_retrieval(given: Given) -> tuple[System, Suite]:
+    """A tiny language model that writes the first words of passages."""
+    passages = {f"p{n}": f"{animal} {verb} again" for n, (animal, verb) in enumerate(
+        itertools.product(("parcel", "question", "answer"), ("saw", "was", "is", "came")))}  # fmt: skip
+    rows = [{"query": f"Where is {text}?", "relevant": [one]} for one, text in passages.items()]
+    task = make_task("find", kind="retrieval", data=dict.fromkeys(("train", "validation", "test"), rows),
+                     inputs="query", target="relevant", passages=passages)  # fmt: skip
+    model = load_encoder(save_model(given.folder / "speaker", "llama"))
+    identifiers = identifiers_of([task], None)
+    written = writing_task(task, identifiers).definition
+    MultiTaskModel(model, {"find": written}).save(given.folder / "taught")
+    taught: MultiTaskModel = load(given.folder / "taught")  # type: ignore[assignment]
+    return GenerativeRetrieval({"find": task.definition}, taught, identifiers, 5), Suite("search", [task])
+
+
 MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
     "multi_task_model": multi_task_model,
     "zipped": zipped,
@@ -219,6 +236,7 @@ MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
     "routed": routed,
     "demonstrated": demonstrated,
     "reranked": reranked,
+    "generative_retrieval": generative_retrieval,
     "grown": grown,
 }
 

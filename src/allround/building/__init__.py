@@ -4,6 +4,7 @@ from allround.building.add_task import add_task
 from allround.building.adding import AddOptions
 from allround.building.compare import compare_training
 from allround.building.export import export
+from allround.building.generative import generative
 from allround.building.index import index
 from allround.building.options import Constraints, Options
 from allround.building.queries import MadeQueries, queries
@@ -28,6 +29,7 @@ __all__ = [
     "compare_training",
     "evaluate",
     "export",
+    "generative",
     "index",
     "queries",
     "relate",

@@ -27,6 +27,7 @@ COMMANDS = (
     "compare-training",
     "tune",
     "rerank",
+    "generative",
     "queries",
     "relate",
     "sources",

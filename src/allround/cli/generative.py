@@ -1,0 +1,59 @@
+"""The command generative."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from allround.cli.help import PLAIN
+from allround.cli.options import (
+    BaseOption,
+    DataOption,
+    ForceOption,
+    LimitOption,
+    OnlyOption,
+    OutOption,
+    SeedOption,
+    SuiteArgument,
+    load_suite,
+)
+from allround.cli.training_options import EncoderSettings, training_options
+from allround.training.settings import Settings
+
+app = typer.Typer(**PLAIN)
+
+
+@app.command(
+    epilog="Example: `allround generative search.yml --base smollm2-135m --embedder models/joint -o models/ids`"
+)
+@training_options("epochs", "batch_size", "learning_rate", "patience", "precision", "tune", "lora_rank", "device")
+def generative(
+    suite: SuiteArgument,
+    out: OutOption,
+    *,
+    base: BaseOption = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option(help="A text encoder whose vectors become identifiers. Default: the first words of each passage."),
+    ] = None,
+    levels: Annotated[int, typer.Option(help="Codes of an identifier, beside the number that makes it unique.")] = 2,
+    size: Annotated[int | None, typer.Option(help="Clusters of a level. Default: by the number of passages.")] = None,
+    beams: Annotated[int, typer.Option(help="Beams of the search, and so passages of an answer.")] = 10,
+    data_dir: DataOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    settings: Settings,
+    encoder: EncoderSettings,
+    force: ForceOption = False,
+) -> object:
+    """Teach a language model to write the identifiers of the passages that answer a query."""
+    from allround.building.generative import generative as run
+
+    loaded = load_suite(suite, data_dir, only, limit)
+    board = run(loaded, out=out, base=base, embedder=embedder, levels=levels, size=size, beams=beams,
+                settings=settings, seed=seed, encoder=encoder, force=force)  # fmt: skip
+    board.print()
+    typer.echo(f"\nmodel   {out}")
+    return {"model": out, "scoreboard": board.to_json()}
