@@ -35,7 +35,7 @@ def semantic_ids(vectors: NDArray[np.float32], *, levels: int = 2, size: int | N
 
 
 def _size(count: int, levels: int) -> int:
-    return min(MOST_CENTRES, max(1, math.ceil(round(float(count) ** (1 / levels), 6))))
+    return min(MOST_CENTRES, max(1, math.ceil(round(math.pow(count, 1 / levels), 6))))
 
 
 def residual_codes(vectors: NDArray[np.float32], levels: int, size: int, seed: int = 0) -> NDArray[np.int64]:
