@@ -75,6 +75,7 @@ from allround.models.indexed import ABOUT, TEXTS, IndexAbout, open_index, write_
 from allround.models.manifest import read_manifest
 from allround.models.network import classifier_in, modules_of, network_folder
 from allround.models.system import load
+from allround.models.systems.generative_retrieval import read_identifiers
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.collections.promptsource import read_templates
 from allround.tasks.modalities.image import Image as ImageModality
@@ -553,6 +554,8 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("unfinished training", "bytes", training, lambda path: UnfinishedTraining(path, "x").read(),
                ("training/unfinished.py",), absent=True),
         Reader("json", "json-", text("a.json", "{}"), read_json, ("core/files.py",)),
+        Reader("identifiers", "json-", text("identifiers.json", '{"a text": "0-0"}'),
+               lambda path: read_identifiers(path.parent), ("models/systems/generative_retrieval.py",)),
         Reader("any file", "any", text("a", "b"), hash_file, ("core/files.py",)),
     ]  # fmt: skip
 

@@ -134,20 +134,22 @@ class GenerativeRetrieval(System):
     def read(
         cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]
     ) -> GenerativeRetrieval:
-        asked, beams, found = f"load the model in {folder}", facts.get("beams"), read_json(folder / IDS)
-        speaker = load(folder / SPEAKER)
-        whole = isinstance(found, dict) and all(isinstance(one, str) for one in found.values())
-        if (
-            not whole
-            or not isinstance(beams, int)
-            or isinstance(beams, bool)
-            or not isinstance(speaker, MultiTaskModel)
-        ):
-            raise AllroundError(asked, "its identifiers, its beams or its language model are not what was written",
+        asked, beams, speaker = f"load the model in {folder}", facts.get("beams"), load(folder / SPEAKER)
+        if not isinstance(beams, int) or isinstance(beams, bool) or not isinstance(speaker, MultiTaskModel):
+            raise AllroundError(asked, "its beams or its language model are not what was written",
                                 "copy the folder again, whole")  # fmt: skip
-        made = cls(definitions, speaker, found, beams)
+        made = cls(definitions, speaker, read_identifiers(folder), beams)
         made.facts = {name: value for name, value in facts.items() if name != "beams"}
         return made
+
+
+def read_identifiers(folder: Path) -> dict[str, str]:
+    """The identifiers of passages by their texts, as `GenerativeRetrieval.write` keeps them."""
+    found = read_json(folder / IDS)
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise AllroundError(f"load the model in {folder}", f"{IDS} has no identifiers by text",
+                            "copy the folder again, whole")  # fmt: skip
+    return found
 
 
 def _passages(row: Row) -> Passages:
