@@ -15,6 +15,7 @@ from allround.core.errors import AllroundError
 
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
+    "Semantic IDs for Joint Generative Search and Recommendation",
     "One Embedder, Any Task: Instruction-Finetuned Text Embeddings",
     "Pre-training Multi-task Contrastive Learning Models for Scientific Literature Understanding",
     "N-LTP: An Open-source Neural Language Technology Platform for Chinese",

@@ -29,12 +29,16 @@ SPEAKER, IDS = "speaker", "identifiers.json"
 @method(
     source="Tay et al., Transformer memory as a differentiable search index, NeurIPS 2022, arXiv:2202.06991; Penha et "
     "al., RecSys 2025, arXiv:2508.10478",
+    paper="Semantic IDs for Joint Generative Search and Recommendation",
 )
 class GenerativeRetrieval(System):
     """Answers tasks of the kind retrieval by a language model that was taught to write identifiers of passages.
 
-    Each task has its own prompt. A beam search over the trie of the identifiers of a row's passages gives their order,
-    so that no other text is ever written; an answer has about `beams` passages.
+    Each task has its own prompt, and all share the identifiers. `allround.generative` makes these from the vectors of an
+    embedder, best of one that was trained on all of the tasks (Penha et al.). A beam search over the trie of the
+    identifiers of a row's passages gives their order, so that no other text is ever written; an answer has about
+    `beams` passages.
+    Differs: the papers train an encoder with a decoder, here the base is a decoder alone.
 
     definitions: of the tasks. speaker: has tasks of the same names, whose labels are identifiers. identifiers: text of
     a passage -> its identifier; passages of all tasks share them.
