@@ -34,7 +34,7 @@ SPEAKER, IDS = "speaker", "identifiers.json"
 class GenerativeRetrieval(System):
     """Answers tasks of the kind retrieval by a language model that was taught to write identifiers of passages.
 
-    Each task has its own prompt, and all share the identifiers. `allround.generative` makes these from the vectors of an
+    Each task has its own prompt, and all share the identifiers. `allround.generative` makes these from vectors of an
     embedder, best of one that was trained on all of the tasks (Penha et al.). A beam search over the trie of the
     identifiers of a row's passages gives their order, so that no other text is ever written; an answer has about
     `beams` passages.
