@@ -85,6 +85,7 @@ from allround.tasks.sources.stream import read_windows
 from allround.tasks.spec import read_suite
 from allround.tasks.suite import Suite
 from allround.tasks.task import Task
+from allround.training.terms.candidate_scores import read_scores
 from allround.training.unfinished import UnfinishedTraining
 from allround.transfer.files import read_matrices, write_matrices
 from allround.transfer.matrix import TaskMatrix
@@ -540,6 +541,8 @@ def readers(shared: Shared) -> list[Reader]:
         Reader("examples to show", "jsonl", examples,
                lambda path: read_examples(path.parent, {"mood": shared.words["mood"].definition}),
                ("composition/examples.py",)),
+        Reader("scores of candidates", "jsonl", text("scores.jsonl", '{"query": "a", "scores": {"p": 1.0}}\n'),
+               read_scores, ("training/terms/candidate_scores.py",)),
         Reader("tasks of a module", "json", tasks, lambda path: tasks_in(path.parent),
                ("composition/library/known.py",), absent=True),
         Reader("task", "json", task("definition.json"), lambda path: Task.load(path.parent), ("tasks/task.py",)),

@@ -17,6 +17,7 @@ from allround.core.errors import AllroundError
 PAPERS = (
     "Semantic IDs for Joint Generative Search and Recommendation",
     "One Embedder, Any Task: Instruction-Finetuned Text Embeddings",
+    "Retrieve Anything To Augment Large Language Models",
     "Pre-training Multi-task Contrastive Learning Models for Scientific Literature Understanding",
     "N-LTP: An Open-source Neural Language Technology Platform for Chinese",
     "Performance-aware Approximation of Global Channel Pruning for Multitask CNNs",

@@ -180,6 +180,8 @@ def test_l2_sp_keeps_weights_near_their_start_and_does_not_end_below_it(
 def test_terms_of_the_package_are_made_by_name_and_do_no_harm(
     name: str, model: MultiTaskModel, table_suite: Suite, tmp_path: Path
 ) -> None:
+    if name == "candidate_scores":
+        pytest.skip("for tasks that rank passages: tests/training/test_candidate_scores.py")
     tasks = list(table_suite.tasks.values())
     given: dict[str, Any] = {}
     model.save(tmp_path / "old")

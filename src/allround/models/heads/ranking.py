@@ -61,13 +61,17 @@ class Ranking(Head):
         """Vectors as their products are the scores."""
         return F.normalize(values, dim=-1) if self.contrast.compare == "cosine" else values / values.shape[-1] ** 0.5
 
-    def loss(self, features: Features, targets: Tensor) -> TaskLoss:
+    def compared(self, features: Features) -> Tensor:
+        """How alike each query of a batch is to each passage of it: (rows, passages), the passages as in `tensor`."""
         starts = np.cumsum([0, *features.lengths[:-1]])
         first = torch.zeros(len(features.values), dtype=torch.bool)
         first[torch.from_numpy(starts)] = True
         made = self.vectors(features.values)
         queries, passages = made[first.to(made.device)], made[~first.to(made.device)]
-        return TaskLoss(self.rule((queries @ passages.T).float(), targets), len(features.values))
+        return (queries @ passages.T).float()
+
+    def loss(self, features: Features, targets: Tensor) -> TaskLoss:
+        return TaskLoss(self.rule(self.compared(features), targets), len(features.values))
 
     def answer(self, features: Features, *, scores: bool = False) -> Answers:
         raise AllroundError(
