@@ -45,9 +45,9 @@ class CandidateScores(Term):
 
     A step looks at the passages that the task's `contrast` chooses of each row's target (`positives`, `negatives`), so
     name the scored ones there. Passages that were not scored, and those of other rows, stand behind all that were. Of
-    queries without scores the loss has only its part by what is relevant. Steps hold rows of one task, and queries may
-    have an instruction for each task, as in the paper.
-    Differs: passages have no instruction.
+    queries without scores the loss has only its part by what is relevant. Steps hold rows of one task. As in the
+    paper, a task may have an instruction for its queries (`instruction`) and one for passages (`passage_instruction` of
+    `contrast`).
 
     >>> CandidateScores(file="scores.jsonl")
     Traceback (most recent call last):
