@@ -32,6 +32,7 @@ PAPERS = (
     "RAFT: A Real-World Few-Shot Text Classification Benchmark",
     "MUSCLE: A Model Update Strategy for Compatible LLM Evolution",
     "Scalable Attentive Sentence-Pair Modeling via Distilled Sentence Embedding",
+    "Trans-Encoder: Unsupervised sentence-pair modelling through self- and mutual-distillations",
     "TartuNLP at SemEval-2025 Task 5: Subject Tagging as Two-Stage Information Retrieval",
     "How Predictable Are Large Language Model Capabilities? A Case Study on BIG-bench",
     "Continual Task Allocation in Meta-Policy Network via Sparse Prompting",

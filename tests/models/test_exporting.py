@@ -33,7 +33,8 @@ from allround.tasks.task import Task
 HEADS = [
     name
     for name in registry.names("head")
-    if (facts := registry.find("head", name).facts)["reads"] == "vectors" and not facts["pairs"] and not facts["ranks"]
+    if (facts := registry.find("head", name).facts)["reads"] == "vectors"
+    and not (facts["pairs"] or facts["ranks"] or facts["bounded"])
 ]
 
 

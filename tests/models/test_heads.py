@@ -35,7 +35,7 @@ REAL = {"digits_suite": "small_image", "table_suite": "small_table"}
 SORTS = [
     e.name
     for e in registry.entries("head")
-    if e.facts["reads"] == "vectors" and not e.facts["pairs"] and not e.facts["ranks"]
+    if e.facts["reads"] == "vectors" and not (e.facts["pairs"] or e.facts["ranks"] or e.facts["bounded"])
 ]
 
 DEFINITIONS = {
@@ -327,6 +327,41 @@ def alike_task(text_suite: Suite) -> Task:
         for split, part in pairs.splits.items()
     }
     return make_task("alike", kind="similarity", inputs=["one", "other"], target="score", data=rows)
+
+
+def test_a_sigmoid_learns_by_binary_cross_entropy() -> None:
+    """By hand: of the logits 0 and log 3 with the targets 0.9 and 0.25. Answers are in the task's own units, whatever
+    its scale."""
+    wanted = np.mean([np.log(2), -0.25 * np.log(0.75) - 0.75 * np.log(0.25)])
+    for center, scale in ((0.0, 1.0), (0.6, 0.2)):
+        definition = replace(PAIR, center=center, scale=scale)
+        head = make_head("sigmoid", definition, 1, {"weight": torch.tensor([[np.log(3.0)]]), "bias": torch.zeros(1)})
+        assert isinstance(head, OutputHead)
+        encoded = kind("similarity").encode([0.9, 0.25], definition)
+        features = Features(torch.tensor([[0.0], [1.0]]))
+        with torch.no_grad():
+            assert head.loss(features, head.tensor(encoded)).mean.item() == pytest.approx(wanted, abs=1e-5)
+            answers = kind("similarity").decode(head.answer(features).predictions, definition)
+        np.testing.assert_allclose(answers, [0.5, 0.75], atol=1e-6)
+        with pytest.raises(AllroundError, match=r"a target is 1\.5") as caught:
+            head.tensor(kind("similarity").encode([0.5, 1.5], definition))
+        assert "from 0 to 1" in caught.value.do
+
+
+def test_a_fitted_sigmoid_beats_one_that_is_not(bert_folder: Path, text_suite: Suite, tmp_path: Path) -> None:
+    """On both texts read as one; its answers come back from disk."""
+    encoder, task = load_encoder(bert_folder, pairs="joint"), alike_task(text_suite)
+    fitted = fit_head(encoder, task, "sigmoid")
+    assert set(fitted.tried) == set(PENALTIES)
+    model = MultiTaskModel(encoder, {})
+    model.add_task(encoder.headed(task.definition, "sigmoid"), fitted.state)
+    rows = task.splits["train"]
+    targets = np.array(kind("similarity").decode(rows.targets, task.definition))
+    said = np.array(model.predict("alike", rows.inputs))
+    assert said.min() > 0 and said.max() < 1
+    assert np.square(said - targets).mean() < 0.8 * np.square(0.5 - targets).mean()
+    model.save(tmp_path / "model")
+    np.testing.assert_allclose(load(tmp_path / "model").predict("alike", rows.inputs), said, atol=1e-6)
 
 
 def test_a_similarity_is_the_cosine_of_the_two_vectors() -> None:

@@ -228,6 +228,8 @@ class Head(Declaration):
     pairs: bool = False
     #: Whether it ranks passages.
     ranks: bool = False
+    #: Whether it answers with numbers from 0 to 1 alone.
+    bounded: bool = False
 
 
 class Contrast(Declaration):

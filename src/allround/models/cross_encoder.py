@@ -14,12 +14,14 @@ from allround.models.heads.linear import Linear
 from allround.models.heads.mlp import Mlp
 from allround.models.heads.mlp_relu import MlpRelu
 from allround.models.heads.mlp_tanh import MlpTanh
+from allround.models.heads.sigmoid import Sigmoid
 from allround.models.perceptron import Perceptron
 from allround.tasks.kind import kind
 
 #: The folder of the layers that the head becomes, beside that of the encoder.
 FOLDER = "cross_encoder"
 _IDENTITY = "torch.nn.modules.linear.Identity"
+_SIGMOID = "torch.nn.modules.activation.Sigmoid"
 #: The activation of a hidden layer, as sentence-transformers names it, by the sort of the head.
 _ACTIVATIONS: Mapping[type[nn.Module], str] = {
     Mlp: "torch.nn.modules.activation.GELU",
@@ -31,7 +33,7 @@ _ACTIVATIONS: Mapping[type[nn.Module], str] = {
 def can_write(head: nn.Module, dim: int) -> bool:
     """Whether a head can be written as layers: it reads a pair's vector of `dim` numbers, and no instruction is put
     before its texts."""
-    if type(head) is not Linear and type(head) not in _ACTIVATIONS:
+    if type(head) not in (Linear, Sigmoid) and type(head) not in _ACTIVATIONS:
         return False
     assert isinstance(head, Linear | Perceptron)
     definition = head.definition
@@ -48,9 +50,10 @@ def write_cross_encoder(folder: Path, head: nn.Module, encoder: str, factor: flo
 
     assert isinstance(head, Linear | Perceptron)
     weight, bias, definition = head.weight.detach(), head.bias.detach(), head.definition
-    if kind(definition.kind).numeric:
+    bounded = isinstance(head, Sigmoid)  # whose answers are in the task's own units already
+    if kind(definition.kind).numeric and not bounded:
         weight, bias = weight * definition.scale, bias * definition.scale + definition.center
-    layers = [(weight, bias, _IDENTITY)]
+    layers = [(weight, bias, _SIGMOID if bounded else _IDENTITY)]
     if isinstance(head, Perceptron):
         layers.insert(0, (head.hidden_weight.detach(), head.hidden_bias.detach(), _ACTIVATIONS[type(head)]))
     layers[0] = (layers[0][0] * factor, *layers[0][1:])

@@ -323,6 +323,13 @@ class Encoder(nn.Module, ABC):
                 "use head: ranking, or leave `head` out" if kind(definition.kind).ranked
                 else "use another head, such as linear, or kind: retrieval",
             )  # fmt: skip
+        if registry.find("head", self.head(definition)).facts["bounded"] and not kind(definition.kind).numeric:
+            raise AllroundError(
+                f"answer task '{definition.name}', of the kind {definition.kind}, with a head of the sort "
+                f"'{self.head(definition)}'",
+                "its answers are no numbers, and the head gives numbers from 0 to 1",
+                "use another head, such as linear",
+            )
         if definition.agree and not registry.find("head", self.head(definition)).facts["pairs"]:
             raise AllroundError(
                 f"train task '{definition.name}' by the loss '{definition.agree}'",
