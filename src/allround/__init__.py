@@ -12,6 +12,7 @@
     ar.merge(["models/topic", "models/mood"], base="models/base", out="models/both")      # or state dicts in memory
     ar.rerank("search.yml", retriever="models/find", base="all-MiniLM-L6-v2", out="models/two")      # two stages
     ar.queries("search.yml", base="smollm2-135m", out="runs/made")                        # rows for a search
+    ar.trans_encoder("pairs.jsonl", base="all-MiniLM-L6-v2", out="models/alike")          # pairs without labels
     ar.evaluate("models/both", "suite.yml").print()
     ar.relate("suite.yml", base="all-MiniLM-L6-v2", out="runs/related").print()           # who helps whom
     ar.stream("suite.yml", base="all-MiniLM-L6-v2", out="runs/stream")                    # one task after another
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         MadeQueries,
         Options,
         ShrinkOptions,
+        TransEncoded,
         add_task,
         build,
         compare_training,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         shrink,
         stream,
         train,
+        trans_encoder,
         tune,
     )
     from allround.composition.library.library import Library
@@ -80,6 +83,7 @@ __all__ = [
     "Suite",
     "System",
     "Task",
+    "TransEncoded",
     "__version__",
     "add_task",
     "build",
@@ -99,6 +103,7 @@ __all__ = [
     "sources",
     "stream",
     "train",
+    "trans_encoder",
     "tune",
     "use_plugin",
 ]
@@ -119,6 +124,7 @@ _HOMES = {
     "System": "allround.models.system",
     "Suite": "allround.tasks.suite",
     "Task": "allround.tasks.task",
+    "TransEncoded": "allround.building",
     "add_task": "allround.building",
     "build": "allround.building",
     "compare_training": "allround.building",
@@ -137,6 +143,7 @@ _HOMES = {
     "sources": "allround.transfer.sources",
     "stream": "allround.building",
     "train": "allround.building",
+    "trans_encoder": "allround.building",
     "tune": "allround.building",
     "use_plugin": "allround.core.plugins",
 }

@@ -81,6 +81,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> dict[st
     )
     found["passages"] = folder / "passages.jsonl"
     found["search"], found["words"] = folder / "search.yml", bert_folder
+    found["pairs"] = folder / "pairs.jsonl"
+    found["pairs"].write_text("".join(f'{{"one": "soup {n}", "other": "a warm soup {n % 5}"}}\n' for n in range(14)))
     found["speaker"] = save_model(folder / "speaker", "llama")
     found["find"] = folder / "model-find"
     cli("evaluate", bert_folder, found["search"], "--fit-heads", "--save", found["find"])
@@ -100,6 +102,7 @@ FOLDERS: dict[str, str] = {
     "rerank": "search --retriever @find --base words --candidates 2 --epochs 1",
     "generative": "search --base speaker --embedder words --beams 2 --epochs 1",
     "queries": "search --base speaker --examples 1 --per-passage 2",
+    "trans-encoder": "pairs --base words --cycles 1 --bi-epochs 1 --cross-epochs 1 --workers 1",
     "compare-training": "suite --base base --methods equal --seeds 1 --trials 1 --sweep 0 --epochs 1 --workers 1",
     "relate": "suite --base base --estimators sizes,logme --workers 1",
     "stream": "suite --base base --strategies none --epochs 1 --workers 1",
@@ -253,7 +256,7 @@ def test_unfinished_work_that_is_not_its_own(command: str, made: dict[str, Path]
 def test_two_at_once(command: str, made: dict[str, Path], tmp_path: Path) -> None:
     """The second is refused before it does any work, and leaves what the first is writing alone."""
     out, work = tmp_path / "out", tmp_path / "out.unfinished"
-    works = ("train", "tune", "rerank", "index", "generative", "queries", "loop")
+    works = ("train", "tune", "rerank", "index", "generative", "queries", "trans-encoder", "loop")
     first = dict.fromkeys(works, work) | dict.fromkeys(WORKING, out)
     with locked_folder(first.get(command, tmp_path / ".out.partial"), out, command):
         before = sorted(tmp_path.rglob("*"))

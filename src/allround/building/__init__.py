@@ -16,6 +16,7 @@ from allround.building.shrink import shrink
 from allround.building.shrinking import ShrinkOptions
 from allround.building.single import evaluate, train, tune
 from allround.building.stream import stream
+from allround.building.trans_encoder import TransEncoded, trans_encoder
 
 __all__ = [
     "AddOptions",
@@ -24,6 +25,7 @@ __all__ = [
     "MadeQueries",
     "Options",
     "ShrinkOptions",
+    "TransEncoded",
     "add_task",
     "build",
     "compare_training",
@@ -37,5 +39,6 @@ __all__ = [
     "shrink",
     "stream",
     "train",
+    "trans_encoder",
     "tune",
 ]

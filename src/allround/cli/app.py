@@ -29,6 +29,7 @@ COMMANDS = (
     "rerank",
     "generative",
     "queries",
+    "trans-encoder",
     "relate",
     "sources",
     "merge",
