@@ -337,7 +337,7 @@ def test_real_tasks_have_the_rows_and_scores_of_the_harness(tmp_path: Path) -> N
     for place, about in REAL.items():
         name = place.replace("/", "_")
         files = {}
-        for split, most in (("train", 20), ("test", 3)):
+        for split, most in (("train", 20), ("test", 2)):
             lines = (Path(DATA) / place / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
             files[split] = str(tmp_path / f"{name}_{split}.jsonl")
             Path(files[split]).write_text("\n".join(lines[:most]), encoding="utf-8")
@@ -351,4 +351,4 @@ def test_real_tasks_have_the_rows_and_scores_of_the_harness(tmp_path: Path) -> N
     found = open_for(base, Suite("s", made), fit_heads=False, say=print)
     predictions = {task.name: predict_split(found, task, "test") for task in made}
     theirs = HFLM(pretrained=str(base), device="cpu", dtype="float32", batch_size=4)
-    assert compare(theirs, configs, predictions) == 3 * (2 * 2 + 2 * 2 + 2 * 1)
+    assert compare(theirs, configs, predictions) == 2 * (2 * 2 + 2 * 2 + 2 * 1)
