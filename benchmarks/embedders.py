@@ -1,10 +1,11 @@
-"""Ways to make one embedder for four searches: shared weights, copies for each task, instructions.
+"""Ways to make one embedder for four searches: shared weights, copies for each task, instructions, late interaction.
 
     python benchmarks/embedders.py --data DATA --out runs/embedders
 
 DATA and the searches are those of benchmarks/retrieval.py, of which bank_intents, bank_messages, trec and emotion are
-taken. Each way trains all-MiniLM-L6-v2 on all four at once, with the defaults of training. Prints ndcg@10 of the test
-queries in percent, and the mean over the four with its difference from shared weights, with 95% intervals over queries.
+taken. Each way trains all-MiniLM-L6-v2 on all of them at once, with the defaults of training. Prints ndcg@10 of the
+test queries in percent, and the mean over them with its difference from shared weights, with 95% intervals over
+queries.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "shared": {},
     "scimult": {"share": "scimult"},
     "instructions": {"told": True},
+    "many_to_many": {"contrast": {"loss": "many_to_many"}},
+    "base_tokens": {"trained": False, "contrast": {"compare": "tokens"}},
+    "tokens": {"contrast": {"compare": "tokens"}},
+    "uwe": {"contrast": {"loss": "many_to_many", "compare": "tokens"}},
     "instructor": {"told": True, "masked": True, "contrast": {"loss": "instructor", "mined": 4}},
 }
 
@@ -53,7 +58,8 @@ def told(task: Task, way: Mapping[str, Any]) -> Task:
     if way.get("told"):
         definition = replace(definition, instruction=INSTRUCTIONS[task.name])
     if "contrast" in way:
-        definition = replace(definition, contrast=Contrast(**way["contrast"], passage_instruction=PASSAGES[task.name]))
+        before = PASSAGES[task.name] if way.get("told") else ""
+        definition = replace(definition, contrast=Contrast(**way["contrast"], passage_instruction=before))
     return replace(task, definition=definition)
 
 
@@ -66,9 +72,9 @@ def gains(model: MultiTaskModel, task: Task) -> np.ndarray:
     )
 
 
-def trained(suite: ar.Suite, way: Mapping[str, Any], seed: int) -> np.ndarray:
+def trained(suite: ar.Suite, names: list[str], way: Mapping[str, Any], seed: int) -> np.ndarray:
     """`gains` of each task, of a model that was trained in a way."""
-    tasks = [told(suite[task], way) for task in TASKS]
+    tasks = [told(suite[task], way) for task in names]
     more = {"instructions": "masked"} if way.get("masked") else {}
     encoder = load_encoder(find_folder("all-MiniLM-L6-v2"), max_length=64, **more)
     model = MultiTaskModel(encoder, {task.name: task.definition for task in tasks})
@@ -87,19 +93,22 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=100, help="test queries of a task")
     parser.add_argument("--share", type=float, default=0.3, help="of the passages")
     parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     sizes = {"train": asked.train, "validation": asked.test // 3, "test": asked.test}
     make(asked.data, asked.out, sizes, asked.share)
     suite = ar.Suite.load(asked.out / "plain.yml")
     shared: np.ndarray | None = None
+    tasks = asked.tasks.split(",")
+    of = "" if tuple(tasks) == TASKS else "_" + "_".join(tasks)
     for name in asked.ways.split(","):
         way, began = WAYS[name], time.process_time()
-        kept = asked.out / f"{name}_{asked.train}_{asked.test}_{asked.share}_{asked.seed}.npy"
-        found = np.load(kept) if kept.is_file() else trained(suite, way, asked.seed)
+        kept = asked.out / f"{name}_{asked.train}_{asked.test}_{asked.share}_{asked.seed}{of}.npy"
+        found = np.load(kept) if kept.is_file() else trained(suite, tasks, way, asked.seed)
         np.save(kept, found)
         shared = found if name == "shared" else shared
-        print(f"{name}: " + ", ".join(f"{task} {words(one[None])}" for task, one in zip(TASKS, found, strict=True)))
+        print(f"{name}: " + ", ".join(f"{task} {words(one[None])}" for task, one in zip(tasks, found, strict=True)))
         print(f"    mean {words(found)}" + (f"; minus shared {words(found - shared)}" if shared is not None else "")
               + f"; {time.process_time() - began:.0f} s of the processor", flush=True)  # fmt: skip
 

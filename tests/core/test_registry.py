@@ -20,6 +20,7 @@ PAPERS = (
     "Retrieve Anything To Augment Large Language Models",
     "Pre-training Multi-task Contrastive Learning Models for Scientific Literature Understanding",
     "N-LTP: An Open-source Neural Language Technology Platform for Chinese",
+    "Unified Work Embeddings: Contrastive Learning of a Bidirectional Multi-task Ranker",
     "Performance-aware Approximation of Global Channel Pruning for Multitask CNNs",
     "BenTo: Benchmark Task Reduction with In-Context Transferability",
     "Establishing Task Scaling Laws via Compute-Efficient Model Ladders",

@@ -252,10 +252,10 @@ def test_instructions_that_vectors_leave_out_are_left_out_of_queries_too(hf_fold
     passages = Passages.of({f"p{i}": text for i, text in enumerate(["bad", "film good", "river", "the film"])})
     ready = model.prepare("find", [("bad river", passages)])
     with torch.inference_mode():
-        vector = encoder(encoder.batch(ready, asked)).values
+        features = encoder(encoder.batch(ready, asked))
     head = model.head("find")
     found = searching.VectorReader(encoder, head, 8).queries(ready)
-    torch.testing.assert_close(found, head.vectors(vector))
+    torch.testing.assert_close(found, head.vectors(features))
 
 
 # -- the command and serving -------------------------------------------------------------------------------------------

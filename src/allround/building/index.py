@@ -113,6 +113,7 @@ def index(
         width = write_vectors(reader, whole, scratch, content, progress.say)
         texts = _sampled(whole, seed)
         queries = reader.queries(network.prepare(name, [(text, whole) for text in texts]))
+        assert isinstance(queries, Tensor)  # as `model_content` made sure
         every = Exact()
         every.open(scratch, len(whole), width)
         exact, slow = _timed(lambda: every.search(queries, MOST))
@@ -163,7 +164,9 @@ def write_vectors(
     if first:
         say(f"{first:,} of {plural(len(passages), 'passage')} were encoded before")
     for start in range(first, len(passages), PASSAGES):
-        some = reader.texts(passages.texts(start, start + PASSAGES)).numpy()
+        vectors = reader.texts(passages.texts(start, start + PASSAGES))
+        assert isinstance(vectors, Tensor)
+        some = vectors.numpy()
         if file is None:
             done.unlink(missing_ok=True)
             shape = (len(passages), some.shape[1])

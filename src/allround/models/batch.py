@@ -24,13 +24,14 @@ class Features(NamedTuple):
     all rows follow each other: (sum of lengths, d). There are no vectors for padding, so none can enter a loss. texts:
     what a language model wrote for each row, where its task is answered by writing. tasks: where an encoder gives each
     task features of its own and the batch asks several of the same rows, these tasks; a vector then is those of the
-    tasks one after the other.
+    tasks one after the other. tokens: where a row has the vectors of its texts' tokens, how many each of its texts has.
     """
 
     values: Tensor
     lengths: tuple[int, ...] = ()
     texts: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    tokens: tuple[tuple[int, ...], ...] = ()
 
     def of(self, task: str) -> Features:
         """The features that are a task's own; all of them, where tasks share theirs.
@@ -56,7 +57,8 @@ class Features(NamedTuple):
         places = positions(rows, lengths).to(self.values.device)
         texts = tuple(self.texts[row] for row in rows) if self.texts else ()
         kept = tuple(lengths[row] for row in rows) if self.lengths else ()
-        return Features(self.values[places], kept, texts, self.tasks)
+        tokens = tuple(self.tokens[row] for row in rows) if self.tokens else ()
+        return Features(self.values[places], kept, texts, self.tasks, tokens)
 
 
 def positions(rows: Sequence[int], lengths: Sequence[int] | np.ndarray) -> Tensor:

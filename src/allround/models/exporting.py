@@ -20,6 +20,7 @@ from allround.models.batch import Batch
 from allround.models.encoder import CONFIG
 from allround.models.encoders.onnx import FEATURES, Onnx
 from allround.models.heads.ranking import Ranking
+from allround.models.late import check_single
 from allround.models.systems.multi_task_model import MultiTaskModel, open_model
 from allround.tasks.modality import modality_of
 
@@ -72,7 +73,7 @@ def export_onnx(
     _check_installed()
     chosen = list(tasks or model.definitions)
     for task in chosen:
-        model.definition(task)
+        check_single(model.definition(task), f"export task '{task}' to ONNX")
         if not _ranks(model, task):
             model.output_head(task)
     model = model.to("cpu").eval()

@@ -14,6 +14,7 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.files import check_files, hash_json, is_inside, read_settings
 from allround.models.encoder import Encoder
+from allround.models.late import check_single
 from allround.models.vector_index import VectorIndex
 from allround.tasks.contrast import Contrast
 from allround.tasks.definition import Definition
@@ -98,7 +99,8 @@ class IndexedPassages(Passages):
 
 def model_content(encoder: Encoder, definition: Definition) -> str:
     """A hash of what the vectors of a task's passages depend on: the encoder, what stands before passages, and how
-    vectors are compared."""
+    vectors are compared. Errors: a task that compares the vectors of tokens."""
+    check_single(definition, f"index passages for task '{definition.name}'")
     contrast = definition.contrast or Contrast()
     told = [contrast.passage_instruction] if contrast.passage_instruction else []
     return hash_json([encoder.content(), contrast.compare, *told])

@@ -51,11 +51,13 @@ def features_of(
     found: list[Tensor] = [torch.empty(0)] * len(prepared)
     lengths: tuple[int, ...] = ()
     texts: dict[int, str] = {}
+    tokens: dict[int, tuple[int, ...]] = {}
     for rows, batch in batches(encoder, prepared, definition, batch_size):
         features = encoder(batch)
         values = (features.values if compute is None else compute(features.values)).float().cpu()
         lengths = features.lengths
         texts.update(zip(rows, features.texts, strict=False))
+        tokens.update(zip(rows, features.tokens, strict=False))
         parts = values.split(list(lengths) if lengths else 1)
         for row, part in zip(rows, parts, strict=True):
             found[row] = part
@@ -64,7 +66,8 @@ def features_of(
         odd = [row for row, part in enumerate(found) if count_odd(part)]
         raise not_finite(encoder, definition, odd, len(found))
     written = tuple(texts[row] for row in range(len(found))) if texts else ()
-    return Features(whole, tuple(len(part) for part in found) if lengths else (), written)
+    counts = tuple(len(part) for part in found) if lengths else ()
+    return Features(whole, counts, written, tokens=tuple(tokens[row] for row in range(len(found))) if tokens else ())
 
 
 def not_finite(network: nn.Module, definition: Definition, odd: Sequence[int], count: int) -> AllroundError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,15 +14,19 @@ from allround.models.encoder import Encoder
 from allround.models.head import Head
 from allround.models.heads.ranking import Ranking
 from allround.models.indexed import IndexedPassages
+from allround.models.late import Vectors, count_of, products
 from allround.models.running import features_of
+from allround.tasks.contrast import TOKENS
 from allround.tasks.kinds.retrieval import MOST
 from allround.tasks.passages import Passages
 
 #: Passages, and queries, whose scores are computed at once.
 PASSAGES, QUERIES = 8192, 512
-#: Collections of at most so many passages are encoded together; larger ones, one after the other.
+#: Passages that are read at once where the vectors of their tokens are compared.
+BY_TOKEN = 512
+#: Collections of at most so many passages are encoded together; larger ones, and all by token, one after the other.
 SMALL = 1024
-#: Vectors that are kept from one window of rows to the next.
+#: Vectors, of texts or of tokens, that are kept from one window of rows to the next.
 MOST_KEPT = 1_000_000
 
 
@@ -33,7 +37,7 @@ class Searcher:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], Tensor] | None = None
+        self._kept: dict[tuple[str, str], list[Vectors]] | None = None
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
@@ -59,55 +63,63 @@ class Searcher:
         for number, row in enumerate(rows):
             together.setdefault(row["passages"], []).append(number)
         small = [one for one in together if len(one) <= SMALL and not isinstance(one, IndexedPassages)]
-        pooled = _pooled(reader, small) if len(small) > 1 else {}
+        pooled = _pooled(reader, small) if len(small) > 1 and not reader.by_token else {}
         for passages, numbers in together.items():
             if isinstance(passages, IndexedPassages):
                 passages.check(encoder, head.definition)
+                assert isinstance(queries, Tensor)
                 scores, places = passages.nearest(queries[numbers], MOST)
             else:
                 blocks = [pooled[passages]] if passages in pooled else self._blocks(reader, passages)
-                scores, places = top(queries[numbers], blocks, MOST)
+                scores, places = top(queries[numbers], blocks, MOST, reader.head.scores)
             for number, own, best in zip(numbers, scores.tolist(), places.tolist(), strict=True):
                 pairs = zip(best, own, strict=True)  # an index may find fewer, and then gives -1
                 found[number] = {passages.ids[place]: score for place, score in pairs if place >= 0}
         return found
 
-    def _blocks(self, reader: VectorReader, passages: Passages) -> Iterator[Tensor]:
+    def _blocks(self, reader: VectorReader, passages: Passages) -> Iterator[Vectors]:
         """The vectors of passages, block after block."""
         key = reader.head.definition.name, passages.content
         if self._kept is not None and key in self._kept:
-            yield from self._kept[key].split(PASSAGES)
+            yield from self._kept[key]
             return
-        parts = []
-        for start in range(0, len(passages), PASSAGES):
-            part = reader.texts(passages.texts(start, start + PASSAGES))
-            if self._kept is not None and len(passages) <= MOST_KEPT:
-                parts.append(part)
+        parts: list[Vectors] = []
+        count = sum(count_of(part) for kept in (self._kept or {}).values() for part in kept)
+        step = BY_TOKEN if reader.by_token else PASSAGES
+        for start in range(0, len(passages), step):
+            part = reader.texts(passages.texts(start, start + step))
+            count += count_of(part)
+            parts = [*parts, part] if self._kept is not None and count <= MOST_KEPT else []
             yield part
         if self._kept is not None and parts:
-            self._kept[key] = torch.cat(parts)
+            self._kept[key] = parts
 
 
 class VectorReader(NamedTuple):
-    """What makes vectors of texts as a task's head compares them, (n, d) float32."""
+    """What makes vectors of texts as a task's head compares them, float32: (n, d), or those of their tokens."""
 
     encoder: Encoder
     head: Ranking
     batch_size: int
 
-    def queries(self, rows: Sequence[Any]) -> Tensor:
+    @property
+    def by_token(self) -> bool:
+        """Whether a text has a vector for each of its tokens, and so takes many times the memory."""
+        return self.head.contrast.compare == TOKENS
+
+    def queries(self, rows: Sequence[Any]) -> Vectors:
         """Those of prepared rows' queries."""
         return self._vectors([{**row, "ids": row["ids"][:1]} for row in rows])
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
+    def texts(self, texts: Sequence[str]) -> Vectors:
         """Those of passages."""
         return self._vectors(self.encoder.prepare_passages(texts, self.head.definition))
 
-    def _vectors(self, ready: Sequence[Any]) -> Tensor:
-        return self.head.vectors(features_of(self.encoder, ready, self.head.definition, self.batch_size).values)
+    def _vectors(self, ready: Sequence[Any]) -> Vectors:
+        return self.head.vectors(features_of(self.encoder, ready, self.head.definition, self.batch_size))
 
 
-def _pooled(reader: VectorReader, small: Sequence[Passages]) -> dict[Passages, Tensor]:
+def _pooled(reader: VectorReader, small: Sequence[Passages]) -> dict[Passages, Vectors]:
     """The vectors of small collections; a text that several have is encoded once."""
     texts = list(dict.fromkeys(text for one in small for text in one.texts()))
     places = {text: place for place, text in enumerate(texts)}
@@ -115,9 +127,12 @@ def _pooled(reader: VectorReader, small: Sequence[Passages]) -> dict[Passages, T
     return {one: vectors[[places[text] for text in one.texts()]] for one in small}
 
 
-def top(queries: Tensor, blocks: Sequence[Tensor] | Iterator[Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """The products of each query with the `count` passages that have the highest ones, the highest first, and their
+def top(
+    queries: Vectors, blocks: Iterable[Vectors], count: int, compare: Callable[[Vectors, Vectors], Tensor] = products
+) -> tuple[Tensor, Tensor]:
+    """The scores of each query with the `count` passages that have the highest ones, the highest first, and their
     positions, (n, count) each; of equal ones the first. queries: (n, d). blocks: of the passages' vectors, (m, d) each.
+    compare: what gives the scores of some queries and passages, (n, m); products of their vectors.
 
     >>> top(torch.tensor([[1.0, 0.0]]), [torch.tensor([[0.5, 0.0], [0.0, 1.0]]), torch.tensor([[0.5, 1.0]])], 2)[1]
     tensor([[0, 2]])
@@ -127,7 +142,7 @@ def top(queries: Tensor, blocks: Sequence[Tensor] | Iterator[Tensor], count: int
     start = 0
     for block in blocks:
         some = [slice(i, i + QUERIES) for i in range(0, len(queries), QUERIES)]
-        kept = [_merged(queries[i] @ block.T, best[i], places[i], start, count) for i in some]
+        kept = [_merged(compare(queries[i], block), best[i], places[i], start, count) for i in some]
         best, places = (torch.cat(parts) for parts in zip(*kept, strict=True))
         start += len(block)
     return best, places

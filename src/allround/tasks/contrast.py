@@ -9,8 +9,9 @@ from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.core.schema import STRICT
 
-#: How two vectors are compared.
-COMPARE = ("cosine", "dot")
+#: How two texts are compared: by the vectors of their tokens, or by one vector of each.
+TOKENS = "tokens"
+COMPARE = ("cosine", "dot", TOKENS)
 #: The family of methods that losses belong to.
 FAMILY = "contrast"
 
@@ -19,7 +20,8 @@ FAMILY = "contrast"
 class Contrast:
     """How the head `ranking` compares a query with passages, and how it learns.
 
-    loss: of training, with its parameters, such as "infonce:temperature=0.02". compare: "cosine" or "dot". positives,
+    loss: of training, with its parameters, such as "infonce:temperature=0.02". compare: "cosine" or "dot" of
+    a text's vector, or "tokens": late interaction (`allround.models.late`), at `token_temperature`. positives,
     negatives: relevant passages, and such as are known not to be relevant, of a row that a step looks at, the first
     ones of its target; the passages of the other rows of a step are negatives too. mined: how many more of each
     training row are looked for among the passages that the model ranks highest before training; such as score less than
@@ -31,6 +33,7 @@ class Contrast:
 
     loss: str = "infonce"
     compare: str = "cosine"
+    token_temperature: float = 0.1
     positives: int = 3
     negatives: int = 4
     mined: int = 0
@@ -41,10 +44,15 @@ class Contrast:
         """What makes no sense, and what to do; None where all does.
 
         >>> Contrast(compare="angle").problem()
-        ("`contrast` compares by 'angle'", 'use one of: cosine, dot')
+        ("`contrast` compares by 'angle'", 'use one of: cosine, dot, tokens')
         """
         if self.compare not in COMPARE:
             return f"`contrast` compares by {self.compare!r}", f"use one of: {', '.join(COMPARE)}"
+        if not 0 < self.token_temperature < float("inf"):
+            return (
+                f"`contrast` weighs tokens at the temperature {self.token_temperature}",
+                "give a token_temperature above 0, such as 0.1",
+            )
         if self.positives < 1 or self.negatives < 0:
             return (
                 f"`contrast` looks at {self.positives} positives and {self.negatives} negatives of a row",

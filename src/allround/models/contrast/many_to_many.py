@@ -10,7 +10,8 @@ from allround.models.contrasting import log_sum, logits_of, row_mean
 
 @method(
     source="De Lange, Decorte and Van Hautte, 2025, arXiv:2511.07969 (the authors' model code is not published); each "
-    "direction: Khosla et al., NeurIPS 2020, arXiv:2004.11362, equation 2"
+    "direction: Khosla et al., NeurIPS 2020, arXiv:2004.11362, equation 2",
+    paper="Unified Work Embeddings: Contrastive Learning of a Bidirectional Multi-task Ranker",
 )
 def many_to_many(scores: Tensor, grades: Tensor, *, temperature: float = 0.05) -> Tensor:
     """The negative log of the share that a relevant pair has among all pairs of its query, and of its candidate.
@@ -20,6 +21,8 @@ def many_to_many(scores: Tensor, grades: Tensor, *, temperature: float = 0.05) -
     The sum is over all candidates c: other relevant ones of a query are in it too, unlike in `both_ways`, and the
     part of a query with k of them is log k at least. A candidate that is relevant to no query asks for none. A grade
     says only whether a candidate is relevant.
+    The paper (UWE) trains with it, one task a step, on scores by soft late interaction: `compare="tokens"` of
+    `allround.tasks.contrast.Contrast`.
     temperature: T of both directions; the paper takes 0.05, and 0.02 for some of its tasks.
 
     >>> import torch

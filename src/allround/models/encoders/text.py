@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from allround.models.pretrained import LOADING, check_config, check_size, check_
 from allround.models.shrinking.anatomy import Anatomy, Kept
 from allround.models.shrinking.transformer import anatomy_of, remove
 from allround.models.text_rows import TextRows, paired
+from allround.tasks.contrast import TOKENS
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.values import Row
@@ -51,7 +54,8 @@ class Text(TextRows, Encoder):
     |u - v|, u * v, length 4 d) or together as one sequence (`pairs="joint"`: length d). Words (token classification)
     are read at their first piece; a word cut off by `max_length` has a feature of zeros. Of the tasks in `first_token`
     the features are followed by what the network gives for the first token (length d more), which classifiers of
-    transformers read; a pair is then read as one sequence. `instructions="masked"` leaves the tokens of a task's
+    transformers read; a pair is then read as one sequence. Of tasks that compare tokens, the features are what the
+    network gives for each token of each text, as it is. `instructions="masked"` leaves the tokens of a task's
     instruction out of the vector, though the others attend to them (INSTRUCTOR: Su et al., Findings of ACL 2023,
     arXiv:2212.09741).
 
@@ -107,16 +111,29 @@ class Text(TextRows, Encoder):
         self.check(definition)
         return super().prepare(inputs, definition, targets)
 
+    def collate(self, prepared: Sequence[Any], definition: Definition, targets: Encoded | None = None) -> Batch:
+        batch = super().collate(prepared, definition, targets)
+        if definition.contrast is None or definition.contrast.compare != TOKENS:
+            return batch
+        return replace(batch, tensors={**batch.tensors, TOKENS: torch.empty(0)})  # that they are asked for, and no more
+
     def forward(self, batch: Batch) -> Features:
-        given = {k: v for k, v in batch.tensors.items() if k != "words"}
+        asked = {"words", TOKENS} & batch.tensors.keys()
+        given = {k: v for k, v in batch.tensors.items() if k not in asked}
         chunked = 0 < self._at_once < len(given["input_ids"]) and torch.is_grad_enabled()
-        whole = not chunked or "words" in batch.tensors or bool(batch.rows.keys() & set(self.first_token))
+        whole = not chunked or bool(asked) or bool(batch.rows.keys() & set(self.first_token))
         found = self._piped(given) if whole else {"sentence_embedding": self._in_chunks(given)}
         if "words" in batch.tensors:
             words = batch.tensors["words"]
             flat = found["token_embeddings"].flatten(0, 1)[:, : self.dim]
             gathered: Tensor = flat[words.clamp_min(0)] * (words >= 0).unsqueeze(-1)
             return Features(gathered, batch.lengths)
+        if TOKENS in asked:
+            kept = found["attention_mask"].bool()
+            counts = iter(kept.sum(1).tolist())
+            tokens = tuple(tuple(islice(counts, texts)) for texts in batch.lengths or (1,) * batch.size)
+            values = found["token_embeddings"][kept][:, : self.dim]
+            return Features(values, tuple(map(sum, tokens)), tokens=tokens)
         embedding: Tensor = found["sentence_embedding"][:, : self.dim] * self._whole**0.5
         if batch.lengths:  # queries, each with passages
             return Features(embedding, batch.lengths)

@@ -14,7 +14,8 @@ from allround.core.registry import method
 from allround.models.batch import Answers, Features, TaskLoss
 from allround.models.contrasting import ContrastiveLoss
 from allround.models.head import Head
-from allround.tasks.contrast import Contrast, of_row
+from allround.models.late import TokenVectors, Vectors, late, products
+from allround.tasks.contrast import TOKENS, Contrast, of_row
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
 
@@ -22,9 +23,10 @@ from allround.tasks.kind import Encoded
 @method(source="InfoNCE with in-batch negatives: van den Oord et al., 2018, arXiv:1807.03748; Karpukhin et al., EMNLP "
         "2020, arXiv:2004.04906", ranks=True)  # fmt: skip
 class Ranking(Head):
-    """Scores are cosines of the query's vector and the passages' (or dot products); there are no weights.
+    """Scores are cosines of the query's vector and the passages' (or dot products, or those of `late` between the
+    vectors of their tokens); there are no weights.
 
-    In training a row has several vectors: the query's, and those of passages that `of_row` chooses. All passages of a
+    In training a row has several texts: the query, and passages that `of_row` chooses. All passages of a
     step are compared with each query: those with a grade above 0 are positives, wherever in the step they stand, so
     that no relevant passage is ever a negative.
 
@@ -57,21 +59,37 @@ class Ranking(Head):
         grades = torch.tensor([[max(0.0, target.get(one, 0.0)) for one in columns] for target in encoded])
         return grades.reshape(len(encoded), len(columns)).masked_fill(again, -1.0)
 
-    def vectors(self, values: Tensor) -> Tensor:
-        """Vectors as their products are the scores."""
-        return F.normalize(values, dim=-1) if self.contrast.compare == "cosine" else values / values.shape[-1] ** 0.5
+    def vectors(self, features: Features) -> Vectors:
+        """The vectors of texts as `scores` takes them. Errors: an encoder without vectors of tokens, where they are
+        compared."""
+        values, compare = features.values, self.contrast.compare
+        if compare != TOKENS:
+            return F.normalize(values, dim=-1) if compare == "cosine" else values / values.shape[-1] ** 0.5
+        if not features.tokens:
+            raise AllroundError(
+                f"compare the tokens of the texts of task '{self.definition.name}'",
+                "the encoder gives one vector for each text",
+                "use a text encoder as the --base, such as all-MiniLM-L6-v2, or compare: cosine",
+            )
+        return TokenVectors(values.split([count for row in features.tokens for count in row]))
+
+    def scores(self, queries: Vectors, passages: Vectors) -> Tensor:
+        """How alike each query and each passage are: (n, m)."""
+        if isinstance(queries, TokenVectors) and isinstance(passages, TokenVectors):
+            return late(queries, passages, self.contrast.token_temperature)
+        return products(queries, passages)
 
     def compared(self, features: Features) -> Tensor:
         """How alike each query of a batch is to each passage of it: (rows, passages), the passages as in `tensor`."""
-        starts = np.cumsum([0, *features.lengths[:-1]])
-        first = torch.zeros(len(features.values), dtype=torch.bool)
-        first[torch.from_numpy(starts)] = True
-        made = self.vectors(features.values)
-        queries, passages = made[first.to(made.device)], made[~first.to(made.device)]
-        return (queries @ passages.T).float()
+        made = self.vectors(features)
+        texts = [len(row) for row in features.tokens] or features.lengths
+        starts = np.cumsum([0, *texts[:-1]]).tolist()
+        queries, passages = made[starts], made[sorted({*range(len(made))} - {*starts})]
+        return self.scores(queries, passages).float()
 
     def loss(self, features: Features, targets: Tensor) -> TaskLoss:
-        return TaskLoss(self.rule(self.compared(features), targets), len(features.values))
+        texts = sum(map(len, features.tokens)) or len(features.values)
+        return TaskLoss(self.rule(self.compared(features), targets), texts)
 
     def answer(self, features: Features, *, scores: bool = False) -> Answers:
         raise AllroundError(
