@@ -55,7 +55,8 @@ def late(queries: TokenVectors, passages: TokenVectors, temperature: float) -> T
     Source: De Lange, Decorte and Van Hautte, 2025, arXiv:2511.07969.
     Differs: the mean over the tokens of a query, where the paper has their sum, so that scores are on the scale of
     cosines whatever a query's length is, as the temperature of losses and the margin of mining take them to be. The
-    ranking for a query is the same.
+    ranking for a query is the same; trained with the sum, at the default temperature, a model gained nothing (see
+    docs/benchmarks.md).
     temperature: T. Passages of one length are compared together, so there is no padding. A passage without tokens has
     the score 0. In float32 at least, whatever training computes in: products are large beside T.
 
@@ -100,5 +101,5 @@ def check_single(definition: Definition, asked: str) -> None:
         raise AllroundError(
             asked,
             f"task '{definition.name}' compares the vectors of tokens, and has no single one of a text",
-            "train it with compare: cosine under `contrast`, or search its passages without this",
+            "use the model as it is (allround predict, allround serve), or train it with compare: cosine",
         )

@@ -20,8 +20,8 @@ FAMILY = "contrast"
 class Contrast:
     """How the head `ranking` compares a query with passages, and how it learns.
 
-    loss: of training, with its parameters, such as "infonce:temperature=0.02". compare: "cosine" or "dot" of
-    a text's vector, or "tokens": late interaction (`allround.models.late`), at `token_temperature`. positives,
+    loss: of training, with its parameters, such as "infonce:temperature=0.02". compare: "cosine" or "dot" of one
+    vector of each text, or "tokens": those of all tokens (`allround.models.late`), at `token_temperature`. positives,
     negatives: relevant passages, and such as are known not to be relevant, of a row that a step looks at, the first
     ones of its target; the passages of the other rows of a step are negatives too. mined: how many more of each
     training row are looked for among the passages that the model ranks highest before training; such as score less than

@@ -26,9 +26,9 @@ class Ranking(Head):
     """Scores are cosines of the query's vector and the passages' (or dot products, or those of `late` between the
     vectors of their tokens); there are no weights.
 
-    In training a row has several texts: the query, and passages that `of_row` chooses. All passages of a
-    step are compared with each query: those with a grade above 0 are positives, wherever in the step they stand, so
-    that no relevant passage is ever a negative.
+    In training a row has several texts: the query, and passages that `of_row` chooses. All passages of a step are
+    compared with each query: those with a grade above 0 are positives, wherever in the step they stand, so that no
+    relevant passage is ever a negative.
 
     >>> d = Definition("t", "retrieval", ("query", "passages"), "text", "ndcg")
     >>> head = Ranking(d, 2)
