@@ -24,9 +24,7 @@ from allround.training.settings import Settings
 app = typer.Typer(**PLAIN)
 
 
-@app.command(
-    epilog="Example: `allround generative search.yml --base smollm2-135m --embedder models/joint -o models/ids`"
-)
+@app.command(epilog="Example: `allround generative search.yml --base smollm2-135m --tune lora --out models/ids`")
 @training_options("epochs", "batch_size", "learning_rate", "patience", "precision", "tune", "lora_rank", "device")
 def generative(
     suite: SuiteArgument,
