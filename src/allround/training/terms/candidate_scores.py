@@ -53,7 +53,7 @@ class CandidateScores(Term):
     Traceback (most recent call last):
     ...
     allround.core.errors.AllroundError: asked: learn from the scores in 'scores.jsonl'
-    found: there is no such file
+    found: the file is not there
     do:    check the path
     """
 
