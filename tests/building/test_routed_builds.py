@@ -19,6 +19,7 @@ from allround.core.errors import AllroundError
 from allround.core.pieces import Piece
 from allround.core.progress import Progress
 from allround.models.system import load
+from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
 
@@ -207,3 +208,15 @@ def test_a_router_that_cannot_route_is_left_out(some: Suite, hf_folder: Path, tm
     words = "routed-entropy_gate is left out: no module changes a feed-forward part of the encoder"
     assert made.scoreboard.notes["routing"] == [words]
     assert words in made.report.read_text() and words in (made.folder / "scoreboard.md").read_text()
+
+
+def test_searches_are_not_routed(tmp_path: Path) -> None:
+    """It is said before any work, not when the first passages are to be ranked."""
+    rows = [{"query": "a parcel", "relevant": ["p0"]}, {"query": "a letter", "relevant": ["p1"]}]
+    task = make_task("find", kind="retrieval", data=dict.fromkeys(("train", "validation", "test"), rows),
+                     inputs="query", target="relevant", passages={"p0": "parcels", "p1": "letters"})  # fmt: skip
+    options = Options(routers=("task_id",), workers=1)
+    with pytest.raises(AllroundError, match="route rows of find to modules") as told:
+        build(Suite("search", [task]), out=tmp_path / "run", base="no-such-base", options=options,
+              progress=Progress(None))  # fmt: skip
+    assert "leave --routers" in told.value.do

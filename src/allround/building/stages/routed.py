@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from allround.evaluation.routing import RoutingFacts
 from allround.models.base import load_encoder
 from allround.models.cost import Cost
 from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
+from allround.tasks.task import Task
 
 #: Rank of the modules that are cut from specialists whose weights were tuned as a whole.
 RANK = 16
@@ -116,6 +118,18 @@ class _Base:
     def own(self) -> list[Piece]:
         """The pieces of the modules of the build's tasks."""
         return [one.piece for one in self.modules.values() if one.tasks]
+
+
+def check_ranked(tasks: Iterable[Task], choices: Sequence[RouterChoice]) -> None:
+    """An error for routed systems of tasks that rank passages: each row may have weights of its own, and the passages
+    would have to be encoded with each of them."""
+    ranked = [task.name for task in tasks if kind(task.definition.kind).ranked]
+    if choices and ranked:
+        raise AllroundError(
+            f"route rows of {listed(ranked)} to modules",
+            "routed systems do not answer tasks of the kind retrieval: passages have one set of vectors for all rows",
+            "leave --routers and --library out, or build these tasks alone (--only)",
+        )
 
 
 def check_routers(base: Base, choices: Sequence[RouterChoice]) -> None:
