@@ -4,8 +4,8 @@
 
 DATA holds the folders banking77, mrpc, sick, scicite, trec and emotion with JSONL files of their splits. Makes a folder
 of BEIR's layout for each task, and builds twice: without instructions and with one for each task. Prints ndcg@10 with
-95% intervals of the base, specialists, the joint model and merges, and how many queries a second they answer (all
-passages are encoded anew for the queries of a task).
+95% intervals of the base, specialists, the joint model, merges and routed systems, and how many queries a second they
+answer (all passages are encoded anew for the queries of a task).
 
 bank_intents: a message finds the words of its intent, among 77. bank_messages: a message finds others of its intent.
 mrpc: a sentence finds its paraphrase. sick: a sentence finds those that follow from it. scicite, trec, emotion: a text
@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=300, help="test queries of a task; a third as many for validation")
     parser.add_argument("--share", type=float, default=1.0, help="of the passages")
     parser.add_argument("--methods", default="average,task_arithmetic,ties")
+    parser.add_argument("--routers", help="routed systems too, such as classifier,task_id")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--max-length", type=int, default=64, help="most tokens of a text")
     parser.add_argument("--only", choices=("plain", "instructed"))
@@ -144,7 +145,9 @@ def main() -> None:
         if asked.only in (None, suite):
             methods = tuple(asked.methods.split(","))
             settings, reading = ar.Settings(epochs=asked.epochs), {"max_length": asked.max_length}
-            options = ar.Options(settings=settings, methods=methods, trials=3, baselines=False, reference="specialists")
+            routers = tuple(asked.routers.split(",")) if asked.routers else None
+            options = ar.Options(settings=settings, methods=methods, routers=routers, trials=3, baselines=False,
+                                 reference="specialists")  # fmt: skip
             made = ar.build(
                 asked.out / f"{suite}.yml", out=asked.out / f"run_{suite}", options=options, encoder=reading
             )

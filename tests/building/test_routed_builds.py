@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from allround.core.progress import Progress
 from allround.models.system import load
 from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
+from allround.tasks.task import Task
 from allround.training.settings import Settings
 
 ROUTERS = ("task_id", "classifier:steps=60", "arrow:top=2+pick", "classifier:steps=60@average")
@@ -210,13 +212,27 @@ def test_a_router_that_cannot_route_is_left_out(some: Suite, hf_folder: Path, tm
     assert words in made.report.read_text() and words in (made.folder / "scoreboard.md").read_text()
 
 
-def test_searches_are_not_routed(tmp_path: Path) -> None:
-    """It is said before any work, not when the first passages are to be ranked."""
-    rows = [{"query": "a parcel", "relevant": ["p0"]}, {"query": "a letter", "relevant": ["p1"]}]
-    task = make_task("find", kind="retrieval", data=dict.fromkeys(("train", "validation", "test"), rows),
-                     inputs="query", target="relevant", passages={"p0": "parcels", "p1": "letters"})  # fmt: skip
-    options = Options(routers=("task_id",), workers=1)
-    with pytest.raises(AllroundError, match="route rows of find to modules") as told:
-        build(Suite("search", [task]), out=tmp_path / "run", base="no-such-base", options=options,
+def test_searches_are_routed(hf_folder: Path, tmp_path: Path) -> None:
+    settings = Settings(tune="lora", epochs=2, learning_rate=0.02, keep="last", device="cpu", precision="fp32")
+    options = Options(settings=settings, methods=("average",), routers=("task_id", "classifier:steps=20+logits"),
+                      joint=False, balance=(), baselines=False, trials=1, workers=1, resamples=100,
+                      constraints=Constraints(single=False))  # fmt: skip
+    suite = Suite("searches", [search("animals", ("cat", "dog", "owl")), search("foods", ("soup", "plum", "bread"))])
+    with pytest.raises(AllroundError, match="an answer to task 'animals' is a list of passages"):
+        build(suite, out=tmp_path / "run", base=hf_folder, options=replace(options, routers=("scorer",)),
               progress=Progress(None))  # fmt: skip
-    assert "leave --routers" in told.value.do
+    made = build(suite, out=tmp_path / "run", base=hf_folder, options=options, progress=Progress(None))
+    cells = made.scoreboard.cells
+    for task, cell in cells["specialists"].items():
+        assert cells["routed-task_id"][task].score == pytest.approx(cell.score), "modules of LoRA are the specialists"
+    facts = json.loads((made.folder / "report.json").read_text())["routing"]
+    assert [(one["system"], set(one["found"])) for one in facts] == [
+        ("routed-classifier-steps=20-logits", {"animals", "foods"})
+    ]
+
+
+def search(name: str, words: tuple[str, ...]) -> Task:
+    rows = [{"query": f"{before} {word}", "relevant": [word]} for word in words for before in ("the", "a", "was", "at")]
+    passages = {word: f"{word} is today" for word in words}
+    return make_task(name, kind="retrieval", data={"train": rows, "validation": rows[:6], "test": rows[:6]},
+                     inputs="query", target="relevant", passages=passages)  # fmt: skip

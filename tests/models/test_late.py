@@ -21,6 +21,7 @@ from allround.models.contrast.many_to_many import many_to_many
 from allround.models.exporting import export_onnx
 from allround.models.heads.ranking import Ranking
 from allround.models.late import TokenVectors, late
+from allround.models.searching import VectorReader
 from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.contrast import Contrast
@@ -132,7 +133,8 @@ def test_half_precision_does_not_blur_the_weights() -> None:
 
 
 def scored(model: MultiTaskModel, rows: list[tuple[object, ...]], batch_size: int = 64) -> list[dict[str, float]]:
-    return model.searcher.ranked(model.encoder, model.head("find"), model.prepare("find", rows), batch_size)
+    reader = VectorReader.of(model.encoder, model.head("find"), batch_size)
+    return model.searcher.ranked(reader, model.prepare("find", rows))
 
 
 def test_scores_are_those_of_sentence_transformers_tokens(model: MultiTaskModel) -> None:

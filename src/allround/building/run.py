@@ -42,7 +42,7 @@ from allround.building.stages.report import (
     write_predictions,
     write_report,
 )
-from allround.building.stages.routed import check_ranked, check_routers, routed_candidates, routing_facts
+from allround.building.stages.routed import check_routers, routed_candidates, routing_facts
 from allround.building.stages.scoring import score
 from allround.building.stages.sizes import check_sizes, choose_size
 from allround.building.stages.tuning import joint_candidates, sharing_of, specialists_candidate, tune
@@ -245,7 +245,6 @@ def _build(
         check.tasks(shop.progress, suite.tasks)
         for task, words in given.notes.items():
             shop.say(f"{task}: {words}", style=None if given.tasks[task].order is not None else "yellow")
-        check_ranked(suite.tasks.values(), options.router_choices())
         rows = keep_rows(shop, suite.tasks)
         if options.sizes:
             device, head = options.settings.device, options.head
@@ -253,7 +252,7 @@ def _build(
         else:
             base = make_base(shop, base_name, rows.trained, encoder, shop.seed)
         if options.routers is not None:  # one that is tried by default is left out instead
-            check_routers(base, options.router_choices())
+            check_routers(base, options.router_choices(), suite.tasks.values())
         check.lengths(shop.progress, base.piece, rows.tasks)
         precision = decide_precision(shop, options.settings)
         scope = plan_work(shop, base, whole_scope(options, rows, precision.settings), options.budget)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class Combine:
     apart: ClassVar[bool] = False
     #: Whether a row whose weights are one for a module, and zero for the others, is answered as by that module alone.
     plain: ClassVar[bool] = False
+    #: Whether modules answer each by itself, so that passages are encoded once for each, whatever the weights of a row.
+    by_module: ClassVar[bool] = False
     #: A larger model that answers in the base's place, where the combination has one.
     larger: Encoder | None = None
 
@@ -71,6 +73,32 @@ class Combine:
         """The answers to the rows of a batch. weighing: (n, modules) for a router of rows, or its gate."""
         with bank.using(self._used(weighing), apart=self.apart):
             return model.answered(task, model.features(batch), scores=scores)
+
+    def rank(
+        self,
+        model: MultiTaskModel,
+        bank: ModuleBank,
+        task: str,
+        rows: Sequence[Any],
+        weighing: Tensor | Gate,
+        *,
+        batch_size: int = 64,
+    ) -> Answers:
+        """The answers to prepared rows of a task that ranks passages. Passages are encoded with each set of weights
+        that a row has, and by a gate as the gate weighs each of them."""
+        searcher = model.searcher
+        if not isinstance(weighing, Tensor):
+            with searcher.keeping("gate"), bank.using(self._used(weighing), apart=self.apart):
+                return model.answer_prepared(task, rows, batch_size=batch_size)
+        sets, group = torch.unique(self.weighed(weighing), dim=0, return_inverse=True)
+        found, order = [], []
+        for number, weights in enumerate(sets):
+            own = (group == number).nonzero().squeeze(1).tolist()
+            used = weights[None].to(model.device)
+            with searcher.keeping(tuple(weights.tolist())), bank.using(used, apart=self.apart):
+                found.append(model.answer_prepared(task, [rows[row] for row in own], batch_size=batch_size))
+            order += own
+        return Answers.join(found).take(sorted(range(len(order)), key=order.__getitem__))
 
     def _used(self, weighing: Tensor | Gate) -> Tensor | Gate:
         if isinstance(weighing, Tensor):

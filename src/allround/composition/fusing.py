@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +22,10 @@ from allround.models.base import find_folder, load_encoder
 from allround.models.batch import Answers, Batch, Features
 from allround.models.encoder import Encoder
 from allround.models.encoders.language_model import LanguageModel
+from allround.models.heads.ranking import Ranking
 from allround.models.language.voices import Voice, solo
+from allround.models.late import Vectors, check_single
+from allround.models.searching import VectorReader
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.models.text_rows import describe_tokenizer
 from allround.tasks.kind import Kind, kind
@@ -35,6 +39,7 @@ class Fusion(Combine):
     """
 
     levels = ("row",)
+    by_module = True
     #: Whether the base's own outputs are needed even where the weights of a row sum to one.
     needs_base: ClassVar[bool] = False
 
@@ -128,6 +133,57 @@ class Fusion(Combine):
         together = head(together) if by_scores else together
         found = head.from_outputs(together, made[-1].lengths, scores=model.wants_scores(task, scores))
         return model.finished(task, found, scores)
+
+    def rank(
+        self,
+        model: MultiTaskModel,
+        bank: ModuleBank,
+        task: str,
+        rows: Sequence[Any],
+        weighing: Tensor | Gate,
+        *,
+        batch_size: int = 64,
+    ) -> Answers:
+        """The scores of passages are averaged: those of each module, by its weight, and of the base with what is left
+        of the weights."""
+        assert isinstance(weighing, Tensor)
+        head = model.head(task)
+        assert isinstance(head, Ranking)
+        check_single(head.definition, f"average the scores of modules for task '{task}'")
+        modules: list[int | None] = [module for module, _ in used(weighing)]
+        shares = weighing[:, modules]
+        rest = 1 - shares.sum(1, keepdim=True)
+        if bool((rest.abs() > 1e-6).any()):
+            modules, shares = [None, *modules], torch.cat([rest, shares], 1)
+        uses = [partial(_alone, bank, module, weighing[:1].to(model.device)) for module in modules]
+        with model.searcher.keeping(("each", *modules)):
+            return model.searcher.answers(FusedReader(bank.encoder, head, batch_size, uses, shares), rows)
+
+
+@dataclass(frozen=True)
+class FusedReader(VectorReader):
+    """Vectors whose products are the mean of several products: those of each use of the encoder stand one after the
+    other, and a query's are scaled by its share for that use.
+
+    uses: let rows use the encoder in one way. shares: of the queries, (n, uses).
+    """
+
+    uses: Sequence[Callable[[], AbstractContextManager[None]]]
+    shares: Tensor
+
+    def queries(self, rows: Sequence[Any]) -> Vectors:
+        made = super().queries(rows)
+        assert isinstance(made, Tensor)
+        return made * self.shares.repeat_interleave(made.shape[1] // self.shares.shape[1], 1)
+
+    def vectors(self, ready: Sequence[Any]) -> Vectors:
+        found = []
+        for use in self.uses:
+            with use():
+                one = super().vectors(ready)
+            assert isinstance(one, Tensor)
+            found.append(one)
+        return torch.cat(found, 1)
 
 
 def averaged(anchor: Tensor, base: Tensor, experts: Sequence[Tensor], shares: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def weighed_loss(bank: ModuleBank, rows: RouteRows, some: Sequence[int], weighin
             with bank.using(weights[None]):
                 found.append(rows.losses([row]))
         return torch.stack([one.sum for one in found]).sum() / max(1, sum(one.count for one in found))
-    with bank.using(weighing):
+    with bank.using(rows.spread(weighing, some) if isinstance(weighing, Tensor) else weighing):
         return rows.losses(some).mean
 
 

@@ -6,11 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from allround.checkpoints.weights import Weights
 from allround.composition.module_answers import ModuleAnswers
 from allround.composition.modules.bank import ModuleBank
 from allround.composition.modules.layer import LinearLayer, layer_for
@@ -70,15 +72,17 @@ class RouteRows:
         return self.model.losses(self.batch(rows, targets=True))[self.task]
 
     def apart(self, rows: Sequence[int]) -> Tensor:
-        """The loss of each of some rows, ascending, by itself: (n,)."""
+        """The loss of each of some rows, ascending, by itself, as far as it looks at no other: (n,)."""
+        features = self.model.features(self.batch(rows, targets=True)).of(self.task)
+        return self.model.head(self.task).each(features, taken(self.targets, rows))
+
+    def spread(self, weights: Tensor, rows: Sequence[int]) -> Tensor:
+        """Weights of some rows, (n, *), for the sequences that the base reads of them: a row of a search has a query
+        and passages."""
+        if not kind(self.definition.kind).ranked:
+            return weights
         batch = self.batch(rows, targets=True)
-        features, head = self.model.features(batch), self.model.head(self.task)
-        found = []
-        for place, row in enumerate(rows):
-            targets = head.tensor(taken(self.targets, [row])).to(self.model.device)
-            one = head.loss(features.take([place], batch.size).of(self.task), targets)
-            found.append(one.mean.float() if one.count else features.values.new_zeros(()))
-        return torch.stack(found)
+        return weights.repeat_interleave(torch.tensor(batch.lengths or [1] * len(rows), device=weights.device), 0)
 
 
 @dataclass
@@ -124,6 +128,9 @@ class Router(ABC):
         if self.level == "place" and not any(sort is not None and issubclass(sort, LinearLayer) for sort in sorts):
             raise self.cannot("the encoder has no linear layer")
 
+    def check_task(self, definition: Definition) -> None:  # noqa: B027
+        """An error, `CannotRoute`, for a task whose rows it cannot route."""
+
     def cannot(self, found: str) -> CannotRoute:
         """An error that says why it cannot route."""
         return CannotRoute(f"route by '{self.name}'", found, "use a router of rows, such as classifier or uniform")
@@ -131,6 +138,8 @@ class Router(ABC):
     def fit(self, bank: ModuleBank, tasks: Mapping[str, RouteRows], seed: int) -> None:
         """Fit it on rows of the tasks. The bank's encoder is left as it was. Errors: `CannotRoute`."""
         self.check(bank.encoder)
+        for rows in tasks.values():
+            self.check_task(rows.definition)
         if self.level == "place" and not any(isinstance(layer, LinearLayer) for layer in bank.layers.values()):
             raise self.cannot("no module changes a linear layer")
         self.count = len(bank)
@@ -159,15 +168,19 @@ class Router(ABC):
 
 def read_plainly(encoder: Encoder, definition: Definition, rows: Sequence[Row]) -> tuple[Definition, list[Any]]:
     """Rows prepared so that the encoder gives each a vector that says nothing of the task, and the task that reads them
-    so: without its instruction, and for language models with the inputs alone in place of its prompt."""
+    so: without its instruction, for language models with the inputs alone in place of its prompt, and of a search the
+    query alone."""
     if kind(definition.kind).per_token:
         return definition, encoder.prepare(rows, definition)
+    inputs = definition.inputs
+    if kind(definition.kind).ranked:
+        inputs, rows = inputs[:1], [row[:1] for row in rows]
     prompt = None
     if "texts" in encoder.gives:
-        prompt = Prompt(("\n".join(f"{{{name}}}" for name in definition.inputs),), chat="no")
+        prompt = Prompt(("\n".join(f"{{{name}}}" for name in inputs),), chat="no")
     reading = replace(definition, kind="classification", metric="accuracy", labels=("0", "1"), center=0.0, scale=1.0,
-                      instruction=None, prompt=prompt, head="linear", weights=(), focal=0.0, harness="",
-                      agree="")  # fmt: skip
+                      inputs=inputs, instruction=None, prompt=prompt, head="linear", weights=(), focal=0.0, harness="",
+                      agree="", contrast=None)  # fmt: skip
     return reading, encoder.prepare(rows, reading)
 
 
@@ -225,6 +238,12 @@ def labelled_vectors(bank: ModuleBank, tasks: Mapping[str, RouteRows]) -> tuple[
             "fit a router", "none of the tasks has a module of its own", "give rows of the tasks of the modules"
         )
     return torch.cat(vectors), torch.cat(modules)
+
+
+def read_state(file: Path) -> dict[str, Tensor]:
+    """What a router has learned. Some learn nothing and have no file."""
+    weights = Weights(file) if file.is_file() else None
+    return {} if weights is None else {name: weights.get(name) for name in weights}
 
 
 def taken_state(state: Mapping[str, Tensor], **shapes: tuple[int | None, ...]) -> list[Tensor]:

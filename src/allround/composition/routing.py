@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from allround.composition.combining import make_combine
 from allround.composition.router import RouteRows, make_router
+from allround.composition.search_weights import SearchWeights
 from allround.composition.systems.routed import Member, Routed, bank_of
 from allround.core.errors import AllroundError
 from allround.core.seeds import seed_of
@@ -19,6 +21,7 @@ from allround.models.encoder import Encoder
 from allround.models.head import HeadState
 from allround.models.prediction.answerer import TaskFound
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.tasks.kind import kind
 from allround.tasks.task import Task
 from allround.tasks.values import Row
 
@@ -64,8 +67,13 @@ def make_routed(
     found = {name: _rows(model, task, module_of.get(name), rows, seed) for name, task in tasks.items()}
     chosen.fit(bank, found, seed)
     combining.fit(bank, found, seed)
-    return Routed(model, members, chosen, combining, bank,
+    made = Routed(model, members, chosen, combining, bank,
                   router_settings=router_settings, combine_settings=combine_settings)  # fmt: skip
+    searches = [one for one in found.values() if kind(one.definition.kind).ranked and len(one)]
+    if searches and chosen.level == "row" and chosen.mixes:
+        weights = [made.row_weights(one.task, one.inputs) for one in searches]
+        made.search_weights = SearchWeights.fit(torch.cat(weights))
+    return made
 
 
 def _rows(

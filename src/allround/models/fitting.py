@@ -13,7 +13,7 @@ from allround.core.errors import AllroundError
 from allround.models.encoder import Encoder
 from allround.models.head import HeadState, NotFinite, OutputHead, make_head
 from allround.models.running import features_of
-from allround.models.searching import Searcher
+from allround.models.searching import Searcher, VectorReader
 from allround.tasks.kind import kind
 from allround.tasks.metric import better, needs_scores, score_of
 from allround.tasks.task import Task
@@ -43,7 +43,7 @@ def fit_head(encoder: Encoder, task: Task, sort: str | None = None) -> Fitted:
     if kind(definition.kind).ranked:  # nothing is fitted: the base answers as it is
         head = make_head(sort, definition, encoder.features(definition))
         split = task.splits["validation"]
-        made = Searcher().answers(encoder, head, encoder.prepare(split.inputs, definition))
+        made = Searcher().answers(VectorReader.of(encoder, head), encoder.prepare(split.inputs, definition))
         return Fitted(head.stored(), {0.0: score_of(definition, split.targets, made.predictions)}, 0.0)
     scores = needs_scores(definition.metric)
     train, validation = task.splits["train"], task.splits["validation"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from allround.core import registry
 from allround.core.errors import AllroundError
-from allround.models.batch import Answers, Features, TaskLoss, per_row
+from allround.models.batch import Answers, Features, TaskLoss, per_row, taken
 from allround.models.encoder import LINEAR
 from allround.models.likelihood import likelihood
 from allround.models.weighing import training_loss
@@ -84,6 +84,15 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def loss(self, features: Features, targets: Tensor) -> TaskLoss:
         """The loss on rows that all have a target."""
+
+    def each(self, features: Features, targets: Encoded) -> Tensor:
+        """The loss on each of some rows, (rows,); a row's loss looks at the others where the head compares rows."""
+        found = []
+        for row in range(len(targets)):
+            own = self.tensor(taken(targets, [row])).to(features.values.device)
+            one = self.loss(features.take([row], len(targets)), own)
+            found.append(one.mean.float() if one.count else features.values.new_zeros(()))
+        return torch.stack(found)
 
     @abstractmethod
     def answer(self, features: Features, *, scores: bool = False) -> Answers:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from allround.models.encoder import Encoder
 from allround.models.head import Head
 from allround.models.heads.ranking import Ranking
-from allround.models.searching import Searcher
+from allround.models.searching import Searcher, VectorReader
 from allround.tasks.task import Task
 
 
@@ -23,7 +23,7 @@ def with_mined(encoder: Encoder, head: Head, task: Task) -> Task:
     contrast, split = head.contrast, task.splits["train"]
     ready = encoder.prepare(split.inputs, task.definition)
     targets = []
-    for target, ranked in zip(split.targets, Searcher().ranked(encoder, head, ready), strict=True):
+    for target, ranked in zip(split.targets, Searcher().ranked(VectorReader.of(encoder, head), ready), strict=True):
         best = max((ranked[one] for one, grade in target.items() if grade > 0 and one in ranked), default=None)
         most = min(ranked.values()) if best is None else best - contrast.margin
         hard = [one for one, score in ranked.items() if one not in target and score <= most]

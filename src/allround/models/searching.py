@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,26 +38,27 @@ class Searcher:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], list[Vectors]] | None = None
+        self._kept: dict[Hashable, list[Vectors]] | None = None
+        self._weights: Hashable = None
 
     @contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Keep vectors of passages; the encoder and its weights must not change meanwhile."""
-        before, self._kept = self._kept, {} if self._kept is None else self._kept
+    def keeping(self, weights: Hashable = None) -> Iterator[None]:
+        """Keep vectors of passages. weights: says which weights the encoder has until this ends, where it has one set
+        after the other; a set that comes again finds its vectors."""
+        before = self._kept, self._weights
+        self._kept, self._weights = {} if self._kept is None else self._kept, weights
         try:
             yield
         finally:
-            self._kept = before
+            self._kept, self._weights = before
 
-    def answers(self, encoder: Encoder, head: Head, rows: Sequence[Any], batch_size: int = 64) -> Answers:
-        """The answers to prepared rows. head: of the sort `ranking`. Errors: numbers that are not finite."""
-        return Answers([tuple(row) for row in self.ranked(encoder, head, rows, batch_size)])
+    def answers(self, reader: VectorReader, rows: Sequence[Any]) -> Answers:
+        """The answers to prepared rows. Errors: numbers that are not finite."""
+        return Answers([tuple(row) for row in self.ranked(reader, rows)])
 
     @torch.inference_mode()
-    def ranked(self, encoder: Encoder, head: Head, rows: Sequence[Any], batch_size: int = 64) -> list[dict[str, float]]:
+    def ranked(self, reader: VectorReader, rows: Sequence[Any]) -> list[dict[str, float]]:
         """The first passages of each prepared row, best first, with their scores. See `answers`."""
-        assert isinstance(head, Ranking)
-        reader = VectorReader(encoder, head, batch_size)
         queries = reader.queries(rows)
         found: list[dict[str, float]] = [{}] * len(rows)
         together: dict[Passages, list[int]] = {}
@@ -66,7 +68,7 @@ class Searcher:
         pooled = _pooled(reader, small) if len(small) > 1 and not reader.by_token else {}
         for passages, numbers in together.items():
             if isinstance(passages, IndexedPassages):
-                passages.check(encoder, head.definition)
+                passages.check(reader.encoder, reader.head.definition)
                 assert isinstance(queries, Tensor)
                 scores, places = passages.nearest(queries[numbers], MOST)
             else:
@@ -79,7 +81,7 @@ class Searcher:
 
     def _blocks(self, reader: VectorReader, passages: Passages) -> Iterator[Vectors]:
         """The vectors of passages, block after block."""
-        key = reader.head.definition.name, passages.content
+        key = self._weights, reader.head.definition.name, passages.content
         if self._kept is not None and key in self._kept:
             yield from self._kept[key]
             return
@@ -95,12 +97,19 @@ class Searcher:
             self._kept[key] = parts
 
 
-class VectorReader(NamedTuple):
+@dataclass(frozen=True)
+class VectorReader:
     """What makes vectors of texts as a task's head compares them, float32: (n, d), or those of their tokens."""
 
     encoder: Encoder
     head: Ranking
     batch_size: int
+
+    @classmethod
+    def of(cls, encoder: Encoder, head: Head, batch_size: int = 64) -> VectorReader:
+        """For a head of the sort `ranking`."""
+        assert isinstance(head, Ranking)
+        return cls(encoder, head, batch_size)
 
     @property
     def by_token(self) -> bool:
@@ -109,13 +118,14 @@ class VectorReader(NamedTuple):
 
     def queries(self, rows: Sequence[Any]) -> Vectors:
         """Those of prepared rows' queries."""
-        return self._vectors([{**row, "ids": row["ids"][:1]} for row in rows])
+        return self.vectors([{**row, "ids": row["ids"][:1]} for row in rows])
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         """Those of passages."""
-        return self._vectors(self.encoder.prepare_passages(texts, self.head.definition))
+        return self.vectors(self.encoder.prepare_passages(texts, self.head.definition))
 
-    def _vectors(self, ready: Sequence[Any]) -> Vectors:
+    def vectors(self, ready: Sequence[Any]) -> Vectors:
+        """Those of prepared texts."""
         return self.head.vectors(features_of(self.encoder, ready, self.head.definition, self.batch_size))
 
 

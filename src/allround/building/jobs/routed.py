@@ -19,9 +19,10 @@ from allround.checkpoints.source import Source
 from allround.checkpoints.weights import Weights
 from allround.composition.combining import make_combine
 from allround.composition.modules.changes import Changes
-from allround.composition.router import CannotRoute, make_router
+from allround.composition.router import CannotRoute, make_router, read_state
 from allround.composition.routing import ROWS, make_routed, own_module_found
-from allround.composition.systems.routed import COMBINE, ROUTER, Member, Routed, bank_of, read_state
+from allround.composition.search_weights import SearchWeights
+from allround.composition.systems.routed import COMBINE, ROUTER, Member, Routed, bank_of
 from allround.core.pieces import Piece
 from allround.evaluation.predict import predict_split
 from allround.merging.extract import extract_lora, takes_factors
@@ -152,7 +153,8 @@ def open_routed(parts: Parts, heads: Mapping[str, str], tasks: Sequence[Task]) -
     router.restore(bank, read_state(Path(parts["router"]) / ROUTER))
     combine.restore(bank, read_state(Path(parts["router"]) / COMBINE))
     return Routed(model, members, router, combine, bank,
-                  router_settings=parts["settings"], combine_settings=parts["combine_settings"])  # fmt: skip
+                  router_settings=parts["settings"], combine_settings=parts["combine_settings"],
+                  search_weights=SearchWeights.read(Path(parts["router"]), len(members)))  # fmt: skip
 
 
 def predict_routed(

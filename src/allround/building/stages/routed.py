@@ -31,7 +31,6 @@ from allround.evaluation.routing import RoutingFacts
 from allround.models.base import load_encoder
 from allround.models.cost import Cost
 from allround.tasks.definition import Definition
-from allround.tasks.kind import kind
 from allround.tasks.task import Task
 
 #: Rank of the modules that are cut from specialists whose weights were tuned as a whole.
@@ -120,21 +119,12 @@ class _Base:
         return [one.piece for one in self.modules.values() if one.tasks]
 
 
-def check_ranked(tasks: Iterable[Task], choices: Sequence[RouterChoice]) -> None:
-    """An error for routed systems of tasks that rank passages: each row may have weights of its own, and the passages
-    would have to be encoded with each of them."""
-    ranked = [task.name for task in tasks if kind(task.definition.kind).ranked]
-    if choices and ranked:
-        raise AllroundError(
-            f"route rows of {listed(ranked)} to modules",
-            "routed systems do not answer tasks of the kind retrieval: passages have one set of vectors for all rows",
-            "leave --routers and --library out, or build these tasks alone (--only)",
-        )
-
-
-def check_routers(base: Base, choices: Sequence[RouterChoice]) -> None:
-    """An error for a router that finds nothing in the base that it could decide by."""
+def check_routers(base: Base, choices: Sequence[RouterChoice], tasks: Iterable[Task]) -> None:
+    """An error for a router that finds nothing in the base that it could decide by, or cannot route rows of a task."""
     routers = [make_router(choice.router, choice.settings) for choice in choices]
+    for router in routers:
+        for task in tasks:
+            router.check_task(task.definition)
     if any(router.level == "place" for router in routers):
         encoder = load_encoder(base.encoder)
         for router in routers:

@@ -26,7 +26,7 @@ class DynamicLogits(Fusion):
     Formula: a_e = s c_e t_e. t_e: alone, module e moves the outputs as far, by KL(moved || unmoved), as it moves
     those of its base. c_e: its weight by the router, the largest being 1. s: all together move them as far as the
     sum of c_e times what each moves alone. Factors t and s are from 0 to `most`; where none is far enough, `most`.
-    Numbers without probabilities, such as those of regression, are averaged as by `logits`.
+    Numbers without probabilities, such as those of regression and the scores of passages, are averaged as by `logits`.
     Differs: the paper's abstract asks for the KL to match and says neither how several factors share it nor their
     bounds; here each has its own part of it, and one common factor makes up for where they overlap.
     """

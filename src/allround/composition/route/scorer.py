@@ -22,6 +22,7 @@ from allround.models.batch import taken
 from allround.models.encoder import Encoder
 from allround.models.encoders.language_model import LanguageModel
 from allround.models.encoders.text import Text
+from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.values import Target
 
@@ -82,6 +83,10 @@ class Scorer(Router):
         super().check(encoder)
         if not isinstance(encoder, Text | LanguageModel):
             raise self.cannot("the encoder reads no texts, and answers are scored by their texts")
+
+    def check_task(self, definition: Definition) -> None:
+        if kind(definition.kind).ranked:
+            raise self.cannot(f"an answer to task '{definition.name}' is a list of passages, and no text to be scored")
 
     def fit(self, bank: ModuleBank, tasks: Mapping[str, RouteRows], seed: int) -> None:
         super().fit(bank, tasks, seed)

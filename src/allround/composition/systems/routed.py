@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from allround.composition.module_answers import ModuleAnswers, chosen_answers, m
 from allround.composition.modules.bank import Gate, ModuleBank
 from allround.composition.modules.changes import Changes
 from allround.composition.modules.layer import EmbeddingLayer
-from allround.composition.router import Router, Seen, make_router, read_plainly, row_vectors
+from allround.composition.router import Router, Seen, make_router, read_plainly, read_state, row_vectors
+from allround.composition.search_weights import SearchWeights
 from allround.core.errors import AllroundError
 from allround.core.files import check_name
 from allround.core.registry import method
@@ -28,12 +30,14 @@ from allround.models.cost import Cost
 from allround.models.encoder import Encoder
 from allround.models.head import NotFinite
 from allround.models.head_files import HEADS, read_heads, write_heads
+from allround.models.indexed import IndexedPassages
 from allround.models.model import parameters_of
 from allround.models.prediction.answerer import TaskFound
 from allround.models.running import batches, by_length, not_finite
 from allround.models.system import System, check_rows, windows
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
+from allround.tasks.kind import kind
 from allround.tasks.modality import modality_of
 from allround.tasks.values import Row
 
@@ -74,7 +78,7 @@ class Routed(System):
 
     model: the base with the heads of all tasks. members: the modules, in the order in which weights speak of them.
     bank: these modules on the model's encoder. threshold: a row whose task is less certain than this is of no task.
-    None: every row is of one.
+    None: every row is of one. search_weights: those of rows that rank passages. None: the router's.
     """
 
     sort = "routed"
@@ -90,6 +94,7 @@ class Routed(System):
         router_settings: Mapping[str, object] | None = None,
         combine_settings: Mapping[str, object] | None = None,
         threshold: float | None = None,
+        search_weights: SearchWeights | None = None,
     ) -> None:
         if router.level not in combine.levels:
             raise AllroundError(
@@ -102,7 +107,7 @@ class Routed(System):
             "router_settings": dict(router_settings or {}),
             "combine_settings": dict(combine_settings or {}),
         }
-        self.threshold = threshold
+        self.threshold, self.search_weights = threshold, search_weights
         self.bank = bank
         self.definitions = dict(model.definitions)
         self.facts: dict[str, object] = {}
@@ -118,9 +123,10 @@ class Routed(System):
     ) -> Iterator[Answers]:
         task = self.only_task() if task is None else task
         self.definition(task)
-        for some in windows(rows):
-            check_rows(self.definition(task), some)
-            yield self._answered(task, some, batch_size, scores)
+        with self.model.searcher.keeping():
+            for some in windows(rows):
+                check_rows(self.definition(task), some)
+                yield self._answered(task, some, batch_size, scores)
 
     @torch.inference_mode()
     def _answered(self, task: str, rows: Sequence[Row], batch_size: int, scores: bool) -> Answers:
@@ -130,6 +136,8 @@ class Routed(System):
         weights = self._row_weights(task, rows, batch_size, asked) if self.router.level == "row" else None
         if asked and self.combine.plain and weights is not None and not self.router.mixes:
             return self.finished(task, chosen_answers(asked, weights.argmax(1).tolist()), scores)
+        if kind(self.definition(task).kind).ranked:
+            return self.finished(task, self._ranked(task, rows, weights, batch_size), scores)
         prepared = self.model.prepare(task, rows)
         found: list[Answers] = []
         order: list[int] = []
@@ -149,6 +157,25 @@ class Routed(System):
             raise not_finite(self.model.encoder, self.definition(task), sorted(odd), len(rows))
         places = sorted(range(len(order)), key=order.__getitem__)
         return self.finished(task, Answers.join(found).take(places), scores)
+
+    def _ranked(self, task: str, rows: Sequence[Row], weights: Tensor | None, batch_size: int) -> Answers:
+        """The answers to rows of a task that ranks passages."""
+        if any(isinstance(row[1], IndexedPassages) for row in rows):
+            found = "its vectors are those of one model, and a routed system reads passages with the modules of a query"
+            do = "give the passages themselves, or search with the model that the index was made with"
+            raise AllroundError(f"search an index for task '{task}'", found, do)
+        if weights is not None and self.search_weights is not None and not self.combine.by_module:
+            weights = self.search_weights.of(weights)
+        weighing = self.router.gate if weights is None else weights
+        prepared = self.model.prepare(task, rows)
+        return self.combine.rank(self.model, self.bank, task, prepared, weighing, batch_size=batch_size)
+
+    def with_instruction(self, task: str, instruction: str) -> Routed:
+        made = copy.copy(self)
+        told = self.model.with_instruction(task, instruction)
+        assert isinstance(told, MultiTaskModel)
+        made.model, made.definitions = told, dict(told.definitions)
+        return made
 
     def _batches(self, prepared: Sequence[Any], weights: Tensor | None, batch_size: int) -> Iterator[list[int]]:
         """Row numbers of batches of like length; in each, rows of one module stand together."""
@@ -330,6 +357,8 @@ class Routed(System):
             state = {name: tensor.cpu().contiguous() for name, tensor in part.state().items()}
             if state:
                 save_file(state, folder / file, {"format": "pt"})
+        if self.search_weights is not None:
+            self.search_weights.write(folder)
 
     @classmethod
     def read(cls, folder: Path, definitions: Mapping[str, Definition], facts: Mapping[str, object]) -> Routed:
@@ -350,21 +379,18 @@ class Routed(System):
         bank = bank_of(model.encoder, members, folder / "encoder")
         if (folder / LARGER).is_dir():
             combine.take(load_encoder(folder / LARGER), model.encoder)
-        for part, file in ((router, ROUTER), (combine, COMBINE)):
-            try:
+        try:
+            for part, file in ((router, ROUTER), (combine, COMBINE)):
                 part.restore(bank, read_state(folder / file))
-            except ValueError as error:
-                raise AllroundError(asked, f"{file} is damaged: {error}", "copy the folder again, whole") from error
+            file = SearchWeights.file
+            searches = SearchWeights.read(folder, len(members))
+        except ValueError as error:
+            raise AllroundError(asked, f"{file} is damaged: {error}", "copy the folder again, whole") from error
         made = cls(model, members, router, combine, bank, router_settings=about.router_settings,
-                   combine_settings=about.combine_settings, threshold=about.threshold)  # fmt: skip
+                   combine_settings=about.combine_settings, threshold=about.threshold,
+                   search_weights=searches)  # fmt: skip
         made.facts = {name: value for name, value in facts.items() if name != "routed"}
         return made
-
-
-def read_state(file: Path) -> dict[str, Tensor]:
-    """What a router has learned. Some learn nothing and have no file."""
-    weights = Weights(file) if file.is_file() else None
-    return {} if weights is None else {name: weights.get(name) for name in weights}
 
 
 def bank_of(encoder: Encoder, members: Sequence[Member], base: Path, *, keep: int | None = None) -> ModuleBank:

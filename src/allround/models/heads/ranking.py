@@ -91,6 +91,11 @@ class Ranking(Head):
         texts = sum(map(len, features.tokens)) or len(features.values)
         return TaskLoss(self.rule(self.compared(features), targets), texts)
 
+    def each(self, features: Features, targets: Encoded) -> Tensor:
+        compared = self.compared(features)
+        grades = self.tensor(targets).to(compared.device)
+        return torch.stack([self.rule(scores[None], own[None]) for scores, own in zip(compared, grades, strict=True)])
+
     def answer(self, features: Features, *, scores: bool = False) -> Answers:
         raise AllroundError(
             f"answer task '{self.definition.name}' from the vectors of queries alone",

@@ -22,7 +22,7 @@ from allround.models.model import Model, Prepared, parameters_of
 from allround.models.named import NamedModules
 from allround.models.prompts import write_prompts
 from allround.models.running import batches, by_length, features_of, not_finite
-from allround.models.searching import Searcher
+from allround.models.searching import Searcher, VectorReader
 from allround.models.system import check_rows
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded, kind
@@ -363,7 +363,7 @@ def answer_alike(
     if any(model.encoder is not first.encoder for model in models):
         raise ValueError("the models have encoders of their own")
     if kind(definition.kind).ranked:
-        return [first.searcher.answers(first.encoder, model.head(task), rows, batch_size) for model in models]
+        return [first.searcher.answers(VectorReader.of(first.encoder, m.head(task), batch_size), rows) for m in models]
     for model in models:
         model.eval()
     parts: list[list[Answers]] = [[] for _ in models]
