@@ -9,8 +9,9 @@ of the sort of its answer (trec_sorts) or questions of that sort (trec_questions
 Each way trains all-MiniLM-L6-v2 on the four at once, with the defaults of training: with or without instructions, and
 with or without what is relevant to the same query in the other search as a negative. Prints ndcg@10 of the test queries
 and how many of them have a passage of the right sort in the first place, both in percent, with 95% intervals over
-queries. Models with instructions are asked with the right one, in the words of training and in others, with none, and
-with that of the other search over the same queries.
+queries. Models with instructions are asked with the right one, in the words of training and in two others that none is
+trained with, with none, and with that of the other search over the same queries. The way "several" is trained with four
+instructions for each search.
 """
 
 from __future__ import annotations
@@ -39,12 +40,41 @@ INSTRUCTIONS = {
     "trec_sorts": "Find the name of the sort of answer that is asked for:",
     "trec_questions": "Find other questions that ask for the same sort of answer:",
 }
-#: The same, as somebody else may say it.
+#: Those that training has beside them in the way "several".
+REWORDINGS = {
+    "bank_intents": (
+        "Which label describes this customer's message best?",
+        "Retrieve a short title of the customer's problem.",
+        "I need the category that this message to a bank belongs to.",
+    ),
+    "bank_messages": (
+        "Retrieve a customer's message that asks for the same as this one.",
+        "Which other messages have the same intent?",
+        "I want to read what people with this problem wrote to their bank.",
+    ),
+    "trec_sorts": (
+        "Which label says what kind of answer this question wants?",
+        "Retrieve the category of the answer to this question.",
+        "I want to sort questions. Name the group that this one goes into.",
+    ),
+    "trec_questions": (
+        "Retrieve a question whose answer is of the same kind.",
+        "Which questions are of the same category as this one?",
+        "I want to read more questions like this, about other things.",
+    ),
+}
+#: The same, as somebody else may say it; nothing is trained with these.
 OTHER_WORDS = {
     "bank_intents": "In a few words, what is this customer's request about?",
     "bank_messages": "Who else wrote to the bank about this?",
     "trec_sorts": "Which type of thing would answer this?",
     "trec_questions": "Show me similar questions, with answers of this type:",
+}
+YET_OTHER_WORDS = {
+    "bank_intents": "Give the topic under which the bank files this message:",
+    "bank_messages": "Look up similar requests that customers have sent before:",
+    "trec_sorts": "Tell me the answer's type:",
+    "trec_questions": "Look up what else people ask that is answered in the same way:",
 }
 #: The other search over the same queries.
 OTHER = {
@@ -53,15 +83,18 @@ OTHER = {
     "trec_sorts": "trec_questions",
     "trec_questions": "trec_sorts",
 }
-#: By the name of a way: whether tasks have instructions, and how many negatives come from the other search; None for a
+#: By the name of a way: how many instructions a task has, and how many negatives come from the other search; None for a
 #: model that is not trained.
-WAYS: Mapping[str, tuple[bool, int | None]] = {
-    "base": (True, None),
-    "plain": (False, 0),
-    "plain, negatives": (False, 1),
-    "told": (True, 0),
-    "told, negatives": (True, 1),
+WAYS: Mapping[str, tuple[int, int | None]] = {
+    "base": (1, None),
+    "plain": (0, 0),
+    "plain, negatives": (0, 1),
+    "told": (1, 0),
+    "told, negatives": (1, 1),
+    "several, negatives": (4, 1),
 }
+#: The two that are compared however they are asked.
+ONE, SEVERAL = "told, negatives", "several, negatives"
 
 
 def make(data: Path, out: Path, sizes: dict[str, int], each: Mapping[str, int]) -> None:
@@ -81,18 +114,21 @@ def make(data: Path, out: Path, sizes: dict[str, int], each: Mapping[str, int]) 
     (out / "suite.yml").write_text(f"name: instructions\ntasks:\n{tasks}")
 
 
-def trained(suite: ar.Suite, told: bool, negatives: int | None, seed: int) -> MultiTaskModel:
-    tasks = [with_instruction(task, told) for task in suite.pooled(negatives or 0)]
+def trained(suite: ar.Suite, told: int, negatives: int | None, seed: int, epochs: int | None = None) -> MultiTaskModel:
+    tasks = [with_instructions(task, told) for task in suite.pooled(negatives or 0)]
     model = MultiTaskModel(
         load_encoder(find_folder("all-MiniLM-L6-v2"), max_length=64), {t.name: t.definition for t in tasks}
     )
     if negatives is not None:
-        train(model, tasks, Settings(device="cpu"), seed=seed)
+        train(model, tasks, Settings(device="cpu", epochs=epochs), seed=seed)
     return model
 
 
-def with_instruction(task: Task, told: bool) -> Task:
-    return replace(task, definition=replace(task.definition, instruction=INSTRUCTIONS[task.name])) if told else task
+def with_instructions(task: Task, told: int) -> Task:
+    if not told:
+        return task
+    words = {"instruction": INSTRUCTIONS[task.name], "rewordings": REWORDINGS[task.name][: told - 1]}
+    return replace(task, definition=replace(task.definition, **words))
 
 
 def found(model: MultiTaskModel, suite: ar.Suite, asked: Mapping[str, Mapping[str, str]]) -> dict[str, np.ndarray]:
@@ -118,6 +154,7 @@ def main() -> None:
         "--test", type=int, default=120, help="test queries of a task; a quarter as many for validation"
     )
     parser.add_argument("--ways", default=";".join(WAYS), help="with semicolons between them")
+    parser.add_argument("--epochs", type=int, help="of training, in place of the default")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     sizes = {"train": asked.train, "validation": asked.test // 4, "test": asked.test}
@@ -129,23 +166,26 @@ def main() -> None:
     for way in asked.ways.split(";"):
         told, negatives = WAYS[way]
         began = time.process_time()
-        kept = asked.out / f"{way}_{asked.train}_{asked.test}_{asked.seed}.npz"
+        rounds = f"_{asked.epochs}" if asked.epochs else ""
+        kept = asked.out / f"{way}_{asked.train}_{asked.test}_{asked.seed}{rounds}.npz"
         if not kept.is_file():
-            ways = (
-                {"right": INSTRUCTIONS, "other words": OTHER_WORDS, "none": none, "wrong": wrong}
-                if told
-                else {"none": none}
-            )
-            np.savez(kept, **found(trained(suite, told, negatives, asked.seed), suite, ways))
+            ways = {"right": INSTRUCTIONS, "other words": OTHER_WORDS, "yet other words": YET_OTHER_WORDS,
+                    "none": none, "wrong": wrong} if told else {"none": none}  # fmt: skip
+            np.savez(kept, **found(trained(suite, told, negatives, asked.seed, asked.epochs), suite, ways))
         for how, (gains, sorts) in np.load(kept).items():
             known[f"{way}, {how}"] = gains
             each = (f"{task} {words(one[None])}" for task, one in zip(INSTRUCTIONS, gains, strict=True))
             print(f"{way}, {how}: {', '.join(each)}")
             print(f"    mean {words(gains)}; of the right sort {words(sorts)}", flush=True)
         print(f"    {time.process_time() - began:.0f} s of the processor", flush=True)
-    last = known.pop("told, negatives, right", None)
-    for name, values in known.items() if last is not None else ():
-        print(f"told, negatives, right minus {name}: {words(last - values)}")
+    for way in (ONE, SEVERAL):
+        right = known.get(f"{way}, right")
+        for name, values in known.items() if right is not None else ():
+            if name != f"{way}, right":
+                print(f"{way}, right minus {name}: {words(right - values)}")
+    for name, values in known.items():
+        if name.startswith(SEVERAL) and (one := known.get(name.replace(SEVERAL, ONE))) is not None:
+            print(f"{name} minus with one: {words(values - one)}")
 
 
 if __name__ == "__main__":

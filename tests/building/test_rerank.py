@@ -98,13 +98,30 @@ def test_the_judge_learns_from_the_retrievers_own_candidates() -> None:
     assert counts.tolist() == [4, 4]
 
 
+def test_what_is_known_not_to_be_relevant_comes_first() -> None:
+    """Also where the retriever does not find it; all else is drawn from the candidates."""
+    rows = [{**row, "not": ["bread", "soup"] if row["relevant"] == ["cat"] else None} for row in ROWS]
+    task = make_task("find", kind="retrieval", data=dict.fromkeys(("train", "validation", "test"), rows),
+                     inputs="query", target="relevant", passages=PASSAGES, negatives="not")  # fmt: skip
+
+    def negatives(most: int) -> list[str]:
+        made = judging_task(task, Told(task.definition, lambda row: ORDER), candidates=2, negatives=most)
+        split = made.splits["train"]
+        asked = zip(split.inputs, np.asarray(split.targets).tolist(), strict=True)
+        return [str(passage) for (query, passage), target in asked if query == "a cat" and not target]
+
+    assert negatives(1) == ["the bread is warm"]
+    assert negatives(2) == ["the bread is warm", "the soup is fine"]
+    assert negatives(4) == ["the bread is warm", "the soup is fine", "the owl saw the market"]
+
+
 def test_the_judge_reads_the_instruction_with_the_query(bert_folder: Path) -> None:
     """It is trained with the task's, and asked with the one that a user gives; the system itself stays as it is."""
     task = find()
-    task = replace(task, definition=replace(task.definition, instruction="a cat saw"))
+    task = replace(task, definition=replace(task.definition, instruction="a cat saw", rewordings=("a cat had",)))
     retriever = MultiTaskModel(load_encoder(bert_folder), {"find": task.definition})
     definition = judging_task(task, retriever, candidates=2).definition
-    assert definition.instruction == "a cat saw"
+    assert definition.instructions == ("a cat saw", "a cat had")
     judge = MultiTaskModel(load_encoder(bert_folder, pairs="joint"), {"find": definition})
     (read,) = judge.prepare("find", [("the soup", "is fine")])
     plain = replace(definition, instruction=None)

@@ -15,6 +15,7 @@ import pytest
 
 from allround.core.errors import AllroundError
 from allround.core.files import MANIFEST
+from allround.tasks.definition import Definition
 from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
 from allround.tasks.task import SPLITS, Split, Task, limit_split
@@ -63,6 +64,30 @@ def test_a_task_by_hand() -> None:
     assert task.splits["test"].inputs == [("test 0",), ("test 1",), ("test 2",)]
     assert task.splits["test"].targets.tolist() == [0, 0, 1]
     assert task.notes == ()
+
+
+def test_several_instructions_are_one_and_its_rewordings() -> None:
+    definition = make(instruction=["say how it feels", "which mood?"]).definition
+    assert definition.instruction == "say how it feels" and definition.rewordings == ("which mood?",)
+    assert Definition.from_json(definition.to_json()) == definition
+    assert definition.instructions == ("say how it feels", "which mood?")
+    assert make(instruction=("x",)).content == make(instruction="x").content != make(instruction=["x", "y"]).content
+    assert make(instruction="").definition.instruction is None and make().definition.instructions == ()
+    for given, found, do in (
+        ([], "`instruction`: the list is empty", "give one text, or a list such as"),
+        (["a", None], "`instruction`: None in the list is no text", "put it in quotes"),
+        (["a", "b", "a"], "`instruction`: the instruction 'a' stands twice in the list", "give each once"),
+        (["a", " "], "`instruction`: an instruction in the list is blank", "take it out"),
+        (3, "`instruction`: 3 is no text", "give one text, or a list such as"),
+    ):
+        with pytest.raises(AllroundError) as caught:
+            make(instruction=given)
+        assert caught.value.found == found and do in caught.value.do
+    for others in (["x"], ["y", "y"], [""]):
+        with pytest.raises(ValueError, match=r"is blank|stands twice"):
+            Definition.from_json({**make(instruction="x").definition.to_json(), "rewordings": others})
+    with pytest.raises(ValueError, match="blank"):
+        Definition.from_json({**make().definition.to_json(), "rewordings": ["x"]})
 
 
 def test_rows_of_every_form_make_the_same_task() -> None:

@@ -64,9 +64,9 @@ def read_pairs(
     return _drawn(_definition(task or NAME, tuple(columns or COLUMNS)), rows, held, seed)
 
 
-def _definition(name: str, inputs: Sequence[str], instruction: str | None = None) -> Definition:
+def _definition(name: str, inputs: Sequence[str]) -> Definition:
     """A score of pairs that is a cosine or a probability, so that it is not standardised."""
-    return Definition(name, "similarity", tuple(inputs), "text", "spearman", instruction=instruction)
+    return Definition(name, "similarity", tuple(inputs), "text", "spearman")
 
 
 def _columns(file: Path | str, columns: Sequence[str] | None) -> Sequence[str]:
@@ -98,7 +98,10 @@ def _without_labels(task: Task, suite: Suite) -> PairRows:
     if len(held) < LEAST_HELD:
         raise AllroundError(f"learn from the pairs of '{task.name}'", f"it has {plural(len(held), 'validation row')}",
                             f"give it {LEAST_HELD} or more")  # fmt: skip
-    definition = _definition(task.name, task.definition.inputs, task.definition.instruction)
+    given = task.definition
+    definition = replace(
+        _definition(task.name, given.inputs), instruction=given.instruction, rewordings=given.rewordings
+    )
     # Scored as the models answer: by rank correlation.
     scored = replace(task, definition=replace(task.definition, kind="similarity", metric="spearman", head="", agree=""))
     return PairRows(_task(definition, train, held), scored.as_defined(definition), suite.files, suite.base)

@@ -98,15 +98,18 @@ def rerank(
 def judging_task(task: Task, retriever: System, candidates: int = 20, negatives: int = 4, seed: int = 0) -> Task:
     """The task of telling passages that answer a query from other candidates of the retriever.
 
-    For each query every relevant passage, and for each of these up to `negatives` drawn from those of the retriever's
-    first `candidates` that are not relevant. Drawn passages alone would be too easy: at work a judge sees candidates.
-    The task's instruction stands before the query, as in TART's cross-encoder (Asai et al., Findings of ACL 2023): of a
-    pooled suite, the candidates hold passages of other tasks, which the judge so learns to tell apart.
+    For each query every relevant passage, and for each of these up to `negatives` others: first those that are known
+    not to be relevant, then such as are drawn from the retriever's first `candidates`. Passages of the whole
+    collection would be too easy: at work a judge sees candidates. The task's instruction stands before the query, one
+    of several where it has them, as in TART's cross-encoder (Asai et al., Findings of ACL 2023): of a pooled suite,
+    what is relevant to the query in another task is known not to be relevant here, and the judge learns to tell them
+    apart.
     Test rows are there for the form alone: systems are scored on the retrieval task.
     """
     query, passage = task.definition.inputs[0], "passage"
     definition = Definition(task.name, "classification", (query, passage), "text", "auroc", LABELS,
-                            instruction=task.definition.instruction)  # fmt: skip
+                            instruction=task.definition.instruction,
+                            rewordings=task.definition.rewordings)  # fmt: skip
     splits = {}
     for name in SPLITS:
         rows, targets = _judged(task.splits[name], retriever, task.name, candidates, negatives, seed_of(seed, name))
@@ -126,9 +129,11 @@ def _judged(
     for (query, passages), grades, ids in zip(split.inputs, split.targets, found, strict=True):
         assert isinstance(passages, Passages)
         relevant = [one for one, grade in grades.items() if grade > 0 and one in passages]
-        others = [one for one in ids[:candidates] if grades.get(one, 0) <= 0]
-        drawn = generator.permutation(len(others))[: negatives * len(relevant)].tolist()
-        for one, target in [*((one, 1) for one in relevant), *((others[place], 0) for place in sorted(drawn))]:
+        known = [one for one, grade in grades.items() if grade <= 0 and one in passages][: negatives * len(relevant)]
+        others = [one for one in ids[:candidates] if one not in grades]
+        drawn = generator.permutation(len(others))[: negatives * len(relevant) - len(known)].tolist()
+        kept = [*known, *(others[place] for place in sorted(drawn))]
+        for one, target in [*((one, 1) for one in relevant), *((one, 0) for one in kept)]:
             rows.append((str(query), passages[one]))
             targets.append(target)
     return rows, targets

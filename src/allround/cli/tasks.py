@@ -71,6 +71,7 @@ def tasks_show(
         "metric": d.metric,
         "labels": ", ".join(d.labels) or "none",
         "instruction": d.instruction or "none",
+        **{f"reworded {n}": one for n, one in enumerate(d.rewordings, 1)},
         "rows": ", ".join(f"{s} {len(split)}" for s, split in found.splits.items()),
     }.items():
         typer.echo(f"{label:<12} {value}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from allround.composition.demonstrating import Demonstrations
 from allround.composition.examples import Example, row_text
@@ -15,6 +16,9 @@ from allround.models.model import Prepared
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.kind import Encoded
 from allround.tasks.values import Row
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ShownModel(MultiTaskModel):
@@ -35,6 +39,12 @@ class ShownModel(MultiTaskModel):
         if task not in self.presenter.shown or not self.way.pool(task):
             return super().prepare(task, inputs, targets)
         return self.presenter.prepared(task, inputs, others(self.way, task, inputs), targets)
+
+    def with_instruction(self, task: str, instruction: str) -> Self:
+        made = super().with_instruction(task, instruction)
+        made.presenter = copy.copy(self.presenter)
+        made.presenter.model = made
+        return made
 
     @property
     def preparation(self) -> object:

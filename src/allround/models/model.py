@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,6 +17,9 @@ from allround.models.system import System, check_rows, windows
 from allround.tasks.kind import Encoded, kind
 from allround.tasks.task import Task
 from allround.tasks.values import Row
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: A row as a model has prepared it, once, for all that follows.
 Prepared = Any
@@ -44,9 +47,10 @@ class Model(nn.Module, System):
         """What is done once for each row. targets: encoded, for models whose rows hold them, such as those that
         generate; others leave them out."""
 
-    def with_instruction(self, task: str, instruction: str) -> System:
+    def with_instruction(self, task: str, instruction: str) -> Self:
         made = copy(self)
-        made.definitions = {**self.definitions, task: replace(self.definition(task), instruction=instruction or None)}
+        told = replace(self.definition(task), instruction=instruction or None, rewordings=())
+        made.definitions = {**self.definitions, task: told}
         return made
 
     @property

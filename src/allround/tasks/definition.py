@@ -12,11 +12,12 @@ from allround.core.errors import AllroundError
 from allround.core.schema import STRICT, fitted
 from allround.tasks.column_types import ColumnType
 from allround.tasks.contrast import Contrast
+from allround.tasks.instructions import check_instructions
 from allround.tasks.prompt import Prompt
 from allround.tasks.roles import ROLES, TRAIN
 
 #: What definitions did not have at first; one without them is written as it was before there were any.
-_LATER = ("columns", "weights", "focal", "prompt", "head", "category", "harness", "contrast", "agree")
+_LATER = ("columns", "weights", "focal", "prompt", "head", "category", "harness", "contrast", "agree", "rewordings")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Definition:
     `category` groups tasks in reports. `harness` is the task of the lm-evaluation-harness that it is, as JSON.
     `contrast` is how the head `ranking` compares vectors and learns; None for its defaults.
     `agree` is the loss by which the head `similarity` trains, such as `cosent`, where one was asked for.
+    `instruction` stands before inputs. `rewordings` say the same in other words: a training row has any of these or the
+    instruction before it, other rows always the instruction.
     """
 
     __pydantic_config__ = STRICT
@@ -55,6 +58,7 @@ class Definition:
     harness: str = ""
     contrast: Contrast | None = None
     agree: str = ""
+    rewordings: tuple[str, ...] = ()
 
     @property
     def trained(self) -> bool:
@@ -67,6 +71,11 @@ class Definition:
         two = len(self.inputs) == 2 and not registry.stateless("kind", self.kind).ranked
         return two and bool(registry.stateless("modality", self.modality).pairs)
 
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The instruction and its rewordings; nothing where there is no instruction."""
+        return (self.instruction, *self.rewordings) if self.instruction else ()
+
     def with_facts(self, facts: Mapping[str, Any]) -> Definition:
         """The same task with what its kind learned from the training targets."""
         return replace(self, **facts)
@@ -75,6 +84,7 @@ class Definition:
         found = {**asdict(self), "inputs": list(self.inputs), "labels": list(self.labels)}
         found["columns"] = [{**column, "categories": list(column["categories"])} for column in found["columns"]]
         found["weights"] = [list(row) for row in self.weights]
+        found["rewordings"] = list(self.rewordings)
         found["prompt"] = self.prompt.to_json() if self.prompt is not None else None
         if self.trained:  # as all tasks were before there were others
             del found["role"]
@@ -116,6 +126,8 @@ class Definition:
             raise ValueError("inputs are not a query and its passages")
         if made.contrast is not None and (wrong := made.contrast.problem()):
             raise ValueError(wrong[0])
+        if made.rewordings:
+            check_instructions((made.instruction or "", *made.rewordings))
         if made.head and made.head not in registry.names("head"):
             raise ValueError(f"head {made.head!r} is not one of {', '.join(registry.names('head'))}")
         if made.agree:

@@ -16,6 +16,7 @@ from allround.tasks.columns import Column, read_data
 from allround.tasks.definition import Definition
 from allround.tasks.draws import rule_of, split_keys
 from allround.tasks.inputs import check_words, choose_modality, read_inputs
+from allround.tasks.instructions import instructions_of
 from allround.tasks.kind import kind as find_kind
 from allround.tasks.metric import check as check_scorable
 from allround.tasks.modality import modality as find_modality
@@ -46,7 +47,7 @@ def make_task(
     metric: str | None = None,
     modality: str | None = None,
     labels: Mapping[str | int | float | bool, str] | Sequence[str | int | float | bool] | None = None,
-    instruction: str | None = None,
+    instruction: str | Sequence[str] | None = None,
     limit: int | Mapping[str, int] | None = None,
     missing: str = "error",
     table: str | None = None,
@@ -71,6 +72,8 @@ def make_task(
     arrays (h, w) or (h, w, 3); words (token classification) are lists of strings.
     target: one column; for multilabel also a list of 0/1 columns, whose names become the labels.
     labels: raw value -> label name; of the kind ordinal in the order of the scale, where a list will do.
+    instruction: words before each text; several say the same in different words: in training each row has one of them,
+    drawn anew in each epoch, and everywhere else the first is used.
     limit: the most rows of each split (a number: of train).
     missing: what a row without a target is: an "error", or left out ("drop") after the splits are made, with a note.
     A target that is missing in part (one of several columns, one tag of a row) is missing. The same holds for a row
@@ -111,6 +114,7 @@ def make_task(
     input_names = (inputs,) if isinstance(inputs, str) else tuple(inputs)
     target_names = (target,) if isinstance(target, str) else tuple(target)
     slice_names = (slices,) if isinstance(slices, str) else tuple(slices)
+    first, others = instructions_of(name, instruction)
     rule = rule_of(split) if split else None
     if isinstance(rule, str):
         raise AllroundError(f"make the task '{name}'", f"`split`: {rule.partition('; ')[0]}", rule.partition("; ")[2])
@@ -141,7 +145,8 @@ def make_task(
         inputs=input_names,
         modality=modality,
         metric=metric or rules.metric,
-        instruction=instruction,
+        instruction=first,
+        rewordings=others,
         role=role,
         category=category,
     )

@@ -17,6 +17,7 @@ from allround.core.files import check_name
 from allround.core.problems import Problems
 from allround.core.reading import read_text
 from allround.tasks.harness.requests import INPUT
+from allround.tasks.instructions import as_instruction
 from allround.tasks.prompt_words import PromptWords
 from allround.tasks.question import check_kind, check_metric
 from allround.tasks.roles import HELD_OUT, TRAIN, held_out
@@ -122,7 +123,7 @@ class TaskSpec(_Strict):
     modality: str | None = None
     metric: str | None = None
     labels: dict[str | int | float | bool, str] | list[str | int | float | bool] | None = None
-    instruction: str | None = None
+    instruction: Annotated[str | tuple[str, ...] | None, BeforeValidator(as_instruction)] = None
     limit: Limit = {}
     missing: Literal["error", "drop"] = "error"
     class_weights: Literal["balanced"] | dict[str, float] | None = None

@@ -20,7 +20,8 @@ class Feed:
 
     tasks: their numbers. rows: as the model prepared them. places: for each task, the place of a row in the
     task's own training split, or -1 where it has no label there. lengths: words of each row, where the tasks are per
-    word (else 1): how many features a row has. use: the rows that are drawn.
+    word (else 1): how many features a row has. use: the rows that are drawn. wordings: rows and lengths with each of
+    the task's instructions, where it has several; each row has one of them, drawn anew in each epoch.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Feed:
     batch_size: int
     seed: int
     weights: list[int]
+    wordings: Sequence[tuple[list[Prepared], np.ndarray]] = ()
     use: list[int] = field(default_factory=list)
     _epoch: tuple[int, list[list[int]]] | None = None
 
@@ -55,7 +57,17 @@ class Feed:
             lengths = [self.weights[i] for i in self.use]
             drawn = draw_batches(lengths, self.batch_size, seed_of(self.seed, "rows", self.name, epoch))
             self._epoch = epoch, [[self.use[i] for i in batch] for batch in drawn]
+            self._reword(epoch)
         return self._epoch[1][index]
+
+    def _reword(self, epoch: int) -> None:
+        """Give each row one of the wordings."""
+        if len(self.wordings) < 2:
+            return
+        generator = np.random.default_rng(seed_of(self.seed, "wordings", self.name, epoch))
+        turns = generator.integers(len(self.wordings), size=len(self.rows)).tolist()
+        self.rows = [self.wordings[turn][0][row] for row, turn in enumerate(turns)]
+        self.lengths = np.array([self.wordings[turn][1][row] for row, turn in enumerate(turns)])
 
 
 def make_feeds(
@@ -74,7 +86,7 @@ def make_feeds(
     together: dict[Hashable, list[int]] = {}
     for index, task in enumerate(tasks):
         alone = task.table is None or task.splits[split].rows is None
-        key = (index,) if alone else (task.table, model.reading(task.name))
+        key = (index,) if alone else (task.table, model.reading(task.name), task.definition.rewordings)
         together.setdefault(key, []).append(index)
     feeds: list[Feed] = []
     for numbers in together.values():
@@ -85,13 +97,15 @@ def make_feeds(
         sizes = [batch_sizes[k] for i in numbers for k in (tasks[i].name, tasks[i].table, tasks[i].definition.kind)
                  if k is not None and k in batch_sizes]  # fmt: skip
         splits = {i: tasks[i].splits[split] for i in numbers}
-        feeds.append(_feed(name, splits, tasks, model, sizes[0] if sizes else batch_size, seed))
+        models = _worded(model, first.name) if split == "train" else [model]
+        feeds.append(_feed(name, splits, tasks, models, sizes[0] if sizes else batch_size, seed))
     return feeds
 
 
 def _feed(
-    name: str, splits: Mapping[int, Split], tasks: Sequence[Task], model: Model, batch_size: int, seed: int
+    name: str, splits: Mapping[int, Split], tasks: Sequence[Task], models: Sequence[Model], batch_size: int, seed: int
 ) -> Feed:
+    """The feed of some tasks. models: one for each instruction, which prepare the rows."""
     numbers = tuple(splits)
     if len(numbers) == 1:
         ids = {i: np.arange(len(split)) for i, split in splits.items()}
@@ -100,18 +114,27 @@ def _feed(
     every = np.unique(np.concatenate(list(ids.values())))
     places = {i: np.full(len(every), -1) for i in numbers}
     inputs: list[Any] = [None] * len(every)
-    lengths = np.ones(len(every), dtype=np.int64)
     for i in numbers:
         where = np.searchsorted(every, ids[i])
         places[i][where] = np.arange(len(where))
         for at, row in zip(where.tolist(), splits[i].inputs, strict=True):
             inputs[at] = row
-    prepared = model.prepare(tasks[numbers[0]].name, inputs, splits[numbers[0]].targets if len(numbers) == 1 else None)
-    for i in numbers:
-        where = np.searchsorted(every, ids[i])
-        lengths[where] = model.entries(tasks[i].name, [prepared[at] for at in where.tolist()], splits[i].targets)
-    weights = [model.size(row) for row in prepared]
-    return Feed(name, numbers, prepared, places, lengths, batch_size, seed, weights)
+    targets = splits[numbers[0]].targets if len(numbers) == 1 else None
+    wordings = []
+    for model in models:
+        prepared, lengths = model.prepare(tasks[numbers[0]].name, inputs, targets), np.ones(len(every), dtype=np.int64)
+        for i in numbers:
+            where = np.searchsorted(every, ids[i])
+            lengths[where] = model.entries(tasks[i].name, [prepared[at] for at in where.tolist()], splits[i].targets)
+        wordings.append((prepared, lengths))
+    prepared, lengths = wordings[0]
+    weights = [models[0].size(row) for row in prepared]
+    return Feed(name, numbers, prepared, places, lengths, batch_size, seed, weights, wordings)
+
+
+def _worded(model: Model, task: str) -> list[Model]:
+    """The model with each instruction of a task, which it has with equal chances in training."""
+    return [model, *(model.with_instruction(task, one) for one in model.definition(task).rewordings)]
 
 
 def enough_epochs(model: Model, feeds: Sequence[Feed]) -> int:
