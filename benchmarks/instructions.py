@@ -11,7 +11,7 @@ with or without what is relevant to the same query in the other search as a nega
 and how many of them have a passage of the right sort in the first place, both in percent, with 95% intervals over
 queries. Models with instructions are asked with the right one, in the words of training and in two others that none is
 trained with, with none, and with that of the other search over the same queries. The way "several" is trained with four
-instructions for each search.
+instructions for each search; "re-ranked" adds a cross-encoder that is trained on its candidates with the same words.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from retrieval import rows_of, same_label, write
 import allround as ar
 from allround.models.base import find_folder, load_encoder
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.systems.reranked import Reranked
 from allround.tasks.metric import score_of
 from allround.tasks.task import Task
 from allround.training.settings import Settings
@@ -92,9 +93,11 @@ WAYS: Mapping[str, tuple[int, int | None]] = {
     "told": (1, 0),
     "told, negatives": (1, 1),
     "several, negatives": (4, 1),
+    "several, negatives, re-ranked": (4, 1),
 }
 #: The two that are compared however they are asked.
 ONE, SEVERAL = "told, negatives", "several, negatives"
+RERANKED = "several, negatives, re-ranked"
 
 
 def make(data: Path, out: Path, sizes: dict[str, int], each: Mapping[str, int]) -> None:
@@ -114,14 +117,26 @@ def make(data: Path, out: Path, sizes: dict[str, int], each: Mapping[str, int]) 
     (out / "suite.yml").write_text(f"name: instructions\ntasks:\n{tasks}")
 
 
-def trained(suite: ar.Suite, told: int, negatives: int | None, seed: int, epochs: int | None = None) -> MultiTaskModel:
+def trained(
+    suite: ar.Suite, way: str, out: Path, seed: int = 0, epochs: int | None = None
+) -> MultiTaskModel | Reranked:
+    """The system of a way. out: a folder for the two stages of one that re-ranks."""
+    told, negatives = WAYS[way]
     tasks = [with_instructions(task, told) for task in suite.pooled(negatives or 0)]
     model = MultiTaskModel(
         load_encoder(find_folder("all-MiniLM-L6-v2"), max_length=64), {t.name: t.definition for t in tasks}
     )
     if negatives is not None:
         train(model, tasks, Settings(device="cpu", epochs=epochs), seed=seed)
-    return model
+    if way != RERANKED:
+        return model
+    model.save(out / "retriever")
+    tasks = [replace(task, splits={**task.splits, "test": task.splits["test"].take(range(8))}) for task in tasks]
+    ar.rerank(ar.Suite("instructions", tasks), retriever=out / "retriever", out=out / "re-ranked", seed=seed,
+              base="all-MiniLM-L6-v2", settings=Settings(device="cpu"), encoder={"max_length": 64})  # fmt: skip
+    made = ar.load(out / "re-ranked")
+    assert isinstance(made, Reranked)
+    return made
 
 
 def with_instructions(task: Task, told: int) -> Task:
@@ -131,13 +146,17 @@ def with_instructions(task: Task, told: int) -> Task:
     return replace(task, definition=replace(task.definition, **words))
 
 
-def found(model: MultiTaskModel, suite: ar.Suite, asked: Mapping[str, Mapping[str, str]]) -> dict[str, np.ndarray]:
+def found(
+    model: MultiTaskModel | Reranked, suite: ar.Suite, asked: Mapping[str, Mapping[str, str]], most: int | None = None
+) -> dict[str, np.ndarray]:
     """Of each task and test query ndcg@10, and whether the first passage is of the right sort, in percent:
-    (2, tasks, queries). asked: ways to ask, each with the instruction of each task."""
+    (2, tasks, queries). asked: ways to ask, each with the instruction of each task. most: queries of a task."""
     made: dict[str, list[list[list[float]]]] = {how: [] for how in asked}
-    with model.searcher.keeping():
+    first = model.retriever if isinstance(model, Reranked) else model
+    assert isinstance(first, MultiTaskModel)
+    with first.searcher.keeping():
         for task in suite.pooled():
-            split = task.splits["test"]
+            split = task.splits["test"].take(range(len(task.splits["test"]))[:most])
             for how, said in asked.items():
                 ranked = model.instructed(task.name, said[task.name]).answers(task.name, split.inputs).predictions
                 scores = [score_of(task.definition, [t], [p]) for t, p in zip(split.targets, ranked, strict=True)]
@@ -154,6 +173,7 @@ def main() -> None:
         "--test", type=int, default=120, help="test queries of a task; a quarter as many for validation"
     )
     parser.add_argument("--ways", default=";".join(WAYS), help="with semicolons between them")
+    parser.add_argument("--asked", type=int, help="so many test queries of a task alone; re-ranking many takes long")
     parser.add_argument("--epochs", type=int, help="of training, in place of the default")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
@@ -164,28 +184,32 @@ def main() -> None:
     wrong = {task: INSTRUCTIONS[other] for task, other in OTHER.items()}
     known: dict[str, np.ndarray] = {}
     for way in asked.ways.split(";"):
-        told, negatives = WAYS[way]
         began = time.process_time()
-        rounds = f"_{asked.epochs}" if asked.epochs else ""
-        kept = asked.out / f"{way}_{asked.train}_{asked.test}_{asked.seed}{rounds}.npz"
+        most = asked.asked if way == RERANKED else None
+        about = [asked.train, asked.test, asked.seed, *([asked.epochs] if asked.epochs else []), most or "all"]
+        kept = asked.out / f"{way}_{'_'.join(map(str, about))}.npz"
         if not kept.is_file():
             ways = {"right": INSTRUCTIONS, "other words": OTHER_WORDS, "yet other words": YET_OTHER_WORDS,
-                    "none": none, "wrong": wrong} if told else {"none": none}  # fmt: skip
-            np.savez(kept, **found(trained(suite, told, negatives, asked.seed, asked.epochs), suite, ways))
-        for how, (gains, sorts) in np.load(kept).items():
+                    "none": none, "wrong": wrong} if WAYS[way][0] else {"none": none}  # fmt: skip
+            made = trained(suite, way, asked.out, asked.seed, asked.epochs)
+            np.savez(kept, **found(made, suite, ways, most))
+        for how, values in np.load(kept).items():
+            gains, sorts = values[..., : asked.asked]
             known[f"{way}, {how}"] = gains
             each = (f"{task} {words(one[None])}" for task, one in zip(INSTRUCTIONS, gains, strict=True))
             print(f"{way}, {how}: {', '.join(each)}")
             print(f"    mean {words(gains)}; of the right sort {words(sorts)}", flush=True)
         print(f"    {time.process_time() - began:.0f} s of the processor", flush=True)
-    for way in (ONE, SEVERAL):
+    for way in (ONE, SEVERAL, RERANKED):
         right = known.get(f"{way}, right")
         for name, values in known.items() if right is not None else ():
             if name != f"{way}, right":
                 print(f"{way}, right minus {name}: {words(right - values)}")
     for name, values in known.items():
-        if name.startswith(SEVERAL) and (one := known.get(name.replace(SEVERAL, ONE))) is not None:
-            print(f"{name} minus with one: {words(values - one)}")
+        for way, less in ((SEVERAL, ONE), (RERANKED, SEVERAL)):
+            other = name.replace(way, less)
+            if other != name and other in known:
+                print(f"{name} minus {other}: {words(values - known[other])}")
 
 
 if __name__ == "__main__":
