@@ -21,9 +21,11 @@ from allround.models.batch import Batch
 from allround.models.encoder import Encoder
 from allround.models.encoders.module import Module
 from allround.models.encoders.small_image import SmallImage
+from allround.models.head import make_head
 from allround.models.heads.linear import Linear
 from allround.models.likelihood import fisher_terms
 from allround.tasks.definition import Definition
+from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
 
 KINDS = {"gram", "fisher", "kfac", "activations"}
@@ -189,6 +191,30 @@ def test_the_fisher_of_given_labels_by_hand() -> None:
     expected = torch.einsum("no,ni->noi", slopes, rows).square().mean(0)
     assert torch.allclose(found["network.0.weight"][0], expected, atol=1e-6)
     assert torch.allclose(found["network.0.bias"][0], slopes.square().mean(0), atol=1e-6)
+
+
+def test_the_fisher_of_a_search_is_that_of_its_loss(bert_folder: Path) -> None:
+    """Against the squared gradients of each query's loss beside the passages of the batch."""
+    encoder = load_encoder(bert_folder).eval()
+    passages = {"a": "fine warm", "b": "dull cold", "c": "kind"}
+    rows = [{"query": text.split()[0], "relevant": [one]} for one, text in passages.items()]
+    task = make_task("find", kind="retrieval", data=dict.fromkeys(("train", "validation", "test"), rows),
+                     inputs="query", target="relevant", passages=passages)  # fmt: skip
+    split, last = task.splits["train"], make_head("ranking", task.definition, encoder.features(task.definition))
+    given = [Examples(task.definition, encoder.prepare(split.inputs, task.definition, split.targets), split.targets)]
+    found = measure(encoder, given, "fisher", heads={"find": last}).tensors
+    order = sorted(range(3), key=lambda row: -encoder.length(given[0].prepared[row]))
+    batch = encoder.batch([given[0].prepared[row] for row in order], task.definition)
+    losses = last.each(encoder(batch), [split.targets[row] for row in order])
+    assert len(losses) == 3 and losses.min() > 0
+    for name, parameter in encoder.named_parameters():
+        if name.endswith("query.weight"):
+            slopes = [torch.autograd.grad(one, parameter, retain_graph=True)[0] for one in losses]
+            assert torch.allclose(found[name][0], torch.stack(slopes).square().mean(0), rtol=1e-3, atol=1e-9), name
+    grams = measure(encoder, given, "gram").tensors
+    assert set(grams) >= set(measure(encoder, given, "kfac", heads={"find": last}).tensors)
+    with pytest.raises(AllroundError, match="take the labels 'own' of task 'find'"):
+        measure(encoder, given, "fisher", heads={"find": last}, labels="own")
 
 
 def test_the_fisher_of_own_labels_is_the_expectation() -> None:

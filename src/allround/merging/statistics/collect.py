@@ -139,7 +139,9 @@ def _examples(model: MultiTaskModel, definition: Definition, task: Task, rows: i
         ) from error
     strata = kind_of_task(definition.kind).strata(found.targets)
     drawn = limit_split(found, rows, seed_of(seed, "statistic", task.name, split), strata)
-    return Examples(definition, model.encoder.prepare(drawn.inputs, definition), drawn.targets)
+    # Of a search, training reads the queries and some of their passages.
+    read = drawn.targets if kind_of_task(definition.kind).ranked else None
+    return Examples(definition, model.encoder.prepare(drawn.inputs, definition, read), drawn.targets)
 
 
 def _check_finite(asked: str, found: Measured) -> None:

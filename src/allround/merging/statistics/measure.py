@@ -20,9 +20,12 @@ from allround.models.head import Head, OutputHead
 from allround.models.likelihood import fisher_terms, likelihood
 from allround.tasks.definition import Definition
 from allround.tasks.kind import Encoded
+from allround.tasks.kind import kind as kind_of
 
 #: Rows in a batch. Gradients of parameters are taken one row at a time.
 BATCH = 32
+#: Queries of a search whose passages are told apart, where each query is differentiated by itself.
+QUERIES = 8
 #: The key of the batch's mask: one where a position counts, zero where it is padding.
 MASK = "attention_mask"
 
@@ -97,16 +100,15 @@ def _of_parameters(
     totals = {name: torch.zeros(p.shape, device=p.device) for name, p in named.items()}
     generator = torch.Generator().manual_seed(seed_of(seed, entry.name))
     count = 0
-    for one, batch, targets in _batches(encoder, examples, 1):
-        outputs = _outputs(heads, one.definition, encoder(batch))
-        found = fisher_terms(outputs, targets, one.definition, labels, generator)
+    for one, batch, targets in _batches(encoder, examples, 1, ranked=QUERIES):
+        found = _terms(heads, one.definition, encoder(batch), targets, labels, generator, each=True)
         for number, term in enumerate(found, 1):
             gradients = torch.autograd.grad(term, list(named.values()), retain_graph=number < len(found),
                                             allow_unused=True)  # fmt: skip
             for name, gradient in zip(named, gradients, strict=True):
                 if gradient is not None:
                     totals[name] += compute(gradient)
-        count += 1
+        count += batch.size
     return Measured((), {name: ((total / max(1, count)).cpu(),) for name, total in totals.items()})
 
 
@@ -161,8 +163,7 @@ def _of_layers(
                     encoder(batch)
                 continue
             calls.clear()
-            outputs = _outputs(heads, one.definition, encoder(batch))
-            found = fisher_terms(outputs, targets, one.definition, labels, generator)
+            found = _terms(heads, one.definition, encoder(batch), targets, labels, generator)
             called = [call for call in calls if call.outputs.requires_grad]
             seen: list[list[Tensor]] = [[] for _ in called]
             for place, term in enumerate(found, 1):
@@ -181,28 +182,47 @@ def _of_layers(
     return measured
 
 
-def _outputs(heads: Mapping[str, Head], definition: Definition, features: Features) -> Tensor:
+def _terms(
+    heads: Mapping[str, Head],
+    definition: Definition,
+    features: Features,
+    targets: Encoded,
+    labels: str,
+    generator: torch.Generator,
+    *,
+    each: bool = False,
+) -> list[Tensor]:
+    """What is differentiated for a batch, as `fisher_terms` says. Of a search it is the loss that trains the task: how
+    the relevant passages of a query are told from those of the batch. each: a term for each query, since they share
+    passages."""
     head = heads[definition.name]
+    if kind_of(definition.kind).ranked:
+        if labels != "given":
+            raise AllroundError(f"take the labels '{labels}' of task '{definition.name}'",
+                                "its answers rank passages, and none are drawn",
+                                "use the labels that are given")  # fmt: skip
+        losses = head.each(features, targets)
+        return list(losses.unbind()) if each else [losses.sum()]
     if not isinstance(head, OutputHead):
         raise AllroundError(
             f"take gradients of the answers to task '{definition.name}'",
             f"a head of the sort {type(head).__name__} has no outputs",
             "use a statistic that needs no gradients: --kind gram",
         )
-    found: Tensor = head(features.values)
-    return found
+    values = likelihood(definition).tensor(targets).to(features.values.device)
+    return fisher_terms(head(features.values), values, definition, labels, generator)
 
 
 def _batches(
-    encoder: Encoder, examples: Sequence[Examples], batch_size: int
-) -> Iterator[tuple[Examples, Batch, Tensor]]:
-    """Batches of rows of like length, the longest first, with their targets."""
+    encoder: Encoder, examples: Sequence[Examples], batch_size: int, *, ranked: int | None = None
+) -> Iterator[tuple[Examples, Batch, Encoded]]:
+    """Batches of rows of like length, the longest first, with their targets. ranked: the size of batches of a search,
+    whose queries have the passages of the others to be told from."""
     device = next(encoder.parameters()).device
     for one in examples:
-        rules = likelihood(one.definition) if one.targets is not None else None
+        size = ranked if ranked is not None and kind_of(one.definition.kind).ranked else batch_size
         order = sorted(range(len(one.prepared)), key=lambda i: (-encoder.length(one.prepared[i]), i))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
             batch = encoder.batch([one.prepared[i] for i in rows], one.definition).to(device)
-            targets = torch.empty(0) if rules is None else rules.tensor(taken(one.targets, rows))
-            yield one, batch, targets.to(device)
+            yield one, batch, None if one.targets is None else taken(one.targets, rows)
