@@ -670,3 +670,12 @@ def test_a_preset_as_json_has_every_setting(name: str) -> None:
     known = {p.name for p in registry.find("parametrisation", made.parametrisation).parameters}
     assert set(found["settings"]) == known
     assert set(found["objective_settings"]) == {p.name for p in registry.find("objective", made.objective).parameters}
+
+
+def test_answers_that_rank_passages_are_learned_by_features_alone() -> None:
+    definition = Definition("find", "retrieval", ("query", "passages"), "text", "ndcg")
+    with pytest.raises(AllroundError, match="its answers rank passages") as told:
+        preset("divmerge").check([definition])
+    assert "--objective features" in told.value.do
+    preset("custom", {"objective": "features"}).check([definition])
+    preset("regmean_pp").check([definition])

@@ -141,6 +141,12 @@ class Learning:
                     "it is a task of the lm-evaluation-harness, whose answers are no distribution to learn from",
                     "leave it out, or use merge methods that learn nothing, such as average",
                 )
+            if kind(definition.kind).ranked and self.compares_answers:
+                raise AllroundError(
+                    f"learn task '{definition.name}' by '{self.objective}'",
+                    "its answers rank passages, and are no distribution to learn from",
+                    "learn by features (allround learn --objective features), or leave the task out",
+                )
             written = definition.head == "generate" or kind(definition.kind).written
             if written and self.compares_answers and "classification" in (kinds or ()):
                 continue
