@@ -121,7 +121,7 @@ def test_the_judge_reads_the_instruction_with_the_query(bert_folder: Path) -> No
     task = replace(task, definition=replace(task.definition, instruction="a cat saw", rewordings=("a cat had",)))
     retriever = MultiTaskModel(load_encoder(bert_folder), {"find": task.definition})
     definition = judging_task(task, retriever, candidates=2).definition
-    assert definition.instructions == ("a cat saw", "a cat had")
+    assert (definition.instruction, *definition.rewordings) == ("a cat saw", "a cat had")
     judge = MultiTaskModel(load_encoder(bert_folder, pairs="joint"), {"find": definition})
     (read,) = judge.prepare("find", [("the soup", "is fine")])
     plain = replace(definition, instruction=None)

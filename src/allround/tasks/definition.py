@@ -33,8 +33,8 @@ class Definition:
     `category` groups tasks in reports. `harness` is the task of the lm-evaluation-harness that it is, as JSON.
     `contrast` is how the head `ranking` compares vectors and learns; None for its defaults.
     `agree` is the loss by which the head `similarity` trains, such as `cosent`, where one was asked for.
-    `instruction` stands before inputs. `rewordings` say the same in other words: a training row has any of these or the
-    instruction before it, other rows always the instruction.
+    `instruction` stands before inputs. `rewordings` say the same in other words: a training row has the instruction or
+    one of these before it, all other rows have the instruction.
     """
 
     __pydantic_config__ = STRICT
@@ -70,11 +70,6 @@ class Definition:
         """Whether the two inputs of each row make a pair."""
         two = len(self.inputs) == 2 and not registry.stateless("kind", self.kind).ranked
         return two and bool(registry.stateless("modality", self.modality).pairs)
-
-    @property
-    def instructions(self) -> tuple[str, ...]:
-        """The instruction and its rewordings; nothing where there is no instruction."""
-        return (self.instruction, *self.rewordings) if self.instruction else ()
 
     def with_facts(self, facts: Mapping[str, Any]) -> Definition:
         """The same task with what its kind learned from the training targets."""

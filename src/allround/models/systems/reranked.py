@@ -27,8 +27,13 @@ LABELS = ("no", "yes")
 
 
 @method(
-    source="train_cross_encoder.py of slowwavesleep/llms4subjects-submission; Nogueira and Cho 2019, arXiv:1901.04085",
-    paper="TartuNLP at SemEval-2025 Task 5: Subject Tagging as Two-Stage Information Retrieval",
+    source="train_cross_encoder.py of slowwavesleep/llms4subjects-submission; Nogueira and Cho 2019, arXiv:1901.04085; "
+    "TART: Asai et al., Findings of ACL 2023, arXiv:2211.09260, checked against BERRI/create_tart_dual_train_data.py, "
+    "BERRI/create_tart_full_train_data.py and TART/src/rerank.py of facebookresearch/tart",
+    paper=(
+        "TartuNLP at SemEval-2025 Task 5: Subject Tagging as Two-Stage Information Retrieval",
+        "Task-aware Retrieval with Instructions",
+    ),
 )
 class Reranked(System):
     """Answers tasks of the kind retrieval in two stages: the retriever ranks all passages of a row, and the judge reads
@@ -39,6 +44,13 @@ class Reranked(System):
     alone. A query passes the retriever once and the judge once for each candidate.
     Differs: TartuNLP finds its candidates by an approximate index, and trains its judge on drawn negatives;
     `judging_task` takes them from the retriever's own candidates.
+
+    Of searches with instructions over one pool (`Suite.pooled`) it is TART: the retriever (TART-dual) and the judge
+    (TART-full) read an instruction before the query, each training row has one of several, what is relevant to the same
+    query in another search is a negative for both, and `instructed` puts a user's own words before queries. Differs:
+    negatives are as `allround.tasks.pooling` says; a row has another instruction in each epoch, where the authors write
+    two copies of it; a space stands between instruction and query, where they have a mark; any base will do, where
+    TART-full needs one that was tuned on instructions; the judge labels no passages for the retriever.
     """
 
     sort = "reranked"
