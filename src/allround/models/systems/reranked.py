@@ -50,7 +50,8 @@ class Reranked(System):
     query in another search is a negative for both, and `instructed` puts a user's own words before queries. Differs:
     negatives are as `allround.tasks.pooling` says; a row has another instruction in each epoch, where the authors write
     two copies of it; a space stands between instruction and query, where they have a mark; any base will do, where
-    TART-full needs one that was tuned on instructions; the judge labels no passages for the retriever.
+    TART-full has one that was tuned on instructions; the judge has a head for each task, by which it knows the task
+    without an instruction too, where TART-full has one for all; it labels no passages for the retriever.
     """
 
     sort = "reranked"
