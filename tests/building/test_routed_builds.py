@@ -214,7 +214,7 @@ def test_a_router_that_cannot_route_is_left_out(some: Suite, hf_folder: Path, tm
 
 def test_searches_are_routed(hf_folder: Path, tmp_path: Path) -> None:
     settings = Settings(tune="lora", epochs=2, learning_rate=0.02, keep="last", device="cpu", precision="fp32")
-    options = Options(settings=settings, methods=("fisher", "regmean"),
+    options = Options(settings=settings, methods=("fisher", "regmean", "regmean_pp"),
                       routers=("task_id", "classifier:steps=20+logits"),
                       joint=False, balance=(), baselines=False, trials=1, workers=1, resamples=100,
                       constraints=Constraints(single=False))  # fmt: skip
@@ -224,7 +224,7 @@ def test_searches_are_routed(hf_folder: Path, tmp_path: Path) -> None:
               progress=Progress(None))  # fmt: skip
     made = build(suite, out=tmp_path / "run", base=hf_folder, options=options, progress=Progress(None))
     cells = made.scoreboard.cells
-    assert {"fisher", "regmean"} <= set(cells), "their statistics are of queries and passages"
+    assert {"fisher", "regmean", "regmean_pp"} <= set(cells), "their statistics are of queries and passages"
     for task, cell in cells["specialists"].items():
         assert cells["routed-task_id"][task].score == pytest.approx(cell.score), "modules of LoRA are the specialists"
     facts = json.loads((made.folder / "report.json").read_text())["routing"]

@@ -114,7 +114,9 @@ def gather_rows(
                     assert model is not None
                     ready, targets = _written(specialist, plan.written, encoder, model, rows, labelled)
                 else:
-                    ready = encoder.prepare(rows.inputs, definition)
+                    # Of a search, what is computed from its answers reads the passages that answer a query too.
+                    read_too = kind(definition.kind).ranked and learning.compares_answers
+                    ready = encoder.prepare(rows.inputs, definition, rows.targets if read_too else None)
                     if labelled:
                         read = likelihood(definition)
                         targets = [read.tensor(rows.take([n]).targets) for n in range(len(rows))]
@@ -152,7 +154,7 @@ def _plan(specialist: Specialist, definition: Definition, encoder: Encoder, lear
     weightless = registry.find("head", sort).facts["reads"] != "vectors"
     if given is None and not weightless:
         return _Plan(definition, None, None)
-    if kind(definition.kind).ranked and not learning.compares_answers:
+    if kind(definition.kind).ranked:
         return _Plan(definition, None, HeadState({}, sort))
     head = make_head(sort, definition, encoder.features(definition), given).requires_grad_(False)
     kept = None if given is None else head.stored()
