@@ -21,6 +21,7 @@ from allround.models.prediction.answers import Answered, Counts, TaskAnswers
 from allround.models.prediction.tables import line_name, output_format, window_rows, with_columns, write_answers
 from allround.models.prediction.writers import text_writer
 from allround.models.prompts import instructed
+from allround.models.reusing import Reusing
 from allround.models.searching import MOST_KEPT
 from allround.models.system import WINDOW, System, load
 from allround.models.widths import chosen_width
@@ -40,6 +41,7 @@ def answer_file(
     force: bool,
     passages: Path | None = None,
     width: float | None = None,
+    reuse: float | None = None,
 ) -> None:
     """Write the rows with their answers into a file, and say what came of them."""
     file = _source(words, file, format)
@@ -49,12 +51,14 @@ def answer_file(
     quiet_libraries()
     model = _opened(folder, width, passages, asking)
     windows, asking = _windows(model, words, file, format, asking)
-    counts = write_answers(model, windows, output, asking, source=_named(file), read=read, force=force)
+    stream = None if reuse is None else Reusing(model, reuse)
+    counts = write_answers(stream or model, windows, output, asking, source=_named(file), read=read, force=force)
     if as_json:
-        typer.echo(json.dumps({"output": str(output), **asdict(counts)}, ensure_ascii=False))
+        reused = {} if stream is None else {"reused": asdict(stream.counts)}
+        typer.echo(json.dumps({"output": str(output), **asdict(counts), **reused}, ensure_ascii=False))
         return
     typer.echo(f"{plural(counts.rows, 'row')} written to {output}")
-    _say(counts)
+    _say(counts, stream)
 
 
 def answer_screen(
@@ -67,6 +71,7 @@ def answer_screen(
     as_json: bool,
     passages: Path | None = None,
     width: float | None = None,
+    reuse: float | None = None,
 ) -> None:
     """Print the answers: a line a row for lines and inputs given as words, else as the input is written; Parquet as
     JSONL. Ends of lines within answers to lines of a file are written as \\n."""
@@ -76,11 +81,12 @@ def answer_screen(
     quiet_libraries()
     model = _opened(folder, width, passages, asking)
     windows, asking = _windows(model, words, file, format, asking)
+    stream = None if reuse is None else Reusing(model, reuse)
     counts, writer = Counts(), None
     nested = written in ("txt", "jsonl")
     plain = written == "txt"
     for made, columns in with_columns(
-        model, windows, asking, _named(file), nested=nested, counts=counts, check=not plain
+        stream or model, windows, asking, _named(file), nested=nested, counts=counts, check=not plain
     ):
         if plain:
             for place in range(len(made.window)):
@@ -90,7 +96,7 @@ def answer_screen(
             writer = writer or text_writer(sys.stdout, written, columns)
             writer.write(made)
         sys.stdout.flush()
-    _say(counts)
+    _say(counts, stream)
 
 
 def _source(words: list[str], file: str | None, format: str | None) -> str | None:
@@ -216,11 +222,11 @@ def _joined(answer: str | float | Sequence[str]) -> str:
     return str(answer) if isinstance(answer, (str, float)) else " ".join(answer)
 
 
-def _say(counts: Counts) -> None:
-    """What was left out, and what there is to say of the rows."""
+def _say(counts: Counts, stream: Reusing | None) -> None:
+    """What was left out, and what there is to say of the rows, and of the work that a stream of them took."""
     if says_nothing():
         return
     for name, why in counts.left_out.items():
         typer.echo(f"task '{name}' is left out: {why}", err=True)
-    for words in counts.words():
+    for words in [*counts.words(), *([] if stream is None else [stream.counts.words()])]:
         typer.echo(words, err=True)

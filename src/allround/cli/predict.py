@@ -69,6 +69,13 @@ def predict(
         typer.Option(help="What stands before the queries of a task that ranks passages, in place of its own words."),
     ] = None,
     width: WidthOption = None,
+    reuse: Annotated[
+        float | None,
+        typer.Option(
+            help="Rows are a stream: read one by one, and compute only what differs from the row before by more than "
+            "this, such as 0.05. An answer then depends on the rows before it."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows that are answered together.")] = 64,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each row as a JSON object; with --output, what came of the rows.")
@@ -99,6 +106,7 @@ def predict(
     share = None if width is None else part_of_all(width, "--width")
     if output is not None:
         answer_file(model, inputs or [], input_file, format, output, asking, as_json=as_json, force=force,
-                    passages=passages, width=share)  # fmt: skip
+                    passages=passages, width=share, reuse=reuse)  # fmt: skip
     else:
-        answer_screen(model, inputs or [], input_file, format, asking, as_json=as_json, passages=passages, width=share)
+        answer_screen(model, inputs or [], input_file, format, asking, as_json=as_json, passages=passages, width=share,
+                      reuse=reuse)  # fmt: skip

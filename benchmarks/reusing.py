@@ -1,0 +1,139 @@
+"""Reuse of computation from row to row, on streams made of real images: scores, multiply-adds and time by threshold.
+
+    python benchmarks/reusing.py runs/digits
+    python benchmarks/reusing.py runs/mnist --mnist FOLDER
+
+There is no video: each test image is shown for eight frames. In the stream `held` a frame is the one before (six times
+in ten), or the image with fresh noise, or the image moved by a pixel. In `noisy` every frame has fresh noise, as a
+camera's have. Noise is normal, with a deviation of 2 of 255. Without --mnist the images are those of `digits` (8 x 8);
+FOLDER holds the test images of MNIST (28 x 28) as published. Differences are paired with the model's own answers, with
+95% intervals from 2,000 draws of images, since frames of an image go together. Times are the processor time of one
+thread, the shortest of some rounds, in which the ways take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from mnist_streams import read_idx
+from PIL import Image
+
+import allround
+from allround.models.reusing import Reusing
+from allround.models.systems.multi_task_model import MultiTaskModel, open_model
+
+FRAMES = 8
+THRESHOLDS = (0.0, 0.02, 0.05, 0.1, 0.2)
+
+
+def mnist(folder: Path, limits: dict[str, int]) -> allround.Suite:
+    """The digits of MNIST's test images, and whether they are even."""
+    images = read_idx(folder / "t10k-images-idx3-ubyte.gz")
+    labels = read_idx(folder / "t10k-labels-idx1-ubyte.gz")
+    parity = ("even", "odd")
+    rows = [{"image": Image.fromarray(image), "digit": str(label), "parity": parity[label % 2]}
+            for image, label in zip(images, labels, strict=True)]  # fmt: skip
+    order = np.random.default_rng(0).permutation(len(rows))
+    parts = dict(zip(("train", "validation", "test"), np.split(order, [7000, 8000]), strict=True))
+    data = {split: [rows[row] for row in places] for split, places in parts.items()}
+    return allround.Suite("mnist", [
+        allround.make_task(name, kind="classification", inputs="image", target=name, limit=limits, data=data)
+        for name in ("digit", "parity")
+    ])  # fmt: skip
+
+
+def frames_of(image: Image.Image, held: bool, draw: np.random.Generator) -> list[Image.Image]:
+    """What a stream shows of an image."""
+    whole = np.asarray(image.convert("L"), dtype=np.float64)
+
+    def noisy() -> Image.Image:
+        return Image.fromarray((whole + draw.normal(0, 2, whole.shape)).round().clip(0, 255).astype(np.uint8))
+
+    found = [image.convert("L") if held else noisy()]
+    while len(found) < FRAMES:
+        kind = draw.random() if held else 0.7
+        if kind < 0.6:
+            found.append(found[-1])
+        elif kind < 0.8:
+            found.append(noisy())
+        else:
+            moved = np.roll(whole, int(draw.choice((-1, 1))), int(draw.integers(2)))
+            found.append(Image.fromarray(moved.astype(np.uint8)))
+    return found
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def gap(new: np.ndarray, old: np.ndarray) -> str:
+    """The difference of two accuracies in points, with its interval. new, old: right or wrong, (images, frames)."""
+    each = (new.mean(1) - old.mean(1)) * 100
+    drawn = np.random.default_rng(0).integers(len(each), size=(2000, len(each)))
+    low, high = np.quantile(each[drawn].mean(1), (0.025, 0.975))
+    return f"{each.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def measure(model: MultiTaskModel, suite: allround.Suite, images: int, held: bool, rounds: int) -> None:
+    """Print a line for each threshold."""
+    rows, targets = {}, {}
+    for name, task in suite.tasks.items():
+        draw, split = np.random.default_rng(0), task.splits["test"]
+        rows[name] = [(frame,) for (image,) in split.inputs[:images] for frame in frames_of(image, held, draw)]
+        targets[name] = np.repeat(np.asarray(split.targets[:images]), FRAMES)
+    count = sum(map(len, rows.values()))
+
+    def right(system: MultiTaskModel | Reusing) -> dict[str, np.ndarray]:
+        """Which frames a system answers rightly, by task: (images, frames)."""
+        found = {name: np.asarray(system.answers(name, some).predictions) for name, some in rows.items()}
+        return {name: (found[name] == targets[name]).reshape(-1, FRAMES) for name in rows}
+
+    own = right(model)
+    ways: dict[str, Callable[[], object]] = {
+        "alone": lambda: [model.answers(name, [row]) for name, some in rows.items() for row in some],
+        "batches of 64": lambda: right(model),
+        "preparation": lambda: [model.prepare(name, [row]) for name, some in rows.items() for row in some],
+    }
+    print(", ".join(f"{name} {100 * own[name].mean():.1f}" for name in rows))
+    for threshold in THRESHOLDS:
+        stream = Reusing(model, threshold)
+        found = right(stream)
+        gaps = ", ".join(f"{name} {gap(found[name], own[name])}" for name in rows)
+        print(f"threshold {threshold:g}: {gaps}; {stream.counts.words()}", flush=True)
+        ways[f"threshold {threshold:g}"] = lambda stream=stream: (stream.forget(), right(stream))
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, run in ways.items():
+            times[name].append(seconds(run))
+    alone = min(times["alone"])
+    for name, taken in times.items():
+        print(f"  {name}: {1000 * min(taken) / count:.2f} ms a row, {min(taken) / alone:.2f} of alone", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="where the joint model is, or will be")
+    parser.add_argument("--mnist", type=Path, help="the folder of MNIST's test images; without it, digits")
+    parser.add_argument("--train", type=int, default=1000, help="training rows a task")
+    parser.add_argument("--images", type=int, default=100, help="test images in a stream")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    limits = {"train": given.train, "validation": 300, "test": given.images}
+    suite = (
+        mnist(given.mnist, limits)
+        if given.mnist
+        else allround.Suite.load("digits", only=["digit", "parity", "loops"], limit=limits)
+    )
+    if not given.model.exists():
+        allround.train(suite, out=given.model, settings=allround.Settings(precision="fp32"), base="small_image")
+    for held in (True, False):
+        print("\nheld" if held else "\nnoisy")
+        measure(open_model(given.model), suite, given.images, held, given.rounds)
