@@ -34,7 +34,9 @@ demo: $(VENV)/.core ## Build one model for eleven small tasks, and a report (no 
 	@echo
 	@echo "Open $(OUT)/report.html in a browser: it says which model is best, and what it costs on each task."
 
+# Compiled first: where Python is told to write no bytecode, each of the tests' many processes would do it anew.
 test: $(VENV)/.dev ## Run all tests, slow ones and doctests too.
+	$(BIN)/python -m compileall -q src
 	$(BIN)/python -m pytest tests src --doctest-modules -n logical --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/.dev docs ## Check style, types, the direction of imports, and the documentation.

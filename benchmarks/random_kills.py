@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -34,6 +35,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 DIGITS = ["digits", "--only", "digit,ink"]
 ROWS = [part for limit in ("train=60", "validation=30", "test=30") for part in ("--limit", limit)]
 QUICK = ["--epochs", "2", "--batch-size", "20"]
+#: What the commands import as they run; the first optimizer, torch._dynamo.
+IMPORTED = ("torch._dynamo", "transformers", "scipy.stats", "sklearn.datasets", "allround.building.compare",
+            "allround.building.loops", "allround.cli.app", "allround.composition", "allround.evaluation.report",
+            "allround.merging")  # fmt: skip
 #: What is left to chance or to the clock, by key or by text.
 TIMED = re.compile(r"second|time|date|speed|per_s|memory|took|host|measured", re.IGNORECASE)
 #: Files whose text tells times; only that they are there is compared.
@@ -280,15 +285,9 @@ def trial(
         report.problems.append(f"{told}: a traceback:\n{log.read_text()[-2000:]}")
 
 
-def go(kills: int, seed: int, only: list[str], say: Callable[[str], None]) -> Report:
-    import allround.building
-    import allround.building.compare
-    import allround.building.loops
-    import allround.cli.app
-    import allround.composition
-    import allround.evaluation.report
-    import allround.merging  # noqa: F401
-
+def go(kills: int, seed: int, only: list[str], workers: int, say: Callable[[str], None]) -> Report:
+    for name in IMPORTED:
+        importlib.import_module(name)
     draw = random.Random(seed)
     report = Report()
     with tempfile.TemporaryDirectory() as folder:
@@ -298,7 +297,7 @@ def go(kills: int, seed: int, only: list[str], say: Callable[[str], None]) -> Re
         place = root / "place"
         wanted: dict[str, dict[str, str]] = {}
         seconds: dict[str, float] = {}
-        lines = commands(root / "inputs", place / "out", workers=2)
+        lines = commands(root / "inputs", place / "out", workers)
         lines = {name: words for name, words in lines.items() if not only or name in only}
         while sum(report.kills.values()) < kills:
             name = draw.choice(list(lines))
@@ -328,10 +327,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="worker processes of the commands that have them")
     parser.add_argument("--only", default="", help="commands with commas between")
     given = parser.parse_args()
     begun = time.monotonic()
-    report = go(given.kills, given.seed, [n for n in given.only.split(",") if n], lambda text: print(text, flush=True))
+    only = [n for n in given.only.split(",") if n]
+    report = go(given.kills, given.seed, only, given.workers, lambda text: print(text, flush=True))
     print(f"\n{sum(report.kills.values())} kills in {time.monotonic() - begun:.0f} s: {dict(report.kills)}, "
           f"{dict(report.signals)}; {len(report.problems)} problems")  # fmt: skip
     sys.exit(bool(report.problems))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 from allround.core import registry
 from allround.core.errors import AllroundError
@@ -42,6 +41,8 @@ def ranked(values: Values) -> Values:
     >>> ranked(np.array([[1.0], [5.0], [np.nan], [2.0]])).ravel().tolist()
     [0.0, 1.0, nan, 0.5]
     """
+    from scipy.stats import rankdata  # takes a second to import
+
     found = np.full(values.shape, np.nan)
     for column in range(values.shape[1]):
         known = ~np.isnan(values[:, column])

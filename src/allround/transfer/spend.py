@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 Array = NDArray[np.float64]
 
@@ -37,7 +37,8 @@ def expected_improvement(estimates: Array, measured: Array) -> Array:
     spread = max(float(np.sqrt(left @ left / max(1, len(y) - 2))), 1e-9)
     best = np.fmax.reduce(np.where(np.isnan(measured), 0.0, measured), axis=0, initial=0.0)
     above = (centre + slope * place - best) / spread
-    return np.where(open_pairs, spread * (above * norm.cdf(above) + norm.pdf(above)), 0.0)
+    density = np.exp(-(above**2) / 2) / np.sqrt(2 * np.pi)
+    return np.where(open_pairs, spread * (above * ndtr(above) + density), 0.0)
 
 
 def ranked(values: Array) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from allround.core.registry import method
@@ -53,6 +52,8 @@ def attributed(head: OutputHead, features: Tensor) -> Values:
 
 def correlation(one: Values, other: Values) -> float:
     """Spearman's correlation. NaN where widths differ, or one of them is the same everywhere."""
+    from scipy.stats import rankdata  # takes a second to import
+
     if one.shape != other.shape or np.ptp(one) == 0 or np.ptp(other) == 0:
         return float("nan")
     first, second = rankdata(one), rankdata(other)
