@@ -13,10 +13,19 @@ from allround.core.errors import AllroundError
 from allround.core.progress import Progress
 from allround.evaluation.scoreboard import Scoreboard
 from allround.evaluation.scoreboard.tables import systems_table
+from allround.models.encoders.small_image import SmallImage
 from allround.tasks.suite import Suite
 from allround.training.settings import Settings
 
 READ: list[int] = []
+
+
+@pytest.fixture
+def base(small_image: SmallImage, tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    small_image.save(folder)
+    return folder
 
 
 def meter(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
@@ -37,15 +46,17 @@ def meter(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     READ.clear()
 
 
-def board_of(suite: Suite, out: Path) -> Scoreboard:
+def board_of(suite: Suite, base: Path, out: Path) -> Scoreboard:
     options = Options(Settings(epochs=1, batch_size=20), workers=1, resamples=100, methods=("average",), trials=1,
                       balance=(), energy="DEU")  # fmt: skip
-    return build(suite, out=out, options=options, progress=Progress(out / "log.txt", quiet=True)).scoreboard
+    return build(suite, base=base, out=out, options=options, progress=Progress(out / "log.txt", quiet=True)).scoreboard
 
 
-def test_each_system_is_metered_alone(digits_suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_system_is_metered_alone(
+    digits_suite: Suite, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     meter(monkeypatch, "intel_rapl")
-    board = board_of(digits_suite, tmp_path / "run")
+    board = board_of(digits_suite, base, tmp_path / "run")
     rows = sum(len(task.splits["test"]) for task in digits_suite)
     metered = [system for system in board.systems if system.cost.watt_hours is not None]
     assert {"base", "specialists", "joint", "average"} <= {system.name for system in metered}
@@ -58,20 +69,20 @@ def test_each_system_is_metered_alone(digits_suite: Suite, tmp_path: Path, monke
     assert not list((tmp_path / "run" / "pieces").glob("energy-*/system")), "no model stays in the pieces"
     count = len(READ)
     assert Scoreboard.load(tmp_path / "run").systems == board.systems
-    board_of(digits_suite, tmp_path / "run")
+    board_of(digits_suite, base, tmp_path / "run")
     assert len(READ) == count + 2, "run again, it only asks whether there is a meter"
 
 
 def test_without_a_meter_nothing_is_measured(
-    digits_suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_suite: Suite, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meter(monkeypatch, "constant")
-    board = board_of(digits_suite, tmp_path / "run")
+    board = board_of(digits_suite, base, tmp_path / "run")
     assert all(system.cost.watt_hours is None for system in board.systems) and len(READ) == 2
     assert "this machine gives no reading of its power" in board.notes["energy"][0]
     assert "gives no reading of its power" in (tmp_path / "run" / "report.html").read_text()
     assert systems_table(board)[0][-1] == "choices"
     monkeypatch.setitem(sys.modules, "codecarbon", None)
     with pytest.raises(AllroundError, match=r"allround\[energy\]"):
-        board_of(digits_suite, tmp_path / "other")
+        board_of(digits_suite, base, tmp_path / "other")
     assert not (tmp_path / "other" / "pieces").exists(), "the error comes before the work"

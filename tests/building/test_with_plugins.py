@@ -26,11 +26,11 @@ from allround.tasks.suite import Suite
 from allround.training.settings import Settings
 
 
-def run(suite: Suite, base: Path, out: Path, *, workers: int = 1) -> Build:
+def run(suite: Suite, base: Path, out: Path) -> Build:
     """A build with a merge method, a balancer and a sampling method that are plug-ins."""
     options = Options(
         settings=Settings(epochs=1, batch_size=20, sample="cubed", keep="last"),
-        workers=workers,
+        workers=1,
         trials=2,
         resamples=100,
         methods=("average", "halved"),
@@ -58,7 +58,7 @@ def test_a_build_with_plugins(
         run(suite, base, out)
     for file in plugin_files.values():
         use_plugin(file)
-    first = run(suite, base, out, workers=2)
+    first = run(suite, base, out)
     board = {system.name: system for system in first.scoreboard.systems}
     assert {"halved", "average", "joint-tilted-power=1"} <= set(board)
     assert set(first.scoreboard.provenance["plugins"]) == {"merge.halved", "balance.tilted", "sample.cubed"}
