@@ -9,6 +9,7 @@ import numpy as np
 from allround.core import registry
 from allround.core.errors import AllroundError
 from allround.transfer.matrix import TaskMatrix, Values, same_tasks
+from allround.transfer.score import ranks
 
 
 def blend(
@@ -41,13 +42,11 @@ def ranked(values: Values) -> Values:
     >>> ranked(np.array([[1.0], [5.0], [np.nan], [2.0]])).ravel().tolist()
     [0.0, 1.0, nan, 0.5]
     """
-    from scipy.stats import rankdata  # takes a second to import
-
     found = np.full(values.shape, np.nan)
     for column in range(values.shape[1]):
         known = ~np.isnan(values[:, column])
         if known.any():
-            found[known, column] = (rankdata(values[known, column]) - 1) / max(known.sum() - 1, 1)
+            found[known, column] = (ranks(values[known, column]) - 1) / max(known.sum() - 1, 1)
     return found
 
 

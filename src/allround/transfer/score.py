@@ -194,15 +194,14 @@ def leave_one_out(predict: Callable[[TaskMatrix, str], TaskMatrix], measured: Ta
 
 def _score_one(guess: Values, truth: Values, worth: Values, ks: Sequence[int], how: Regret) -> list[float]:
     """NDCG, Spearman, the gap, and the regret for each k, of one target."""
-    from scipy.stats import rankdata
-
     count = len(guess)
-    gains = 2.0 ** rankdata(truth) - 1
+    places = ranks(guess), ranks(truth)
+    gains = 2.0 ** places[1] - 1
     discounts = 1 / np.log2(np.arange(count) + 2)
     ndcg = float(gains @ _shared(guess, discounts) / (gains @ _shared(truth, discounts)))
-    ranks = [rankdata(one) - (count + 1) / 2 for one in (guess, truth)]
-    spread = np.sqrt((ranks[0] @ ranks[0]) * (ranks[1] @ ranks[1]))
-    spearman = float(ranks[0] @ ranks[1] / spread) if spread else 0.0
+    one, other = (place - (count + 1) / 2 for place in places)
+    spread = np.sqrt((one @ one) * (other @ other))
+    spearman = float(one @ other / spread) if spread else 0.0
     regrets = []
     for k in ks:
         first = np.array([1 / min(k, count)] * min(k, count) + [0.0] * (count - k))
@@ -211,6 +210,16 @@ def _score_one(guess: Values, truth: Values, worth: Values, ks: Sequence[int], h
         regrets.append((best - chosen) / scale)
     gap = float(worth.max() - worth @ _shared(guess, np.eye(1, count)[0]))
     return [ndcg, spearman, gap, *regrets]
+
+
+def ranks(values: Values) -> Values:
+    """The rank of each of a few values, from 1; equal values share the mean of theirs, as in scipy's `rankdata`.
+
+    >>> ranks(np.array([5.0, 1.0, 5.0])).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    found: Values = (values[:, None] > values).sum(1) + ((values[:, None] == values).sum(1) + 1) / 2
+    return found
 
 
 def _shared(order: Values, weights: Values) -> Values:
