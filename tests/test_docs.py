@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -52,49 +52,7 @@ def hooks() -> ModuleType:
     return module
 
 
-@pytest.fixture
-def one_core() -> Iterator[None]:
-    """Let subprocesses use one core: nets this small take longer in two threads, on a busy machine much longer."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    cores = os.sched_getaffinity(0)
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    os.sched_setaffinity(0, {sorted(cores)[number % len(cores)]})
-    yield
-    os.sched_setaffinity(0, cores)
-
-
 # Code.
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_tutorial_runs_from_top_to_bottom_and_prints_no_warnings(tmp_path: Path) -> None:
-    script = tmp_path / "tutorial.py"
-    script.write_text("\n".join(blocks(DOCS / "tutorial.md", "python")), encoding="utf-8")
-    ran = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert ran.returncode == 0, ran.stderr
-    assert "Warning" not in ran.stderr
-    assert (tmp_path / "runs" / "cells" / "report.html").is_file()
-    assert "did you mean 'worst area'?" in ran.stdout
-    assert "Chosen on validation" in ran.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_commands_of_the_tutorial_run_after_its_code(tmp_path: Path) -> None:
-    # Only the first build, the file of rows and the suite file: what the commands need.
-    code = "\n".join(blocks(DOCS / "tutorial.md", "python"))
-    first = code.partition("smooth = ")[0]
-    (tmp_path / "tutorial.py").write_text(first, encoding="utf-8")
-    runs: list[list[str]] = [[sys.executable, "tutorial.py"]]
-    runs += [[sys.executable, "-m", *shlex.split(line)] for line in commands(DOCS / "tutorial.md")]
-    assert len(runs) == 4
-    for run in runs:
-        ran = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=600)
-        assert ran.returncode == 0, f"{run}: {ran.stderr}"
-        assert "Warning" not in ran.stderr, run
 
 
 def test_the_code_of_the_page_on_python_runs(tmp_path: Path) -> None:
@@ -106,57 +64,88 @@ def test_the_code_of_the_page_on_python_runs(tmp_path: Path) -> None:
     assert re.search(r"ties +mood +0\.875 +0\.875 +1000000", ran.stdout)
 
 
-#: Commands that train or score on rows: the pages are run with few of them.
-ON_ROWS = {"build", "train", "tune", "loop", "evaluate", "compare-training", "add-task", "compare", "shrink"}
-FEW = ["--limit", "train=100", "--limit", "validation=100", "--limit", "test=100"]
+Page = Callable[..., str]
 
 
-def run_page(page: str, folder: Path, *, few: bool = True) -> str:
-    """Run the commands and the Python blocks of a page, in their order; what they print.
+@pytest.fixture
+def run_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Page:
+    """Run the commands and the Python blocks of a page in `tmp_path`, in their order; what they print.
 
-    few: with few rows; not where tuning must get somewhere.
+    In this process, where torch and transformers are loaded. A warning is an error, as in every test.
+    rows: of each split, for the commands that take such a limit. `None`: all rows.
     """
-    lines = ["from allround.cli.app import app"]  # one process, since each command would load torch and transformers
-    for language, code in _FENCE.findall((DOCS / page).read_text(encoding="utf-8")):
-        lines += [code] if language == "python" else []
-        for _, name, *words in map(shlex.split, lines_of_commands(code)):
-            words += FEW if few and name in ON_ROWS else []
-            lines += [f"app({[name, *words]!r}, standalone_mode=False)"]
-    script = folder / "page.py"
-    # Worker processes begin by importing the script.
-    body = "\n".join("    " + line for line in "\n".join(lines).splitlines())
-    script.write_text(f"if __name__ == '__main__':\n{body}\n", encoding="utf-8")
-    ran = subprocess.run([sys.executable, str(script)], cwd=folder, capture_output=True, text=True, timeout=600)
-    assert ran.returncode == 0, ran.stderr
-    assert "Warning" not in ran.stderr
-    assert "Traceback" not in ran.stderr
-    return ran.stdout
+    from allround.cli.app import app
+    from allround.core import plugins
+    from allround.evaluation.timing import row_times
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugins, "_named", {})
+    assert row_times.__kwdefaults__ is not None
+    monkeypatch.setitem(row_times.__kwdefaults__, "most", 6)
+    group: Any = typer.main.get_command(app)
+    limited = {name for name, one in group.commands.items() if any("--limit" in p.opts for p in one.params)}
+
+    def run(page: str, *, rows: int | None = 40) -> str:
+        few = [word for split in ("train", "validation", "test") for word in ("--limit", f"{split}={rows}")]
+        names: dict[str, Any] = {"__name__": "page"}
+        for language, code in _FENCE.findall((DOCS / page).read_text(encoding="utf-8")):
+            if language == "python":
+                exec(compile(code, page, "exec"), names)
+            for _, name, *words in map(shlex.split, lines_of_commands(code)):
+                app([name, *words, *(few if rows and name in limited else [])], standalone_mode=False)
+        printed, said = capfd.readouterr()
+        assert "Warning" not in said and "Traceback" not in said
+        return printed
+
+    return run
+
+
+@pytest.fixture
+def few_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The set of tumours that scikit-learn carries has 120 rows."""
+    import sklearn.datasets
+
+    def first(**given: Any) -> Any:
+        found = load(**given)
+        found.frame = found.frame.head(120)
+        return found
+
+    load = sklearn.datasets.load_breast_cancer
+    monkeypatch.setattr(sklearn.datasets, "load_breast_cancer", first)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_python_runs_and_is_short(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("few_cells")
+def test_the_tutorial_runs_from_top_to_bottom(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("tutorial.md")
+    assert (tmp_path / "runs" / "cells" / "report.html").is_file()
+    assert "did you mean 'worst area'?" in printed
+    assert "Chosen on validation" in printed
+    assert len(commands(DOCS / "tutorial.md")) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_cells")
+def test_the_page_on_python_runs_and_is_short(run_page: Page, tmp_path: Path) -> None:
     (code,) = blocks(DOCS / "python.md", "python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 25
-    printed = run_page("python.md", tmp_path)
+    printed = run_page("python.md")
     assert "chosen on validation rows" in printed
     assert (tmp_path / "models" / "merged" / "heads.safetensors").is_file()
     assert set(allround.load(tmp_path / "models" / "merged").definitions) == {"diagnosis", "area"}
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_relations_runs(tmp_path: Path) -> None:
-    printed = run_page("relations.md", tmp_path)
+def test_the_page_on_relations_runs(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("relations.md")
     assert "Nothing was trained:" in printed and "Of 6 measured pairs of tasks" in printed
     assert "2 sources ranked by" in printed and "10 sources ranked by 3 estimates together" in printed
     assert (tmp_path / "runs" / "related" / "relations.html").is_file()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_a_new_task_runs(tmp_path: Path) -> None:
-    printed = run_page("new-task.md", tmp_path)
+def test_the_page_on_a_new_task_runs(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("new-task.md")
     assert "segments was added by" in printed and "ink was added by" in printed
     assert set(allround.load(tmp_path / "runs/five/best").definitions) == {
         "digit", "parity", "loops", "segments", "ink"}  # fmt: skip
@@ -164,17 +153,15 @@ def test_the_page_on_a_new_task_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_versions_runs(tmp_path: Path) -> None:
-    printed = run_page("versions.md", tmp_path)
+def test_the_page_on_versions_runs(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("versions.md", rows=100)
     assert "The new version:" in printed and printed.rstrip().endswith("True")
     assert (tmp_path / "versions/compared/compare.md").is_file()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_retrieval_runs(tmp_path: Path) -> None:
-    printed = run_page("retrieval.md", tmp_path)
+def test_the_page_on_retrieval_runs(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("retrieval.md")
     assert printed.rstrip().splitlines()[-1] == "delivery"
     assert "['About parcels', 'About bills']" in printed
     pages = {"login", "invoice", "refund", "delivery", "device", "cancel"}
@@ -183,9 +170,8 @@ def test_the_page_on_retrieval_runs(tmp_path: Path) -> None:
     assert "passages  6, vectors of 384 numbers" in printed
 
 
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_shrinking_runs(tmp_path: Path) -> None:
-    printed = run_page("shrink.md", tmp_path)
+def test_the_page_on_shrinking_runs(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("shrink.md")
     assert "The knee of the curve" in printed or "scores kept" in printed or "kept, %" in printed
     assert (tmp_path / "runs/half/shrink.html").is_file()
     assert re.search(r"[1-9]\d* unlabelled", (tmp_path / "runs/few/shrink.md").read_text())
@@ -193,23 +179,20 @@ def test_the_page_on_shrinking_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_exports_runs(tmp_path: Path) -> None:
-    printed = run_page("export.md", tmp_path)
+def test_the_page_on_exports_runs(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("export.md")
     assert printed.rstrip().endswith("(3, 10)") and printed.count("of graphs and weights") == 2
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_streams_runs(tmp_path: Path) -> None:
-    printed = run_page("streams.md", tmp_path)
+def test_the_page_on_streams_runs(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("streams.md")
     assert all(f"\n{name} " in printed for name in ("er", "ewc", "lwf", "ridge", "joint", "none"))
 
 
-@pytest.mark.usefixtures("one_core")
-def test_the_examples_of_the_page_on_architecture_work(tmp_path: Path) -> None:
+def test_the_examples_of_the_page_on_architecture_work(run_page: Page, tmp_path: Path) -> None:
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    assert int(run_page("architecture.md", tmp_path)) > 0, "it prints the steps of a training with the example's term"
+    assert int(run_page("architecture.md")) > 0, "it prints the steps of a training with the example's term"
     head, system, _ = blocks(DOCS / "architecture.md", "python")
     names: dict[str, Any] = {}
     exec(head + system, names)
@@ -226,27 +209,24 @@ def test_the_examples_of_the_page_on_architecture_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_merging_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    printed = run_page("merge.md", tmp_path, few=False)
+def test_the_page_on_merging_runs_from_top_to_bottom(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("merge.md", rows=None)  # on few rows tuning is no better than the base, which is then kept
     assert printed.count("merged 2 models by") == 5
     assert (tmp_path / "runs" / "diff" / "diff.html").is_file()
     assert (tmp_path / "models" / "from-adapters" / "README.md").is_file()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_joint_training_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    printed = run_page("training.md", tmp_path)
+def test_the_page_on_joint_training_runs_from_top_to_bottom(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("training.md")
     assert len(list((tmp_path / "models").glob("*/heads.safetensors"))) == 7
     assert "settings were compared on validation rows" in printed
     assert (tmp_path / "runs" / "compared" / "comparison.html").is_file()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_sharing_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    printed = run_page("sharing.md", tmp_path)
+def test_the_page_on_sharing_runs_from_top_to_bottom(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("sharing.md")
     assert printed.splitlines()[-1] == "parity answers as before"
     header, *lines = (tmp_path / "models" / "experts" / "sharing.csv").read_text(encoding="utf-8").splitlines()
     assert header == "place,module,task,weight" and len(lines) == 3 * 4
@@ -254,9 +234,8 @@ def test_the_page_on_sharing_runs_from_top_to_bottom(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_learned_merges_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    printed = run_page("learned.md", tmp_path)
+def test_the_page_on_learned_merges_runs_from_top_to_bottom(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("learned.md", rows=100)
     (plan,) = (code for code in blocks(DOCS / "learned.md", "text") if "start scale" in code)
     assert plan in printed
     assert printed.count("learned a merge of 3 models by") == 5
@@ -264,45 +243,40 @@ def test_the_page_on_learned_merges_runs_from_top_to_bottom(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_different_starts_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    printed = run_page("align.md", tmp_path)
+def test_the_page_on_different_starts_runs_from_top_to_bottom(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("align.md")
     assert printed.count("features of") == 4
     assert "100% of the layers" in printed
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_residuals_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    printed = run_page("residuals.md", tmp_path)
+def test_the_page_on_residuals_runs_from_top_to_bottom(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("residuals.md", rows=100)
     (sizes,) = (code for code in blocks(DOCS / "residuals.md", "text") if "stored once" in code)
     assert sizes in printed
     assert (tmp_path / "models" / "inverted-again" / "heads.safetensors").is_file()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_libraries_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    printed = run_page("libraries.md", tmp_path)
+def test_the_page_on_libraries_runs_from_top_to_bottom(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("libraries.md")
     assert "dropped loops-again: it is loops" in printed
     assert (tmp_path / "models" / "loops-alone" / "heads.safetensors").is_file()
     assert (tmp_path / "adapters" / "loops" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_loops_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    printed = run_page("loops.md", tmp_path)
+def test_the_page_on_loops_runs_from_top_to_bottom(run_page: Page, tmp_path: Path) -> None:
+    printed = run_page("loops.md")
     assert printed.count("was kept, the best on validation") == 3
     assert not list((tmp_path / "models").glob("*.unfinished"))
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
-def test_the_page_on_plugins_runs_from_top_to_bottom(tmp_path: Path) -> None:
+def test_the_page_on_plugins_runs_from_top_to_bottom(run_page: Page, tmp_path: Path) -> None:
     file, checked = blocks(DOCS / "plugins.md", "python")[0], blocks(DOCS / "plugins.md", "text")[0]
     (tmp_path / "softened.py").write_text(file, encoding="utf-8")
-    printed = run_page("plugins.md", tmp_path)
+    printed = run_page("plugins.md")
     assert checked in printed and "8 of 8 checks held" in printed
     assert "'softened'" in printed.splitlines()[-1]
     board = json.loads((tmp_path / "runs" / "mine" / "scoreboard.json").read_text(encoding="utf-8"))
