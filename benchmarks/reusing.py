@@ -2,18 +2,21 @@
 
     python benchmarks/reusing.py runs/digits
     python benchmarks/reusing.py runs/mnist --mnist FOLDER
+    python benchmarks/reusing.py BASE --store STORE
 
-There is no video: each test image is shown for eight frames. In the stream `held` a frame is the one before (six times
-in ten), or the image with fresh noise, or the image moved by a pixel. In `noisy` every frame has fresh noise, as a
-camera's have. Noise is normal, with a deviation of 2 of 255. Without --mnist the images are those of `digits` (8 x 8);
-FOLDER holds the test images of MNIST (28 x 28) as published. Differences are paired with the model's own answers, with
-95% intervals from 2,000 draws of images, since frames of an image go together. Times are the processor time of one
-thread, the shortest of some rounds, in which the ways take turns.
+The last counts the multiply-adds of specialists in a store that reuse what the base computed for its own task. For the
+others there is no video: each test image is shown for eight frames. In the stream `held` a frame is the one before (six
+times in ten), or the image with fresh noise, or the image moved by a pixel. In `noisy` every frame has fresh noise, as
+a camera's have. Noise is normal, with a deviation of 2 of 255. Without --mnist the images are those of `digits`
+(8 x 8); FOLDER holds the test images of MNIST (28 x 28) as published. Differences are paired with the model's own
+answers, with 95% intervals from 2,000 draws of images, since frames of an image go together. Times are the processor
+time of one thread, the shortest of some rounds, in which the ways take turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +27,8 @@ from mnist_streams import read_idx
 from PIL import Image
 
 import allround
-from allround.models.reusing import Reusing
+from allround.composition.systems.residual_store import ResidualStore
+from allround.models.reusing import Reusing, ReusingTasks
 from allround.models.systems.multi_task_model import MultiTaskModel, open_model
 
 FRAMES = 8
@@ -117,9 +121,30 @@ def measure(model: MultiTaskModel, suite: allround.Suite, images: int, held: boo
         print(f"  {name}: {1000 * min(taken) / count:.2f} ms a row, {min(taken) / alone:.2f} of alone", flush=True)
 
 
+def between_tasks(first: MultiTaskModel, store: ResidualStore, suite: allround.Suite, images: int) -> None:
+    """Print what the specialists of a store save when each computes what differs from the base, which is the first."""
+    specialists = {
+        name: copy.deepcopy(first if name in first.definitions else store.open(name)) for name in suite.tasks
+    }
+    rows = {name: task.splits["test"].inputs[:images] for name, task in suite.tasks.items()}
+    targets = {name: np.asarray(task.splits["test"].targets[:images])[:, None] for name, task in suite.tasks.items()}
+
+    def right(answers: dict[str, allround.models.batch.Answers]) -> dict[str, np.ndarray]:
+        return {name: np.asarray(answers[name].predictions)[:, None] == targets[name] for name in rows}
+
+    own = right({name: specialists[name].answers(name, some) for name, some in rows.items()})
+    print(", ".join(f"{name} {100 * own[name].mean():.1f}" for name in rows))
+    for threshold in (0.0, 0.05, 0.15, 0.3, 0.6):
+        shared = ReusingTasks(specialists, threshold)
+        found = right({name: shared.answers(some)[name] for name, some in rows.items()})
+        each = (f"{name} {gap(found[name], own[name])}, {shared.counts[name].share:.1%}" for name in rows)
+        print(f"threshold {threshold:g}: " + ", ".join(each), flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="where the joint model is, or will be")
+    parser.add_argument("model", type=Path, help="where the joint model is, or will be; with --store the base")
+    parser.add_argument("--store", type=Path, help="a store of residuals to the base, of the two other tasks")
     parser.add_argument("--mnist", type=Path, help="the folder of MNIST's test images; without it, digits")
     parser.add_argument("--train", type=int, default=1000, help="training rows a task")
     parser.add_argument("--images", type=int, default=100, help="test images in a stream")
@@ -132,6 +157,11 @@ if __name__ == "__main__":
         if given.mnist
         else allround.Suite.load("digits", only=["digit", "parity", "loops"], limit=limits)
     )
+    if given.store:
+        found = allround.load(given.store)
+        assert isinstance(found, ResidualStore)
+        between_tasks(open_model(given.model), found, suite, given.images)
+        raise SystemExit
     if not given.model.exists():
         allround.train(suite, out=given.model, settings=allround.Settings(precision="fp32"), base="small_image")
     for held in (True, False):

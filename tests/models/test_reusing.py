@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from allround.models.encoders.module import Module
 from allround.models.encoders.small_image import SmallImage
 from allround.models.encoders.small_table import SmallTable
 from allround.models.encoders.text import Text
-from allround.models.reusing import Reused, Reusing
+from allround.models.reusing import Reused, Reusing, ReusingTasks
 from allround.models.systems.ensemble import Ensemble
 from allround.models.systems.multi_task_model import MultiTaskModel
 from allround.tasks.definition import Definition
@@ -250,3 +252,57 @@ def test_predict_says_what_was_computed(table_suite: Suite, small_table: SmallTa
     out = ["--output", str(tmp_path / "out.jsonl"), "--json"]
     written = json.loads(CliRunner().invoke(app, [*asked, "--reuse", "0.05", *out]).stdout)
     assert written["reused"]["same"] == 3 and (tmp_path / "out.jsonl").read_text() == shown.stdout
+
+
+def test_between_tasks_by_hand() -> None:
+    first, second = summed(two_layers()), summed(two_layers())
+    with torch.no_grad():
+        second.encoder.backbone[0].weight[0, 0] += 1.0  # one of six weights; none of the two of the second layer
+    shared = ReusingTasks({"number": first, "again": renamed(second, "again")}, 0.5)
+    made = shared.answers([(1.0, 1.0, 1.0)])
+    # The second layer's inputs are 7 and 1 for the first task, 8 and 1 for the other; one of two has changed.
+    assert [float(made[task].predictions[0]) for task in ("number", "again")] == [117, 118]
+    assert shared.counts["number"] == Reused(rows=1, whole=1, needed=8, computed=8)
+    assert shared.counts["again"] == Reused(rows=1, whole=0, needed=8, computed=1 + 1)
+    shared.threshold = 1.0  # 8 is not far from 7
+    assert float(shared.answers([(1.0, 1.0, 1.0)])["again"].predictions[0]) == 117
+    assert shared.counts["again"].computed == 3
+
+
+def renamed(model: MultiTaskModel, task: str) -> MultiTaskModel:
+    made = MultiTaskModel(model.encoder, {})
+    made.add_task(replace(NUMBERS, name=task), model.head("number").stored())
+    return made.eval()
+
+
+def test_between_tasks_threshold_0_answers_as_the_specialists(
+    cases: dict[str, tuple[Suite, list[str], Encoder]],
+) -> None:
+    for case in ("image", "text"):
+        suite, names, encoder = cases[case]
+        draw = torch.Generator().manual_seed(0)
+        specialists = {}
+        for name in names:
+            own = headed(copy.deepcopy(encoder), [suite.tasks[name].definition])
+            for parameter in own.encoder.parameters():
+                parameter.data += 0.02 * torch.randn(parameter.shape, generator=draw)
+            specialists[name] = own
+        rows = streamed(suite, names)
+        shared = ReusingTasks(specialists, 0)
+        found = shared.answers(rows)
+        again = ReusingTasks(specialists, 0.3).answers(rows)
+        backwards = ReusingTasks(specialists, 0.3).answers(rows[::-1])
+        for name, model in specialists.items():
+            close(found[name].predictions, model.answers(name, rows).predictions)
+            close(again[name].predictions, backwards[name].predictions[::-1])  # each depends on its row alone
+        assert shared.counts[names[0]].share == 1
+
+
+def test_between_tasks_refuses_other_networks(small_table: SmallTable) -> None:
+    species = Definition("species", "classification", ("a",), "table", "accuracy", ("x", "y"))
+    with pytest.raises(AllroundError, match="the network of 'species' has other layers than that of 'number'"):
+        ReusingTasks({"number": summed(two_layers()), "species": headed(small_table, [species])})
+    with pytest.raises(AllroundError, match="no specialist is given"):
+        ReusingTasks({})
+    with pytest.raises(AllroundError, match=r"reuse computation from task to task(.|\n)*the threshold is -1"):
+        ReusingTasks({"number": summed(two_layers())}, -1)

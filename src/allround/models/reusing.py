@@ -108,31 +108,14 @@ class Reusing(Predicts):
     """
 
     def __init__(self, model: System, threshold: float = 0.05) -> None:
-        asked = "reuse computation from row to row"
-        if not 0 <= threshold < float("inf"):
-            raise AllroundError(asked, f"the threshold is {threshold}", "give 0 or more, such as 0.05")
-        if not isinstance(model, MultiTaskModel):
-            raise AllroundError(asked, f"a system of the sort '{model.sort}' has no single encoder that reads all rows",
-                                "give a model that allround tuned, trained or merged")  # fmt: skip
-        if "texts" in model.encoder.gives:
-            raise AllroundError(asked, "the encoder is a language model, which reads and writes texts of any length",
-                                "give a model of images, tables or short texts")  # fmt: skip
-        if model.encoder.by_task:
-            raise AllroundError(asked, f"the encoder '{model.encoder.name}' gives each task features of its own",
-                                "give a model whose tasks read the same features")  # fmt: skip
+        checked = _checked(model, threshold, "reuse computation from row to row")
         self.threshold, self.counts = float(threshold), Reused()
-        self.definitions: dict[str, Definition] = model.definitions
+        self.definitions: dict[str, Definition] = checked.definitions
         self.passages: Mapping[str, Passages] = MappingProxyType({})
-        # A copy with the same weights, so that the model itself goes on to compute every row by itself.
-        self._model = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
-        backbone = self._model.encoder.backbone
-        found = [(name, backbone.get_submodule(name)) for name in self._model.adapted_layers()]
-        layers = [(name, layer) for name, layer in found if _is_plain(layer)]
-        if not layers:
-            raise AllroundError(asked, f"the encoder '{model.encoder.name}' has no linear layers or convolutions in "
-                                "float32 or float64", "give another model")  # fmt: skip
-        for name, layer in layers:
-            layer.forward = self._reusing(name, layer)
+        # A copy, so that the model itself goes on to compute every row by itself.
+        self._model = _copied(checked)
+        for name, layer in _layers(self._model).items():
+            layer.forward = self._reusing(name, layer)  # type: ignore[method-assign, assignment]
         self._encode: Callable[[Batch], Features] = self._model.encoder.forward
         self._model.encoder.forward = self._features  # type: ignore[method-assign]
         self._memories: dict[tuple[str, ...], _Memory] = {}
@@ -193,7 +176,9 @@ class Reusing(Predicts):
             self._memories[asked] = kept
             counts.whole += 1
         else:
-            changed = {name: self._changed(tensor, kept.read[name]) for name, tensor in batch.tensors.items()}
+            changed = {
+                name: _changed(tensor, kept.read[name], self.threshold) for name, tensor in batch.tensors.items()
+            }
             if kept.features is not None and not any(bool(places.any()) for places in changed.values()):
                 counts.same += 1
                 counts.needed += kept.work
@@ -208,16 +193,8 @@ class Reusing(Predicts):
         kept.rows += 1
         return kept.features
 
-    def _changed(self, x: Tensor, reference: Tensor) -> Tensor:
-        """Where an input differs by more than the threshold; numbers of tokens and the like wherever they differ. NaN
-        differs from everything."""
-        if not x.is_floating_point():
-            return x != reference
-        return ~((x - reference).abs() <= self.threshold)
-
-    def _reusing(self, name: str, layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    def _reusing(self, name: str, layer: nn.Linear | nn.Conv2d) -> Callable[[Tensor], Tensor]:
         """What takes the place of a layer's forward."""
-        assert isinstance(layer, nn.Linear | nn.Conv2d)
         per_output = layer.weight[0].numel()
         bias = layer.bias
         if bias is not None and isinstance(layer, nn.Conv2d):
@@ -232,7 +209,7 @@ class Reusing(Predicts):
                 read, gave, share = x.clone(), _without_bias(layer, x), 1.0
             else:
                 read, gave = kept
-                changed = self._changed(x, read)
+                changed = _changed(x, read, self.threshold)
                 share = int(changed.sum()) / max(1, changed.numel())
                 if share:
                     gave = gave + _without_bias(layer, torch.where(changed, x - read, 0))
@@ -246,10 +223,129 @@ class Reusing(Predicts):
         return forward
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether a layer computes as its class in PyTorch does, in numbers that many small changes can be added up in."""
-    plain = type(layer).forward in (nn.Linear.forward, nn.Conv2d.forward)
-    return plain and isinstance(layer.weight, Tensor) and layer.weight.dtype in (torch.float32, torch.float64)
+class ReusingTasks:
+    """Specialists of one base that answer the same rows, where each computes what differs from the first of them.
+
+    The first task is computed whole. Of the others, each linear layer and convolution takes over those entries of its
+    input that differ by at most the threshold from the first task's. Its weights are the first task's and a change, of
+    which the entries that are not zero are counted: few, where the specialists lie in a store of sparse residuals. An
+    answer depends on its row alone, and with threshold 0 it is the specialist's own.
+
+    Formula: c = [|x - r| > threshold], x' = r + c * (x - r), output (W + R) x' + bias; of the multiply-adds of W x' the
+    share of entries with c = 1 is counted, and of R x' the share of entries of R that are not zero; together at most 1
+    Source: computation sharing between tasks in Shoouri et al., ICCV 2023, arXiv:2303.09663. Differs: as `Reusing`, and
+    nothing is trained, where the paper trains specialists so that both shares are small.
+
+    This counts what a machine for sparse numbers could save. On others, every task takes the time of a whole pass.
+
+    specialists: by the task that each is asked, with networks of one shape. counts: by task. Errors: as `Reusing`, and
+    networks of other shapes.
+
+    >>> from allround.models.encoders.module import Module
+    >>> tasks = [Definition(name, "regression", ("x",), "table", "spearman") for name in ("one", "two")]
+    >>> both = {d.name: MultiTaskModel(Module(nn.Linear(1, 2), dim=2), {d.name: d}) for d in tasks}
+    >>> shared = ReusingTasks(both, threshold=0.5)
+    >>> len(shared.answers([(1.0,), (3.0,)])["two"]), shared.counts["one"].share
+    (2, 1.0)
+    """
+
+    def __init__(self, specialists: Mapping[str, System], threshold: float = 0.05) -> None:
+        asked = "reuse computation from task to task"
+        self.threshold = float(threshold)
+        self._models = {task: _copied(_checked(one, threshold, asked)) for task, one in specialists.items()}
+        if not self._models:
+            raise AllroundError(asked, "no specialist is given", "give two or more, by task")
+        self.counts = {task: Reused() for task in self._models}
+        self._read: dict[tuple[str, int], Tensor] = {}
+        self._calls: Counter[str] = Counter()
+        self._first = next(iter(self._models))
+        first = _layers(self._models[self._first])
+        weights = {name: layer.weight for name, layer in first.items()}
+        for task, model in self._models.items():
+            layers = _layers(model)
+            if {n: one.weight.shape for n, one in layers.items()} != {n: w.shape for n, w in weights.items()}:
+                raise AllroundError(asked, f"the network of '{task}' has other layers than that of '{self._first}'",
+                                    "give specialists that were tuned from one base")  # fmt: skip
+            for name, layer in layers.items():
+                differs = float((layer.weight != weights[name]).float().mean())
+                layer.forward = self._reusing(task, name, layer, differs)  # type: ignore[method-assign, assignment]
+
+    def answers(self, rows: Sequence[Row], *, scores: bool = False) -> dict[str, Answers]:
+        """The answers of every specialist to the same rows, at least one, which are read one by one."""
+        made: dict[str, list[Answers]] = {task: [] for task in self._models}
+        for row in rows:
+            self._read.clear()
+            for task, model in self._models.items():  # the first task's inputs are there when the others come
+                self._calls.clear()
+                made[task].append(model.answers(task, [row], batch_size=1, scores=scores))
+                self.counts[task].rows += 1
+                self.counts[task].whole += task == self._first
+        return {task: Answers.join(parts) for task, parts in made.items()}
+
+    def _reusing(
+        self, task: str, name: str, layer: nn.Linear | nn.Conv2d, differs: float
+    ) -> Callable[[Tensor], Tensor]:
+        """What takes the place of a layer's forward. differs: which share of its weights is not the first task's."""
+        whole, counts, per_output = layer.forward, self.counts[task], layer.weight[0].numel()
+
+        def forward(x: Tensor) -> Tensor:
+            place = name, self._calls[name]
+            self._calls[name] += 1
+            share = 1.0
+            if task == self._first:
+                self._read[place] = x.clone()
+            elif place in self._read and self._read[place].shape == x.shape:
+                changed = _changed(x, self._read[place], self.threshold)
+                share = min(1.0, int(changed.sum()) / max(1, changed.numel()) + differs)
+                x = torch.where(changed, x, self._read[place])
+            found: Tensor = whole(x)
+            counts.needed += found.numel() * per_output
+            counts.computed += round(share * found.numel() * per_output)
+            return found
+
+        return forward
+
+
+def _checked(model: System, threshold: float, asked: str) -> MultiTaskModel:
+    """The model, if its computation can be reused. asked: what for, in messages."""
+    if not 0 <= threshold < float("inf"):
+        raise AllroundError(asked, f"the threshold is {threshold}", "give 0 or more, such as 0.05")
+    if not isinstance(model, MultiTaskModel):
+        raise AllroundError(asked, f"a system of the sort '{model.sort}' has no single encoder that reads all rows",
+                            "give a model that allround tuned, trained or merged")  # fmt: skip
+    if "texts" in model.encoder.gives:
+        raise AllroundError(asked, "the encoder is a language model, which reads and writes texts of any length",
+                            "give a model of images, tables or short texts")  # fmt: skip
+    if model.encoder.by_task:
+        raise AllroundError(asked, f"the encoder '{model.encoder.name}' gives each task features of its own",
+                            "give a model whose tasks read the same features")  # fmt: skip
+    if not _layers(model):
+        raise AllroundError(asked, f"the encoder '{model.encoder.name}' has no linear layers or convolutions in "
+                            "float32 or float64", "give another model")  # fmt: skip
+    return model
+
+
+def _copied(model: MultiTaskModel) -> MultiTaskModel:
+    """A copy with the same weights, whose layers can be changed."""
+    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+
+
+def _layers(model: MultiTaskModel) -> dict[str, nn.Linear | nn.Conv2d]:
+    """The layers whose computation is reused, by name: those that compute as their class in PyTorch does, in numbers
+    that many small changes can be added up in."""
+    found = {}
+    for name in model.adapted_layers():
+        layer = model.encoder.backbone.get_submodule(name)
+        plain = type(layer).forward in (nn.Linear.forward, nn.Conv2d.forward)
+        if plain and isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.dtype in (torch.float32, torch.float64):
+            found[name] = layer
+    return found
+
+
+def _changed(x: Tensor, reference: Tensor, threshold: float) -> Tensor:
+    """Where an input differs by more than the threshold; numbers of tokens and the like wherever they differ. NaN
+    differs from everything."""
+    return ~((x - reference).abs() <= threshold) if x.is_floating_point() else x != reference
 
 
 def _without_bias(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
