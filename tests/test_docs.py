@@ -428,7 +428,7 @@ def test_commands_in_the_docs_exist_with_their_options(line: str, monkeypatch: p
         own, others = split_options(more)
         parameters = registry.find("codec", given["codec"]).parameters
         read_options(own, {p.name: p.type for p in parameters}, given["codec"])
-        extras(others, given["method"] or "average")
+        extras(others, "average" if given["method"] in (None, "none") else given["method"])  # none stores the base
     elif command.name == "loop":
         options_of(given["name"], more, given["method"])
 
