@@ -233,6 +233,8 @@ def test_tasks_that_rank_passages_are_refused(bert_folder: Path) -> None:
     stream = Reusing(MultiTaskModel(Text.load(bert_folder, {}), {"search": ranked}), 0.1)
     with pytest.raises(AllroundError, match="it compares a query with many passages"):
         stream.answers("search", [("where", {"1": "here"})])
+    with pytest.raises(AllroundError, match="from task to task for task 'search'"):
+        ReusingTasks({"search": MultiTaskModel(Text.load(bert_folder, {}), {"search": ranked})})
 
 
 def test_predict_says_what_was_computed(table_suite: Suite, small_table: SmallTable, tmp_path: Path) -> None:

@@ -79,13 +79,13 @@ class _Memory:
 class Reusing(Predicts):
     """A model that answers a stream of rows, one row after the other, and computes what changed since the row before.
 
-    Each linear layer and convolution keeps an input and the output to it. Of the next row's input it takes over those
-    entries that differ by more than the threshold, and adds to the output what they change. Everything else (norms,
-    activations, attention) is computed anew. The error does not grow with the rows, since the entries that were left
-    are compared with the kept input again. Where no entry of the encoder's own input differs by more, all features are
-    those of the row before. So **an answer depends on the rows before it**, within what the threshold allows; no other
-    part of allround is so, and serving has none of this. With threshold 0 answers are those of the model, but for
-    rounding.
+    Each linear layer and convolution keeps an input and the output to it. Of the next row's input only entries that
+    differ by more than the threshold are read: what they change is added to the output, and they are kept in turn.
+    Everything else (norms, activations, attention) is computed anew. The error does not grow with the rows, since the
+    other entries are compared with what is kept again. Where no entry of the encoder's own input differs by more, all
+    features are those of the row before. So **an answer depends on the rows before it**, within what the threshold
+    allows; no other part of allround is so, and serving has none of this. With threshold 0 answers are those of the
+    model, but for rounding.
 
     Formula: c = [|x - r| > threshold], r' = r + c * (x - r), y' = y + W (r' - r), output y' + bias
     Source: computation sharing over time in Shoouri et al., ICCV 2023, arXiv:2303.09663. Differs: the threshold is one
@@ -151,12 +151,7 @@ class Reusing(Predicts):
         """The answers of several tasks to the next rows of the stream, at least one. batch_size: has no effect, since
         rows are read one by one. Errors: tasks that rank passages."""
         for task in tasks:
-            if kind(self.definition(task).kind).ranked:
-                raise AllroundError(
-                    f"reuse computation from row to row for task '{task}'",
-                    "it compares a query with many passages, whose vectors are kept anyway",
-                    "leave the reuse out, or name other tasks",
-                )
+            _check_task(self.definition(task), "reuse computation from row to row")
         try:
             made = [self._model.answer_tasks(tasks, [row], batch_size=1, scores=scores) for row in rows]
         except BaseException:
@@ -196,9 +191,6 @@ class Reusing(Predicts):
     def _reusing(self, name: str, layer: nn.Linear | nn.Conv2d) -> Callable[[Tensor], Tensor]:
         """What takes the place of a layer's forward."""
         per_output = layer.weight[0].numel()
-        bias = layer.bias
-        if bias is not None and isinstance(layer, nn.Conv2d):
-            bias = bias.view(-1, 1, 1)
 
         def forward(x: Tensor) -> Tensor:
             assert self._now is not None
@@ -218,7 +210,9 @@ class Reusing(Predicts):
             work = gave.numel() * per_output
             self.counts.needed += work
             self.counts.computed += round(share * work)
-            return gave.clone() if bias is None else gave + bias  # what follows may write into it
+            if layer.bias is None:
+                return gave.clone()  # what follows may write into it
+            return gave + (layer.bias if isinstance(layer, nn.Linear) else layer.bias.view(-1, 1, 1))
 
         return forward
 
@@ -238,8 +232,8 @@ class ReusingTasks:
 
     This counts what a machine for sparse numbers could save. On others, every task takes the time of a whole pass.
 
-    specialists: by the task that each is asked, with networks of one shape. counts: by task. Errors: as `Reusing`, and
-    networks of other shapes.
+    specialists: by the task that each is asked, with networks of one shape; of a store, which has one task's weights at
+    a time, copies. counts: by task. Errors: as `Reusing`, and networks of other shapes.
 
     >>> from allround.models.encoders.module import Module
     >>> tasks = [Definition(name, "regression", ("x",), "table", "spearman") for name in ("one", "two")]
@@ -256,6 +250,8 @@ class ReusingTasks:
         if not self._models:
             raise AllroundError(asked, "no specialist is given", "give two or more, by task")
         self.counts = {task: Reused() for task in self._models}
+        for task, model in self._models.items():
+            _check_task(model.definition(task), asked)
         self._read: dict[tuple[str, int], Tensor] = {}
         self._calls: Counter[str] = Counter()
         self._first = next(iter(self._models))
@@ -323,6 +319,13 @@ def _checked(model: System, threshold: float, asked: str) -> MultiTaskModel:
         raise AllroundError(asked, f"the encoder '{model.encoder.name}' has no linear layers or convolutions in "
                             "float32 or float64", "give another model")  # fmt: skip
     return model
+
+
+def _check_task(definition: Definition, asked: str) -> None:
+    """An error for a task that ranks passages."""
+    if kind(definition.kind).ranked:
+        raise AllroundError(f"{asked} for task '{definition.name}'", "it compares a query with many passages, whose "
+                            "vectors are kept anyway", "leave the reuse out, or name other tasks")  # fmt: skip
 
 
 def _copied(model: MultiTaskModel) -> MultiTaskModel:
