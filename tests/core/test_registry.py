@@ -16,6 +16,7 @@ from allround.core.errors import AllroundError
 #: Titles of the papers that allround is made from, as the papers write them.
 PAPERS = (
     "Task-aware Retrieval with Instructions",
+    "A Unified Generative Retriever for Knowledge-Intensive Language Tasks via Prompt Learning",
     "Semantic IDs for Joint Generative Search and Recommendation",
     "One Embedder, Any Task: Instruction-Finetuned Text Embeddings",
     "Retrieve Anything To Augment Large Language Models",

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests.models.language import save_model
 
-from allround.building.generative import identifiers_of, writing_task
+from allround.building.generative import identifiers_of, ngram_task, writing_task
 from allround.building.rerank import judging_task
 from allround.composition.residuals.write import open_specialist, write_store
 from allround.composition.routing import make_routed
@@ -42,13 +42,16 @@ from allround.models.systems.ensemble import Ensemble
 from allround.models.systems.generative_retrieval import GenerativeRetrieval
 from allround.models.systems.linear_models import LinearModels
 from allround.models.systems.multi_task_model import MultiTaskModel
+from allround.models.systems.ngram_retrieval import NgramRetrieval
 from allround.models.systems.reranked import Reranked
 from allround.models.systems.rmtgb import Rmtgb
 from allround.models.systems.trees import Trees
 from allround.models.systems.zipped import Zipped, copies
+from allround.tasks.definition import Definition
 from allround.tasks.kind import kind
 from allround.tasks.make import make_task
 from allround.tasks.suite import Suite
+from allround.tasks.task import Task
 from allround.tasks.values import Row
 from allround.training.settings import Settings
 
@@ -210,19 +213,35 @@ def reranked(given: Given) -> tuple[System, Suite]:
     return Reranked(load(given.folder / "finding"), load(given.folder / "judge"), 4), Suite("search", [task])
 
 
-def generative_retrieval(given: Given) -> tuple[System, Suite]:
-    """A tiny language model that writes the first words of passages."""
+def search_of_twelve() -> Task:
+    """A search for twelve short passages."""
     passages = {f"p{n}": f"{animal} {verb} again" for n, (animal, verb) in enumerate(
         itertools.product(("parcel", "question", "answer"), ("saw", "was", "is", "came")))}  # fmt: skip
     rows = [{"query": f"Where is {text}?", "relevant": [one]} for one, text in passages.items()]
-    task = make_task("find", kind="retrieval", data=dict.fromkeys(("train", "validation", "test"), rows),
+    return make_task("find", kind="retrieval", data=dict.fromkeys(("train", "validation", "test"), rows),
                      inputs="query", target="relevant", passages=passages)  # fmt: skip
+
+
+def speaker(given: Given, written: Definition) -> MultiTaskModel:
+    """A tiny language model that answers one task."""
     model = load_encoder(save_model(given.folder / "speaker", "llama"))
+    MultiTaskModel(model, {written.name: written}).save(given.folder / "taught")
+    return load(given.folder / "taught")  # type: ignore[return-value]
+
+
+def generative_retrieval(given: Given) -> tuple[System, Suite]:
+    """A tiny language model that writes the first words of passages."""
+    task = search_of_twelve()
     identifiers = identifiers_of([task], None)
-    written = writing_task(task, identifiers).definition
-    MultiTaskModel(model, {"find": written}).save(given.folder / "taught")
-    taught: MultiTaskModel = load(given.folder / "taught")  # type: ignore[assignment]
+    taught = speaker(given, writing_task(task, identifiers).definition)
     return GenerativeRetrieval({"find": task.definition}, taught, identifiers, 5), Suite("search", [task])
+
+
+def ngram_retrieval(given: Given) -> tuple[System, Suite]:
+    """A tiny language model that writes n-grams of passages."""
+    task = search_of_twelve()
+    taught = speaker(given, ngram_task(task).definition)
+    return NgramRetrieval({"find": task.definition}, taught, 5, 4), Suite("search", [task])
 
 
 MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
@@ -237,6 +256,7 @@ MADE: dict[str, Callable[[Given], tuple[System, Suite]]] = {
     "demonstrated": demonstrated,
     "reranked": reranked,
     "generative_retrieval": generative_retrieval,
+    "ngram_retrieval": ngram_retrieval,
     "grown": grown,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,13 +31,27 @@ def generative(
     out: OutOption,
     *,
     base: BaseOption = None,
+    identifiers: Annotated[
+        Literal["words", "semantic", "ngrams"] | None,
+        typer.Option(
+            help="The first words of a passage, codes of its vector, or all its runs of tokens. Default: codes with an "
+            "embedder, else words.",
+        ),
+    ] = None,
     embedder: Annotated[
-        str | None,
-        typer.Option(help="A text encoder whose vectors become identifiers. Default: the first words of each passage."),
+        str | None, typer.Option(help="A text encoder whose vectors become codes. Needed for these alone.")
     ] = None,
     levels: Annotated[int, typer.Option(help="Codes of an identifier, beside the number that makes it unique.")] = 2,
     size: Annotated[int | None, typer.Option(help="Clusters of a level. Default: by the number of passages.")] = None,
-    beams: Annotated[int, typer.Option(help="Beams of the search, and so passages of an answer.")] = 10,
+    length: Annotated[
+        int, typer.Option(help="Words of an n-gram that is learned, and the most tokens of one that is searched.")
+    ] = 10,
+    samples: Annotated[
+        int, typer.Option(help="N-grams to learn for each query and relevant passage, and for each passage.")
+    ] = 3,
+    beams: Annotated[
+        int, typer.Option(help="Beams of the search, and but for n-grams so many passages of an answer.")
+    ] = 10,
     data_dir: DataOption = None,
     only: OnlyOption = None,
     limit: LimitOption = None,
@@ -50,8 +64,9 @@ def generative(
     from allround.building.generative import generative as run
 
     loaded = load_suite(suite, data_dir, only, limit)
-    board = run(loaded, out=out, base=base, embedder=embedder, levels=levels, size=size, beams=beams,
-                settings=settings, seed=seed, encoder=encoder, force=force)  # fmt: skip
+    board = run(loaded, out=out, base=base, identifiers=identifiers, embedder=embedder, levels=levels, size=size,
+                length=length, samples=samples, beams=beams, settings=settings, seed=seed, encoder=encoder,
+                force=force)  # fmt: skip
     board.print()
     typer.echo(f"\nmodel   {out}")
     return {"model": out, "scoreboard": board.to_json()}

@@ -70,3 +70,35 @@ def word_ids(texts: Sequence[str], most: int = 8) -> list[str]:
         taken.add(one)
         found.append(one)
     return found
+
+
+def sample_ngrams(
+    text: str, query: str | None, *, count: int, length: int, generator: np.random.Generator
+) -> list[str]:
+    """Different n-grams of a text, `length` words each or the whole text where it is shorter: `count` at most.
+
+    query: n-grams that begin like parts of it are drawn more often: with a probability in proportion to the exponential
+    of the sum, over its runs of three words, of the share of words in common with the n-gram's first three. None: each
+    with the same probability.
+    Source: extract_spans of scripts/training/make_supervised_dpr_dataset.py, facebookresearch/SEAL.
+    Differs: words in common in place of a fuzzy match of their letters, no list of stop words, no n-gram twice, none
+    that the end of the text cuts short.
+
+    >>> sample_ngrams("a lost card", None, count=3, length=10, generator=np.random.default_rng(0))
+    ['a lost card']
+    """
+    words = text.split()
+    starts = max(1, len(words) - length + 1)
+    likes = np.zeros(starts)
+    if query is not None and starts > 1:
+        runs = _runs(query.lower().split())
+        own = _runs(text.lower().split())[:starts]
+        likes = np.array([sum(len(one & run) / 3 for run in runs) for one in own])
+    chances = np.exp(likes - likes.max())
+    drawn = generator.choice(starts, size=min(count, starts), replace=False, p=chances / chances.sum())
+    return [" ".join(words[start : start + length]) for start in drawn.tolist()]
+
+
+def _runs(words: Sequence[str]) -> list[set[str]]:
+    """The three words from each one on; fewer at the end."""
+    return [set(words[start : start + 3]) for start in range(len(words))]

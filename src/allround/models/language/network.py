@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -162,6 +164,18 @@ class LanguageNetwork(nn.Module):
     def ranked(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The same, and whether each token is the most probable one: (tokens, 2), float32."""
         return ranked(self._read_states(tensors), tensors["tokens"], self.output)
+
+    def following(
+        self, tensors: Mapping[str, Tensor], places: Sequence[int], tokens: Sequence[NDArray[np.int32]]
+    ) -> list[NDArray[np.float64]]:
+        """log p of each of several tokens at places where a token's probability is asked for: a list for each place."""
+        states, found = self._read_states(tensors)[torch.tensor(places)], []
+        for start in range(0, len(states), CHUNK):
+            logits = self.output(states[start : start + CHUNK]).float().log_softmax(-1).cpu().numpy()
+            found += [
+                row[some].astype(np.float64) for row, some in zip(logits, tokens[start : start + CHUNK], strict=True)
+            ]
+        return found
 
     def likeliest(self, tensors: Mapping[str, Tensor], count: int) -> Tensor:
         """The most probable tokens where a token's probability is asked for, in order: (tokens, count)."""

@@ -54,18 +54,10 @@ class GenerativeRetrieval(System):
         identifiers: Mapping[str, str],
         beams: int = 10,
     ) -> None:
-        asked = "search with a language model"
-        if not 1 <= beams <= MOST:
-            raise AllroundError(f"{asked} and {beams} beams", f"an answer has 1 to {MOST} passages",
-                                f"give 1 to {MOST}")  # fmt: skip
-        if not isinstance(speaker.encoder, LanguageModel):
-            raise AllroundError(asked, "the model is not a language model", "train one on the identifiers")
-        for name, definition in definitions.items():
-            if not kind(definition.kind).ranked or name not in speaker.definitions:
-                raise AllroundError(asked, f"'{name}' is not a task of the kind retrieval that the model was taught",
-                                    "train a language model on identifiers under the name of the task")  # fmt: skip
+        check_search(definitions, speaker, beams)
         if len(set(identifiers.values())) < len(identifiers):
-            raise AllroundError(asked, "two passages have the same identifier", "give each text one of its own")
+            raise AllroundError("search with a language model", "two passages have the same identifier",
+                                "give each text one of its own")  # fmt: skip
         self.definitions, self.speaker, self.identifiers, self.beams = dict(definitions), speaker, identifiers, beams
         self.facts: dict[str, object] = {}
 
@@ -84,10 +76,10 @@ class GenerativeRetrieval(System):
         tries: dict[Passages, tuple[Trie, list[list[str]]]] = {}
         for some in windows(rows):
             check_rows(definition, some)
-            for passages in dict.fromkeys(map(_passages, some)):
+            for passages in dict.fromkeys(map(passages_in, some)):
                 if passages not in tries:
                     tries[passages] = self._trie(passages, written)
-            own = [tries[_passages(row)] for row in some]
+            own = [tries[passages_in(row)] for row in some]
             prompts = [
                 tuple(render(written, row[:1], room=trie.longest).ids) for row, (trie, _) in zip(some, own, strict=True)
             ]
@@ -147,6 +139,20 @@ class GenerativeRetrieval(System):
         return made
 
 
+def check_search(definitions: Mapping[str, Definition], speaker: MultiTaskModel, beams: int) -> None:
+    """Errors: a model that is no language model or was not taught all tasks, tasks of other kinds, too many beams."""
+    asked = "search with a language model"
+    if not 1 <= beams <= MOST:
+        raise AllroundError(f"{asked} and {beams} beams", f"an answer has 1 to {MOST} passages",
+                            f"give 1 to {MOST}")  # fmt: skip
+    if not isinstance(speaker.encoder, LanguageModel):
+        raise AllroundError(asked, "the model is not a language model", "train one on the identifiers")
+    for name, definition in definitions.items():
+        if not kind(definition.kind).ranked or name not in speaker.definitions:
+            raise AllroundError(asked, f"'{name}' is not a task of the kind retrieval that the model was taught",
+                                "train a language model on identifiers under the name of the task")  # fmt: skip
+
+
 def read_identifiers(folder: Path) -> dict[str, str]:
     """The identifiers of passages by their texts, as `GenerativeRetrieval.write` keeps them."""
     found = read_json(folder / IDS)
@@ -156,7 +162,8 @@ def read_identifiers(folder: Path) -> dict[str, str]:
     return found
 
 
-def _passages(row: Row) -> Passages:
+def passages_in(row: Row) -> Passages:
+    """The passages of a row of a search."""
     passages = row[1]
     assert isinstance(passages, Passages)
     return passages
