@@ -14,13 +14,14 @@ from typer.testing import CliRunner
 from allround.building.generative import generative, ngram_task
 from allround.cli.app import app
 from allround.core.errors import AllroundError
-from allround.core.files import MANIFEST, read_json, write_json
+from allround.core.files import read_json, write_json
 from allround.models import ngrams as index_module
 from allround.models.base import load_encoder
 from allround.models.encoders.language_model import LanguageModel
 from allround.models.language.asking import AskedBatch
 from allround.models.language.ngram_search import write_ngrams
 from allround.models.language.rows import TokenRow, make_tree
+from allround.models.manifest import MANIFEST
 from allround.models.ngrams import NgramIndex
 from allround.models.system import load
 from allround.models.systems.multi_task_model import MultiTaskModel
