@@ -177,9 +177,9 @@ def writing_task(task: Task, identifiers: Mapping[str, str]) -> Task:
 def ngram_task(task: Task, length: int = 10, samples: int = 3, seed: int = 0) -> Task:
     """The task of writing an n-gram of a passage that answers a query, and behind a part of a passage another one.
 
-    length: of n-grams, in words. samples: for each query and relevant passage, and for each passage. What
-    is written to a validation or test query, of whatever words, is compared with all such n-grams of the relevant
-    passages, and the likest counts.
+    length: of n-grams, in words. samples: for each query and relevant passage, and for each passage. What is written
+    to a validation query, of whatever words, is compared with all such n-grams of the relevant passages, and the most
+    similar one counts. Systems are scored on the retrieval task.
     """
     generator = np.random.default_rng(seed_of(seed, f"n-grams of {task.name}"))
     draw = partial(sample_ngrams, length=length, generator=generator)

@@ -94,7 +94,7 @@ def sample_ngrams(
         runs = _runs(query.lower().split())
         own = _runs(text.lower().split())[:starts]
         likes = np.array([sum(len(one & run) / 3 for run in runs) for one in own])
-    chances = np.exp(likes - likes.max())
+    chances = np.exp(likes - likes.max()) + 1e-12  # none is out of reach
     drawn = generator.choice(starts, size=min(count, starts), replace=False, p=chances / chances.sum())
     return [" ".join(words[start : start + length]) for start in drawn.tolist()]
 

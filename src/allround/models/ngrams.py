@@ -51,6 +51,7 @@ class NgramIndex:
         if not 0 < self.size <= MOST_TOKENS:
             raise ValueError(f"the texts have {self.size:,} tokens")
         self.tokens = np.fromiter((token for text in texts for token in text), np.int32, self.size)
+        self.counts = np.bincount(self.tokens)
         self.starts = np.concatenate([[0], np.cumsum(lengths)])
         self.text = np.repeat(np.arange(len(texts)), lengths)
         begun = np.full((self.size, longest), _END, dtype=np.int32)
@@ -142,10 +143,10 @@ def rank_texts(
     spans = {ngram: span for ngram in ngrams if (span := index.find(ngram))}
     gains = {ngram: gain(ngrams[ngram], len(span), index.size, smoothing) for ngram, span in spans.items()}
     weights = {ngram: one**alpha for ngram, one in gains.items() if one > 0}
-    alone = np.full(int(index.tokens.max()) + 1, -np.inf)
+    alone = np.full(len(index.counts), -np.inf)
     for token, said in tokens.items():
-        if (token,) not in ngrams and (count := len(index.find((token,)))):
-            alone[token] = gain(said, count, index.size, smoothing)
+        if (token,) not in ngrams and token < len(alone) and index.counts[token]:
+            alone[token] = gain(said, int(index.counts[token]), index.size, smoothing)
     single = np.maximum(alone, 0.0)
     rough = np.bincount(index.text, weights=single[index.tokens], minlength=len(index))
     for ngram, one in weights.items():
