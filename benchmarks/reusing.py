@@ -10,7 +10,7 @@ times in ten), or the image with fresh noise, or the image moved by a pixel. In 
 a camera's have. Noise is normal, with a deviation of 2 of 255. Without --mnist the images are those of `digits`
 (8 x 8); FOLDER holds the test images of MNIST (28 x 28) as published. Differences are paired with the model's own
 answers, with 95% intervals from 2,000 draws of images, since frames of an image go together. Times are the processor
-time of one thread, the shortest of some rounds, in which the ways take turns.
+time of one thread; the ways take turns row by row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ import allround
 from allround.composition.systems.residual_store import ResidualStore
 from allround.models.reusing import Reusing, ReusingTasks
 from allround.models.systems.multi_task_model import MultiTaskModel, open_model
+from allround.tasks.values import Row
 
 FRAMES = 8
 THRESHOLDS = (0.0, 0.02, 0.05, 0.1, 0.2)
@@ -71,12 +73,6 @@ def frames_of(image: Image.Image, held: bool, draw: np.random.Generator) -> list
     return found
 
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
 def gap(new: np.ndarray, old: np.ndarray) -> str:
     """The difference of two accuracies in points, with its interval. new, old: right or wrong, (images, frames)."""
     each = (new.mean(1) - old.mean(1)) * 100
@@ -85,14 +81,13 @@ def gap(new: np.ndarray, old: np.ndarray) -> str:
     return f"{each.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def measure(model: MultiTaskModel, suite: allround.Suite, images: int, held: bool, rounds: int) -> None:
+def measure(model: MultiTaskModel, suite: allround.Suite, images: int, held: bool) -> None:
     """Print a line for each threshold."""
     rows, targets = {}, {}
     for name, task in suite.tasks.items():
         draw, split = np.random.default_rng(0), task.splits["test"]
         rows[name] = [(frame,) for (image,) in split.inputs[:images] for frame in frames_of(image, held, draw)]
         targets[name] = np.repeat(np.asarray(split.targets[:images]), FRAMES)
-    count = sum(map(len, rows.values()))
 
     def right(system: MultiTaskModel | Reusing) -> dict[str, np.ndarray]:
         """Which frames a system answers rightly, by task: (images, frames)."""
@@ -100,25 +95,36 @@ def measure(model: MultiTaskModel, suite: allround.Suite, images: int, held: boo
         return {name: (found[name] == targets[name]).reshape(-1, FRAMES) for name in rows}
 
     own = right(model)
-    ways: dict[str, Callable[[], object]] = {
-        "alone": lambda: [model.answers(name, [row]) for name, some in rows.items() for row in some],
-        "batches of 64": lambda: right(model),
-        "preparation": lambda: [model.prepare(name, [row]) for name, some in rows.items() for row in some],
-    }
     print(", ".join(f"{name} {100 * own[name].mean():.1f}" for name in rows))
     for threshold in THRESHOLDS:
         stream = Reusing(model, threshold)
         found = right(stream)
         gaps = ", ".join(f"{name} {gap(found[name], own[name])}" for name in rows)
         print(f"threshold {threshold:g}: {gaps}; {stream.counts.words()}", flush=True)
-        ways[f"threshold {threshold:g}"] = lambda stream=stream: (stream.forget(), right(stream))
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, run in ways.items():
-            times[name].append(seconds(run))
-    alone = min(times["alone"])
-    for name, taken in times.items():
-        print(f"  {name}: {1000 * min(taken) / count:.2f} ms a row, {min(taken) / alone:.2f} of alone", flush=True)
+    clock(model, rows)
+
+
+def clock(model: MultiTaskModel, rows: Mapping[str, Sequence[Row]]) -> None:
+    """Print the processor time of each way, which take turns row by row."""
+    streams = {threshold: Reusing(model, threshold) for threshold in THRESHOLDS}
+    times: Counter[str] = Counter()
+
+    def timed(way: str, run: Callable[..., object], name: str, some: Sequence[Row]) -> None:
+        start = time.process_time()
+        run(name, some)
+        times[way] += time.process_time() - start
+
+    for name, some in rows.items():
+        for place, row in enumerate(some):
+            timed("alone", model.answers, name, [row])
+            timed("preparation", model.prepare, name, [row])
+            for threshold, stream in streams.items():
+                timed(f"threshold {threshold:g}", stream.answers, name, [row])
+            if place % 64 == 0:
+                timed("batches of 64", model.answers, name, some[place : place + 64])
+    count = sum(map(len, rows.values()))
+    for way, taken in times.items():
+        print(f"  {way}: {1000 * taken / count:.2f} ms a row, {taken / times['alone']:.2f} of alone", flush=True)
 
 
 def between_tasks(first: MultiTaskModel, store: ResidualStore, suite: allround.Suite, images: int) -> None:
@@ -148,7 +154,6 @@ if __name__ == "__main__":
     parser.add_argument("--mnist", type=Path, help="the folder of MNIST's test images; without it, digits")
     parser.add_argument("--train", type=int, default=1000, help="training rows a task")
     parser.add_argument("--images", type=int, default=100, help="test images in a stream")
-    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
     limits = {"train": given.train, "validation": 300, "test": given.images}
@@ -166,4 +171,4 @@ if __name__ == "__main__":
         allround.train(suite, out=given.model, settings=allround.Settings(precision="fp32"), base="small_image")
     for held in (True, False):
         print("\nheld" if held else "\nnoisy")
-        measure(open_model(given.model), suite, given.images, held, given.rounds)
+        measure(open_model(given.model), suite, given.images, held)
