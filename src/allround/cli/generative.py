@@ -8,7 +8,6 @@ import typer
 
 from allround.cli.help import PLAIN
 from allround.cli.options import (
-    BaseOption,
     DataOption,
     ForceOption,
     LimitOption,
@@ -25,12 +24,18 @@ app = typer.Typer(**PLAIN)
 
 
 @app.command(epilog="Example: `allround generative search.yml --base smollm2-135m --tune lora --out models/ids`")
-@training_options("epochs", "batch_size", "learning_rate", "patience", "precision", "tune", "lora_rank", "device")
+@training_options("epochs", "batch_size", "learning_rate", "patience", "precision", "tune", "lora_rank", "device",
+                  reading=("max_length",))  # fmt: skip
 def generative(
     suite: SuiteArgument,
     out: OutOption,
     *,
-    base: BaseOption = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="A language model: a model folder, a Hub id, or smollm2-135m. Default: what the suite names."
+        ),
+    ] = None,
     identifiers: Annotated[
         Literal["words", "semantic", "ngrams"] | None,
         typer.Option(

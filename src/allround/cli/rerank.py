@@ -27,7 +27,8 @@ app = typer.Typer(**PLAIN)
 @app.command(
     epilog="Example: `allround rerank search.yml --retriever models/find --base all-MiniLM-L6-v2 -o models/two`"
 )
-@training_options("epochs", "batch_size", "learning_rate", "patience", "precision", "heads", "device")
+@training_options("epochs", "batch_size", "learning_rate", "patience", "precision", "heads", "device",
+                  reading=("max_length", "instructions"))  # fmt: skip
 def rerank(
     suite: SuiteArgument,
     out: OutOption,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
@@ -68,17 +68,21 @@ _ENCODER: dict[str, tuple[type, str]] = {
 
 
 def training_options(
-    *names: str, helps: Mapping[str, str] | None = None, defaults: Mapping[str, str] | None = None
+    *names: str,
+    helps: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
+    reading: Sequence[str] = tuple(_ENCODER),
 ) -> Callable[[Command], Command]:
     """Give a command the options of these fields of `Settings`, and those of text encoders.
 
     The command takes `settings: Settings` and `encoder: EncoderSettings`; on the command line the options stand
-    in the place of the two. helps, defaults: of fields for which they differ in this command.
+    in the place of the two. helps, defaults: of fields for which they differ in this command. reading: those of text
+    encoders that have a use in it.
     """
-    doc = {**help_of(Settings), **(helps or {})}
+    doc, read = {**help_of(Settings), **(helps or {})}, {name: _ENCODER[name] for name in reading}
     of = {field.name: field for field in fields(Settings)}
     options = [_option(name, str(of[name].type), doc[name], (defaults or {}).get(name)) for name in names]
-    options += [_parameter(name, type_ | None, typer.Option(help=text)) for name, (type_, text) in _ENCODER.items()]
+    options += [_parameter(name, type_ | None, typer.Option(help=text)) for name, (type_, text) in read.items()]
 
     def decorate(command: Command) -> Command:
         hints = get_type_hints(command, include_extras=True)
@@ -92,7 +96,7 @@ def training_options(
         @wraps(command)
         def run(**given: Any) -> object:
             settings = _settings({name: given.pop(_NAMES.get(name, name)) for name in names})
-            values = {name: given.pop(name) for name in _ENCODER}
+            values = {name: given.pop(name) for name in read}
             return command(**given, settings=settings, encoder={k: v for k, v in values.items() if v is not None})
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
