@@ -201,7 +201,7 @@ def test_the_losses_of_queries_are_apart(library: Library) -> None:
     apart = rows.apart([0, 2, 3]).detach()
     assert float(apart.mean()) == pytest.approx(float(rows.losses([0, 2, 3]).mean.detach()), rel=1e-5)
     assert float(apart.max()) > float(apart.min()) > 0
-    spread = rows.spread(torch.eye(3), [0, 2, 3])
+    spread = rows.spread(torch.eye(3), rows.batch([0, 2, 3], targets=True))
     assert spread.tolist() == np.eye(3).repeat(2, 0).tolist(), "a query and its relevant passage"
 
 

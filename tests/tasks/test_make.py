@@ -74,10 +74,10 @@ def test_several_instructions_are_one_and_its_rewordings() -> None:
     assert make(instruction="").definition.instruction is None and make().definition.rewordings == ()
     for given, found, do in (
         ([], "`instruction`: the list is empty", "give one text, or a list such as"),
-        (["a", None], "`instruction`: None in the list is no text", "put it in quotes"),
+        (["a", None], "`instruction`: None in the list is not a text", "put it in quotes"),
         (["a", "b", "a"], "`instruction`: the instruction 'a' stands twice in the list", "give each once"),
         (["a", " "], "`instruction`: an instruction in the list is blank", "take it out"),
-        (3, "`instruction`: 3 is no text", "give one text, or a list such as"),
+        (3, "`instruction`: 3 is not a text", "give one text, or a list such as"),
     ):
         with pytest.raises(AllroundError) as caught:
             make(instruction=given)

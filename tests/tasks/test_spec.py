@@ -98,7 +98,7 @@ def test_a_file_whose_name_is_none_for_a_suite(tmp_path: Path, file: str, better
         ("tasks: {}", ["tasks: it is empty"]),
         (with_task(instruction=3), ["tasks.trec.instruction: 3", "put the value in quotes"]),
         (with_task(instruction=[]), ["tasks.trec.instruction: the list is empty", "give one text, or a list such as"]),
-        (with_task(instruction=["a", 3]), ["tasks.trec.instruction: 3 in the list is no text", "put it in quotes"]),
+        (with_task(instruction=["a", 3]), ["tasks.trec.instruction: 3 in the list is not a text", "put it in quotes"]),
         (with_task(instruction=["a", "a"]), ["tasks.trec.instruction: the instruction 'a' stands twice", "once"]),
         (with_task(instruction=["a", ""]), ["tasks.trec.instruction: an instruction in the list is blank", "take it"]),
         (with_task(inputs=[]), ["tasks.trec.inputs: it is empty"]),

@@ -252,7 +252,7 @@ def _build(
         else:
             base = make_base(shop, base_name, rows.trained, encoder, shop.seed)
         if options.routers is not None:  # one that is tried by default is left out instead
-            check_routers(base, options.router_choices(), suite.tasks.values())
+            check_routers(base, options.router_choices(), list(suite.tasks.values()))
         check.lengths(shop.progress, base.piece, rows.tasks)
         precision = decide_precision(shop, options.settings)
         scope = plan_work(shop, base, whole_scope(options, rows, precision.settings), options.budget)

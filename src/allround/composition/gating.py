@@ -70,8 +70,9 @@ def weighed_loss(bank: ModuleBank, rows: RouteRows, some: Sequence[int], weighin
             with bank.using(weights[None]):
                 found.append(rows.losses([row]))
         return torch.stack([one.sum for one in found]).sum() / max(1, sum(one.count for one in found))
-    with bank.using(rows.spread(weighing, some) if isinstance(weighing, Tensor) else weighing):
-        return rows.losses(some).mean
+    batch = rows.batch(some, targets=True)
+    with bank.using(rows.spread(weighing, batch) if isinstance(weighing, Tensor) else weighing):
+        return rows.losses_of(batch).mean
 
 
 def owned(tasks: Mapping[str, RouteRows], asked: str) -> dict[int, list[RouteRows]]:

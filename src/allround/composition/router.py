@@ -69,20 +69,23 @@ class RouteRows:
 
     def losses(self, rows: Sequence[int]) -> TaskLoss:
         """The loss on some of the rows, ascending, with its graph."""
-        return self.model.losses(self.batch(rows, targets=True))[self.task]
+        return self.losses_of(self.batch(rows, targets=True))
+
+    def losses_of(self, batch: Batch) -> TaskLoss:
+        """The loss on a batch of them with targets, with its graph."""
+        return self.model.losses(batch)[self.task]
 
     def apart(self, rows: Sequence[int]) -> Tensor:
         """The loss of each of some rows, ascending, by itself, as far as it looks at no other: (n,)."""
         features = self.model.features(self.batch(rows, targets=True)).of(self.task)
         return self.model.head(self.task).each(features, taken(self.targets, rows))
 
-    def spread(self, weights: Tensor, rows: Sequence[int]) -> Tensor:
-        """Weights of some rows, (n, *), for the sequences that the base reads of them: a row of a search has a query
-        and passages."""
-        if not kind(self.definition.kind).ranked:
+    def spread(self, weights: Tensor, batch: Batch) -> Tensor:
+        """Weights of the rows of a batch, (n, *), for the sequences that the base reads of them: a row of a search has
+        a query and passages."""
+        if not kind(self.definition.kind).ranked or not batch.lengths:
             return weights
-        batch = self.batch(rows, targets=True)
-        return weights.repeat_interleave(torch.tensor(batch.lengths or [1] * len(rows), device=weights.device), 0)
+        return weights.repeat_interleave(torch.tensor(batch.lengths, device=weights.device), 0)
 
 
 @dataclass

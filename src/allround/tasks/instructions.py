@@ -20,12 +20,12 @@ def read_instructions(given: object) -> tuple[str, ...]:
     if given is None or isinstance(given, str):
         return (given,) if given else ()
     if not isinstance(given, list | tuple):
-        raise ValueError(f"{short(given)} is no text; {_DO}")
+        raise ValueError(f"{short(given)} is not a text; {_DO}")
     if not given:
         raise ValueError(f"the list is empty; {_DO}, or leave it out")
     for one in given:
         if not isinstance(one, str):
-            raise ValueError(f"{short(one)} in the list is no text; put it in quotes")
+            raise ValueError(f"{short(one)} in the list is not a text; put it in quotes")
     check_instructions(given)
     return tuple(given)
 

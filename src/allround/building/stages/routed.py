@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -119,7 +119,7 @@ class _Base:
         return [one.piece for one in self.modules.values() if one.tasks]
 
 
-def check_routers(base: Base, choices: Sequence[RouterChoice], tasks: Iterable[Task]) -> None:
+def check_routers(base: Base, choices: Sequence[RouterChoice], tasks: Sequence[Task]) -> None:
     """An error for a router that finds nothing in the base that it could decide by, or cannot route rows of a task."""
     routers = [make_router(choice.router, choice.settings) for choice in choices]
     for router in routers:
